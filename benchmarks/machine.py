@@ -1,0 +1,95 @@
+"""What a number was measured on: machine, versions, the machine's matmul ceiling, a process's peak memory."""
+
+import json
+import os
+import platform
+import resource
+import statistics
+import sys
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+DISTRIBUTIONS = (
+    "zephyr-align",
+    "trl",
+    "torch",
+    "transformers",
+    "accelerate",
+    "datasets",
+    "peft",
+    "numpy",
+    "flash-attn",
+)
+CEILING_SIZE = 4096
+CEILING_REPEATS = 5
+
+
+def versions() -> dict[str, str]:
+    """Installed versions of everything that takes part; what is absent is left out."""
+    found = {"python": platform.python_version()}
+    for name in DISTRIBUTIONS:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def facts() -> dict[str, object]:
+    """The machine in words and numbers, with its load: a busy machine explains an odd number."""
+    return {
+        "processor": _first_value("/proc/cpuinfo", "model name") or platform.processor(),
+        "cores": os.cpu_count(),
+        "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
+        "system": platform.platform(),
+        "load_average": os.getloadavg()[0],
+    }
+
+
+def peak_rss_bytes() -> int:
+    """The largest resident memory of this process so far.
+
+    Linux hands ru_maxrss of a parent on to its children, so there the kernel's own high-water mark is read.
+    """
+    high_water = _first_value("/proc/self/status", "VmHWM")
+    if high_water:
+        return int(high_water.split()[0]) * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def matmul_flops(threads: int, device: str, dtype: str) -> list[float]:
+    """FLOP/s of ``CEILING_REPEATS`` large square multiplications, after one to warm up."""
+    import torch
+
+    torch.set_num_threads(threads)
+    size = CEILING_SIZE if device == "cpu" else 2 * CEILING_SIZE
+    a, b = (torch.randn(size, size, device=device, dtype=getattr(torch, dtype)) for _ in range(2))
+    seconds = []
+    for _ in range(CEILING_REPEATS + 1):
+        start = time.perf_counter()
+        a @ b
+        if device != "cpu":
+            torch.accelerator.synchronize()
+        seconds.append(time.perf_counter() - start)
+    return [2 * size**3 / s for s in seconds[1:]]
+
+
+def share(flops: float, seconds: float, ceiling: list[float]) -> float:
+    """The part of the ceiling that ``flops`` in ``seconds`` reach; of its timings the median counts."""
+    return flops / seconds / statistics.median(ceiling)
+
+
+def _first_value(path: str, key: str) -> str:
+    if not Path(path).exists():
+        return ""
+    for line in Path(path).read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name.strip() == key:
+            return value.strip()
+    return ""
+
+
+if __name__ == "__main__":
+    print(json.dumps(matmul_flops(int(sys.argv[1]), sys.argv[2], sys.argv[3])))

@@ -1,0 +1,73 @@
+"""What a measured process is told and what it answers, as JSON files: the contract of driver and sides."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import NamedTuple, Self
+
+
+class Pair(NamedTuple):
+    """Token ids of one preference pair; the first prompt token is BOS, whole completions end in EOS."""
+
+    prompt: list[int]
+    chosen: list[int]
+    rejected: list[int]
+
+
+@dataclass(frozen=True)
+class Task:
+    """Everything that must be equal on both sides of a comparison, and the peer's own switches."""
+
+    objective: str  # sft, dpo or orpo
+    model_folder: str  # config and random safetensors weights, loaded by both
+    pairs_file: str  # JSON list of [prompt, chosen, rejected] ids, in the order of training
+    pairs_per_step: int
+    max_length: int  # the pairs are already cut to it
+    max_unique_tokens: int  # the token budget of one of our micro-batches
+    threads: int
+    learning_rate: float
+    beta: float = 0.1
+    device: str = "cpu"
+    dtype: str = "float32"
+    peer_attention: str = "sdpa"
+    peer_checkpointing: bool = False
+    peer_micro_batch: int = 0  # pairs a forward pass of the peer holds; 0: all pairs of the step
+
+    def save(self, path: Path) -> None:
+        """Write the task as JSON."""
+        path.write_text(json.dumps(asdict(self), indent=1))
+
+    @classmethod
+    def load(cls, path: str) -> Self:
+        """The task that ``save`` wrote."""
+        return cls(**json.loads(Path(path).read_text()))
+
+    def pairs(self) -> list[Pair]:
+        """The pairs, in the order of training."""
+        return [Pair(*row) for row in json.loads(Path(self.pairs_file).read_text())]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One side's measurement; a step lasts from the end of the one before to the end of its own update."""
+
+    losses: list[float]
+    step_seconds: list[float]
+    reference_seconds: float  # a reference pass of its own before the steps; 0 where the steps contain it
+    peak_rss_bytes: int
+    peak_device_bytes: int
+    settings: dict[str, object]  # what the process actually ran with, for the record
+
+    @property
+    def seconds(self) -> float:
+        """All the training there was: reference pass, forward, backward, optimizer, data loading, logging."""
+        return self.reference_seconds + sum(self.step_seconds)
+
+    def save(self, path: str) -> None:
+        """Write the measurement as JSON."""
+        Path(path).write_text(json.dumps(asdict(self), indent=1))
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """The measurement that ``save`` wrote."""
+        return cls(**json.loads(path.read_text()))

@@ -1,0 +1,68 @@
+"""The exceptions a user can cause, and how their messages are worded.
+
+Everything here is printed by the command line without a traceback and ends it with exit code 2.
+Misuse of a Python function is a ValueError, a broken promise of our own an AssertionError: neither is here.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+LISTED_NAMES = 12
+
+
+class ZephyrError(Exception):
+    """A mistake a user can mend: where it is, what is wrong there, and what to do about it."""
+
+    def __init__(self, where: str, what: str, remedy: str) -> None:
+        # All three go to the base class, so that the error survives pickling between worker processes.
+        super().__init__(where, what, remedy)
+        self.where = where
+        self.what = what
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        """The message on one line, as `where: what; remedy`."""
+        return f"{self.where}: {self.what}; {self.remedy}"
+
+
+class DataError(ZephyrError):
+    """Rows, files or tokens that cannot be used as they are."""
+
+
+class RecipeError(ZephyrError):
+    """A setting that is unknown, missing, out of range, or at odds with another."""
+
+
+class ModelError(ZephyrError):
+    """A model, tokenizer or adapter that is missing, broken, or does not fit its data."""
+
+
+class CheckpointError(ZephyrError):
+    """A checkpoint that is damaged, incomplete, or belongs to another run."""
+
+
+class InvariantError(ZephyrError):
+    """Training stopped itself, because a number that must hold did not."""
+
+
+class ResourceError(ZephyrError):
+    """The machine has run out of something: disk, memory, or time."""
+
+
+class DeviceError(ResourceError):
+    """A device or backend that is not there, or cannot do what was asked of it."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The tail of a message about an unknown name: `; did you mean 'x'?`, or the names there are."""
+    names = sorted(set(known))
+    if not names:
+        return "; there are none to choose from"
+    # Matched in lower case: a wrong capital is the commonest slip of all.
+    by_lower = {candidate.lower(): candidate for candidate in names}
+    nearest = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.6)
+    if nearest:
+        return f"; did you mean '{by_lower[nearest[0]]}'?"
+    more = len(names) - LISTED_NAMES
+    tail = f" and {more} more" if more > 0 else ""
+    return f"; known are {', '.join(names[:LISTED_NAMES])}{tail}"

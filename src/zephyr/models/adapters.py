@@ -1,0 +1,233 @@
+"""LoRA adapters on a causal language model: add, switch off, merge, save and load, also on a 4-bit base.
+
+The only file that imports peft. A model with adapters holds its own DPO reference: the same weights with the
+adapters off. Hu et al. 2021, arXiv 2106.09685; QLoRA: Dettmers et al. 2023, arXiv 2305.14314.
+"""
+
+import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from transformers import BitsAndBytesConfig, PreTrainedModel
+from transformers.pytorch_utils import Conv1D  # GPT-2's linear layer
+
+from zephyr.errors import DeviceError, ModelError
+from zephyr.models.loading import (
+    DTYPES,
+    Source,
+    check_finite_weights,
+    load_model,
+    new_folder,
+    refuse_existing,
+    weights_hash,
+)
+
+WEIGHTS = "adapter_model.safetensors"
+SETTINGS = "adapter_config.json"
+# How far merging may move a logit: it rounds the merged weights once to their dtype.
+MERGE_TOLERANCES = {torch.float64: 1e-8, torch.float32: 1e-3, torch.float16: 0.1, torch.bfloat16: 1.0}
+
+
+@dataclass(frozen=True)
+class LoraSettings:
+    """What `add_lora` adds: matrices of rank `r`, scaled by alpha / r, beside the target modules."""
+
+    r: int = 16
+    alpha: float = 16
+    dropout: float = 0.0
+    target_modules: tuple[str, ...] | Literal["all-linear"] = "all-linear"
+    modules_to_save: tuple[str, ...] = ()  # trained in full and saved with the adapter
+    use_dora: bool = False  # arXiv 2402.09353
+
+    def __post_init__(self) -> None:
+        """Refuse what peft would take and make nonsense of."""
+        if self.r < 1:
+            raise ValueError(f"r must be at least 1, got {self.r}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must be at least 0 and below 1, got {self.dropout}")
+
+
+class Merged(NamedTuple):
+    """A plain model with the adapters in its weights, and how far its logits moved on the probe."""
+
+    model: PreTrainedModel
+    max_logit_difference: float
+
+
+def add_lora(model: PreTrainedModel, settings: LoraSettings, *, seed: int = 0) -> PeftModel:
+    """The model wrapped with new adapters that change nothing yet; they and `modules_to_save` will train.
+
+    The model is changed in place. Raises ModelError for target modules it does not have.
+    """
+    if hasattr(model, "peft_config"):
+        raise ValueError("the model has adapters already: merge them first")
+    targets = settings.target_modules
+    config = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=settings.r,
+        lora_alpha=settings.alpha,  # type: ignore[arg-type]  # peft divides it by r: a float serves
+        lora_dropout=settings.dropout,
+        target_modules=targets if isinstance(targets, str) else list(targets),
+        modules_to_save=list(settings.modules_to_save) or None,
+        use_dora=settings.use_dora,
+    )
+    _check_modules(model, settings)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            wrapped = get_peft_model(model, config)
+        except ValueError as error:
+            where = f"LoRA on {type(model).__name__}"
+            raise ModelError(where, str(error).partition("\n")[0], "name other target modules") from error
+    assert isinstance(wrapped, PeftModel)
+    return wrapped
+
+
+def _check_modules(model: PreTrainedModel, settings: LoraSettings) -> None:
+    named = set(settings.modules_to_save)
+    if settings.target_modules != "all-linear":
+        named |= set(settings.target_modules)
+    paths = [name for name, _ in model.named_modules()]
+    absent = sorted(
+        name for name in named if not any(path == name or path.endswith(f".{name}") for path in paths)
+    )
+    if absent:
+        linear = sorted(
+            {n.rpartition(".")[2] for n, m in model.named_modules() if isinstance(m, (nn.Linear, Conv1D))}
+        )
+        raise ModelError(
+            f"LoRA on {type(model).__name__}",
+            f"the model has no module '{absent[0]}'; its linear modules are {', '.join(linear)}",
+            "name some of these, or 'all-linear'",
+        )
+
+
+@contextmanager
+def adapters_disabled(model: PreTrainedModel | PeftModel) -> Iterator[None]:
+    """Inside, the model computes as if it had no adapters: the reference of preference training with LoRA."""
+    if not isinstance(model, PeftModel):
+        raise TypeError("the model has no adapters to disable")
+    # peft switches gradients off with the adapters, and on with them, whether or not they were on before.
+    trained = {parameter: parameter.requires_grad for parameter in model.parameters()}
+    try:
+        with model.disable_adapter():
+            yield
+    finally:
+        for parameter, requires_grad in trained.items():
+            parameter.requires_grad_(requires_grad)
+
+
+def adapters_add_nothing(model: PreTrainedModel | PeftModel) -> bool:
+    """Whether the adapters are as new, so that the model still computes what it does without them."""
+    ups = [parameter for name, parameter in model.named_parameters() if "lora_B" in name or "lora_embedding_B" in name]
+    replaced = any(".modules_to_save." in name for name, _ in model.named_parameters())
+    return not replaced and not any(bool(parameter.any()) for parameter in ups)
+
+
+def describe_reference(model: PreTrainedModel | PeftModel) -> str:
+    """Which model is the reference of a preference run that starts from `model`, for the log."""
+    if isinstance(model, PeftModel):
+        return f"base model with adapters off, weights hash {weights_hash(model, adapters=False)}"
+    return f"the model before training, weights hash {weights_hash(model)}"
+
+
+def merge_adapters(model: PeftModel, probe_ids: Tensor, *, tolerance: float | None = None) -> Merged:
+    """The plain model with its adapters merged in, checked on `probe_ids` (B, n); `model` is used up.
+
+    Raises ModelError, with the adapters separate again, where a logit of the probe moves by more than
+    `tolerance` (by default a bound that depends on the dtype).
+    """
+    base = model.get_base_model()
+    assert isinstance(base, PreTrainedModel)
+    if getattr(base, "is_quantized", False):
+        raise ModelError(
+            "merging adapters",
+            "the base model is quantised, and rounding the merged weights to 4 bits would lose the adapter",
+            "load the base in bfloat16, load the adapter onto it, and merge that",
+        )
+    bound = MERGE_TOLERANCES[base.dtype] if tolerance is None else tolerance
+    module: nn.Module = model
+    module.eval()
+    before = _logits(base, probe_ids)
+    model.merge_adapter(safe_merge=True)
+    difference = float((_logits(base, probe_ids) - before).abs().max())
+    if not difference <= bound:  # NaN is above every bound
+        model.unmerge_adapter()
+        raise ModelError(
+            "merging adapters",
+            f"a logit of the probe moved by {difference:.3g}, more than {bound:.3g}",
+            "merge in a wider dtype",
+        )
+    plain = model.unload()
+    assert isinstance(plain, PreTrainedModel)
+    return Merged(plain, difference)
+
+
+def _logits(model: PreTrainedModel, ids: Tensor) -> Tensor:
+    with torch.no_grad():
+        logits: Tensor = model(input_ids=ids.to(model.device), use_cache=False).logits
+    return logits.double() if logits.device.type == "cpu" else logits.float()
+
+
+def save_adapter(model: PeftModel, folder: Path) -> None:
+    """Nothing; afterwards `folder`, new and whole, holds the adapters as peft and others read them."""
+    refuse_existing(folder)
+    with new_folder(folder) as partial:
+        # False: what decides "auto" is a look-up on the hub; `modules_to_save` are saved in any case.
+        model.save_pretrained(str(partial), save_embedding_layers=False)
+
+
+def load_adapter(model: PreTrainedModel, folder: Path, *, trainable: bool = False) -> PeftModel:
+    """The model, changed in place, with the adapters of `folder`. Raises ModelError where they do not fit."""
+    where = str(folder)
+    for name in (SETTINGS, WEIGHTS):
+        if not (folder / name).is_file():
+            pickled = name == WEIGHTS and (folder / "adapter_model.bin").is_file()
+            what = f"holds adapter_model.bin but no {WEIGHTS}" if pickled else f"holds no {name}"
+            raise ModelError(where, what, "name an adapter folder that was saved as safetensors")
+    try:
+        saved = load_file(folder / WEIGHTS)
+        wrapped = PeftModel.from_pretrained(model, where, is_trainable=trainable, local_files_only=True)
+    except (SafetensorError, RuntimeError, ValueError, KeyError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise ModelError(
+            where, f"does not fit the model ({reason})", "use the base it was trained on"
+        ) from error
+    check_finite_weights(saved, where)
+    wanted = get_peft_model_state_dict(wrapped, save_embedding_layers=False).keys()
+    differing = sorted(wanted ^ saved.keys())
+    if differing:
+        raise ModelError(where, f"does not fit the model at {differing[0]}", "use the base it was trained on")
+    return wrapped
+
+
+def load_4bit(source: Source, *, compute_dtype: str = "bfloat16", device: str = "cuda") -> PreTrainedModel:
+    """The model with its linear weights as 4-bit NormalFloat, doubly quantised, for LoRA on top (QLoRA).
+
+    Raises DeviceError without a GPU or without bitsandbytes.
+    """
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise DeviceError(
+            "4-bit loading", "needs bitsandbytes", "install it: pip install 'zephyr-align[gpu]'"
+        )
+    if not torch.cuda.is_available():
+        raise DeviceError(
+            "4-bit loading",
+            "needs a CUDA GPU, and there is none",
+            "train LoRA on the plain model, or find a GPU",
+        )
+    nf4 = BitsAndBytesConfig(  # type: ignore[no-untyped-call]
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=DTYPES[compute_dtype],
+    )
+    return load_model(source, dtype=compute_dtype, device=device, quantization=nf4)

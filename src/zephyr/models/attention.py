@@ -1,0 +1,96 @@
+"""Registers attention over forests with transformers, so that its decoders run unpatched on prefix trees.
+
+The forest travels as an extra keyword of the forward, which transformers hands down to the attention function.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+
+from zephyr.errors import ModelError
+from zephyr.trees.attention import forest_attention
+from zephyr.trees.forest import Forest
+
+IMPLEMENTATION = "zephyr_forest"
+
+# Score terms that some architectures hand to their attention function and that the rule does not know.
+_FOREIGN_TERMS = ("s_aux", "position_bias", "head_mask", "indices")
+
+
+def _attend(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    forest: Forest | None = None,
+    **others: Any,  # the interface of transformers: every model adds keywords of its own
+) -> tuple[Tensor, None]:
+    foreign = [name for name in _FOREIGN_TERMS if others.get(name) is not None]
+    if foreign or dropout:
+        raise ModelError(
+            type(module).__name__,
+            f"its attention uses {', '.join(foreign) or f'dropout {dropout}'}, which shared prefixes cannot reproduce",
+            "set the dropout to 0" if dropout else "load the model with attn_implementation='eager'",
+        )
+    if forest is None:
+        raise ValueError(f"{type(module).__name__} runs on forests: pass forest= to the forward")
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    attended = forest_attention(query, key, value, forest, scaling=scaling, window=sliding_window, softcap=softcap)
+    return attended.transpose(1, 2), None
+
+
+def _no_mask(*_arguments: Any, **_keywords: Any) -> None:
+    """The rule needs no mask tensor."""
+
+
+AttentionInterface.register(IMPLEMENTATION, _attend)
+AttentionMaskInterface.register(IMPLEMENTATION, _no_mask)
+
+
+def shares_prefixes(model: PreTrainedModel) -> bool:
+    """Whether the model's layers only attend, so that its sequences can share prefixes.
+
+    False for layers that carry state from token to token (linear attention, state spaces), and for code that does
+    not go through transformers' attention interface.
+    """
+    stateful = bool(getattr(model, "_is_stateful", False))
+    layer_types = getattr(model.config.get_text_config(), "layer_types", None) or ()
+    attends_only = all(kind in ("full_attention", "sliding_attention", "attention") for kind in layer_types)
+    return bool(getattr(model, "_supports_attention_backend", False)) and attends_only and not stateful
+
+
+def forest_hidden_states(
+    decoder: nn.Module, forest: Forest, *, output_router_logits: bool = False
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Last hidden states (T, H) of a forest, and each MoE layer's router logits (T, experts) if asked."""
+    keywords: dict[str, Any] = {"output_router_logits": True} if output_router_logits else {}
+    output = decoder(
+        input_ids=forest.ids[None], position_ids=forest.position[None], use_cache=False, forest=forest, **keywords
+    )
+    return output.last_hidden_state[0], tuple(getattr(output, "router_logits", None) or ())
+
+
+def chain_hidden_states(
+    decoder: nn.Module, forest: Forest, *, output_router_logits: bool = False
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """The same for a model that cannot share: one row a leaf, its path computed again before its own tokens."""
+    keywords: dict[str, Any] = {"output_router_logits": True} if output_router_logits else {}
+    hidden, routers = [], []
+    for chain in forest.chains:
+        ranges = [*chain.path, (chain.start, chain.end)]
+        ids = torch.cat([forest.ids[start:end] for start, end in ranges])
+        output = decoder(input_ids=ids[None], use_cache=False, **keywords)
+        hidden.append(output.last_hidden_state[0, chain.path_length :])
+        layers = getattr(output, "router_logits", None) or ()
+        routers.append([layer.view(len(ids), -1)[chain.path_length :] for layer in layers])
+    return torch.cat(hidden), tuple(torch.cat(layer) for layer in zip(*routers, strict=True))

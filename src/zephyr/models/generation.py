@@ -1,0 +1,295 @@
+"""Batched generation: every shared prefix of the prompts is computed once, and every sample has its own dice.
+
+The prompts of a batch are prefilled as a prefix tree; then all samples decode together, and finished rows
+leave. Models whose layers carry state cannot share: their prompts are computed one by one, and only the
+samples of one prompt decode together. Chat templates, and turning ids into text, are left to others.
+"""
+
+import inspect
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.cache_utils import Cache
+
+from zephyr.errors import ModelError
+from zephyr.models.attention import IMPLEMENTATION, shares_prefixes
+from zephyr.models.loading import check_token_ids, num_embeddings, plain_attention
+from zephyr.models.prefill import Ids, lay_out, prefill, root_path, select_rows
+from zephyr.models.sampling import Sampling, draw
+
+
+class Completion(NamedTuple):
+    """One sample of one prompt."""
+
+    prompt_index: int
+    sample_index: int
+    ids: Ids  # the stop token included, if one ended it
+    finish_reason: Literal["stop", "length"]
+    logprob: float  # sum over `ids` under the model itself, before temperature and filters
+
+
+class Group(NamedTuple):
+    """Prompts that are prefilled together, and the blocks of their samples that decode together."""
+
+    prompts: tuple[int, ...]
+    blocks: tuple[range, ...]
+
+
+def generate(
+    model: PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    sampling: Sampling,
+    *,
+    num_samples: int = 1,
+    seed: int = 0,
+    max_cache_tokens: int = 65_536,
+) -> list[Completion]:
+    """`num_samples` completions of every prompt, ordered by prompt and then sample.
+
+    A sample's draws depend on (`seed`, prompt index, sample index) alone, never on what it is batched with;
+    batches change logits in the last bits only. No batch decodes with more than `max_cache_tokens` tokens of
+    keys and values, room for `max_new_tokens` included; its distinct prompts' are held once besides. The
+    model's mode and attention are put back afterwards.
+    """
+    # peft's wrapper: the model inside it has the adapters in its layers.
+    decoder: PreTrainedModel = getattr(model, "get_base_model", lambda: model)()
+    all_ids = [tuple(int(token) for token in prompt) for prompt in prompts]
+    _check_prompts(decoder, all_ids, sampling)
+    groups = cut_groups(all_ids, sampling.max_new_tokens, num_samples, max_cache_tokens=max_cache_tokens)
+    completions: list[Completion] = []
+    with torch.no_grad(), _ready_to_generate(decoder):
+        for owners, cache in _starts(decoder, all_ids, groups, sampling.max_new_tokens):
+            rows = _start_rows(decoder, all_ids, owners, sampling, seed)
+            completions += _decode(decoder, cache, rows, sampling)
+    return sorted(completions, key=lambda completion: completion[:2])
+
+
+def stop_ids_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """The ids that end a completion: those of the generation config and the tokenizer's end of sequence."""
+    named = getattr(model.generation_config, "eos_token_id", None)
+    ids = {int(token) for token in (named if isinstance(named, list) else [named]) if token is not None}
+    eos = tokenizer.eos_token_id
+    return tuple(sorted(ids | ({eos} if isinstance(eos, int) else set())))
+
+
+def cut_groups(
+    prompts: Sequence[Ids], max_new_tokens: int, num_samples: int, *, max_cache_tokens: int
+) -> list[Group]:
+    """Groups in lexical order of the prompts, so that neighbours share; no block of rows exceeds the budget.
+
+    A prompt whose samples do not fit together is a group alone, with several blocks. Raises ModelError for a
+    prompt of which not even one sample fits.
+    """
+    if num_samples < 1:
+        raise ValueError(f"num_samples must be at least 1, got {num_samples}")
+    groups: list[Group] = []
+    waiting: list[int] = []
+    for index in sorted(range(len(prompts)), key=lambda index: prompts[index]):
+        width = len(prompts[index]) + max_new_tokens
+        if width > max_cache_tokens:
+            raise ModelError(
+                f"prompt {index}",
+                f"needs {width} tokens of cache, more than max_cache_tokens={max_cache_tokens}",
+                "raise max_cache_tokens, or lower max_new_tokens",
+            )
+        widest = max([width, *(len(prompts[other]) + max_new_tokens for other in waiting)])
+        if waiting and (len(waiting) + 1) * num_samples * widest > max_cache_tokens:
+            groups.append(Group(tuple(waiting), (range(num_samples),)))
+            waiting = []
+        rows = max_cache_tokens // width
+        if rows < num_samples:
+            starts = range(0, num_samples, rows)
+            groups.append(Group((index,), tuple(range(s, min(s + rows, num_samples)) for s in starts)))
+        else:
+            waiting.append(index)
+    return [*groups, Group(tuple(waiting), (range(num_samples),))] if waiting else groups
+
+
+def _check_prompts(model: PreTrainedModel, prompts: Sequence[Ids], sampling: Sampling) -> None:
+    config = model.config.get_text_config()
+    longest = getattr(config, "max_position_embeddings", None)
+    for index, ids in enumerate(prompts):
+        if not ids:
+            raise ModelError(f"prompt {index}", "holds no tokens", "begin it with a token, such as bos")
+        check_token_ids(ids, num_embeddings(model), f"prompt {index}")
+        if longest is not None and len(ids) + sampling.max_new_tokens > longest:
+            raise ModelError(
+                f"prompt {index}",
+                f"{len(ids)} tokens and {sampling.max_new_tokens} new ones exceed the {longest} positions",
+                "shorten the prompt or lower max_new_tokens",
+            )
+
+
+@contextmanager
+def _ready_to_generate(model: PreTrainedModel) -> Iterator[None]:
+    """The model in eval mode, with an attention that knows caches; both are put back."""
+    training = [module for module in model.modules() if module.training]
+    attention = model.config._attn_implementation  # noqa: SLF001 - there is no public way to read it
+    switches = attention == IMPLEMENTATION or plain_attention(model) == "eager"
+    module: nn.Module = model
+    module.eval()
+    try:
+        if switches:
+            model.set_attn_implementation(plain_attention(model))
+        yield
+    finally:
+        if switches:
+            model.set_attn_implementation(attention)
+        for module in training:
+            module.training = True
+
+
+def _starts(
+    model: PreTrainedModel, prompts: Sequence[Ids], groups: Sequence[Group], max_new_tokens: int
+) -> Iterator[tuple[list[tuple[int, int]], Cache | None]]:
+    """The (prompt, sample) pairs of every batch, and a cache with a row for each; None is an empty cache.
+
+    The caches hold all of the prompts but their last tokens.
+    """
+    if not shares_prefixes(model):
+        for index, block in [(i, block) for group in groups for i in group.prompts for block in group.blocks]:
+            alone = _prefill_alone(model, prompts[index][:-1])
+            yield [(index, sample) for sample in block], _repeat(alone, len(block))
+        return
+    bodies = [ids[:-1] for ids in prompts]
+    root = root_path(model, bodies)
+    for group in groups:
+        paths = prefill(model, sorted({bodies[index] for index in group.prompts}), root)
+        for block in group.blocks:
+            owners = [(index, sample) for index in group.prompts for sample in block]
+            yield owners, lay_out([paths[bodies[index]] for index, _ in owners], max_new_tokens)
+
+
+def _prefill_alone(model: PreTrainedModel, body: Ids) -> Cache | None:
+    """The state of a stateful model after `body`, one row; None where the prompt is a single token."""
+    if not body:
+        return None
+    output = model(input_ids=torch.tensor([body], device=model.device), use_cache=True, logits_to_keep=1)
+    return _cache_of(model, output)
+
+
+def _repeat(cache: Cache | None, num_rows: int) -> Cache | None:
+    """The one-row cache, grown in place to `num_rows` equal rows."""
+    if cache is not None:
+        select_rows(cache, [0] * num_rows)
+    return cache
+
+
+@dataclass
+class _Rows:
+    """What decodes together: R rows, the tokens they continue, and where those stand."""
+
+    owners: list[tuple[int, int]]
+    last_ids: Tensor  # (R,)
+    positions: Tensor  # (R,) of `last_ids`
+    attends: Tensor | None  # (R, width + max_new_tokens): 0 on the padding; None: there is none
+    width: int  # tokens before `last_ids`, padding included
+    uniforms: Tensor  # (R, max_new_tokens), on the CPU
+
+    def keep(self, rows: list[int]) -> None:
+        """Drop all rows but these."""
+        self.owners = [self.owners[row] for row in rows]
+        self.uniforms = self.uniforms[rows]
+        kept = torch.tensor(rows, device=self.last_ids.device)
+        self.last_ids, self.positions = self.last_ids[kept], self.positions[kept]
+        self.attends = None if self.attends is None else self.attends[kept]
+
+
+def _start_rows(
+    model: PreTrainedModel,
+    prompts: Sequence[Ids],
+    owners: list[tuple[int, int]],
+    sampling: Sampling,
+    seed: int,
+) -> _Rows:
+    device, num_new = model.device, sampling.max_new_tokens
+    before = torch.tensor([len(prompts[prompt]) - 1 for prompt, _ in owners], device=device)
+    width = int(before.max())
+    padding = width - before
+    attends = None
+    if bool(padding.any()):
+        attends = (torch.arange(width + num_new, device=device) >= padding[:, None]).long()
+    dice = [np.random.default_rng((seed, *owner)).random(num_new) for owner in owners]
+    return _Rows(
+        owners=list(owners),
+        last_ids=torch.tensor([prompts[prompt][-1] for prompt, _ in owners], device=device),
+        positions=before,
+        attends=attends,
+        width=width,
+        uniforms=torch.from_numpy(np.stack(dice)),
+    )
+
+
+def _decode(model: PreTrainedModel, cache: Cache | None, rows: _Rows, sampling: Sampling) -> list[Completion]:
+    """One completion for every row; rows that end leave the batch."""
+    written: dict[tuple[int, int], list[tuple[int, float]]] = {owner: [] for owner in rows.owners}
+    done: list[Completion] = []
+    stops = set(sampling.stop_ids)
+    for step in range(sampling.max_new_tokens):
+        logits, cache = _forward(model, cache, rows, step)
+        drawn, logps = draw(logits, sampling, rows.uniforms[:, step])
+        tokens = list(zip(rows.owners, drawn.tolist(), logps.tolist(), strict=True))
+        for owner, token, logp in tokens:
+            if not math.isfinite(logp):
+                raise ModelError(
+                    f"prompt {owner[0]}, new token {step}",
+                    f"the model's logits are not finite (log-prob {logp})",
+                    "load the model in a wider dtype, or check its weights",
+                )
+            written[owner].append((token, logp))
+        ends = [owner for owner, token, _ in tokens if token in stops]
+        done += [_completion(owner, written.pop(owner), "stop") for owner in ends]
+        if not written:
+            break
+        rows.last_ids, rows.positions = drawn, rows.positions + 1
+        if ends:
+            left = [row for row, (owner, _, _) in enumerate(tokens) if owner in written]
+            select_rows(cache, left)
+            rows.keep(left)
+    return done + [_completion(owner, tokens_of, "length") for owner, tokens_of in written.items()]
+
+
+def _completion(
+    owner: tuple[int, int], tokens: Iterable[tuple[int, float]], reason: Literal["stop", "length"]
+) -> Completion:
+    ids, logps = zip(*tokens, strict=True)
+    return Completion(owner[0], owner[1], tuple(ids), reason, math.fsum(logps))
+
+
+def _forward(model: PreTrainedModel, cache: Cache | None, rows: _Rows, step: int) -> tuple[Tensor, Cache]:
+    """The logits (R, V) after the rows' last tokens, and the cache that now holds these too."""
+    keywords: dict[str, Tensor] = {}
+    if rows.attends is not None:
+        keywords["attention_mask"] = rows.attends[:, : rows.width + step + 1]
+    if _cache_name(model) == "past_key_values":
+        output = model(
+            input_ids=rows.last_ids[:, None],
+            position_ids=rows.positions[:, None],
+            past_key_values=cache,
+            use_cache=True,
+            **keywords,
+        )
+    else:
+        output = model(input_ids=rows.last_ids[:, None], cache_params=cache, use_cache=True, **keywords)
+    logits: Tensor = output.logits[:, -1]
+    return logits, _cache_of(model, output)
+
+
+def _cache_name(model: PreTrainedModel) -> Literal["past_key_values", "cache_params"]:
+    """What the architecture calls its cache; state-space models have a name of their own."""
+    return (
+        "cache_params" if "cache_params" in inspect.signature(model.forward).parameters else "past_key_values"
+    )
+
+
+def _cache_of(model: PreTrainedModel, output: object) -> Cache:
+    cache = getattr(output, _cache_name(model))
+    assert isinstance(cache, Cache)
+    return cache

@@ -1,0 +1,389 @@
+"""Causal language models and tokenizers from a hub id or a folder, and back into a plain Hugging Face folder.
+
+Only safetensors are read, and no code that comes with a model is run unless its repository and revision are
+named. What would train or generate nonsense in silence is an error here: weights that are missing or not
+finite, and a tokenizer that does not fit. Adapters and quantised loading are in `adapters`.
+"""
+
+import errno
+import hashlib
+import logging
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils.quantization_config import QuantizationConfigMixin
+
+from zephyr.errors import ModelError, ResourceError, did_you_mean
+
+_log = logging.getLogger(__name__)
+
+DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "float64": torch.float64,
+}
+# Formats that run code, or may, when they are read.
+_PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.h5", "*.msgpack")
+
+
+class TrustedCode(NamedTuple):
+    """The one repository and revision (a commit) whose own Python code may be run."""
+
+    repository: str
+    revision: str
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a model comes from: a folder, or a hub id with an optional revision."""
+
+    name: str
+    revision: str | None = None
+    offline: bool = False
+    trusted_code: TrustedCode | None = None
+
+    @property
+    def runs_own_code(self) -> bool:
+        """Whether the code in this very repository and revision was allowed."""
+        return self.trusted_code == (self.name, self.revision)
+
+
+class Loaded(NamedTuple):
+    """A model in eval mode and its tokenizer, checked against each other."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+
+
+def load(source: Source, *, dtype: str = "bfloat16", device: str = "cpu") -> Loaded:
+    """The model and the tokenizer of `source`, which fit each other. Raises ModelError."""
+    tokenizer = load_tokenizer(source)
+    model = load_model(source, dtype=dtype, device=device)
+    check_tokenizer(model, tokenizer, source.name)
+    return Loaded(model, tokenizer)
+
+
+def load_tokenizer(source: Source) -> PreTrainedTokenizerBase:
+    """The tokenizer of `source`. Raises ModelError."""
+    _check_source(source)
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            source.name,
+            revision=source.revision or "main",
+            local_files_only=source.offline,
+            trust_remote_code=source.runs_own_code,
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise _unreadable(source, "tokenizer", error) from error
+    return tokenizer
+
+
+def load_model(
+    source: Source,
+    *,
+    dtype: str = "bfloat16",
+    device: str = "cpu",
+    quantization: QuantizationConfigMixin | None = None,
+) -> PreTrainedModel:
+    """The causal language model of `source` in eval mode, with all its weights present and finite.
+
+    Raises ModelError; nothing is ever initialised at random in place of a missing weight.
+    """
+    if dtype not in DTYPES:
+        raise ModelError("dtype", f"unknown name '{dtype}'{did_you_mean(dtype, DTYPES)}", "name one of them")
+    _check_source(source)
+    _check_weight_files(source)
+    try:
+        config = AutoConfig.from_pretrained(
+            source.name,
+            revision=source.revision or "main",
+            local_files_only=source.offline,
+            trust_remote_code=source.runs_own_code,
+        )
+        loaded: object = AutoModelForCausalLM.from_pretrained(
+            source.name,
+            config=config,
+            revision=source.revision or "main",
+            local_files_only=source.offline,
+            trust_remote_code=source.runs_own_code,
+            use_safetensors=True,
+            dtype=DTYPES[dtype],
+            device_map={"": device},
+            attn_implementation="eager" if caps_scores(config) else None,
+            quantization_config=quantization,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise _unreadable(source, "model", error) from error
+    assert isinstance(loaded, tuple)
+    model, report = loaded
+    assert isinstance(model, PreTrainedModel)
+    _check_report(source, sorted(report["missing_keys"]), sorted(report["unexpected_keys"]))
+    check_finite_weights(model.state_dict(), source.name)
+    module: nn.Module = model
+    module.eval()
+    return model
+
+
+def plain_attention(model: PreTrainedModel) -> str:
+    """The attention of transformers that is right for this model and knows caches: `sdpa` or `eager`."""
+    supported = bool(getattr(model, "_supports_sdpa", False))
+    return "sdpa" if supported and not caps_scores(model.config) else "eager"
+
+
+def caps_scores(config: PretrainedConfig) -> bool:
+    """Whether the architecture soft-caps its attention scores, as Gemma 2 does: only `eager` is right then.
+
+    sdpa has no soft cap; transformers 5.17 leaves it out without a word, 5.23 refuses.
+    """
+    return getattr(config.get_text_config(), "attn_logit_softcapping", None) is not None
+
+
+# ---- checks ----
+
+
+def check_token_ids(ids: Sequence[int] | npt.NDArray[np.int64] | Tensor, vocab_size: int, where: str) -> None:
+    """Nothing, if all ids are in [0, vocab_size); else ModelError with the first that is not."""
+    array = ids.detach().cpu().numpy() if isinstance(ids, Tensor) else np.asarray(ids, dtype=np.int64)
+    outside = np.flatnonzero((array < 0) | (array >= vocab_size))
+    if outside.size:
+        first = int(outside[0])
+        raise ModelError(
+            where,
+            f"token id {int(array.flat[first])} at position {first} is not in the vocabulary of {vocab_size}",
+            "use the tokenizer that belongs to the model",
+        )
+
+
+def num_embeddings(model: PreTrainedModel) -> int:
+    """How many ids the model has an embedding for."""
+    weight = model.get_input_embeddings().weight
+    assert isinstance(weight, Tensor)
+    return weight.shape[0]
+
+
+def check_tokenizer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, where: str) -> None:
+    """Nothing, if the model has an embedding for every id the tokenizer can make; else ModelError."""
+    num_rows = num_embeddings(model)
+    vocabulary = tokenizer.get_vocab()
+    if not vocabulary:
+        raise ModelError(
+            where, "its tokenizer has an empty vocabulary", "use the tokenizer that belongs to the model"
+        )
+    token, highest = max(vocabulary.items(), key=lambda item: item[1])
+    if highest >= num_rows:
+        raise ModelError(
+            where,
+            f"the tokenizer makes ids up to {highest} ({token!r}), but the model has {num_rows} embeddings",
+            "use the tokenizer that belongs to the model, or resize the model's embeddings",
+        )
+
+
+def check_finite_weights(weights: Mapping[str, Tensor], where: str) -> None:
+    """Nothing, if none of a `state_dict` is NaN or infinite; else ModelError with the first one by name."""
+    for name, tensor in sorted(weights.items()):
+        if not tensor.is_floating_point() or tensor.numel() == 0 or tensor.is_meta:
+            continue
+        # The extremes carry NaN and infinity along, and unlike isfinite they need no copy of the tensor.
+        low, high = torch.aminmax(tensor.detach())
+        if not (bool(torch.isfinite(low)) and bool(torch.isfinite(high))):
+            kind = "NaN" if bool(torch.isnan(low)) else "infinity"
+            raise ModelError(
+                where,
+                f"its weight {name} contains {kind}",
+                "fetch the file again, or use an earlier checkpoint",
+            )
+
+
+def _check_source(source: Source) -> None:
+    trusted = source.trusted_code
+    if trusted is not None and not source.runs_own_code:
+        raise ModelError(
+            source.name,
+            f"code was allowed for {trusted.repository} at {trusted.revision}, not at {source.revision}",
+            "name the same repository and the same revision for the model and for its code",
+        )
+    folder = Path(source.name)
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise ModelError(
+                source.name, "holds no config.json, so it is no model folder", "name the folder with it"
+            )
+    elif _is_path(source.name):
+        raise ModelError(source.name, "there is no such folder", "check the path")
+
+
+def _is_path(name: str) -> bool:
+    """Whether `name` can only be a path; hub ids are `name` or `owner/name`."""
+    return name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name
+
+
+def _check_weight_files(source: Source) -> None:
+    folder = Path(source.name)
+    if not folder.is_dir() or any(folder.glob("*.safetensors")):
+        return
+    pickled = sorted(path.name for pattern in _PICKLED for path in folder.glob(pattern))
+    if pickled:
+        raise ModelError(
+            source.name,
+            f"holds {pickled[0]} but no safetensors; such files can run code when they are read",
+            "convert it with save_pretrained on a machine you can lose, or get the safetensors of the model",
+        )
+    raise ModelError(
+        source.name, "holds no *.safetensors file", "check that the model was saved or fetched whole"
+    )
+
+
+def _check_report(source: Source, missing: list[str], unexpected: list[str]) -> None:
+    if missing:
+        raise ModelError(
+            source.name,
+            f"lacks {len(missing)} weights of its architecture, the first is {missing[0]}",
+            "fetch it again, or check that config.json belongs to these weights",
+        )
+    if unexpected:
+        _log.warning(
+            "%s: %d weights are not used, the first is %s", source.name, len(unexpected), unexpected[0]
+        )
+
+
+def _unreadable(source: Source, what: str, error: Exception) -> ModelError:
+    """The error for a user, from what a library raised while it read `source`."""
+    if "trust_remote_code" in str(error):
+        return ModelError(
+            source.name,
+            f"its {what} needs Python code that comes with it",
+            "read that code, then allow this repository with the commit you have read",
+        )
+    reason = str(error).strip().partition("\n")[0] or type(error).__name__
+    if not Path(source.name).is_dir() and (source.offline or "local_files_only" in str(error)):
+        return ModelError(
+            source.name,
+            f"is no folder, and its {what} is not in the local cache of the hub ({reason})",
+            "fetch it once while online, or name a folder",
+        )
+    return ModelError(
+        source.name, f"its {what} cannot be read ({reason})", "check the name, or fetch it again"
+    )
+
+
+# ---- saving ----
+
+
+def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Nothing; afterwards `folder` is a plain Hugging Face model folder, whole, that was not there before.
+
+    It is written beside and renamed, so an interrupted save leaves nothing under the name. Raises ModelError
+    where something stands already, ResourceError when the disk is full.
+    """
+    if hasattr(model, "peft_config"):
+        raise ValueError("the model has adapters: merge them first, or save them as an adapter folder")
+    refuse_existing(folder)
+    check_tokenizer(model, tokenizer, str(folder))
+    with new_folder(folder) as partial:
+        model.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
+
+
+def refuse_existing(folder: Path) -> None:
+    """Nothing, if the name is free; else ModelError."""
+    if folder.exists() or folder.is_symlink():
+        raise ModelError(str(folder), "is there already, and is not overwritten", "choose a new name")
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """A folder to write into, which becomes `folder` when all went well and vanishes when not."""
+    partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
+    shutil.rmtree(partial, ignore_errors=True)  # left by a dead process that had the same id
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        for path in (*partial.iterdir(), partial):
+            _sync(path)
+        partial.rename(folder)
+        _sync(folder.parent)
+    except (OSError, SafetensorError) as error:
+        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "os error 28" in str(error)
+        if not full:
+            raise
+        name = getattr(error, "filename", None) or folder
+        raise ResourceError(
+            str(name), "the disk is full; nothing was saved", "make room, then save again"
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    if os.name == "nt" and path.is_dir():  # Windows cannot open folders
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+# ---- identity ----
+
+
+def weights_hash(model: nn.Module, *, adapters: bool = True) -> str:
+    """SHA-256 over names, shapes, dtypes and bytes of all parameters and persistent buffers, in hexadecimal.
+
+    Independent of the order of modules and of the device. Without `adapters`, a model wrapped by peft has the
+    hash of the plain model under its adapters. Sharded tensors are gathered, so all ranks must take part.
+    """
+    tensors: dict[str, Tensor] = {}
+    for name, tensor in model.state_dict().items():
+        if adapters or not _is_adapter(name):
+            tensors[name if adapters else _plain_name(name)] = tensor
+    names = sorted(tensors)
+    if any(isinstance(tensor, DTensor) for tensor in tensors.values()):
+        digests = [_digest(tensors[name]) for name in names]  # in the same order on every rank
+    else:
+        with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:  # hashing frees the GIL
+            digests = list(pool.map(_digest, (tensors[name] for name in names)))
+    total = hashlib.sha256()
+    for name, digest in zip(names, digests, strict=True):
+        total.update(f"{name}\t{tensors[name].dtype}\t{tuple(tensors[name].shape)}\t{digest}\n".encode())
+    return total.hexdigest()
+
+
+def _is_adapter(name: str) -> bool:
+    return "lora_" in name or ".modules_to_save." in name
+
+
+def _plain_name(name: str) -> str:
+    """The name that a weight had before peft wrapped the model, once or more often."""
+    parts = name.removeprefix("base_model.model.").split(".")
+    return ".".join(part for part in parts if part not in ("base_layer", "original_module"))
+
+
+def _digest(tensor: Tensor) -> str:
+    if tensor.is_meta:
+        raise ValueError("a model on the meta device has no weights to hash")
+    whole: Tensor = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    flat = whole.detach().cpu().contiguous().view(-1).view(torch.uint8)
+    return hashlib.sha256(flat.numpy().data).hexdigest()

@@ -1,0 +1,68 @@
+"""How the next token is chosen from logits: the settings, the filters and the draw."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import (
+    LogitsProcessorList,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are drawn: temperature, then top_k, then top_p; temperature 0 takes the best token."""
+
+    max_new_tokens: int = 256
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float = 1.0
+    stop_ids: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse what no distribution has."""
+        if self.max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}")
+        if not (self.temperature >= 0 and math.isfinite(self.temperature)):
+            raise ValueError(f"temperature must be 0 (greedy) or more, got {self.temperature}")
+        if self.top_k is not None and self.top_k < 1:
+            raise ValueError(f"top_k must be at least 1, or None for no limit, got {self.top_k}")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p must be above 0 and at most 1, got {self.top_p}")
+
+
+def filtered_probs(logits: Tensor, sampling: Sampling) -> Tensor:
+    """The distribution (n, V) that tokens are drawn from, for `logits` (n, V) and a temperature above 0.
+
+    Temperature, then top_k, then top_p by transformers' own filters. Nucleus sampling: arXiv 1904.09751
+    """
+    warpers = LogitsProcessorList([TemperatureLogitsWarper(float(sampling.temperature))])
+    if sampling.top_k is not None:
+        warpers.append(TopKLogitsWarper(sampling.top_k))
+    if sampling.top_p < 1:
+        warpers.append(TopPLogitsWarper(sampling.top_p))
+    no_ids = torch.empty((len(logits), 0), dtype=torch.long, device=logits.device)
+    scores: Tensor = warpers(no_ids, logits)  # type: ignore[arg-type]
+    return scores.softmax(dim=-1)
+
+
+def draw(logits: Tensor, sampling: Sampling, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+    """The drawn ids (n,) and their log-probs (n,) under the unfiltered model, for `logits` (n, V).
+
+    The inverse of the cumulative distribution at `uniforms` (n,), in vocabulary order: logits that differ in
+    the last bits move a draw only if it lies on the border between two tokens.
+    """
+    logits = logits if logits.dtype == torch.float64 else logits.float()
+    if sampling.temperature == 0:
+        drawn = logits.argmax(dim=-1)
+    else:
+        precise = torch.float64 if logits.device.type in ("cpu", "cuda") else torch.float32
+        cumulative = filtered_probs(logits, sampling).to(precise).cumsum(dim=-1)
+        # The factor keeps a uniform that rounds to 1 below the total, so that a token is always found.
+        points = uniforms.to(cumulative).clamp(max=1 - 2**-23)[:, None] * cumulative[:, -1:]
+        drawn = torch.searchsorted(cumulative, points, right=True)[:, 0].clamp(max=logits.shape[-1] - 1)
+    return drawn, logits.log_softmax(dim=-1).gather(1, drawn[:, None])[:, 0]

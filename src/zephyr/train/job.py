@@ -1,0 +1,193 @@
+"""A training job: what is asked for, and getting it ready so that nothing but steps is left to do."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from zephyr.errors import DataError
+from zephyr.models.loading import check_finite_weights, check_token_ids, num_embeddings, weights_hash
+from zephyr.models.scorer import CausalLM, ForestScorer, decoder_layers
+from zephyr.train.checkpoint import Identity
+from zephyr.train.distributed import pick_device, shard
+from zephyr.train.examples import Example, check_examples
+from zephyr.train.objectives import Objective
+from zephyr.train.reference import describe_reference, fill_reference
+from zephyr.train.reference_store import ReferenceStore, sequence_key
+from zephyr.train.settings import TrainSettings
+from zephyr.train.step import Batch, Engine, make_batch
+from zephyr.train.tables import Row, unique_tokens
+from zephyr.train.together import is_distributed
+
+logger = logging.getLogger(__name__)
+
+# Settings that change what is written down or how work is cut, never the step itself.
+_FREE_SETTINGS = (
+    "logging_steps", "eval_steps", "save_steps", "save_total_limit", "report_to", "self_checks",
+    "max_tokens_per_micro_batch", "metric_for_best_model", "greater_is_better", "compile",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TrainJob:
+    """One training run: a model, what it learns from, by which objective and settings, and where to.
+
+    ``folder`` takes checkpoints, logs and, unless ``reference_store`` names another place, the reference's log-probs.
+    ``reference`` is the model to compare with, None for the model as it is given (with its adapters off, if it has
+    any). ``stop_ids`` end an answer. ``scores_everything``: every token is meant to be a target, as in
+    continued pretraining and the published Zephyr SFT. ``sample`` is called on every rank with the step when the model is evaluated, may
+    write with it, and returns what it measured of its texts (``generations/mean_tokens``).
+    """
+
+    model: CausalLM
+    objective: Objective
+    settings: TrainSettings
+    examples: Sequence[Example]
+    folder: Path
+    eval_examples: Sequence[Example] = ()
+    reference: CausalLM | None = None
+    reference_store: Path | None = None
+    stop_ids: Collection[int] = ()
+    scores_everything: bool = False
+    name: str = "the policy"
+    sample: Callable[[int], dict[str, float]] | None = None
+
+
+class Examples(NamedTuple):
+    """Examples laid out by the objective, and the reference's log-probs (n, C) of their sequences, if it needs them."""
+
+    examples: Sequence[Example]
+    rows: Sequence[Row]
+    ref_logps: Tensor | None
+
+    def batch(self, objective: Objective, indices: Sequence[int]) -> Batch:
+        """The examples ``indices`` as a batch."""
+        ref_logps = None if self.ref_logps is None else self.ref_logps[list(indices)]
+        return make_batch(objective, [self.examples[index] for index in indices], ref_logps)
+
+
+class Prepared(NamedTuple):
+    """A job whose inputs are checked, laid out and referenced; ``identity`` says what a checkpoint belongs to."""
+
+    engine: Engine
+    train: Examples
+    evaluation: Examples | None
+    identity: Identity
+
+
+def prepare(job: TrainJob) -> Prepared:
+    """The job ready to step. Raises ZephyrErrors naming bad examples or weights before anything expensive runs."""
+    check_finite_weights(job.model.state_dict(), job.name)
+    rows = _checked_rows(job, job.examples)
+    eval_rows = _checked_rows(job, job.eval_examples) if job.eval_examples else []
+    model_hash = _hash_of(job, job.model)
+    engine = build_engine(job)
+    ref_logps = eval_ref_logps = None
+    if job.objective.needs_reference:
+        both = _reference_logps(job, engine, [*rows, *eval_rows], model_hash)
+        ref_logps, eval_ref_logps = both[: len(rows)], both[len(rows) :]
+    evaluation = Examples(job.eval_examples, eval_rows, eval_ref_logps) if eval_rows else None
+    identity = Identity(_data_hash(rows), _recipe_hash(job), model_hash)
+    return Prepared(engine, Examples(job.examples, rows, ref_logps), evaluation, identity)
+
+
+def build_engine(job: TrainJob) -> Engine:
+    """The job's scorer on its device, in its precision, sharded over the ranks if there are several."""
+    settings, device = job.settings, pick_device()
+    scorer = _scorer(job, job.model)
+    if settings.activation_checkpointing:
+        model = scorer.transformers_model
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    if settings.compile:
+        for layer in decoder_layers(scorer):
+            layer.compile(dynamic=True)
+    if is_distributed():
+        shard(scorer, device=device, precision=settings.precision)
+    scorer.to(device)
+    scorer.train()
+    return Engine(
+        scorer=scorer,
+        objective=job.objective,
+        max_tokens=settings.max_tokens_per_micro_batch,
+        device=device,
+        router_coef=settings.router_aux_loss_coef,
+    )
+
+
+def _scorer(job: TrainJob, model: CausalLM) -> ForestScorer:
+    settings = job.settings
+    if not getattr(model, "is_quantized", False):
+        model.to(settings.weights_in)
+    # FSDP2 has a policy of its own for computing in another dtype.
+    mixed = settings.computed_in != settings.weights_in and not is_distributed()
+    autocast = settings.computed_in if mixed else None
+    return ForestScorer(model, autocast=autocast, keep_router_logits=settings.router_aux_loss_coef > 0)
+
+
+def _checked_rows(job: TrainJob, examples: Sequence[Example]) -> list[Row]:
+    """The sequences of every example, once all of them are known to be usable."""
+    if not examples:
+        raise DataError("training examples", "there are none", "give at least one")
+    check_examples(examples)
+    vocab_size, budget = num_embeddings(job.model), job.settings.max_tokens_per_micro_batch
+    rows: list[Row] = []
+    for example in examples:
+        row = job.objective.sequences(example)
+        for sequence in row:
+            check_token_ids(sequence.ids, vocab_size, example.name)
+        # The sum over sequences bounds the unique tokens; only where it is too large must they be counted.
+        if sum(len(sequence.ids) for sequence in row) > budget and (size := unique_tokens([row])[0]) > budget:
+            raise DataError(
+                example.name,
+                f"holds {size} tokens, more than max_tokens_per_micro_batch = {budget}",
+                f"set max_tokens_per_micro_batch to at least {size}, or lower max_length",
+            )
+        rows.append(row)
+    return rows
+
+
+def _reference_logps(job: TrainJob, engine: Engine, rows: Sequence[Row], model_hash: str) -> Tensor:
+    """(n, C) float64 log-probs of the reference, from the store or computed now."""
+    name, digest, scorer = job.name, model_hash, engine.scorer
+    if job.reference is not None:
+        name, digest = "another model than the policy", _hash_of(job, job.reference)
+        scorer = _scorer(job, job.reference).to(engine.device)
+    logger.info("%s", describe_reference(name, digest, adapters_off=scorer.has_adapters))
+    store = ReferenceStore(job.reference_store or job.folder / "reference", digest)
+    names = [example.name for example in [*job.examples, *job.eval_examples]]
+    with scorer.as_reference():
+        report = fill_reference(store, scorer, rows, max_tokens=engine.max_tokens, names=names)
+    counts = "reference log-probs: %d computed in %.1f s, %d reused"
+    logger.info(counts, report.computed, report.seconds, report.reused)
+    keys = [sequence_key(sequence) for row in rows for sequence in row]
+    return torch.from_numpy(store.get(keys)).view(len(rows), -1)
+
+
+def _hash_of(job: TrainJob, model: CausalLM) -> str:
+    """What a model's log-probs depend on: its weights without adapters, its configuration, the precision."""
+    config = model.config.to_diff_dict() if hasattr(model.config, "to_diff_dict") else {}
+    plain = {key: value for key, value in config.items() if not key.startswith("_") and "version" not in key}
+    settings = json.dumps([job.settings.precision, plain], sort_keys=True, default=str)
+    return hashlib.sha256(f"{weights_hash(model, adapters=False)} {settings}".encode()).hexdigest()[:32]
+
+
+def _data_hash(rows: Sequence[Row]) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for row in rows:
+        digest.update(b"".join(sequence_key(sequence) for sequence in row) + b"\n")
+    return digest.hexdigest()
+
+
+def _recipe_hash(job: TrainJob) -> str:
+    settings = {k: v for k, v in dataclasses.asdict(job.settings).items() if k not in _FREE_SETTINGS}
+    recipe = {"objective": job.objective.name, "options": repr(job.objective), "settings": settings}
+    return hashlib.blake2b(json.dumps(recipe, sort_keys=True).encode(), digest_size=16).hexdigest()

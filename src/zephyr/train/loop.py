@@ -1,0 +1,221 @@
+"""The training loop: from a job to a trained model, logged, evaluated, checked and saved on the way."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import random
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch.nn.utils import clip_grad_norm_
+from torch.optim import Optimizer
+
+from zephyr.errors import RecipeError, did_you_mean
+from zephyr.train.checkpoint import Progress, TrainingState, prune_checkpoints, save_checkpoint
+from zephyr.train.distributed import full_value
+from zephyr.train.health import HealthMonitor, HealthNote
+from zephyr.train.invariants import check_finite
+from zephyr.train.job import Prepared, TrainJob, prepare
+from zephyr.train.metrics import Shares, added, as_line, over_ranks
+from zephyr.train.optimizers import build_optimizer
+from zephyr.train.progress import SILENT, Display, show_progress
+from zephyr.train.resume import load_latest
+from zephyr.train.sampler import StepPlan, plan_steps
+from zephyr.train.schedules import Schedule, count_warmup_steps, learning_rate_at
+from zephyr.train.self_check import check_before_training, check_first_step
+from zephyr.train.settings import TrainSettings
+from zephyr.train.step import accumulate_gradients, objective_loss
+from zephyr.train.tables import score_table
+from zephyr.train.together import rank
+from zephyr.train.tracker import LOG, NOWHERE, Run, Tracker, open_trackers
+
+logger = logging.getLogger(__name__)
+
+
+class TrainOutcome(NamedTuple):
+    """Where a run ended: optimizer steps done, the last training and evaluation lines, notes on its health."""
+
+    step: int
+    train_metrics: dict[str, float]
+    eval_metrics: dict[str, float]
+    health: tuple[HealthNote, ...]
+
+
+@dataclass
+class _Run:
+    """A run in progress: what its steps read, and how far it has come."""
+
+    job: TrainJob
+    prepared: Prepared
+    optimizer: Optimizer
+    schedule: Schedule
+    plan: StepPlan
+    tracker: Tracker
+    progress: Progress
+    health: HealthMonitor
+    waiting: list[Shares] = field(default_factory=list)
+    train_line: dict[str, float] = field(default_factory=dict)
+    eval_line: dict[str, float] = field(default_factory=dict)
+    notes: list[HealthNote] = field(default_factory=list)
+
+    @property
+    def settings(self) -> TrainSettings:
+        return self.job.settings
+
+    @property
+    def state(self) -> TrainingState:
+        """What a checkpoint holds."""
+        return TrainingState(self.prepared.engine.scorer, self.optimizer)
+
+
+def train(job: TrainJob) -> TrainOutcome:
+    """Train the job's model in place, going on from the newest whole checkpoint in its folder if there is one."""
+    _seed(job.settings.seed)
+    prepared = prepare(job)
+    if job.settings.self_checks:
+        check_before_training(job, prepared)
+    run = _begin(job, prepared)
+    shown = show_progress("training", run.plan.num_steps, first_step=run.progress.step)
+    with shown if rank() == 0 else nullcontext(SILENT) as display:
+        for step in range(run.progress.step, run.plan.num_steps):
+            _step(run, step)
+            _report(run, display)
+    run.tracker.close()
+    return TrainOutcome(run.progress.step, run.train_line, run.eval_line, tuple(run.notes))
+
+
+def _begin(job: TrainJob, prepared: Prepared) -> _Run:
+    """The run at its first step, or where its newest checkpoint stands."""
+    settings = job.settings
+    plan = plan_steps(len(job.examples), settings)
+    ratio = None if settings.warmup_steps is not None else settings.warmup_ratio
+    schedule = Schedule(
+        name=settings.lr_scheduler_type,
+        total_steps=plan.num_steps,
+        warmup_steps=count_warmup_steps(plan.num_steps, warmup_ratio=ratio, warmup_steps=settings.warmup_steps),
+        min_lr_ratio=settings.min_lr_ratio,
+    )
+    optimizer = build_optimizer(prepared.engine.scorer, settings)
+    state = TrainingState(prepared.engine.scorer, optimizer)
+    resumed = load_latest(job.folder, state, identity=prepared.identity)
+    tracked = Run(job.folder, job.folder.name, dataclasses.asdict(settings), resumed.step if resumed else None)
+    return _Run(
+        job=job,
+        prepared=prepared,
+        optimizer=optimizer,
+        schedule=schedule,
+        plan=plan,
+        tracker=open_trackers(settings.report_to, tracked) if rank() == 0 else NOWHERE,
+        progress=resumed or Progress(step=0),
+        health=HealthMonitor(_logged_lines(job.folder / LOG)),
+    )
+
+
+def _step(run: _Run, step: int) -> None:
+    """One optimizer step, stopped before it changes a weight if loss or gradient are not finite."""
+    engine, settings = run.prepared.engine, run.settings
+    batch = run.prepared.train.batch(engine.objective, run.plan.indices(step))
+    shares = accumulate_gradients(engine, batch)
+    parameters = [p for p in engine.scorer.parameters() if p.grad is not None]
+    limit = float("inf") if settings.max_grad_norm is None else settings.max_grad_norm
+    grad_norm = full_value(clip_grad_norm_(parameters, limit))
+    total = over_ranks(shares)
+    check_finite(
+        float(total.loss),
+        grad_norm,
+        step=step,
+        names=batch.names,
+        parameters=engine.scorer.named_parameters(),
+    )
+    if step == 0 and settings.self_checks:
+        check_first_step(run.job, engine, total, batch)
+    lr = learning_rate_at(step, run.schedule, settings.learning_rate)
+    for group in run.optimizer.param_groups:
+        group["lr"] = lr
+    run.optimizer.step()
+    run.optimizer.zero_grad(set_to_none=True)
+    run.waiting.append(total)
+    run.train_line = {"epoch": run.plan.epoch(step + 1), "grad_norm": grad_norm, "learning_rate": lr}
+    run.progress = dataclasses.replace(
+        run.progress, step=step + 1, examples_seen=run.progress.examples_seen + len(batch.examples)
+    )
+
+
+def _report(run: _Run, display: Display) -> None:
+    """What is due after a step: a log line, an evaluation, a checkpoint."""
+    settings, step = run.settings, run.progress.step
+    is_last = step == run.plan.num_steps
+    evaluates = run.prepared.evaluation is not None and (is_last or _due(step, settings.eval_steps))
+    if is_last or evaluates or _due(step, settings.logging_steps):
+        run.train_line |= as_line(added(run.waiting), num_steps=len(run.waiting))
+        run.waiting.clear()
+        if evaluates:
+            run.eval_line = _evaluate(run)
+        line = run.train_line | (run.eval_line if evaluates else {})
+        run.tracker.log(step, line)
+        _watch_health(run, {"step": float(step)} | line)
+    display.update(step, run.train_line.get("loss"))
+    if is_last or _due(step, settings.save_steps):
+        save_checkpoint(run.job.folder, run.state, progress=run.progress, identity=run.prepared.identity)
+        if rank() == 0:
+            best = run.progress.best_step
+            prune_checkpoints(run.job.folder, keep_last=settings.save_total_limit, best_step=best)
+
+
+def _due(step: int, every: int | None) -> bool:
+    return every is not None and step % every == 0
+
+
+def _evaluate(run: _Run) -> dict[str, float]:
+    """The objective's loss and metrics over all evaluation examples, and what the job's samples measure."""
+    engine, examples = run.prepared.engine, run.prepared.evaluation
+    assert examples is not None
+    batch = examples.batch(engine.objective, range(len(examples.examples)))
+    table = score_table(engine.scorer, batch.rows, max_tokens=engine.max_tokens, device=engine.device)
+    loss, metrics = objective_loss(engine.objective, batch, table, range(len(batch.rows)))
+    line = {f"eval_{name}": value for name, value in as_line(Shares(loss, metrics)).items()}
+    if run.job.sample is not None:
+        line |= run.job.sample(run.progress.step)
+    watched = run.settings.metric_for_best_model
+    if watched is not None:
+        _keep_best(run, watched, line)
+    return line
+
+
+def _keep_best(run: _Run, watched: str, line: dict[str, float]) -> None:
+    """Note this step as the best if its metric is; a step that is not saved cannot be the best."""
+    name = watched if watched.startswith("eval_") else f"eval_{watched}"
+    if name not in line:
+        nearest = did_you_mean(name, line)
+        raise RecipeError("metric_for_best_model", f"no evaluation gives '{watched}'{nearest}", "name another")
+    if not (_due(run.progress.step, run.settings.save_steps) or run.progress.step == run.plan.num_steps):
+        return
+    value, best = line[name], run.progress.best_value
+    if best is None or (value > best if run.settings.greater_is_better else value < best):
+        run.progress = dataclasses.replace(run.progress, best_step=run.progress.step, best_value=value)
+
+
+def _watch_health(run: _Run, line: dict[str, float]) -> None:
+    for note in run.health.observe(line):
+        run.notes.append(note)
+        logger.warning("health, step %d: %s", note.step, note.words)
+
+
+def _logged_lines(path: Path) -> list[dict[str, float]]:
+    """The lines a resumed run has logged before."""
+    if not path.exists():
+        return []
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    return [{k: v for k, v in line.items() if isinstance(v, int | float)} for line in lines]
+
+
+def _seed(seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002  # what libraries draw from
+    torch.manual_seed(seed)

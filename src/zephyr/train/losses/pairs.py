@@ -1,0 +1,227 @@
+"""Losses on preference pairs with a reference model: the DPO family.
+
+Notation: d = policy log-prob - reference log-prob of a completion (``*_ratios``), c chosen, r rejected,
+h = d_c - d_r (``margins``), s the sigmoid. Every loss is a function (Pairs, PairSettings) -> (n,).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from zephyr.train.losses.kto import kl_estimate, kto
+
+
+class Pairs(NamedTuple):
+    """Log-probs (n,) of n pairs: sums over tokens, or means where ``PAIR_LOSSES`` says averaged."""
+
+    chosen: Tensor
+    rejected: Tensor
+    ref_chosen: Tensor
+    ref_rejected: Tensor
+
+    @property
+    def chosen_ratios(self) -> Tensor:
+        return self.chosen - self.ref_chosen
+
+    @property
+    def rejected_ratios(self) -> Tensor:
+        return self.rejected - self.ref_rejected
+
+    @property
+    def margins(self) -> Tensor:
+        return self.chosen_ratios - self.rejected_ratios
+
+
+class PairSettings(NamedTuple):
+    """The numbers a loss may use; ``PAIR_LOSSES`` says which it does beyond ``beta``.
+
+    ``bco_delta``: reward shift of bco_pair, None for the mean reward of the batch.
+    """
+
+    beta: float
+    label_smoothing: float = 0.0
+    discopop_tau: float = 0.05
+    bco_delta: float | None = None
+
+
+def _smoothed(logits: Tensor, label_smoothing: float) -> Tensor:
+    """-(1-e) log s(x) - e log s(-x) of logits x (n,), a share e of the labels taken to be flipped."""
+    # logsigmoid, not log(sigmoid): the latter is -inf from about -104 on in float32.
+    return -(1 - label_smoothing) * F.logsigmoid(logits) - label_smoothing * F.logsigmoid(-logits)
+
+
+def sigmoid(pairs: Pairs, settings: PairSettings) -> Tensor:
+    """DPO: -log s(beta h); with label smoothing e, cDPO: -(1-e) log s(beta h) - e log s(-beta h).
+
+    Given mean log-probs it is length-normalised DPO.
+    Source: arXiv 2305.18290, equation 7; cDPO: Mitchell, "A note on DPO with noisy preferences", 2023.
+    """
+    return _smoothed(settings.beta * pairs.margins, settings.label_smoothing)
+
+
+def robust(pairs: Pairs, settings: PairSettings) -> Tensor:
+    """Unbiased under flips: [-(1-e) log s(beta h) + e log s(-beta h)] / (1-2e); may be negative.
+
+    Source: Provably Robust DPO, arXiv 2403.00409.
+    """
+    logits, flips = settings.beta * pairs.margins, settings.label_smoothing
+    return (flips * F.logsigmoid(-logits) - (1 - flips) * F.logsigmoid(logits)) / (1 - 2 * flips)
+
+
+def hinge(pairs: Pairs, settings: PairSettings) -> Tensor:
+    """max(0, 1 - beta h).
+
+    Source: SLiC-HF, arXiv 2305.10425, with the margin normalised as in RSO, arXiv 2309.06657.
+    """
+    return F.relu(1 - settings.beta * pairs.margins)
+
+
+def ipo(pairs: Pairs, settings: PairSettings) -> Tensor:
+    """(h - 1/(2 beta))^2, of mean log-probs as the authors confirmed; TRL before 0.7.11 took sums.
+
+    Source: IPO, arXiv 2310.12036, equation 17 (beta is tau there).
+    """
+    return (pairs.margins - 1 / (2 * settings.beta)) ** 2
+
+
+def exo_pair(pairs: Pairs, settings: PairSettings) -> Tensor:
+    """KL of q = s(beta h) from the smoothed label: q (log q - log(1-e)) + (1-q) (log(1-q) - log e), e > 0.
+
+    Source: EXO, arXiv 2402.00856, equation 16.
+    """
+    logits = settings.beta * pairs.margins
+    smoothing = torch.tensor(settings.label_smoothing, dtype=logits.dtype, device=logits.device)
+    kept = torch.sigmoid(logits) * (F.logsigmoid(logits) - torch.log1p(-smoothing))
+    return kept + torch.sigmoid(-logits) * (F.logsigmoid(-logits) - torch.log(smoothing))
+
+
+def nca_pair(pairs: Pairs, settings: PairSettings) -> Tensor:
+    """-log s(beta d_c) - 1/2 log s(-beta d_c) - 1/2 log s(-beta d_r).
+
+    Source: NCA, arXiv 2402.05369, the case of two responses, one preferred.
+    """
+    chosen, rejected = settings.beta * pairs.chosen_ratios, settings.beta * pairs.rejected_ratios
+    return -F.logsigmoid(chosen) - 0.5 * F.logsigmoid(-chosen) - 0.5 * F.logsigmoid(-rejected)
+
+
+def bco_pair(pairs: Pairs, settings: PairSettings) -> Tensor:
+    """-log s(beta d_c - delta) - log s(-(beta d_r - delta)).
+
+    delta is the mean reward beta d of the batch, without gradient, unless ``bco_delta`` fixes it. TRL before
+    1.0 kept a running mean over steps, TRL 1.x has delta = 0, which ``bco_delta=0`` gives.
+    Source: BCO, arXiv 2404.04656.
+    """
+    chosen, rejected = settings.beta * pairs.chosen_ratios, settings.beta * pairs.rejected_ratios
+    delta = settings.bco_delta
+    shift = torch.cat([chosen, rejected]).detach().mean() if delta is None else delta
+    return -F.logsigmoid(chosen - shift) - F.logsigmoid(shift - rejected)
+
+
+def sppo_hard(pairs: Pairs, settings: PairSettings) -> Tensor:
+    """(d_c - 1/(2 beta))^2 + (d_r + 1/(2 beta))^2.
+
+    Source: SPPO, arXiv 2405.00675, equation 4.7 with win probabilities 1 and 0.
+    """
+    target = 0.5 / settings.beta
+    return (pairs.chosen_ratios - target) ** 2 + (pairs.rejected_ratios + target) ** 2
+
+
+def apo_zero(pairs: Pairs, settings: PairSettings) -> Tensor:
+    """1 - s(beta d_c) + s(beta d_r): chosen up, rejected down.
+
+    Source: APO, arXiv 2408.06266, equation 7.
+    """
+    chosen, rejected = settings.beta * pairs.chosen_ratios, settings.beta * pairs.rejected_ratios
+    return torch.sigmoid(-chosen) + torch.sigmoid(rejected)
+
+
+def apo_down(pairs: Pairs, settings: PairSettings) -> Tensor:
+    """s(beta d_c) + 1 - s(beta h): both down, rejected more.
+
+    Source: APO, arXiv 2408.06266, equation 8.
+    """
+    return torch.sigmoid(settings.beta * pairs.chosen_ratios) + torch.sigmoid(-settings.beta * pairs.margins)
+
+
+def discopop(pairs: Pairs, settings: PairSettings) -> Tensor:
+    """(1-k) (-log s(u)) + k e^-u with u = beta h and k = s(u/tau).
+
+    Source: DiscoPOP, arXiv 2406.08414, equation 5.
+    """
+    logits = settings.beta * pairs.margins
+    scaled = logits / settings.discopop_tau
+    # k e^-u as one exponential: apart, k underflows and e^-u overflows for u far below zero.
+    exponential = torch.exp(F.logsigmoid(scaled) - logits)
+    return exponential - torch.sigmoid(-scaled) * F.logsigmoid(logits)
+
+
+def aot(pairs: Pairs, settings: PairSettings) -> Tensor:
+    """Smoothed sigmoid (cDPO) of margins by rank: sorted log-ratios chosen/rejected, policy minus reference.
+
+    The k-th loss belongs to the k-th rank, not to the k-th pair.
+    Source: AOT (paired), arXiv 2406.05882.
+    """
+    policy, reference = pairs.chosen - pairs.rejected, pairs.ref_chosen - pairs.ref_rejected
+    margins = policy.sort().values - reference.sort().values
+    return _smoothed(settings.beta * margins, settings.label_smoothing)
+
+
+def aot_unpaired(pairs: Pairs, settings: PairSettings) -> Tensor:
+    """Smoothed sigmoid (cDPO) of margins by rank: the batch's sorted d_c minus its sorted d_r.
+
+    Source: AOT (unpaired), arXiv 2406.05882.
+    """
+    margins = pairs.chosen_ratios.sort().values - pairs.rejected_ratios.sort().values
+    return _smoothed(settings.beta * margins, settings.label_smoothing)
+
+
+def kto_pair(pairs: Pairs, settings: PairSettings) -> Tensor:
+    """Mean of KTO's losses on both completions, with each half's KL estimated on the other half of the batch.
+
+    The estimates carry no gradient, as in the paper; TRL 0.7.5 to 0.8.6 let it through.
+    Source: KTO, arXiv 2402.01306, in the paired form TRL had from 0.7.5 to 0.8.6.
+    """
+    chosen, rejected = pairs.chosen_ratios, pairs.rejected_ratios
+    desirable = torch.ones_like(chosen, dtype=torch.bool)
+    raised = kto(chosen, kl_estimate(rejected), desirable, settings.beta)
+    lowered = kto(rejected, kl_estimate(chosen), ~desirable, settings.beta)
+    return (raised + lowered) / 2
+
+
+class PairLoss(NamedTuple):
+    """A loss and what it needs.
+
+    ``options``: settings beyond beta that belong to it; ``averaged``: it takes mean log-probs a token;
+    ``coupled``: one pair's loss depends on the whole batch; ``label_smoothing``: its default.
+    """
+
+    function: Callable[[Pairs, PairSettings], Tensor]
+    options: tuple[str, ...] = ()
+    averaged: bool = False
+    coupled: bool = False
+    label_smoothing: float = 0.0
+
+
+PAIR_LOSSES: dict[str, PairLoss] = {
+    "sigmoid": PairLoss(sigmoid, ("label_smoothing", "f_divergence")),
+    "sigmoid_norm": PairLoss(sigmoid, ("label_smoothing",), averaged=True),
+    "robust": PairLoss(robust, ("label_smoothing", "f_divergence")),
+    "hinge": PairLoss(hinge, ("f_divergence",)),
+    "ipo": PairLoss(ipo, averaged=True),
+    "ipo_sum": PairLoss(ipo),
+    "exo_pair": PairLoss(exo_pair, ("label_smoothing", "f_divergence"), label_smoothing=1e-3),
+    "nca_pair": PairLoss(nca_pair),
+    "bco_pair": PairLoss(bco_pair, ("bco_delta",), coupled=True),
+    "sppo_hard": PairLoss(sppo_hard),
+    "apo_zero": PairLoss(apo_zero),
+    "apo_down": PairLoss(apo_down),
+    "discopop": PairLoss(discopop, ("discopop_tau", "f_divergence")),
+    "aot": PairLoss(aot, ("label_smoothing",), coupled=True),
+    "aot_unpaired": PairLoss(aot_unpaired, ("label_smoothing",), coupled=True),
+    "kto_pair": PairLoss(kto_pair, coupled=True),
+}

@@ -1,0 +1,43 @@
+"""Shares of losses and metrics from micro-batches, ranks and steps, added up to the numbers of a log line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+
+from zephyr.train.objectives import Metric
+from zephyr.train.together import on_every_rank
+
+
+class Shares(NamedTuple):
+    """A loss (scalar tensor) and its metrics, as shares to be added: over micro-batches, ranks and steps."""
+
+    loss: torch.Tensor
+    metrics: dict[str, Metric]
+
+
+def added(shares: Sequence[Shares]) -> Shares:
+    """The sum of this rank's shares, on the CPU in float64."""
+    loss = torch.zeros((), dtype=torch.float64)
+    metrics: dict[str, Metric] = {}
+    for share in shares:
+        loss = loss + share.loss.double().cpu()
+        for name, metric in share.metrics.items():
+            one = Metric(metric.total.double().cpu(), metric.weight.double().cpu())
+            known = metrics.get(name)
+            metrics[name] = one if known is None else Metric(known.total + one.total, known.weight + one.weight)
+    return Shares(loss, metrics)
+
+
+def over_ranks(shares: Sequence[Shares]) -> Shares:
+    """The sum of all ranks' shares, known to each of them; a collective call."""
+    mine = added(shares)
+    return added(on_every_rank(lambda: mine))
+
+
+def as_line(total: Shares, *, num_steps: int = 1) -> dict[str, float]:
+    """Names and values of a log line: the mean loss of ``num_steps`` steps, and every metric that was measured."""
+    means = {name: float(m.total / m.weight) for name, m in total.metrics.items() if float(m.weight) > 0}
+    return {"loss": float(total.loss) / num_steps} | means

@@ -1,0 +1,72 @@
+"""Optimizers by the names transformers uses for ``optim``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from zephyr.errors import RecipeError, did_you_mean
+from zephyr.train.settings import TrainSettings
+
+ParameterGroups: TypeAlias = "list[dict[str, list[Tensor] | float]]"
+Build: TypeAlias = Callable[[ParameterGroups, TrainSettings], Optimizer]
+
+
+def build_optimizer(model: nn.Module, settings: TrainSettings) -> Optimizer:
+    """The optimizer ``settings.optim`` over the trainable parameters; vectors (norms, biases) are not decayed."""
+    build = OPTIMIZERS.get(settings.optim)
+    if build is None:
+        raise RecipeError("optim", f"'{settings.optim}' is unknown{did_you_mean(settings.optim, OPTIMIZERS)}", "choose one")
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups: ParameterGroups = [
+        {"params": [p for p in trainable if p.ndim > 1], "weight_decay": settings.weight_decay},
+        {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return build([group for group in groups if group["params"]], settings)
+
+
+def _adamw(groups: ParameterGroups, settings: TrainSettings) -> Optimizer:
+    betas = (settings.adam_beta1, settings.adam_beta2)
+    return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=betas, eps=settings.adam_epsilon, fused=True)
+
+
+def _rmsprop(groups: ParameterGroups, settings: TrainSettings) -> Optimizer:
+    """As transformers builds it, and so the first alignment-handbook recipes: alpha 0.99, eps 1e-8."""
+    return torch.optim.RMSprop(groups, lr=settings.learning_rate)
+
+
+def _adamw_bnb_8bit(groups: ParameterGroups, settings: TrainSettings) -> Optimizer:
+    try:
+        from bitsandbytes.optim import AdamW8bit
+    except ImportError as error:
+        raise _missing("adamw_bnb_8bit", "bitsandbytes") from error
+    betas = (settings.adam_beta1, settings.adam_beta2)
+    optimizer: Optimizer = AdamW8bit(groups, lr=settings.learning_rate, betas=betas, eps=settings.adam_epsilon)
+    return optimizer
+
+
+def _adamw_torchao_8bit(groups: ParameterGroups, settings: TrainSettings) -> Optimizer:
+    """Works on FSDP2's sharded parameters too."""
+    try:
+        from torchao.optim import AdamW8bit
+    except ImportError as error:
+        raise _missing("adamw_torchao_8bit", "torchao") from error
+    betas = (settings.adam_beta1, settings.adam_beta2)
+    optimizer: Optimizer = AdamW8bit(groups, lr=settings.learning_rate, betas=betas, eps=settings.adam_epsilon)
+    return optimizer
+
+
+def _missing(optim: str, package: str) -> RecipeError:
+    return RecipeError("optim", f"'{optim}' needs the package {package}, which is not installed", f"pip install {package}")
+
+
+OPTIMIZERS: dict[str, Build] = {
+    "adamw_torch": _adamw,
+    "adamw_bnb_8bit": _adamw_bnb_8bit,
+    "adamw_torchao_8bit": _adamw_torchao_8bit,
+    "rmsprop": _rmsprop,
+}

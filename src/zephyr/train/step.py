@@ -1,0 +1,140 @@
+"""The gradient of one optimizer step: micro-batches, a loss normalised over the global batch, and its metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from zephyr.models.router import ExpertUse, balance_loss, expert_use
+from zephyr.models.scorer import ForestScorer
+from zephyr.train.metrics import Shares
+from zephyr.train.objectives import Example, Metric, Objective, Scored, Totals
+from zephyr.train.tables import Row, ScoreTable, my_micro_batches, score_rows, score_table, sum_over_ranks
+from zephyr.train.together import is_distributed, world_size
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The examples of one optimizer step, the same on every rank; B examples, C columns.
+
+    ``ref_logps`` (B, C) float64 on the CPU, None for an objective without a reference.
+    """
+
+    examples: Sequence[Example]
+    rows: Sequence[Row]
+    totals: Totals
+    labels: Tensor
+    ref_logps: Tensor | None
+
+    @property
+    def names(self) -> list[str]:
+        """Where the examples come from, for messages."""
+        return [example.name for example in self.examples]
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What every step runs on: the policy, the objective, the token budget of a micro-batch and the device."""
+
+    scorer: ForestScorer
+    objective: Objective
+    max_tokens: int
+    device: torch.device
+    router_coef: float = 0.0
+
+
+class _Survey(NamedTuple):
+    """What the micro-batches must know of the whole batch before any gradient is taken.
+
+    ``coefficients`` (B, C) are the loss's derivatives by each log-prob where the objective couples its examples, and
+    ``parts`` that loss; ``experts`` tells how often each expert is chosen, for the router's balance loss.
+    """
+
+    coefficients: Tensor | None = None
+    parts: tuple[Shares, ...] = ()
+    experts: ExpertUse | None = None
+
+
+def make_batch(objective: Objective, examples: Sequence[Example], ref_logps: Tensor | None) -> Batch:
+    """The batch of some examples under an objective, with the reference's log-probs of the same examples."""
+    rows = [objective.sequences(example) for example in examples]
+    return Batch(examples, rows, objective.totals(examples), objective.labels(examples), ref_logps)
+
+
+def accumulate_gradients(engine: Engine, batch: Batch) -> list[Shares]:
+    """Add the gradient of the step's loss to the parameters and give back this rank's shares of the loss.
+
+    The gradients of all ranks add up to that of the global batch, whatever the cut into micro-batches and ranks.
+    """
+    micro_batches = my_micro_batches(batch.rows, max_tokens=engine.max_tokens, names=batch.names)
+    survey = _survey(engine, batch, is_cut=len(micro_batches) > 1 or is_distributed())
+    shares = list(survey.parts)
+    for indices in micro_batches:
+        rows = [batch.rows[index] for index in indices]
+        table = score_rows(engine.scorer, rows, batch.labels.shape[1], engine.device)
+        if survey.coefficients is None:
+            loss, metrics = objective_loss(engine.objective, batch, table, indices)
+            shares.append(Shares(loss.detach(), metrics))
+        else:
+            loss = (survey.coefficients[indices].to(engine.device) * table.logps).sum()
+        if engine.router_coef > 0:
+            balance = _router_loss(engine, survey.experts, is_idle=not indices)
+            shares.append(Shares(balance.detach(), {}))
+            loss = loss + balance
+        # FSDP2 averages gradients over ranks, but these are shares of one sum.
+        (loss * world_size()).backward()  # type: ignore[no-untyped-call]
+    return shares
+
+
+def objective_loss(
+    objective: Objective, batch: Batch, table: ScoreTable, indices: Sequence[int]
+) -> tuple[Tensor, dict[str, Metric]]:
+    """The share of the batch's loss that the examples ``indices`` make, differentiable, and their metrics."""
+    device, chosen = table.logps.device, list(indices)
+    scored = Scored(
+        logps=table.logps,
+        num_tokens=table.num_tokens,
+        ref_logps=None if batch.ref_logps is None else batch.ref_logps[chosen].to(device),
+        mean_logits=table.mean_logits,
+        labels=batch.labels[chosen].to(device),
+    )
+    return objective.loss(scored, batch.totals), objective.metrics(scored, batch.totals)
+
+
+def _survey(engine: Engine, batch: Batch, *, is_cut: bool) -> _Survey:
+    """One pass without gradients, where the objective or the router needs to see the whole batch first."""
+    couples, balances = engine.objective.coupled, engine.router_coef > 0
+    if not is_cut or not (couples or balances):
+        return _Survey()
+    uses: list[ExpertUse] = [ExpertUse.none(engine.scorer.num_experts)]
+
+    def count(indices: list[int]) -> None:
+        if balances and indices:
+            uses.append(expert_use(engine.scorer.router_logits, top_k=engine.scorer.experts_per_token))
+
+    table = score_table(engine.scorer, batch.rows, max_tokens=engine.max_tokens, device=engine.device, after=count)
+    experts = _added_use(uses, engine.device) if balances else None
+    if not couples:
+        return _Survey(experts=experts)
+    logps = table.logps.clone().requires_grad_()
+    loss, metrics = objective_loss(engine.objective, batch, table._replace(logps=logps), range(len(batch.rows)))
+    (coefficients,) = torch.autograd.grad(loss, logps)
+    # Every rank has the whole loss here; each reports its part of it.
+    part = Shares(loss.detach() / world_size(), {k: m.divided(world_size()) for k, m in metrics.items()})
+    return _Survey(coefficients, (part,), experts)
+
+
+def _added_use(uses: Sequence[ExpertUse], device: torch.device) -> ExpertUse:
+    chosen = torch.stack([use.chosen for use in uses]).sum(0)
+    num_rows = torch.stack([use.num_rows for use in uses]).sum()
+    return ExpertUse(sum_over_ranks(chosen, device), sum_over_ranks(num_rows, device))
+
+
+def _router_loss(engine: Engine, experts: ExpertUse | None, *, is_idle: bool) -> Tensor:
+    logits = engine.scorer.router_logits
+    use = experts or expert_use(logits, top_k=engine.scorer.experts_per_token)
+    return engine.router_coef * balance_loss(logits, use) * (0.0 if is_idle else 1.0)

@@ -1,0 +1,110 @@
+"""Scores of many examples as tables with a row an example and a column a sequence.
+
+The one way to score without gradients: the reference's log-probs, an evaluation, and the first pass of an objective
+that couples its examples all go through ``score_table``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from zephyr.models.scorer import ForestScorer
+from zephyr.train.together import is_distributed, rank, world_size
+from zephyr.trees.budget import cut_micro_batches
+from zephyr.trees.forest import ABSENT, Forest, ScoredSequence, build_forest
+from zephyr.trees.score import SequenceScores
+
+# What one example scores: its sequences, a column each.
+Row = Sequence[ScoredSequence]
+
+
+class ScoreTable(NamedTuple):
+    """``logps`` (n, C) float64, ``num_tokens`` (n, C) int64, ``mean_logits`` (n, C); absent sequences are 0."""
+
+    logps: Tensor
+    num_tokens: Tensor
+    mean_logits: Tensor
+
+    def rows(self, indices: Sequence[int]) -> ScoreTable:
+        """The rows ``indices``."""
+        chosen = torch.tensor(indices, dtype=torch.int64, device=self.logps.device)
+        return ScoreTable(*(column.index_select(0, chosen) for column in self))
+
+
+def forest_of(rows: Sequence[Row], num_columns: int) -> Forest:
+    """One forest of all the rows' sequences; short rows are filled with absent sequences."""
+    return build_forest([s for row in rows for s in [*row, *[ABSENT] * (num_columns - len(row))]])
+
+
+def as_table(scores: SequenceScores, num_columns: int) -> ScoreTable:
+    """The scores of ``forest_of`` as a table."""
+    return ScoreTable(*(x.view(-1, num_columns) for x in (scores.logps, scores.num_tokens, scores.mean_logits)))
+
+
+def unique_tokens(rows: Sequence[Row]) -> list[int]:
+    """How many unique tokens each row holds: what it costs in a micro-batch."""
+    return [build_forest(list(row)).num_tokens for row in rows]
+
+
+def my_micro_batches(
+    rows: Sequence[Row], *, max_tokens: int, names: Sequence[str] | None = None
+) -> list[list[int]]:
+    """This rank's micro-batches, as lists of indices into ``rows``; every rank has the same number of them."""
+    sizes = unique_tokens(rows)
+    return cut_micro_batches(sizes, max_tokens=max_tokens, world_size=world_size(), names=names)[rank()]
+
+
+def score_table(
+    scorer: ForestScorer,
+    rows: Sequence[Row],
+    *,
+    max_tokens: int,
+    device: torch.device,
+    after: Callable[[list[int]], None] | None = None,
+) -> ScoreTable:
+    """The scores of every row without gradients, computed by all ranks together and known to each, on the CPU.
+
+    ``after`` is called behind each of this rank's micro-batches with its indices.
+    """
+    num_columns = max((len(row) for row in rows), default=1)
+    table = torch.zeros(3, len(rows), num_columns, dtype=torch.float64)
+    for indices in my_micro_batches(rows, max_tokens=max_tokens):
+        # FSDP2 gathers parameters during the forward, and what is made in inference mode can never be trained again.
+        with torch.no_grad() if is_distributed() else torch.inference_mode():
+            scores = score_rows(scorer, [rows[index] for index in indices], num_columns, device)
+            if indices:
+                table[:, indices] = torch.stack([column.double().cpu() for column in scores])
+        if after is not None:
+            after(indices)
+    total = sum_over_ranks(table, device)
+    return ScoreTable(total[0], total[1].long(), total[2])
+
+
+def score_rows(scorer: ForestScorer, rows: Sequence[Row], num_columns: int, device: torch.device) -> ScoreTable:
+    """The scores of a micro-batch of rows in one forest.
+
+    Without rows a forest of one token is run, for its rank must take part in the collective calls of the others;
+    the table then has no rows, and its sums carry a gradient of 0.
+    """
+    if rows:
+        return as_table(scorer(forest_of(rows, num_columns).to(device)), num_columns)
+    idle = build_forest([ScoredSequence(np.zeros(2, dtype=np.int64), np.array([False, True]))])
+    scores = scorer(idle.to(device))
+    nothing = scores.logps.sum() * 0.0
+    none = torch.zeros(0, num_columns, dtype=torch.int64, device=device)
+    return ScoreTable(nothing.expand(0, num_columns), none, none.double())
+
+
+def sum_over_ranks(values: Tensor, device: torch.device) -> Tensor:
+    """The elementwise sum of a CPU tensor over all ranks, on the CPU."""
+    if not is_distributed():
+        return values
+    moved = values.to(device)
+    dist.all_reduce(moved)
+    return moved.cpu()

@@ -1,0 +1,1 @@
+"""Sequences that share prefixes: their layout, their attention, and their scores. Knows torch alone."""

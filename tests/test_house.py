@@ -1,0 +1,307 @@
+"""Guards of the house rules: sizes, names, repetition, lightness, and documents that keep their word."""
+
+import ast
+import io
+import math
+import re
+import shlex
+import statistics
+import subprocess
+import sys
+import tokenize
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+SOURCE = REPOSITORY / "src" / "zephyr"
+PROGRAMS = [SOURCE, REPOSITORY / "benchmarks", REPOSITORY / "examples"]
+TARGETS = {"setup", "demo", "test", "test-all", "check", "docs", "clean"}
+VAGUE = {"util", "utils", "common", "helper", "helpers", "manager", "managers", "misc"}
+LAYOUT_TOKENS = {
+    tokenize.COMMENT,
+    tokenize.NL,
+    tokenize.NEWLINE,
+    tokenize.INDENT,
+    tokenize.DEDENT,
+    tokenize.ENDMARKER,
+}
+BLOCKS = (ast.If, ast.For, ast.While, ast.With, ast.Try, ast.Match, ast.AsyncFor, ast.AsyncWith)
+WINDOW = 8
+
+FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+class Function(NamedTuple):
+    name: str
+    code_lines: int
+    parameters: int
+    nesting: int
+
+
+def python_files(*folders: Path) -> list[Path]:
+    return sorted(path for folder in folders for path in folder.rglob("*.py"))
+
+
+def code_lines(text: str) -> set[int]:
+    """Numbers of the lines that hold code: no comment, no docstring, no blank line."""
+    lines = set()
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type not in LAYOUT_TOKENS:
+            lines.update(range(token.start[0], token.end[0] + 1))
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, FunctionNode | ast.ClassDef | ast.Module) and ast.get_docstring(
+            node, clean=False
+        ):
+            docstring = node.body[0]
+            lines.difference_update(range(docstring.lineno, docstring.end_lineno + 1))
+    return lines
+
+
+def nesting(node: ast.AST) -> int:
+    """How deep blocks stand in each other; `elif` opens no new depth, and a function within starts anew."""
+    deepest = 0
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, FunctionNode | ast.ClassDef):
+            continue
+        chained = isinstance(node, ast.If) and isinstance(child, ast.If) and node.orelse == [child]
+        deepest = max(deepest, nesting(child) + (isinstance(child, BLOCKS) and not chained))
+    return deepest
+
+
+def count_parameters(node: FunctionNode) -> int:
+    arguments = node.args
+    every = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
+    every += [extra for extra in (arguments.vararg, arguments.kwarg) if extra]
+    return sum(argument.arg not in ("self", "cls") for argument in every)
+
+
+def functions(text: str, where: str) -> Iterator[Function]:
+    written, lines = text.splitlines(), code_lines(text)
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, FunctionNode):
+            size = sum(node.lineno <= line <= node.end_lineno for line in lines)
+            # Another library's interface can ask for more than we would: its head then says so and why.
+            foreign = re.search(r"# noqa: PLR0913 - \w", written[node.lineno - 1])
+            parameters = 0 if foreign else count_parameters(node)
+            yield Function(f"{where}:{node.lineno} {node.name}", size, parameters, nesting(node))
+
+
+def functions_in(*folders: Path) -> list[Function]:
+    return [
+        function
+        for path in python_files(*folders)
+        for function in functions(path.read_text(), str(path.relative_to(REPOSITORY)))
+    ]
+
+
+def windows(text: str) -> Iterator[tuple[str, ...]]:
+    """Every run of eight code lines, without indentation, imports and the heads of functions.
+
+    Functions that can stand for each other have the same head, and should.
+    """
+    kept = code_lines(text)
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, FunctionNode):
+            kept.difference_update(range(node.lineno, node.body[0].lineno))
+    lines = [line.strip() for number, line in enumerate(text.splitlines(), start=1) if number in kept]
+    lines = [line for line in lines if not line.startswith(("import ", "from "))]
+    return (tuple(lines[start : start + WINDOW]) for start in range(len(lines) - WINDOW + 1))
+
+
+def repeated_windows(texts: dict[str, str]) -> list[str]:
+    seen: dict[tuple[str, ...], str] = {}
+    return [
+        f"{seen[window]} and {where}: {window[0]}"
+        for where, text in texts.items()
+        for window in windows(text)
+        if seen.setdefault(window, where) != where
+    ]
+
+
+def fenced_blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+
+
+SAMPLE = '''
+def outer(a, /, b, *, c, **rest):
+    """One line.
+
+    More.
+    """
+    # why
+    if a:
+        for x in b:
+            pass
+
+    elif c:
+        pass
+    else:
+        with c:
+            try:
+                pass
+            finally:
+                if b:
+                    pass
+
+    def inner(self, a, b):  # noqa: PLR0913 - the interface of another library
+        return """a
+        b"""
+'''
+
+
+def test_measures_agree_with_a_sample_counted_by_hand():
+    outer, inner = functions(SAMPLE, "sample")
+    assert outer == Function("sample:2 outer", 16, 4, 4)
+    assert inner == Function("sample:22 inner", 3, 0, 0)
+
+
+def test_repetition_is_found_and_imports_are_not():
+    lines = [f"x{number} = {number}" for number in range(8)]
+    imports = "\n".join(f"import m{number}" for number in range(9))
+    same = "\n\n".join(lines)
+    indented = "if x:\n" + "\n".join(f"    {line}" for line in lines)
+    assert repeated_windows({"a": same, "b": indented}) == ["a and b: x0 = 0"]
+    assert repeated_windows({"a": "\n".join(lines[1:]), "b": indented}) == []
+    assert repeated_windows({"a": imports, "b": imports}) == []
+
+
+def test_functions_are_short():
+    sizes = sorted(function.code_lines for function in functions_in(SOURCE))
+    assert statistics.median(sizes) <= 12
+    assert sizes[math.ceil(0.95 * len(sizes)) - 1] <= 40
+
+
+def test_no_function_is_over_its_limits():
+    measured = functions_in(*PROGRAMS)
+    assert [function for function in measured if function.code_lines > 60] == []
+    assert [function for function in measured if function.parameters > 7] == []
+    assert [function for function in measured if function.nesting > 4] == []
+
+
+def test_no_file_is_over_400_lines():
+    lengths = {
+        path: len(path.read_text().splitlines()) for path in python_files(*PROGRAMS, REPOSITORY / "tests")
+    }
+    assert {str(path): length for path, length in lengths.items() if length > 400} == {}
+
+
+def test_no_module_has_a_vague_name():
+    names = {path: {path.stem, path.parent.name} for path in python_files(*PROGRAMS, REPOSITORY / "tests")}
+    assert [str(path) for path, words in names.items() if words & VAGUE] == []
+
+
+def test_nothing_is_written_twice():
+    texts = {str(path.relative_to(SOURCE)): path.read_text() for path in python_files(SOURCE)}
+    assert repeated_windows(texts) == []
+
+
+def test_every_file_says_what_it_is_for():
+    files = python_files(*PROGRAMS)
+    assert len(files) >= 5
+    assert [str(path) for path in files if not ast.get_docstring(ast.parse(path.read_text()))] == []
+
+
+@pytest.mark.parametrize("line", ["import zephyr", "import zephyr.cli", "import zephyr.errors"])
+def test_import_is_light(line):
+    check = f"import sys; {line}; print(sorted({{'torch', 'transformers', 'numpy'}} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_help_is_light_and_fits_a_screen():
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "zephyr.cli", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert 5 < len(done.stdout.splitlines()) < 60
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if "|" in line}
+    assert "typer" in imported
+    assert imported.isdisjoint({"torch", "transformers", "numpy", "pydantic"})
+
+
+def test_makefile_has_exactly_the_known_targets():
+    text = (REPOSITORY / "Makefile").read_text()
+    phony = re.search(r"^\.PHONY: (.*)$", text, flags=re.MULTILINE)
+    assert phony is not None
+    assert set(phony[1].split()) == TARGETS
+    assert set(re.findall(r"^([a-z-]+):", text, flags=re.MULTILINE)) == TARGETS
+
+
+def check_command(words: list[str]) -> str | None:
+    """What is wrong with a command of the README, or None."""
+    from zephyr.cli import app
+
+    verbs = {command.name for command in app.registered_commands}
+    match words:
+        case ["make", *targets]:
+            unknown = set(targets) - TARGETS
+        case ["zephyr", verb, *_]:
+            unknown = {verb} - verbs - {"--help", "--version"}
+        case ["python" | "bash", path, *_]:
+            unknown = set() if (REPOSITORY / path).is_file() else {path}
+        case _:
+            unknown = {words[0]}
+    return f"{shlex.join(words)}: no {', '.join(sorted(unknown))}" if unknown else None
+
+
+def test_commands_of_the_readme_exist():
+    blocks = fenced_blocks((REPOSITORY / "README.md").read_text(), "sh")
+    commands = [shlex.split(line, comments=True) for block in blocks for line in block.splitlines()]
+    checked = [check_command(words) for words in commands if words]
+    assert len(checked) >= 4
+    assert [problem for problem in checked if problem] == []
+    assert check_command(["zephyr", "fly"]) == "zephyr fly: no fly"
+
+
+def test_first_command_of_the_readme_stands_high():
+    lines = (REPOSITORY / "README.md").read_text().splitlines()
+    assert lines.index("```sh") < 34
+
+
+def test_program_of_the_readme_prints_what_it_says(capsys):
+    text = (REPOSITORY / "README.md").read_text()
+    (program,) = fenced_blocks(text, "python")
+    exec(compile(program, "README.md", "exec"), {})
+    assert capsys.readouterr().out in fenced_blocks(text, "text")
+
+
+def test_files_the_makefile_runs_are_there():
+    named = re.findall(r"\$\(RUN\)/python ([\w/.]+\.py)", (REPOSITORY / "Makefile").read_text())
+    assert named == ["examples/tiny_dpo.py"]
+    assert (REPOSITORY / named[0]).is_file()
+
+
+def test_every_package_is_in_the_layout():
+    packages = {path.parent.name for path in SOURCE.glob("*/__init__.py")}
+    assert {"trees", "models", "train"} <= packages
+    tree = (REPOSITORY / "README.md").read_text()
+    assert [name for name in sorted(packages) if f"\n  {name}/ " not in tree] == []
+    layers = (REPOSITORY / "docs" / "decisions" / "0002-layout.md").read_text()
+    assert [
+        name for name in sorted(packages) if not re.search(rf"^    .*\b{name}\b", layers, re.MULTILINE)
+    ] == []
+
+
+def test_every_decision_is_in_the_menu():
+    pages = sorted(path.name for path in (REPOSITORY / "docs" / "decisions").glob("*.md"))
+    menu = (REPOSITORY / "mkdocs.yml").read_text()
+    assert len(pages) >= 3
+    assert [page for page in pages if f"decisions/{page}" not in menu] == []
+
+
+def test_pins_name_the_tested_versions_and_not_the_project():
+    pins = dict(
+        line.split("==") for line in (REPOSITORY / "constraints.txt").read_text().splitlines() if "==" in line
+    )
+    # A local part such as +cpu names a build that only some indexes have.
+    assert pins["torch"] == "2.13.0"
+    assert {name: pins[name] for name in ("transformers", "peft")} == {
+        "transformers": "5.23.0",
+        "peft": "0.21.2",
+    }
+    assert not [name for name in pins if name.lower().startswith("zephyr")]

@@ -1,0 +1,81 @@
+"""SimPO, CPO and ORPO: hand-worked numbers, and probabilities that round to one."""
+
+import math
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from zephyr.train.losses.reference_free import (
+    cpo,
+    log1mexp,
+    log_odds,
+    nll,
+    odds_ratio,
+    simpo,
+    simpo_hinge,
+)
+
+LN2 = math.log(2)
+
+
+def vector(*numbers, dtype=torch.float64):
+    return torch.tensor(numbers, dtype=dtype)
+
+
+def test_hand_worked_nll():
+    logps = vector(0.5, 0.25, 0.8).log()
+    assert nll(logps, 1).item() == pytest.approx(2.302585, abs=5e-7)
+    assert nll(logps, 3).item() == pytest.approx(0.767528, abs=5e-7)
+    assert nll(logps, 3).exp().item() == pytest.approx(2.154435, abs=5e-7)
+    assert vector(2.0, 1.0, 0.0).log_softmax(0)[0].item() == pytest.approx(-0.407606, abs=5e-7)
+
+
+@pytest.mark.parametrize(
+    ("function", "beta", "ratio", "expected"),
+    [
+        (simpo, 2.0, 0.8, 1.313262),
+        (simpo, 2.0, 0.5, 0.913015),
+        (simpo, 2.5, 0.3, 0.693147),
+        (simpo_hinge, 2.0, 0.8, 2.0),
+        (simpo, 0.1, 0.5 / 0.1, 0.955509),
+    ],
+)
+def test_hand_worked_simpo(function, beta, ratio, expected):
+    value = function(vector(-0.5), vector(-0.8), beta=beta, gamma_beta_ratio=ratio)
+    assert value.item() == pytest.approx(expected, abs=5e-7)
+
+
+def test_hand_worked_cpo():
+    assert cpo(vector(-50.0), vector(-60.0), beta=0.1).item() == pytest.approx(0.313262, abs=5e-7)
+
+
+def test_hand_worked_orpo():
+    chosen, rejected = vector(-0.5).requires_grad_(), vector(-0.8)
+    odds = [(value.exp() / (1 - value.exp())).item() for value in (chosen, rejected)]
+    assert odds == pytest.approx([1.541494, 0.815966], abs=5e-7)
+    assert log_odds(chosen, rejected).item() == pytest.approx(0.636134, abs=5e-7)
+    loss = odds_ratio(chosen, rejected)
+    assert loss.item() == pytest.approx(0.424833, abs=5e-7)
+    totals = [(0.6 + weight * loss).item() for weight in (0.05, 0.1, 0.25)]
+    assert totals == pytest.approx([0.621242, 0.642483, 0.706208], abs=5e-7)
+    (0.1 * loss).backward()
+    assert chosen.grad.item() == pytest.approx(-0.087966, abs=5e-7)
+    assert odds_ratio(rejected, rejected).item() == pytest.approx(LN2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_log1mexp_equals_more_digits(dtype):
+    points = [-1e-30, -1e-12, -1e-6, -1e-3, -0.1, -LN2, -1.0, -10.0, -50.0, -200.0]
+    expected = [math.log(-math.expm1(x)) if x > -LN2 else math.log1p(-math.exp(x)) for x in points]
+    assert_close(log1mexp(vector(*points, dtype=dtype)), vector(*expected, dtype=dtype))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_orpo_is_finite_where_probabilities_reach_one(dtype):
+    chosen = vector(0.0, -1e-38, -1e-20, -1e-8, -0.5, 0.0, dtype=dtype).requires_grad_()
+    rejected = vector(-0.8, -0.8, 0.0, -1e-20, -1e-30, 0.0, dtype=dtype).requires_grad_()
+    loss = odds_ratio(chosen, rejected)
+    loss.sum().backward()
+    assert all(torch.isfinite(value).all() for value in (loss, chosen.grad, rejected.grad))
+    assert loss[-1].item() == pytest.approx(LN2)

@@ -1,0 +1,146 @@
+"""Every backend of the rule equals the eager definition, forward and backward."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from zephyr.trees.flex import block_mask, flex_forest_attention
+from zephyr.trees.forest import Forest, ScoredSequence, all_scored, build_forest
+from zephyr.trees.rule import eager_attention, visible
+from zephyr.trees.sdpa import QUERY_BLOCK, sdpa_attention
+from zephyr.trees.varlen import VarlenPlan, varlen_attention
+
+
+def random_forest(seed: int, *, sequences: int = 9, longest: int = 12, tokens: int = 3) -> Forest:
+    rng = np.random.default_rng(seed)
+    return build_forest([all_scored(rng.integers(0, tokens, rng.integers(0, longest))) for _ in range(sequences)])
+
+
+def states(forest: Forest, *, heads: int = 4, kv_heads: int = 2, dim: int = 8) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(forest.num_tokens)
+    shapes = [(1, heads, forest.num_tokens, dim)] + [(1, kv_heads, forest.num_tokens, dim)] * 2
+    query, key, value = (
+        torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_() for shape in shapes
+    )
+    return query, key, value
+
+
+def looped_kernel(
+    query: Tensor, key: Tensor, value: Tensor, plan: VarlenPlan, scale: float, left: int
+) -> Tensor:
+    """What FlashAttention's varlen kernel computes, one slow piece after the other."""
+    outputs = []
+    groups = query.shape[1] // key.shape[1]
+    cu_q, cu_k = plan.cumulative_queries, plan.cumulative_keys
+    assert plan.longest_queries == int(cu_q.diff().max())
+    assert plan.longest_keys == int(cu_k.diff().max())
+    for piece in range(len(cu_q) - 1):
+        q = query[cu_q[piece] : cu_q[piece + 1]].transpose(0, 1)
+        k, v = (x[cu_k[piece] : cu_k[piece + 1]].transpose(0, 1).repeat_interleave(groups, 0) for x in (key, value))
+        rows = torch.arange(q.shape[1])[:, None] + (k.shape[1] - q.shape[1])
+        distance = rows - torch.arange(k.shape[1])[None, :]
+        hidden = (distance < 0) | ((distance > left) if left >= 0 else torch.zeros_like(distance, dtype=torch.bool))
+        scores = (q @ k.transpose(1, 2) * scale).masked_fill(hidden, float("-inf"))
+        outputs.append((scores.softmax(-1) @ v).transpose(0, 1))
+    return torch.cat(outputs)
+
+
+def varlen_by_loop(query: Tensor, key: Tensor, value: Tensor, forest: Forest, **options: float) -> Tensor:
+    return varlen_attention(query, key, value, forest, kernel=looped_kernel, **options)  # type: ignore[arg-type]
+
+
+def gradients(output: Tensor, inputs: tuple[Tensor, ...]) -> list[Tensor]:
+    weights = torch.arange(output.numel(), dtype=output.dtype).reshape(output.shape).cos()
+    return list(torch.autograd.grad((output * weights).sum(), inputs))
+
+
+@pytest.mark.parametrize("backend", [sdpa_attention, varlen_by_loop])
+@pytest.mark.parametrize("window", [None, 1, 3, 6])
+@pytest.mark.parametrize("seed", range(5))
+def test_backend_equals_the_rule(backend: Callable[..., Tensor], window: int | None, seed: int) -> None:
+    forest = random_forest(seed)
+    inputs = states(forest)
+    expected = eager_attention(*inputs, forest, scaling=0.3, window=window)
+    output = backend(*inputs, forest, scaling=0.3, window=window)
+    torch.testing.assert_close(output, expected, rtol=1e-12, atol=1e-12)
+    for ours, theirs in zip(gradients(output, inputs), gradients(expected, inputs), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("window", [None, 4])
+def test_softcap_equals_the_rule(window: int | None) -> None:
+    forest = random_forest(3)
+    inputs = states(forest)
+    expected = eager_attention(*inputs, forest, scaling=0.9, window=window, softcap=1.5)
+    output = sdpa_attention(*inputs, forest, scaling=0.9, window=window, softcap=1.5)
+    torch.testing.assert_close(output, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("window", [None, 700])
+def test_long_chain_is_cut_into_query_blocks(window: int | None) -> None:
+    length = QUERY_BLOCK + 300
+    trunk = np.arange(400)
+    forest = build_forest([all_scored([*trunk, *range(1000, 1000 + length)]), all_scored([*trunk, *range(5000, 5000 + length)])])
+    inputs = states(forest, heads=2, kv_heads=1, dim=4)
+    expected = eager_attention(*inputs, forest, scaling=0.5, window=window)
+    output = sdpa_attention(*inputs, forest, scaling=0.5, window=window)
+    torch.testing.assert_close(output, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("window", [None, 1, 5, 150])
+@pytest.mark.parametrize("seed", range(3))
+def test_block_mask_covers_exactly_the_rule(window: int | None, seed: int) -> None:
+    forest = random_forest(seed, sequences=12, longest=200, tokens=2)
+    mask = block_mask(forest, window, torch.device("cpu"))
+    blocks = mask.to_dense()[0, 0].bool()
+    allowed = visible(forest, window)
+    side = blocks.shape[0] * 128
+    padded = torch.zeros(side, side, dtype=torch.bool)
+    padded[: forest.num_tokens, : forest.num_tokens] = allowed
+    diagonal = torch.arange(forest.num_tokens, side)
+    padded[diagonal, diagonal] = True
+    by_block = padded.view(len(blocks), 128, len(blocks), 128)
+    assert not (by_block.any(3).any(1) & ~blocks).any(), "a visible pair lies in a skipped block"
+    for row in range(len(blocks)):
+        count = int(mask.full_kv_num_blocks[0, 0, row])  # type: ignore[index]
+        for column in mask.full_kv_indices[0, 0, row, :count]:  # type: ignore[index]
+            assert by_block[row, :, int(column)].all(), "a block called full hides a pair"
+
+
+@pytest.mark.parametrize(("window", "softcap"), [(None, None), (7, None), (None, 2.0)])
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+def test_flex_equals_the_rule(window: int | None, softcap: float | None) -> None:
+    forest = random_forest(1, sequences=12, longest=60, tokens=2)
+    inputs = tuple(x.detach().float() for x in states(forest, dim=16))
+    options = {"scaling": 0.4, "window": window, "softcap": softcap}
+    expected = eager_attention(*inputs, forest, **options)  # type: ignore[arg-type]
+    with torch.no_grad():
+        output = flex_forest_attention(*inputs, forest, **options)  # type: ignore[arg-type]
+    torch.testing.assert_close(output, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_rule_on_a_hand_drawn_tree() -> None:
+    """Tokens 1 2 fork into 3 and into 4 5; a lone tree 6 follows."""
+    sequences = [[1, 2, 3], [1, 2, 4, 5], [6]]
+    forest = build_forest([all_scored(ids) for ids in sequences])
+    assert forest.ids.tolist() == [1, 2, 3, 4, 5, 6]
+    assert visible(forest).int().tolist() == [
+        [1, 0, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0, 0],
+        [1, 1, 1, 0, 0, 0],
+        [1, 1, 0, 1, 0, 0],
+        [1, 1, 0, 1, 1, 0],
+        [0, 0, 0, 0, 0, 1],
+    ]
+    assert visible(forest, window=2).int()[4].tolist() == [0, 0, 0, 1, 1, 0]
+
+
+def test_forest_of_nothing_but_empty_sequences_has_no_tokens() -> None:
+    empty = np.empty(0, dtype=np.int64)
+    forest = build_forest([ScoredSequence(empty, empty.astype(bool))] * 2)
+    assert forest.num_tokens == forest.num_edges == 0 and forest.num_sequences == 2
