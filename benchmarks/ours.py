@@ -39,9 +39,7 @@ def main(task_path: str, result_path: str) -> None:
     task = Task.load(task_path)
     torch.set_num_threads(task.threads)
     device = torch.device(task.device)
-    scorer = ForestScorer(
-        load_model(Source(task.model_folder, offline=True), dtype=task.dtype, device=task.device)
-    )
+    scorer = ForestScorer(load_model(Source(task.model_folder, offline=True), dtype=task.dtype, device=task.device))
     scorer.train()
     engine = Engine(scorer, build(task), task.max_unique_tokens, device)
     settings = TrainSettings(
@@ -61,7 +59,7 @@ def main(task_path: str, result_path: str) -> None:
     for first in range(0, len(examples), task.pairs_per_step):
         here = slice(first, first + task.pairs_per_step)
         batch = make_batch(engine.objective, examples[here], None if references is None else references[here])
-        losses.append(sum(share.loss for share in accumulate_gradients(engine, batch)))
+        losses.append(sum(float(share.loss) for share in accumulate_gradients(engine, batch)))
         clip_grad_norm_(scorer.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()

@@ -19,7 +19,7 @@ VOCABULARY = 32_000
 UNK, BOS, EOS = range(3)
 # Texts the vocabulary is learnt from; how many pairs a run asks for never changes a pair's ids.
 VOCABULARY_TEXTS = 12_000
-# Both completions of a dialogue are cut here, as a sampler with max_new_tokens=256 would leave them.
+# Both completions of a dialogue are cut here, about as a sampler with max_new_tokens=256 would leave them.
 LONG_COMPLETION = 256
 
 
@@ -42,9 +42,7 @@ def shared_data() -> Path:
 
 def alpaca_eval(folder: Path) -> list[TextPair]:
     """Every strict GPT-4 preference between text_davinci_003 and another model, shuffled with seed 0."""
-    answers = {
-        path.name.removesuffix(".json.gz"): _outputs(path) for path in folder.glob("outputs/*.json.gz")
-    }
+    answers = {path.name.removesuffix(".json.gz"): _outputs(path) for path in folder.glob("outputs/*.json.gz")}
     pairs = []
     for row in _jsonl(folder / "annotations.jsonl.gz"):
         if row["annotator_config"] != "alpaca_eval_gpt4" or row["preference"] not in (1.0, 2.0):
@@ -68,9 +66,7 @@ def dialogues(folder: Path) -> list[TextPair]:
                 texts.append((_context(turns[:-1]), turns[-1]))
     random.Random(0).shuffle(texts)
     following = texts[1:] + texts[:1]
-    return [
-        TextPair(prompt, answer, other) for (prompt, answer), (_, other) in zip(texts, following, strict=True)
-    ]
+    return [TextPair(prompt, answer, other) for (prompt, answer), (_, other) in zip(texts, following, strict=True)]
 
 
 def alpaca_pairs(count: int, max_length: int, max_prompt: int) -> list[Pair]:
@@ -84,7 +80,7 @@ def long_pairs(count: int, max_length: int) -> list[Pair]:
     texts = dialogues(shared_data() / "sft" / "nemo_aligner")
     prompts = range(2 * LONG_COMPLETION, max_length - LONG_COMPLETION + 1)
     return [
-        Pair(pair.prompt, pair.chosen[:LONG_COMPLETION], pair.rejected[:LONG_COMPLETION])
+        Pair(pair.prompt, _cut(pair.chosen, LONG_COMPLETION), _cut(pair.rejected, LONG_COMPLETION))
         for pair in _tokenized(texts, count, max_length, prompts)
     ]
 
@@ -115,9 +111,7 @@ def _tokenized(texts: list[TextPair], count: int, max_length: int, prompt_length
             pairs.append(pair)
         if len(pairs) == count:
             return pairs
-    raise SystemExit(
-        f"--pairs {count}: the data holds {len(pairs)} such pairs of different prompts; ask for fewer"
-    )
+    raise SystemExit(f"--pairs {count}: the data holds {len(pairs)} such pairs of different prompts; ask for fewer")
 
 
 def _pair(tokenizer: ByteLevelBPETokenizer, text: TextPair, max_length: int) -> Pair:
@@ -125,8 +119,13 @@ def _pair(tokenizer: ByteLevelBPETokenizer, text: TextPair, max_length: int) -> 
         return tokenizer.encode(string).ids
 
     prompt = [BOS, *encode(f"<|user|>\n{text.prompt}"), EOS, *encode("\n<|assistant|>\n")]
-    room = max_length - len(prompt)
-    return Pair(prompt, *([*encode(answer), EOS][: max(room, 0)] for answer in (text.chosen, text.rejected)))
+    room = max(max_length - len(prompt), 1)
+    return Pair(prompt, *(_cut([*encode(answer), EOS], room) for answer in (text.chosen, text.rejected)))
+
+
+def _cut(completion: list[int], length: int) -> list[int]:
+    """At most ``length`` tokens, EOS the last of them: TRL appends one to a completion that has none."""
+    return completion if len(completion) <= length else [*completion[: length - 1], EOS]
 
 
 def _context(turns: list[str]) -> str:
@@ -140,9 +139,5 @@ def _outputs(path: Path) -> dict[str, str]:
 
 
 def _jsonl(path: Path) -> Iterator[dict]:
-    with (
-        gzip.open(path, "rt", encoding="utf-8")
-        if path.suffix == ".gz"
-        else path.open(encoding="utf-8") as file
-    ):
+    with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
         yield from map(json.loads, file)

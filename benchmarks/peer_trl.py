@@ -94,9 +94,7 @@ def trainer(task: Task, model, output_dir: str, recorder: Recorder) -> SFTTraine
         "callbacks": [recorder],
     }
     if task.objective == "sft":
-        return SFTTrainer(
-            args=SFTConfig(**arguments, packing=False, padding_free=False, loss_type="nll"), **common
-        )
+        return SFTTrainer(args=SFTConfig(**arguments, packing=False, padding_free=False, loss_type="nll"), **common)
     if task.objective == "dpo":
         config = DPOConfig(**arguments, beta=task.beta, loss_type=["sigmoid"], precompute_ref_log_probs=False)
         return DPOTrainer(args=config, **common)
@@ -120,9 +118,7 @@ def main(task_path: str, result_path: str) -> None:
         reference_seconds=0.0,
         peak_rss_bytes=peak_rss_bytes(),
         peak_device_bytes=torch.accelerator.max_memory_allocated() if task.device != "cpu" else 0,
-        settings={
-            key: value for key, value in peer.args.to_dict().items() if isinstance(value, str | int | float)
-        },
+        settings={key: value for key, value in peer.args.to_dict().items() if isinstance(value, str | int | float)},
     ).save(result_path)
 
 

@@ -55,18 +55,14 @@ def main() -> int:
     if arguments.json:
         arguments.json.write_text(json.dumps(report, indent=1) + "\n")
     if max(differences) > LOSS_TOLERANCE:
-        print(
-            f"the losses differ by {max(differences):.1e}, above {LOSS_TOLERANCE:.0e}: this compares nothing"
-        )
+        print(f"the losses differ by {max(differences):.1e}, above {LOSS_TOLERANCE:.0e}: this compares nothing")
         return 1
     return 0
 
 
 def parse() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--objective", choices=("sft", "dpo", "orpo"), default="dpo")
     parser.add_argument("--pairs", type=int, default=64, help="pairs in all; a multiple of --pairs-per-step")
     parser.add_argument("--pairs-per-step", type=int, default=8, help="pairs of one optimizer step")
@@ -74,13 +70,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--model", choices=SHAPES, default="56m")
     parser.add_argument("--max-length", type=int, default=1024)
     parser.add_argument("--max-prompt", type=int, default=512, help="longer AlpacaEval prompts are left out")
-    parser.add_argument(
-        "--max-unique-tokens", type=int, default=4096, help="token budget of our micro-batches"
-    )
+    parser.add_argument("--max-unique-tokens", type=int, default=4096, help="token budget of our micro-batches")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument(
-        "--learning-rate", type=float, help="default: the alignment-handbook's for the objective"
-    )
+    parser.add_argument("--learning-rate", type=float, help="default: the alignment-handbook's for the objective")
     parser.add_argument(
         "--peer-checkpointing", action="store_true", help="TRL recomputes activations: less memory, slower"
     )
@@ -89,14 +81,10 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--json", type=Path, help="write everything that was measured here")
     parser.add_argument("--work", type=Path, help="keep weights, ids and both sides' results in this folder")
-    parser.add_argument(
-        "--reuse-peer", action="store_true", help="take TRL's result of the same task from --work"
-    )
+    parser.add_argument("--reuse-peer", action="store_true", help="take TRL's result of the same task from --work")
     arguments = parser.parse_args()
     if arguments.pairs % arguments.pairs_per_step:
-        parser.error(
-            f"--pairs {arguments.pairs} is no multiple of --pairs-per-step {arguments.pairs_per_step}"
-        )
+        parser.error(f"--pairs {arguments.pairs} is no multiple of --pairs-per-step {arguments.pairs_per_step}")
     return arguments
 
 
@@ -190,9 +178,7 @@ def call(threads: int, script: str, *arguments: str) -> str:
     command = [sys.executable, str(HERE / script), *arguments]
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=False)  # noqa: S603
     if done.returncode:
-        raise SystemExit(
-            f"{' '.join(command)}: ended with exit code {done.returncode}; its errors stand above"
-        )
+        raise SystemExit(f"{' '.join(command)}: ended with exit code {done.returncode}; its errors stand above")
     return done.stdout.strip().rpartition("\n")[2]
 
 
@@ -205,9 +191,7 @@ def per_step(run: Run) -> list[float]:
 def max_difference(ours: list[float], peer: list[float]) -> float:
     """The largest difference of the two sides' losses over the compared steps."""
     if len(ours) != len(peer):
-        raise SystemExit(
-            f"ours took {len(ours)} optimizer steps and the peer {len(peer)}; they must be as many"
-        )
+        raise SystemExit(f"ours took {len(ours)} optimizer steps and the peer {len(peer)}; they must be as many")
     return max(abs(a - b) for a, b in zip(ours[:COMPARED_STEPS], peer[:COMPARED_STEPS], strict=True))
 
 
@@ -217,9 +201,7 @@ def show(report: dict[str, object]) -> None:
     speed, peer_speed, ratio, memory, peer_memory = (report[key] for key in KEYS)
     print(f"{'needed tokens/s':24}{speed:12.1f}{peer_speed:12.1f}{ratio:9.2f}x")
     print(f"{'peak memory, GB':24}{memory:12.2f}{peer_memory:12.2f}{peer_memory / memory:9.2f}x")
-    print(
-        f"{'share of matmul ceiling':24}{report['ceiling_share']:12.1%}{report['peer_ceiling_share']:12.1%}"
-    )
+    print(f"{'share of matmul ceiling':24}{report['ceiling_share']:12.1%}{report['peer_ceiling_share']:12.1%}")
     print(f"largest loss difference {report['max_loss_difference']:.1e}")
 
 

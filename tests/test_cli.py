@@ -64,9 +64,7 @@ def test_accelerators_are_named(monkeypatch):
         def get_device_name(index: int) -> str:
             return f"Card {index}"
 
-    monkeypatch.setattr(
-        torch.accelerator, "current_accelerator", lambda check_available: torch.device("cuda")
-    )
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available: torch.device("cuda"))
     monkeypatch.setattr(torch.accelerator, "device_count", lambda: 2)
     monkeypatch.setattr(torch, "get_device_module", lambda device: Backend)
     assert cli.list_devices()[1:] == ["cuda:0, Card 0", "cuda:1, Card 1"]
@@ -77,7 +75,5 @@ def test_missing_package_is_said():
 
 
 def test_module_runs_as_a_program():
-    done = subprocess.run(
-        [sys.executable, "-m", "zephyr.cli", "--version"], capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-m", "zephyr.cli", "--version"], capture_output=True, text=True, check=True)
     assert done.stdout == f"zephyr {__version__}\n"

@@ -19,12 +19,8 @@ KINDS = [CheckpointError, DataError, DeviceError, InvariantError, ModelError, Re
 
 
 def test_message_says_where_what_and_what_to_do():
-    error = DataError(
-        "pairs.jsonl row 17", "chosen and rejected are the same text, got 'Yes.' twice", "drop the row"
-    )
-    assert str(error) == (
-        "pairs.jsonl row 17: chosen and rejected are the same text, got 'Yes.' twice; drop the row"
-    )
+    error = DataError("pairs.jsonl row 17", "chosen and rejected are the same text, got 'Yes.' twice", "drop the row")
+    assert str(error) == ("pairs.jsonl row 17: chosen and rejected are the same text, got 'Yes.' twice; drop the row")
     assert (error.where, error.remedy) == ("pairs.jsonl row 17", "drop the row")
 
 

@@ -52,9 +52,7 @@ def code_lines(text: str) -> set[int]:
         if token.type not in LAYOUT_TOKENS:
             lines.update(range(token.start[0], token.end[0] + 1))
     for node in ast.walk(ast.parse(text)):
-        if isinstance(node, FunctionNode | ast.ClassDef | ast.Module) and ast.get_docstring(
-            node, clean=False
-        ):
+        if isinstance(node, FunctionNode | ast.ClassDef | ast.Module) and ast.get_docstring(node, clean=False):
             docstring = node.body[0]
             lines.difference_update(range(docstring.lineno, docstring.end_lineno + 1))
     return lines
@@ -182,9 +180,7 @@ def test_no_function_is_over_its_limits():
 
 
 def test_no_file_is_over_400_lines():
-    lengths = {
-        path: len(path.read_text().splitlines()) for path in python_files(*PROGRAMS, REPOSITORY / "tests")
-    }
+    lengths = {path: len(path.read_text().splitlines()) for path in python_files(*PROGRAMS, REPOSITORY / "tests")}
     assert {str(path): length for path, length in lengths.items() if length > 400} == {}
 
 
@@ -282,9 +278,7 @@ def test_every_package_is_in_the_layout():
     tree = (REPOSITORY / "README.md").read_text()
     assert [name for name in sorted(packages) if f"\n  {name}/ " not in tree] == []
     layers = (REPOSITORY / "docs" / "decisions" / "0002-layout.md").read_text()
-    assert [
-        name for name in sorted(packages) if not re.search(rf"^    .*\b{name}\b", layers, re.MULTILINE)
-    ] == []
+    assert [name for name in sorted(packages) if not re.search(rf"^    .*\b{name}\b", layers, re.MULTILINE)] == []
 
 
 def test_every_decision_is_in_the_menu():
@@ -295,9 +289,7 @@ def test_every_decision_is_in_the_menu():
 
 
 def test_pins_name_the_tested_versions_and_not_the_project():
-    pins = dict(
-        line.split("==") for line in (REPOSITORY / "constraints.txt").read_text().splitlines() if "==" in line
-    )
+    pins = dict(line.split("==") for line in (REPOSITORY / "constraints.txt").read_text().splitlines() if "==" in line)
     # A local part such as +cpu names a build that only some indexes have.
     assert pins["torch"] == "2.13.0"
     assert {name: pins[name] for name in ("transformers", "peft")} == {

@@ -177,13 +177,9 @@ def test_start_depends_on_the_seed_alone():
 
 
 def test_unknown_module_is_named_with_those_there_are():
-    with pytest.raises(
-        ModelError, match=r"has no module 'qproj'; its linear modules are down_proj, .*q_proj, up_proj"
-    ):
+    with pytest.raises(ModelError, match=r"has no module 'qproj'; its linear modules are down_proj, .*q_proj, up_proj"):
         add_lora(tiny_model("llama"), LoraSettings(target_modules=("qproj",)))
-    with pytest.raises(
-        ModelError, match=r"has no module 'head'; its linear modules are c_attn, c_fc, c_proj, lm_head"
-    ):
+    with pytest.raises(ModelError, match=r"has no module 'head'; its linear modules are c_attn, c_fc, c_proj, lm_head"):
         add_lora(tiny_model("gpt2"), LoraSettings(modules_to_save=("head",)))
 
 
@@ -221,9 +217,7 @@ def adapter(tmp_path) -> Path:
 def test_saved_and_loaded_adapters_are_the_same(name, tmp_path):
     model = trained(name)
     save_adapter(model, tmp_path / "adapter")
-    assert {"adapter_config.json", "adapter_model.safetensors"} <= {
-        p.name for p in (tmp_path / "adapter").iterdir()
-    }
+    assert {"adapter_config.json", "adapter_model.safetensors"} <= {p.name for p in (tmp_path / "adapter").iterdir()}
     loaded = load_adapter(tiny_model(name), tmp_path / "adapter")
     assert torch.equal(logits(loaded.eval()), logits(model))
     assert weights_hash(loaded) == weights_hash(model)
@@ -276,9 +270,7 @@ def test_nan_in_an_adapter(adapter):
 
 def test_4bit_loading_says_what_it_needs(monkeypatch, tmp_path):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(
-        DeviceError, match=r"needs bitsandbytes; install it: pip install 'zephyr-align\[gpu\]'$"
-    ):
+    with pytest.raises(DeviceError, match=r"needs bitsandbytes; install it: pip install 'zephyr-align\[gpu\]'$"):
         load_4bit(Source(str(tmp_path)))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)

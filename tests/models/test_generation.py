@@ -66,9 +66,7 @@ def test_greedy_is_what_transformers_gives_one_prompt_alone(name, dtype):
     model = tiny_model(name, dtype=dtype)
     greedy = Sampling(max_new_tokens=16, temperature=0, stop_ids=STOPS)
     completions = generate(model, PROMPTS, greedy, num_samples=2)
-    assert [(c.prompt_index, c.sample_index) for c in completions] == [
-        (p, s) for p in range(8) for s in range(2)
-    ]
+    assert [(c.prompt_index, c.sample_index) for c in completions] == [(p, s) for p in range(8) for s in range(2)]
     for completion in completions:
         alone = greedy_alone(model, PROMPTS[completion.prompt_index], max_new_tokens=16)
         assert completion.ids == alone
@@ -168,9 +166,7 @@ def test_filters_by_hand(sampling, expected):
 
 def test_draws_invert_the_cumulative_distribution():
     logits = torch.tensor([[8.0, 4, 2, 1, 1]], dtype=torch.float64).log()
-    points = torch.tensor(
-        [0.0, 0.49, 0.51, 0.74, 0.76, 0.874, 0.876, 0.94, 0.99, 1 - 2**-53], dtype=torch.float64
-    )
+    points = torch.tensor([0.0, 0.49, 0.51, 0.74, 0.76, 0.874, 0.876, 0.94, 0.99, 1 - 2**-53], dtype=torch.float64)
     drawn, logps = draw(logits.expand(len(points), -1), Sampling(), points)
     assert drawn.tolist() == [0, 0, 1, 1, 2, 2, 3, 4, 4, 4]
     assert torch.allclose(logps.exp()[:3], torch.tensor([0.5, 0.5, 0.25], dtype=torch.float64))
@@ -217,9 +213,7 @@ class Counted:
 
     def __init__(self, model):
         self.shapes = []
-        model.get_input_embeddings().register_forward_hook(
-            lambda module, inputs, output: self.note(inputs[0])
-        )
+        model.get_input_embeddings().register_forward_hook(lambda module, inputs, output: self.note(inputs[0]))
 
     def note(self, ids):
         self.shapes.append(tuple(ids.shape))
@@ -292,9 +286,7 @@ def test_stop_tokens_end_a_completion_and_belong_to_it():
 )
 def test_groups_hold_every_sample_once_and_keep_the_budget(prompts, max_new_tokens, num_samples, budget):
     groups = cut_groups(prompts, max_new_tokens, num_samples, max_cache_tokens=budget)
-    pairs = [
-        (prompt, s) for group in groups for block in group.blocks for prompt in group.prompts for s in block
-    ]
+    pairs = [(prompt, s) for group in groups for block in group.blocks for prompt in group.prompts for s in block]
     assert sorted(pairs) == [(prompt, s) for prompt in range(len(prompts)) for s in range(num_samples)]
     for group in groups:
         width = max(len(prompts[prompt]) for prompt in group.prompts) + max_new_tokens
@@ -355,15 +347,11 @@ def test_bad_prompts_are_named():
     some = Sampling(max_new_tokens=8)
     with pytest.raises(ModelError, match=r"^prompt 1: holds no tokens; begin it"):
         generate(model, [[1], []], some)
-    with pytest.raises(
-        ModelError, match=r"^prompt 1: token id 128 at position 1 is not in the vocabulary of 128"
-    ):
+    with pytest.raises(ModelError, match=r"^prompt 1: token id 128 at position 1 is not in the vocabulary of 128"):
         generate(model, [[1], [3, 128]], some)
     with pytest.raises(ModelError, match=r"^prompt 0: 2045 tokens and 8 new ones exceed the 2048 positions"):
         generate(model, [[5] * 2045], some)
-    with pytest.raises(
-        ModelError, match=r"^prompt 1: needs 48 tokens of cache, more than max_cache_tokens=40"
-    ):
+    with pytest.raises(ModelError, match=r"^prompt 1: needs 48 tokens of cache, more than max_cache_tokens=40"):
         generate(model, [[1], [5] * 40], some, max_cache_tokens=40)
 
 

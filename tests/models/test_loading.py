@@ -88,9 +88,7 @@ def test_dtype_by_name(saved, dtype):
 
 
 def test_unknown_dtype(saved):
-    with pytest.raises(
-        ModelError, match=r"^dtype: unknown name 'float23'; did you mean 'float32'\?; name one"
-    ):
+    with pytest.raises(ModelError, match=r"^dtype: unknown name 'float23'; did you mean 'float32'\?; name one"):
         load_model(Source(str(saved)), dtype="float23")
 
 
@@ -100,9 +98,7 @@ def test_unknown_dtype(saved):
 def test_pickled_weights_are_refused_unread(saved):
     (saved / "model.safetensors").unlink()
     (saved / "pytorch_model.bin").write_bytes(b"cos\nsystem\n(S'false'\ntR.")
-    with pytest.raises(
-        ModelError, match=r"holds pytorch_model\.bin but no safetensors; such files can run code"
-    ):
+    with pytest.raises(ModelError, match=r"holds pytorch_model\.bin but no safetensors; such files can run code"):
         load_model(Source(str(saved), offline=True))
 
 
@@ -120,9 +116,7 @@ def test_missing_folder_and_folder_without_config(tmp_path):
 
 
 def test_hub_id_offline_that_is_not_cached():
-    with pytest.raises(
-        ModelError, match=r"^zephyr-tests/none: is no folder, and its model is not in the local cache"
-    ):
+    with pytest.raises(ModelError, match=r"^zephyr-tests/none: is no folder, and its model is not in the local cache"):
         load_model(Source("zephyr-tests/none", offline=True))
     with pytest.raises(ModelError, match=r"its tokenizer is not in the local cache"):
         load_tokenizer(Source("zephyr-tests/none", offline=True))
@@ -216,9 +210,7 @@ def test_embeddings_without_a_token_are_fine():
 @pytest.mark.parametrize("kind", [list, np.array, torch.tensor])
 def test_ids_out_of_range(kind):
     check_token_ids(kind([0, 127]), 128, "row 17")
-    with pytest.raises(
-        ModelError, match=r"^row 17: token id 128 at position 2 is not in the vocabulary of 128;"
-    ):
+    with pytest.raises(ModelError, match=r"^row 17: token id 128 at position 2 is not in the vocabulary of 128;"):
         check_token_ids(kind([3, 127, 128, 500]), 128, "row 17")
     with pytest.raises(ModelError, match="token id -1 at position 0"):
         check_token_ids(kind([-1, 3]), 128, "row 17")
@@ -291,12 +283,7 @@ def test_hash_counts_shapes_and_persistent_buffers_only():
         return made
 
     with_buffer, without = module((2, 3), persistent=True), module((2, 3), persistent=False)
-    assert (
-        len(
-            {weights_hash(with_buffer), weights_hash(without), weights_hash(module((3, 2), persistent=False))}
-        )
-        == 3
-    )
+    assert len({weights_hash(with_buffer), weights_hash(without), weights_hash(module((3, 2), persistent=False))}) == 3
     changed = module((2, 3), persistent=True)
     changed.counter += 1
     assert weights_hash(changed) != weights_hash(with_buffer)

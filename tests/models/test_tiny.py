@@ -133,9 +133,7 @@ def test_chat_template_renders_like_zephyr():
     tokenizer = tiny_tokenizer()
     rendered = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     assert rendered == "<|system|>\n</s>\n<|user|>\nHi</s>\n<|assistant|>\n"
-    answered = tokenizer.apply_chat_template(
-        [*messages, {"role": "assistant", "content": "Hello!"}], tokenize=False
-    )
+    answered = tokenizer.apply_chat_template([*messages, {"role": "assistant", "content": "Hello!"}], tokenize=False)
     assert answered == "<|system|>\n</s>\n<|user|>\nHi</s>\n<|assistant|>\nHello!</s>\n"
 
 

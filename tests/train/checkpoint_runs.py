@@ -55,9 +55,7 @@ def make_optimizer(kind: str, model: nn.Module) -> Optimizer:
 def make_training(kind: str = "adamw", seed: int = 0) -> TrainingState:
     torch.manual_seed(seed)
     model = Tiny()
-    return TrainingState(
-        model, make_optimizer(kind, model), {"moving/reference": torch.full((3,), float(seed))}
-    )
+    return TrainingState(model, make_optimizer(kind, model), {"moving/reference": torch.full((3,), float(seed))})
 
 
 def train_steps(training: TrainingState, num_steps: int) -> None:

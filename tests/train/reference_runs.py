@@ -66,16 +66,14 @@ def fill_on_rank(rank: int, world: int, folder: Path) -> None:
     """Fills stores, a common one and each rank's own, with a sharded model; then takes a gradient."""
     from zephyr.models.scorer import ForestScorer
     from zephyr.models.tiny import tiny_model
-    from zephyr.train.reference import fill_reference, reference_hash
+    from zephyr.train.reference import fill_reference
 
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
     scorer = ForestScorer(tiny_model("mistral"))
-    whole = reference_hash(scorer.named_parameters(), settings="")
     for layer in scorer.causal_lm.model.layers:
         fully_shard(layer)
     fully_shard(scorer, reshard_after_forward=False)
-    assert reference_hash(scorer.named_parameters(), settings="") == whole
 
     rows = make_rows(num_rows=7)
     for name in ("common", f"own-{rank}"):

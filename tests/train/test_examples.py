@@ -65,19 +65,13 @@ def test_many_broken_examples_are_counted():
 def test_an_example_of_the_other_kind_or_size_is_refused():
     assert expect_dialogue(GOOD, "sft") is GOOD
     assert expect_comparison(PAIR, "dpo", 2, 2) is PAIR
-    with pytest.raises(
-        TypeError, match=r"pairs row 1: objective sft learns from dialogues, got a comparison"
-    ):
+    with pytest.raises(TypeError, match=r"pairs row 1: objective sft learns from dialogues, got a comparison"):
         expect_dialogue(PAIR, "sft")
-    with pytest.raises(
-        TypeError, match=r"chats row 1: objective dpo learns from comparisons, got a dialogue"
-    ):
+    with pytest.raises(TypeError, match=r"chats row 1: objective dpo learns from comparisons, got a dialogue"):
         expect_comparison(GOOD, "dpo", 2, 2)
     with pytest.raises(DataError, match=r"^pairs row 1: objective kto needs 1 completions a prompt, got 2; "):
         expect_comparison(PAIR, "kto", 1, 1)
-    with pytest.raises(
-        DataError, match=r"^pairs row 1: objective x needs 3 to 4 completions a prompt, got 2"
-    ):
+    with pytest.raises(DataError, match=r"^pairs row 1: objective x needs 3 to 4 completions a prompt, got 2"):
         expect_comparison(PAIR, "x", 3, 4)
 
 

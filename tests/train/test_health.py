@@ -136,9 +136,7 @@ def test_half_of_next_to_nothing_is_no_collapse():
     assert chosen_collapse(column("eval_logps/chosen", [-0.5, -1.2])) is not None  # averages per token
 
 
-@pytest.mark.parametrize(
-    ("tokens", "sick"), [([200, 290], False), ([200, 301], True), ([4, 9], False), ([200], False)]
-)
+@pytest.mark.parametrize(("tokens", "sick"), [([200, 290], False), ([200, 301], True), ([4, 9], False), ([200], False)])
 def test_length_growth(tokens, sick):
     note = length_growth(column(GENERATED_TOKENS, tokens))
     assert (note is not None) is sick
@@ -174,9 +172,7 @@ def test_accuracy_at_chance_in_evaluation_though_training_pairs_are_known():
     assert accuracy_at_chance(history) is None  # the one at step 0 does not count
     note = accuracy_at_chance([*history, {"step": 30, "eval_rewards/accuracies": 0.52}])
     assert note is not None
-    assert note.words.startswith(
-        "pairs are ordered no better than by a coin: eval_rewards/accuracies was 0.51"
-    )
+    assert note.words.startswith("pairs are ordered no better than by a coin: eval_rewards/accuracies was 0.51")
 
 
 def test_a_note_is_said_once_also_after_a_resume():

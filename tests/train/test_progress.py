@@ -23,9 +23,7 @@ class Terminal(io.StringIO):
 
 def test_a_log_gets_a_plain_line_now_and_then_with_the_time_left():
     stream, clock = io.StringIO(), Clock()
-    with show_progress(
-        "dpo", 100, first_step=20, stream=stream, seconds_between_lines=30, clock=clock
-    ) as display:
+    with show_progress("dpo", 100, first_step=20, stream=stream, seconds_between_lines=30, clock=clock) as display:
         for step in range(21, 101):
             clock.seconds += 2
             display.update(step, loss=1 / step if step % 10 == 1 else None)

@@ -10,7 +10,7 @@ from zephyr.errors import DataError, InvariantError
 from zephyr.models.scorer import ForestScorer
 from zephyr.models.tiny import tiny_model
 from zephyr.train import reference
-from zephyr.train.reference import describe_reference, fill_reference, frozen, mix_reference, reference_hash
+from zephyr.train.reference import describe_reference, fill_reference, frozen, mix_reference
 from zephyr.train.reference_store import ReferenceStore
 from zephyr.train.tables import ABSENT, score_table
 from zephyr.trees.forest import build_forest, completion_scored
@@ -35,9 +35,7 @@ def counted(scorer, monkeypatch):
     """The number of sequences of each forward from now on."""
     calls = []
     forward = scorer.forward
-    monkeypatch.setattr(
-        scorer, "forward", lambda forest: calls.append(forest.num_sequences) or forward(forest)
-    )
+    monkeypatch.setattr(scorer, "forward", lambda forest: calls.append(forest.num_sequences) or forward(forest))
     return calls
 
 
@@ -149,11 +147,7 @@ def test_an_example_above_the_budget_is_named(scorer, store):
 def test_ranks_share_the_work_of_a_sharded_model(scorer, tmp_path):
     assert start_ranks(2, tmp_path) == [0, 0]
     rows = make_rows(num_rows=7)
-    seen = [
-        np.load(tmp_path / f"{name}-seen-by-{rank}.npy")
-        for rank in (0, 1)
-        for name in ("common", f"own-{rank}")
-    ]
+    seen = [np.load(tmp_path / f"{name}-seen-by-{rank}.npy") for rank in (0, 1) for name in ("common", f"own-{rank}")]
     np.testing.assert_allclose(seen[0], alone(scorer, rows), rtol=1e-6)
     assert [values.tobytes() for values in seen] == [seen[0].tobytes()] * 4
     for folder in ("common", "own-0", "own-1"):  # on two machines each has the whole
@@ -168,22 +162,6 @@ def test_frozen_gives_back_each_modules_mode_and_takes_no_gradient():
         assert not model[1].training
         assert not model(torch.ones(1, 2)).requires_grad
     assert [module.training for module in model.modules()] == [True, False, True]
-
-
-def test_hash_tells_weights_settings_and_names_apart_and_not_their_order():
-    weights = {"a": torch.arange(4.0), "b": torch.zeros(2, 2, dtype=torch.bfloat16), "c": torch.tensor(True)}
-    base = reference_hash(weights.items(), settings="fp32")
-    assert len(base) == 32
-    assert reference_hash(reversed(weights.items()), settings="fp32") == base
-    different = [
-        (weights | {"a": torch.arange(4.0).nextafter(torch.tensor(9.0))}, "fp32"),
-        (weights | {"a": torch.arange(4.0).reshape(2, 2)}, "fp32"),
-        (weights | {"b": torch.zeros(2, 2, dtype=torch.float16)}, "fp32"),
-        ({("d" if name == "c" else name): tensor for name, tensor in weights.items()}, "fp32"),
-        (weights, "bf16"),
-    ]
-    hashes = {reference_hash(tensors.items(), settings=settings) for tensors, settings in different}
-    assert len(hashes | {base}) == 6
 
 
 def test_the_log_says_who_the_reference_is():

@@ -32,9 +32,7 @@ def filled(folder, values, **dtype):
 @given(st.lists(st.integers(0, 3), max_size=4), st.integers(0, 15))
 def test_keys_tell_sequences_apart(ids, mask_bits):
     def sequence(ids, bits):
-        return ScoredSequence(
-            np.array(ids, np.int64), np.array([bits >> n & 1 == 1 for n in range(len(ids))], bool)
-        )
+        return ScoredSequence(np.array(ids, np.int64), np.array([bits >> n & 1 == 1 for n in range(len(ids))], bool))
 
     mine = sequence(ids, mask_bits)
     assert sequence_key(mine) == sequence_key(ScoredSequence(mine.ids.copy(), mine.scored.copy()))
@@ -96,9 +94,7 @@ def test_a_damaged_shard_is_set_aside_and_said_aloud(tmp_path, caplog, place):
     store.add([key(2)], np.array([-3.0]))
     store.flush()
     content = bytearray(damaged.read_bytes())
-    position = {"header": 12, "keys": content.index(key(0)), "middle": len(content) // 2, "end": -1}.get(
-        place
-    )
+    position = {"header": 12, "keys": content.index(key(0)), "middle": len(content) // 2, "end": -1}.get(place)
     if position is not None:
         content[position] ^= 1
     content = {"cut": content[:-5], "empty": b"", "grown": content + b"\0"}.get(place, content)
@@ -107,8 +103,7 @@ def test_a_damaged_shard_is_set_aside_and_said_aloud(tmp_path, caplog, place):
     with caplog.at_level(logging.WARNING):
         again = ReferenceStore(tmp_path, MODEL)
     assert (
-        f"{damaged} is damaged (its bytes have changed): its log-probs are not used but computed again"
-        in caplog.text
+        f"{damaged} is damaged (its bytes have changed): its log-probs are not used but computed again" in caplog.text
     )
     assert again.missing([key(n) for n in range(3)]) == {key(0), key(1)}
     assert again.get([key(2)]).tolist() == [-3.0]

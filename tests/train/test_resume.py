@@ -166,9 +166,7 @@ def test_missing_optimizer_state_is_never_a_fresh_optimizer(run_folder):
     del state["optimizer"]
     (folder / "state.json").write_text(json.dumps(state))
     vouch_for(folder)
-    with pytest.raises(
-        CheckpointError, match=r"state\.json: optimizer is missing; a fresh one would train wrongly"
-    ):
+    with pytest.raises(CheckpointError, match=r"state\.json: optimizer is missing; a fresh one would train wrongly"):
         load_latest(run_folder, make_training(), identity=IDENTITY)
 
 
@@ -176,9 +174,7 @@ def test_another_optimizer_or_shape_is_refused(run_folder):
     with pytest.raises(CheckpointError, match="holds the state of AdamW, the run uses RMSprop"):
         load_latest(run_folder, make_training("rmsprop"), identity=IDENTITY)
     wide = make_training()._replace(extra_tensors={"moving/reference": torch.zeros(4)})
-    with pytest.raises(
-        CheckpointError, match=r"extra/moving/reference is torch.float32 of shape \(3,\), got"
-    ):
+    with pytest.raises(CheckpointError, match=r"extra/moving/reference is torch.float32 of shape \(3,\), got"):
         load_latest(run_folder, wide, identity=IDENTITY)
 
 

@@ -84,8 +84,7 @@ def test_an_unknown_tracker_is_refused_with_the_nearest_name(tmp_path):
     with pytest.raises(RecipeError) as caught:
         open_trackers(["wand"], run_at(tmp_path))
     assert str(caught.value) == (
-        "report_to: there is no tracker 'wand'; did you mean 'wandb'?;"
-        " take some of jsonl, tensorboard, trackio, wandb"
+        "report_to: there is no tracker 'wand'; did you mean 'wandb'?; take some of jsonl, tensorboard, trackio, wandb"
     )
 
 
@@ -165,9 +164,7 @@ def test_no_tracker_is_loaded_that_is_not_named(tmp_path):
         "open_trackers([], Run(Path(sys.argv[1]), 'n', {})).close();"
         "print(sorted({'wandb', 'trackio', 'tensorboard', 'gradio'} & sys.modules.keys()))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", line, str(tmp_path)], capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", line, str(tmp_path)], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
 

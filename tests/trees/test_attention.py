@@ -30,9 +30,7 @@ def states(forest: Forest, *, heads: int = 4, kv_heads: int = 2, dim: int = 8) -
     return query, key, value
 
 
-def looped_kernel(
-    query: Tensor, key: Tensor, value: Tensor, plan: VarlenPlan, scale: float, left: int
-) -> Tensor:
+def looped_kernel(query: Tensor, key: Tensor, value: Tensor, plan: VarlenPlan, scale: float, left: int) -> Tensor:
     """What FlashAttention's varlen kernel computes, one slow piece after the other."""
     outputs = []
     groups = query.shape[1] // key.shape[1]
@@ -85,7 +83,9 @@ def test_softcap_equals_the_rule(window: int | None) -> None:
 def test_long_chain_is_cut_into_query_blocks(window: int | None) -> None:
     length = QUERY_BLOCK + 300
     trunk = np.arange(400)
-    forest = build_forest([all_scored([*trunk, *range(1000, 1000 + length)]), all_scored([*trunk, *range(5000, 5000 + length)])])
+    forest = build_forest(
+        [all_scored([*trunk, *range(1000, 1000 + length)]), all_scored([*trunk, *range(5000, 5000 + length)])]
+    )
     inputs = states(forest, heads=2, kv_heads=1, dim=4)
     expected = eager_attention(*inputs, forest, scaling=0.5, window=window)
     output = sdpa_attention(*inputs, forest, scaling=0.5, window=window)
@@ -143,4 +143,4 @@ def test_rule_on_a_hand_drawn_tree() -> None:
 def test_forest_of_nothing_but_empty_sequences_has_no_tokens() -> None:
     empty = np.empty(0, dtype=np.int64)
     forest = build_forest([ScoredSequence(empty, empty.astype(bool))] * 2)
-    assert forest.num_tokens == forest.num_edges == 0 and forest.num_sequences == 2
+    assert (forest.num_tokens, forest.num_edges, forest.num_sequences) == (0, 0, 2)

@@ -96,13 +96,9 @@ def _check_modules(model: PreTrainedModel, settings: LoraSettings) -> None:
     if settings.target_modules != "all-linear":
         named |= set(settings.target_modules)
     paths = [name for name, _ in model.named_modules()]
-    absent = sorted(
-        name for name in named if not any(path == name or path.endswith(f".{name}") for path in paths)
-    )
+    absent = sorted(name for name in named if not any(path == name or path.endswith(f".{name}") for path in paths))
     if absent:
-        linear = sorted(
-            {n.rpartition(".")[2] for n, m in model.named_modules() if isinstance(m, (nn.Linear, Conv1D))}
-        )
+        linear = sorted({n.rpartition(".")[2] for n, m in model.named_modules() if isinstance(m, (nn.Linear, Conv1D))})
         raise ModelError(
             f"LoRA on {type(model).__name__}",
             f"the model has no module '{absent[0]}'; its linear modules are {', '.join(linear)}",
@@ -198,9 +194,7 @@ def load_adapter(model: PreTrainedModel, folder: Path, *, trainable: bool = Fals
         wrapped = PeftModel.from_pretrained(model, where, is_trainable=trainable, local_files_only=True)
     except (SafetensorError, RuntimeError, ValueError, KeyError) as error:
         reason = str(error).strip().partition("\n")[0]
-        raise ModelError(
-            where, f"does not fit the model ({reason})", "use the base it was trained on"
-        ) from error
+        raise ModelError(where, f"does not fit the model ({reason})", "use the base it was trained on") from error
     check_finite_weights(saved, where)
     wanted = get_peft_model_state_dict(wrapped, save_embedding_layers=False).keys()
     differing = sorted(wanted ^ saved.keys())
@@ -215,9 +209,7 @@ def load_4bit(source: Source, *, compute_dtype: str = "bfloat16", device: str = 
     Raises DeviceError without a GPU or without bitsandbytes.
     """
     if importlib.util.find_spec("bitsandbytes") is None:
-        raise DeviceError(
-            "4-bit loading", "needs bitsandbytes", "install it: pip install 'zephyr-align[gpu]'"
-        )
+        raise DeviceError("4-bit loading", "needs bitsandbytes", "install it: pip install 'zephyr-align[gpu]'")
     if not torch.cuda.is_available():
         raise DeviceError(
             "4-bit loading",

@@ -36,12 +36,12 @@ def _attend(
     **others: Any,  # the interface of transformers: every model adds keywords of its own
 ) -> tuple[Tensor, None]:
     foreign = [name for name in _FOREIGN_TERMS if others.get(name) is not None]
-    if foreign or dropout:
-        raise ModelError(
-            type(module).__name__,
-            f"its attention uses {', '.join(foreign) or f'dropout {dropout}'}, which shared prefixes cannot reproduce",
-            "set the dropout to 0" if dropout else "load the model with attn_implementation='eager'",
-        )
+    foreign += [f"dropout {dropout}"] if dropout else []
+    # Some models have their window in the mask alone, and the rule has no mask.
+    foreign += ["a window that only its mask knows"] if attention_mask is not None and sliding_window is None else []
+    if foreign:
+        problem = f"its attention uses {', '.join(foreign)}, which forests of shared prefixes do not know"
+        raise ModelError(type(module).__name__, problem, "use another model")
     if forest is None:
         raise ValueError(f"{type(module).__name__} runs on forests: pass forest= to the forward")
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
@@ -49,8 +49,9 @@ def _attend(
     return attended.transpose(1, 2), None
 
 
-def _no_mask(*_arguments: Any, **_keywords: Any) -> None:
-    """The rule needs no mask tensor."""
+def _no_mask(*_arguments: Any, local_size: int | None = None, **_keywords: Any) -> Tensor | None:
+    """The rule needs no mask; but a mask that has a window says so, for ``_attend`` to see that it is told too."""
+    return None if local_size is None else torch.tensor(local_size)
 
 
 AttentionInterface.register(IMPLEMENTATION, _attend)
@@ -75,7 +76,11 @@ def forest_hidden_states(
     """Last hidden states (T, H) of a forest, and each MoE layer's router logits (T, experts) if asked."""
     keywords: dict[str, Any] = {"output_router_logits": True} if output_router_logits else {}
     output = decoder(
-        input_ids=forest.ids[None], position_ids=forest.position[None], use_cache=False, forest=forest, **keywords
+        input_ids=forest.ids[None],
+        position_ids=forest.position[None],
+        use_cache=False,
+        forest=forest,
+        **keywords,
     )
     return output.last_hidden_state[0], tuple(getattr(output, "router_logits", None) or ())
 

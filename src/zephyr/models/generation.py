@@ -79,9 +79,7 @@ def stop_ids_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> t
     return tuple(sorted(ids | ({eos} if isinstance(eos, int) else set())))
 
 
-def cut_groups(
-    prompts: Sequence[Ids], max_new_tokens: int, num_samples: int, *, max_cache_tokens: int
-) -> list[Group]:
+def cut_groups(prompts: Sequence[Ids], max_new_tokens: int, num_samples: int, *, max_cache_tokens: int) -> list[Group]:
     """Groups in lexical order of the prompts, so that neighbours share; no block of rows exceeds the budget.
 
     A prompt whose samples do not fit together is a group alone, with several blocks. Raises ModelError for a
@@ -284,9 +282,7 @@ def _forward(model: PreTrainedModel, cache: Cache | None, rows: _Rows, step: int
 
 def _cache_name(model: PreTrainedModel) -> Literal["past_key_values", "cache_params"]:
     """What the architecture calls its cache; state-space models have a name of their own."""
-    return (
-        "cache_params" if "cache_params" in inspect.signature(model.forward).parameters else "past_key_values"
-    )
+    return "cache_params" if "cache_params" in inspect.signature(model.forward).parameters else "past_key_values"
 
 
 def _cache_of(model: PreTrainedModel, output: object) -> Cache:

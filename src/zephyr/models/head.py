@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from peft.tuners.lora import LoraLayer
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils import ModulesToSaveWrapper
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -14,33 +17,57 @@ def output_head(model: PreTrainedModel) -> Head:
 
     Adapters on the head (LoRA) are part of the weight. Raises ModelError for an output layer that is not linear.
     """
-    layer = model.get_output_embeddings()
+    layer: nn.Module | None = model.get_output_embeddings()  # type: ignore[no-untyped-call]
     if layer is None:
         raise ModelError(type(model).__name__, "has no output embeddings", "use a causal language model")
     weight, bias = effective_weight(layer)
     config = model.config.get_text_config()
-    scale = float(getattr(config, "logit_scale", None) or 1.0)  # Cohere multiplies
-    scale /= float(getattr(config, "logits_scaling", None) or 1.0)  # Granite divides
-    softcap = getattr(config, "final_logit_softcapping", None)  # Gemma 2
+    scale = 1.0
+    for name in ("logit_scale", "lm_head_multiplier"):  # Cohere, Falcon-H1
+        scale *= float(getattr(config, name, None) or 1.0)
+    divisor = float(getattr(config, "logits_scaling", None) or 1.0)  # Granite divides by it, HyperCLOVA X does not
+    scale = scale * divisor if config.model_type == "hyperclovax" else scale / divisor
+    softcap = getattr(config, "final_logit_softcapping", None) or getattr(config, "logits_soft_cap", None)
     return Head(weight, bias, scale=scale, softcap=None if softcap is None else float(softcap))
 
 
 def effective_weight(layer: nn.Module) -> tuple[Tensor, Tensor | None]:
-    """The weight (V, H) that a linear layer applies, with active adapters added, and its bias."""
-    if getattr(layer, "modules_to_save", None) is not None and not getattr(layer, "disable_adapters", False):
-        layer = layer.modules_to_save[layer.active_adapters[0]]  # type: ignore[index,union-attr,assignment]
-    base = getattr(layer, "base_layer", getattr(layer, "original_module", layer))
+    """The weight (V, H) that a linear layer applies, with active adapters added, and its bias.
+
+    Raises ModelError for adapters that are not plain, unmerged LoRA.
+    """
+    if isinstance(layer, ModulesToSaveWrapper):
+        saved = layer.modules_to_save[layer.active_adapters[0]]
+        layer = layer.original_module if layer.disable_adapters else saved
+    if isinstance(layer, BaseTunerLayer):
+        _refuse_other_adapters(layer)
+    base = layer.get_base_layer() if isinstance(layer, LoraLayer) else layer
     weight, bias = getattr(base, "weight", None), getattr(base, "bias", None)
     if not isinstance(weight, Tensor) or weight.ndim != 2 or not weight.is_floating_point():
-        raise ModelError(type(layer).__name__, "is not a linear output layer", "leave the head out of quantization")
-    if hasattr(layer, "get_delta_weight") and not getattr(layer, "disable_adapters", False):
+        remedy = "leave the head out of quantization"
+        raise ModelError(type(layer).__name__, "is not a linear output layer", remedy)
+    if isinstance(layer, LoraLayer) and not layer.disable_adapters:
         for adapter in layer.active_adapters:
-            if adapter in layer.lora_A:
+            if adapter in layer.lora_A and adapter not in layer.merged_adapters:
                 weight = weight + _lora_delta(layer, adapter)
     return weight, bias
 
 
-def _lora_delta(layer: nn.Module, adapter: str) -> Tensor:
+def _refuse_other_adapters(layer: BaseTunerLayer) -> None:
+    fault = None
+    if not isinstance(layer, LoraLayer):
+        fault = f"{type(layer).__name__} is not LoRA"
+    elif layer.merged and layer.disable_adapters:
+        fault = "it is merged into the weight, so it cannot be switched off"
+    elif any(layer.lora_variant.get(adapter) or layer.lora_bias.get(adapter) for adapter in layer.active_adapters):
+        fault = "variants of LoRA (DoRA, a bias) are not supported there"
+    if fault is not None:
+        raise ModelError("adapter on the head", fault, "leave lm_head out of target_modules, or unmerge it")
+
+
+def _lora_delta(layer: LoraLayer, adapter: str) -> Tensor:
     # peft's get_delta_weight works on detached tensors when it merges; here the gradient must flow.
-    down, up = layer.lora_A[adapter].weight, layer.lora_B[adapter].weight  # type: ignore[index,union-attr]
-    return layer.scaling[adapter] * (up @ down)  # type: ignore[index,operator,no-any-return]
+    down, up = layer.lora_A[adapter].weight, layer.lora_B[adapter].weight
+    assert isinstance(down, Tensor)
+    assert isinstance(up, Tensor)
+    return float(layer.scaling[adapter]) * (up @ down)

@@ -188,9 +188,7 @@ def check_tokenizer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, 
     num_rows = num_embeddings(model)
     vocabulary = tokenizer.get_vocab()
     if not vocabulary:
-        raise ModelError(
-            where, "its tokenizer has an empty vocabulary", "use the tokenizer that belongs to the model"
-        )
+        raise ModelError(where, "its tokenizer has an empty vocabulary", "use the tokenizer that belongs to the model")
     token, highest = max(vocabulary.items(), key=lambda item: item[1])
     if highest >= num_rows:
         raise ModelError(
@@ -227,9 +225,7 @@ def _check_source(source: Source) -> None:
     folder = Path(source.name)
     if folder.is_dir():
         if not (folder / "config.json").is_file():
-            raise ModelError(
-                source.name, "holds no config.json, so it is no model folder", "name the folder with it"
-            )
+            raise ModelError(source.name, "holds no config.json, so it is no model folder", "name the folder with it")
     elif _is_path(source.name):
         raise ModelError(source.name, "there is no such folder", "check the path")
 
@@ -250,9 +246,7 @@ def _check_weight_files(source: Source) -> None:
             f"holds {pickled[0]} but no safetensors; such files can run code when they are read",
             "convert it with save_pretrained on a machine you can lose, or get the safetensors of the model",
         )
-    raise ModelError(
-        source.name, "holds no *.safetensors file", "check that the model was saved or fetched whole"
-    )
+    raise ModelError(source.name, "holds no *.safetensors file", "check that the model was saved or fetched whole")
 
 
 def _check_report(source: Source, missing: list[str], unexpected: list[str]) -> None:
@@ -263,9 +257,7 @@ def _check_report(source: Source, missing: list[str], unexpected: list[str]) -> 
             "fetch it again, or check that config.json belongs to these weights",
         )
     if unexpected:
-        _log.warning(
-            "%s: %d weights are not used, the first is %s", source.name, len(unexpected), unexpected[0]
-        )
+        _log.warning("%s: %d weights are not used, the first is %s", source.name, len(unexpected), unexpected[0])
 
 
 def _unreadable(source: Source, what: str, error: Exception) -> ModelError:
@@ -283,9 +275,7 @@ def _unreadable(source: Source, what: str, error: Exception) -> ModelError:
             f"is no folder, and its {what} is not in the local cache of the hub ({reason})",
             "fetch it once while online, or name a folder",
         )
-    return ModelError(
-        source.name, f"its {what} cannot be read ({reason})", "check the name, or fetch it again"
-    )
+    return ModelError(source.name, f"its {what} cannot be read ({reason})", "check the name, or fetch it again")
 
 
 # ---- saving ----
@@ -329,9 +319,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
         if not full:
             raise
         name = getattr(error, "filename", None) or folder
-        raise ResourceError(
-            str(name), "the disk is full; nothing was saved", "make room, then save again"
-        ) from error
+        raise ResourceError(str(name), "the disk is full; nothing was saved", "make room, then save again") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

@@ -16,7 +16,7 @@ from zephyr.errors import ModelError
 from zephyr.models.adapters import adapters_add_nothing, adapters_disabled
 from zephyr.models.attention import IMPLEMENTATION, chain_hidden_states, forest_hidden_states, shares_prefixes
 from zephyr.models.head import output_head
-from zephyr.trees.forest import Forest
+from zephyr.trees.forest import Forest, all_scored, build_forest
 from zephyr.trees.score import SequenceScores, score
 
 CausalLM: TypeAlias = PreTrainedModel | PeftModel
@@ -37,6 +37,8 @@ class ForestScorer(nn.Module):
         self, causal_lm: CausalLM, *, autocast: torch.dtype | None = None, keep_router_logits: bool = False
     ) -> None:
         super().__init__()
+        if isinstance(causal_lm, PeftModel) and causal_lm.active_peft_config.is_prompt_learning:
+            raise ModelError("adapters", "prompt and prefix tuning put tokens of their own first", "use LoRA")
         self.causal_lm = causal_lm
         self.autocast = autocast
         self.keep_router_logits = keep_router_logits
@@ -49,8 +51,8 @@ class ForestScorer(nn.Module):
         self.shares_prefixes = shares_prefixes(model)
         # Fresh adapters add nothing, so that training starts at its own reference.
         self.starts_as_reference = not self.has_adapters or adapters_add_nothing(causal_lm)
-        self._longest_rope = _rope_limit(model)
-        _switch_dropout_off(model)
+        self._longest = _longest_sequence(model)
+        _switch_noise_off(causal_lm)
         if self.shares_prefixes:
             model.set_attn_implementation(IMPLEMENTATION)
         else:
@@ -59,11 +61,7 @@ class ForestScorer(nn.Module):
     @property
     def transformers_model(self) -> PreTrainedModel:
         """The transformers model, also inside a peft wrapper."""
-        causal_lm = self.causal_lm
-        model = causal_lm.get_base_model() if isinstance(causal_lm, PeftModel) else causal_lm
-        if not isinstance(model, PreTrainedModel):
-            raise TypeError(f"a causal language model of transformers is wanted, got {type(model).__name__}")
-        return model
+        return plain_model(self.causal_lm)
 
     @property
     def has_adapters(self) -> bool:
@@ -80,6 +78,8 @@ class ForestScorer(nn.Module):
         """Scores of the forest's N sequences; see ``zephyr.trees.score.SequenceScores``."""
         model = self.transformers_model
         self._check_positions(forest)
+        if not forest.num_tokens:
+            return self._score_nothing(forest, with_entropy=with_entropy)
         run = forest_hidden_states if self.shares_prefixes else chain_hidden_states
         kind = forest.ids.device.type
         with torch.autocast(kind, dtype=self.autocast) if self.autocast is not None else nullcontext():
@@ -87,14 +87,33 @@ class ForestScorer(nn.Module):
             hidden, self.router_logits = run(decoder, forest, output_router_logits=self.keep_router_logits)
             return score(hidden, output_head(model), forest, with_entropy=with_entropy)
 
+    def _score_nothing(self, forest: Forest, *, with_entropy: bool) -> SequenceScores:
+        """Scores of a forest without tokens, with gradients of 0: sharded over ranks, every forward must happen."""
+        stand_in = build_forest([all_scored([0, 0])]).to(forest.ids.device)
+        scores = self(stand_in, with_entropy=with_entropy)
+        self.router_logits = tuple(layer[:0] for layer in self.router_logits)
+        nothing = scores.logps.sum() * 0.0
+        zeros = scores.mean_logits.new_zeros(forest.num_sequences)
+        return SequenceScores(
+            logps=nothing.expand(forest.num_sequences),
+            num_tokens=zeros.long(),
+            mean_logits=zeros,
+            entropies=zeros if with_entropy else None,
+        )
+
     def _check_positions(self, forest: Forest) -> None:
-        limit = self._longest_rope
+        limit, why = self._longest
         if limit is not None and any(chain.depth > limit for chain in forest.chains):
-            raise ModelError(
-                type(self.transformers_model).__name__,
-                f"its rotary embedding changes for a whole batch once one sequence is longer than {limit}",
-                f"set max_length to at most {limit}",
-            )
+            name = type(self.transformers_model).__name__
+            raise ModelError(name, f"{why} {limit} tokens", f"set max_length to at most {limit}")
+
+
+def plain_model(causal_lm: CausalLM) -> PreTrainedModel:
+    """The transformers model, also inside a peft wrapper; a TypeError for anything else."""
+    model = causal_lm.get_base_model() if isinstance(causal_lm, PeftModel) else causal_lm
+    if not isinstance(model, PreTrainedModel):
+        raise TypeError(f"a causal language model of transformers is wanted, got {type(model).__name__}")
+    return model
 
 
 def decoder_layers(model: nn.Module) -> list[nn.Module]:
@@ -108,18 +127,30 @@ def decoder_layers(model: nn.Module) -> list[nn.Module]:
     return [module for module in model.modules() if type(module).__name__ in names]
 
 
-def _rope_limit(model: PreTrainedModel) -> int | None:
-    """Length beyond which a rotary embedding depends on a batch's longest sequence; None if it never does."""
+def _longest_sequence(model: PreTrainedModel) -> tuple[int | None, str]:
+    """The length up to which positions mean the same in every layout, None if there is no limit, and why."""
     config = model.config.get_text_config()
     rope = getattr(config, "rope_parameters", None) or {}
-    if rope.get("rope_type") not in ("dynamic", "longrope"):
-        return None
-    return int(rope.get("original_max_position_embeddings") or config.max_position_embeddings)
+    if rope.get("rope_type") in ("dynamic", "longrope"):
+        limit = rope.get("original_max_position_embeddings") or config.max_position_embeddings
+        return int(limit), "its rotary embedding changes for a whole batch once one sequence is longer than"
+    tables = [
+        module.num_embeddings
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Embedding) and name.rpartition(".")[2] in ("wpe", "embed_positions")
+    ]
+    return min(tables, default=None), "its table of positions holds"
 
 
-def _switch_dropout_off(model: nn.Module) -> None:
+def _switch_noise_off(model: nn.Module) -> None:
+    """Set dropout, layer drop and router jitter to 0 in place, and say so if any was on."""
+    found = set()
     for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-        if hasattr(module, "attention_dropout"):
-            module.attention_dropout = 0.0
+        numbers = {name: value for name, value in vars(module).items() if isinstance(value, float) and value}
+        noisy = [name for name in numbers if any(word in name for word in ("dropout", "layerdrop", "jitter_noise"))]
+        noisy += ["p"] if isinstance(module, nn.Dropout) and module.p else []
+        for name in noisy:
+            setattr(module, name, 0.0)
+            found.add("dropout" if name == "p" else name)
+    if found:
+        logger.info("%s: switched off for training on shared prefixes", ", ".join(sorted(found)))

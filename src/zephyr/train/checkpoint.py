@@ -73,9 +73,7 @@ class TrainingState(NamedTuple):
     extra_tensors: Mapping[str, Tensor] = {}
 
 
-def save_checkpoint(
-    run_folder: Path, training: TrainingState, *, progress: Progress, identity: Identity
-) -> Path:
+def save_checkpoint(run_folder: Path, training: TrainingState, *, progress: Progress, identity: Identity) -> Path:
     """The folder `checkpoint-<step>`, written whole or not at all; one of the same step is replaced.
 
     Raises ResourceError naming the file if the disk is full or fails; all older checkpoints stay as they
@@ -131,18 +129,14 @@ def prune_checkpoints(run_folder: Path, *, keep_last: int, best_step: int | None
     """
     if keep_last < 1:
         raise ValueError(f"keep_last must be at least 1, got {keep_last}")
-    whole = [
-        folder for folder in checkpoint_folders(run_folder) if find_damage(folder, contents=False) is None
-    ]
+    whole = [folder for folder in checkpoint_folders(run_folder) if find_damage(folder, contents=False) is None]
     removed = [folder for folder in whole[keep_last:] if folder.name != f"checkpoint-{best_step}"]
     for folder in removed:
         discard(folder)
     return removed
 
 
-def tensor_groups(
-    training: TrainingState, optimizer: Mapping[str, Tensor]
-) -> dict[str, Mapping[str, Tensor]]:
+def tensor_groups(training: TrainingState, optimizer: Mapping[str, Tensor]) -> dict[str, Mapping[str, Tensor]]:
     """All tensors of a checkpoint by the files they go to, not copied."""
     extra = {f"extra/{name}": tensor for name, tensor in training.extra_tensors.items()}
     return {"model": model_tensors(training.model), "optimizer": optimizer, "extra": extra}

@@ -27,7 +27,7 @@ from zephyr.train.together import is_distributed, rank
 
 
 def pick_device() -> torch.device:
-    """This process's device: its own accelerator under torchrun, else the first one, else the CPU."""
+    """The device of this process: its own accelerator under torchrun, else the first one, else the CPU."""
     if not torch.accelerator.is_available():
         return torch.device("cpu")
     kind = torch.accelerator.current_accelerator()

@@ -176,8 +176,8 @@ def check_supervision(
 ) -> Supervision:
     """How much of the data is supervised; an error if it is nothing, everything, or no stop token.
 
-    `all_allowed`: everything may be supervised, as in continued pretraining. An example with a sequence that
-    has no scored token is an error that names it.
+    `all_allowed`: everything may be supervised, as in continued pretraining. Without `stop_ids` no stop token
+    is looked for. An example with a sequence that has no scored token is an error that names it.
     """
     counts = [_supervised(row, stop_ids) for row in rows]
     total = Supervision(*map(sum, zip(*counts, strict=True))) if counts else Supervision(0, 0, 0, 0)
@@ -230,9 +230,7 @@ def check_finite(
         details.append(f"weights that are not finite: {_listed(found)}")
         remedy = "start again from a model or checkpoint without such weights"
     if broken:
-        details.append(
-            f"examples whose log-prob is not finite: {_listed([names[index] for index in broken])}"
-        )
+        details.append(f"examples whose log-prob is not finite: {_listed([names[index] for index in broken])}")
     elif names:
         details.append(f"examples of the step: {_listed(names)}")
     raise InvariantError(f"step {step}", "; ".join(details), f"the optimizer has not stepped; {remedy}")

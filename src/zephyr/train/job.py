@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from zephyr.errors import DataError
 from zephyr.models.loading import check_finite_weights, check_token_ids, num_embeddings, weights_hash
-from zephyr.models.scorer import CausalLM, ForestScorer, decoder_layers
+from zephyr.models.scorer import CausalLM, ForestScorer, decoder_layers, plain_model
 from zephyr.train.checkpoint import Identity
 from zephyr.train.distributed import pick_device, shard
 from zephyr.train.examples import Example, check_examples
@@ -41,11 +41,12 @@ _FREE_SETTINGS = (
 class TrainJob:
     """One training run: a model, what it learns from, by which objective and settings, and where to.
 
-    ``folder`` takes checkpoints, logs and, unless ``reference_store`` names another place, the reference's log-probs.
-    ``reference`` is the model to compare with, None for the model as it is given (with its adapters off, if it has
-    any). ``stop_ids`` end an answer. ``scores_everything``: every token is meant to be a target, as in
-    continued pretraining and the published Zephyr SFT. ``sample`` is called on every rank with the step when the model is evaluated, may
-    write with it, and returns what it measured of its texts (``generations/mean_tokens``).
+    ``folder`` takes checkpoints, logs and, unless ``reference_store`` names another place, the reference's
+    log-probs. ``reference`` is the model to compare with, None for the model as it is given (with its adapters off,
+    if it has any). ``stop_ids`` end an answer. ``scores_everything``: every token is meant to be a target, as in
+    continued pretraining and the published Zephyr SFT. ``sample`` is called on every rank with the step when the
+    model is evaluated, may write with it, and returns what it measured of its texts
+    (``generations/mean_tokens``).
     """
 
     model: CausalLM
@@ -106,7 +107,9 @@ def build_engine(job: TrainJob) -> Engine:
     scorer = _scorer(job, job.model)
     if settings.activation_checkpointing:
         model = scorer.transformers_model
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.gradient_checkpointing_enable(  # type: ignore[no-untyped-call]
+            gradient_checkpointing_kwargs={"use_reentrant": False}
+        )
     if settings.compile:
         for layer in decoder_layers(scorer):
             layer.compile(dynamic=True)
@@ -126,7 +129,7 @@ def build_engine(job: TrainJob) -> Engine:
 def _scorer(job: TrainJob, model: CausalLM) -> ForestScorer:
     settings = job.settings
     if not getattr(model, "is_quantized", False):
-        model.to(settings.weights_in)
+        nn.Module.to(model, settings.weights_in)
     # FSDP2 has a policy of its own for computing in another dtype.
     mixed = settings.computed_in != settings.weights_in and not is_distributed()
     autocast = settings.computed_in if mixed else None
@@ -138,7 +141,7 @@ def _checked_rows(job: TrainJob, examples: Sequence[Example]) -> list[Row]:
     if not examples:
         raise DataError("training examples", "there are none", "give at least one")
     check_examples(examples)
-    vocab_size, budget = num_embeddings(job.model), job.settings.max_tokens_per_micro_batch
+    vocab_size, budget = num_embeddings(plain_model(job.model)), job.settings.max_tokens_per_micro_batch
     rows: list[Row] = []
     for example in examples:
         row = job.objective.sequences(example)

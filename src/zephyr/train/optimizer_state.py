@@ -86,9 +86,7 @@ def mismatch(model: nn.Module, optimizer: Optimizer, scalars: JsonObject) -> str
     groups = cast("list[dict[str, list[str]]]", scalars["groups"])
     there = [group["parameters"] for group in groups]
     if here != there:
-        only = sorted(
-            {name for group in here for name in group} ^ {name for group in there for name in group}
-        )
+        only = sorted({name for group in here for name in group} ^ {name for group in there for name in group})
         return f"groups its parameters otherwise than the run ({', '.join(only[:3]) or 'same names'})"
     return None
 

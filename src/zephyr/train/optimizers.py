@@ -20,7 +20,9 @@ def build_optimizer(model: nn.Module, settings: TrainSettings) -> Optimizer:
     """The optimizer ``settings.optim`` over the trainable parameters; vectors (norms, biases) are not decayed."""
     build = OPTIMIZERS.get(settings.optim)
     if build is None:
-        raise RecipeError("optim", f"'{settings.optim}' is unknown{did_you_mean(settings.optim, OPTIMIZERS)}", "choose one")
+        raise RecipeError(
+            "optim", f"'{settings.optim}' is unknown{did_you_mean(settings.optim, OPTIMIZERS)}", "choose one"
+        )
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups: ParameterGroups = [
         {"params": [p for p in trainable if p.ndim > 1], "weight_decay": settings.weight_decay},
@@ -41,7 +43,7 @@ def _rmsprop(groups: ParameterGroups, settings: TrainSettings) -> Optimizer:
 
 def _adamw_bnb_8bit(groups: ParameterGroups, settings: TrainSettings) -> Optimizer:
     try:
-        from bitsandbytes.optim import AdamW8bit
+        from bitsandbytes.optim import AdamW8bit  # type: ignore[import-not-found,unused-ignore]
     except ImportError as error:
         raise _missing("adamw_bnb_8bit", "bitsandbytes") from error
     betas = (settings.adam_beta1, settings.adam_beta2)
@@ -52,7 +54,7 @@ def _adamw_bnb_8bit(groups: ParameterGroups, settings: TrainSettings) -> Optimiz
 def _adamw_torchao_8bit(groups: ParameterGroups, settings: TrainSettings) -> Optimizer:
     """Works on FSDP2's sharded parameters too."""
     try:
-        from torchao.optim import AdamW8bit
+        from torchao.optim import AdamW8bit  # type: ignore[import-not-found,unused-ignore]
     except ImportError as error:
         raise _missing("adamw_torchao_8bit", "torchao") from error
     betas = (settings.adam_beta1, settings.adam_beta2)
@@ -61,7 +63,9 @@ def _adamw_torchao_8bit(groups: ParameterGroups, settings: TrainSettings) -> Opt
 
 
 def _missing(optim: str, package: str) -> RecipeError:
-    return RecipeError("optim", f"'{optim}' needs the package {package}, which is not installed", f"pip install {package}")
+    return RecipeError(
+        "optim", f"'{optim}' needs the package {package}, which is not installed", f"pip install {package}"
+    )
 
 
 OPTIMIZERS: dict[str, Build] = {

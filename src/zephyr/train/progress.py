@@ -91,9 +91,7 @@ class _Lines:
             return
         self._next_line = now + self.pause_seconds
         percent = 100 * step // max(self.num_steps, 1)
-        line = (
-            f"{self.label}: step {step} of {self.num_steps} ({percent} %){self._loss}{self._time(step, now)}"
-        )
+        line = f"{self.label}: step {step} of {self.num_steps} ({percent} %){self._loss}{self._time(step, now)}"
         # Lines are read while the work goes on, often through a pipe.
         print(line, file=self.stream, flush=True)
 

@@ -33,17 +33,6 @@ class FillReport(NamedTuple):
     seconds: float
 
 
-def reference_hash(tensors: Iterable[tuple[str, Tensor]], *, settings: str) -> str:
-    """32 hexadecimal digits that stand for a reference: all that its log-probabilities depend on.
-
-    `tensors` are its named weights in any order, without adapters that are switched off. `settings` says what
-    else changes the numbers: the model's configuration and the precision it computes in. A collective call if
-    weights are sharded; over how many ranks does not change the hash.
-    """
-    weights = sorted(f"{name} {_tensor_digest(tensor)}" for name, tensor in tensors)
-    return hashlib.blake2b("\n".join([settings, *weights]).encode(), digest_size=16).hexdigest()
-
-
 def describe_reference(name: str, model_hash: str, *, adapters_off: bool = False) -> str:
     """The line of the log that says who the reference is; `name` is a folder, a hub id, or "the policy"."""
     return f"reference: {name}{' with its adapters off' if adapters_off else ''}, weights {model_hash[:12]}"
@@ -102,9 +91,7 @@ class _Work(NamedTuple):
         return f"example {row}" if self.names is None else self.names[row]
 
 
-def _compute(
-    work: _Work, wanted: set[bytes], max_tokens: int, progress: Callable[[int, int], None] | None
-) -> None:
+def _compute(work: _Work, wanted: set[bytes], max_tokens: int, progress: Callable[[int, int], None] | None) -> None:
     """Score, exchange and store, round by round: in each, every rank runs one micro-batch."""
     origin = _origin(work.keys, max_tokens)
     rounds = _rounds(work, wanted, origin, max_tokens)
@@ -212,11 +199,3 @@ def frozen(scorer: object) -> Iterator[None]:
     finally:
         for module, training in zip(modules, was_training, strict=True):
             module.training = training
-
-
-def _tensor_digest(tensor: Tensor) -> str:
-    whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-    raw = whole.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-    digest = hashlib.blake2b(f"{whole.dtype} {tuple(whole.shape)}\n".encode(), digest_size=16)
-    digest.update(raw.data)
-    return digest.hexdigest()

@@ -50,7 +50,8 @@ class _Shard(NamedTuple):
 class ReferenceStore:
     """Log-probabilities of one reference by sequence key, kept in `folder`/`model_hash`.
 
-    `model_hash` comes from `reference_hash`. Opening a store removes what dead processes left half-written.
+    `model_hash` stands for all that its log-probabilities depend on: weights, configuration and precision, in
+    hexadecimal. Opening a store removes what dead processes left half-written.
     """
 
     def __init__(self, folder: Path, model_hash: str) -> None:
@@ -92,9 +93,7 @@ class ReferenceStore:
         A key that is known already keeps its value.
         """
         if logps.shape != (len(keys),) or logps.dtype not in (np.float32, np.float64):
-            raise ValueError(
-                f"{len(keys)} keys need float32 or float64 logps, got {logps.dtype} {logps.shape}"
-            )
+            raise ValueError(f"{len(keys)} keys need float32 or float64 logps, got {logps.dtype} {logps.shape}")
         if any(len(key) != KEY_BYTES for key in keys) or not np.isfinite(logps).all():
             raise ValueError("keys must come from sequence_key, and logps must be finite")
         fresh = {key: number for number, key in reversed(list(enumerate(keys))) if key not in self._index}

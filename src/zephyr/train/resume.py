@@ -128,16 +128,12 @@ def _check_alike(folder: Path, into: Mapping[str, Tensor], stored: Mapping[str, 
         here = StoredTensor(tuple(tensor.shape), tensor.dtype)
         if stored[name] != here:
             saved = f"{stored[name].dtype} of shape {stored[name].shape}"
-            raise CheckpointError(
-                str(folder), f"{name} is {saved}, got {here.dtype} of shape {here.shape}", ELSEWHERE
-            )
+            raise CheckpointError(str(folder), f"{name} is {saved}, got {here.dtype} of shape {here.shape}", ELSEWHERE)
 
 
 def _restore_random_state(folder: Path, saved_ranks: int) -> None:
     if saved_ranks != world_size():
-        message = (
-            "%s was saved by %d ranks, got %d here: random states are not restored, last bits may differ"
-        )
+        message = "%s was saved by %d ranks, got %d here: random states are not restored, last bits may differ"
         _log.warning(message, folder, saved_ranks, world_size())
         return
     restore_random_state(json.loads((folder / random_file(rank(), saved_ranks)).read_bytes()))

@@ -105,9 +105,7 @@ SCHEDULES: dict[str, Callable[[int, Schedule], float]] = {
 }
 
 
-def count_warmup_steps(
-    total_steps: int, *, warmup_ratio: float | None = None, warmup_steps: int | None = None
-) -> int:
+def count_warmup_steps(total_steps: int, *, warmup_ratio: float | None = None, warmup_steps: int | None = None) -> int:
     """The warm-up in steps, given as one of the two; a ratio is rounded up, as transformers does."""
     if warmup_ratio is not None and warmup_steps is not None:
         got = f"got warmup_ratio {warmup_ratio} and warmup_steps {warmup_steps}"
@@ -115,7 +113,5 @@ def count_warmup_steps(
     if warmup_steps is not None:
         return warmup_steps
     if warmup_ratio is not None and not 0 <= warmup_ratio <= 1:
-        raise RecipeError(
-            "warmup_ratio", f"must lie between 0 and 1, got {warmup_ratio}", "write 0.1 for a tenth"
-        )
+        raise RecipeError("warmup_ratio", f"must lie between 0 and 1, got {warmup_ratio}", "write 0.1 for a tenth")
     return math.ceil((warmup_ratio or 0.0) * total_steps)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+
 from zephyr.train.invariants import (
     check_first_loss,
     check_layouts_agree,

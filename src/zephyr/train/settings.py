@@ -26,7 +26,8 @@ class TrainSettings:
 
     ``train_batch_size`` counts examples of one optimizer step over all ranks; how they are cut into micro-batches
     (``max_tokens_per_micro_batch`` unique tokens each) changes memory and speed, never the step.
-    ``precision``: "float32" ("float64" for proofs); "bf16" computes in bfloat16 with float32 weights; "pure_bf16" keeps bfloat16 weights.
+    ``precision``: "float32" ("float64" for proofs); "bf16" computes in bfloat16 with float32 weights; "pure_bf16"
+    keeps bfloat16 weights.
     """
 
     learning_rate: float = 5.0e-7

@@ -82,7 +82,7 @@ def accumulate_gradients(engine: Engine, batch: Batch) -> list[Shares]:
         else:
             loss = (survey.coefficients[indices].to(engine.device) * table.logps).sum()
         if engine.router_coef > 0:
-            balance = _router_loss(engine, survey.experts, is_idle=not indices)
+            balance = _router_loss(engine, survey.experts)
             shares.append(Shares(balance.detach(), {}))
             loss = loss + balance
         # FSDP2 averages gradients over ranks, but these are shares of one sum.
@@ -134,7 +134,7 @@ def _added_use(uses: Sequence[ExpertUse], device: torch.device) -> ExpertUse:
     return ExpertUse(sum_over_ranks(chosen, device), sum_over_ranks(num_rows, device))
 
 
-def _router_loss(engine: Engine, experts: ExpertUse | None, *, is_idle: bool) -> Tensor:
+def _router_loss(engine: Engine, experts: ExpertUse | None) -> Tensor:
     logits = engine.scorer.router_logits
     use = experts or expert_use(logits, top_k=engine.scorer.experts_per_token)
-    return engine.router_coef * balance_loss(logits, use) * (0.0 if is_idle else 1.0)
+    return engine.router_coef * balance_loss(logits, use)

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -52,10 +51,8 @@ def unique_tokens(rows: Sequence[Row]) -> list[int]:
     return [build_forest(list(row)).num_tokens for row in rows]
 
 
-def my_micro_batches(
-    rows: Sequence[Row], *, max_tokens: int, names: Sequence[str] | None = None
-) -> list[list[int]]:
-    """This rank's micro-batches, as lists of indices into ``rows``; every rank has the same number of them."""
+def my_micro_batches(rows: Sequence[Row], *, max_tokens: int, names: Sequence[str] | None = None) -> list[list[int]]:
+    """The micro-batches of this rank, as lists of indices into ``rows``; every rank has the same number of them."""
     sizes = unique_tokens(rows)
     return cut_micro_batches(sizes, max_tokens=max_tokens, world_size=world_size(), names=names)[rank()]
 
@@ -87,18 +84,8 @@ def score_table(
 
 
 def score_rows(scorer: ForestScorer, rows: Sequence[Row], num_columns: int, device: torch.device) -> ScoreTable:
-    """The scores of a micro-batch of rows in one forest.
-
-    Without rows a forest of one token is run, for its rank must take part in the collective calls of the others;
-    the table then has no rows, and its sums carry a gradient of 0.
-    """
-    if rows:
-        return as_table(scorer(forest_of(rows, num_columns).to(device)), num_columns)
-    idle = build_forest([ScoredSequence(np.zeros(2, dtype=np.int64), np.array([False, True]))])
-    scores = scorer(idle.to(device))
-    nothing = scores.logps.sum() * 0.0
-    none = torch.zeros(0, num_columns, dtype=torch.int64, device=device)
-    return ScoreTable(nothing.expand(0, num_columns), none, none.double())
+    """The scores of a micro-batch of rows, of which there may be none, in one forest."""
+    return as_table(scorer(forest_of(rows, num_columns).to(device)), num_columns)
 
 
 def sum_over_ranks(values: Tensor, device: torch.device) -> Tensor:

@@ -143,9 +143,7 @@ class _ShardWriter(StorageWriter):
 def _shard(item: WriteItem) -> _Shard:
     assert item.tensor_data is not None, f"{item.index.fqn} is not a tensor"
     chunk = item.tensor_data.chunk
-    return _Shard(
-        item, item.index.fqn, item.tensor_data.properties.dtype, tuple(chunk.sizes), tuple(chunk.offsets)
-    )
+    return _Shard(item, item.index.fqn, item.tensor_data.properties.dtype, tuple(chunk.sizes), tuple(chunk.offsets))
 
 
 def _num_bytes(shard: _Shard) -> int:

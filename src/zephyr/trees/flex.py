@@ -52,15 +52,16 @@ def block_mask(forest: Forest, window: int | None, device: torch.device) -> Bloc
     wanted = ("flex", window, device)
     mask = forest.plans.get(wanted)
     if mask is None:
-        mask = forest.plans[wanted] = _derive(forest, window, device)
+        with torch.inference_mode(mode=False):  # or training could not use what the reference's pass derived
+            mask = forest.plans[wanted] = _derive(forest, window, device)
     assert isinstance(mask, BlockMask)
     return mask
 
 
 @cache
-def _kernel(device_type: str) -> Callable[..., object]:
+def _kernel(device_type: str) -> Callable[..., object]:  # type: ignore[explicit-any]  # torch's signature
     # Uncompiled FlexAttention materialises T x T scores; on CUDA only the compiled kernel is of use.
-    return torch.compile(flex_attention, dynamic=True) if device_type == "cuda" else flex_attention
+    return torch.compile(flex_attention, dynamic=True) if device_type == "cuda" else flex_attention  # type: ignore[return-value]
 
 
 def _derive(forest: Forest, window: int | None, device: torch.device) -> BlockMask:

@@ -14,7 +14,7 @@ Attention over the layout lives in ``attention.py``, scoring of the edges in ``s
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -115,12 +115,9 @@ class Forest:
 
     def to(self, device: torch.device | str) -> Forest:
         """The same forest with its tensors on ``device``."""
-        moved = {
-            f.name: value.to(device, non_blocking=True)
-            for f in fields(self)
-            if isinstance(value := getattr(self, f.name), Tensor)
-        }
-        return Forest(**moved, num_sequences=self.num_sequences, chains=self.chains)
+        names = [one.name for one in fields(self) if isinstance(getattr(self, one.name), Tensor)]
+        moved = {name: getattr(self, name).to(device, non_blocking=True) for name in names}
+        return replace(self, **moved, plans={})
 
 
 class _Node:
@@ -174,6 +171,8 @@ def _check(sequences: Sequence[ScoredSequence]) -> None:
     for number, (ids, scored) in enumerate(sequences):
         if ids.shape != scored.shape or ids.ndim != 1:
             raise ValueError(f"sequence {number}: ids {ids.shape} and scored {scored.shape} must be equal (n,)")
+        if scored.dtype != np.bool_:
+            raise ValueError(f"sequence {number}: scored must be bool, got {scored.dtype}")
         if len(ids) and scored[0]:
             raise ValueError(f"sequence {number}: its first token is scored, but nothing precedes it")
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from zephyr.trees.forest import Forest
 
@@ -67,7 +68,7 @@ def edge_logps(
     hidden: Tensor, head: Head, targets: Tensor, *, with_entropy: bool = False
 ) -> tuple[Tensor, Tensor | None]:
     """(E,) log-probability of each target under its row of ``hidden`` (E, H), and (E,) entropies if asked."""
-    logps, entropies = _EdgeLogps.apply(
+    logps, entropies = _EdgeLogps.apply(  # type: ignore[no-untyped-call]
         hidden, head.weight, head.bias, targets, (head.scale, head.softcap, with_entropy)
     )
     return logps, entropies if with_entropy else None
@@ -83,11 +84,12 @@ def _sums(edge_values: Tensor, forest: Forest) -> Tensor:
 def _mean_logits(hidden: Tensor, head: Head) -> Tensor:
     """(E,) mean logit over the vocabulary; linear without a soft cap, so one dot product an edge."""
     with torch.no_grad():
+        precision = _precision(hidden)
         if head.softcap is None:
-            means = hidden.float() @ head.weight.float().mean(0)
-            bias = 0.0 if head.bias is None else head.bias.float().mean()
+            means = hidden.to(precision) @ head.weight.mean(0, dtype=precision)
+            bias = 0.0 if head.bias is None else head.bias.mean(dtype=precision)
             return head.scale * (means + bias)
-        chunks = hidden.split(_rows(head.weight, hidden))
+        chunks = torch.split(hidden.to(head.weight.dtype), _rows(head.weight, hidden))
         return torch.cat([_logits(chunk, head).mean(1) for chunk in chunks] or [hidden.new_zeros(0)])
 
 
@@ -111,7 +113,7 @@ def _logits(hidden: Tensor, head: Head) -> Tensor:
 
 
 class _EdgeLogps(torch.autograd.Function):
-    """log softmax(logits)[target] by chunks; the gradient of a row is g (onehot - softmax), folded into two products."""
+    """log softmax(logits)[target] by chunks; a row's gradient is g (onehot - softmax), folded into two products."""
 
     @staticmethod
     def forward(
@@ -143,11 +145,17 @@ class _EdgeLogps(torch.autograd.Function):
             if budget >= 0:
                 kept.append(logits)  # by now exp(logit - largest)
         ctx.save_for_backward(inputs, weight, bias, targets, normaliser)
-        ctx.kept, ctx.rows, ctx.head_options, ctx.hidden_dtype = kept, rows, (dtype, scale, softcap), hidden.dtype
+        ctx.kept, ctx.rows, ctx.head_options, ctx.hidden_dtype = (
+            kept,
+            rows,
+            (dtype, scale, softcap),
+            hidden.dtype,
+        )
         ctx.mark_non_differentiable(entropies)
         return logps, entropies
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad_logps: Tensor, _grad_entropies: Tensor) -> tuple[Tensor | None, ...]:
         inputs, weight, bias, targets, normaliser = ctx.saved_tensors
         dtype, scale, softcap = ctx.head_options
@@ -159,8 +167,11 @@ class _EdgeLogps(torch.autograd.Function):
         grad_bias = torch.zeros_like(bias, dtype=precision) if ctx.needs_input_grad[2] else None
         for number, start in enumerate(range(0, len(inputs), ctx.rows)):
             here = slice(start, start + ctx.rows)
-            if number < len(ctx.kept):
-                softmax, ctx.kept[number] = ctx.kept[number], None
+            if number < len(ctx.kept) and ctx.kept[number] is not None:
+                softmax, ctx.kept[number] = (
+                    ctx.kept[number],
+                    None,
+                )  # used up: a second backward computes it again
                 grad_logits = _chunk_gradient(softmax, None, targets[here], normaliser[here], grad_logps[here])
             else:
                 logits = _logits(inputs[here], head)
@@ -195,7 +206,8 @@ def _score_chunk(logits: Tensor, targets: Tensor, logps: Tensor, normaliser: Ten
 
 def _entropies(exponentials: Tensor, normaliser: Tensor) -> Tensor:
     """(rows,) entropy of softmax rows given exp(logit - largest) and its row sums."""
-    return torch.special.entr(exponentials / normaliser[:, None]).sum(1)
+    entropies: Tensor = torch.special.entr(exponentials / normaliser[:, None]).sum(1)
+    return entropies
 
 
 def _chunk_gradient(
@@ -208,7 +220,7 @@ def _chunk_gradient(
 
 
 def _accumulate_product(total: Tensor, grad_logits: Tensor, hidden: Tensor) -> None:
-    """total += grad_logits.T @ hidden."""
+    """Add grad_logits.T @ hidden to ``total``."""
     if total.dtype == grad_logits.dtype:
         total.addmm_(grad_logits.T, hidden)
     else:

@@ -1,12 +1,13 @@
-"""The rule through PyTorch's SDPA, chain by chain: for CPU, MPS, NPU, XPU and whatever else has SDPA.
+"""The rule through PyTorch's SDPA, block of queries by block: for CPU, MPS, NPU, XPU and whatever else has SDPA.
 
-A chain's queries see the tokens of their path and, causally, themselves. A chain without a path is plain causal
-attention; one with a path has its path's keys gathered before its own and masks from the bottom right.
+A block is a stretch of the row. Its keys are the ancestors of its first token and the stretch itself, for what
+comes between in the row belongs to other branches. A chain without ancestors is plain causal attention; other
+blocks are masked by the rule.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -15,15 +16,20 @@ from torch.nn import functional
 
 from zephyr.trees.forest import Chain, Forest
 
-# Queries per call where a mask is needed: bounds the mask to QUERY_BLOCK x depth, however long the chain.
+# Queries of a masked block: bounds its mask to QUERY_BLOCK x depth, however long the chain.
 QUERY_BLOCK = 1024
+# Chains shorter than this are masked together, up to as many queries: one call beats many small ones.
+MERGED_QUERIES = 128
+
+# Stretches start..end of the row, in order.
+_Ranges = tuple[tuple[int, int], ...]
 
 
 class _Block(NamedTuple):
     """The next ``num_queries`` of the row against the keys of some ranges; ``mask`` (queries, keys), None if causal."""
 
     num_queries: int
-    keys: tuple[tuple[int, int], ...]
+    keys: _Ranges
     mask: Tensor | None
 
     @property
@@ -53,8 +59,9 @@ def sdpa_attention(
     if plan.key_index is not None:
         key, value = key.index_select(2, plan.key_index), value.index_select(2, plan.key_index)
     # One split each, not a slice a block: the backward of a slice fills a whole row with zeros, every time.
-    queries = query.split([block.num_queries for block in plan.blocks], dim=2)
-    keys, values = (x.split([block.num_keys for block in plan.blocks], dim=2) for x in (key, value))
+    queries = torch.split(query, [block.num_queries for block in plan.blocks], dim=2)
+    num_keys = [block.num_keys for block in plan.blocks]
+    keys, values = torch.split(key, num_keys, dim=2), torch.split(value, num_keys, dim=2)
     attended = [
         _attend(q, k, v, block.mask, scaling=scaling, softcap=softcap)
         for q, k, v, block in zip(queries, keys, values, plan.blocks, strict=True)
@@ -83,39 +90,60 @@ def _plan(forest: Forest, window: int | None, device: torch.device) -> _Plan:
     wanted = ("sdpa", window, device)
     plan = forest.plans.get(wanted)
     if plan is None:
-        blocks = tuple(block for chain in forest.chains for block in _blocks(chain, window, device))
-        ranges = [one for block in blocks for one in block.keys]
-        index = torch.cat([torch.arange(start, end, device=device) for start, end in ranges])
-        in_order = len(index) == forest.num_tokens  # every range occurs at least once
+        with torch.inference_mode(mode=False):  # or training could not use what the reference's pass derived
+            blocks = tuple(_blocks(forest, window, device))
+            index = _index([one for block in blocks for one in block.keys], device)
+        in_order = len(index) == forest.num_tokens  # every token is a key of its own block
         plan = forest.plans[wanted] = _Plan(blocks, None if in_order else index)
     assert isinstance(plan, _Plan)
     return plan
 
 
-def _blocks(chain: Chain, window: int | None, device: torch.device) -> Iterator[_Block]:
-    length, before = chain.end - chain.start, chain.path_length
-    keys = (*chain.path, (chain.start, chain.end))
-    within_window = window is None or before + length <= window
-    if within_window and not chain.path:
-        yield _Block(length, keys, None)
-        return
-    for first in range(0, length, QUERY_BLOCK):
-        last = min(first + QUERY_BLOCK, length)
-        lowest = 0 if within_window else max(0, before + first - (window or 0) + 1)
-        depth_q = torch.arange(before + first, before + last, device=device)[:, None]
-        depth_k = torch.arange(lowest, before + last, device=device)[None, :]
-        mask = depth_k <= depth_q
-        if window is not None:
-            mask &= depth_q - depth_k < window
-        yield _Block(last - first, _cut(keys, lowest, before + last), mask)
+def _index(ranges: Sequence[tuple[int, int]], device: torch.device) -> Tensor:
+    return torch.cat([torch.arange(start, end, device=device) for start, end in ranges])
 
 
-def _cut(ranges: tuple[tuple[int, int], ...], lowest: int, highest: int) -> tuple[tuple[int, int], ...]:
-    """The part of concatenated ``ranges`` between the depths ``lowest`` and ``highest``."""
-    kept, depth = [], 0
+def _blocks(forest: Forest, window: int | None, device: torch.device) -> Iterator[_Block]:
+    """Blocks that cover the row: long chains alone and cut, neighbouring short ones together."""
+    first: Chain | None = None  # of the short chains that wait, up to ``end``
+    end = 0
+    for chain in forest.chains:
+        is_long = chain.end - chain.start > MERGED_QUERIES
+        if first is not None and (is_long or chain.end - first.start > MERGED_QUERIES):
+            yield _masked(forest, first, (first.start, end), window, device)
+            first = None
+        if not is_long:
+            first, end = first or chain, chain.end
+        elif not chain.path and (window is None or chain.depth <= window):
+            yield _Block(chain.end - chain.start, ((chain.start, chain.end),), None)
+        else:
+            for start in range(chain.start, chain.end, QUERY_BLOCK):
+                yield _masked(forest, chain, (start, min(start + QUERY_BLOCK, chain.end)), window, device)
+    if first is not None:
+        yield _masked(forest, first, (first.start, end), window, device)
+
+
+def _masked(forest: Forest, chain: Chain, queries: tuple[int, int], window: int | None, device: torch.device) -> _Block:
+    """The block of ``queries``, of which the first is a token of ``chain``."""
+    start, end = queries
+    depth = chain.path_length + start - chain.start
+    ancestors = (*chain.path, (chain.start, start))
+    hidden = 0 if window is None else max(0, depth - window + 1)
+    keys = (*_without_first(ancestors, hidden), queries)
+    query_index, key_index = torch.arange(start, end, device=device)[:, None], _index(keys, device)[None, :]
+    reach, position = forest.reach.to(device), forest.position.to(device)
+    mask = (key_index <= query_index) & (query_index < reach[key_index])
+    if window is not None:
+        mask &= position[query_index] - position[key_index] < window
+    return _Block(end - start, keys, mask)
+
+
+def _without_first(ranges: _Ranges, count: int) -> _Ranges:
+    """Concatenated ``ranges`` without their first ``count`` tokens, and without empty ranges."""
+    kept = []
     for start, end in ranges:
-        low, high = max(lowest - depth, 0), min(highest - depth, end - start)
-        if low < high:
-            kept.append((start + low, start + high))
-        depth += end - start
+        dropped = min(count, end - start)
+        count -= dropped
+        if start + dropped < end:
+            kept.append((start + dropped, end))
     return tuple(kept)

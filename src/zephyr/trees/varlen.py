@@ -53,9 +53,7 @@ def varlen_attention(
     return attended.transpose(0, 1)[None]
 
 
-def flash_kernel(
-    query: Tensor, key: Tensor, value: Tensor, plan: VarlenPlan, scale: float, left: int
-) -> Tensor:
+def flash_kernel(query: Tensor, key: Tensor, value: Tensor, plan: VarlenPlan, scale: float, left: int) -> Tensor:
     """``torch.nn.attention.varlen`` (FlashAttention; fp16 and bf16 on CUDA), causal from the bottom right."""
     from torch.nn.attention.varlen import varlen_attn
 
@@ -81,7 +79,8 @@ def varlen_plan(forest: Forest, device: torch.device) -> VarlenPlan:
     wanted = ("varlen", device)
     plan = forest.plans.get(wanted)
     if plan is None:
-        plan = forest.plans[wanted] = _derive(forest, device)
+        with torch.inference_mode(mode=False):  # or training could not use what the reference's pass derived
+            plan = forest.plans[wanted] = _derive(forest, device)
     assert isinstance(plan, VarlenPlan)
     return plan
 

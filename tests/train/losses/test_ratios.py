@@ -27,9 +27,7 @@ def test_divergences_by_their_formulas():
     assert_close(divergence_scores(ratios, "js_divergence"), (2 * t / (1 + t)).log())
     assert_close(divergence_scores(ratios, "alpha_divergence", 0.5), (t**-0.5 - 1) / -0.5)
     chosen, rejected = divergence_scores(ratios, "js_divergence")[:2]
-    assert (chosen - rejected).item() == pytest.approx(
-        (7 - (F.softplus(ratios[0]) - F.softplus(ratios[1]))).item()
-    )
+    assert (chosen - rejected).item() == pytest.approx((7 - (F.softplus(ratios[0]) - F.softplus(ratios[1]))).item())
 
 
 @pytest.mark.parametrize("name", DIVERGENCES)

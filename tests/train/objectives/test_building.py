@@ -26,9 +26,7 @@ def test_plain_values_make_an_objective():
 def test_unknown_names_get_the_nearest_one():
     assert message("dop", {}) == "objective: there is none named 'dop'; did you mean 'dpo'?"
     assert message("ipo", {}) == "objective: 'ipo' is a loss of dpo; name dpo and give it loss_type ipo"
-    assert "has no choice 'sigmoyd', did you mean 'sigmoid'?" in message(
-        "dpo", {"beta": 1, "loss_type": "sigmoyd"}
-    )
+    assert "has no choice 'sigmoyd', did you mean 'sigmoid'?" in message("dpo", {"beta": 1, "loss_type": "sigmoyd"})
 
 
 @pytest.mark.parametrize(
@@ -110,9 +108,7 @@ def test_all_problems_come_at_once():
 
 
 def test_direct_construction_is_checked_too():
-    with pytest.raises(
-        RecipeError, match=r"^objective dpo: beta must be a finite number above 0, got -1; mend"
-    ):
+    with pytest.raises(RecipeError, match=r"^objective dpo: beta must be a finite number above 0, got -1; mend"):
         Dpo(beta=-1)
 
 

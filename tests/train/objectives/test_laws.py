@@ -126,9 +126,7 @@ def test_a_missing_reference_is_an_error(objective):
         objective.loss(table, case.totals)
 
 
-@pytest.mark.parametrize(
-    "objective", [one for one in OBJECTIVES if one.name in ("dpo", "listwise")], ids=label
-)
+@pytest.mark.parametrize("objective", [one for one in OBJECTIVES if one.name in ("dpo", "listwise")], ids=label)
 def test_policy_equal_to_reference_has_no_rewards_and_no_hits(objective):
     case = problem(objective)
     table = case.scored(weights(), range(6))

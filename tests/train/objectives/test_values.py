@@ -139,17 +139,11 @@ def test_simpo_reports_means():
 
 def test_cpo_adds_nll_and_reports_sums():
     scored = table([[-50, -60]], [[20, 30]])
-    assert loss_of("cpo", {"beta": 0.1, "cpo_alpha": 0.0}, scored, (20, 30)) == pytest.approx(
-        0.313262, abs=5e-7
-    )
+    assert loss_of("cpo", {"beta": 0.1, "cpo_alpha": 0.0}, scored, (20, 30)) == pytest.approx(0.313262, abs=5e-7)
     # An NLL of 0.6 a token is -50 over 83.33 tokens; over 100 tokens of the global batch it is 0.5.
-    assert loss_of("cpo", {"beta": 0.1, "cpo_alpha": 1.0}, scored, (100, 30)) == pytest.approx(
-        0.813262, abs=5e-7
-    )
+    assert loss_of("cpo", {"beta": 0.1, "cpo_alpha": 1.0}, scored, (100, 30)) == pytest.approx(0.813262, abs=5e-7)
     found = metrics_of("cpo", {"beta": 0.1, "cpo_alpha": 1.0}, scored)
-    assert (found["rewards/chosen"], found["logps/rejected"], found["nll_loss"]) == pytest.approx(
-        (-5, -60, 2.5)
-    )
+    assert (found["rewards/chosen"], found["logps/rejected"], found["nll_loss"]) == pytest.approx((-5, -60, 2.5))
 
 
 @pytest.mark.parametrize(("weight", "expected"), [(0.05, 0.621242), (0.1, 0.642483), (0.25, 0.706208)])
@@ -223,9 +217,7 @@ def test_kto_without_undesirable_examples_has_no_margin():
 def test_kto_takes_labels_of_zero_and_one():
     objective = build_objective("kto", {"beta": 0.1})
     assert objective.labels([rated(1.0), rated(0.0)]).tolist() == [[1.0, 0.0], [0.0, 0.0]]
-    with pytest.raises(
-        DataError, match=r"^labels row 1: objective kto needs a rating of 1 .*, got 4\.5; map the"
-    ):
+    with pytest.raises(DataError, match=r"^labels row 1: objective kto needs a rating of 1 .*, got 4\.5; map the"):
         objective.sequences(rated(4.5))
 
 
@@ -235,9 +227,7 @@ def test_listwise_lays_out_what_there_is():
     sequences = objective.sequences(ranking([2.0, 1.0]))
     assert [scored_ids(one) for one in sequences] == [[50, 51], [60, 61, 62], []]
     assert objective.labels([ranking([2.0, 1.0])]).tolist() == [[2.0, 1.0, 0.0]]
-    with pytest.raises(
-        DataError, match=r"^ranks row 1: objective listwise needs 2 to 3 completions a prompt, got 4"
-    ):
+    with pytest.raises(DataError, match=r"^ranks row 1: objective listwise needs 2 to 3 completions a prompt, got 4"):
         objective.sequences(ranking([4.0, 3.0, 2.0, 1.0]))
 
 

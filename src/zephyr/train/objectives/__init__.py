@@ -17,9 +17,7 @@ from zephyr.train.objectives.sft import Sft
 
 __all__ = ["OBJECTIVES", "Example", "Metric", "Objective", "Scored", "Totals", "build_objective"]
 
-OBJECTIVES: dict[str, type[Objective]] = {
-    kind.name: kind for kind in (Sft, Dpo, Simpo, Cpo, Kto, Orpo, Listwise)
-}
+OBJECTIVES: dict[str, type[Objective]] = {kind.name: kind for kind in (Sft, Dpo, Simpo, Cpo, Kto, Orpo, Listwise)}
 
 
 def build_objective(name: str, options: Mapping[str, Option]) -> Objective:

@@ -68,11 +68,7 @@ def option_problems(kind: type, given: Mapping[str, Option]) -> list[str]:
     """What is wrong with the options given to an objective: unknown, missing, or out of range."""
     known = option_fields(kind)
     unknown = [f"it has no option {name!r}" + _near(name, known) for name in given if name not in known]
-    missing = [
-        f"{name} is missing"
-        for name, field in known.items()
-        if field.default is MISSING and name not in given
-    ]
+    missing = [f"{name} is missing" for name, field in known.items() if field.default is MISSING and name not in given]
     hints = get_type_hints(kind, include_extras=True)
     wrong = [
         f"{name} {problem}"
