@@ -124,6 +124,21 @@ def test_flex_equals_the_rule(window: int | None, softcap: float | None) -> None
     torch.testing.assert_close(output, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("backend", [sdpa_attention, varlen_by_loop])
+@pytest.mark.parametrize("window", [None, 5, 40, 170])
+def test_short_branches_off_a_long_trunk_at_any_depth(backend: Callable[..., Tensor], window: int | None) -> None:
+    """Branches masked together fork at other depths; the first to come is the deepest."""
+    trunk = list(range(10, 190))
+    forks = [180, 175, 20, 100, 0, 5, 179]
+    forest = build_forest([all_scored([*trunk[:fork], 1000 + fork, *range(30)]) for fork in forks])
+    inputs = states(forest)
+    expected = eager_attention(*inputs, forest, scaling=0.3, window=window)
+    output = backend(*inputs, forest, scaling=0.3, window=window)
+    torch.testing.assert_close(output, expected, rtol=1e-12, atol=1e-12)
+    for ours, theirs in zip(gradients(output, inputs), gradients(expected, inputs), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-11)
+
+
 def test_rule_on_a_hand_drawn_tree() -> None:
     """Tokens 1 2 fork into 3 and into 4 5; a lone tree 6 follows."""
     sequences = [[1, 2, 3], [1, 2, 4, 5], [6]]

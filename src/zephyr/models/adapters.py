@@ -115,6 +115,9 @@ def adapters_disabled(model: PreTrainedModel | PeftModel) -> Iterator[None]:
     trained = {parameter: parameter.requires_grad for parameter in model.parameters()}
     try:
         with model.disable_adapter():
+            # At once: FSDP2 takes over what it finds when it gathers a weight for the first time.
+            for parameter, requires_grad in trained.items():
+                parameter.requires_grad_(requires_grad)
             yield
     finally:
         for parameter, requires_grad in trained.items():
@@ -125,7 +128,8 @@ def adapters_add_nothing(model: PreTrainedModel | PeftModel) -> bool:
     """Whether the adapters are as new, so that the model still computes what it does without them."""
     ups = [parameter for name, parameter in model.named_parameters() if "lora_B" in name or "lora_embedding_B" in name]
     replaced = any(".modules_to_save." in name for name, _ in model.named_parameters())
-    return not replaced and not any(bool(parameter.any()) for parameter in ups)
+    # On the meta device there is nothing to look at: who holds the weights decides.
+    return not replaced and not any(bool(up.any()) for up in ups if not up.is_meta)
 
 
 def describe_reference(model: PreTrainedModel | PeftModel) -> str:

@@ -21,7 +21,7 @@ IMPLEMENTATION = "zephyr_forest"
 _FOREIGN_TERMS = ("s_aux", "position_bias", "head_mask", "indices")
 
 
-def _attend(
+def _attend(  # noqa: PLR0913 - the interface of transformers
     module: nn.Module,
     query: Tensor,
     key: Tensor,

@@ -90,7 +90,8 @@ class ForestScorer(nn.Module):
     def _score_nothing(self, forest: Forest, *, with_entropy: bool) -> SequenceScores:
         """Scores of a forest without tokens, with gradients of 0: sharded over ranks, every forward must happen."""
         stand_in = build_forest([all_scored([0, 0])]).to(forest.ids.device)
-        scores = self(stand_in, with_entropy=with_entropy)
+        # Not self(...): FSDP2's hooks around this forward run already.
+        scores = self.forward(stand_in, with_entropy=with_entropy)
         self.router_logits = tuple(layer[:0] for layer in self.router_logits)
         nothing = scores.logps.sum() * 0.0
         zeros = scores.mean_logits.new_zeros(forest.num_sequences)

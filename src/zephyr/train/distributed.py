@@ -1,33 +1,37 @@
-"""Several processes, one step: torchrun's process group, FSDP2 sharding, and models that only rank 0 can hold.
+"""Several processes, one step: torchrun's process group, FSDP2 sharding, and models that only rank 0 holds.
 
-Without torchrun every function here does what one process needs and no more.
+Without torchrun every function here does what one process needs and no more. Outside of a training step's
+forward and backward every weight is sharded; what scores without gradients calls `reshard` behind itself.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_model_state_dict,
-    set_model_state_dict,
-)
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
+from zephyr.errors import ModelError
 from zephyr.models.scorer import decoder_layers
 from zephyr.train.settings import Precision
-from zephyr.train.together import is_distributed, rank
+from zephyr.train.together import is_distributed, on_every_rank, rank
+
+T = TypeVar("T")
+
+# Rank 0 may read and hash a large model for minutes while the others wait.
+TIMEOUT = timedelta(minutes=30)
 
 
 def pick_device() -> torch.device:
-    """The device of this process: its own accelerator under torchrun, else the first one, else the CPU."""
+    """This process's device: its own accelerator under torchrun, else the first one, else the CPU."""
     if not torch.accelerator.is_available():
         return torch.device("cpu")
     kind = torch.accelerator.current_accelerator()
@@ -38,66 +42,165 @@ def pick_device() -> torch.device:
 
 
 @contextmanager
-def process_group(device: torch.device) -> Iterator[None]:
-    """Torchrun's process group for as long as the block runs; nothing outside of torchrun."""
+def process_group(device: torch.device, *, timeout: timedelta = TIMEOUT) -> Iterator[None]:
+    """Torchrun's process group for as long as the block runs; nothing outside of torchrun.
+
+    If a rank dies, torchrun stops the others and its report names the rank; one that hangs stops them after
+    ``timeout``. Each line of a rank's traceback begins with its number.
+    """
     if "RANK" not in os.environ or dist.is_initialized():
         yield
         return
     backend = dist.get_default_backend_for_device(device)
     # Objects and CPU tensors go over gloo, whatever carries the gradients.
-    dist.init_process_group("gloo" if backend == "gloo" else f"cpu:gloo,{device.type}:{backend}")
+    backends = "gloo" if backend == "gloo" else f"cpu:gloo,{device.type}:{backend}"
+    dist.init_process_group(backends, timeout=timeout)
     try:
         yield
     finally:
         dist.destroy_process_group()
 
 
-def shard(scorer: nn.Module, *, device: torch.device, precision: Precision) -> None:
-    """Shard a scorer over all ranks in place: each decoder layer a unit, the rest (embedding, norm, head) another."""
-    mesh = init_device_mesh(device.type, (dist.get_world_size(),))
-    policy = MixedPrecisionPolicy()
-    if precision == "bf16":
-        policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
-    for layer in decoder_layers(scorer):
-        fully_shard(layer, mesh=mesh, mp_policy=policy)
-    # Its head is used after its forward has begun and again in the backward pass: keep it gathered in between.
-    fully_shard(scorer, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
+def built_on_rank_zero(build: Callable[[], T], build_empty: Callable[[], T]) -> T:
+    """What ``build`` gives on rank 0 and ``build_empty`` on the others; a failure is raised on every rank.
 
-
-def shard_from_rank_zero(scorer: nn.Module, *, device: torch.device, precision: Precision) -> None:
-    """Shard a scorer whose weights rank 0 alone holds on its CPU; the other ranks made theirs on the meta device.
-
-    Tensors are sent one after the other, so that no device ever holds the whole model.
+    For models too large to be held by every process: ``build`` loads the weights onto the CPU, ``build_empty``
+    makes the same architecture on the meta device (``zephyr.models.empty``). Training shards the two together.
     """
-    whole = scorer.state_dict() if rank() == 0 else {}
-    # Buffers outside the state dict (rotary frequencies) are not sent by torch.
-    hidden = dict(_hidden_buffers(scorer)) if rank() == 0 else {}
-    if rank() == 0:
-        whole = {name: tensor.detach().cpu() for name, tensor in whole.items()}
-        scorer.to("meta")
-    shard(scorer, device=device, precision=precision)
-    scorer.to_empty(device=device)
-    options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
-    set_model_state_dict(scorer, whole, options=options)
-    for name, buffer in _hidden_buffers(scorer):
-        if rank() == 0:
-            buffer.copy_(hidden[name])
-        dist.broadcast(buffer, src=0)
+    built: list[T] = []
+    on_every_rank(lambda: built.append(build() if rank() == 0 else build_empty()))
+    return built[0]
 
 
-def _hidden_buffers(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    saved = set(model.state_dict())
-    return ((name, buffer) for name, buffer in model.named_buffers() if name not in saved)
+def shard(scorer: nn.Module, *, device: torch.device, precision: Precision) -> None:
+    """Shard a scorer over all ranks in place: each decoder layer a unit, the rest (embedding, norm, head) another.
+
+    Ranks may hold all weights, or rank 0 alone holds them and the others made the model on the meta device. Then it
+    sends them unit by unit: rank 0 needs room for the whole model on its CPU, and every device, rank 0's too, for
+    its shards and the largest unit. Raises ModelError where the ranks' models differ.
+    """
+    _check_can_shard(scorer)
+    empty = on_every_rank(lambda: is_empty(scorer))
+    if empty[0]:
+        raise ModelError("several processes", "the model of rank 0 is on the meta device", "load its weights there")
+    mesh = init_device_mesh(device.type, (dist.get_world_size(),))
+    policy = _policy(precision)
+    layers = decoder_layers(scorer)
+    for unit in [*layers, scorer]:
+        if any(empty):
+            _send_from_rank_zero(unit, device)
+        # The root's head is used once its forward has begun and again in the backward pass: keep it gathered.
+        fully_shard(unit, mesh=mesh, mp_policy=policy, reshard_after_forward=unit is not scorer)
 
 
-def whole_state_dict(model: nn.Module) -> dict[str, Tensor]:
-    """The full state dict on the CPU of rank 0 (empty on the others), tensor by tensor."""
+def is_empty(model: nn.Module) -> bool:
+    """Whether the model was made on the meta device, without weights."""
+    return any(parameter.is_meta for parameter in model.parameters())
+
+
+def reshard(scorer: nn.Module) -> None:
+    """Free the whole weights that a forward without a backward has left gathered."""
+    if isinstance(scorer, FSDPModule):
+        scorer.reshard()
+
+
+@contextmanager
+def runs_alone(scorer: nn.Module) -> Iterator[None]:
+    """Inside, the scorer's model can be run by itself without gradients, to sample from it.
+
+    A sharded model needs its forward passes on every rank: all must generate the same texts, with one seed.
+    """
+    if isinstance(scorer, FSDPModule):
+        scorer.unshard()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        reshard(scorer)
+
+
+def whole_state_dict(model: nn.Module, *, trained_only: bool = False) -> dict[str, Tensor]:
+    """The full state dict on the CPU of rank 0 (empty on the others), gathered tensor by tensor; a collective call.
+
+    Tied weights stay one tensor. Without a process group nothing is copied. ``trained_only``: without what is frozen.
+    """
+    whole: dict[str, Tensor] = {}
+    gathered: dict[Tensor, Tensor] = {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if trained_only and not tensor.requires_grad:
+            continue
+        if tensor not in gathered:
+            gathered[tensor] = _whole(tensor.detach())
+        whole[name] = gathered[tensor]
+    return whole if rank() == 0 else {}
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    """The tensor itself in one process; else a whole copy on the CPU of rank 0, and a piece of no meaning elsewhere."""
     if not is_distributed():
-        return dict(model.state_dict())
-    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-    return dict(get_model_state_dict(model, options=options))
+        return tensor
+    whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return whole.cpu() if rank() == 0 else tensor
 
 
 def full_value(value: Tensor) -> float:
     """A scalar tensor as a number, gathered if it is a DTensor."""
     return float(value.full_tensor() if isinstance(value, DTensor) else value)
+
+
+def _policy(precision: Precision) -> MixedPrecisionPolicy:
+    # Gradients of many ranks are summed in float32: bfloat16 sums would lose the small ones.
+    if precision == "bf16":
+        return MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+    if precision == "pure_bf16":
+        return MixedPrecisionPolicy(reduce_dtype=torch.float32)
+    return MixedPrecisionPolicy()
+
+
+def _check_can_shard(scorer: nn.Module) -> None:
+    """Nothing, if all ranks hold the same architecture, which is neither sharded nor quantised yet."""
+    if any(isinstance(module, FSDPModule) for module in scorer.modules()):
+        raise ValueError("the model is sharded already: build it again for another run")
+    quantised = [name for name, p in scorer.named_parameters() if not p.is_floating_point()]
+    if quantised:
+        raise ModelError(
+            "several processes",
+            f"quantised weights cannot be sharded, got {quantised[0]}",
+            "train with one process, or with LoRA on weights that are not quantised",
+        )
+    mine = [(name, tuple(p.shape), p.dtype, p.requires_grad) for name, p in scorer.named_parameters()]
+    for number, other in enumerate(on_every_rank(lambda: mine)):
+        if other != mine:
+            differing = next((a for a, b in zip(mine, other, strict=False) if a != b), "more weights")
+            raise ModelError(
+                "several processes",
+                f"ranks {rank()} and {number} hold different models, the first difference is {differing}",
+                "build the same model, with the same adapters and dtype, on every rank",
+            )
+
+
+def _send_from_rank_zero(unit: nn.Module, device: torch.device) -> None:
+    """Replace the unit's tensors that are not sharded yet by rank 0's, on the device; tied ones stay one tensor."""
+    sent: dict[Tensor, Tensor] = {}
+    for module in unit.modules():
+        tensors = [
+            *module.named_parameters(recurse=False, remove_duplicate=False),
+            *module.named_buffers(recurse=False, remove_duplicate=False),
+        ]
+        for name, tensor in tensors:
+            if isinstance(tensor, DTensor):
+                continue
+            if tensor not in sent:
+                sent[tensor] = _sent(tensor, device)
+            setattr(module, name, sent[tensor])
+
+
+def _sent(tensor: Tensor, device: torch.device) -> Tensor:
+    if rank() == 0:
+        value = tensor.detach().to(device).contiguous()
+    else:
+        value = torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
+    dist.broadcast(value, src=0)
+    if isinstance(tensor, nn.Parameter):
+        return nn.Parameter(value, requires_grad=tensor.requires_grad)
+    return value

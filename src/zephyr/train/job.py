@@ -14,11 +14,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from zephyr.errors import DataError
+from zephyr.errors import DataError, ModelError, RecipeError
 from zephyr.models.loading import check_finite_weights, check_token_ids, num_embeddings, weights_hash
 from zephyr.models.scorer import CausalLM, ForestScorer, decoder_layers, plain_model
 from zephyr.train.checkpoint import Identity
-from zephyr.train.distributed import pick_device, shard
+from zephyr.train.distributed import is_empty, pick_device, shard
 from zephyr.train.examples import Example, check_examples
 from zephyr.train.objectives import Objective
 from zephyr.train.reference import describe_reference, fill_reference
@@ -26,7 +26,7 @@ from zephyr.train.reference_store import ReferenceStore, sequence_key
 from zephyr.train.settings import TrainSettings
 from zephyr.train.step import Batch, Engine, make_batch
 from zephyr.train.tables import Row, unique_tokens
-from zephyr.train.together import is_distributed
+from zephyr.train.together import from_rank_zero, is_distributed, on_every_rank, rank
 
 logger = logging.getLogger(__name__)
 
@@ -87,18 +87,47 @@ class Prepared(NamedTuple):
 
 def prepare(job: TrainJob) -> Prepared:
     """The job ready to step. Raises ZephyrErrors naming bad examples or weights before anything expensive runs."""
-    check_finite_weights(job.model.state_dict(), job.name)
+    _check_evaluation(job)
+    on_every_rank(lambda: _check_weights(job))
     rows = _checked_rows(job, job.examples)
     eval_rows = _checked_rows(job, job.eval_examples) if job.eval_examples else []
     model_hash = _hash_of(job, job.model)
+    reference_hash = model_hash if job.reference is None else _hash_of(job, job.reference)
     engine = build_engine(job)
     ref_logps = eval_ref_logps = None
     if job.objective.needs_reference:
-        both = _reference_logps(job, engine, [*rows, *eval_rows], model_hash)
+        both = _reference_logps(job, engine, [*rows, *eval_rows], reference_hash)
         ref_logps, eval_ref_logps = both[: len(rows)], both[len(rows) :]
     evaluation = Examples(job.eval_examples, eval_rows, eval_ref_logps) if eval_rows else None
-    identity = Identity(_data_hash(rows), _recipe_hash(job), model_hash)
+    hashes = model_hash if job.reference is None else f"{model_hash} with reference {reference_hash}"
+    identity = Identity(_data_hash(rows), _recipe_hash(job), hashes)
+    _check_same_on_all_ranks(identity)
     return Prepared(engine, Examples(job.examples, rows, ref_logps), evaluation, identity)
+
+
+def _check_weights(job: TrainJob) -> None:
+    check_finite_weights(job.model.state_dict(), job.name)
+    if job.reference is not None:
+        check_finite_weights(job.reference.state_dict(), "the reference")
+
+
+def _check_same_on_all_ranks(mine: Identity) -> None:
+    """Nothing, if every rank trains on the same data by the same recipe: they cut one batch between them."""
+    for number, other in enumerate(on_every_rank(lambda: mine)):
+        differing = [name for name, value in mine._asdict().items() if other._asdict()[name] != value]
+        if differing:
+            raise DataError(
+                "several processes",
+                f"ranks {rank()} and {number} have another {' and '.join(differing)}",
+                "give every rank the same model, settings, and examples in the same order",
+            )
+
+
+def _check_evaluation(job: TrainJob) -> None:
+    """A RecipeError if settings speak of evaluations that cannot happen."""
+    wanted = [n for n in ("eval_steps", "metric_for_best_model") if getattr(job.settings, n) is not None]
+    if wanted and not job.eval_examples:
+        raise RecipeError(" and ".join(wanted), "there are no evaluation examples", "give some, or leave this out")
 
 
 def build_engine(job: TrainJob) -> Engine:
@@ -113,9 +142,7 @@ def build_engine(job: TrainJob) -> Engine:
     if settings.compile:
         for layer in decoder_layers(scorer):
             layer.compile(dynamic=True)
-    if is_distributed():
-        shard(scorer, device=device, precision=settings.precision)
-    scorer.to(device)
+    _place(job, scorer, device)
     scorer.train()
     return Engine(
         scorer=scorer,
@@ -124,6 +151,14 @@ def build_engine(job: TrainJob) -> Engine:
         device=device,
         router_coef=settings.router_aux_loss_coef,
     )
+
+
+def _place(job: TrainJob, scorer: ForestScorer, device: torch.device) -> None:
+    """Move the scorer to its device in place, sharded over the ranks if there are several."""
+    if is_distributed():
+        scorer.starts_as_reference = from_rank_zero(lambda: scorer.starts_as_reference)
+        shard(scorer, device=device, precision=job.settings.precision)
+    scorer.to(device)
 
 
 def _scorer(job: TrainJob, model: CausalLM) -> ForestScorer:
@@ -158,17 +193,20 @@ def _checked_rows(job: TrainJob, examples: Sequence[Example]) -> list[Row]:
     return rows
 
 
-def _reference_logps(job: TrainJob, engine: Engine, rows: Sequence[Row], model_hash: str) -> Tensor:
+def _reference_logps(job: TrainJob, engine: Engine, rows: Sequence[Row], digest: str) -> Tensor:
     """(n, C) float64 log-probs of the reference, from the store or computed now."""
-    name, digest, scorer = job.name, model_hash, engine.scorer
+    name, scorer = job.name, engine.scorer
     if job.reference is not None:
-        name, digest = "another model than the policy", _hash_of(job, job.reference)
-        scorer = _scorer(job, job.reference).to(engine.device)
+        name = "another model than the policy"
+        scorer = _scorer(job, job.reference)
+        _place(job, scorer, engine.device)
     logger.info("%s", describe_reference(name, digest, adapters_off=scorer.has_adapters))
     store = ReferenceStore(job.reference_store or job.folder / "reference", digest)
     names = [example.name for example in [*job.examples, *job.eval_examples]]
     with scorer.as_reference():
         report = fill_reference(store, scorer, rows, max_tokens=engine.max_tokens, names=names)
+    if job.reference is not None:
+        job.reference.to("cpu")  # during training only the policy is on the device
     counts = "reference log-probs: %d computed in %.1f s, %d reused"
     logger.info(counts, report.computed, report.seconds, report.reused)
     keys = [sequence_key(sequence) for row in rows for sequence in row]
@@ -180,7 +218,16 @@ def _hash_of(job: TrainJob, model: CausalLM) -> str:
     config = model.config.to_diff_dict() if hasattr(model.config, "to_diff_dict") else {}
     plain = {key: value for key, value in config.items() if not key.startswith("_") and "version" not in key}
     settings = json.dumps([job.settings.precision, plain], sort_keys=True, default=str)
-    return hashlib.sha256(f"{weights_hash(model, adapters=False)} {settings}".encode()).hexdigest()[:32]
+    # Ranks may leave the weights to rank 0.
+    found = on_every_rank(lambda: None if is_empty(model) else weights_hash(model, adapters=False))
+    known = {weights for weights in found if weights is not None}
+    if len(known) != 1:
+        raise ModelError(
+            job.name,
+            f"its weights differ between ranks, got {len(known)} versions on {len(found)} ranks",
+            "load the same weights on every rank, or on rank 0 alone and the model on the meta device elsewhere",
+        )
+    return hashlib.sha256(f"{known.pop()} {settings}".encode()).hexdigest()[:32]
 
 
 def _data_hash(rows: Sequence[Row]) -> str:

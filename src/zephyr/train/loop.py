@@ -6,6 +6,7 @@ import dataclasses
 import json
 import logging
 import random
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,8 +22,9 @@ from zephyr.train.checkpoint import Progress, TrainingState, prune_checkpoints, 
 from zephyr.train.distributed import full_value
 from zephyr.train.health import HealthMonitor, HealthNote
 from zephyr.train.invariants import check_finite
-from zephyr.train.job import Prepared, TrainJob, prepare
-from zephyr.train.metrics import Shares, added, as_line, over_ranks
+from zephyr.train.job import Examples, Prepared, TrainJob, prepare
+from zephyr.train.metrics import Shares, added, as_line, over_ranks, plain, shares_of
+from zephyr.train.moving_reference import MovingReference, moving_reference
 from zephyr.train.optimizers import build_optimizer
 from zephyr.train.progress import SILENT, Display, show_progress
 from zephyr.train.resume import load_latest
@@ -30,7 +32,7 @@ from zephyr.train.sampler import StepPlan, plan_steps
 from zephyr.train.schedules import Schedule, count_warmup_steps, learning_rate_at
 from zephyr.train.self_check import check_before_training, check_first_step
 from zephyr.train.settings import TrainSettings
-from zephyr.train.step import accumulate_gradients, objective_loss
+from zephyr.train.step import Batch, accumulate_gradients, objective_loss
 from zephyr.train.tables import score_table
 from zephyr.train.together import rank
 from zephyr.train.tracker import LOG, NOWHERE, Run, Tracker, open_trackers
@@ -59,6 +61,7 @@ class _Run:
     tracker: Tracker
     progress: Progress
     health: HealthMonitor
+    moving: MovingReference | None = None
     waiting: list[Shares] = field(default_factory=list)
     train_line: dict[str, float] = field(default_factory=dict)
     eval_line: dict[str, float] = field(default_factory=dict)
@@ -71,7 +74,15 @@ class _Run:
     @property
     def state(self) -> TrainingState:
         """What a checkpoint holds."""
-        return TrainingState(self.prepared.engine.scorer, self.optimizer)
+        return _state(self.prepared, self.optimizer, self.moving)
+
+    def batch(self, examples: Examples, indices: Sequence[int]) -> Batch:
+        """Some examples as a batch, with the log-probs of the reference as it is at this step."""
+        engine = self.prepared.engine
+        batch = examples.batch(engine.objective, indices)
+        if self.moving is None or not self.moving.has_moved(self.progress.step):
+            return batch
+        return dataclasses.replace(batch, ref_logps=self.moving.logps(engine, batch.rows))
 
 
 def train(job: TrainJob) -> TrainOutcome:
@@ -102,7 +113,8 @@ def _begin(job: TrainJob, prepared: Prepared) -> _Run:
         min_lr_ratio=settings.min_lr_ratio,
     )
     optimizer = build_optimizer(prepared.engine.scorer, settings)
-    state = TrainingState(prepared.engine.scorer, optimizer)
+    moving = moving_reference(job.objective, prepared.engine.scorer, job.reference)
+    state = _state(prepared, optimizer, moving)
     resumed = load_latest(job.folder, state, identity=prepared.identity)
     tracked = Run(job.folder, job.folder.name, dataclasses.asdict(settings), resumed.step if resumed else None)
     return _Run(
@@ -114,13 +126,19 @@ def _begin(job: TrainJob, prepared: Prepared) -> _Run:
         tracker=open_trackers(settings.report_to, tracked) if rank() == 0 else NOWHERE,
         progress=resumed or Progress(step=0),
         health=HealthMonitor(_logged_lines(job.folder / LOG)),
+        moving=moving,
+        waiting=shares_of(resumed.notes) if resumed else [],
     )
+
+
+def _state(prepared: Prepared, optimizer: Optimizer, moving: MovingReference | None) -> TrainingState:
+    return TrainingState(prepared.engine.scorer, optimizer, {} if moving is None else moving.tensors)
 
 
 def _step(run: _Run, step: int) -> None:
     """One optimizer step, stopped before it changes a weight if loss or gradient are not finite."""
     engine, settings = run.prepared.engine, run.settings
-    batch = run.prepared.train.batch(engine.objective, run.plan.indices(step))
+    batch = run.batch(run.prepared.train, run.plan.indices(step))
     shares = accumulate_gradients(engine, batch)
     parameters = [p for p in engine.scorer.parameters() if p.grad is not None]
     limit = float("inf") if settings.max_grad_norm is None else settings.max_grad_norm
@@ -140,6 +158,8 @@ def _step(run: _Run, step: int) -> None:
         group["lr"] = lr
     run.optimizer.step()
     run.optimizer.zero_grad(set_to_none=True)
+    if run.moving is not None:
+        run.moving.follow(engine.scorer, step + 1)
     run.waiting.append(total)
     run.train_line = {"epoch": run.plan.epoch(step + 1), "grad_norm": grad_norm, "learning_rate": lr}
     run.progress = dataclasses.replace(
@@ -162,7 +182,8 @@ def _report(run: _Run, display: Display) -> None:
         _watch_health(run, {"step": float(step)} | line)
     display.update(step, run.train_line.get("loss"))
     if is_last or _due(step, settings.save_steps):
-        save_checkpoint(run.job.folder, run.state, progress=run.progress, identity=run.prepared.identity)
+        progress = dataclasses.replace(run.progress, notes=plain(run.waiting))
+        save_checkpoint(run.job.folder, run.state, progress=progress, identity=run.prepared.identity)
         if rank() == 0:
             best = run.progress.best_step
             prune_checkpoints(run.job.folder, keep_last=settings.save_total_limit, best_step=best)
@@ -176,7 +197,7 @@ def _evaluate(run: _Run) -> dict[str, float]:
     """The objective's loss and metrics over all evaluation examples, and what the job's samples measure."""
     engine, examples = run.prepared.engine, run.prepared.evaluation
     assert examples is not None
-    batch = examples.batch(engine.objective, range(len(examples.examples)))
+    batch = run.batch(examples, range(len(examples.examples)))
     table = score_table(engine.scorer, batch.rows, max_tokens=engine.max_tokens, device=engine.device)
     loss, metrics = objective_loss(engine.objective, batch, table, range(len(batch.rows)))
     line = {f"eval_{name}": value for name, value in as_line(Shares(loss, metrics)).items()}

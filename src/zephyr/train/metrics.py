@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 
 from zephyr.train.objectives import Metric
+from zephyr.train.optimizer_state import Json, JsonObject
 from zephyr.train.together import on_every_rank
 
 
@@ -41,3 +42,32 @@ def as_line(total: Shares, *, num_steps: int = 1) -> dict[str, float]:
     """Names and values of a log line: the mean loss of ``num_steps`` steps, and every metric that was measured."""
     means = {name: float(m.total / m.weight) for name, m in total.metrics.items() if float(m.weight) > 0}
     return {"loss": float(total.loss) / num_steps} | means
+
+
+def plain(waiting: Sequence[Shares]) -> JsonObject:
+    """The shares of steps that no line has told yet as plain values, to the bit, for a checkpoint's notes."""
+    # In hexadecimal, which unlike JSON's numbers holds NaN too.
+    steps: list[Json] = []
+    for share in waiting:
+        step: JsonObject = {"loss": [_hex(share.loss)]}
+        step |= {name: [_hex(metric.total), _hex(metric.weight)] for name, metric in share.metrics.items()}
+        steps.append(step)
+    return {"waiting": steps}
+
+
+def shares_of(notes: JsonObject) -> list[Shares]:
+    """The shares that ``plain`` wrote."""
+    steps = cast("list[dict[str, list[str]]]", notes.get("waiting", []))
+    waiting = []
+    for step in steps:
+        read = {
+            name: [torch.tensor(float.fromhex(text), dtype=torch.float64) for text in texts]
+            for name, texts in step.items()
+        }
+        (loss,) = read.pop("loss")
+        waiting.append(Shares(loss, {name: Metric(*parts) for name, parts in read.items()}))
+    return waiting
+
+
+def _hex(value: torch.Tensor) -> str:
+    return float(value).hex()

@@ -8,6 +8,7 @@ Source: TR-DPO, arXiv 2404.09656.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ from zephyr.train.objectives import Objective
 from zephyr.train.reference import mix_reference
 from zephyr.train.step import Engine
 from zephyr.train.tables import Row, score_table
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -79,16 +82,18 @@ def moving_reference(objective: Objective, scorer: ForestScorer, reference: Caus
     """
     if objective.reference_sync_steps is None:
         return None
-    if scorer.has_adapters:
+    if scorer.has_adapters or not all(weight.requires_grad for weight in scorer.parameters()):
         raise RecipeError(
             "reference_sync_steps",
-            "the reference of adapters is the model without them, which cannot follow them",
+            "the reference can follow a policy that trains all its weights, got one with adapters or frozen ones",
             "train all weights, or leave reference_sync_steps out",
         )
     weights = {name: weight.detach().clone() for name, weight in _trained(scorer).items()}
     if reference is not None:
         _start_from(weights, reference)
-    return MovingReference(weights, objective.reference_sync_steps, objective.reference_mixup)
+    moving = MovingReference(weights, objective.reference_sync_steps, objective.reference_mixup)
+    logger.info("the reference moves by %s towards the policy every %d steps", moving.mixup, moving.sync_steps)
+    return moving
 
 
 def _start_from(weights: dict[str, Tensor], reference: CausalLM) -> None:

@@ -16,6 +16,7 @@ from torch.distributed.tensor import DTensor
 
 from zephyr.errors import InvariantError
 from zephyr.models.scorer import ForestScorer
+from zephyr.train.distributed import reshard
 from zephyr.train.reference_store import Logps, ReferenceStore, sequence_key
 from zephyr.train.tables import Row, score_rows, unique_tokens
 from zephyr.train.together import on_every_rank, rank, world_size
@@ -199,3 +200,5 @@ def frozen(scorer: object) -> Iterator[None]:
     finally:
         for module, training in zip(modules, was_training, strict=True):
             module.training = training
+        if isinstance(scorer, nn.Module):
+            reshard(scorer)

@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from zephyr.models.scorer import ForestScorer
+from zephyr.train.distributed import reshard
 from zephyr.train.together import is_distributed, rank, world_size
 from zephyr.trees.budget import cut_micro_batches
 from zephyr.trees.forest import ABSENT, Forest, ScoredSequence, build_forest
@@ -79,6 +80,7 @@ def score_table(
                 table[:, indices] = torch.stack([column.double().cpu() for column in scores])
         if after is not None:
             after(indices)
+    reshard(scorer)
     total = sum_over_ranks(table, device)
     return ScoreTable(total[0], total[1].long(), total[2])
 

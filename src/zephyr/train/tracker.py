@@ -11,11 +11,12 @@ import logging
 import math
 import os
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, Protocol, cast
 
-from zephyr.errors import RecipeError, did_you_mean
+from zephyr.errors import RecipeError, ResourceError, did_you_mean
 from zephyr.train.atomic import replace_text
 
 LOG = "train_log.jsonl"
@@ -74,8 +75,10 @@ class _JsonLines:
 
     def __init__(self, run: Run) -> None:
         path = run.folder / LOG
-        replace_text(path, _lines_through(path, run.resumed_step))
-        self._file = path.open("a")
+        with _disk(path):
+            replace_text(path, _lines_through(path, run.resumed_step))
+            self._file = path.open("ab", buffering=0)
+        self._path = path
         self._last_step = -1 if run.resumed_step is None else run.resumed_step
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -88,11 +91,27 @@ class _JsonLines:
         if broken:
             line["non_finite"] = broken
             _log.warning("step %d: not finite, so written as null: %s", step, broken)
-        self._file.write(json.dumps(line, allow_nan=False) + "\n")
-        self._file.flush()
+        rest = memoryview(f"{json.dumps(line, allow_nan=False)}\n".encode())
+        with _disk(self._path):
+            # Unbuffered: what a full disk refused must not be tried again when the file is closed.
+            while rest:
+                rest = rest[self._file.write(rest) or 0 :]
 
     def close(self) -> None:
         self._file.close()
+
+
+@contextmanager
+def _disk(path: Path) -> Iterator[None]:
+    """Inside, a disk that is full or fails is a ResourceError naming the file."""
+    try:
+        yield
+    except OSError as error:
+        raise ResourceError(
+            str(path),
+            f"the log could not be written, got '{error.strerror}'",
+            "make room or mend the disk, then run again: the last checkpoint is kept",
+        ) from error
 
 
 class _TensorBoard:

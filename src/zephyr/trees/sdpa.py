@@ -126,9 +126,10 @@ def _blocks(forest: Forest, window: int | None, device: torch.device) -> Iterato
 def _masked(forest: Forest, chain: Chain, queries: tuple[int, int], window: int | None, device: torch.device) -> _Block:
     """The block of ``queries``, of which the first is a token of ``chain``."""
     start, end = queries
-    depth = chain.path_length + start - chain.start
     ancestors = (*chain.path, (chain.start, start))
-    hidden = 0 if window is None else max(0, depth - window + 1)
+    # Later chains of the block may fork off higher up than the first one.
+    highest = int(forest.position[start:end].min())
+    hidden = 0 if window is None else max(0, highest - window + 1)
     keys = (*_without_first(ancestors, hidden), queries)
     query_index, key_index = torch.arange(start, end, device=device)[:, None], _index(keys, device)[None, :]
     reach, position = forest.reach.to(device), forest.position.to(device)
