@@ -59,6 +59,25 @@ def peak_rss_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
+def reset_peak_memory(device: str) -> None:
+    """Start the count of ``peak_device_bytes`` anew."""
+    if device == "cpu":
+        return
+    import torch
+
+    torch.accelerator.empty_cache()
+    torch.accelerator.reset_peak_memory_stats()
+
+
+def peak_device_bytes(device: str) -> int:
+    """The most memory that tensors held on an accelerator since the count began; 0 on the CPU."""
+    if device == "cpu":
+        return 0
+    import torch
+
+    return torch.accelerator.max_memory_allocated()
+
+
 def matmul_flops(threads: int, device: str, dtype: str) -> list[float]:
     """FLOP/s of ``CEILING_REPEATS`` large square multiplications, after one to warm up."""
     import torch

@@ -1,23 +1,27 @@
-"""Our side of a benchmark, through the pieces of the training loop; run as ``ours.py TASK RESULT``."""
+"""Our side of a benchmark: ``zephyr.train.loop.train`` on the same ids; run as ``ours.py TASK RESULT``."""
 
+import json
 import sys
+import tempfile
 import time
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import torch
-from machine import peak_rss_bytes
+from machine import peak_device_bytes, peak_rss_bytes, reset_peak_memory
 from task import Pair, Run, Task
-from torch.nn.utils import clip_grad_norm_
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from zephyr.models.loading import Source, load_model
-from zephyr.models.scorer import ForestScorer
 from zephyr.train.examples import Comparison, Dialogue, Example
-from zephyr.train.objectives import Objective, build_objective
-from zephyr.train.optimizers import build_optimizer
+from zephyr.train.job import TrainJob
+from zephyr.train.loop import train
+from zephyr.train.objectives import build_objective
 from zephyr.train.settings import TrainSettings
-from zephyr.train.step import Engine, accumulate_gradients, make_batch
-from zephyr.train.tables import score_table
+from zephyr.train.tracker import LOG
+
+PRECISIONS = {"float32": "float32", "bfloat16": "pure_bf16"}
 
 
 def example(number: int, pair: Pair, objective: str) -> Example:
@@ -29,48 +33,59 @@ def example(number: int, pair: Pair, objective: str) -> Example:
     return Comparison(f"pair {number}", prompt, (chosen, rejected), (1.0, 0.0))
 
 
-def build(task: Task) -> Objective:
-    """The task's objective with the options that TRL's defaults have."""
-    return build_objective(task.objective, {} if task.objective == "sft" else {"beta": task.beta})
+def job(task: Task, pairs: list[Pair], folder: Path) -> TrainJob:
+    """One epoch over ``pairs`` in their order from the task's weights, options as TRL's defaults have them."""
+    settings = TrainSettings(
+        learning_rate=task.learning_rate,
+        train_batch_size=task.pairs_per_step,
+        max_tokens_per_micro_batch=task.max_unique_tokens,
+        lr_scheduler_type="constant",
+        precision=PRECISIONS[task.dtype],
+        shuffle=False,
+        self_checks=task.self_checks,
+    )
+    return TrainJob(
+        model=load_model(Source(task.model_folder, offline=True), dtype=task.dtype, device=task.device),
+        objective=build_objective(task.objective, {} if task.objective == "sft" else {"beta": task.beta}),
+        settings=settings,
+        examples=[example(number, pair, task.objective) for number, pair in enumerate(pairs)],
+        folder=folder,
+        scores_everything=task.objective == "sft",
+    )
+
+
+def trained(task: Task, pairs: list[Pair], ticks: list[float]) -> tuple[list[float], TrainSettings]:
+    """The losses of one epoch over ``pairs``; ``ticks`` starts anew when training does."""
+    with tempfile.TemporaryDirectory() as temporary:
+        training = job(task, pairs, Path(temporary))
+        ticks[:] = [time.perf_counter()]
+        train(training)
+        lines = (training.folder / LOG).read_text().splitlines()
+    return [json.loads(line)["loss"] for line in lines], training.settings
 
 
 def main(task_path: str, result_path: str) -> None:
     """Train one epoch of the task and write losses, seconds and peak memory."""
     task = Task.load(task_path)
     torch.set_num_threads(task.threads)
-    device = torch.device(task.device)
-    scorer = ForestScorer(load_model(Source(task.model_folder, offline=True), dtype=task.dtype, device=task.device))
-    scorer.train()
-    engine = Engine(scorer, build(task), task.max_unique_tokens, device)
-    settings = TrainSettings(
-        learning_rate=task.learning_rate,
-        lr_scheduler_type="constant",
-        train_batch_size=task.pairs_per_step,
-        max_tokens_per_micro_batch=task.max_unique_tokens,
-    )
-    optimizer = build_optimizer(scorer, settings)
-    examples = [example(number, pair, task.objective) for number, pair in enumerate(task.pairs())]
-    start = time.perf_counter()
-    references = None
-    if engine.objective.needs_reference:
-        rows = [engine.objective.sequences(example) for example in examples]
-        references = score_table(scorer, rows, max_tokens=task.max_unique_tokens, device=device).logps
-    ticks, losses = [time.perf_counter()], []
-    for first in range(0, len(examples), task.pairs_per_step):
-        here = slice(first, first + task.pairs_per_step)
-        batch = make_batch(engine.objective, examples[here], None if references is None else references[here])
-        losses.append(sum(float(share.loss) for share in accumulate_gradients(engine, batch)))
-        clip_grad_norm_(scorer.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
+    ticks: list[float] = []
+
+    def tick(*_: object) -> None:
+        if task.device != "cpu":
+            torch.accelerator.synchronize()
         ticks.append(time.perf_counter())
+
+    register_optimizer_step_post_hook(tick)
+    if task.warm_up_steps:
+        trained(task, task.pairs()[: task.warm_up_steps * task.pairs_per_step], ticks)
+    reset_peak_memory(task.device)
+    losses, settings = trained(task, task.pairs(), ticks)
     Run(
         losses=losses,
-        step_seconds=[end - begin for begin, end in pairwise(ticks)],
-        reference_seconds=ticks[0] - start,
+        step_seconds=[end - start for start, end in pairwise(ticks)],
         peak_rss_bytes=peak_rss_bytes(),
-        peak_device_bytes=torch.accelerator.max_memory_allocated() if task.device != "cpu" else 0,
-        settings={"max_tokens_per_micro_batch": task.max_unique_tokens},
+        peak_device_bytes=peak_device_bytes(task.device),
+        settings={key: str(value) for key, value in vars(settings).items()},
     ).save(result_path)
 
 

@@ -6,6 +6,7 @@ chat template lays them out. Both sides of a benchmark get these ids, so neither
 
 import gzip
 import json
+import math
 import os
 import random
 from collections.abc import Iterator
@@ -83,6 +84,19 @@ def long_pairs(count: int, max_length: int) -> list[Pair]:
         Pair(pair.prompt, _cut(pair.chosen, LONG_COMPLETION), _cut(pair.rejected, LONG_COMPLETION))
         for pair in _tokenized(texts, count, max_length, prompts)
     ]
+
+
+def synthetic_pairs(count: int, max_length: int) -> list[Pair]:
+    """``count`` pairs of random ids whose lengths are spread like AlpacaEval's (medians 37, 175 and 62)."""
+    draw = random.Random(0)
+
+    def ids(median: float, spread: float, longest: int) -> list[int]:
+        length = min(max(round(draw.lognormvariate(math.log(median), spread)), 2), longest)
+        return draw.choices(range(EOS + 1, VOCABULARY), k=length - 1)
+
+    lengths = ((37, 0.6, max_length // 2 - 1), (175, 0.9, max_length // 2), (62, 1.1, max_length // 2))
+    rows = [[ids(*length) for length in lengths] for _ in range(count)]
+    return [Pair([BOS, *prompt], [*chosen, EOS], [*rejected, EOS]) for prompt, chosen, rejected in rows]
 
 
 def with_context(pairs: list[Pair], context: list[Pair], num_tokens: int) -> list[Pair]:

@@ -7,10 +7,10 @@ from itertools import pairwise
 
 import torch
 from datasets import Dataset
-from machine import peak_rss_bytes
+from machine import peak_device_bytes, peak_rss_bytes, reset_peak_memory
 from task import Pair, Run, Task
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, TrainerCallback
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Trainer, TrainerCallback
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
@@ -55,7 +55,7 @@ def dataset(pairs: list[Pair], objective: str) -> Dataset:
     )
 
 
-def trainer(task: Task, model, output_dir: str, recorder: Recorder) -> SFTTrainer | DPOTrainer | ORPOTrainer:
+def trainer(task: Task, model, pairs: list[Pair], output_dir: str, recorder: Recorder) -> Trainer:
     """The objective's trainer; every argument that could silently make the sides unequal is written out."""
     micro_batch = task.peer_micro_batch or task.pairs_per_step
     arguments = {
@@ -89,7 +89,7 @@ def trainer(task: Task, model, output_dir: str, recorder: Recorder) -> SFTTraine
     }
     common = {
         "model": model,
-        "train_dataset": dataset(task.pairs(), task.objective),
+        "train_dataset": dataset(pairs, task.objective),
         "processing_class": id_tokenizer(model.config.vocab_size),
         "callbacks": [recorder],
     }
@@ -101,23 +101,31 @@ def trainer(task: Task, model, output_dir: str, recorder: Recorder) -> SFTTraine
     return ORPOTrainer(args=ORPOConfig(**arguments, beta=task.beta, remove_unused_columns=False), **common)
 
 
-def main(task_path: str, result_path: str) -> None:
-    """Train one epoch of the task and write losses, seconds and peak memory."""
-    task = Task.load(task_path)
-    torch.set_num_threads(task.threads)
+def trained(task: Task, pairs: list[Pair]) -> tuple[Recorder, Trainer]:
+    """One epoch over ``pairs`` from the task's weights."""
     model = AutoModelForCausalLM.from_pretrained(
         task.model_folder, dtype=getattr(torch, task.dtype), attn_implementation=task.peer_attention
     ).to(task.device)
     recorder = Recorder(task.device)
     with tempfile.TemporaryDirectory() as output_dir:
-        peer = trainer(task, model, output_dir, recorder)
+        peer = trainer(task, model, pairs, output_dir, recorder)
         peer.train()
+    return recorder, peer
+
+
+def main(task_path: str, result_path: str) -> None:
+    """Train one epoch of the task and write losses, seconds and peak memory."""
+    task = Task.load(task_path)
+    torch.set_num_threads(task.threads)
+    if task.warm_up_steps:
+        trained(task, task.pairs()[: task.warm_up_steps * task.pairs_per_step])
+    reset_peak_memory(task.device)
+    recorder, peer = trained(task, task.pairs())
     Run(
         losses=recorder.losses,
         step_seconds=[end - start for start, end in pairwise(recorder.times)],
-        reference_seconds=0.0,
         peak_rss_bytes=peak_rss_bytes(),
-        peak_device_bytes=torch.accelerator.max_memory_allocated() if task.device != "cpu" else 0,
+        peak_device_bytes=peak_device_bytes(task.device),
         settings={key: value for key, value in peer.args.to_dict().items() if isinstance(value, str | int | float)},
     ).save(result_path)
 

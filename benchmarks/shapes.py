@@ -51,6 +51,7 @@ def save_random_model(shape: Shape, folder: Path, dtype: str = "float32") -> Non
     """Write a model of ``shape`` with weights from seed 0, so that both sides load the same ones."""
     import torch
     from transformers import AutoModelForCausalLM, MistralConfig
+    from transformers.utils.logging import disable_progress_bar
 
     config = MistralConfig(
         **asdict(shape),
@@ -62,6 +63,7 @@ def save_random_model(shape: Shape, folder: Path, dtype: str = "float32") -> Non
         bos_token_id=1,
         eos_token_id=2,
     )
+    disable_progress_bar()
     torch.manual_seed(0)
     AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype)).save_pretrained(folder)
 

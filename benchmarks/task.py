@@ -1,7 +1,7 @@
 """What a measured process is told and what it answers, as JSON files: the contract of driver and sides."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -24,6 +24,7 @@ class Task:
     pairs_per_step: int
     max_length: int  # the pairs are already cut to it
     max_unique_tokens: int  # the token budget of one of our micro-batches
+    self_checks: bool  # whether our loop proves itself before and at the first step, as it does by default
     threads: int
     learning_rate: float
     beta: float = 0.1
@@ -32,6 +33,11 @@ class Task:
     peer_attention: str = "sdpa"
     peer_checkpointing: bool = False
     peer_micro_batch: int = 0  # pairs a forward pass of the peer holds; 0: all pairs of the step
+    warm_up_steps: int = 0  # trained beforehand on a model that is then thrown away
+
+    def for_peer(self) -> Self:
+        """The same task without what only our side reads, so that tuning ours keeps the peer's results."""
+        return replace(self, max_unique_tokens=0, self_checks=False)
 
     def save(self, path: Path) -> None:
         """Write the task as JSON."""
@@ -49,19 +55,23 @@ class Task:
 
 @dataclass(frozen=True)
 class Run:
-    """One side's measurement; a step lasts from the end of the one before to the end of its own update."""
+    """One side's measurement.
+
+    A step lasts from the end of the one before to the end of its own update, the first one from the call of the
+    training function; so ours holds the reference pass, the hashes and the self-checks.
+    """
 
     losses: list[float]
     step_seconds: list[float]
-    reference_seconds: float  # a reference pass of its own before the steps; 0 where the steps contain it
     peak_rss_bytes: int
     peak_device_bytes: int
     settings: dict[str, object]  # what the process actually ran with, for the record
+    reused: bool = False  # whether it was taken from an earlier run of the same task
 
     @property
     def seconds(self) -> float:
-        """All the training there was: reference pass, forward, backward, optimizer, data loading, logging."""
-        return self.reference_seconds + sum(self.step_seconds)
+        """All the training there was: reference, forward, backward, optimizer, data loading, logging."""
+        return sum(self.step_seconds)
 
     def save(self, path: str) -> None:
         """Write the measurement as JSON."""

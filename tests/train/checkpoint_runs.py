@@ -119,7 +119,7 @@ def save_two(run_folder: Path) -> None:
 def forked() -> ForkServerContext:
     """Where worker processes come from: a server that has torch loaded, so that each starts at once."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.train.checkpoint_runs"])
+    context.set_forkserver_preload(["tests.train.checkpoint_runs", "tests.train.distributed_runs"])
     return context
 
 

@@ -17,11 +17,12 @@ STOP = 2
 def test_supervision_is_counted_once_a_token():
     rows = [
         [completion_scored([5, 6, 7], [8, STOP]), completion_scored([5, 6, 7], [9])],
-        [all_scored([5, 6]), completion_scored([5], [6]), ABSENT],  # the same ids twice
+        [all_scored([5, 6, 7]), completion_scored([5, 6], [7]), ABSENT],  # the same ids twice, one mask in the other
     ]
     found = check_supervision(rows, ["a", "b"], stop_ids=[STOP])
-    assert found == (8, 4, 1, 2)
-    assert found.share == 0.5
+    assert found == (9, 5, 1, 2)
+    assert found.share == 5 / 9
+    assert check_supervision([rows[1][::-1]], ["b"], stop_ids=[], all_allowed=True) == (2, 2, 0, 1)
 
 
 @pytest.mark.parametrize(
@@ -85,21 +86,17 @@ def test_a_broken_number_stops_the_step(loss, grad_norm):
 
 def test_a_broken_weight_and_the_examples_it_hits_are_named():
     scorer, pairs = make_scorer(), make_pairs(5)
+    logps = table_of(scorer, DPO, pairs).logps
     with torch.no_grad():
-        # In a token that the third pair alone has, and before its last one.
-        rare = set(pairs[2].prompt.tolist()) - {
-            int(x) for p in pairs if p is not pairs[2] for c in (p.prompt, *p.completions) for x in c
-        }
-        scorer.causal_lm.get_input_embeddings().weight[rare.pop()] = math.nan
-    table = table_of(scorer, DPO, pairs)
-    loss = float(table.logps.sum())
+        scorer.causal_lm.get_input_embeddings().weight[int(pairs[2].prompt[-1])] = math.nan
+    logps[2] = table_of(scorer, DPO, pairs[2:3]).logps
     with pytest.raises(InvariantError) as caught:
         check_finite(
-            loss,
+            float(logps.sum()),
             1.0,
             step=0,
             names=[pair.name for pair in pairs],
-            logps=table.logps,
+            logps=logps,
             parameters=scorer.named_parameters(),
         )
     assert str(caught.value) == (

@@ -32,10 +32,10 @@ def alone(scorer, rows):
 
 
 def counted(scorer, monkeypatch):
-    """The number of sequences of each forward from now on."""
+    """The token ids of each forward's forest from now on."""
     calls = []
     forward = scorer.forward
-    monkeypatch.setattr(scorer, "forward", lambda forest: calls.append(forest.num_sequences) or forward(forest))
+    monkeypatch.setattr(scorer, "forward", lambda forest: calls.append(forest.ids.tolist()) or forward(forest))
     return calls
 
 
@@ -58,19 +58,20 @@ def test_nothing_is_computed_twice_and_what_is_new_is(scorer, store, monkeypatch
     calls = counted(scorer, monkeypatch)
     rows = make_rows()
     fill_reference(store, scorer, rows[:8], max_tokens=10_000)
-    assert calls == [16]
+    assert len(calls) == 1
     report = fill_reference(ReferenceStore(tmp_path, MODEL), scorer, rows[:8], max_tokens=50)
     assert (report.computed, report.reused, len(calls)) == (0, 16, 1)
     report = fill_reference(store, scorer, rows, max_tokens=10_000)
     assert (report.computed, report.reused) == (8, 16)
-    assert calls == [16, 8]
+    fresh = build_forest([one for row in rows[8:] for one in row])
+    assert [sorted(ids) for ids in calls[1:]] == [sorted(fresh.ids.tolist())]
 
 
 def test_rows_that_occur_twice_are_computed_once(scorer, store, monkeypatch):
     calls = counted(scorer, monkeypatch)
     row = make_rows(1)[0]
     report = fill_reference(store, scorer, [row, row[::-1], row], max_tokens=100)
-    assert (report.computed, calls) == (2, [2])
+    assert (report.computed, calls) == (2, [build_forest(row).ids.tolist()])
 
 
 def test_rows_of_different_width_and_absent_columns(scorer, store):
@@ -106,25 +107,27 @@ class KilledError(Exception):
 
 @pytest.mark.parametrize("forwards", [1, 2, 3])
 def test_an_interrupted_fill_ends_like_an_uninterrupted_one(scorer, tmp_path, monkeypatch, forwards):
-    rows = make_rows(20)
+    rows = make_rows(31, seed=25)  # what is left of these would be cut otherwise if it were cut alone
+    calls = counted(scorer, monkeypatch)
     whole = ReferenceStore(tmp_path / "whole", MODEL)
-    fill_reference(whole, scorer, rows, max_tokens=100)
+    fill_reference(whole, scorer, rows, max_tokens=70)
+    expected = calls.copy()
+    calls.clear()
 
     monkeypatch.setattr(reference, "FLUSH_SECONDS", -1.0)  # a shard after each micro-batch
-    calls = counted(scorer, monkeypatch)
 
     def die(done, total):
         if len(calls) == forwards:
             raise KilledError
 
     with pytest.raises(KilledError):
-        fill_reference(ReferenceStore(tmp_path / "cut", MODEL), scorer, rows, max_tokens=100, progress=die)
+        fill_reference(ReferenceStore(tmp_path / "cut", MODEL), scorer, rows, max_tokens=70, progress=die)
     resumed = ReferenceStore(tmp_path / "cut", MODEL)
-    report = fill_reference(resumed, scorer, rows, max_tokens=100)
+    report = fill_reference(resumed, scorer, rows, max_tokens=70)
     assert report.computed > 0
     assert report.reused > 0
     assert resumed.get(keys_of(rows)).tobytes() == whole.get(keys_of(rows)).tobytes()
-    assert len(calls) == len(list((tmp_path / "cut" / MODEL).glob("*.safetensors")))  # no micro-batch twice
+    assert calls == expected  # the same micro-batches, none of them twice
 
 
 def test_a_broken_weight_stops_the_fill_and_names_the_example(store):

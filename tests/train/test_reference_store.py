@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.train.checkpoint_runs import forked
 from tests.train.reference_runs import MODEL, append, key
 from zephyr.errors import ResourceError
-from zephyr.train import reference_store
+from zephyr.train import atomic, reference_store
 from zephyr.train.reference_store import ReferenceStore, sequence_key
 from zephyr.trees.forest import ScoredSequence, completion_scored
 
@@ -181,6 +181,19 @@ def test_add_refuses_what_is_no_value(tmp_path, keys, logps):
     with pytest.raises(ValueError, match="logps"):
         store.add(keys, logps)
     assert len(store) == 0
+
+
+def test_what_a_dead_process_left_half_written_is_removed(tmp_path):
+    folder = ReferenceStore(tmp_path, MODEL).folder
+    dead = forked().Process(target=key, args=(0,))
+    dead.start()
+    dead.join(60)
+    leftovers = [folder / f"abc.safetensors.partial-{atomic._host()}-{pid}" for pid in (dead.pid, os.getppid())]
+    for leftover in leftovers:
+        leftover.mkdir()
+        (leftover / "abc.safetensors").write_bytes(b"half of it")
+    assert len(ReferenceStore(tmp_path, MODEL)) == 0
+    assert [leftover.exists() for leftover in leftovers] == [False, True]  # a living process may go on
 
 
 @pytest.mark.parametrize("name", ["", "../elsewhere", "ABC", "g"])

@@ -5,7 +5,7 @@ adapters off. Hu et al. 2021, arXiv 2106.09685; QLoRA: Dettmers et al. 2023, arX
 """
 
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,10 +23,12 @@ from zephyr.errors import DeviceError, ModelError
 from zephyr.models.loading import (
     DTYPES,
     Source,
+    Tokenizer,
     check_finite_weights,
     load_model,
     new_folder,
     refuse_existing,
+    save_model,
     weights_hash,
 )
 
@@ -177,12 +179,33 @@ def _logits(model: PreTrainedModel, ids: Tensor) -> Tensor:
     return logits.double() if logits.device.type == "cpu" else logits.float()
 
 
-def save_adapter(model: PeftModel, folder: Path) -> None:
-    """Nothing; afterwards `folder`, new and whole, holds the adapters as peft and others read them."""
+def save(
+    model: PreTrainedModel | PeftModel,
+    tokenizer: Tokenizer,
+    folder: Path,
+    *,
+    weights: Mapping[str, Tensor] | None = None,
+) -> None:
+    """Nothing; afterwards `folder`, new and whole, holds the model, or its adapters alone if it has any.
+
+    `weights`: the whole state dict of a model that is sharded; that of the adapters will do for those.
+    """
+    if isinstance(model, PeftModel):
+        save_adapter(model, folder, weights=weights)
+    else:
+        save_model(model, tokenizer, folder, weights=weights)
+
+
+def save_adapter(model: PeftModel, folder: Path, *, weights: Mapping[str, Tensor] | None = None) -> None:
+    """Nothing; afterwards `folder`, new and whole, holds the adapters as peft and others read them.
+
+    `weights`: their state dict, by the model's names, where the model's own are sharded.
+    """
     refuse_existing(folder)
     with new_folder(folder) as partial:
         # False: what decides "auto" is a look-up on the hub; `modules_to_save` are saved in any case.
-        model.save_pretrained(str(partial), save_embedding_layers=False)
+        given = None if weights is None else dict(weights)
+        model.save_pretrained(str(partial), save_embedding_layers=False, state_dict=given)
 
 
 def load_adapter(model: PreTrainedModel, folder: Path, *, trainable: bool = False) -> PeftModel:

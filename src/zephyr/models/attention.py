@@ -21,6 +21,8 @@ IMPLEMENTATION = "zephyr_forest"
 _FOREIGN_TERMS = ("s_aux", "position_bias", "head_mask", "indices")
 
 
+# A forest's layout is new in every micro-batch, and a compiler would compile it anew each time.
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # torch 2.13 leaves it without types
 def _attend(  # noqa: PLR0913 - the interface of transformers
     module: nn.Module,
     query: Tensor,

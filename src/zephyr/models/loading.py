@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -45,6 +45,9 @@ DTYPES = {
 }
 # Formats that run code, or may, when they are read.
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.h5", "*.msgpack")
+
+
+Tokenizer: TypeAlias = PreTrainedTokenizerBase
 
 
 class TrustedCode(NamedTuple):
@@ -281,18 +284,25 @@ def _unreadable(source: Source, what: str, error: Exception) -> ModelError:
 # ---- saving ----
 
 
-def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+def save_model(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    *,
+    weights: Mapping[str, Tensor] | None = None,
+) -> None:
     """Nothing; afterwards `folder` is a plain Hugging Face model folder, whole, that was not there before.
 
-    It is written beside and renamed, so an interrupted save leaves nothing under the name. Raises ModelError
-    where something stands already, ResourceError when the disk is full.
+    It is written beside and renamed, so an interrupted save leaves nothing under the name. `weights`: the whole
+    state dict of a model whose own weights are sharded. Raises ModelError where something stands already,
+    ResourceError when the disk is full.
     """
     if hasattr(model, "peft_config"):
         raise ValueError("the model has adapters: merge them first, or save them as an adapter folder")
     refuse_existing(folder)
     check_tokenizer(model, tokenizer, str(folder))
     with new_folder(folder) as partial:
-        model.save_pretrained(partial)
+        model.save_pretrained(partial, state_dict=None if weights is None else dict(weights))
         tokenizer.save_pretrained(partial)
 
 

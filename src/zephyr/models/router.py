@@ -1,4 +1,8 @@
-"""The load-balancing loss of mixture-of-experts models, normalised over the global batch like every other loss."""
+"""The load-balancing loss of mixture-of-experts models, normalised over the global batch like every other loss.
+
+A token that several sequences share is computed once and counts as often as it would be computed without sharing
+(its ``visits``): so the loss is that of the separate sequences, however they are laid out and cut.
+"""
 
 from __future__ import annotations
 
@@ -22,20 +26,27 @@ class ExpertUse(NamedTuple):
         return ExpertUse(torch.zeros(num_experts, dtype=torch.float64), torch.zeros((), dtype=torch.float64))
 
 
-def expert_use(router_logits: Sequence[Tensor], *, top_k: int) -> ExpertUse:
-    """The use of the experts in all layers together, on the CPU; each layer's logits are (T, experts)."""
-    rows = torch.cat([layer.detach() for layer in router_logits])
-    chosen = functional.one_hot(rows.topk(top_k, dim=-1).indices, rows.shape[1]).sum((0, 1))
-    return ExpertUse(chosen.double().cpu(), torch.tensor(float(len(rows)), dtype=torch.float64))
+def expert_use(router_logits: Sequence[Tensor], visits: Tensor, *, top_k: int) -> ExpertUse:
+    """The use of the experts in all layers together, on the CPU.
+
+    Each layer's logits are (T, experts); ``visits`` (T,) says how often each token counts.
+    """
+    chosen, weights = torch.zeros(router_logits[0].shape[1], dtype=torch.float64), visits.double().cpu()
+    for layer in router_logits:
+        of_token = functional.one_hot(layer.detach().topk(top_k, dim=-1).indices, layer.shape[1]).sum(1)
+        chosen += weights @ of_token.double().cpu()
+    return ExpertUse(chosen, len(router_logits) * weights.sum())
 
 
-def balance_loss(router_logits: Sequence[Tensor], use: ExpertUse) -> Tensor:
+def balance_loss(router_logits: Sequence[Tensor], visits: Tensor, use: ExpertUse) -> Tensor:
     """The share that these tokens have in the loss over all tokens counted in ``use``.
 
     experts * sum_e f_e P_e with f_e the fraction of rows that chose expert e (no gradient) and P_e the mean
     router probability of e; linear in P, so the shares of micro-batches add up to the loss of their union.
     Source: Switch Transformers, arXiv 2101.03961, equations 4-6, summed over the top-k choices as transformers does.
     """
-    probabilities = torch.cat(list(router_logits)).float().softmax(-1).sum(0)
+    weights = visits.to(router_logits[0].device, torch.float32)
+    probabilities = sum(weights @ layer.float().softmax(-1) for layer in router_logits)
+    assert isinstance(probabilities, Tensor)
     fractions = (use.chosen / use.num_rows).to(probabilities)
     return len(fractions) * (fractions * probabilities).sum() / float(use.num_rows)

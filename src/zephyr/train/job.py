@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from zephyr.errors import DataError, ModelError, RecipeError
 from zephyr.models.loading import check_finite_weights, check_token_ids, num_embeddings, weights_hash
 from zephyr.models.scorer import CausalLM, ForestScorer, decoder_layers, plain_model
+from zephyr.train.allocator import keep_freed_memory
 from zephyr.train.checkpoint import Identity
 from zephyr.train.distributed import is_empty, pick_device, shard
 from zephyr.train.examples import Example, check_examples
@@ -93,15 +94,15 @@ def prepare(job: TrainJob) -> Prepared:
     eval_rows = _checked_rows(job, job.eval_examples) if job.eval_examples else []
     model_hash = _hash_of(job, job.model)
     reference_hash = model_hash if job.reference is None else _hash_of(job, job.reference)
+    hashes = model_hash if job.reference is None else f"{model_hash} with reference {reference_hash}"
+    identity = Identity(_data_hash(rows), _recipe_hash(job), hashes)
+    _check_same_on_all_ranks(identity)
     engine = build_engine(job)
     ref_logps = eval_ref_logps = None
     if job.objective.needs_reference:
         both = _reference_logps(job, engine, [*rows, *eval_rows], reference_hash)
         ref_logps, eval_ref_logps = both[: len(rows)], both[len(rows) :]
     evaluation = Examples(job.eval_examples, eval_rows, eval_ref_logps) if eval_rows else None
-    hashes = model_hash if job.reference is None else f"{model_hash} with reference {reference_hash}"
-    identity = Identity(_data_hash(rows), _recipe_hash(job), hashes)
-    _check_same_on_all_ranks(identity)
     return Prepared(engine, Examples(job.examples, rows, ref_logps), evaluation, identity)
 
 
@@ -133,6 +134,8 @@ def _check_evaluation(job: TrainJob) -> None:
 def build_engine(job: TrainJob) -> Engine:
     """The job's scorer on its device, in its precision, sharded over the ranks if there are several."""
     settings, device = job.settings, pick_device()
+    if device.type == "cpu":
+        keep_freed_memory()
     scorer = _scorer(job, job.model)
     if settings.activation_checkpointing:
         model = scorer.transformers_model
@@ -222,9 +225,10 @@ def _hash_of(job: TrainJob, model: CausalLM) -> str:
     found = on_every_rank(lambda: None if is_empty(model) else weights_hash(model, adapters=False))
     known = {weights for weights in found if weights is not None}
     if len(known) != 1:
+        fault = "differ between ranks" if known else "are on no rank"
         raise ModelError(
             job.name,
-            f"its weights differ between ranks, got {len(known)} versions on {len(found)} ranks",
+            f"its weights {fault}, got {len(known)} versions on {len(found)} ranks",
             "load the same weights on every rank, or on rank 0 alone and the model on the meta device elsewhere",
         )
     return hashlib.sha256(f"{known.pop()} {settings}".encode()).hexdigest()[:32]

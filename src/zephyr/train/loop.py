@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 
 from zephyr.errors import RecipeError, did_you_mean
 from zephyr.train.checkpoint import Progress, TrainingState, prune_checkpoints, save_checkpoint
-from zephyr.train.distributed import full_value
+from zephyr.train.distributed import full_value, runs_alone
 from zephyr.train.health import HealthMonitor, HealthNote
 from zephyr.train.invariants import check_finite
 from zephyr.train.job import Examples, Prepared, TrainJob, prepare
@@ -202,7 +202,8 @@ def _evaluate(run: _Run) -> dict[str, float]:
     loss, metrics = objective_loss(engine.objective, batch, table, range(len(batch.rows)))
     line = {f"eval_{name}": value for name, value in as_line(Shares(loss, metrics)).items()}
     if run.job.sample is not None:
-        line |= run.job.sample(run.progress.step)
+        with runs_alone(engine.scorer):
+            line |= run.job.sample(run.progress.step)
     watched = run.settings.metric_for_best_model
     if watched is not None:
         _keep_best(run, watched, line)

@@ -99,13 +99,14 @@ def moving_reference(objective: Objective, scorer: ForestScorer, reference: Caus
 def _start_from(weights: dict[str, Tensor], reference: CausalLM) -> None:
     given = {f"causal_lm.{name}": weight for name, weight in reference.named_parameters()}
     for name, weight in weights.items():
-        if name not in given or given[name].shape != weight.shape or isinstance(weight, DTensor):
+        if name not in given or given[name].shape != weight.shape:
             raise RecipeError(
                 "reference_sync_steps",
-                f"the reference cannot move towards a policy of another shape or place, as at {name}",
-                "take the policy as its own reference, or a model of its shape on one device",
+                f"the reference cannot move towards a policy of another shape, as at {name}",
+                "take the policy as its own reference, or a model of its shape",
             )
-        weight.copy_(given[name].detach())
+        # Policy and reference are sharded alike, if they are.
+        _local(weight).copy_(_local(given[name].detach()))
 
 
 def _trained(scorer: ForestScorer) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ from zephyr.models.router import ExpertUse, balance_loss, expert_use
 from zephyr.models.scorer import ForestScorer
 from zephyr.train.metrics import Shares
 from zephyr.train.objectives import Example, Metric, Objective, Scored, Totals
-from zephyr.train.tables import Row, ScoreTable, my_micro_batches, score_rows, score_table, sum_over_ranks
+from zephyr.train.tables import Row, ScoreTable, my_micro_batches, score_rows, score_table, sum_over_ranks, token_visits
 from zephyr.train.together import is_distributed, world_size
 
 
@@ -82,7 +82,8 @@ def accumulate_gradients(engine: Engine, batch: Batch) -> list[Shares]:
         else:
             loss = (survey.coefficients[indices].to(engine.device) * table.logps).sum()
         if engine.router_coef > 0:
-            balance = _router_loss(engine, survey.experts)
+            visits = token_visits(rows, batch.labels.shape[1])
+            balance = _router_loss(engine, survey.experts, visits)
             shares.append(Shares(balance.detach(), {}))
             loss = loss + balance
         # FSDP2 averages gradients over ranks, but these are shares of one sum.
@@ -114,7 +115,9 @@ def _survey(engine: Engine, batch: Batch, *, is_cut: bool) -> _Survey:
 
     def count(indices: list[int]) -> None:
         if balances and indices:
-            uses.append(expert_use(engine.scorer.router_logits, top_k=engine.scorer.experts_per_token))
+            visits = token_visits([batch.rows[index] for index in indices], batch.labels.shape[1])
+            logits, top_k = engine.scorer.router_logits, engine.scorer.experts_per_token
+            uses.append(expert_use(logits, visits, top_k=top_k))
 
     table = score_table(engine.scorer, batch.rows, max_tokens=engine.max_tokens, device=engine.device, after=count)
     experts = _added_use(uses, engine.device) if balances else None
@@ -134,7 +137,7 @@ def _added_use(uses: Sequence[ExpertUse], device: torch.device) -> ExpertUse:
     return ExpertUse(sum_over_ranks(chosen, device), sum_over_ranks(num_rows, device))
 
 
-def _router_loss(engine: Engine, experts: ExpertUse | None) -> Tensor:
+def _router_loss(engine: Engine, experts: ExpertUse | None, visits: Tensor) -> Tensor:
     logits = engine.scorer.router_logits
-    use = experts or expert_use(logits, top_k=engine.scorer.experts_per_token)
-    return engine.router_coef * balance_loss(logits, use)
+    use = experts or expert_use(logits, visits, top_k=engine.scorer.experts_per_token)
+    return engine.router_coef * balance_loss(logits, visits, use)

@@ -42,6 +42,23 @@ def forest_of(rows: Sequence[Row], num_columns: int) -> Forest:
     return build_forest([s for row in rows for s in [*row, *[ABSENT] * (num_columns - len(row))]])
 
 
+def token_visits(rows: Sequence[Row], num_columns: int) -> Tensor:
+    """(T,) float64: in how many sequences each token of ``forest_of`` would be computed if nothing were shared.
+
+    Within a row, a sequence that repeats another or begins it is no computation of its own.
+    """
+    forest = forest_of(rows, num_columns)
+    reach, ends = forest.reach.tolist(), torch.zeros(forest.num_tokens, dtype=torch.float64)
+    for of_row in forest.last.view(-1, num_columns).tolist():
+        distinct = {last for last in of_row if last >= 0}
+        for last in distinct:
+            if not any(last < other < reach[last] for other in distinct):
+                ends[last] += 1
+    # A token is visited by the sequences that end in the subtree under it.
+    before = torch.cat([ends.new_zeros(1), ends.cumsum(0)])
+    return before[forest.reach] - before[:-1]
+
+
 def as_table(scores: SequenceScores, num_columns: int) -> ScoreTable:
     """The scores of ``forest_of`` as a table."""
     return ScoreTable(*(x.view(-1, num_columns) for x in (scores.logps, scores.num_tokens, scores.mean_logits)))

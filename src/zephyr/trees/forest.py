@@ -88,7 +88,8 @@ class Forest:
 
     ``ids``, ``position``, ``reach``: (T,) int64. ``edge_source`` (E,) flat index that predicts, ``edge_target`` (E,)
     token id predicted. ``member_edge``, ``member_sequence`` (M,): edge e belongs to sequence s, ordered by sequence.
-    ``chains`` cover 0..T without gap or overlap.
+    ``last`` (N,) flat index of each sequence's last token, -1 for an empty one. ``chains`` cover 0..T without gap or
+    overlap.
     """
 
     ids: Tensor
@@ -98,6 +99,7 @@ class Forest:
     edge_target: Tensor
     member_edge: Tensor
     member_sequence: Tensor
+    last: Tensor
     num_sequences: int
     chains: tuple[Chain, ...]
     # What an attention backend derives from the layout once and uses in every layer (gather indices, block masks).
@@ -162,6 +164,7 @@ def build_forest(sequences: Sequence[ScoredSequence]) -> Forest:
         edge_target=torch.from_numpy(ids[edge_token]),
         member_edge=torch.from_numpy(members.astype(np.int64)),
         member_sequence=torch.from_numpy(owners.astype(np.int64)),
+        last=torch.tensor([place[-1] if len(place) else -1 for place in places], dtype=torch.int64),
         num_sequences=len(sequences),
         chains=tuple(_chains(segments)),
     )

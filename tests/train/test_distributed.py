@@ -1,0 +1,178 @@
+"""World size changes nothing: several ranks train as one does, save what one reads, and fail together."""
+
+import json
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from tests.train.distributed_runs import (
+    FAULTS,
+    FLOAT32,
+    Case,
+    assert_equal_runs,
+    ended,
+    make_job,
+    make_model,
+    on_ranks,
+    refused,
+    run_and_sample,
+    run_and_save,
+    run_and_stop,
+    run_cases,
+    run_job,
+)
+from zephyr.models.adapters import load_adapter
+from zephyr.models.loading import Source, load_model
+from zephyr.train.saving import save_trained
+
+BETA = {"beta": 0.1}
+ROUTED = {**FLOAT32, "router_aux_loss_coef": 0.1}
+# What every change is tested with, on two ranks.
+CASES = [
+    Case("sft", tied=True, meta=True),
+    Case("dpo", BETA),
+    Case("orpo", BETA),
+    Case("kto", BETA),
+    Case("dpo", BETA, lora=True, meta=True),
+]
+# The rest of the matrix, on two and four ranks.
+MORE_CASES = [
+    Case("dpo", {**BETA, "loss_type": "bco_pair"}),
+    Case("dpo", {**BETA, "reference_sync_steps": 1}, other_reference=True, meta=True),
+    Case("dpo", {**BETA, "rpo_alpha": 0.5, "ld_alpha": 0.3}),
+    Case("dpo", BETA, changes={"activation_checkpointing": True}),
+    Case("orpo", BETA, lora=True),
+    Case("sft", changes={"optim": "rmsprop", "max_grad_norm": None}),
+    Case("sft", model="gemma3_text", changes=FLOAT32, tied=True),
+    *[Case(name, options, "mixtral", ROUTED) for name, options in (("sft", {}), ("dpo", BETA), ("orpo", BETA))],
+    Case("dpo", {**BETA, "loss_type": "bco_pair"}, "mixtral", ROUTED, meta=True),
+    Case("dpo", BETA, "mixtral", {**ROUTED, "activation_checkpointing": True}),
+]
+SAVED = [
+    Case("sft", changes=FLOAT32, tied=True),
+    Case("dpo", BETA, changes=FLOAT32, lora=True),
+    Case("sft", model="mixtral", changes=FLOAT32),
+]
+
+
+def tolerance(case):
+    return 1e-6 if case.changes.get("precision") == "float32" else 1e-9
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory):
+    """The runs of one process, by case."""
+    folder = tmp_path_factory.mktemp("one")
+    done = {}
+
+    def run(case):
+        if case.name not in done:
+            run_cases(folder, [case])
+            done[case.name] = ended(folder / case.name)
+        return done[case.name]
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("two")
+    on_ranks(2, folder, run_cases, CASES)
+    return folder
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_two_ranks_train_as_one(one, two, case):
+    assert_equal_runs(one(case), ended(two / case.name), within=tolerance(case))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("world", [2, 4])
+def test_any_number_of_ranks_trains_as_one(one, tmp_path, world):
+    cases = [*CASES, *MORE_CASES]
+    on_ranks(world, tmp_path, run_cases, cases)
+    for case in cases:
+        assert_equal_runs(one(case), ended(tmp_path / case.name), within=tolerance(case))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["bf16", "pure_bf16"])
+def test_two_ranks_in_bfloat16_come_near_to_one(one, tmp_path, precision):
+    case = Case("sft", changes={"precision": precision})
+    on_ranks(2, tmp_path, run_cases, [case])
+    for left, right in zip(one(case).lines, ended(tmp_path / case.name).lines, strict=True):
+        assert abs(left["loss"] - right["loss"]) < 2e-2 * left["loss"]
+        assert abs(left["grad_norm"] - right["grad_norm"]) < 5e-2 * left["grad_norm"]
+
+
+@pytest.mark.parametrize("case", CASES[1:4], ids=lambda case: case.name)
+@pytest.mark.parametrize("changes", [{"max_tokens_per_micro_batch": 33}, {"max_tokens_per_micro_batch": 1000}])
+def test_the_cut_into_micro_batches_changes_nothing(one, tmp_path, case, changes):
+    run_job(make_job(case._replace(changes=changes), tmp_path))
+    assert_equal_runs(one(case), ended(tmp_path), within=1e-9)
+
+
+@pytest.mark.parametrize("case", CASES[1:4], ids=lambda case: case.name)
+def test_the_order_inside_a_batch_changes_nothing(tmp_path, case):
+    case = case._replace(changes={"train_batch_size": 7, "shuffle": False, "num_train_epochs": 3})
+    job = make_job(case, tmp_path / "forwards")
+    run_job(job)
+    other = make_job(case, tmp_path / "backwards")
+    run_job(type(job)(**{**vars(other), "examples": list(job.examples)[::-1]}))
+    assert_equal_runs(ended(job.folder), ended(other.folder), within=1e-9)
+
+
+@pytest.mark.parametrize(("before", "after"), [(2, 1), pytest.param(1, 2, marks=pytest.mark.slow)])
+def test_a_run_goes_on_with_another_number_of_ranks(tmp_path, before, after):
+    case = Case("dpo", BETA, changes={"eval_steps": 1, "save_steps": 1})
+    run_cases(tmp_path / "whole", [case])
+    for world, work, arguments in ((before, run_and_stop, (case, 2)), (after, run_cases, ([case],))):
+        if world == 1:
+            work(tmp_path / "cut", *arguments)
+        else:
+            on_ranks(world, tmp_path / "cut", work, *arguments)
+    assert_equal_runs(ended(tmp_path / "whole" / case.name), ended(tmp_path / "cut" / case.name), within=1e-9)
+
+
+def test_two_ranks_sample_alike_and_train_on_undisturbed(one, tmp_path):
+    case = CASES[1]
+    on_ranks(2, tmp_path, run_and_sample, case)
+    assert_equal_runs(one(case), ended(tmp_path / case.name), within=1e-9)
+    first, second = (json.loads((tmp_path / f"texts-{rank}.json").read_text()) for rank in (0, 1))
+    assert first == second
+    assert all(len(text) == 4 for texts in first for text in texts)
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_the_trained_model_is_saved_whole(tmp_path, world):
+    if world == 1:
+        run_and_save(tmp_path, SAVED)
+    else:
+        on_ranks(world, tmp_path, run_and_save, SAVED)
+    for case in SAVED:
+        folder = tmp_path / case.name
+        trained = make_model(case)
+        trained.load_state_dict(ended(folder).weights)
+        if case.lora:
+            read = load_adapter(make_model(case._replace(lora=False)), folder / "saved")
+        else:
+            read = AutoModelForCausalLM.from_pretrained(folder / "saved")
+        ids = torch.tensor([[5, 6, 7, 8]])
+        with torch.no_grad():
+            logits = [model.eval()(ids).logits for model in (trained, read, make_model(case))]
+        assert torch.equal(logits[0], logits[1])
+        assert not torch.allclose(logits[0], logits[2])
+
+
+def test_faults_stop_all_ranks_together(tmp_path):
+    on_ranks(2, tmp_path, refused)
+    first, second = (json.loads((tmp_path / f"said-{rank}.json").read_text()) for rank in (0, 1))
+    assert first.keys() == second.keys() == FAULTS.keys()
+    for said in (first, second):
+        assert "have another data_hash" in said["other data"]
+        assert "its weights differ between ranks, got 2 versions on 2 ranks" in said["other weights"]
+        assert "its weight model.embed_tokens.weight contains NaN" in said["NaN on one rank"]
+        assert "the optimizer has not stepped" in said["too fast"]
+        assert "its weights are on no rank" in said["no weights anywhere"]
+        assert "hold different models" in said["other adapters"]
