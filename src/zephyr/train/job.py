@@ -209,7 +209,7 @@ def _reference_logps(job: TrainJob, engine: Engine, rows: Sequence[Row], digest:
     with scorer.as_reference():
         report = fill_reference(store, scorer, rows, max_tokens=engine.max_tokens, names=names)
     if job.reference is not None:
-        job.reference.to("cpu")  # during training only the policy is on the device
+        nn.Module.to(job.reference, "cpu")  # during training only the policy is on the device
     counts = "reference log-probs: %d computed in %.1f s, %d reused"
     logger.info(counts, report.computed, report.seconds, report.reused)
     keys = [sequence_key(sequence) for row in rows for sequence in row]
