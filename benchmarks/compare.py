@@ -104,6 +104,7 @@ def measured(script: str, task: Task, *, reuse: bool = False) -> Run:
     if reuse and result.exists():
         return replace(Run.load(result), reused=True)
     task.save(task_file)
+    print(f"{script}: {task.objective} on {len(task.pairs())} pairs", file=sys.stderr, flush=True)
     call(task.threads, script, str(task_file), str(result))
     return Run.load(result)
 

@@ -1,7 +1,9 @@
 """Trainings on several gloo processes; worker processes import this file, so it holds no tests."""
 
 import json
+import os
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,14 +24,14 @@ from zephyr.models.generation import generate
 from zephyr.models.sampling import Sampling
 from zephyr.models.scorer import CausalLM, plain_model
 from zephyr.models.tiny import tiny_model, tiny_tokenizer
-from zephyr.train.distributed import whole_state_dict
+from zephyr.train.distributed import process_group, whole_state_dict
 from zephyr.train.examples import Comparison, Dialogue, Example, with_mismatched_completions
 from zephyr.train.job import TrainJob
 from zephyr.train.loop import train
 from zephyr.train.objectives import build_objective
 from zephyr.train.saving import save_trained
 from zephyr.train.settings import TrainSettings
-from zephyr.train.together import rank
+from zephyr.train.together import on_every_rank, rank
 from zephyr.train.tracker import LOG
 
 VOCABULARY = 300  # as many as the tiny tokenizer needs
@@ -48,17 +50,18 @@ SETTINGS: dict[str, object] = {
 FLOAT32 = {"precision": "float32"}
 
 
-class Stopped(Exception):
+class StoppedError(Exception):
     """A run was stopped as if by a fault."""
 
 
-class Case(NamedTuple):
+@dataclass(frozen=True)
+class Case:
     """A training to be run; `changes` are made to `SETTINGS`."""
 
     objective: str
-    options: dict[str, object] = {}
+    options: dict[str, object] = field(default_factory=dict)
     model: str = "mistral"
-    changes: dict[str, object] = {}
+    changes: dict[str, object] = field(default_factory=dict)
     lora: bool = False
     tied: bool = False
     meta: bool = False  # ranks above 0 make their model on the meta device
@@ -124,7 +127,7 @@ def make_job(case: Case, folder: Path) -> TrainJob:
         examples=make_examples(case.objective, 7),
         eval_examples=make_examples(case.objective, 3, seed=1) if settings.eval_steps else (),
         folder=folder,
-        reference=make_model(case._replace(lora=False), seed=1) if case.other_reference else None,
+        reference=make_model(replace(case, lora=False), seed=1) if case.other_reference else None,
     )
 
 
@@ -160,10 +163,7 @@ def assert_equal_runs(one: Ended, other: Ended, *, within: float) -> None:
 def on_ranks(world: int, folder: Path, work: Callable[..., None], *arguments: object) -> None:
     """Run `work(folder, *arguments)` on gloo ranks, each a forked process; all must end well."""
     folder.mkdir(parents=True, exist_ok=True)
-    ranks = [
-        forked().Process(target=_enter, args=(number, world, folder, work, arguments))
-        for number in range(world)
-    ]
+    ranks = [forked().Process(target=_enter, args=(number, world, folder, work, arguments)) for number in range(world)]
     for process in ranks:
         process.start()
     for process in ranks:
@@ -174,14 +174,25 @@ def on_ranks(world: int, folder: Path, work: Callable[..., None], *arguments: ob
     assert codes == [0] * world
 
 
-def _enter(
-    number: int, world: int, folder: Path, work: Callable[..., None], arguments: Sequence[object]
-) -> None:
+def _enter(number: int, world: int, folder: Path, work: Callable[..., None], arguments: Sequence[object]) -> None:
     torch.set_num_threads(1)
     meet = f"file://{folder}/meet-{work.__name__}-{world}"
     dist.init_process_group("gloo", init_method=meet, rank=number, world_size=world)
     work(folder, *arguments)
     dist.destroy_process_group()
+
+
+def fail_on_rank_one(number: int, port: int, folder: Path) -> None:
+    """Two ranks as torchrun starts them, of which one fails while the other waits for it."""
+    meet = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": f"{port}", "RANK": f"{number}", "WORLD_SIZE": "2"}
+    os.environ |= meet
+    try:
+        with process_group(torch.device("cpu")):
+            everybody = on_every_rank(rank)
+            {0: 0}[number]  # a mistake of ours on rank 1
+            on_every_rank(rank)
+    except (ZephyrError, KeyError) as error:
+        (folder / f"said-{number}").write_text(f"{everybody} {error}")
 
 
 def run_cases(folder: Path, cases: Sequence[Case]) -> None:
@@ -195,13 +206,13 @@ def run_and_stop(folder: Path, case: Case, after: int) -> None:
 
     def stop(step: int) -> dict[str, float]:
         if step == after:
-            raise Stopped
+            raise StoppedError
         return {}
 
     job = make_job(case, folder / case.name)
     try:
-        train(TrainJob(**{**vars(job), "sample": stop}))
-    except Stopped:
+        train(replace(job, sample=stop))
+    except StoppedError:
         return
     raise AssertionError("the run was not stopped")
 
@@ -217,7 +228,7 @@ def run_and_sample(folder: Path, case: Case) -> None:
         texts.append([one.ids.tolist() if hasattr(one.ids, "tolist") else list(one.ids) for one in written])
         return {}
 
-    run_job(TrainJob(**{**vars(job), "sample": sample}))
+    run_job(replace(job, sample=sample))
     (folder / f"texts-{rank()}.json").write_text(json.dumps(texts))
 
 
@@ -232,8 +243,8 @@ def run_and_save(folder: Path, cases: Sequence[Case]) -> None:
 def refused(folder: Path) -> None:
     """Jobs that no rank can train, each with what every rank says of it, in a file a rank."""
     said = {}
-    for fault in FAULTS:
-        job = FAULTS[fault](make_job(Case("dpo", {"beta": 0.1}), folder / fault))
+    for fault, commit in FAULTS.items():
+        job = commit(make_job(Case("dpo", {"beta": 0.1}), folder / fault))
         try:
             train(job)
         except (ZephyrError, ValueError) as error:
@@ -242,7 +253,7 @@ def refused(folder: Path) -> None:
 
 
 def _other_data(job: TrainJob) -> TrainJob:
-    return TrainJob(**{**vars(job), "examples": list(job.examples)[:: 1 - 2 * rank()]})
+    return replace(job, examples=list(job.examples)[:: 1 - 2 * rank()])
 
 
 def _other_weights(job: TrainJob) -> TrainJob:
@@ -258,15 +269,15 @@ def _nan_on_rank_one(job: TrainJob) -> TrainJob:
 
 def _too_fast(job: TrainJob) -> TrainJob:
     settings = TrainSettings(**{**SETTINGS, "learning_rate": 1e200})
-    return TrainJob(**{**vars(job), "settings": settings})
+    return replace(job, settings=settings)
 
 
 def _no_weights_anywhere(job: TrainJob) -> TrainJob:
-    return TrainJob(**{**vars(job), "model": job.model.to("meta")})
+    return replace(job, model=job.model.to("meta"))
 
 
 def _other_adapters(job: TrainJob) -> TrainJob:
-    return TrainJob(**{**vars(job), "model": add_lora(job.model, LoraSettings(r=2 + rank()))})
+    return replace(job, model=add_lora(job.model, LoraSettings(r=2 + rank())))
 
 
 FAULTS: dict[str, Callable[[TrainJob], TrainJob]] = {

@@ -1,17 +1,24 @@
 """World size changes nothing: several ranks train as one does, save what one reads, and fail together."""
 
 import json
+import socket
+import subprocess
+import sys
+from dataclasses import replace
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from tests.train.checkpoint_runs import forked
 from tests.train.distributed_runs import (
     FAULTS,
     FLOAT32,
+    VOCABULARY,
     Case,
     assert_equal_runs,
     ended,
+    fail_on_rank_one,
     make_job,
     make_model,
     on_ranks,
@@ -23,8 +30,10 @@ from tests.train.distributed_runs import (
     run_job,
 )
 from zephyr.models.adapters import load_adapter
-from zephyr.models.loading import Source, load_model
-from zephyr.train.saving import save_trained
+from zephyr.models.empty import empty_model
+from zephyr.models.loading import Source, load_model, save_model
+from zephyr.models.tiny import tiny_model, tiny_tokenizer
+from zephyr.train.distributed import is_empty
 
 BETA = {"beta": 0.1}
 ROUTED = {**FLOAT32, "router_aux_loss_coef": 0.1}
@@ -109,17 +118,17 @@ def test_two_ranks_in_bfloat16_come_near_to_one(one, tmp_path, precision):
 @pytest.mark.parametrize("case", CASES[1:4], ids=lambda case: case.name)
 @pytest.mark.parametrize("changes", [{"max_tokens_per_micro_batch": 33}, {"max_tokens_per_micro_batch": 1000}])
 def test_the_cut_into_micro_batches_changes_nothing(one, tmp_path, case, changes):
-    run_job(make_job(case._replace(changes=changes), tmp_path))
+    run_job(make_job(replace(case, changes=changes), tmp_path))
     assert_equal_runs(one(case), ended(tmp_path), within=1e-9)
 
 
 @pytest.mark.parametrize("case", CASES[1:4], ids=lambda case: case.name)
 def test_the_order_inside_a_batch_changes_nothing(tmp_path, case):
-    case = case._replace(changes={"train_batch_size": 7, "shuffle": False, "num_train_epochs": 3})
+    case = replace(case, changes={"train_batch_size": 7, "shuffle": False, "num_train_epochs": 3})
     job = make_job(case, tmp_path / "forwards")
     run_job(job)
     other = make_job(case, tmp_path / "backwards")
-    run_job(type(job)(**{**vars(other), "examples": list(job.examples)[::-1]}))
+    run_job(replace(other, examples=list(job.examples)[::-1]))
     assert_equal_runs(ended(job.folder), ended(other.folder), within=1e-9)
 
 
@@ -155,7 +164,7 @@ def test_the_trained_model_is_saved_whole(tmp_path, world):
         trained = make_model(case)
         trained.load_state_dict(ended(folder).weights)
         if case.lora:
-            read = load_adapter(make_model(case._replace(lora=False)), folder / "saved")
+            read = load_adapter(make_model(replace(case, lora=False)), folder / "saved")
         else:
             read = AutoModelForCausalLM.from_pretrained(folder / "saved")
         ids = torch.tensor([[5, 6, 7, 8]])
@@ -163,6 +172,47 @@ def test_the_trained_model_is_saved_whole(tmp_path, world):
             logits = [model.eval()(ids).logits for model in (trained, read, make_model(case))]
         assert torch.equal(logits[0], logits[1])
         assert not torch.allclose(logits[0], logits[2])
+
+
+@pytest.mark.slow
+def test_the_example_trains_under_torchrun_as_alone(tmp_path, repository):
+    model = tiny_model("mistral", vocab_size=VOCABULARY)
+    save_model(model, tiny_tokenizer(vocab_size=VOCABULARY), tmp_path / "base")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    for launcher, folder in (([sys.executable], "alone"), (torchrun, "together")):
+        script = [repository / "examples/torchrun_dpo.py", tmp_path / "base", tmp_path / folder]
+        run = subprocess.run([*launcher, *script], check=False, capture_output=True, text=True, timeout=120)
+        assert run.returncode == 0, run.stderr
+    alone, together = (load_model(Source(str(tmp_path / f / "model")), dtype="float32") for f in ("alone", "together"))
+    for (name, left), right in zip(alone.named_parameters(), together.parameters(), strict=True):
+        assert torch.allclose(left, right, atol=1e-6), name
+    assert not torch.allclose(model.lm_head.weight, alone.lm_head.weight, atol=1e-4)
+
+
+def test_an_empty_model_is_the_architecture_of_a_saved_one(tmp_path):
+    saved = tiny_model("gemma2", vocab_size=VOCABULARY)
+    save_model(saved, tiny_tokenizer(vocab_size=VOCABULARY), tmp_path / "model")
+    made = empty_model(Source(str(tmp_path / "model")), dtype="float32")
+    read = load_model(Source(str(tmp_path / "model")), dtype="float32")
+    assert is_empty(made)
+    assert not is_empty(read)
+    assert made.config._attn_implementation == read.config._attn_implementation == "eager"
+    kinds = [[(name, p.shape, p.dtype) for name, p in model.named_parameters()] for model in (made, read)]
+    assert kinds[0] == kinds[1]
+
+
+def test_a_rank_that_fails_is_named_by_the_others(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    ranks = [forked().Process(target=fail_on_rank_one, args=(number, port, tmp_path)) for number in (0, 1)]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join(60)
+    assert [process.exitcode for process in ranks] == [0, 0]
+    assert (tmp_path / "said-0").read_text() == "[0, 1] rank 0 of 2: rank 1 has failed; see what that rank says"
+    assert (tmp_path / "said-1").read_text() == "[0, 1] 1"
 
 
 def test_faults_stop_all_ranks_together(tmp_path):

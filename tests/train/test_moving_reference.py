@@ -87,7 +87,7 @@ def test_it_goes_on_from_a_checkpoint_to_the_bit(tmp_path):
     moves = {"reference_sync_steps": 2, "reference_mixup": 0.6, "save_steps": 1, "save_total_limit": 6}
     straight = tiny_job(tmp_path / "straight", **moves)
     train(straight)
-    for step in (1, 2, 3, 5):
+    for step in (2, 3):
         train(tiny_job(tmp_path / f"{step}", **moves))
         for later in range(step + 1, 7):
             (tmp_path / f"{step}" / f"checkpoint-{later}").rename(tmp_path / f"{step}-{later}")

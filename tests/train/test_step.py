@@ -98,7 +98,8 @@ def apart(ours, theirs):
     """The largest difference of two sets of tensors, relative to the largest entry of each tensor."""
     assert ours.keys() == theirs.keys()
     return max(
-        float((ours[name] - right).abs().max() / right.abs().max().clamp(min=1e-12)) for name, right in theirs.items()
+        float((ours[name] - right).detach().abs().max() / right.abs().max().clamp(min=1e-12))
+        for name, right in theirs.items()
     )
 
 

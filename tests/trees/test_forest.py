@@ -233,7 +233,7 @@ def test_to_moves_every_tensor_and_keeps_the_layout() -> None:
     forest.plans["something"] = "derived for the old device"
     moved = forest.to("meta")
     tensors = [value for value in vars(moved).values() if isinstance(value, torch.Tensor)]
-    assert len(tensors) == 7
+    assert len(tensors) == 8
     assert all(tensor.is_meta for tensor in tensors)
     assert (moved.num_sequences, moved.chains, moved.plans) == (2, forest.chains, {})
 

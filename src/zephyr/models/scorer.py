@@ -93,10 +93,10 @@ class ForestScorer(nn.Module):
         # Not self(...): FSDP2's hooks around this forward run already.
         scores = self.forward(stand_in, with_entropy=with_entropy)
         self.router_logits = tuple(layer[:0] for layer in self.router_logits)
-        nothing = scores.logps.sum() * 0.0
         zeros = scores.mean_logits.new_zeros(forest.num_sequences)
         return SequenceScores(
-            logps=nothing.expand(forest.num_sequences),
+            # A sum, no view of one: FSDP2 hooks into what a forward gives back.
+            logps=scores.logps.new_zeros(forest.num_sequences) + scores.logps.sum() * 0.0,
             num_tokens=zeros.long(),
             mean_logits=zeros,
             entropies=zeros if with_entropy else None,

@@ -7,19 +7,21 @@ forward and backward every weight is sharded; what scores without gradients call
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.rendezvous import rendezvous
 from torch.distributed.tensor import DTensor
 
-from zephyr.errors import ModelError
+from zephyr.errors import DeviceError, ModelError
 from zephyr.models.scorer import decoder_layers
 from zephyr.train.settings import Precision
 from zephyr.train.together import is_distributed, on_every_rank, rank
@@ -31,7 +33,7 @@ TIMEOUT = timedelta(minutes=30)
 
 
 def pick_device() -> torch.device:
-    """This process's device: its own accelerator under torchrun, else the first one, else the CPU."""
+    """The device of this process: its own accelerator under torchrun, else the first one, else the CPU."""
     if not torch.accelerator.is_available():
         return torch.device("cpu")
     kind = torch.accelerator.current_accelerator()
@@ -45,8 +47,8 @@ def pick_device() -> torch.device:
 def process_group(device: torch.device, *, timeout: timedelta = TIMEOUT) -> Iterator[None]:
     """Torchrun's process group for as long as the block runs; nothing outside of torchrun.
 
-    If a rank dies, torchrun stops the others and its report names the rank; one that hangs stops them after
-    ``timeout``. Each line of a rank's traceback begins with its number.
+    If a rank fails, the others raise a DeviceError that names it; if one is killed, torchrun's report does. One that
+    hangs stops the others after ``timeout``.
     """
     if "RANK" not in os.environ or dist.is_initialized():
         yield
@@ -54,11 +56,32 @@ def process_group(device: torch.device, *, timeout: timedelta = TIMEOUT) -> Iter
     backend = dist.get_default_backend_for_device(device)
     # Objects and CPU tensors go over gloo, whatever carries the gradients.
     backends = "gloo" if backend == "gloo" else f"cpu:gloo,{device.type}:{backend}"
-    dist.init_process_group(backends, timeout=timeout)
+    store, number, size = next(rendezvous("env://", timeout=timeout))
+    dist.init_process_group(backends, store=store, rank=number, world_size=size, timeout=timeout)
     try:
         yield
+    except RuntimeError as error:  # what a collective call raises, too, when another rank has gone
+        first = _first_to_fail(store)
+        if first == number:
+            raise
+        where = f"rank {number} of {size}"
+        raise DeviceError(where, f"rank {first} has failed", "see what that rank says") from error
     finally:
+        if sys.exception() is not None:
+            _first_to_fail(store)
         dist.destroy_process_group()
+
+
+class _Store(Protocol):
+    """What the ranks of a process group meet at, and can leave word in."""
+
+    def compare_set(self, key: str, expected: str, desired: str, /) -> bytes:
+        """The key's value; before that, it is set to ``desired`` if it was ``expected`` or not there."""
+
+
+def _first_to_fail(store: _Store) -> int:
+    """The rank that called this first: the one whose failure is the cause of the others'."""
+    return int(store.compare_set("first to fail", "", str(rank())))
 
 
 def built_on_rank_zero(build: Callable[[], T], build_empty: Callable[[], T]) -> T:

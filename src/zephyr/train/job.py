@@ -25,7 +25,7 @@ from zephyr.train.objectives import Objective
 from zephyr.train.reference import describe_reference, fill_reference
 from zephyr.train.reference_store import ReferenceStore, sequence_key
 from zephyr.train.settings import TrainSettings
-from zephyr.train.step import Batch, Engine, make_batch
+from zephyr.train.step import Batch, Engine, Layout, make_batch
 from zephyr.train.tables import Row, unique_tokens
 from zephyr.train.together import from_rank_zero, is_distributed, on_every_rank, rank
 
@@ -88,10 +88,13 @@ class Prepared(NamedTuple):
 
 def prepare(job: TrainJob) -> Prepared:
     """The job ready to step. Raises ZephyrErrors naming bad examples or weights before anything expensive runs."""
+    if not job.examples:
+        raise DataError("training examples", "there are none", "give at least one")
     _check_evaluation(job)
     on_every_rank(lambda: _check_weights(job))
-    rows = _checked_rows(job, job.examples)
-    eval_rows = _checked_rows(job, job.eval_examples) if job.eval_examples else []
+    rows, eval_rows = Layout(job.objective, job.examples), Layout(job.objective, job.eval_examples)
+    _check_examples(job, job.examples)
+    _check_examples(job, job.eval_examples)
     model_hash = _hash_of(job, job.model)
     reference_hash = model_hash if job.reference is None else _hash_of(job, job.reference)
     hashes = model_hash if job.reference is None else f"{model_hash} with reference {reference_hash}"
@@ -100,9 +103,9 @@ def prepare(job: TrainJob) -> Prepared:
     engine = build_engine(job)
     ref_logps = eval_ref_logps = None
     if job.objective.needs_reference:
-        both = _reference_logps(job, engine, [*rows, *eval_rows], reference_hash)
+        both = _reference_logps(job, engine, Layout(job.objective, [*job.examples, *job.eval_examples]), reference_hash)
         ref_logps, eval_ref_logps = both[: len(rows)], both[len(rows) :]
-    evaluation = Examples(job.eval_examples, eval_rows, eval_ref_logps) if eval_rows else None
+    evaluation = Examples(job.eval_examples, eval_rows, eval_ref_logps) if job.eval_examples else None
     return Prepared(engine, Examples(job.examples, rows, ref_logps), evaluation, identity)
 
 
@@ -174,15 +177,11 @@ def _scorer(job: TrainJob, model: CausalLM) -> ForestScorer:
     return ForestScorer(model, autocast=autocast, keep_router_logits=settings.router_aux_loss_coef > 0)
 
 
-def _checked_rows(job: TrainJob, examples: Sequence[Example]) -> list[Row]:
-    """The sequences of every example, once all of them are known to be usable."""
-    if not examples:
-        raise DataError("training examples", "there are none", "give at least one")
+def _check_examples(job: TrainJob, examples: Sequence[Example]) -> None:
+    """Nothing, if every example can be laid out, has an embedding for each of its ids and fits a micro-batch."""
     check_examples(examples)
     vocab_size, budget = num_embeddings(plain_model(job.model)), job.settings.max_tokens_per_micro_batch
-    rows: list[Row] = []
-    for example in examples:
-        row = job.objective.sequences(example)
+    for example, row in zip(examples, Layout(job.objective, examples), strict=True):
         for sequence in row:
             check_token_ids(sequence.ids, vocab_size, example.name)
         # The sum over sequences bounds the unique tokens; only where it is too large must they be counted.
@@ -192,8 +191,6 @@ def _checked_rows(job: TrainJob, examples: Sequence[Example]) -> list[Row]:
                 f"holds {size} tokens, more than max_tokens_per_micro_batch = {budget}",
                 f"set max_tokens_per_micro_batch to at least {size}, or lower max_length",
             )
-        rows.append(row)
-    return rows
 
 
 def _reference_logps(job: TrainJob, engine: Engine, rows: Sequence[Row], digest: str) -> Tensor:

@@ -7,7 +7,7 @@ import json
 import logging
 import random
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -93,11 +93,10 @@ def train(job: TrainJob) -> TrainOutcome:
         check_before_training(job, prepared)
     run = _begin(job, prepared)
     shown = show_progress("training", run.plan.num_steps, first_step=run.progress.step)
-    with shown if rank() == 0 else nullcontext(SILENT) as display:
+    with closing(run.tracker), shown if rank() == 0 else nullcontext(SILENT) as display:
         for step in range(run.progress.step, run.plan.num_steps):
             _step(run, step)
             _report(run, display)
-    run.tracker.close()
     return TrainOutcome(run.progress.step, run.train_line, run.eval_line, tuple(run.notes))
 
 

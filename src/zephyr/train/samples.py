@@ -41,8 +41,8 @@ def _as_line(
 ) -> dict[str, str | int]:
     return {
         "step": step,
-        "prompt": tokenizer.decode(list(prompts[completion.prompt_index])),
-        "completion": tokenizer.decode(list(completion.ids), skip_special_tokens=True),
+        "prompt": str(tokenizer.decode(list(prompts[completion.prompt_index]))),
+        "completion": str(tokenizer.decode(list(completion.ids), skip_special_tokens=True)),
         "finish_reason": completion.finish_reason,
     }
 

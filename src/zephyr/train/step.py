@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, overload
 
 import torch
 from torch import Tensor
@@ -34,6 +34,29 @@ class Batch:
     def names(self) -> list[str]:
         """Where the examples come from, for messages."""
         return [example.name for example in self.examples]
+
+
+class Layout(Sequence[Row]):
+    """The sequences of every example, laid out by the objective each time they are asked for.
+
+    Held for all examples at once they would take many times the memory of the examples themselves.
+    """
+
+    def __init__(self, objective: Objective, examples: Sequence[Example]) -> None:
+        self._objective = objective
+        self._examples = examples
+
+    def __len__(self) -> int:
+        return len(self._examples)
+
+    @overload
+    def __getitem__(self, index: int) -> Row: ...
+    @overload
+    def __getitem__(self, index: slice) -> Layout: ...  # type: ignore[explicit-any]  # of slice itself
+    def __getitem__(self, index: int | slice) -> Row | Layout:  # type: ignore[explicit-any]
+        if isinstance(index, slice):
+            return Layout(self._objective, self._examples[index])
+        return self._objective.sequences(self._examples[index])
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,106 @@
+"""A process that trains in children, kills them at random moments and starts them again; no tests in it.
+
+It imports everything once and forks, so a restart costs what a run itself costs and nothing else.
+`python -m tests.train.killed_runs FOLDER NUM_EPOCHS NUM_KILLS` prints what happened as one line of JSON.
+"""
+
+import json
+import logging
+import os
+import random
+import signal
+import sys
+import time
+import traceback
+from pathlib import Path
+
+import torch
+import torch._dynamo  # optimizers import it at first use; loaded here, children start warm
+from safetensors.torch import save_file
+
+from tests.train.tiny_runs import pairs, tiny_job
+from zephyr.train.loop import train
+
+MOST_LIVES = 200
+
+
+def run(folder: Path, num_epochs: int) -> None:
+    """Trains to the end in a child of its own; the weights are there if it got so far."""
+    torch.set_num_threads(1)
+    logging.basicConfig(filename=folder / "words.log", level=logging.INFO)
+    job = tiny_job(
+        folder,
+        num_train_epochs=num_epochs,
+        eval_steps=3,
+        eval_examples=pairs(4, seed=1),
+        save_steps=1,
+        # Lines of two steps: what waits for its line must survive too.
+        logging_steps=2,
+        metric_for_best_model="loss",
+    )
+    train(job)
+    save_file(dict(job.model.state_dict()), folder / "weights.safetensors")
+
+
+def start(folder: Path, num_epochs: int) -> int:
+    """The id of a child that trains in the folder."""
+    folder.mkdir(exist_ok=True)
+    child = os.fork()
+    if child:
+        return child
+    status = 1
+    try:
+        with (folder / "stderr.txt").open("a") as said:
+            os.dup2(said.fileno(), 2)
+        run(folder, num_epochs)
+        status = 0
+    finally:  # whatever happened, a child must not go on as its parent
+        if status:
+            traceback.print_exc()
+        os._exit(status)
+
+
+def finish(folder: Path, num_epochs: int) -> float:
+    """How long a run took that nobody killed."""
+    began = time.monotonic()
+    _, status = os.waitpid(start(folder, num_epochs), 0)
+    assert status == 0, (folder / "stderr.txt").read_text()[-3000:]
+    return time.monotonic() - began
+
+
+def kill_after(folder: Path, num_epochs: int, seconds: float) -> bool:
+    """Whether a child was still at work when it was killed."""
+    child = start(folder, num_epochs)
+    time.sleep(seconds)
+    os.kill(child, signal.SIGKILL)
+    _, status = os.waitpid(child, 0)
+    assert status in (0, signal.SIGKILL), (folder / "stderr.txt").read_text()[-3000:]
+    return status != 0
+
+
+def half_saved(folder: Path) -> set[str]:
+    """The checkpoints that somebody had begun to write."""
+    return {path.name for path in folder.glob("checkpoint-*.partial-*")}
+
+
+def main(folder: Path, num_epochs: int, num_kills: int) -> None:
+    took = finish(folder / "straight", num_epochs)
+    moments = random.Random(0)
+    kills = within_a_save = num_runs = 0
+    for _ in range(MOST_LIVES):
+        if kills >= num_kills and within_a_save:
+            break
+        here = folder / f"killed-{num_runs}"
+        # On average a life does a tenth of the work, so a run of many lives is killed at every stage of it.
+        before = half_saved(here)
+        if not kill_after(here, num_epochs, moments.uniform(0.0, 0.25 * took)):
+            num_runs += 1  # it was done: the next kills hit another run
+            continue
+        kills += 1
+        within_a_save += bool(half_saved(here) - before)
+    finish(folder / f"killed-{num_runs}", num_epochs)
+    print(json.dumps({"kills": kills, "within_a_save": within_a_save}))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
