@@ -16,10 +16,10 @@ demo: $(DEV_READY)
 	$(RUN)/python examples/tiny_dpo.py
 
 test: $(DEV_READY)
-	$(RUN)/python -m pytest
+	$(RUN)/python -m pytest --numprocesses auto
 
 test-all: $(DEV_READY)
-	$(RUN)/python -m pytest -m "slow or not slow"
+	$(RUN)/python -m pytest --numprocesses auto -m "slow or not slow"
 
 check: $(DEV_READY)
 	$(RUN)/ruff check .

@@ -1,4 +1,4 @@
-"""What every test gets: no network, two threads, fixed seeds, and a folder of real data if there is one."""
+"""What every test gets: no network, one thread, fixed seeds, and a folder of real data if there is one."""
 
 import os
 
@@ -6,7 +6,8 @@ import os
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+# Models here are so small that threads would only wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import random
 import sys

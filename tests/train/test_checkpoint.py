@@ -56,7 +56,7 @@ def names(folder):
 def test_resumed_training_equals_the_uninterrupted_one_to_the_bit(tmp_path, kind):
     training = make_training(kind)
     train_steps(training, 3)
-    progress = Progress(3, 1, 12, 99, best_step=2, best_value=0.1 + 0.2, notes={"seed": 5, "order": [1, 2]})
+    progress = Progress(3, 12, best_step=2, best_value=0.1 + 0.2, notes={"seed": 5, "order": [1, 2]})
     folder = save_checkpoint(tmp_path, training, progress=progress, identity=IDENTITY)
     saved = everything(training)
     train_steps(training, 3)

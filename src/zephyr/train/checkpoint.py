@@ -53,9 +53,7 @@ class Progress:
     """Where a run stands. `notes` takes whatever plain values else the loop must find again."""
 
     step: int
-    epoch: int = 0
     examples_seen: int = 0
-    num_tokens: int = 0
     best_step: int | None = None
     best_value: float | None = None
     notes: JsonObject = field(default_factory=dict)
