@@ -4,7 +4,6 @@ import json
 import os
 import platform
 import resource
-import statistics
 import sys
 import time
 from importlib.metadata import PackageNotFoundError, version
@@ -37,13 +36,12 @@ def versions() -> dict[str, str]:
 
 
 def facts() -> dict[str, object]:
-    """The machine in words and numbers, with its load: a busy machine explains an odd number."""
+    """The machine in words and numbers."""
     return {
         "processor": _first_value("/proc/cpuinfo", "model name") or platform.processor(),
         "cores": os.cpu_count(),
         "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
         "system": platform.platform(),
-        "load_average": os.getloadavg()[0],
     }
 
 
@@ -93,11 +91,6 @@ def matmul_flops(threads: int, device: str, dtype: str) -> list[float]:
             torch.accelerator.synchronize()
         seconds.append(time.perf_counter() - start)
     return [2 * size**3 / s for s in seconds[1:]]
-
-
-def share(flops: float, seconds: float, ceiling: list[float]) -> float:
-    """The part of the ceiling that ``flops`` in ``seconds`` reach; of its timings the median counts."""
-    return flops / seconds / statistics.median(ceiling)
 
 
 def _first_value(path: str, key: str) -> str:

@@ -94,7 +94,9 @@ def trainer(task: Task, model, pairs: list[Pair], output_dir: str, recorder: Rec
         "callbacks": [recorder],
     }
     if task.objective == "sft":
-        return SFTTrainer(args=SFTConfig(**arguments, packing=False, padding_free=False, loss_type="nll"), **common)
+        if task.peer_padding_free:  # TRL wants no max_length beside it, and the pairs are cut already
+            arguments |= {"padding_free": True, "max_length": None}
+        return SFTTrainer(args=SFTConfig(**arguments, packing=False, loss_type="nll"), **common)
     if task.objective == "dpo":
         config = DPOConfig(**arguments, beta=task.beta, loss_type=["sigmoid"], precompute_ref_log_probs=False)
         return DPOTrainer(args=config, **common)

@@ -32,6 +32,7 @@ class Task:
     dtype: str = "float32"
     peer_attention: str = "sdpa"
     peer_checkpointing: bool = False
+    peer_padding_free: bool = False  # SFT alone: the batch as one row without padding
     peer_micro_batch: int = 0  # pairs a forward pass of the peer holds; 0: all pairs of the step
     warm_up_steps: int = 0  # trained beforehand on a model that is then thrown away
 

@@ -52,12 +52,15 @@ def parse() -> argparse.Namespace:
     add("--threads", type=int, default=2)
     add("--learning-rate", type=float, help="default: the alignment-handbook's for the objective")
     add("--peer-checkpointing", action="store_true", help="TRL recomputes activations: less memory, slower")
+    add("--peer-padding-free", action="store_true", help="TRL's SFT batch in one row without padding")
     add("--table", action="store_true", help="a grid of prompt share by pairs a step instead of one run")
     add("--json", type=Path, help="write everything that was measured here")
     add("--work", type=Path, help="keep weights, ids and both sides' results in this folder")
     add("--only-ours", action="store_true", help="leave TRL out")
     add("--reuse-peer", action="store_true", help="take TRL's result of the same task from --work")
     arguments = parser.parse_args()
+    if arguments.peer_padding_free and arguments.objective != "sft":
+        parser.error("--peer-padding-free: TRL 1.16 has it for --objective sft alone")
     for pairs_per_step in TABLE_PAIRS_PER_STEP if arguments.table else (arguments.pairs_per_step,):
         if arguments.pairs % pairs_per_step:
             parser.error(f"--pairs {arguments.pairs} is no multiple of {pairs_per_step} pairs a step")
@@ -82,6 +85,7 @@ def measure(arguments: argparse.Namespace, work: Path, rows: list[Pair], pairs_p
         threads=arguments.threads,
         learning_rate=arguments.learning_rate or LEARNING_RATES[arguments.objective],
         peer_checkpointing=arguments.peer_checkpointing,
+        peer_padding_free=arguments.peer_padding_free,
         **write_inputs(work, arguments.model, rows, "float32"),
     )
     return compare(task, with_peer=not arguments.only_ours, reuse_peer=arguments.reuse_peer)

@@ -68,6 +68,13 @@ class ForestScorer(nn.Module):
         """Whether training changes adapters only, so that the model without them is the reference."""
         return isinstance(self.causal_lm, PeftModel)
 
+    def checkpoint_activations(self) -> None:
+        """Keep each layer's input alone for the backward pass, and compute the rest again."""
+        model = self.transformers_model
+        # Renamed in transformers 5.23; 5.17 has the old name only.
+        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
+
     @contextmanager
     def as_reference(self) -> Iterator[None]:
         """Inside, the scorer is the reference of its own training: adapters off, if there are any."""

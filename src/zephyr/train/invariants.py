@@ -141,11 +141,13 @@ def check_no_leak(
     names: Sequence[str],
     *,
     within: torch.dtype | None = None,
+    changing: Iterable[int] | None = None,
 ) -> None:
     """Nothing, if changing the tokens that only one sequence has leaves the others' log-probs as they are.
 
     To the bit, or up to the rounding of the precision `within`: mixtures of experts group tokens by what they
-    contain, so there other tokens can move last bits. Every sequence is changed in its turn, a forward each.
+    contain, so there other tokens can move last bits. Every sequence is changed in its turn, or those numbered
+    ``changing``, a forward each.
     With a sharded scorer every rank must pass the same sequences.
     """
     scores = _scores(scorer, build_forest(sequences))
@@ -153,7 +155,7 @@ def check_no_leak(
     allowed = torch.full_like(before, 0.0 if device_of(scorer).type == "cpu" else SUM_ORDER)
     if within is not None:
         allowed = logp_tolerance(scores.num_tokens, within)
-    for changed in range(len(sequences)):
+    for changed in range(len(sequences)) if changing is None else changing:
         forest = _with_other_tokens(sequences, changed)
         if forest is None:  # it has no token of its own
             continue

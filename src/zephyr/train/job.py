@@ -141,10 +141,7 @@ def build_engine(job: TrainJob) -> Engine:
         keep_freed_memory()
     scorer = _scorer(job, job.model)
     if settings.activation_checkpointing:
-        model = scorer.transformers_model
-        model.gradient_checkpointing_enable(  # type: ignore[no-untyped-call]
-            gradient_checkpointing_kwargs={"use_reentrant": False}
-        )
+        scorer.checkpoint_activations()
     if settings.compile:
         for layer in decoder_layers(scorer):
             layer.compile(dynamic=True)

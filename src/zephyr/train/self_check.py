@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 from zephyr.train.invariants import (
     check_first_loss,
@@ -20,6 +21,7 @@ from zephyr.trees.forest import ScoredSequence
 logger = logging.getLogger(__name__)
 
 NUM_PROBED = 3
+NUM_LOOKED_AT = 100
 
 
 def check_before_training(job: TrainJob, prepared: Prepared) -> None:
@@ -32,18 +34,18 @@ def check_before_training(job: TrainJob, prepared: Prepared) -> None:
         "supervised: %.1f %% of %d tokens; %d of %d examples hold a stop token",
         100 * seen.share, seen.num_tokens, seen.num_with_stop, seen.num_examples,
     )  # fmt: skip
-    sequences, owners = _probe(train, engine.max_tokens)
+    probed = _probed(train)
+    sequences, owners = _sequences(train, probed, engine.max_tokens)
     dtype = job.settings.computed_in
     check_layouts_agree(engine.scorer, sequences, owners, dtype=dtype)
     # Grouped matrix products of experts round by what else is in the group.
     within = dtype if engine.scorer.num_experts else None
-    check_no_leak(engine.scorer, sequences, owners, within=within)
+    check_no_leak(engine.scorer, sequences, owners, within=within, changing={0, len(sequences) - 1})
     if train.ref_logps is not None and _is_own_reference(job, engine):
-        chosen = range(min(NUM_PROBED, len(train.rows)))
-        rows = [train.rows[index] for index in chosen]
+        rows = [train.rows[index] for index in probed]
         table = score_table(engine.scorer, rows, max_tokens=engine.max_tokens, device=engine.device)
-        ref_logps = train.ref_logps[list(chosen)]
-        check_reference_agrees(table.logps, ref_logps, table.num_tokens, names[: len(rows)], dtype=dtype)
+        whose = [names[index] for index in probed]
+        check_reference_agrees(table.logps, train.ref_logps[probed], table.num_tokens, whose, dtype=dtype)
 
 
 def check_first_step(job: TrainJob, engine: Engine, total: Shares, batch: Batch) -> None:
@@ -60,15 +62,23 @@ def _is_own_reference(job: TrainJob, engine: Engine) -> bool:
     return job.reference is None and engine.scorer.starts_as_reference
 
 
-def _probe(train: Examples, max_tokens: int) -> tuple[list[ScoredSequence], list[str]]:
-    """The distinct sequences of a few examples, within the token budget, and whose they are."""
+def _probed(train: Examples) -> list[int]:
+    """A few examples for the probe: rather short ones of the first, for each costs several forward passes."""
+    lengths = [sum(len(sequence.ids) for sequence in row) for row in train.rows[:NUM_LOOKED_AT]]
+    by_length = sorted(range(len(lengths)), key=lambda index: (lengths[index], index))
+    first = min(len(by_length) // 4, max(0, len(by_length) - NUM_PROBED))
+    return by_length[first : first + NUM_PROBED]
+
+
+def _sequences(train: Examples, probed: Sequence[int], max_tokens: int) -> tuple[list[ScoredSequence], list[str]]:
+    """The sequences of the probed examples, within the token budget, and whose they are."""
     sequences: list[ScoredSequence] = []
     owners: list[str] = []
-    for example, row in zip(train.examples[:NUM_PROBED], train.rows[:NUM_PROBED], strict=True):
-        fresh = [sequence for sequence in row if len(sequence.ids)]
+    for index in probed:
+        fresh = [sequence for sequence in train.rows[index] if len(sequence.ids)]
         total = sum(len(sequence.ids) for sequence in [*sequences, *fresh])
         if sequences and total > max_tokens:
             break
         sequences += fresh
-        owners += [example.name] * len(fresh)
+        owners += [train.examples[index].name] * len(fresh)
     return sequences, owners
