@@ -47,7 +47,7 @@ def parse() -> argparse.Namespace:
     add("--model", choices=SHAPES, default="56m")
     add("--max-length", type=int, default=1024)
     add("--max-prompt", type=int, default=512, help="longer AlpacaEval prompts are left out")
-    add("--max-unique-tokens", type=int, default=4096, help="token budget of our micro-batches")
+    add("--max-unique-tokens", type=int, default=2048, help="token budget of our micro-batches")
     add("--without-self-checks", action="store_true", help="our loop leaves its run-time proofs out")
     add("--threads", type=int, default=2)
     add("--learning-rate", type=float, help="default: the alignment-handbook's for the objective")
