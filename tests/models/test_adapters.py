@@ -13,7 +13,6 @@ from zephyr.models.adapters import (
     LoraSettings,
     adapters_disabled,
     add_lora,
-    describe_reference,
     load_4bit,
     load_adapter,
     merge_adapters,
@@ -148,13 +147,6 @@ def test_hash_without_adapters_is_that_of_the_base(name):
 def test_hash_of_the_base_ignores_trained_copies_of_modules():
     model = trained("llama", LoraSettings(r=4, modules_to_save=("lm_head", "embed_tokens")))
     assert weights_hash(model, adapters=False) == weights_hash(tiny_model("llama"))
-
-
-def test_reference_is_named_for_the_log():
-    base = tiny_model("llama")
-    digest = weights_hash(base)
-    assert describe_reference(base) == f"the model before training, weights hash {digest}"
-    assert describe_reference(trained("llama")) == f"base model with adapters off, weights hash {digest}"
 
 
 # ---- settings ----

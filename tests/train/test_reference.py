@@ -10,10 +10,10 @@ from zephyr.errors import DataError, InvariantError
 from zephyr.models.scorer import ForestScorer
 from zephyr.models.tiny import tiny_model
 from zephyr.train import reference
-from zephyr.train.reference import describe_reference, fill_reference, frozen, mix_reference
+from zephyr.train.reference import describe_reference, fill_reference, mix_reference
 from zephyr.train.reference_store import ReferenceStore
-from zephyr.train.tables import ABSENT, score_table
-from zephyr.trees.forest import build_forest, completion_scored
+from zephyr.train.tables import frozen, score_table
+from zephyr.trees.forest import ABSENT, build_forest, completion_scored
 
 
 @pytest.fixture(scope="module")

@@ -29,7 +29,6 @@ from zephyr.models.loading import (
     new_folder,
     refuse_existing,
     save_model,
-    weights_hash,
 )
 
 WEIGHTS = "adapter_model.safetensors"
@@ -132,13 +131,6 @@ def adapters_add_nothing(model: PreTrainedModel | PeftModel) -> bool:
     replaced = any(".modules_to_save." in name for name, _ in model.named_parameters())
     # On the meta device there is nothing to look at: who holds the weights decides.
     return not replaced and not any(bool(up.any()) for up in ups if not up.is_meta)
-
-
-def describe_reference(model: PreTrainedModel | PeftModel) -> str:
-    """Which model is the reference of a preference run that starts from `model`, for the log."""
-    if isinstance(model, PeftModel):
-        return f"base model with adapters off, weights hash {weights_hash(model, adapters=False)}"
-    return f"the model before training, weights hash {weights_hash(model)}"
 
 
 def merge_adapters(model: PeftModel, probe_ids: Tensor, *, tolerance: float | None = None) -> Merged:

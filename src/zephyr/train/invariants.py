@@ -18,8 +18,7 @@ from torch.distributed.tensor import DTensor
 from zephyr.errors import InvariantError
 from zephyr.train.examples import Example
 from zephyr.train.objectives import Objective, Scored
-from zephyr.train.reference import device_of, frozen
-from zephyr.train.tables import Row
+from zephyr.train.tables import Row, device_of, frozen
 from zephyr.trees.forest import Forest, Ids, ScoredSequence, build_forest
 from zephyr.trees.score import SequenceScores
 

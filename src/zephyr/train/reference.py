@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
+from torch import Tensor
 
 from zephyr.errors import InvariantError
 from zephyr.models.scorer import ForestScorer
-from zephyr.train.distributed import reshard
 from zephyr.train.reference_store import Logps, ReferenceStore, sequence_key
-from zephyr.train.tables import Row, score_rows, unique_tokens
+from zephyr.train.tables import Row, device_of, frozen, score_rows, unique_tokens
 from zephyr.train.together import on_every_rank, rank, world_size
 from zephyr.trees.budget import cut_micro_batches
 
@@ -177,28 +174,3 @@ def _score(work: _Work, batch: list[int]) -> tuple[list[bytes], Logps]:
             "look for weights that are not finite in the reference, or compute it in float32",
         )
     return [key for row in batch for key in work.keys[row]], logps
-
-
-def device_of(scorer: object) -> torch.device:
-    """Where a scorer computes; the CPU for a plain function."""
-    return next(scorer.parameters()).device if isinstance(scorer, nn.Module) else torch.device("cpu")
-
-
-@contextmanager
-def frozen(scorer: object) -> Iterator[None]:
-    """No gradients inside the block, and a module in eval mode (in training a router may add noise)."""
-    modules = list(scorer.modules()) if isinstance(scorer, nn.Module) else []
-    was_training = [module.training for module in modules]
-    # FSDP2 keeps the buffers it gathers into; made in inference mode, they break training (torch 2.13).
-    parameters = scorer.parameters() if isinstance(scorer, nn.Module) else ()
-    is_sharded = any(isinstance(parameter, DTensor) for parameter in parameters)
-    for module in modules:
-        module.training = False
-    try:
-        with torch.no_grad() if is_sharded else torch.inference_mode():
-            yield
-    finally:
-        for module, training in zip(modules, was_training, strict=True):
-            module.training = training
-        if isinstance(scorer, nn.Module):
-            reshard(scorer)

@@ -6,12 +6,14 @@ that couples its examples all go through ``score_table``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from zephyr.models.scorer import ForestScorer
 from zephyr.train.distributed import reshard
@@ -90,16 +92,39 @@ def score_table(
     num_columns = max((len(row) for row in rows), default=1)
     table = torch.zeros(3, len(rows), num_columns, dtype=torch.float64)
     for indices in my_micro_batches(rows, max_tokens=max_tokens):
-        # FSDP2 gathers parameters during the forward, and what is made in inference mode can never be trained again.
-        with torch.no_grad() if is_distributed() else torch.inference_mode():
+        with frozen(scorer):
             scores = score_rows(scorer, [rows[index] for index in indices], num_columns, device)
             if indices:
                 table[:, indices] = torch.stack([column.double().cpu() for column in scores])
         if after is not None:
             after(indices)
-    reshard(scorer)
     total = sum_over_ranks(table, device)
     return ScoreTable(total[0], total[1].long(), total[2])
+
+
+def device_of(scorer: object) -> torch.device:
+    """Where a scorer computes; the CPU for a plain function."""
+    return next(scorer.parameters()).device if isinstance(scorer, nn.Module) else torch.device("cpu")
+
+
+@contextmanager
+def frozen(scorer: object) -> Iterator[None]:
+    """No gradients inside the block, and a module in eval mode (in training a router may add noise)."""
+    modules = list(scorer.modules()) if isinstance(scorer, nn.Module) else []
+    was_training = [module.training for module in modules]
+    # FSDP2 keeps the buffers it gathers into; made in inference mode, they break training (torch 2.13).
+    parameters = scorer.parameters() if isinstance(scorer, nn.Module) else ()
+    is_sharded = any(isinstance(parameter, DTensor) for parameter in parameters)
+    for module in modules:
+        module.training = False
+    try:
+        with torch.no_grad() if is_sharded else torch.inference_mode():
+            yield
+    finally:
+        for module, training in zip(modules, was_training, strict=True):
+            module.training = training
+        if isinstance(scorer, nn.Module):
+            reshard(scorer)
 
 
 def score_rows(scorer: ForestScorer, rows: Sequence[Row], num_columns: int, device: torch.device) -> ScoreTable:
