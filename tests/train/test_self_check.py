@@ -137,9 +137,10 @@ def test_a_stored_reference_with_other_values_is_seen(tmp_path):
 
 
 def test_a_wrong_value_outside_the_probe_is_seen_at_the_first_loss(tmp_path, monkeypatch):
+    """Long answers are tampered with; the probe takes a short example."""
     store = tmp_path / "store"
     train(tiny_job(tmp_path / "first", reference_store=store))
-    tampered(store, lambda logp: logp - 1 if abs(logp) < 30 else logp)
+    tampered(store, lambda logp: logp - 1 if abs(logp) > 45 else logp)
     monkeypatch.setattr(self_check, "NUM_PROBED", 1)
     job = tiny_job(tmp_path / "second", reference_store=store, train_batch_size=24)
     said = stopped(job, InvariantError)
