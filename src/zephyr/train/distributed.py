@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -30,6 +31,7 @@ T = TypeVar("T")
 
 # Rank 0 may read and hash a large model for minutes while the others wait.
 TIMEOUT = timedelta(minutes=30)
+TEARDOWN_SECONDS = 0.1
 
 
 def pick_device() -> torch.device:
@@ -69,6 +71,9 @@ def process_group(device: torch.device, *, timeout: timedelta = TIMEOUT) -> Iter
     finally:
         if sys.exception() is not None:
             _first_to_fail(store)
+        # A gloo thread drops the tensors of the last collective under Python's lock, and aborts the process if the
+        # interpreter has begun to end by then (torch 2.13). Asleep, this thread leaves it the lock.
+        time.sleep(TEARDOWN_SECONDS)
         dist.destroy_process_group()
 
 
