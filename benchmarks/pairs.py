@@ -76,7 +76,16 @@ def alpaca_pairs(count: int, max_length: int, max_prompt: int) -> list[Pair]:
     return _tokenized(texts, count, max_length, range(1, max_prompt + 1))
 
 
-def long_pairs(count: int, max_length: int) -> list[Pair]:
+def long_pairs(count: int, max_length: int, *, context_tokens: int) -> list[Pair]:
+    """``count`` pairs of answers that two models sampled to an AlpacaEval question, asked at the end of a dialogue.
+
+    All that stands before the question are the last ``context_tokens`` tokens of a multi-turn dialogue.
+    """
+    asked = alpaca_pairs(count, max_length // 4, max_length // 8)
+    return with_context(asked, dialogue_pairs(count, max_length), context_tokens)
+
+
+def dialogue_pairs(count: int, max_length: int) -> list[Pair]:
     """``count`` pairs whose prompts are at least twice as long as a completion and leave room for both."""
     texts = dialogues(shared_data() / "sft" / "nemo_aligner")
     prompts = range(2 * LONG_COMPLETION, max_length - LONG_COMPLETION + 1)

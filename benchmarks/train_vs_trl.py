@@ -43,7 +43,7 @@ def parse() -> argparse.Namespace:
     add("--objective", choices=("sft", "dpo", "orpo"), default="dpo")
     add("--pairs", type=int, default=64, help="pairs in all; a multiple of the pairs a step")
     add("--pairs-per-step", type=int, default=8, help="pairs of one optimizer step")
-    add("--data", choices=("alpaca_eval", "long"), default="alpaca_eval")
+    add("--data", choices=("alpaca_eval", "long", "dialogues"), default="alpaca_eval")
     add("--model", choices=SHAPES, default="56m")
     add("--max-length", type=int, default=1024)
     add("--max-prompt", type=int, default=512, help="longer AlpacaEval prompts are left out")
@@ -52,6 +52,7 @@ def parse() -> argparse.Namespace:
     add("--threads", type=int, default=2)
     add("--learning-rate", type=float, help="default: the alignment-handbook's for the objective")
     add("--peer-checkpointing", action="store_true", help="TRL recomputes activations: less memory, slower")
+    add("--peer-micro-batch", type=int, default=0, help="pairs of one forward pass of TRL; 0: all pairs of the step")
     add("--peer-padding-free", action="store_true", help="TRL's SFT batch in one row without padding")
     add("--table", action="store_true", help="a grid of prompt share by pairs a step instead of one run")
     add("--json", type=Path, help="write everything that was measured here")
@@ -64,13 +65,17 @@ def parse() -> argparse.Namespace:
     for pairs_per_step in TABLE_PAIRS_PER_STEP if arguments.table else (arguments.pairs_per_step,):
         if arguments.pairs % pairs_per_step:
             parser.error(f"--pairs {arguments.pairs} is no multiple of {pairs_per_step} pairs a step")
+        if arguments.peer_micro_batch and pairs_per_step % arguments.peer_micro_batch:
+            parser.error(f"--peer-micro-batch {arguments.peer_micro_batch} does not divide {pairs_per_step} pairs a step")
     return arguments
 
 
 def selected_pairs(arguments: argparse.Namespace) -> list[Pair]:
     """The pairs that the command line asks for."""
     if arguments.data == "long":
-        return data.long_pairs(arguments.pairs, arguments.max_length)
+        return data.long_pairs(arguments.pairs, arguments.max_length, context_tokens=arguments.max_length // 2)
+    if arguments.data == "dialogues":
+        return data.dialogue_pairs(arguments.pairs, arguments.max_length)
     return data.alpaca_pairs(arguments.pairs, arguments.max_length, arguments.max_prompt)
 
 
@@ -86,6 +91,7 @@ def measure(arguments: argparse.Namespace, work: Path, rows: list[Pair], pairs_p
         learning_rate=arguments.learning_rate or LEARNING_RATES[arguments.objective],
         peer_checkpointing=arguments.peer_checkpointing,
         peer_padding_free=arguments.peer_padding_free,
+        peer_micro_batch=arguments.peer_micro_batch,
         **write_inputs(work, arguments.model, rows, "float32"),
     )
     return compare(task, with_peer=not arguments.only_ours, reuse_peer=arguments.reuse_peer)
@@ -93,10 +99,8 @@ def measure(arguments: argparse.Namespace, work: Path, rows: list[Pair], pairs_p
 
 def table(arguments: argparse.Namespace, work: Path) -> Iterator[Report]:
     """A cell a row: the same answers behind ever longer contexts, at different numbers of pairs a step."""
-    plain = data.alpaca_pairs(arguments.pairs, arguments.max_length // 4, arguments.max_length // 8)
-    context = data.long_pairs(arguments.pairs, arguments.max_length)
     for num_tokens in TABLE_CONTEXTS:
-        rows = data.with_context(plain, context, num_tokens)
+        rows = data.long_pairs(arguments.pairs, arguments.max_length, context_tokens=num_tokens)
         prompt_share = sum(len(pair.prompt) for pair in rows) / needed_tokens(rows, "dpo")
         for pairs_per_step in TABLE_PAIRS_PER_STEP:
             print(f"\nprompt share {prompt_share:.0%}, {pairs_per_step} pairs a step")

@@ -24,6 +24,7 @@ from zephyr.models.generation import generate
 from zephyr.models.sampling import Sampling
 from zephyr.models.scorer import CausalLM, plain_model
 from zephyr.models.tiny import tiny_model, tiny_tokenizer
+from zephyr.models.together import on_every_rank, rank
 from zephyr.train.distributed import process_group, whole_state_dict
 from zephyr.train.examples import Comparison, Dialogue, Example, with_mismatched_completions
 from zephyr.train.job import TrainJob
@@ -31,7 +32,6 @@ from zephyr.train.loop import train
 from zephyr.train.objectives import build_objective
 from zephyr.train.saving import save_trained
 from zephyr.train.settings import TrainSettings
-from zephyr.train.together import on_every_rank, rank
 from zephyr.train.tracker import LOG
 
 VOCABULARY = 300  # as many as the tiny tokenizer needs

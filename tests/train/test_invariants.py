@@ -10,6 +10,7 @@ from torch import nn
 
 from zephyr.errors import InvariantError
 from zephyr.models.scorer import ForestScorer
+from zephyr.models.tables import score_table
 from zephyr.models.tiny import TINY, tiny_model
 from zephyr.train.examples import Comparison, with_mismatched_completions
 from zephyr.train.invariants import (
@@ -21,7 +22,6 @@ from zephyr.train.invariants import (
 )
 from zephyr.train.losses.pairs import PAIR_LOSSES
 from zephyr.train.objectives import Scored, build_objective
-from zephyr.train.tables import score_table
 from zephyr.trees import rule
 from zephyr.trees.forest import all_scored, build_forest, completion_scored
 

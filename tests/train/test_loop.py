@@ -12,11 +12,11 @@ from tests.train.tiny_runs import OPTIONS, column, examples_for, logged, pairs, 
 from zephyr.errors import CheckpointError, RecipeError
 from zephyr.models.adapters import LoraSettings, add_lora
 from zephyr.models.scorer import ForestScorer
+from zephyr.models.tables import forest_of
 from zephyr.models.tiny import tiny_model
 from zephyr.train.checkpoint import checkpoint_folders
 from zephyr.train.loop import train
 from zephyr.train.objectives import Scored
-from zephyr.train.tables import forest_of
 
 ALWAYS = {"loss", "grad_norm", "learning_rate", "epoch"}
 # What the published model cards tell of a preference run.

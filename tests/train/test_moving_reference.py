@@ -10,12 +10,12 @@ from tests.train.tiny_runs import column, logged, pairs, tiny_job, weights
 from zephyr.errors import DataError, RecipeError
 from zephyr.models.adapters import LoraSettings, add_lora
 from zephyr.models.scorer import ForestScorer
+from zephyr.models.tables import forest_of
 from zephyr.models.tiny import tiny_model
 from zephyr.train.loop import train
 from zephyr.train.moving_reference import moving_reference
 from zephyr.train.objectives import build_objective
 from zephyr.train.step import Engine
-from zephyr.train.tables import forest_of
 
 
 def test_a_reference_that_becomes_the_policy_after_each_step_keeps_the_loss_at_ln_2(tmp_path):

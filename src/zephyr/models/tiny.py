@@ -10,11 +10,11 @@ from typing import NamedTuple
 
 import torch
 import transformers
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch import nn
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from zephyr.errors import did_you_mean
+from zephyr.models.fresh import learn_tokenizer
 from zephyr.models.loading import caps_scores
 
 NUM_HEADS = 4
@@ -230,31 +230,7 @@ TINY_CHAT_TEMPLATE = (
 
 
 def tiny_tokenizer(*, vocab_size: int = 384) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer of `vocab_size` ids, without loss on any text, that puts a bos first.
-
-    <unk> 0, <s> 1, </s> 2, <pad> 3, then the 256 bytes, then merges learned from `TINY_SENTENCES`.
-    """
-    specials = ["<unk>", "<s>", "</s>", "<pad>"]
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    if vocab_size < len(specials) + len(alphabet):
-        raise ValueError(f"vocab_size must be at least {len(specials) + len(alphabet)}, got {vocab_size}")
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        special_tokens=[AddedToken(token, special=True, normalized=False) for token in specials],
-        initial_alphabet=sorted(alphabet),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(TINY_SENTENCES, trainer)
-    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", BOS_ID)])
-    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
-        tokenizer_object=tokenizer,
-        unk_token="<unk>",
-        bos_token="<s>",
-        eos_token="</s>",
-        pad_token="<pad>",
-        chat_template=TINY_CHAT_TEMPLATE,
-        model_max_length=MAX_POSITIONS,
-    )
+    """A byte-level BPE tokenizer of `vocab_size` ids, without loss on any text, that puts a bos first."""
+    tokenizer = learn_tokenizer(TINY_SENTENCES, vocab_size=vocab_size, max_length=MAX_POSITIONS, split_digits=False)
+    tokenizer.chat_template = TINY_CHAT_TEMPLATE
+    return tokenizer

@@ -21,8 +21,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from zephyr import __version__
-from zephyr.errors import ResourceError
-from zephyr.train.atomic import (
+from zephyr.atomic import (
     FileRecord,
     discard,
     find_damage,
@@ -31,10 +30,11 @@ from zephyr.train.atomic import (
     remove_leftovers,
     write_file,
 )
+from zephyr.errors import ResourceError
+from zephyr.models.together import from_rank_zero, on_every_rank, rank, world_size
 from zephyr.train.optimizer_state import JsonObject, model_tensors, optimizer_parts
 from zephyr.train.random_state import random_state
 from zephyr.train.tensor_files import write_tensors
-from zephyr.train.together import from_rank_zero, on_every_rank, rank, world_size
 
 STATE = "state.json"
 _log = logging.getLogger(__name__)

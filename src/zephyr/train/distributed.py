@@ -24,8 +24,9 @@ from torch.distributed.tensor import DTensor
 
 from zephyr.errors import DeviceError, ModelError
 from zephyr.models.scorer import decoder_layers
+from zephyr.models.tables import reshard
+from zephyr.models.together import is_distributed, on_every_rank, rank
 from zephyr.train.settings import Precision
-from zephyr.train.together import is_distributed, on_every_rank, rank
 
 T = TypeVar("T")
 
@@ -124,12 +125,6 @@ def shard(scorer: nn.Module, *, device: torch.device, precision: Precision) -> N
 def is_empty(model: nn.Module) -> bool:
     """Whether the model was made on the meta device, without weights."""
     return any(parameter.is_meta for parameter in model.parameters())
-
-
-def reshard(scorer: nn.Module) -> None:
-    """Free the whole weights that a forward without a backward has left gathered."""
-    if isinstance(scorer, FSDPModule):
-        scorer.reshard()
 
 
 @contextmanager

@@ -16,9 +16,9 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from zephyr.errors import InvariantError
+from zephyr.models.tables import Row, device_of, frozen
 from zephyr.train.examples import Example
 from zephyr.train.objectives import Objective, Scored
-from zephyr.train.tables import Row, device_of, frozen
 from zephyr.trees.forest import Forest, Ids, ScoredSequence, build_forest
 from zephyr.trees.score import SequenceScores
 

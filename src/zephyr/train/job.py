@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from zephyr.errors import DataError, ModelError, RecipeError
 from zephyr.models.loading import check_finite_weights, check_token_ids, num_embeddings, weights_hash
 from zephyr.models.scorer import CausalLM, ForestScorer, decoder_layers, plain_model
+from zephyr.models.tables import Row, unique_tokens
+from zephyr.models.together import from_rank_zero, is_distributed, on_every_rank, rank
 from zephyr.train.allocator import keep_freed_memory
 from zephyr.train.checkpoint import Identity
 from zephyr.train.distributed import is_empty, pick_device, shard
@@ -26,8 +28,6 @@ from zephyr.train.reference import describe_reference, fill_reference
 from zephyr.train.reference_store import ReferenceStore, sequence_key
 from zephyr.train.settings import TrainSettings
 from zephyr.train.step import Batch, Engine, Layout, make_batch
-from zephyr.train.tables import Row, unique_tokens
-from zephyr.train.together import from_rank_zero, is_distributed, on_every_rank, rank
 
 logger = logging.getLogger(__name__)
 

@@ -20,10 +20,10 @@ from torch.distributed.tensor import DTensor
 
 from zephyr.errors import RecipeError
 from zephyr.models.scorer import CausalLM, ForestScorer
+from zephyr.models.tables import Row, score_table
 from zephyr.train.objectives import Objective
 from zephyr.train.reference import mix_reference
 from zephyr.train.step import Engine
-from zephyr.train.tables import Row, score_table
 
 logger = logging.getLogger(__name__)
 

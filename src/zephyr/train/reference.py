@@ -14,9 +14,9 @@ from torch import Tensor
 
 from zephyr.errors import InvariantError
 from zephyr.models.scorer import ForestScorer
+from zephyr.models.tables import Row, device_of, frozen, score_rows, unique_tokens
+from zephyr.models.together import on_every_rank, rank, world_size
 from zephyr.train.reference_store import Logps, ReferenceStore, sequence_key
-from zephyr.train.tables import Row, device_of, frozen, score_rows, unique_tokens
-from zephyr.train.together import on_every_rank, rank, world_size
 from zephyr.trees.budget import cut_micro_batches
 
 # Long enough for few shards, short enough that a killed run repeats little.

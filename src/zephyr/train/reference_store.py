@@ -19,8 +19,8 @@ import numpy.typing as npt
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from zephyr.atomic import discard, partial_folder, remove_leftovers, sync_folder, write_file
 from zephyr.errors import ResourceError
-from zephyr.train.atomic import discard, partial_folder, remove_leftovers, sync_folder, write_file
 from zephyr.trees.forest import ScoredSequence
 
 logger = logging.getLogger(__name__)

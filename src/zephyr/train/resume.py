@@ -12,8 +12,9 @@ from typing import cast
 
 from torch import Tensor
 
+from zephyr.atomic import find_damage
 from zephyr.errors import CheckpointError
-from zephyr.train.atomic import find_damage
+from zephyr.models.together import from_rank_zero, on_every_rank, rank, world_size
 from zephyr.train.checkpoint import (
     STATE,
     Identity,
@@ -34,7 +35,6 @@ from zephyr.train.optimizer_state import (
 )
 from zephyr.train.random_state import restore_random_state
 from zephyr.train.tensor_files import StoredTensor, read_tensors, stored_tensors
-from zephyr.train.together import from_rank_zero, on_every_rank, rank, world_size
 
 ELSEWHERE = "start in another run folder, or bring back what the checkpoint was made with"
 _LISTED = 3

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
+from zephyr.atomic import replace_text
 from zephyr.models.generation import Completion, generate
 from zephyr.models.loading import Tokenizer
 from zephyr.models.sampling import Sampling
 from zephyr.models.scorer import CausalLM, plain_model
-from zephyr.train.atomic import replace_text
+from zephyr.models.together import rank
 from zephyr.train.health import GENERATED_TOKENS
-from zephyr.train.together import rank
 
 SAMPLES = "samples.jsonl"
 

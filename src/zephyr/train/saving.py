@@ -7,8 +7,8 @@ from pathlib import Path
 from zephyr.models.adapters import save
 from zephyr.models.loading import Tokenizer
 from zephyr.models.scorer import CausalLM
+from zephyr.models.together import from_rank_zero, is_distributed
 from zephyr.train.distributed import whole_state_dict
-from zephyr.train.together import from_rank_zero, is_distributed
 
 
 def save_trained(model: CausalLM, tokenizer: Tokenizer, folder: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
+from zephyr.models.tables import score_table
 from zephyr.train.invariants import (
     check_first_loss,
     check_layouts_agree,
@@ -15,7 +16,6 @@ from zephyr.train.invariants import (
 from zephyr.train.job import Examples, Prepared, TrainJob
 from zephyr.train.metrics import Shares
 from zephyr.train.step import Batch, Engine
-from zephyr.train.tables import score_table
 from zephyr.trees.forest import ScoredSequence
 
 logger = logging.getLogger(__name__)

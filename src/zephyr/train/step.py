@@ -11,10 +11,18 @@ from torch import Tensor
 
 from zephyr.models.router import ExpertUse, balance_loss, expert_use
 from zephyr.models.scorer import ForestScorer
+from zephyr.models.tables import (
+    Row,
+    ScoreTable,
+    my_micro_batches,
+    score_rows,
+    score_table,
+    sum_over_ranks,
+    token_visits,
+)
+from zephyr.models.together import is_distributed, world_size
 from zephyr.train.metrics import Shares
 from zephyr.train.objectives import Example, Metric, Objective, Scored, Totals
-from zephyr.train.tables import Row, ScoreTable, my_micro_batches, score_rows, score_table, sum_over_ranks, token_visits
-from zephyr.train.together import is_distributed, world_size
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,8 @@ from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.checkpoint.storage import StorageWriter, WriteResult
 from torch.futures import Future
 
-from zephyr.train.atomic import FileRecord, write_file
-from zephyr.train.together import is_distributed, rank, world_size
+from zephyr.atomic import FileRecord, write_file
+from zephyr.models.together import is_distributed, rank, world_size
 
 # The key under which the reader looks for where in its tensor each shard begins (torch 2.13).
 _OFFSETS_KEY = "DCP_SHARDING_INFO"

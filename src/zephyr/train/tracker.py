@@ -16,8 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, Protocol, cast
 
+from zephyr.atomic import replace_text
 from zephyr.errors import RecipeError, ResourceError, did_you_mean
-from zephyr.train.atomic import replace_text
 
 LOG = "train_log.jsonl"
 # Two runs of one name must not flow into each other at the others' side, but a resumed one must go on.

@@ -1,7 +1,7 @@
 """Scores of many examples as tables with a row an example and a column a sequence.
 
-The one way to score without gradients: the reference's log-probs, an evaluation, and the first pass of an objective
-that couples its examples all go through ``score_table``.
+The one way to score without gradients: the reference's log-probs, every evaluation, and the first pass of an
+objective that couples its examples all go through ``score_table``.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import NamedTuple
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
 from zephyr.models.scorer import ForestScorer
-from zephyr.train.distributed import reshard
-from zephyr.train.together import is_distributed, rank, world_size
+from zephyr.models.together import is_distributed, rank, world_size
 from zephyr.trees.budget import cut_micro_batches
 from zephyr.trees.forest import ABSENT, Forest, ScoredSequence, build_forest
 from zephyr.trees.score import SequenceScores
@@ -125,6 +125,12 @@ def frozen(scorer: object) -> Iterator[None]:
             module.training = training
         if isinstance(scorer, nn.Module):
             reshard(scorer)
+
+
+def reshard(scorer: nn.Module) -> None:
+    """Free the whole weights that a forward without a backward has left gathered."""
+    if isinstance(scorer, FSDPModule):
+        scorer.reshard()
 
 
 def score_rows(scorer: ForestScorer, rows: Sequence[Row], num_columns: int, device: torch.device) -> ScoreTable:

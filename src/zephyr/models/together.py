@@ -1,4 +1,4 @@
-"""What checkpoints need of several ranks: who am I, do this everywhere, hear rank 0.
+"""What a run on several ranks needs besides its tensors: who am I, do this everywhere, hear rank 0.
 
 Without a process group there is one rank, and everything runs in place. Objects travel between the ranks of
 one run as torch's object collectives send them; nothing of that touches a disk.

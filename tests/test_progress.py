@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from zephyr.train.progress import SILENT, show_progress
+from zephyr.progress import SILENT, show_progress
 
 
 class Clock:

@@ -1,0 +1,1 @@
+"""What models can do, as numbers with their doubt."""

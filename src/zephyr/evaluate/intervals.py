@@ -1,0 +1,46 @@
+"""Means with 95 % intervals over prompts."""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+DRAWS = 2000
+NORMAL_95 = 1.959963984540054
+
+
+class Estimate(NamedTuple):
+    """A mean over `n` prompts and its 95 % interval."""
+
+    score: float
+    low: float
+    high: float
+    n: int
+
+
+def share(successes: int, n: int) -> Estimate:
+    """The share of successes among `n` independent prompts, with Wilson's interval.
+
+    Source: Wilson 1927, J. Am. Stat. Assoc. 22; Brown, Cai and DasGupta 2001 on why not the plain normal one.
+    """
+    if not 0 <= successes <= n or n == 0:
+        raise ValueError(f"need 0 <= successes <= n and n > 0, got {successes} of {n}")
+    p, z2 = successes / n, NORMAL_95**2
+    centre = (p + z2 / (2 * n)) / (1 + z2 / n)
+    half = NORMAL_95 / (1 + z2 / n) * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
+    # Rounding alone can push an end past the value it must enclose.
+    return Estimate(p, max(0.0, min(centre - half, p)), min(1.0, max(centre + half, p)), n)
+
+
+def bootstrap_mean(values: Sequence[float], *, seed: int) -> Estimate:
+    """The mean of one value a prompt, with the percentile interval of a bootstrap over prompts.
+
+    Source: Efron and Tibshirani, An Introduction to the Bootstrap, chapter 13.
+    """
+    if not len(values):
+        raise ValueError("need at least one value")
+    array = np.asarray(values, dtype=np.float64)
+    draws = np.random.default_rng(seed).integers(len(array), size=(DRAWS, len(array)))
+    low, high = np.quantile(array[draws].mean(axis=1), [0.025, 0.975])
+    return Estimate(float(array.mean()), float(low), float(high), len(array))
