@@ -18,7 +18,8 @@ from zephyr.models.adapters import (
     merge_adapters,
     save_adapter,
 )
-from zephyr.models.loading import Source, load, save_model, weights_hash
+from zephyr.models.identity import weights_hash
+from zephyr.models.loading import Source, load, save_model
 from zephyr.models.tiny import TINY, tiny_model, tiny_tokenizer
 
 IDS = torch.arange(4, 52).view(2, 24)

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from zephyr.errors import ModelError, ResourceError
+from zephyr.models.identity import weights_hash
 from zephyr.models.loading import (
     Source,
     TrustedCode,
@@ -22,7 +23,6 @@ from zephyr.models.loading import (
     load_tokenizer,
     new_folder,
     save_model,
-    weights_hash,
 )
 from zephyr.models.tiny import TINY, tiny_model, tiny_tokenizer
 

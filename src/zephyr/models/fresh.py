@@ -9,6 +9,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from zephyr.models.loading import Tokenizer as AnyTokenizer
+from zephyr.models.sampling import Sampling
 
 UNK, BOS, EOS, PAD = "<unk>", "<s>", "</s>", "<pad>"
 SPECIALS = (UNK, BOS, EOS, PAD)
@@ -68,23 +69,16 @@ def new_model(
     return model
 
 
-def set_generation(
-    model: PreTrainedModel,
-    tokenizer: AnyTokenizer,
-    *,
-    stop_ids: Iterable[int],
-    temperature: float,
-    top_k: int,
-    top_p: float,
-) -> None:
+def set_generation(model: PreTrainedModel, tokenizer: AnyTokenizer, sampling: Sampling) -> None:
     """Nothing; afterwards the model, once saved, samples like this wherever it is loaded."""
+    draws = sampling.temperature > 0
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    model.generation_config = GenerationConfig(
+    model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
         bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=sorted(stop_ids),
+        eos_token_id=sorted(sampling.stop_ids),
         pad_token_id=pad,
-        do_sample=temperature > 0,
-        temperature=temperature if temperature > 0 else None,
-        top_k=top_k,
-        top_p=top_p,
+        do_sample=draws,
+        temperature=sampling.temperature if draws else None,
+        top_k=sampling.top_k if draws else None,
+        top_p=sampling.top_p if draws else None,
     )

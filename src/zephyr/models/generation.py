@@ -49,24 +49,28 @@ def generate(
     *,
     num_samples: int = 1,
     seed: int = 0,
+    seeds: Sequence[int] | None = None,
     max_cache_tokens: int = 65_536,
 ) -> list[Completion]:
     """`num_samples` completions of every prompt, ordered by prompt and then sample.
 
-    A sample's draws depend on (`seed`, prompt index, sample index) alone, never on what it is batched with;
-    batches change logits in the last bits only. No batch decodes with more than `max_cache_tokens` tokens of
+    A sample's draws depend on (`seed`, prompt index, sample index) alone, or on its prompt's own of the `seeds` and
+    the sample index, never on what it is batched with; batches change logits in the last bits only. No batch decodes with more than `max_cache_tokens` tokens of
     keys and values, room for `max_new_tokens` included; its distinct prompts' are held once besides. The
     model's mode and attention are put back afterwards.
     """
     # peft's wrapper: the model inside it has the adapters in its layers.
     decoder: PreTrainedModel = getattr(model, "get_base_model", lambda: model)()
     all_ids = [tuple(int(token) for token in prompt) for prompt in prompts]
+    dice = [(seed, index) for index in range(len(prompts))] if seeds is None else [(one,) for one in seeds]
+    if len(dice) != len(prompts):
+        raise ValueError(f"{len(prompts)} prompts need as many seeds, got {len(dice)}")
     _check_prompts(decoder, all_ids, sampling)
     groups = cut_groups(all_ids, sampling.max_new_tokens, num_samples, max_cache_tokens=max_cache_tokens)
     completions: list[Completion] = []
     with torch.no_grad(), _ready_to_generate(decoder):
         for owners, cache in _starts(decoder, all_ids, groups, sampling.max_new_tokens):
-            rows = _start_rows(decoder, all_ids, owners, sampling, seed)
+            rows = _start_rows(decoder, all_ids, owners, sampling, dice)
             completions += _decode(decoder, cache, rows, sampling)
     return sorted(completions, key=lambda completion: completion[:2])
 
@@ -205,7 +209,7 @@ def _start_rows(
     prompts: Sequence[Ids],
     owners: list[tuple[int, int]],
     sampling: Sampling,
-    seed: int,
+    seeds: Sequence[tuple[int, ...]],
 ) -> _Rows:
     device, num_new = model.device, sampling.max_new_tokens
     before = torch.tensor([len(prompts[prompt]) - 1 for prompt, _ in owners], device=device)
@@ -214,7 +218,7 @@ def _start_rows(
     attends = None
     if bool(padding.any()):
         attends = (torch.arange(width + num_new, device=device) >= padding[:, None]).long()
-    dice = [np.random.default_rng((seed, *owner)).random(num_new) for owner in owners]
+    dice = [np.random.default_rng((*seeds[prompt], sample)).random(num_new) for prompt, sample in owners]
     return _Rows(
         owners=list(owners),
         last_ids=torch.tensor([prompts[prompt][-1] for prompt, _ in owners], device=device),

@@ -6,12 +6,10 @@ finite, and a tokenizer that does not fit. Adapters and quantised loading are in
 """
 
 import errno
-import hashlib
 import logging
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +20,6 @@ import numpy.typing as npt
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -89,7 +86,7 @@ def load(source: Source, *, dtype: str = "bfloat16", device: str = "cpu") -> Loa
 
 def load_tokenizer(source: Source) -> PreTrainedTokenizerBase:
     """The tokenizer of `source`. Raises ModelError."""
-    _check_source(source)
+    check_source(source)
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             source.name,
@@ -98,7 +95,7 @@ def load_tokenizer(source: Source) -> PreTrainedTokenizerBase:
             trust_remote_code=source.runs_own_code,
         )
     except (OSError, ValueError, KeyError) as error:
-        raise _unreadable(source, "tokenizer", error) from error
+        raise unreadable(source, "tokenizer", error) from error
     return tokenizer
 
 
@@ -115,7 +112,7 @@ def load_model(
     """
     if dtype not in DTYPES:
         raise ModelError("dtype", f"unknown name '{dtype}'{did_you_mean(dtype, DTYPES)}", "name one of them")
-    _check_source(source)
+    check_source(source)
     _check_weight_files(source)
     try:
         config = AutoConfig.from_pretrained(
@@ -138,7 +135,7 @@ def load_model(
             output_loading_info=True,
         )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise _unreadable(source, "model", error) from error
+        raise unreadable(source, "model", error) from error
     assert isinstance(loaded, tuple)
     model, report = loaded
     assert isinstance(model, PreTrainedModel)
@@ -217,7 +214,8 @@ def check_finite_weights(weights: Mapping[str, Tensor], where: str) -> None:
             )
 
 
-def _check_source(source: Source) -> None:
+def check_source(source: Source) -> None:
+    """Nothing, if the source is well-formed and, where it can only be a folder, there; else ModelError."""
     trusted = source.trusted_code
     if trusted is not None and not source.runs_own_code:
         raise ModelError(
@@ -263,7 +261,7 @@ def _check_report(source: Source, missing: list[str], unexpected: list[str]) -> 
         _log.warning("%s: %d weights are not used, the first is %s", source.name, len(unexpected), unexpected[0])
 
 
-def _unreadable(source: Source, what: str, error: Exception) -> ModelError:
+def unreadable(source: Source, what: str, error: Exception) -> ModelError:
     """The error for a user, from what a library raised while it read `source`."""
     if "trust_remote_code" in str(error):
         return ModelError(
@@ -342,46 +340,3 @@ def _sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-# ---- identity ----
-
-
-def weights_hash(model: nn.Module, *, adapters: bool = True) -> str:
-    """SHA-256 over names, shapes, dtypes and bytes of all parameters and persistent buffers, in hexadecimal.
-
-    Independent of the order of modules and of the device. Without `adapters`, a model wrapped by peft has the
-    hash of the plain model under its adapters. Sharded tensors are gathered, so all ranks must take part.
-    """
-    tensors: dict[str, Tensor] = {}
-    for name, tensor in model.state_dict().items():
-        if adapters or not _is_adapter(name):
-            tensors[name if adapters else _plain_name(name)] = tensor
-    names = sorted(tensors)
-    if any(isinstance(tensor, DTensor) for tensor in tensors.values()):
-        digests = [_digest(tensors[name]) for name in names]  # in the same order on every rank
-    else:
-        with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:  # hashing frees the GIL
-            digests = list(pool.map(_digest, (tensors[name] for name in names)))
-    total = hashlib.sha256()
-    for name, digest in zip(names, digests, strict=True):
-        total.update(f"{name}\t{tensors[name].dtype}\t{tuple(tensors[name].shape)}\t{digest}\n".encode())
-    return total.hexdigest()
-
-
-def _is_adapter(name: str) -> bool:
-    return "lora_" in name or ".modules_to_save." in name
-
-
-def _plain_name(name: str) -> str:
-    """The name that a weight had before peft wrapped the model, once or more often."""
-    parts = name.removeprefix("base_model.model.").split(".")
-    return ".".join(part for part in parts if part not in ("base_layer", "original_module"))
-
-
-def _digest(tensor: Tensor) -> str:
-    if tensor.is_meta:
-        raise ValueError("a model on the meta device has no weights to hash")
-    whole: Tensor = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-    flat = whole.detach().cpu().contiguous().view(-1).view(torch.uint8)
-    return hashlib.sha256(flat.numpy().data).hexdigest()

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from zephyr.errors import DataError, ModelError, RecipeError
-from zephyr.models.loading import check_finite_weights, check_token_ids, num_embeddings, weights_hash
+from zephyr.models.identity import weights_hash
+from zephyr.models.loading import check_finite_weights, check_token_ids, num_embeddings
 from zephyr.models.scorer import CausalLM, ForestScorer, decoder_layers, plain_model
 from zephyr.models.tables import Row, unique_tokens
 from zephyr.models.together import from_rank_zero, is_distributed, on_every_rank, rank

@@ -1,0 +1,110 @@
+"""What the filters did to a data set: rows in and out, changed and dropped, by filter and reason, with examples."""
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from zephyr.data.tally import Tally
+from zephyr.records.fields import Json
+
+JSON_NAME = "filters.json"
+MARKDOWN_NAME = "filters.md"
+
+
+@dataclass
+class FilterCounts:
+    """What one filter did, by reason."""
+
+    name: str
+    rows_in: int = 0
+    changed: dict[str, Tally] = field(default_factory=lambda: defaultdict(Tally))
+    dropped: dict[str, Tally] = field(default_factory=lambda: defaultdict(Tally))
+
+    @property
+    def num_changed(self) -> int:
+        """Rows that went on otherwise than they came."""
+        return sum(tally.count for tally in self.changed.values())
+
+    @property
+    def num_dropped(self) -> int:
+        """Rows that did not go on."""
+        return sum(tally.count for tally in self.dropped.values())
+
+
+@dataclass
+class FilterReport:
+    """What all filters did, in the order they were applied; it grows while the rows pass."""
+
+    filters: list[FilterCounts]
+    rows_in: int = 0
+    rows_out: int = 0
+    notes: list[str] = field(default_factory=list)
+
+    def lines(self) -> list[str]:
+        """What to print: a line for all and one for each filter that did something."""
+        told = [f"{_rows(self.rows_in)} in, {_rows(self.rows_out)} left after {len(self.filters)} filters"]
+        for counts in self.filters:
+            reasons = [f"{tally.count:,} changed: {reason}" for reason, tally in counts.changed.items()]
+            reasons += [f"{tally.count:,} dropped: {reason}" for reason, tally in counts.dropped.items()]
+            if reasons:
+                told.append(f"  {counts.name}: {', '.join(reasons)}")
+        return told + [f"  {note}" for note in self.notes]
+
+    def to_fields(self) -> dict[str, Json]:
+        """The report as JSON has it."""
+        filters: list[Json] = [
+            {
+                "name": counts.name,
+                "rows_in": counts.rows_in,
+                "changed": counts.num_changed,
+                "dropped": counts.num_dropped,
+                "reasons_changed": tally_fields(counts.changed),
+                "reasons_dropped": tally_fields(counts.dropped),
+            }
+            for counts in self.filters
+        ]
+        return {
+            "rows_in": self.rows_in,
+            "rows_out": self.rows_out,
+            "filters": filters,
+            "notes": list(self.notes),
+        }
+
+    def markdown(self) -> str:
+        """The report as a page to read."""
+        page = ["# Filter report", "", f"{_rows(self.rows_in)} in, {_rows(self.rows_out)} out.", ""]
+        page += ["| filter | rows in | changed | dropped |", "|---|---|---|---|"]
+        for counts in self.filters:
+            page.append(f"| {counts.name} | {counts.rows_in:,} | {counts.num_changed:,} | {counts.num_dropped:,} |")
+        for counts in self.filters:
+            for verb, tallies in (("changed", counts.changed), ("dropped", counts.dropped)):
+                for reason, tally in tallies.items():
+                    page += ["", f"## {counts.name}, {verb}: {reason} ({tally.count:,})", ""]
+                    page += [f"- {_code(example.row)}: {_code(example.text)}" for example in tally.examples]
+        page += ["", *(f"- {note}" for note in self.notes)] if self.notes else []
+        return "\n".join(page) + "\n"
+
+    def write(self, folder: Path) -> None:
+        """Nothing; afterwards `folder` holds filters.json and filters.md."""
+        text = json.dumps(self.to_fields(), ensure_ascii=False, indent=2) + "\n"
+        (folder / JSON_NAME).write_text(text, encoding="utf-8")
+        (folder / MARKDOWN_NAME).write_text(self.markdown(), encoding="utf-8")
+
+
+def tally_fields(tallies: Mapping[str, Tally]) -> dict[str, Json]:
+    """Counts and examples as JSON has them."""
+    return {
+        name: {"rows": tally.count, "examples": [{"row": row, "text": text} for row, text in tally.examples]}
+        for name, tally in tallies.items()
+    }
+
+
+def _code(text: str) -> str:
+    """`text` as it stands, whatever Markdown would make of it."""
+    return f"`{text.replace('`', chr(39))}`" if text else ""
+
+
+def _rows(number: int) -> str:
+    return f"{number:,} row{'' if number == 1 else 's'}"

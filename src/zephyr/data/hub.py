@@ -1,0 +1,97 @@
+"""Rows of data sets on the Hugging Face hub: the only door to the datasets library."""
+
+import importlib
+import re
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Protocol, cast
+
+from zephyr.errors import DataError
+from zephyr.records.fields import Json, Row, show
+
+_HUB_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*/[A-Za-z0-9_][A-Za-z0-9_.-]*", re.ASCII)
+_COMMIT = re.compile(r"@([0-9a-f]{40})/")
+_WHOLE_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+class _Info(Protocol):
+    download_checksums: Mapping[str, object] | None
+
+
+class _Table(Protocol):
+    info: _Info
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[dict[str, Json]]: ...
+
+    def select(self, indices: Iterable[int]) -> "_Table": ...
+
+
+class _Datasets(Protocol):
+    def load_dataset(self, path: str, name: str | None, *, split: str, revision: str | None) -> _Table: ...
+
+
+class HubRows:
+    """The rows of one split, memory-mapped from the library's cache."""
+
+    def __init__(self, table: _Table, name: str, commit: str) -> None:
+        self._table = table
+        self._name = name
+        self.commit = commit
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    def __iter__(self) -> Iterator[Row]:
+        return (Row(f"{self._name} row {number}", fields) for number, fields in enumerate(self._table, 1))
+
+
+def is_hub_id(path: str) -> bool:
+    """Whether a path has the form owner/name, which no file of that name is needed for."""
+    return _HUB_ID.fullmatch(path) is not None
+
+
+def open_hub(path: str, config: str | None, *, split: str, revision: str | None, offline: bool) -> HubRows:
+    """The rows of a split of a data set on the hub, downloaded once; a DataError if they cannot be had.
+
+    Offline the library's cache is asked alone.
+    """
+    try:
+        if offline:
+            _stay_offline()
+        datasets = cast("_Datasets", importlib.import_module("datasets"))
+    except ImportError as error:
+        remedy = "pip install 'zephyr-align[hub]', or name a file or folder that is here"
+        raise DataError(path, "is no file here, and the hub is read by the package datasets", remedy) from error
+    try:
+        table = datasets.load_dataset(path, config, split=split, revision=revision)
+    except (OSError, ValueError, RuntimeError) as error:
+        # What the library raises for a name, split or configuration that is not there, for no network, no rights,
+        # and for data sets that would run code.
+        said = show(f"{type(error).__name__}: {error}")
+        if offline:
+            remedy = "run once without offline, or name a file or folder that is here"
+            raise DataError(path, f"is no file here and not in the cache of the hub ({said})", remedy) from error
+        remedy = "check the name, split, config and revision; log in if it is gated; or name a file that is here"
+        raise DataError(path, f"cannot be had from the hub ({said})", remedy) from error
+    return HubRows(table, f"{path}:{split}", _commit(table, revision))
+
+
+def _commit(table: _Table, revision: str | None) -> str:
+    """The commit the rows are from; the fingerprint of the table where the library does not say."""
+    if revision is not None and _WHOLE_COMMIT.fullmatch(revision):
+        return revision
+    for address in table.info.download_checksums or ():
+        found = _COMMIT.search(address)
+        if found:
+            return found[1]
+    return str(getattr(table, "_fingerprint", ""))
+
+
+def _stay_offline() -> None:
+    """Nothing; the hub's libraries, which read their environment once, answer from their caches from now on."""
+    constants = importlib.import_module("huggingface_hub.constants")
+    constants.HF_HUB_OFFLINE = True  # type: ignore[attr-defined]
+    if "datasets" in sys.modules:
+        sys.modules["datasets"].config.HF_HUB_OFFLINE = True

@@ -1,0 +1,98 @@
+"""What a filter is: a judgement on one row after the other, which keeps it, changes it or drops it for a reason."""
+
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+from zephyr.records.messages import Messages
+from zephyr.records.rows import Answer, Chat, Preference, Prompt, Rated, Record, Text
+
+
+class Verdict(NamedTuple):
+    """A row as it goes on: the same object if nothing was amiss, another one if it was changed, None if dropped."""
+
+    record: Record | None
+    reason: str = ""
+    evidence: str = ""
+
+
+class RowFilter(Protocol):
+    """Judges rows in the order they come; may remember those it has seen, so each pass over data needs a new one."""
+
+    @property
+    def name(self) -> str:
+        """The filter's name in recipes and reports."""
+        ...
+
+    def judge(self, record: Record) -> Verdict:
+        """What becomes of `record`."""
+        ...
+
+
+class Fault(NamedTuple):
+    """Why a text cannot stay."""
+
+    reason: str
+    evidence: str = ""
+
+
+def context(record: Record) -> Messages:
+    """The messages before the answers; of a dialogue, which has several answers, all messages."""
+    match record:
+        case Text():
+            return ()
+        case Chat() | Prompt():
+            return record.messages
+        case _:
+            return record.prompt
+
+
+def candidates(record: Record) -> tuple[str, ...]:
+    """The texts that continue the context: completions, rated answers, or the text itself."""
+    match record:
+        case Text():
+            return (record.text,)
+        case Rated():
+            return tuple(answer.text for answer in record.answers)
+        case Preference():
+            return record.completions
+        case _:
+            return ()
+
+
+def all_texts(record: Record) -> tuple[str, ...]:
+    """Every text of the row, in its order."""
+    return (*(message.content for message in context(record)), *candidates(record))
+
+
+def with_texts(record: Record, change: Callable[[str], str]) -> Record:
+    """`record` with `change` applied to each of its texts; the same object if none of them changes."""
+    before = all_texts(record)
+    after = tuple(map(change, before))
+    if after == before:
+        return record
+    messages = tuple(message._replace(content=text) for message, text in zip(context(record), after, strict=False))
+    rest = after[len(messages) :]
+    match record:
+        case Text():
+            return record._replace(text=rest[0])
+        case Chat() | Prompt():
+            return record._replace(messages=messages)
+        case Rated():
+            answers = (answer._replace(text=text) for answer, text in zip(record.answers, rest, strict=True))
+            return record._replace(prompt=messages, answers=tuple(answers))
+        case Preference():
+            return record._replace(prompt=messages, completions=rest)
+
+
+def without_faulty_answers(record: Rated, fault_of: Callable[[Answer], Fault | None]) -> Verdict:
+    """`record` without the answers that have a fault; dropped if no answer is left."""
+    kept = []
+    found = None
+    for answer in record.answers:
+        fault = fault_of(answer)
+        found = found or fault
+        if fault is None:
+            kept.append(answer)
+    if found is None:
+        return Verdict(record)
+    return Verdict(record._replace(answers=tuple(kept)) if kept else None, found.reason, found.evidence)

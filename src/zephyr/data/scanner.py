@@ -1,0 +1,263 @@
+"""Defects of preference data, row by row and as a whole, before anything is trained on it.
+
+Looked for are: scores that contradict their ratings or their rationale, UltraFeedback's tens that were ones, ties,
+answers that are equal or nearly so, refusals that were preferred, empty and failed answers, prompts that come twice,
+and overlap with evaluation sets or with another split. Nothing is changed here: filters drop, feedback repairs.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from hashlib import blake2b
+from itertools import combinations
+from typing import NamedTuple
+
+from zephyr.data.critiques import stated_rating, tone_of
+from zephyr.data.decontamination import BenchmarkIndex
+from zephyr.data.near_duplicates import jaccard, normalized, shingles_of
+from zephyr.data.overall_score import FAULTY_SCORE, mean_rating, repair_overall_score
+from zephyr.data.refusals import find_refusal
+from zephyr.data.row_filter import all_texts
+from zephyr.data.scan_report import Finding, ScanReport, wilson
+from zephyr.data.words import words
+from zephyr.records.messages import Messages
+from zephyr.records.rows import Answer, Preference, Rated
+
+BEST_SCORE = 10.0
+BEST_RATING = 5.0
+# Of the way from the worst to the best, for scores of any scale.
+FAR_APART = 0.5
+HIGH = 0.75
+LOW = 0.25
+NEARLY_EQUAL = 0.9
+_NGRAM = 3
+_FAILED = frozenset(
+    {"error", "$error$", "[error]", "<error>", "none", "null", "nan", "undefined", "api error", "timeout"}
+    | {"no response", "internal server error", "rate limit exceeded", "failed to get response from the api."}
+)
+
+
+class _Row(NamedTuple):
+    """A preference or a rated row, seen alike; a score of None is none."""
+
+    record: Preference | Rated
+    answers: tuple[Answer, ...]
+    scores: tuple[float | None, ...]
+
+    @property
+    def ranked(self) -> list[tuple[float, str]]:
+        """Scores and texts of the answers that have a score, best first."""
+        scored = [
+            (score, answer.text) for score, answer in zip(self.scores, self.answers, strict=True) if score is not None
+        ]
+        return sorted(scored, key=lambda item: -item[0])
+
+
+def scan_preferences(
+    records: Iterable[Preference | Rated],
+    *,
+    benchmarks: BenchmarkIndex | None = None,
+    other_prompts: Iterable[Messages] | None = None,
+) -> ScanReport:
+    """What is wrong with preference data, or with feedback that is to become some.
+
+    Overall scores are read on a scale of 1 to 10 and ratings of aspects on one of 1 to 5, as UltraFeedback has them.
+    `other_prompts` are those of another split, which these rows should not share.
+    """
+    others = frozenset(_prompt_key(prompt) for prompt in other_prompts or ())
+    checks: dict[str, Callable[[_Row], str | None]] = {**ROW_CHECKS, "repeated_prompt": _RepeatedPrompts().find}
+    if benchmarks is not None:
+        checks["benchmark_overlap"] = partial(_benchmark_overlap, benchmarks)
+    if other_prompts is not None:
+        checks["split_overlap"] = lambda row: _text_of(row) if _prompt_key(row.record.prompt) in others else None
+    report = ScanReport({name: Finding(MEANINGS[name], "rows") for name in checks})
+    report.findings.update({name: Finding(MEANINGS[name], "answers") for name in ANSWER_CHECKS})
+    report.repairs = {"score_1": 0, "needs_judge": 0, "kept": 0}
+    lengths = _LengthWins()
+    for record in records:
+        row = _row(record)
+        report.rows += 1
+        report.answers += len(row.answers)
+        for name, check in checks.items():
+            _note(report.findings[name], record.name, check(row))
+        for name, check_answer in ANSWER_CHECKS.items():
+            for answer in row.answers:
+                _note(report.findings[name], record.name, check_answer(answer))
+        _count_repairs(row, report.repairs)
+        lengths.add(row)
+    report.longer_wins = wilson(lengths.wins, lengths.rows) if lengths.rows else None
+    return report
+
+
+def _row(record: Preference | Rated) -> _Row:
+    if isinstance(record, Preference):
+        answers = tuple(Answer(text) for text in record.completions)
+        return _Row(record, answers, record.ratings)
+    scores = tuple(
+        mean_rating(answer.ratings.values()) if answer.score is None else answer.score for answer in record.answers
+    )
+    return _Row(record, record.answers, scores)
+
+
+def _note(finding: Finding, row: str, evidence: str | None) -> None:
+    finding.of += 1
+    if evidence is not None:
+        finding.tally.add(row, evidence)
+
+
+def _tie(row: _Row) -> str | None:
+    ranked = row.ranked
+    return f"both {ranked[0][0]:g}" if len(ranked) > 1 and ranked[0][0] == ranked[1][0] else None
+
+
+def _equal_answers(row: _Row) -> str | None:
+    texts = [normalized(answer.text) for answer in row.answers]
+    repeated = next((answer.text for place, answer in enumerate(row.answers) if texts[place] in texts[:place]), None)
+    return None if repeated is None else repeated.strip() or "both are empty"
+
+
+def _nearly_equal_answers(row: _Row) -> str | None:
+    texts = [answer.text for answer in row.answers]
+    shingles = [shingles_of(text, _NGRAM) for text in texts]
+    for first, second in combinations(range(len(texts)), 2):
+        if normalized(texts[first]) == normalized(texts[second]):
+            continue
+        similarity = jaccard(shingles[first], shingles[second])
+        # Too short for shingles, or different in punctuation alone.
+        if similarity >= NEARLY_EQUAL or (words(texts[first]) == words(texts[second]) != []):
+            return texts[first]
+    return None
+
+
+def _refusal_preferred(row: _Row) -> str | None:
+    ranked = row.ranked
+    if not ranked or (len(ranked) == 1 and ranked[0][0] <= 0):
+        return None
+    fault = find_refusal(ranked[0][1])
+    return f"{fault.reason}: {fault.evidence}" if fault else None
+
+
+def _benchmark_overlap(benchmarks: BenchmarkIndex, row: _Row) -> str | None:
+    overlaps = benchmarks.find(all_texts(row.record))
+    return f"{overlaps[0].benchmark}: {overlaps[0].shared}" if overlaps else None
+
+
+def _failed_answer(answer: Answer) -> str | None:
+    text = answer.text.strip()
+    if not text:
+        return "empty"
+    return text if text.casefold().rstrip(".!") in _FAILED else None
+
+
+def _score_against_ratings(answer: Answer) -> str | None:
+    mean = mean_rating(answer.ratings.values())
+    if mean is None or answer.score is None:
+        return None
+    apart = abs(_place(answer.score, BEST_SCORE) - _place(mean, BEST_RATING))
+    return f"score {answer.score:g}, mean rating {mean:.2f}" if apart >= FAR_APART else None
+
+
+def _score_against_rationale(answer: Answer) -> str | None:
+    if answer.score is None or not answer.rationale:
+        return None
+    stated = stated_rating(answer.rationale)
+    place = _place(answer.score, BEST_SCORE)
+    tone = tone_of(answer.rationale)
+    if stated is not None and 1 <= stated <= BEST_SCORE and stated != answer.score:
+        return f"score {answer.score:g}, but the rationale says {stated:g}"
+    if (place >= HIGH and tone.is_damning) or (place <= LOW and tone.is_praising):
+        return f"score {answer.score:g}: {answer.rationale}"
+    return None
+
+
+def _place(score: float, best: float) -> float:
+    """Where a score stands between the worst, 1, and the best: 0 to 1."""
+    return (score - 1) / (best - 1)
+
+
+def _doubtful_ten(answer: Answer) -> str | None:
+    repair = repair_overall_score(answer.score, answer.ratings.values())
+    if not answer.ratings or repair.score == answer.score:
+        return None
+    mean = mean_rating(answer.ratings.values())
+    shown = "none" if mean is None else f"{mean:.2f}"
+    return f"score 10, mean rating {shown}: {'a judge must decide' if repair.needs_judge else 'becomes 1'}"
+
+
+def _count_repairs(row: _Row, repairs: dict[str, int]) -> None:
+    for answer in row.answers:
+        if answer.score == FAULTY_SCORE and answer.ratings:
+            repair = repair_overall_score(answer.score, answer.ratings.values())
+            outcome = "needs_judge" if repair.needs_judge else "kept" if repair.score == FAULTY_SCORE else "score_1"
+            repairs[outcome] += 1
+
+
+class _RepeatedPrompts:
+    """Prompts that have been seen, by key."""
+
+    def __init__(self) -> None:
+        self._first_of: dict[bytes, str] = {}
+
+    def find(self, row: _Row) -> str | None:
+        key = _prompt_key(row.record.prompt)
+        first = self._first_of.get(key)
+        if first is None:
+            self._first_of[key] = row.record.name
+        return None if first is None else f"as {first}"
+
+
+def _text_of(row: _Row) -> str:
+    return " ".join(message.content for message in row.record.prompt)
+
+
+def _prompt_key(prompt: Messages) -> bytes:
+    text = "\n".join(normalized(message.content) for message in prompt)
+    return blake2b(text.encode(errors="replace"), digest_size=16).digest()
+
+
+@dataclass
+class _LengthWins:
+    """Among the answers of a row that differ in score: how often the longer one is the better."""
+
+    wins: float = 0.0
+    rows: int = 0
+
+    def add(self, row: _Row) -> None:
+        # A row with many pairs counts once, because its pairs are not independent.
+        outcomes = list(_length_outcomes(row.ranked))
+        if outcomes:
+            self.wins += sum(outcomes) / len(outcomes)
+            self.rows += 1
+
+
+def _length_outcomes(ranked: list[tuple[float, str]]) -> Iterator[float]:
+    for (high, better), (low, worse) in combinations(ranked, 2):
+        if high > low:
+            yield 0.5 if len(better) == len(worse) else float(len(better) > len(worse))
+
+
+ROW_CHECKS: dict[str, Callable[[_Row], str | None]] = {
+    "tie": _tie,
+    "equal_answers": _equal_answers,
+    "nearly_equal_answers": _nearly_equal_answers,
+    "refusal_preferred": _refusal_preferred,
+}
+ANSWER_CHECKS: dict[str, Callable[[Answer], str | None]] = {
+    "failed_answer": _failed_answer,
+    "score_against_ratings": _score_against_ratings,
+    "score_against_rationale": _score_against_rationale,
+    "doubtful_ten": _doubtful_ten,
+}
+MEANINGS = {
+    "tie": "the two best answers have the same score",
+    "equal_answers": "two answers are the same",
+    "nearly_equal_answers": "two answers are nearly the same",
+    "refusal_preferred": "the preferred answer refuses",
+    "repeated_prompt": "the prompt comes more than once",
+    "benchmark_overlap": "overlap with an evaluation set",
+    "split_overlap": "the prompt is in the other split too",
+    "failed_answer": "empty or failed answer",
+    "score_against_ratings": "score far from the mean of its ratings",
+    "score_against_rationale": "score contradicts its rationale",
+    "doubtful_ten": "score 10 that may stand for a 1",
+}

@@ -1,0 +1,85 @@
+"""Records on disk in a nameless temporary file, to be read again in any order without holding their texts in memory."""
+
+import errno
+import json
+import os
+import tempfile
+from array import array
+from collections.abc import Iterator
+from typing import Generic, TypeVar, cast
+
+from zephyr.errors import ResourceError
+from zephyr.records.messages import Message, Messages, Role
+from zephyr.records.rows import Answer, Chat, Kind, Preference, Prompt, Rated, Record, Text
+
+R = TypeVar("R", bound=Record)
+_Pairs = list[tuple[Role, str]]
+
+
+class Spool(Generic[R]):
+    """A growing sequence of records of one kind; gone with the last reference to it."""
+
+    def __init__(self, kind: Kind) -> None:
+        self.kind = kind
+        # No `with`: the file lives as long as the spool. It has no name, so nothing is left if the process dies.
+        self._file = tempfile.TemporaryFile(prefix="zephyr-")  # noqa: SIM115
+        self._ends = array("Q", [0])
+        self._is_flushed = True
+
+    def append(self, record: R) -> None:
+        """Nothing; the record is the last one now."""
+        content = json.dumps(record, ensure_ascii=False).encode()
+        try:
+            self._file.write(content)
+        except OSError as error:
+            raise _disk_error(error) from error
+        self._ends.append(self._ends[-1] + len(content))
+        self._is_flushed = False
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def __iter__(self) -> Iterator[R]:
+        return (self[index] for index in range(len(self)))
+
+    def __getitem__(self, index: int) -> R:
+        if not 0 <= index < len(self):
+            raise IndexError(f"record {index} of {len(self)}")
+        if not self._is_flushed:
+            self._flush()
+        start, end = self._ends[index], self._ends[index + 1]
+        # Not seek and read: processes that were forked share the place in a file.
+        content = os.pread(self._file.fileno(), end - start, start)
+        return cast("R", _record(self.kind, content))
+
+    def _flush(self) -> None:
+        try:
+            self._file.flush()
+        except OSError as error:
+            raise _disk_error(error) from error
+        self._is_flushed = True
+
+
+def _disk_error(error: OSError) -> ResourceError:
+    what = "is full" if error.errno in {errno.ENOSPC, errno.EDQUOT} else f"cannot be written ({error.strerror})"
+    return ResourceError(tempfile.gettempdir(), what, "free some space, or name another folder in TMPDIR")
+
+
+def _messages(pairs: _Pairs) -> Messages:
+    return tuple(Message(role, content) for role, content in pairs)
+
+
+def _record(kind: Kind, content: bytes) -> Record:
+    """The record whose fields were written as a JSON array."""
+    name, *values = json.loads(content)
+    match kind:
+        case "text":
+            return Text(name, *values)
+        case "chat":
+            return Chat(name, _messages(values[0]), values[1])
+        case "prompt":
+            return Prompt(name, _messages(values[0]), values[1])
+        case "rated":
+            return Rated(name, _messages(values[0]), tuple(Answer(*answer) for answer in values[1]), values[2])
+        case "preference":
+            return Preference(name, _messages(values[0]), tuple(values[1]), tuple(values[2]), values[3])

@@ -1,0 +1,171 @@
+"""Chat templates: how messages become text, and which pieces of it are control tokens or said by the assistant.
+
+The pieces are what a jinja template forgets: with them control tokens become ids without their text ever being
+looked for, and the loss mask is known by construction. Turning pieces into ids is the encoder's part, templates
+that come with a tokenizer are read in own_template.
+"""
+
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, Protocol
+
+from zephyr.records.messages import ROLES, Message
+
+TemplateName = Literal["zephyr", "chatml", "llama3", "own"]
+TEMPLATE_TEXT = -1  # the role of what nobody says
+ASSISTANT = ROLES.index("assistant")
+
+
+@dataclass(frozen=True)
+class TemplateSettings:
+    """How messages become text; see the recipe's section of the same fields. `bos` None: as the tokenizer does."""
+
+    name: TemplateName = "zephyr"
+    empty_system: bool = False
+    extra_eos: bool = False
+    legacy_space: bool = False
+    bos: bool | None = None
+
+
+class Piece(NamedTuple):
+    """A stretch of a rendered dialogue: one control token, or text of one role.
+
+    `role` is an index into ROLES or TEMPLATE_TEXT. The assistant's pieces are what it has to say: its answer and
+    the control token that stops it.
+    """
+
+    text: str
+    role: int = TEMPLATE_TEXT
+    control: bool = False
+
+
+class Template(Protocol):
+    """Lays messages out as pieces; joined, they are what the template of `jinja_of` renders."""
+
+    def pieces(self, messages: Sequence[Message], *, generation: bool = False) -> list[Piece]:
+        """The pieces of a dialogue; with `generation`, up to where the assistant's next answer begins."""
+        ...
+
+    def answer(self, text: str) -> list[Piece]:
+        """The pieces that follow those of a prompt: the answer, its stop token, and what the template puts behind."""
+        ...
+
+
+class Layout(NamedTuple):
+    """What stands around the text of a message: `header`, the text, one `stop` token, `tail`."""
+
+    header: str  # {role} stands for the role
+    stop: str  # empty: the tokenizer's end-of-sequence token
+    tail: str
+    controls: tuple[str, ...] = ()
+    strips: bool = False  # leaves white space around the text of a message out
+
+
+# Source of zephyr: the chat template of HuggingFaceH4/zephyr-7b-beta; its role markers are plain text.
+LAYOUTS = {
+    "zephyr": Layout("<|{role}|>\n", "", "\n"),
+    "chatml": Layout("<|im_start|>{role}\n", "<|im_end|>", "\n", ("<|im_start|>", "<|im_end|>")),
+    "llama3": Layout(
+        "<|start_header_id|>{role}<|end_header_id|>\n\n",
+        "<|eot_id|>",
+        "",
+        ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
+        strips=True,
+    ),
+}
+
+
+class LayoutTemplate:
+    """A template of LAYOUTS; `bos` is the text of the token to begin with, empty for none, `eos` likewise."""
+
+    def __init__(self, layout: Layout, *, bos: str, eos: str, empty_system: bool) -> None:
+        pattern = control_pattern(layout.controls)
+        self._headers = {role: split_controls(layout.header.format(role=role), pattern) for role in ROLES}
+        self._bos = [Piece(bos, control=True)] if bos else []
+        self._stop = layout.stop or eos
+        self._layout = layout
+        self._empty_system = empty_system
+
+    def pieces(self, messages: Sequence[Message], *, generation: bool = False) -> list[Piece]:
+        messages = with_system(messages) if self._empty_system else messages
+        pieces = list(self._bos)
+        for message in messages:
+            pieces += [*self._headers[message.role], *self._body(message.content, ROLES.index(message.role))]
+        # In jinja this stands inside the loop over messages: no message, no place for an answer.
+        return [*pieces, *self._headers["assistant"]] if generation and messages else pieces
+
+    def answer(self, text: str) -> list[Piece]:
+        return self._body(text, ASSISTANT)
+
+    def _body(self, content: str, role: int) -> list[Piece]:
+        text = content.strip() if self._layout.strips else content
+        stop = Piece(self._stop, role if role == ASSISTANT else TEMPLATE_TEXT, control=True)
+        return [Piece(text, role), stop, Piece(self._layout.tail)]
+
+
+def with_system(messages: Sequence[Message]) -> Sequence[Message]:
+    """The messages, begun with an empty system message where they have none."""
+    if not messages or messages[0].role == "system":
+        return messages
+    return (Message("system", ""), *messages)
+
+
+def control_pattern(controls: Collection[str]) -> re.Pattern[str]:
+    """A pattern that finds the texts of control tokens."""
+    # Longest first: a token may begin as another one does. Without any, a pattern that finds nothing.
+    return re.compile("|".join(re.escape(text) for text in sorted(controls, key=len, reverse=True)) or "(?!)")
+
+
+def split_controls(text: str, controls: re.Pattern[str], role: int = TEMPLATE_TEXT) -> list[Piece]:
+    """The text as pieces of one role, with the control tokens in it apart."""
+    pieces = []
+    position = 0
+    for found in controls.finditer(text):
+        pieces += [Piece(text[position : found.start()], role), Piece(found[0], role, control=True)]
+        position = found.end()
+    return [piece for piece in (*pieces, Piece(text[position:], role)) if piece.text]
+
+
+def jinja_of(settings: TemplateSettings, *, own: str = "") -> str:
+    """The chat template to store in the tokenizer, which renders what the pieces join to.
+
+    `own` is the tokenizer's template, for settings of that name. A bos token is written only where `settings.bos`
+    is True (the encoder's settings have it resolved). `extra_eos` and `legacy_space` are of training alone: the
+    first ends a sequence rather than a message, the second is a matter of ids, not of text.
+    """
+    if settings.name == "own":
+        return _EMPTY_SYSTEM * settings.empty_system + own
+    layout = LAYOUTS[settings.name]
+    content = "message['content'] | trim" if layout.strips else "message['content']"
+    stop = _quote(layout.stop) if layout.stop else "eos_token"
+    before, after = layout.header.split("{role}")
+    message = [
+        _quote(before),
+        "message['role']",
+        _quote(after),
+        content,
+        stop,
+        *([_quote(layout.tail)] * bool(layout.tail)),
+    ]
+    roles = ", ".join(_quote(role) for role in ROLES)
+    return (
+        "{{ bos_token }}" * bool(settings.bos)
+        + _EMPTY_SYSTEM * settings.empty_system
+        + "{% for message in messages %}"
+        + f"{{% if message['role'] in [{roles}] %}}{{{{ {' + '.join(message)} }}}}{{% endif %}}"
+        + "{% if loop.last and add_generation_prompt %}"
+        + f"{{{{ {_quote(layout.header.format(role='assistant'))} }}}}"
+        + "{% endif %}{% endfor %}"
+    )
+
+
+_EMPTY_SYSTEM = (
+    "{% if messages and messages[0]['role'] != 'system' %}"
+    "{% set messages = [{'role': 'system', 'content': ''}] + messages %}"
+    "{% endif %}"
+)
+
+
+def _quote(text: str) -> str:
+    return "'" + text.replace("\n", "\\n") + "'"

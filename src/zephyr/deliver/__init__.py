@@ -1,0 +1,1 @@
+"""What is made of a run for those who read about it."""

@@ -1,0 +1,67 @@
+"""The closed world's own benchmark: held-out prompts, sampled answers, and checkers instead of a judge."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from zephyr.evaluate.intervals import Estimate, bootstrap_mean
+from zephyr.records.rows import Prompt, prompt_id
+from zephyr.teachers.protocol import ChatRequest, Teacher, paired, seed_for
+from zephyr.world import check, task_of
+
+
+@dataclass(frozen=True)
+class WorldSettings:
+    """How answers are sampled; the defaults are those of the Zephyr cards."""
+
+    num_samples: int = 1
+    temperature: float = 0.7
+    top_k: int = 50
+    top_p: float = 0.95
+    max_tokens: int = 64
+    seed: int = 0
+
+
+class WorldScore(NamedTuple):
+    """The share of answers that pass, over prompts; by task; the first answer to each prompt, in order.
+
+    An answer that failed to come is one that does not pass; `missing` counts them.
+    """
+
+    score: Estimate
+    by_task: dict[str, Estimate]
+    answers: tuple[str, ...]
+    missing: int
+
+
+def score_world(model: Teacher, prompts: Sequence[Prompt], settings: WorldSettings) -> WorldScore:
+    """The model's score. The interval is over prompts, each of which counts once with the mean of its samples."""
+    requests = [
+        ChatRequest(
+            key=f"{number} {sample}",
+            messages=prompt.messages,
+            temperature=settings.temperature,
+            top_p=settings.top_p,
+            top_k=settings.top_k,
+            max_tokens=settings.max_tokens,
+            seed=seed_for(settings.seed, "world", prompt_id(prompt.messages), sample),
+        )
+        for number, prompt in enumerate(prompts)
+        for sample in range(settings.num_samples)
+    ]
+    replies = [reply for _, reply in paired(model, requests)]
+    passed = [
+        reply.finish_reason != "error" and check(request.messages, reply.text)
+        for request, reply in zip(requests, replies, strict=True)
+    ]
+    n = settings.num_samples
+    shares = [sum(passed[start : start + n]) / n for start in range(0, len(passed), n)]
+    by_task: dict[str, list[float]] = {}
+    for prompt, share in zip(prompts, shares, strict=True):
+        by_task.setdefault(task_of(prompt.messages), []).append(share)
+    return WorldScore(
+        score=bootstrap_mean(shares, seed=settings.seed),
+        by_task={task: bootstrap_mean(values, seed=settings.seed) for task, values in sorted(by_task.items())},
+        answers=tuple(reply.text for reply in replies[::n]),
+        missing=sum(reply.finish_reason == "error" for reply in replies),
+    )

@@ -1,0 +1,68 @@
+"""What a model is: the hash of its weights, and the commit that a hub id stands for."""
+
+import hashlib
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from transformers import AutoConfig
+
+from zephyr.models.loading import Source, check_source, unreadable
+
+
+def resolved_revision(source: Source) -> str | None:
+    """The commit that a hub id stands for now; None for a folder. Raises ModelError."""
+    check_source(source)
+    if Path(source.name).is_dir():
+        return None
+    try:
+        config = AutoConfig.from_pretrained(
+            source.name, revision=source.revision or "main", local_files_only=source.offline
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise unreadable(source, "configuration", error) from error
+    commit = getattr(config, "_commit_hash", None)
+    return None if commit is None else str(commit)
+
+
+def weights_hash(model: nn.Module, *, adapters: bool = True) -> str:
+    """SHA-256 over names, shapes, dtypes and bytes of all parameters and persistent buffers, in hexadecimal.
+
+    Independent of the order of modules and of the device. Without `adapters`, a model wrapped by peft has the
+    hash of the plain model under its adapters. Sharded tensors are gathered, so all ranks must take part.
+    """
+    tensors: dict[str, Tensor] = {}
+    for name, tensor in model.state_dict().items():
+        if adapters or not _is_adapter(name):
+            tensors[name if adapters else _plain_name(name)] = tensor
+    names = sorted(tensors)
+    if any(isinstance(tensor, DTensor) for tensor in tensors.values()):
+        digests = [_digest(tensors[name]) for name in names]  # in the same order on every rank
+    else:
+        with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:  # hashing frees the GIL
+            digests = list(pool.map(_digest, (tensors[name] for name in names)))
+    total = hashlib.sha256()
+    for name, digest in zip(names, digests, strict=True):
+        total.update(f"{name}\t{tensors[name].dtype}\t{tuple(tensors[name].shape)}\t{digest}\n".encode())
+    return total.hexdigest()
+
+
+def _is_adapter(name: str) -> bool:
+    return "lora_" in name or ".modules_to_save." in name
+
+
+def _plain_name(name: str) -> str:
+    """The name that a weight had before peft wrapped the model, once or more often."""
+    parts = name.removeprefix("base_model.model.").split(".")
+    return ".".join(part for part in parts if part not in ("base_layer", "original_module"))
+
+
+def _digest(tensor: Tensor) -> str:
+    if tensor.is_meta:
+        raise ValueError("a model on the meta device has no weights to hash")
+    whole: Tensor = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    flat = whole.detach().cpu().contiguous().view(-1).view(torch.uint8)
+    return hashlib.sha256(flat.numpy().data).hexdigest()

@@ -1,0 +1,147 @@
+"""The rows of a stage: read from its sources, mixed, filtered, divided into training and held-out ones, all counted."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Generic, NamedTuple, TypeVar, cast
+
+from zephyr.atomic import replace_text
+from zephyr.data.filter_report import FilterReport
+from zephyr.data.filters import apply_filters, build_filter
+from zephyr.data.mixture import mix
+from zephyr.data.sources import Records, Source, held_out, open_source, source_hash
+from zephyr.errors import DataError
+from zephyr.pipeline.stage_folder import Facts
+from zephyr.recipe.data_section import DataSection, DataSource
+from zephyr.recipe.schema import Recipe
+from zephyr.records.messages import Message, Messages
+from zephyr.records.rows import Chat, Kind, Preference, Prompt, Rated, Record, Text
+
+R = TypeVar("R", bound=Record)
+
+FILTER_REPORT = "filters"
+KINDS: dict[type[object], Kind] = {
+    Text: "text", Chat: "chat", Prompt: "prompt", Rated: "rated", Preference: "preference",
+}  # fmt: skip
+
+
+class Rows(NamedTuple, Generic[R]):
+    """The rows of a stage as a stream, and the accounts, which are complete when the stream has ended."""
+
+    train: Iterator[R]
+    evaluation: list[R]
+    accounts: "Accounts"
+
+
+class Accounts:
+    """What was read, left out and filtered of a stage's rows."""
+
+    def __init__(self) -> None:
+        self.dropped: dict[str, dict[str, int]] = {}
+        self.report: FilterReport | None = None
+
+    def read(self, source: DataSource, records: Records[R]) -> None:
+        """Note what the source had to leave out."""
+        if records.counts:
+            self.dropped[source.path] = dict(records.counts)
+
+    def facts(self) -> Facts:
+        """The accounts as plain values."""
+        facts: Facts = {}
+        if self.dropped:
+            facts["left_out"] = {path: dict(counts) for path, counts in self.dropped.items()}
+        if self.report is not None and self.report.filters:
+            facts["filtered"] = f"{self.report.rows_in - self.report.rows_out:,} of {self.report.rows_in:,}"
+        return facts
+
+    def lines(self) -> list[str]:
+        """The accounts in words."""
+        told = [
+            f"{path}: left out {', '.join(f'{count:,} x {reason}' for reason, count in counts.items())}"
+            for path, counts in self.dropped.items()
+        ]
+        return told + (self.report.lines() if self.report is not None and self.report.filters else [])
+
+    def write(self, folder: Path) -> None:
+        """Write the filter report into the folder."""
+        if self.report is not None and self.report.filters:
+            fields = json.dumps(self.report.to_fields(), indent=1, ensure_ascii=False)
+            replace_text(folder / f"{FILTER_REPORT}.json", fields)
+            replace_text(folder / f"{FILTER_REPORT}.md", self.report.markdown())
+
+
+def hash_of_source(recipe: Recipe, source: DataSource) -> str:
+    """The content hash of a source, which the name of a stage depends on."""
+    return source_hash(_plain(source), recipe.data_dir, offline=recipe.offline)
+
+
+def open_records(recipe: Recipe, source: DataSource, kind: type[R]) -> Records[R]:
+    """The records of one source, of one kind of record."""
+    plain, where, offline = _plain(source), recipe.data_dir, recipe.offline
+    opened: object
+    match KINDS[kind]:
+        case "text":
+            opened = open_source(plain, "text", data_dir=where, offline=offline)
+        case "chat":
+            opened = open_source(plain, "chat", data_dir=where, offline=offline)
+        case "prompt":
+            opened = open_source(plain, "prompt", data_dir=where, offline=offline)
+        case "rated":
+            opened = open_source(plain, "rated", data_dir=where, offline=offline)
+        case "preference":
+            opened = open_source(plain, "preference", data_dir=where, offline=offline)
+    return cast("Records[R]", opened)
+
+
+def stage_rows(recipe: Recipe, data: DataSection, kind: type[R], made_before: Path | None) -> Rows[R]:
+    """The rows of a stage; `made_before` is the file of an earlier stage, read where the section names no source."""
+    accounts = Accounts()
+    sources = data.sources or [DataSource(path=str(_expected(made_before).resolve()))]
+    mixture = mix(_opened(recipe, sources, kind, accounts), seed=recipe.seed, shuffle=data.shuffle)
+    filters = [
+        build_filter(one.name, one.model_dump(exclude={"name"}), data_dir=recipe.data_dir) for one in data.filters
+    ]
+    filtered = apply_filters(mixture, filters)
+    accounts.report = filtered.report
+    held: list[R] = []
+    if data.eval_sources:
+        held = list(mix(_opened(recipe, data.eval_sources, kind, accounts), seed=recipe.seed, shuffle=False))
+    train = _without_held_out(filtered.rows, held, data, recipe.seed)
+    return Rows(train, held, accounts)
+
+
+def prompt_of(record: Record) -> Messages:
+    """What decides on which side of a split a row falls: its prompt up to the first user turn, or its text."""
+    if isinstance(record, Text):
+        return (Message("user", record.text),)
+    messages = record.messages if isinstance(record, Chat | Prompt) else record.prompt
+    first = next(index for index, message in enumerate(messages) if message.role == "user")
+    return (Message("user", messages[first].content),)
+
+
+def _without_held_out(rows: Iterator[R], held: list[R], data: DataSection, seed: int) -> Iterator[R]:
+    """The rows to train on; those of held-out prompts go to `held` where no source of their own is given."""
+    for row in rows:
+        if not data.eval_sources and data.eval_share and held_out(prompt_of(row), data.eval_share, seed):
+            held.append(row)
+        else:
+            yield row
+
+
+def _opened(recipe: Recipe, sources: list[DataSource], kind: type[R], accounts: Accounts) -> list[Records[R]]:
+    opened: list[Records[R]] = []
+    for source in sources:
+        records: Records[R] = open_records(recipe, source, kind)
+        accounts.read(source, records)
+        opened.append(records)
+    return opened
+
+
+def _expected(made_before: Path | None) -> Path:
+    if made_before is None:
+        raise DataError("data.sources", "is empty, and no stage before has made data", "name a source")
+    return made_before
+
+
+def _plain(source: DataSource) -> Source:
+    return Source(**source.model_dump(exclude={"license"}))

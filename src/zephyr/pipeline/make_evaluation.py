@@ -1,0 +1,141 @@
+"""The evaluate stage: the models of the run, measured one after the other; what is measured stays measured."""
+
+import json
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import cast
+
+from zephyr.atomic import replace_text
+from zephyr.evaluate.perplexity import perplexity
+from zephyr.evaluate.preference import Pair, answer_logps, preference_metrics
+from zephyr.evaluate.world import WorldSettings, score_world
+from zephyr.models.loading import Source, load_model
+from zephyr.pipeline.ready import STAGE_MODEL, answering, base_source
+from zephyr.pipeline.stage_folder import Facts, Plain
+from zephyr.pipeline.stages import Work, starting_model
+from zephyr.pipeline.tokens import comparisons, dialogues
+from zephyr.pipeline.training import MODEL
+from zephyr.recipe.evaluate_section import PreferenceTask, WorldTask
+from zephyr.records.rows import Prompt
+from zephyr.trees.forest import ScoredSequence
+from zephyr.world import prompts
+
+SAMPLES = "samples.json"
+SHOWN_SAMPLES = 12
+MAX_TOKENS = 8192
+# What a stage's model is called, as in the paper.
+_TITLES = {"pretrain": "base", "sft": "dSFT"}
+
+
+def make_evaluation(work: Work) -> Facts:
+    """The facts of the stage: `scores` by model, and further `metrics` by name."""
+    section = work.recipe.evaluate
+    assert section is not None
+    scores: dict[str, Plain] = {}
+    metrics: dict[str, Plain] = {}
+    for number, task in enumerate(section.tasks):
+        if isinstance(task, WorldTask):
+            scores |= _world(work, task, number)
+        elif isinstance(task, PreferenceTask):
+            metrics |= _kept(work.folder / f"{number}-preference.json", lambda: _preference(work))
+        else:
+            metrics |= _kept(work.folder / f"{number}-perplexity.json", lambda: _perplexities(work))
+    return {"scores": scores, "metrics": metrics}
+
+
+def titles(work: Work) -> dict[str, str]:
+    """The stages whose models are measured, and what tables call them."""
+    return {stage: _title(work, stage) for stage in ("pretrain", "sft", "align") if stage in work.inputs}
+
+
+def _title(work: Work, stage: str) -> str:
+    if stage != "align":
+        return _TITLES[stage]
+    assert work.recipe.align is not None
+    name = work.recipe.align.objective.name
+    return "dDPO" if name == "dpo" else name.upper()
+
+
+def _kept(path: Path, measure: Callable[[], Facts]) -> Facts:
+    """What `measure` gives, or what it gave in a try that was stopped later."""
+    if not path.exists():
+        replace_text(path, json.dumps(measure(), indent=1, ensure_ascii=False))
+    found: Facts = json.loads(path.read_bytes())
+    return found
+
+
+def _world(work: Work, task: WorldTask, number: int) -> Facts:
+    """The world's score of every model; their answers to the first prompts go to a file."""
+    asked = list(prompts("heldout", work.recipe.seed, task.num_prompts))
+    settings = WorldSettings(
+        num_samples=task.num_samples,
+        temperature=task.sampling.temperature,
+        top_k=task.sampling.top_k,
+        top_p=task.sampling.top_p,
+        max_tokens=task.sampling.max_new_tokens,
+        seed=work.recipe.seed,
+    )
+
+    scores: Facts = {}
+    answers: dict[str, list[str]] = {}
+    for stage, title in titles(work).items():
+        measure = partial(_world_of, stage, work, asked, settings)
+        found = _kept(work.folder / f"{number}-world-{stage}.json", measure)
+        scores[title] = found["score"]
+        answers[title] = cast("list[str]", found["answers"])
+    samples = [
+        {"prompt": prompt.messages[-1].content, "answers": {title: of[index] for title, of in answers.items()}}
+        for index, prompt in enumerate(asked[:SHOWN_SAMPLES])
+    ]
+    replace_text(work.folder / SAMPLES, json.dumps(samples, indent=1, ensure_ascii=False))
+    return scores
+
+
+def _world_of(stage: str, work: Work, asked: Sequence[Prompt], settings: WorldSettings) -> Facts:
+    """The world's score of one model, by task too, and its first answers."""
+    found = score_world(answering(f"{STAGE_MODEL}{stage}", work), asked, settings)
+    by_task: Facts = {name: round(one.score, 4) for name, one in found.by_task.items()}
+    score: Facts = {name: round(value, 6) for name, value in found.score._asdict().items()}
+    answers: list[Plain] = list(found.answers[:SHOWN_SAMPLES])
+    return {"score": score, "by_task": by_task, "answers": answers, "missing": found.missing}
+
+
+def _preference(work: Work) -> Facts:
+    """Reward accuracy and margins on the pairs that align has held out."""
+    align = work.recipe.align
+    assert align is not None
+    assert "align" in work.inputs
+    held = [Pair(one.prompt, *one.completions) for one in comparisons(work.inputs["align"], "eval")]
+    if not held:
+        return {}
+    before = starting_model(work.recipe, "align")
+    reference = Source(str(work.inputs[before] / MODEL), offline=True) if before else base_source(work.recipe)
+    policy = Source(str(work.inputs["align"] / MODEL), offline=True)
+    logps, ref_logps = (
+        answer_logps(load_model(source, dtype="float32"), held, max_tokens=MAX_TOKENS) for source in (policy, reference)
+    )
+    found = preference_metrics(logps, ref_logps, beta=align.objective.beta, seed=work.recipe.seed)
+    return {
+        "preference/accuracy": round(found.accuracy.score, 6),
+        "preference/accuracy_low": round(found.accuracy.low, 6),
+        "preference/accuracy_high": round(found.accuracy.high, 6),
+        "preference/margin": round(found.margin.score, 6),
+        "preference/margin_low": round(found.margin.low, 6),
+        "preference/margin_high": round(found.margin.high, 6),
+        "preference/pairs": found.accuracy.n,
+        "preference/rewards_chosen": round(found.chosen_reward, 6),
+        "preference/rewards_rejected": round(found.rejected_reward, 6),
+    }
+
+
+def _perplexities(work: Work) -> Facts:
+    """Perplexity of every model on the dialogues that sft has held out."""
+    held = [ScoredSequence(one.ids, one.scored) for one in dialogues(work.inputs["sft"], "eval")]
+    if not held:
+        return {}
+    found: Facts = {}
+    for stage, title in titles(work).items():
+        model = load_model(Source(str(work.inputs[stage] / MODEL), offline=True), dtype="float32")
+        found[f"perplexity/{title}"] = round(perplexity(model, held, max_tokens=MAX_TOKENS).perplexity, 4)
+    return found

@@ -1,0 +1,24 @@
+"""Processes of one torchrun before their process group exists: rank 0 prepares, the others wait for its files."""
+
+import os
+import time
+from collections.abc import Callable
+
+from zephyr.errors import ResourceError
+
+PAUSE_SECONDS = 0.2
+PATIENCE_SECONDS = 24 * 3600.0
+
+
+def is_leader() -> bool:
+    """Whether this process is rank 0, or alone."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def wait_until(is_there: Callable[[], bool], what: str, *, patience_seconds: float = PATIENCE_SECONDS) -> None:
+    """Nothing, once it is there; torchrun ends this process if rank 0 fails before. Raises ResourceError at last."""
+    ends = time.monotonic() + patience_seconds
+    while not is_there():
+        if time.monotonic() > ends:
+            raise ResourceError(what, f"was not there after {patience_seconds:.0f} s", "see what rank 0 says")
+        time.sleep(PAUSE_SECONDS)

@@ -1,0 +1,106 @@
+"""The stages of a run, and what each depends on: its settings, the stages before it, and data from outside."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from zephyr.pipeline.stage_folder import Facts, Plain, StageKey, flatten
+from zephyr.recipe.data_section import DataSection, DataSource
+from zephyr.recipe.schema import Recipe
+
+# What changes the way a stage is done, or what is said of it, but never its result.
+_FREE_SETTINGS = ("train.save_steps", "train.save_total_limit", "train.report_to", "train.self_checks")
+# Raised when a stage's code begins to make something else of the same settings.
+_VERSIONS = {"synth": 1, "pretrain": 1, "sft": 1, "feedback": 1, "align": 1, "evaluate": 1, "deliver": 1}
+_TRAINING = ("pretrain", "sft", "align")
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a stage is made from: the recipe, its own folder, and the finished folders of the stages it takes."""
+
+    recipe: Recipe
+    stage: str
+    folder: Path
+    inputs: Mapping[str, Path]
+    run_folder: Path
+
+
+class Planned(NamedTuple):
+    """A stage of a run, by the name and the key that its result will have."""
+
+    stage: str
+    key: StageKey
+
+
+Maker = Callable[[Work], Facts]
+
+
+def plan_stages(recipe: Recipe, source_hash: Callable[[DataSource], str]) -> list[Planned]:
+    """The stages of the recipe in order, each keyed by what it depends on."""
+    planned: dict[str, Planned] = {}
+    for stage in recipe.stages:
+        inputs = {taken: planned[taken].key.digest for taken in taken_stages(recipe, stage)}
+        hashes = {f"{source.path} ({source.split})": source_hash(source) for source in outside_data(recipe, stage)}
+        planned[stage] = Planned(stage, StageKey(stage, _settings(recipe, stage), inputs | hashes))
+    return list(planned.values())
+
+
+def taken_stages(recipe: Recipe, stage: str) -> tuple[str, ...]:
+    """The stages whose results this one reads."""
+    present = recipe.stages[: recipe.stages.index(stage)]
+    wanted: dict[str, tuple[str, ...]] = {
+        "synth": (),
+        "pretrain": ("synth",) if _data_comes_from_before(recipe.pretrain) else (),
+        "sft": ("pretrain", *(("synth",) if _data_comes_from_before(recipe.sft) else ())),
+        "feedback": _taken_by_feedback(recipe),
+        "align": ("pretrain", "sft", *(("feedback",) if _data_comes_from_before(recipe.align) else ())),
+        "evaluate": ("pretrain", "sft", "align"),
+        "deliver": present,
+    }
+    return tuple(name for name in wanted[stage] if name in present)
+
+
+def outside_data(recipe: Recipe, stage: str) -> list[DataSource]:
+    """The data from outside that a stage reads."""
+    section = getattr(recipe, stage)
+    data = getattr(section, "data", None)
+    if isinstance(data, DataSection):
+        return [*data.sources, *data.eval_sources]
+    if stage == "feedback" and recipe.feedback is not None:
+        return [*recipe.feedback.prompts, *recipe.feedback.recorded]
+    if stage == "evaluate" and recipe.evaluate is not None:
+        return [source for task in recipe.evaluate.tasks for source in getattr(task, "sources", [])]
+    return []
+
+
+def starting_model(recipe: Recipe, stage: str) -> str | None:
+    """The stage whose model this training stage starts from; None for the base model."""
+    before = [name for name in ("pretrain", "sft") if name in recipe.stages[: recipe.stages.index(stage)]]
+    return before[-1] if before else None
+
+
+def _taken_by_feedback(recipe: Recipe) -> tuple[str, ...]:
+    section = recipe.feedback
+    if section is None or section.recorded:
+        return ()
+    return ("sft", *(() if section.prompts else ("synth",)))
+
+
+def _data_comes_from_before(section: object) -> bool:
+    data = getattr(section, "data", None)
+    return isinstance(data, DataSection) and not data.sources
+
+
+def _settings(recipe: Recipe, stage: str) -> dict[str, Plain]:
+    """All settings the stage's result depends on, by dotted key."""
+    nested: dict[str, Plain] = {stage: getattr(recipe, stage).model_dump(mode="json")}
+    nested["seed"] = recipe.seed
+    if stage not in ("synth", "deliver"):
+        nested["chat_template"] = recipe.chat_template.model_dump(mode="json")
+    if stage == "pretrain" or (stage in (*_TRAINING, "evaluate", "feedback") and starting_model(recipe, stage) is None):
+        nested["model"] = recipe.model.model_dump(mode="json")
+    flat = {name.removeprefix("."): value for name, value in flatten(nested, "").items()}
+    free = {f"{stage}.{name}" for name in _FREE_SETTINGS}
+    return {name: value for name, value in flat.items() if name not in free} | {f"{stage}.version": _VERSIONS[stage]}

@@ -1,0 +1,83 @@
+"""The end of a run: `summary.json`, and what is printed when all is done."""
+
+import json
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from zephyr.atomic import replace_text
+from zephyr.pipeline.execute import RunOutcome
+from zephyr.pipeline.stage_folder import Plain
+from zephyr.recipe.schema import Recipe
+
+SUMMARY = "summary.json"
+SHOWN_SAMPLES = 3
+_MODEL_STAGES = ("align", "sft", "pretrain")
+
+
+def write_summary(recipe: Recipe, outcome: RunOutcome) -> dict[str, Plain]:
+    """The summary of the run, which afterwards stands in its folder."""
+    evaluated = outcome.records.get("evaluate")
+    facts = evaluated.facts if evaluated is not None else {}
+    summary: dict[str, Plain] = {
+        "name": recipe.name,
+        "scores": facts.get("scores", {}),
+        "metrics": facts.get("metrics", {}),
+        "seconds": round(outcome.seconds, 1),
+        "stage_seconds": {stage: record.seconds for stage, record in outcome.records.items()},
+        "skipped_stages": list(outcome.skipped),
+        "folders": {stage: folder.name for stage, folder in outcome.folders.items()},
+        "model": str(last_model(outcome) or ""),
+    }
+    replace_text(outcome.folder / SUMMARY, json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
+    return summary
+
+
+def last_model(outcome: RunOutcome) -> Path | None:
+    """The folder of the best model the run has made so far."""
+    made = [outcome.folders[stage] / "model" for stage in _MODEL_STAGES if stage in outcome.folders]
+    return made[0] if made else None
+
+
+def print_summary(console: Console, outcome: RunOutcome, summary: dict[str, Plain]) -> None:
+    """Scores as a table, answers side by side, and what to type next."""
+    scores = summary["scores"]
+    if isinstance(scores, dict) and scores:
+        console.print(_score_table(scores))
+    for line in _sample_lines(outcome):
+        console.print(line)
+    report = outcome.folders.get("deliver")
+    if report is not None:
+        console.print(f"report  {escape(str(report / 'report.html'))}", soft_wrap=True)
+    model = last_model(outcome)
+    if model is not None:
+        console.print(f"chat    zephyr chat {escape(str(model))}", soft_wrap=True)
+
+
+def _score_table(scores: dict[str, Plain]) -> Table:
+    table = Table("model", "score", "95 % interval", "prompts")
+    for name, score in scores.items():
+        assert isinstance(score, dict), score
+        low, high = score["low"], score["high"]
+        table.add_row(name, f"{score['score']:.1%}", f"{low:.1%} to {high:.1%}", f"{score['n']}")
+    return table
+
+
+def _sample_lines(outcome: RunOutcome) -> list[str]:
+    folder = outcome.folders.get("evaluate")
+    path = folder / "samples.json" if folder is not None else None
+    if path is None or not path.exists():
+        return []
+    lines = []
+    for sample in json.loads(path.read_bytes())[:SHOWN_SAMPLES]:
+        lines.append(f"[bold]{escape(_one_line(sample['prompt']))}[/bold]")
+        lines += [f"  {name}: {escape(_one_line(answer))}" for name, answer in sample["answers"].items()]
+    return lines
+
+
+def _one_line(text: str) -> str:
+    """The text on a line of its own, control characters written out."""
+    shown = "".join(c if c.isprintable() else " " for c in text)
+    return shown if len(shown) <= 100 else f"{shown[:97]}..."

@@ -1,0 +1,145 @@
+"""Training inside a run: from a model folder and tokenised rows to a model folder, through `zephyr.train`."""
+
+import json
+import shutil
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from zephyr.atomic import replace_text
+from zephyr.models.adapters import LoraSettings, add_lora, load_4bit, load_adapter, merge_adapters
+from zephyr.models.empty import empty_model
+from zephyr.models.fresh import set_generation
+from zephyr.models.loading import Source, Tokenizer, load_model, save_model
+from zephyr.models.sampling import Sampling
+from zephyr.models.scorer import CausalLM, plain_model
+from zephyr.models.together import from_rank_zero
+from zephyr.pipeline.stage_folder import Facts
+from zephyr.recipe.train_section import LoraSection, TrainSection
+from zephyr.train.checkpoint import checkpoint_folders
+from zephyr.train.distributed import built_on_rank_zero, pick_device, process_group
+from zephyr.train.examples import Dialogue, Example
+from zephyr.train.job import TrainJob
+from zephyr.train.loop import TrainOutcome, train
+from zephyr.train.objectives import Objective
+from zephyr.train.samples import sample_writer
+from zephyr.train.saving import save_trained
+from zephyr.train.settings import TrainSettings
+
+MODEL = "model"
+ADAPTER = "adapter"
+OUTCOME = "outcome.json"
+# How the published models were sampled, written into every model folder.
+CARD_SAMPLING = Sampling(max_new_tokens=256, temperature=0.7, top_k=50, top_p=0.95)
+PROBE_TOKENS = 64
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training of a stage: what is trained on what, and how; `prompts` are answered at every evaluation."""
+
+    start: Source
+    tokenizer: Tokenizer
+    objective: Objective
+    section: TrainSection
+    seed: int
+    examples: Sequence[Example]
+    eval_examples: Sequence[Example]
+    stop_ids: Collection[int]
+    lora: LoraSection | None = None
+    max_new_tokens: int = 256
+    prompts: Sequence[Sequence[int]] = ()
+    scores_everything: bool = False
+
+
+def train_model(training: Training, *, folder: Path, reference_store: Path) -> Facts:
+    """The facts of the training, whose model stands in `folder` afterwards; goes on where an earlier call stopped."""
+    model_folder = folder / MODEL
+    if not model_folder.exists():
+        with process_group(pick_device()):
+            _train(training, folder, reference_store)
+    for checkpoint in checkpoint_folders(folder / "train"):
+        shutil.rmtree(checkpoint, ignore_errors=True)  # the model is whole, and nothing resumes from here
+    facts: Facts = json.loads((folder / OUTCOME).read_bytes())
+    return facts
+
+
+def _train(training: Training, folder: Path, reference_store: Path) -> None:
+    model = _starting_model(training)
+    sampling = replace(CARD_SAMPLING, max_new_tokens=training.max_new_tokens, stop_ids=tuple(training.stop_ids))
+    writer = sample_writer(model, training.tokenizer, training.prompts, sampling=sampling, folder=folder / "train")
+    job = TrainJob(
+        model=model,
+        objective=training.objective,
+        settings=_settings(training.section, training.seed),
+        examples=training.examples,
+        folder=folder / "train",
+        eval_examples=training.eval_examples,
+        reference_store=reference_store,
+        stop_ids=training.stop_ids,
+        scores_everything=training.scores_everything,
+        name=training.start.name,
+        sample=writer if training.prompts and training.eval_examples else None,
+    )
+    outcome = train(job)
+    from_rank_zero(lambda: replace_text(folder / OUTCOME, json.dumps(_facts(training, outcome), indent=1)))
+    set_generation(plain_model(model), training.tokenizer, sampling)
+    if training.lora is None:
+        save_trained(model, training.tokenizer, folder / MODEL)
+        return
+    if not (folder / ADAPTER).exists():
+        save_trained(model, training.tokenizer, folder / ADAPTER)
+    from_rank_zero(lambda: _merge(training, folder))
+
+
+def _starting_model(training: Training) -> CausalLM:
+    """The model to be trained, with new adapters if it is to have some; its weights on rank 0 alone."""
+    lora = training.lora
+    if lora is not None and lora.load_in_4bit:
+        model = load_4bit(training.start)
+    else:
+        dtype = _dtype(training.section)
+        model = built_on_rank_zero(
+            lambda: load_model(training.start, dtype=dtype), lambda: empty_model(training.start, dtype=dtype)
+        )
+    return model if lora is None else add_lora(model, _lora_settings(lora), seed=training.seed)
+
+
+def _merge(training: Training, folder: Path) -> None:
+    """Write the plain model with the trained adapters in its weights."""
+    base = load_model(training.start, dtype=_dtype(training.section))
+    first = training.examples[0]
+    probe = torch.from_numpy(first.ids if isinstance(first, Dialogue) else first.prompt)[None, :PROBE_TOKENS]
+    merged = merge_adapters(load_adapter(base, folder / ADAPTER), probe)
+    merged.model.generation_config = base.generation_config
+    save_model(merged.model, training.tokenizer, folder / MODEL)
+
+
+def _settings(section: TrainSection, seed: int) -> TrainSettings:
+    values = section.model_dump() | {"report_to": tuple(section.report_to), "seed": seed}
+    return TrainSettings(**values)
+
+
+def _lora_settings(section: LoraSection) -> LoraSettings:
+    targets = section.target_modules
+    return LoraSettings(
+        r=section.r,
+        alpha=section.lora_alpha,
+        dropout=section.lora_dropout,
+        target_modules=targets if isinstance(targets, str) else tuple(targets),
+    )
+
+
+def _dtype(section: TrainSection) -> str:
+    return "bfloat16" if section.precision == "pure_bf16" else "float32"
+
+
+def _facts(training: Training, outcome: TrainOutcome) -> Facts:
+    return {
+        "steps": outcome.step,
+        "examples": len(training.examples),
+        **{name: round(value, 6) for name, value in (outcome.train_metrics | outcome.eval_metrics).items()},
+        "health": [dict(note._asdict()) for note in outcome.health],
+    }

@@ -1,0 +1,265 @@
+"""Settings that are fine alone and wrong together. What one value may be is said in the sections."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+from zephyr.recipe.data_section import DataSection, DataSource
+from zephyr.recipe.evaluate_section import PerplexityTask, PreferenceTask
+from zephyr.recipe.feedback_section import LocalTeacher
+from zephyr.recipe.model_section import NewModel
+from zephyr.recipe.train_section import DpoObjective, ListwiseObjective, TrainSection
+
+if TYPE_CHECKING:
+    from zephyr.recipe.schema import Recipe
+
+TRAINING_STAGES = ("pretrain", "sft", "align")
+# The stages whose rows a training stage takes when it names no sources.
+MAKERS = {"pretrain": "synth", "sft": "synth", "align": "feedback"}
+# The options of dpo that belong to some of its losses alone.
+LOSSES_OF_OPTIONS = {
+    "label_smoothing": ("sigmoid", "sigmoid_norm", "robust", "exo_pair", "aot", "aot_unpaired"),
+    "f_divergence": ("sigmoid", "robust", "hinge", "exo_pair", "discopop"),
+    "discopop_tau": ("discopop",),
+    "bco_delta": ("bco_pair",),
+}
+STAGE_REFERENCE = "stage:"
+_SLICE = re.compile(r"(?P<split>[^\[\]]+)\[(?P<start>-?\d+)?%?:(?P<stop>-?\d+)?%?\]")
+
+
+class Conflict(NamedTuple):
+    """What is wrong at a key, what to do about it, and the other keys that have a part in it."""
+
+    key: str
+    what: str
+    remedy: str
+    others: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.key}: {self.what}; {self.remedy}"
+
+
+def find_conflicts(recipe: Recipe) -> list[Conflict]:
+    """All settings of a recipe that are at odds with each other."""
+    return [conflict for check in CHECKS for conflict in check(recipe)]
+
+
+def _inputs(recipe: Recipe) -> Iterator[Conflict]:
+    if not recipe.stages:
+        yield Conflict("recipe", "has no stage", "write at least one of sft, align, evaluate")
+    for stage, maker in MAKERS.items():
+        data = _data(recipe, stage)
+        if data is not None and not data.sources and getattr(recipe, maker) is None:
+            remedy = f"name sources, or add a {maker} stage"
+            yield Conflict(f"{stage}.data.sources", "is empty, and no stage before makes rows", remedy, (maker,))
+    feedback = recipe.feedback
+    if feedback is not None and not (feedback.recorded or feedback.prompts or recipe.synth):
+        remedy = "give recorded, prompts, or a synth stage"
+        yield Conflict("feedback.prompts", "is empty, and nothing else says what to ask", remedy, ("feedback", "synth"))
+
+
+def _new_model(recipe: Recipe) -> Iterator[Conflict]:
+    model = recipe.model
+    if not isinstance(model, NewModel):
+        return
+    if recipe.pretrain is None:
+        yield Conflict("pretrain", "is missing", "a new model needs its texts", ("model",))
+    for stage in TRAINING_STAGES:
+        data = _data(recipe, stage)
+        if data is not None and data.max_length > model.max_position_embeddings:
+            what = f"must be at most the model's {model.max_position_embeddings} positions, got {data.max_length}"
+            yield Conflict(f"{stage}.data.max_length", what, "shorten it, or enlarge the model", ("model",))
+    for stage in ("sft", "align"):
+        lora = getattr(getattr(recipe, stage), "lora", None)
+        if lora is not None and lora.load_in_4bit:
+            yield Conflict(f"{stage}.lora.load_in_4bit", "is for models from the hub", "set it to false", ("model",))
+
+
+def _held_out(recipe: Recipe) -> Iterator[Conflict]:
+    for stage in TRAINING_STAGES:
+        data, train = _data(recipe, stage), _train(recipe, stage)
+        if data is None or train is None:
+            continue
+        if data.eval_sources and data.eval_share:
+            what = f"is not used beside eval_sources, got {data.eval_share}"
+            yield Conflict(f"{stage}.data.eval_share", what, "leave one of them out", (f"{stage}.data.eval_sources",))
+        for name in ("eval_steps", "metric_for_best_model"):
+            value = getattr(train, name)
+            if value is not None and not _holds_out(data):
+                what = f"needs held-out rows, got {value!r}"
+                remedy = f"give {stage}.data.eval_sources or eval_share, or leave it out"
+                yield Conflict(f"{stage}.train.{name}", what, remedy, (f"{stage}.data",))
+        if train.metric_for_best_model is not None and train.save_steps is None:
+            yield Conflict(f"{stage}.train.metric_for_best_model", "needs checkpoints", "give save_steps")
+        yield from _overlaps(stage, data)
+
+
+def _overlaps(stage: str, data: DataSection) -> Iterator[Conflict]:
+    for number, held_out in enumerate(data.eval_sources):
+        if any(_share_rows(source, held_out) for source in data.sources):
+            what = f"is trained on too, got {held_out.path} {held_out.split}"
+            remedy = "hold out rows that are not in sources"
+            yield Conflict(f"{stage}.data.eval_sources.{number}", what, remedy, (f"{stage}.data.sources",))
+
+
+def _truncation(recipe: Recipe) -> Iterator[Conflict]:
+    for stage in TRAINING_STAGES:
+        data = _data(recipe, stage)
+        if data is None:
+            continue
+        prompt, rule = data.max_prompt_length, data.truncation.rule
+        if prompt is not None and prompt >= data.max_length:
+            what = f"must leave room for an answer within max_length {data.max_length}, got {prompt}"
+            yield Conflict(f"{stage}.data.max_prompt_length", what, "shorten it")
+        if rule == "trl_0.7" and (prompt is None or stage != "align"):
+            needed = "max_prompt_length" if stage == "align" else "pairs of answers"
+            what = f"trl_0.7 needs {needed}"
+            yield Conflict(f"{stage}.data.truncation.rule", what, "choose keep_start, keep_end or drop")
+
+
+def _schedules(recipe: Recipe) -> Iterator[Conflict]:
+    for stage in TRAINING_STAGES:
+        train = _train(recipe, stage)
+        if train is not None and train.lr_scheduler_type == "constant" and (train.warmup_ratio or train.warmup_steps):
+            remedy = "choose constant_with_warmup, or leave the warm-up out"
+            yield Conflict(f"{stage}.train.lr_scheduler_type", "constant has no warm-up", remedy)
+
+
+def _adapters(recipe: Recipe) -> Iterator[Conflict]:
+    for stage in ("sft", "align"):
+        lora = getattr(getattr(recipe, stage), "lora", None)
+        if lora is not None and lora.lora_dropout:
+            what = f"must be 0, because answers that share a prompt share its mask, got {lora.lora_dropout}"
+            yield Conflict(f"{stage}.lora.lora_dropout", what, "leave it out")
+
+
+def _objective(recipe: Recipe) -> Iterator[Conflict]:
+    if recipe.align is None:
+        return
+    objective, feedback = recipe.align.objective, recipe.feedback
+    if isinstance(objective, DpoObjective):
+        yield from _loss_options(objective)
+    if feedback is None or recipe.align.data.sources:
+        return
+    wanted = objective.name if objective.name in ("kto", "listwise") else "pairs"
+    if feedback.binarize.output != wanted:
+        what = f"must be {wanted} for objective {objective.name}, got {feedback.binarize.output}"
+        remedy = f"write feedback.binarize.output={wanted}"
+        yield Conflict("feedback.binarize.output", what, remedy, ("align.objective",))
+    asked = feedback.candidates.num_completions
+    if isinstance(objective, ListwiseObjective) and not feedback.recorded and asked > objective.num_completions:
+        what = f"must be at least the {asked} answers of feedback.candidates, got {objective.num_completions}"
+        yield Conflict("align.objective.num_completions", what, f"write {asked}", ("feedback.candidates",))
+
+
+def _loss_options(objective: DpoObjective) -> Iterator[Conflict]:
+    loss = objective.loss_type
+    for option, losses in LOSSES_OF_OPTIONS.items():
+        value = getattr(objective, option)
+        if value is not None and loss not in losses:
+            what = f"does not belong to loss_type {loss}, got {value!r}"
+            remedy = f"leave it out, or choose {' or '.join(losses)}"
+            yield Conflict(f"align.objective.{option}", what, remedy)
+    if loss == "exo_pair" and objective.label_smoothing == 0:
+        yield Conflict("align.objective.label_smoothing", "must be above 0 for exo_pair, got 0", "leave it out")
+    if (objective.f_divergence == "alpha_divergence") != (objective.f_alpha is not None):
+        what = f"goes with f_divergence alpha_divergence alone, got {objective.f_alpha} and {objective.f_divergence}"
+        yield Conflict("align.objective.f_alpha", what, "give both or none")
+
+
+def _stage_references(recipe: Recipe) -> Iterator[Conflict]:
+    feedback, synth = recipe.feedback, recipe.synth
+    if feedback is not None and not feedback.recorded:
+        models = feedback.candidates.models
+        for number, name in enumerate(models):
+            yield from _reference(recipe, "feedback", f"feedback.candidates.models.{number}", name)
+        if isinstance(feedback.judge, LocalTeacher):
+            yield from _reference(recipe, "feedback", "feedback.judge.model", feedback.judge.model)
+    if synth is not None and isinstance(synth.teacher, LocalTeacher):
+        yield from _reference(recipe, "synth", "synth.teacher.model", synth.teacher.model)
+    if recipe.align is not None and recipe.align.start is not None:
+        yield from _reference(recipe, "align", "align.start", recipe.align.start)
+
+
+def _reference(recipe: Recipe, stage: str, key: str, name: str) -> Iterator[Conflict]:
+    if not name.startswith(STAGE_REFERENCE):
+        return
+    before = recipe.stages[: recipe.stages.index(stage)]
+    there = [made for made in before if made in TRAINING_STAGES]
+    wanted = name.removeprefix(STAGE_REFERENCE)
+    if wanted not in there:
+        known = f"known are {', '.join(there)}" if there else "none is"
+        what = f"no stage before {stage} that makes a model is called so, got {name}"
+        yield Conflict(key, what, f"{known}; or name a folder or a hub id", (wanted,))
+
+
+def _tasks(recipe: Recipe) -> Iterator[Conflict]:
+    needed = {PreferenceTask: "align", PerplexityTask: "sft"}
+    tasks = recipe.evaluate.tasks if recipe.evaluate is not None else []
+    for number, task in enumerate(tasks):
+        stage = needed.get(type(task))
+        if stage is None or getattr(task, "sources", None):
+            continue
+        data = _data(recipe, stage)
+        if data is None or not _holds_out(data):
+            what = f"is empty, and {stage} holds out no rows"
+            remedy = f"name sources, or give {stage}.data.eval_sources or eval_share"
+            yield Conflict(f"evaluate.tasks.{number}.sources", what, remedy, (f"{stage}.data",))
+
+
+def _data(recipe: Recipe, stage: str) -> DataSection | None:
+    data = getattr(getattr(recipe, stage), "data", None)
+    return data if isinstance(data, DataSection) else None
+
+
+def _train(recipe: Recipe, stage: str) -> TrainSection | None:
+    train = getattr(getattr(recipe, stage), "train", None)
+    return train if isinstance(train, TrainSection) else None
+
+
+def _holds_out(data: DataSection) -> bool:
+    return bool(data.eval_sources or data.eval_share)
+
+
+def _share_rows(one: DataSource, other: DataSource) -> bool:
+    """Whether two sources certainly have rows in common: the same split, or slices of it that overlap."""
+    if (one.path, one.config, one.revision, one.where) != (other.path, other.config, other.revision, other.where):
+        return False
+    first, second = _rows(one.split), _rows(other.split)
+    if first.split != second.split or not first.unit or not second.unit:
+        return first.split == second.split
+    return first.unit == second.unit and max(first.start, second.start) < min(first.stop, second.stop)
+
+
+class _Rows(NamedTuple):
+    """Rows `start` up to `stop` of a split, in percent or rows; without a unit all of them."""
+
+    split: str
+    unit: str
+    start: int
+    stop: int
+
+
+def _rows(split: str) -> _Rows:
+    found = _SLICE.fullmatch(split)
+    if found is None:
+        return _Rows(split, "", 0, 0)
+    unit, end = ("%", 100) if "%" in split else ("rows", 2**62)
+    start, stop = int(found["start"] or 0), int(found["stop"] or end)
+    # A negative bound counts from the end.
+    return _Rows(found["split"], unit, start + end * (start < 0), stop + end * (stop < 0))
+
+
+CHECKS: tuple[Callable[[Recipe], Iterator[Conflict]], ...] = (
+    _inputs,
+    _new_model,
+    _held_out,
+    _truncation,
+    _schedules,
+    _adapters,
+    _objective,
+    _stage_references,
+    _tasks,
+)

@@ -1,0 +1,42 @@
+"""What is measured of which models."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from zephyr.recipe.data_section import DataSource
+from zephyr.recipe.feedback_section import SamplingSection
+from zephyr.recipe.section import Section
+
+
+class WorldTask(Section):
+    """The closed world's checkers on held-out prompts."""
+
+    name: Literal["world"] = "world"
+    num_prompts: int = Field(400, ge=1, description="held-out prompts")
+    num_samples: int = Field(1, ge=1, description="answers a prompt")
+    sampling: SamplingSection = Field(default_factory=SamplingSection, description="how the models answer")
+
+
+class PreferenceTask(Section):
+    """Held-out reward accuracy and margins of the aligned model against its reference."""
+
+    name: Literal["preference"] = "preference"
+    sources: list[DataSource] = Field(default_factory=list, description="empty: the pairs held out by align")
+
+
+class PerplexityTask(Section):
+    """Perplexity a token of held-out text."""
+
+    name: Literal["perplexity"] = "perplexity"
+    sources: list[DataSource] = Field(default_factory=list, description="empty: the dialogues held out by sft")
+
+
+Task = Annotated[WorldTask | PreferenceTask | PerplexityTask, Field(discriminator="name")]
+
+
+class EvaluateSection(Section):
+    """Measurements of the models a run has made."""
+
+    tasks: list[Task] = Field(min_length=1, description="what is measured")
+    batch_tokens: int = Field(65_536, ge=256, description="tokens of key-value cache while answers are sampled")

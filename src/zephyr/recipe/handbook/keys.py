@@ -1,0 +1,136 @@
+"""The keys of the alignment-handbook's recipes of 2023 to 2025: what each is called here, or why it is left out.
+
+A table alone: `translating` and `training` read it. What depends on several keys, or on the year, is worked out there.
+"""
+
+# Old key: our key below the stage.
+TRAIN_KEYS = {
+    "learning_rate": "train.learning_rate",
+    "num_train_epochs": "train.num_train_epochs",
+    "lr_scheduler_type": "train.lr_scheduler_type",
+    "warmup_ratio": "train.warmup_ratio",
+    "warmup_steps": "train.warmup_steps",
+    "adam_beta1": "train.adam_beta1",
+    "adam_beta2": "train.adam_beta2",
+    "adam_epsilon": "train.adam_epsilon",
+    "weight_decay": "train.weight_decay",
+    "max_grad_norm": "train.max_grad_norm",
+    "logging_steps": "train.logging_steps",
+    "metric_for_best_model": "train.metric_for_best_model",
+    "greater_is_better": "train.greater_is_better",
+    "gradient_checkpointing": "train.activation_checkpointing",
+    "activation_checkpointing": "train.activation_checkpointing",
+    "torch_compile": "train.compile",
+    "router_aux_loss_coef": "train.router_aux_loss_coef",
+}
+OBJECTIVE_KEYS = {
+    "beta": "objective.beta",
+    "loss_type": "objective.loss_type",
+    "discopop_tau": "objective.discopop_tau",
+    "f_divergence_type": "objective.f_divergence",
+    "f_alpha_divergence_coef": "objective.f_alpha",
+    "ld_alpha": "objective.ld_alpha",
+    "rpo_alpha": "objective.rpo_alpha",
+    "ref_model_sync_steps": "objective.reference_sync_steps",
+    "ref_model_mixup_alpha": "objective.reference_mixup",
+    "gamma_beta_ratio": "objective.gamma_beta_ratio",
+    "sft_weight": "objective.sft_weight",
+    "cpo_alpha": "objective.cpo_alpha",
+    "desirable_weight": "objective.desirable_weight",
+    "undesirable_weight": "objective.undesirable_weight",
+}
+LORA_KEYS = {
+    "lora_r": "lora.r",
+    "lora_alpha": "lora.lora_alpha",
+    "lora_target_modules": "lora.target_modules",
+    "lora_modules_to_save": "lora.modules_to_save",
+    "use_dora": "lora.use_dora",
+    "load_in_4bit": "lora.load_in_4bit",
+}
+# Keys that are worked out together with others, or with the year.
+WORKED_OUT = {
+    "model_name_or_path", "model_revision", "chat_template", "auto_insert_empty_system_msg",
+    "dataset_mixer", "dataset_splits", "dataset_configs", "dataset_mixture", "dataset_name", "dataset_config",
+    "dataset_train_split", "dataset_test_split", "text_column", "dataset_text_field", "dataset_kwargs",
+    "per_device_train_batch_size", "gradient_accumulation_steps", "num_devices",
+    "max_length", "max_seq_length", "max_prompt_length", "truncation_mode", "packing", "assistant_only_loss",
+    "bf16", "fp16", "optim", "lr_scheduler_kwargs", "max_steps", "report_to", "save_total_limit",
+    "do_eval", "eval_strategy", "evaluation_strategy", "eval_steps", "save_strategy", "save_steps",
+    "use_peft", "lora_dropout", "label_smoothing", "sync_ref_model", "simpo_gamma",
+    "seed", "output_dir", "hub_model_id", "run_name",
+}  # fmt: skip
+
+_HUB = "nothing is published by a run"
+_ROWS = "how rows are prepared changes no result"
+_LOG = "the log is always written"
+_DEVICE = "chosen for the device at hand"
+_FOLDER = "finished stages are kept and found again"
+LEFT_OUT = {
+    "push_to_hub": _HUB, "hub_strategy": _HUB, "hub_private_repo": _HUB, "hub_model_revision": _HUB,
+    "hub_token": _HUB, "hub_always_push": _HUB,
+    "preprocessing_num_workers": _ROWS, "dataset_num_proc": _ROWS, "dataloader_num_workers": _ROWS,
+    "dataloader_pin_memory": _ROWS, "remove_unused_columns": _ROWS, "group_by_length": _ROWS,
+    "log_level": _LOG, "logging_strategy": _LOG, "logging_first_step": _LOG, "logging_dir": _LOG,
+    "log_level_replica": _LOG, "include_tokens_per_second": _LOG, "include_num_input_tokens_seen": _LOG,
+    "use_flash_attention_2": _DEVICE, "attn_implementation": _DEVICE, "tf32": _DEVICE, "use_liger_kernel": _DEVICE,
+    "use_liger": _DEVICE, "ddp_timeout": _DEVICE, "ddp_find_unused_parameters": _DEVICE, "deepspeed": _DEVICE,
+    "fsdp": _DEVICE, "fsdp_config": _DEVICE, "use_cache": _DEVICE, "torch_compile_backend": _DEVICE,
+    "overwrite_output_dir": _FOLDER, "resume_from_checkpoint": _FOLDER, "do_train": _FOLDER, "save_only_model": _FOLDER,
+    "load_best_model_at_end": "the last checkpoint is handed on; the best is kept if metric_for_best_model is given",
+    "torch_dtype": "weights are kept in float32 and computed with in bfloat16, as DeepSpeed did",
+    "dtype": "weights are kept in float32 and computed with in bfloat16, as DeepSpeed did",
+    "gradient_checkpointing_kwargs": "there is one kind of activation checkpointing",
+    "per_device_eval_batch_size": "evaluation is packed by max_tokens_per_micro_batch",
+    "eval_accumulation_steps": "evaluation is packed by max_tokens_per_micro_batch",
+    "padding_free": "sequences are never padded",
+    "packing_strategy": "sequences are laid out as prefix trees",
+    "eval_packing": "sequences are laid out as prefix trees",
+    "average_tokens_across_devices": "losses are always normalised over the global batch",
+    "precompute_ref_log_probs": "the reference's log-probs are always computed once and stored",
+    "reference_free": "choose objective simpo, cpo or orpo for that",
+    "disable_dropout": "dropout is always off",
+    "is_encoder_decoder": "models are decoders",
+    "max_target_length": "it had no effect on decoders",
+    "max_completion_length": "answers share max_length with their prompt",
+    "label_pad_token_id": "nothing is padded",
+    "padding_value": "nothing is padded",
+    "truncation_side": "data.truncation.rule says which side is cut",
+    "tokenizer_name_or_path": "the model's own tokenizer is used",
+    "model_code_revision": "no code of a model is run unless model.trusted_code names it",
+    "base_model_revision": "a folder of adapters names its base itself",
+    "trust_remote_code": "no code is run unless model.trusted_code names its repository and commit",
+    "eos_token": "the chat template knows its stop token",
+    "load_in_8bit": "there is no 8-bit base; load_in_4bit there is",
+    "bnb_4bit_quant_type": "4-bit bases are nf4", "bnb_4bit_quant_storage": "4-bit bases are nf4",
+    "bnb_4bit_compute_dtype": "4-bit bases compute in bfloat16",
+    "use_bnb_nested_quant": "4-bit bases are always doubly quantised",
+    "lora_task_type": "models are causal language models",
+    "model_adapter_name": "there is one adapter", "ref_adapter_name": "the reference is the model without adapters",
+    "neftune_noise_alpha": "noise on embeddings (NEFTune) is not there: the result will differ",
+    "dataloader_drop_last": "an epoch ends with a smaller batch",
+    "trainer_type": "the objective says it",
+    "generate_during_eval": "the report shows samples",
+    "benchmarks": "name tasks under evaluate",
+    "callbacks": "name tasks under evaluate",
+    "system_prompt": "write system messages into the rows",
+    "wandb_entity": "set WANDB_ENTITY", "wandb_project": "set WANDB_PROJECT",
+    "data_seed": "every random choice follows from seed",
+}  # fmt: skip
+
+OLD_KEYS = {*TRAIN_KEYS, *OBJECTIVE_KEYS, *LORA_KEYS, *WORKED_OUT, *LEFT_OUT}
+
+OPTIMIZERS = {
+    "adamw_torch": "adamw_torch",
+    "adamw_torch_fused": "adamw_torch",
+    "adamw_hf": "adamw_torch",
+    "paged_adamw_32bit": "adamw_torch",
+    "paged_adamw": "adamw_torch",
+    "adamw_bnb_8bit": "adamw_bnb_8bit",
+    "adamw_8bit": "adamw_bnb_8bit",
+    "paged_adamw_8bit": "adamw_bnb_8bit",
+    "adamw_torch_8bit": "adamw_torchao_8bit",
+    "rmsprop": "rmsprop",
+}
+# Devices of published runs that were not the usual eight, by a word in their names; cards and READMEs say so.
+PUBLISHED_DEVICES = {"141b": 32, "smollm3-dpo": 16, "smollm3-sft": 64, "smollm3-mid": 64}
+DEVICES = 8

@@ -1,0 +1,116 @@
+"""Reading a recipe: from a file or by its name, with overrides, and writing it out again."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import yaml
+
+from zephyr.errors import RecipeError
+from zephyr.recipe import handbook
+from zephyr.recipe.outline import Keys, Plain, fill_tags
+from zephyr.recipe.overrides import Override, apply_overrides, parse_overrides
+from zephyr.recipe.problems import broken
+from zephyr.recipe.schema import Recipe
+from zephyr.recipe.shipped import find_shipped
+from zephyr.recipe.validating import validate
+from zephyr.recipe.yaml_text import read_yaml
+
+LOG = logging.getLogger(__name__)
+MAX_BYTES = 2**20
+
+
+class Loaded(NamedTuple):
+    """A recipe, the file it was read from, and a line for everything that was translated or left out."""
+
+    recipe: Recipe
+    file: Path
+    notes: tuple[str, ...]
+
+
+def load_recipe(path_or_name: str, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe of a file, or of that name among the shipped ones; what was left out is logged.
+
+    A RecipeError says all that is wrong with it. `overrides`: words of the form align.train.learning_rate=1.0e-6.
+    """
+    loaded = read_recipe(path_or_name, overrides)
+    for note in loaded.notes:
+        LOG.warning("%s: %s", loaded.file, note)
+    return loaded.recipe
+
+
+def read_recipe(path_or_name: str, overrides: Sequence[str] = ()) -> Loaded:
+    """As `load_recipe`, with the notes instead of log lines."""
+    parsed = parse_overrides(overrides)
+    file = _find(path_or_name)
+    document = read_yaml(_read_text(file), str(file))
+    if not isinstance(document.value, dict):
+        empty = document.value is None
+        what = "is empty" if empty else f"holds {type(document.value).__name__} {document.value!r:.40} and no keys"
+        raise RecipeError(str(file), what, "begin with `zephyr recipes copy quickstart`")
+    places = {keys: f"line {line}" for keys, line in document.lines.items()}
+    if handbook.is_handbook(document.value):
+        return _from_handbook(file, document.value, parsed, places)
+    return _finish(file, document.value, parsed, places, notes=())
+
+
+def _from_handbook(file: Path, old: dict[str, Plain], overrides: Sequence[Override], places: dict[Keys, str]) -> Loaded:
+    """The recipe a handbook's file stands for; overrides may be written in its keys or in ours."""
+    for override in overrides:
+        if handbook.is_old_key(override.path):
+            old[override.path] = override.value
+            places[override.path,] = "override"
+    translated = handbook.translate(old, file, places)
+    ours = [override for override in overrides if not handbook.is_old_key(override.path)]
+    written = {new: f"{places.get((key,), 'default')} ({key})" for new, key in translated.origins.items()}
+    return _finish(file, translated.data, ours, written, notes=tuple(translated.notes))
+
+
+def _finish(
+    file: Path,
+    data: dict[str, Plain],
+    overrides: Sequence[Override],
+    places: Mapping[Keys, str],
+    *,
+    notes: tuple[str, ...],
+) -> Loaded:
+    """The recipe in the data with overrides in it."""
+    overridden = apply_overrides(fill_tags(data), overrides)
+    result = validate(fill_tags(overridden.data))
+    if isinstance(result, list):
+        raise broken(str(file), result, {**places, **dict.fromkeys(overridden.keys, "override")})
+    return Loaded(result, file, (*notes, *overridden.notes))
+
+
+def resolved_yaml(recipe: Recipe) -> str:
+    """The whole recipe with all defaults written out, as YAML that loads as the same recipe."""
+    plain = recipe.model_dump(mode="json")
+    text: str = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=120)
+    return text
+
+
+def _find(path_or_name: str) -> Path:
+    path = Path(path_or_name).expanduser()
+    try:
+        if path.is_file():
+            return path
+        if path.is_dir():
+            raise RecipeError(path_or_name, "is a folder", "name a YAML file in it")
+    except (OSError, ValueError) as error:
+        raise RecipeError(f"{path_or_name:.60}", f"cannot be a path ({error})", "name a file or a recipe") from error
+    return find_shipped(path_or_name).path
+
+
+def _read_text(file: Path) -> str:
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise RecipeError(str(file), f"cannot be read ({error.strerror})", "check the file and its rights") from error
+    if len(content) > MAX_BYTES:
+        raise RecipeError(str(file), f"is no recipe: it has {len(content):,} bytes", "name a YAML recipe")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise RecipeError(str(file), f"line {line}: is no UTF-8 text", "save it as UTF-8") from error

@@ -1,0 +1,76 @@
+"""Which model a run starts from, and how its dialogues are written."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from zephyr.recipe.section import Section
+
+DType = Literal["float32", "bfloat16", "float16"]
+
+
+class TrustedCodeSection(Section):
+    """The one repository whose own Python code may be run, at the commit that was read."""
+
+    repository: str = Field(description="hub id of the repository whose code was read and is trusted")
+    revision: str = Field(description="the commit that was read; no other is run")
+
+
+class PretrainedModel(Section):
+    """A model that is there already, on the hub or in a folder."""
+
+    kind: Literal["pretrained"] = "pretrained"
+    name_or_path: str = Field(description="hub id or folder of the model")
+    revision: str | None = Field(None, description="branch, tag or commit on the hub")
+    trusted_code: TrustedCodeSection | None = Field(None, description="allow this repository to run its own code")
+
+
+class NewModel(Section):
+    """A small model of random weights, with a byte-level BPE tokenizer learnt from the texts of `pretrain`."""
+
+    kind: Literal["new"] = "new"
+    architecture: Literal["mistral", "llama", "qwen2", "mixtral"] = Field(
+        "mistral", description="the architecture as transformers names it"
+    )
+    vocab_size: int = Field(700, ge=270, description="tokens of the vocabulary, control tokens and 256 bytes included")
+    hidden_size: int = Field(128, ge=8, description="width of the model")
+    intermediate_size: int = Field(352, ge=8, description="width inside the feed-forward blocks")
+    num_hidden_layers: int = Field(4, ge=1, description="decoder layers")
+    num_attention_heads: int = Field(4, ge=1, description="query heads")
+    num_key_value_heads: int = Field(2, ge=1, description="key and value heads")
+    max_position_embeddings: int = Field(512, ge=16, description="the longest sequence in tokens")
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> "NewModel":
+        if self.hidden_size % (2 * self.num_attention_heads):
+            raise ValueError(
+                f"hidden_size {self.hidden_size} must be a multiple of twice num_attention_heads "
+                f"{self.num_attention_heads}"
+            )
+        if self.num_attention_heads % self.num_key_value_heads:
+            raise ValueError(
+                f"num_attention_heads {self.num_attention_heads} must be a multiple of num_key_value_heads "
+                f"{self.num_key_value_heads}"
+            )
+        return self
+
+
+ModelSection = Annotated[PretrainedModel | NewModel, Field(discriminator="kind")]
+
+
+class ChatTemplateSection(Section):
+    """How messages become text, and what the published runs did differently from today's tokenizers."""
+
+    name: Literal["zephyr", "chatml", "llama3", "own"] = Field(
+        "zephyr", description="the layout of messages; own: the template that comes with the model's tokenizer"
+    )
+    empty_system: bool = Field(
+        False, description="begin a dialogue that has no system message with an empty one, as the handbook did"
+    )
+    extra_eos: bool = Field(
+        False, description="end every sequence with one more end-of-sequence token, as TRL before 0.29 did"
+    )
+    legacy_space: bool = Field(
+        False, description="put the token of a single space after every control token, as Llama tokenizers of 2023 did"
+    )
+    bos: bool | None = Field(None, description="begin with a bos token; null: as the model's tokenizer does")

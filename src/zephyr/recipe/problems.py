@@ -1,0 +1,124 @@
+"""What a problem of a recipe is, and how all of them are said at once, in five lines at most."""
+
+import reprlib
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from pydantic_core import ErrorDetails
+
+from zephyr.errors import RecipeError, did_you_mean
+from zephyr.recipe.outline import PLAIN, TOP, Keys, Place, Plain, all_keys, dotted, place_at, place_of_field
+from zephyr.recipe.section import Section
+
+MOST_LINES = 5
+REFERENCE = "see docs/recipes.md"
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 48
+_SHORT.maxdict = _SHORT.maxlist = _SHORT.maxlevel = 2
+
+
+class Problem(NamedTuple):
+    """What is wrong at a key of a recipe, and what to do about it."""
+
+    keys: Keys
+    what: str
+    remedy: str
+
+
+class BrokenRecipeError(RecipeError):
+    """All problems of one recipe; `what` holds them line by line, each with its remedy."""
+
+    def __str__(self) -> str:
+        """The message, in five lines at most."""
+        return f"{self.where}: {self.what}"
+
+
+def broken(where: str, problems: Sequence[Problem], places: Mapping[Keys, str]) -> BrokenRecipeError:
+    """The error that says all problems; `places` tells where keys were written, such as `line 7`."""
+    lines = [_line(problem, places) for problem in problems]
+    if len(lines) == 1:
+        return BrokenRecipeError(where, lines[0], "mend it")
+    if len(lines) >= MOST_LINES:
+        rest = problems[MOST_LINES - 2 :]
+        named = ", ".join(dotted(problem.keys) for problem in rest)
+        lines = [*lines[: MOST_LINES - 2], f"and {len(rest)} more: {named}"]
+    return BrokenRecipeError(where, "\n  ".join([f"{len(problems)} problems", *lines]), "mend them")
+
+
+def _line(problem: Problem, places: Mapping[Keys, str]) -> str:
+    # A missing key stands nowhere: the place of its section is given.
+    above = (problem.keys[:end] for end in range(len(problem.keys), 0, -1))
+    place = next((f"{places[keys]}, " for keys in above if keys in places), "")
+    text = f"{place}{dotted(problem.keys)}: {problem.what}; {problem.remedy}"
+    return " ".join(text.split())
+
+
+def quoted(value: object) -> str:
+    """The tail of a message that quotes a value, cut short."""
+    return f", got {_SHORT.repr(value)}"
+
+
+def from_detail(detail: ErrorDetails, data: Plain) -> Problem:
+    """The problem that pydantic found in a recipe's data, in our words."""
+    keys, owner = _locate(detail["loc"])
+    field = owner.model_fields.get(str(keys[-1])) if owner is not None else None
+    given, context = detail["input"], detail.get("ctx", {})
+    what = detail["msg"].replace("Input should", "must").replace("String should", "must") + quoted(given)
+    remedy = (field.description if field is not None else None) or REFERENCE
+    match detail["type"]:
+        case "extra_forbidden" if owner is not None:
+            what, remedy = f"there is no such key{quoted(given)}", _nearest_key(keys, owner, data)
+        case "missing":
+            what = "is missing"
+        case "union_tag_not_found" | "union_tag_invalid":
+            return _wrong_choice(keys, context.get("tag"), data)
+        case "literal_error":
+            choices = str(context["expected"]).replace("'", "").replace(" or ", ", ").split(", ")
+            what, remedy = f"there is no such choice{quoted(given)}", _nearest(str(given), choices)
+        case "value_error":
+            what, _, told = str(context["error"]).partition(": ")
+            remedy = told or remedy
+        case "string_type" if isinstance(given, bool | int | float):
+            what, remedy = f"must be text{quoted(given)}", "put it in quotes"
+    return Problem(keys, what, remedy)
+
+
+def _wrong_choice(keys: Keys, given: object, data: Plain) -> Problem:
+    place = place_at(keys, data) or PLAIN
+    what = "is missing" if given is None else f"there is no such choice{quoted(given)}"
+    return Problem((*keys, place.tag), what, _nearest("" if given is None else str(given), place.variants))
+
+
+def _locate(location: Keys) -> tuple[Keys, type[Section] | None]:
+    """The keys in pydantic's location, which names variants too, and the section that owns the last of them."""
+    place, owner = TOP, None
+    keys: list[str | int] = []
+    for step in location:
+        if place.tag and isinstance(step, str) and step in place.variants:
+            place = Place({"": place.variants[step]})
+            continue
+        if place.item is not None:
+            place, owner = place.item, None
+        elif "" in place.variants:
+            owner = place.variants[""]
+            field = owner.model_fields.get(str(step))
+            place = place_of_field(field) if field is not None else PLAIN
+        else:
+            break
+        keys.append(step)
+    return tuple(keys), owner
+
+
+def _nearest_key(keys: Keys, owner: type[Section], data: Plain) -> str:
+    """What an unknown key may have meant: a key beside it, below it, or of another variant."""
+    name = str(keys[-1])
+    place = place_at(keys[:-1], data) or PLAIN
+    others = [tag for tag, variant in place.variants.items() if name in variant.model_fields]
+    if others:
+        return f"it belongs to {place.tag} {' or '.join(others)}"
+    below = next((key for key in all_keys(owner) if key.endswith(f".{name}")), None)
+    return f"did you mean '{below}'?" if below is not None else _nearest(name, owner.model_fields)
+
+
+def _nearest(name: str, known: Mapping[str, object] | Sequence[str]) -> str:
+    return did_you_mean(name, known).removeprefix("; ")

@@ -1,0 +1,144 @@
+"""How a model is trained: hyper-parameters under transformers' names, adapters, and what is optimised."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from zephyr.recipe.section import Section
+
+Scheduler = Literal["linear", "cosine", "cosine_with_min_lr", "inverse_sqrt", "constant_with_warmup", "constant"]
+Optimizer = Literal["adamw_torch", "adamw_bnb_8bit", "adamw_torchao_8bit", "rmsprop"]
+Tracker = Literal["jsonl", "tensorboard", "trackio", "wandb"]
+PairLoss = Literal[
+    "sigmoid", "sigmoid_norm", "robust", "hinge", "ipo", "ipo_sum", "exo_pair", "nca_pair", "bco_pair", "sppo_hard",
+    "apo_zero", "apo_down", "discopop", "aot", "aot_unpaired", "kto_pair",
+]  # fmt: skip
+Divergence = Literal["reverse_kl", "forward_kl", "js_divergence", "alpha_divergence"]
+
+
+class TrainSection(Section):
+    """Hyper-parameters of one training stage; batch sizes count examples of one optimizer step over all devices."""
+
+    learning_rate: float = Field(gt=0, description="peak learning rate")
+    num_train_epochs: float = Field(1.0, gt=0, description="passes over the data")
+    max_steps: int | None = Field(None, ge=1, description="stop after this many optimizer steps")
+    train_batch_size: int = Field(32, ge=1, description="examples of one optimizer step, over all devices")
+    max_tokens_per_micro_batch: int = Field(8192, ge=16, description="distinct tokens of one forward pass a device")
+    lr_scheduler_type: Scheduler = Field("linear", description="shape of the learning rate")
+    warmup_ratio: float = Field(0.0, ge=0, le=1, description="share of the steps that warm up")
+    warmup_steps: int | None = Field(None, ge=0, description="steps that warm up, instead of warmup_ratio")
+    min_lr_ratio: float = Field(0.1, ge=0, le=1, description="end of cosine_with_min_lr, as a share of the peak")
+    optim: Optimizer = Field("adamw_torch", description="optimizer, by transformers' name")
+    adam_beta1: float = Field(0.9, ge=0, lt=1, description="Adam's first beta")
+    adam_beta2: float = Field(0.999, ge=0, lt=1, description="Adam's second beta")
+    adam_epsilon: float = Field(1.0e-8, gt=0, description="Adam's epsilon")
+    weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay")
+    max_grad_norm: float | None = Field(1.0, gt=0, description="clip the gradient to this norm; null: never")
+    precision: Literal["float32", "bf16", "pure_bf16"] = Field(
+        "bf16", description="bf16 computes in bfloat16 on float32 weights, pure_bf16 keeps bfloat16 weights"
+    )
+    activation_checkpointing: bool = Field(False, description="recompute activations: less memory, a third slower")
+    compile: bool = Field(False, description="torch.compile of the layers")
+    router_aux_loss_coef: float = Field(0.0, ge=0, description="weight of a mixture of experts' balance loss")
+    logging_steps: int = Field(10, ge=1, description="steps between two lines of the log")
+    eval_steps: int | None = Field(None, ge=1, description="steps between two evaluations; null: at the end alone")
+    save_steps: int | None = Field(None, ge=1, description="steps between two checkpoints; null: none")
+    save_total_limit: int = Field(2, ge=1, description="checkpoints that are kept")
+    metric_for_best_model: str | None = Field(None, description="keep the checkpoint that is best by this metric")
+    greater_is_better: bool = Field(False, description="whether a larger metric_for_best_model is better")
+    report_to: list[Tracker] = Field(default_factory=list, description="trackers beside the log file")
+    self_checks: bool = Field(True, description="prove packing, sharing and the first loss before training")
+
+    @model_validator(mode="after")
+    def _one_warmup(self) -> "TrainSection":
+        if self.warmup_steps is not None and self.warmup_ratio:
+            raise ValueError("warmup_ratio and warmup_steps are both given: leave one out")
+        return self
+
+
+class LoraSection(Section):
+    """Low-rank adapters instead of all weights."""
+
+    r: int = Field(16, ge=1, description="rank")
+    lora_alpha: float = Field(16, gt=0, description="scale: the update is multiplied by lora_alpha / r")
+    lora_dropout: float = Field(0.0, ge=0, lt=1, description="must be 0: with shared prefixes two answers share a mask")
+    target_modules: list[str] | Literal["all-linear"] = Field("all-linear", description="modules that get adapters")
+    modules_to_save: list[str] = Field(default_factory=list, description="modules trained in full beside the adapters")
+    use_dora: bool = Field(False, description="learn the length of each weight column apart from its direction (DoRA)")
+    load_in_4bit: bool = Field(False, description="QLoRA: base weights in 4-bit nf4; needs a CUDA device")
+    merge: bool = Field(True, description="hand on a plain model with the adapters merged in")
+
+
+class SftObjective(Section):
+    """Imitation of the assistant's turns, or of everything."""
+
+    name: Literal["sft"] = "sft"
+    loss_on: Literal["assistant", "everything"] = Field(
+        "assistant", description="tokens that count; the published Zephyr runs trained on everything"
+    )
+
+
+class DpoObjective(Section):
+    """Direct preference optimization and its variants on pairs."""
+
+    name: Literal["dpo"] = "dpo"
+    beta: float = Field(0.1, gt=0, description="strength of the pull to the reference")
+    loss_type: PairLoss = Field("sigmoid", description="the loss on a pair")
+    label_smoothing: float | None = Field(None, ge=0, lt=0.5, description="share of labels taken to be wrong")
+    discopop_tau: float | None = Field(None, gt=0, le=1, description="temperature of discopop")
+    bco_delta: float | None = Field(None, description="reward shift of bco_pair; null: the mean reward of the batch")
+    f_divergence: Divergence | None = Field(None, description="divergence from the reference; null: reverse KL")
+    f_alpha: float | None = Field(None, description="alpha of alpha_divergence")
+    ld_alpha: float | None = Field(None, ge=0, le=1, description="weight of tokens past the shared length (LD-DPO)")
+    rpo_alpha: float = Field(0.0, ge=0, description="weight of the chosen answer's likelihood (RPO)")
+    reference_sync_steps: int | None = Field(None, ge=1, description="steps between moves of the reference (TR-DPO)")
+    reference_mixup: float = Field(0.6, gt=0, le=1, description="share of the policy in the moved reference (TR-DPO)")
+
+
+class OrpoObjective(Section):
+    """Odds-ratio preference optimization: imitation and preference in one step, without a reference."""
+
+    name: Literal["orpo"] = "orpo"
+    beta: float = Field(0.1, gt=0, description="weight of the odds ratio, lambda in the paper")
+    nll_on_prompt: bool = Field(True, description="imitate the prompt too, as the authors' code and TRL since 0.8.2 do")
+
+
+class SimpoObjective(Section):
+    """SimPO: length-normalised rewards with a margin, without a reference."""
+
+    name: Literal["simpo"] = "simpo"
+    beta: float = Field(2.0, gt=0, description="scale of the rewards")
+    gamma_beta_ratio: float = Field(0.8, ge=0, description="target margin of the rewards, divided by beta")
+    loss_type: Literal["sigmoid", "hinge"] = Field("sigmoid", description="the loss on a pair")
+    sft_weight: float = Field(0.0, ge=0, description="weight of the chosen answer's likelihood")
+
+
+class CpoObjective(Section):
+    """Contrastive preference optimization, without a reference."""
+
+    name: Literal["cpo"] = "cpo"
+    beta: float = Field(0.1, gt=0, description="scale of the log-ratio")
+    cpo_alpha: float = Field(1.0, ge=0, description="weight of the chosen answer's likelihood")
+
+
+class KtoObjective(Section):
+    """Kahneman-Tversky optimization on single answers with a label."""
+
+    name: Literal["kto"] = "kto"
+    beta: float = Field(0.1, gt=0, description="strength of the pull to the reference")
+    desirable_weight: float = Field(1.0, ge=0, description="weight of desirable answers")
+    undesirable_weight: float = Field(1.0, ge=0, description="weight of undesirable answers")
+
+
+class ListwiseObjective(Section):
+    """Plackett-Luce DPO over all rated answers of a prompt."""
+
+    name: Literal["listwise"] = "listwise"
+    beta: float = Field(0.1, gt=0, description="strength of the pull to the reference")
+    num_completions: int = Field(4, ge=2, description="most answers a prompt has; a prompt may have fewer")
+
+
+AlignObjective = Annotated[
+    DpoObjective | OrpoObjective | SimpoObjective | CpoObjective | KtoObjective | ListwiseObjective,
+    Field(discriminator="name"),
+]

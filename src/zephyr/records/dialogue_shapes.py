@@ -1,0 +1,91 @@
+"""Dialogues from the shapes they are published in: messages, ShareGPT, Alpaca, prompt with completion, prompt alone."""
+
+import re
+
+from zephyr.records.fields import Json, show
+from zephyr.records.messages import Message, Messages
+from zephyr.records.values import Fields, filled_text, first_of, messages_of, optional_text, text_of, unusable
+
+PROMPTS = ("prompt", "instruction", "question")
+COMPLETIONS = ("completion", "response", "answer", "output")
+ALPACA_ANSWERS = ("output", "response", "completion")
+_HH_TURN = re.compile(r"(?:^|\n\n)(Human|Assistant):")
+
+
+def from_messages(fields: Fields) -> Messages:
+    """The dialogue of `messages`."""
+    return with_system(fields, messages_of(fields.get("messages"), "messages"))
+
+
+def from_sharegpt(fields: Fields) -> Messages:
+    """The dialogue of `conversations`, under the many names that speakers have there."""
+    return with_system(fields, messages_of(fields.get("conversations"), "conversations"))
+
+
+def from_alpaca(fields: Fields) -> Messages:
+    """The dialogue of `instruction`, `input` and `output` (or `response`), after that of `history`."""
+    answer = text_of(fields[first_of(fields, ALPACA_ANSWERS)], "answer")
+    return (*alpaca_prompt(fields), Message("assistant", answer))
+
+
+def alpaca_prompt(fields: Fields) -> Messages:
+    """The dialogue of `history` and `instruction`; an `input` that is not empty follows after an empty line."""
+    instruction, given = text_of(fields.get("instruction"), "instruction"), optional_text(fields, "input")
+    text = f"{instruction}\n\n{given}" if given.strip() and instruction.strip() else instruction or given
+    return with_system(fields, (*_history(fields.get("history")), Message("user", text)))
+
+
+def from_prompt_completion(fields: Fields) -> Messages:
+    """The dialogue of `prompt` and `completion`, each a text or messages."""
+    prompt = from_prompt(fields)
+    completion = fields[first_of(fields, COMPLETIONS)]
+    if isinstance(completion, list | dict):
+        return (*prompt, *messages_of(completion, "completion"))
+    return (*prompt, Message("assistant", text_of(completion, "answer")))
+
+
+def from_prompt(fields: Fields) -> Messages:
+    """The dialogue of `prompt` (a text, or messages), or of `instruction` and `input`, or of `question`."""
+    name = first_of(fields, PROMPTS)
+    if name == "instruction":
+        return alpaca_prompt(fields)
+    return with_system(fields, text_or_messages(fields[name], name))
+
+
+def from_hh_text(text: str) -> Messages:
+    """The dialogue of a text in the manner of HH-RLHF, with turns after "Human:" and "Assistant:".
+
+    Anthropic/hh-rlhf on the hub, arXiv 2204.05862.
+    """
+    before, *turns = _HH_TURN.split(text)
+    if before.strip() or not turns:
+        raise unusable("no HH-RLHF text", f"the text does not begin with 'Human:', got {show(text)}")
+    pairs = zip(turns[::2], turns[1::2], strict=True)
+    return tuple(Message("user" if name == "Human" else "assistant", content.strip()) for name, content in pairs)
+
+
+def text_or_messages(value: Json, what: str) -> Messages:
+    """The messages, or one user message of a text."""
+    if isinstance(value, list | dict):
+        return messages_of(value, what)
+    return (Message("user", filled_text(value, what)),)
+
+
+def with_system(fields: Fields, messages: Messages) -> Messages:
+    """The messages after the text of the field `system`, where there is one that is not empty."""
+    system = optional_text(fields, "system")
+    return (Message("system", system), *messages) if system.strip() else messages
+
+
+def _history(value: Json) -> Messages:
+    if value is None:
+        return ()
+    if not isinstance(value, list):
+        raise unusable("history is no list", "the history is no list of turns")
+    messages: list[Message] = []
+    for turn in value:
+        if not isinstance(turn, list) or len(turn) != 2:
+            raise unusable("history is no list of turns", "a turn of the history is no pair of question and answer")
+        messages.append(Message("user", text_of(turn[0], "question of the history")))
+        messages.append(Message("assistant", text_of(turn[1], "answer of the history")))
+    return tuple(messages)

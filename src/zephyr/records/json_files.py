@@ -1,0 +1,236 @@
+"""Rows of JSONL and JSON files, one at a time: a file may be larger than memory."""
+
+import codecs
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from zephyr.errors import DataError
+from zephyr.records.fields import Fault, Json, Row, listed, show
+from zephyr.records.lines import BLOCK_BYTES, MAX_ROW_BYTES, Line, lines_of, opened, too_long
+
+# An object that holds a list has to be read whole.
+MAX_OBJECT_BYTES = 1 << 30
+_SPACE = " \t\r\n"
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
+
+
+def read_jsonl(path: Path, name: str) -> Iterator[Row | Fault]:
+    """The rows of a file with one JSON object a line; empty lines are skipped."""
+    with opened(path, name) as file:
+        for line in lines_of(file):
+            if line.content is None or line.content.strip():
+                yield _line_row(line, f"{name} row {line.number}")
+
+
+def read_json(path: Path, name: str) -> Iterator[Row | Fault]:
+    """The rows of a JSON file: an array of objects, an object that holds one, or lines in spite of the name."""
+    with opened(path, name) as file:
+        first = _first_line(file)
+    if first.startswith(b"["):
+        yield from _array_rows(path, name)
+    elif isinstance(_parse(first.decode("utf-8", "replace")), dict) and not _is_single(path, name):
+        yield from read_jsonl(path, name)
+    else:
+        yield from _object_rows(path, name)
+
+
+def _line_row(line: Line, name: str) -> Row | Fault:
+    if line.content is None:
+        return Fault(name, "row too long", too_long())
+    try:
+        text = line.content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        return Fault(name, "not UTF-8", not_utf8(line.content[error.start], error.start + 1))
+    value = _parse(text)
+    if isinstance(value, Unparsed) and not line.has_end:
+        return Fault(name, "torn last line", "the last line is cut off: no whole JSON object, and no newline after it")
+    return _checked(value, text, name)
+
+
+def not_utf8(byte: int, position: int) -> str:
+    """The words for a byte that is no UTF-8, at a position counted from 1."""
+    return f"byte {position} (0x{byte:02x}) is not UTF-8; convert the file, for example with iconv -t UTF-8"
+
+
+class Unparsed(str):
+    """Why a text is no JSON."""
+
+    __slots__ = ()
+
+
+def _parse(text: str) -> Json | Unparsed:
+    try:
+        return cast("Json", json.loads(text))
+    except json.JSONDecodeError as error:
+        return Unparsed(f"{error.msg} at character {error.pos + 1}")
+    except RecursionError:
+        return Unparsed("nested too deeply")
+    except ValueError as error:  # A number of more digits than Python reads.
+        return Unparsed(str(error))
+
+
+def _checked(value: Json | Unparsed, text: str, name: str) -> Row | Fault:
+    """The row, if it is an object whose texts can be encoded; `text` is what it was read from."""
+    if isinstance(value, Unparsed):
+        return Fault(name, "not JSON", f"is not JSON ({value}), got {show(text)}")
+    if not isinstance(value, dict):
+        return Fault(name, "not an object", f"is not an object of fields, got {show(value)}")
+    if _SURROGATE_ESCAPE.search(text) and _has_half_character(value):
+        return Fault(name, "half a character", "holds half a character (a lone surrogate), which is not Unicode")
+    return Row(name, value)
+
+
+def _has_half_character(value: Json) -> bool:
+    return _SURROGATE.search(json.dumps(value, ensure_ascii=False)) is not None
+
+
+def _first_line(file: BinaryIO) -> bytes:
+    for line in lines_of(file):
+        content = (line.content or b"").strip()
+        if line.content is None or content:
+            return content
+    return b""
+
+
+def _is_single(path: Path, name: str) -> bool:
+    """Whether nothing follows the first line that is not empty."""
+    with opened(path, name) as file:
+        full = (line for line in lines_of(file) if line.content is None or line.content.strip())
+        return next(full, None) is None or next(full, None) is None
+
+
+def _object_rows(path: Path, name: str) -> Iterator[Row | Fault]:
+    with opened(path, name) as file:
+        content = file.read(MAX_OBJECT_BYTES + 1)
+    if len(content) > MAX_OBJECT_BYTES:
+        raise DataError(name, "is one JSON object of more than 1 GB", "write its rows as JSONL, one object a line")
+    if not content.strip():
+        return
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        what = not_utf8(content[error.start], error.start + 1)
+        raise DataError(name, what, "the file cannot be used otherwise") from error
+    value = _parse(text)
+    if not isinstance(value, dict):
+        what = f"is not JSON ({value})" if isinstance(value, Unparsed) else f"holds no rows, got {show(value)}"
+        raise DataError(name, what, "write an array of objects, or one object a line in a file named .jsonl")
+    lists = {key: rows for key, rows in value.items() if isinstance(rows, list) and _are_objects(rows)}
+    # An object with messages is a row itself, not a list of rows that are messages.
+    if not lists or "messages" in lists or "conversations" in lists:
+        yield _checked(value, text, f"{name} row 1")
+    elif len(lists) == 1:
+        for number, row in enumerate(next(iter(lists.values())), 1):
+            yield _checked(row, text, f"{name} row {number}")
+    else:
+        remedy = "leave one list of rows in the file, or write the rows as JSONL"
+        raise DataError(name, f"holds several lists of rows ({listed(lists)})", remedy)
+
+
+def _are_objects(rows: list[Json]) -> bool:
+    return bool(rows) and all(isinstance(row, dict) for row in rows)
+
+
+def _array_rows(path: Path, name: str) -> Iterator[Row | Fault]:
+    with opened(path, name) as file:
+        stream = _Characters(file, name)
+        stream.skip("[")
+        if stream.peek() == "]":
+            stream.skip("]")
+        else:
+            yield from _elements(stream, name)
+        if stream.peek():
+            remedy = "leave one array in the file, or name it .jsonl if each line is a row"
+            raise DataError(name, f"something follows the array: {show(stream.peek())}", remedy)
+
+
+def _elements(stream: "_Characters", name: str) -> Iterator[Row | Fault]:
+    number = 0
+    while True:
+        number += 1
+        value, text = stream.element(f"{name} row {number}")
+        if _SURROGATE.search(text):
+            what = "holds bytes that are not UTF-8; convert the file, for example with iconv -t UTF-8"
+            yield Fault(f"{name} row {number}", "not UTF-8", what)
+        else:
+            yield _checked(value, text, f"{name} row {number}")
+        if stream.peek() == "]":
+            stream.skip("]")
+            return
+        stream.skip(",", after=f"{name} row {number}")
+
+
+class _Characters:
+    """The characters of a JSON file, of which a window of at most one row (and one block) is held."""
+
+    def __init__(self, file: BinaryIO, name: str) -> None:
+        self._file = file
+        self._name = name
+        # Bytes that are no UTF-8 become lone surrogates, and so a fault of their row alone.
+        self._decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
+        self._window = ""
+        self._place = 0
+        self._is_over = False
+        self._more(BLOCK_BYTES)
+        self._window = self._window.removeprefix("\ufeff")
+
+    def peek(self) -> str:
+        """The next character that is no white space, or nothing at the end of the file."""
+        while True:
+            while self._place < len(self._window):
+                char = self._window[self._place]
+                if char not in _SPACE:
+                    return char
+                self._place += 1
+            if self._is_over:
+                return ""
+            self._more(BLOCK_BYTES)
+
+    def skip(self, char: str, *, after: str = "") -> None:
+        """Nothing; the next character is passed, and a DataError raised if it is another one."""
+        found = self.peek()
+        if found != char:
+            what = f"is cut off where '{char}' is due" if not found else f"has {show(found)} where '{char}' is due"
+            where = f"{self._name}, after {after}" if after else self._name
+            raise DataError(where, f"the JSON {what}", "mend the file, or fetch it again")
+        self._place += 1
+
+    def element(self, name: str) -> tuple[Json, str]:
+        """The next value of the array, and the characters it was read from."""
+        self.peek()
+        decoder = json.JSONDecoder()
+        while True:
+            try:
+                value, end = decoder.raw_decode(self._window, self._place)
+            except RecursionError as error:
+                raise DataError(name, "is nested too deeply", "take the row out of the file") from error
+            except ValueError as error:
+                # Its place is one in the window, not in the file.
+                self._widen(name, error.msg if isinstance(error, json.JSONDecodeError) else str(error))
+                continue
+            # A number at the end of the window may go on behind it.
+            if end == len(self._window) and not self._is_over:
+                self._more(BLOCK_BYTES)
+                continue
+            text = self._window[self._place : end]
+            self._place = end
+            return cast("Json", value), text
+
+    def _widen(self, name: str, problem: str) -> None:
+        held = len(self._window) - self._place
+        if self._is_over:
+            what = "is cut off" if not self._window[self._place :].strip() else f"is not JSON, or cut off ({problem})"
+            raise DataError(name, what, "mend the file, or fetch it again")
+        if held > MAX_ROW_BYTES:
+            raise DataError(name, f"is not JSON ({problem}), or {too_long()}", "mend the row or take it out")
+        self._more(max(BLOCK_BYTES, held))
+
+    def _more(self, num_bytes: int) -> None:
+        block = self._file.read(num_bytes)
+        self._is_over = not block
+        self._window = self._window[self._place :] + self._decoder.decode(block, final=self._is_over)
+        self._place = 0

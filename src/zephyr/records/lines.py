@@ -1,0 +1,77 @@
+"""Bytes and lines of a file, plain or gzipped, of which none is ever held whole if it is too long."""
+
+import gzip
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, NamedTuple, cast
+
+from zephyr.errors import DataError
+
+MAX_ROW_BYTES = 16 << 20
+BLOCK_BYTES = 1 << 20
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+class Line(NamedTuple):
+    """A line without its end; `content` is None where it was longer than a row may be."""
+
+    number: int
+    content: bytes | None
+    has_end: bool
+
+
+@contextmanager
+def opened(path: Path, name: str) -> Iterator[BinaryIO]:
+    """The file to read bytes from, unpacked if its name ends in .gz; faults of disk and packing are DataErrors."""
+    try:
+        if path.suffix.lower() == ".gz":
+            with _unpacked(path) as file:
+                yield file
+        else:
+            with path.open("rb") as file:
+                yield file
+    except EOFError as error:
+        remedy = "fetch or pack the file again; none of its rows is used, for nobody knows how many are lost"
+        raise DataError(name, "the gzip file is cut short", remedy) from error
+    except (gzip.BadGzipFile, zlib.error) as error:
+        remedy = "fetch or pack the file again, or drop .gz from its name if it is not packed"
+        raise DataError(name, f"cannot be unpacked ({error})", remedy) from error
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise DataError(name, f"cannot be read ({reason})", "check the file, its rights and its disk") from error
+
+
+def _unpacked(path: Path) -> BinaryIO:
+    if path.stat().st_size == 0:  # For the library a file that is cut before its header is an empty text.
+        raise EOFError
+    return cast("BinaryIO", gzip.open(path, "rb"))
+
+
+def lines_of(file: BinaryIO) -> Iterator[Line]:
+    """The lines of a file, numbered from 1."""
+    number = 0
+    while content := file.readline(MAX_ROW_BYTES + 2):
+        number += 1
+        if number == 1:
+            content = content.removeprefix(_BYTE_ORDER_MARK)
+        has_end = content.endswith(b"\n")
+        content = content.rstrip(b"\r\n") if has_end else content
+        if len(content) <= MAX_ROW_BYTES:
+            yield Line(number, content, has_end)
+        else:
+            yield Line(number, None, has_end or _skip_line(file))
+
+
+def _skip_line(file: BinaryIO) -> bool:
+    """Whether the rest of the line, which is skipped, ends in a newline."""
+    while block := file.readline(BLOCK_BYTES):
+        if block.endswith(b"\n"):
+            return True
+    return False
+
+
+def too_long() -> str:
+    """The words for a row that was not read because of its length."""
+    return f"is longer than {MAX_ROW_BYTES >> 20} MB, the most a row may have"

@@ -1,0 +1,100 @@
+"""Rows of files as people have them: JSONL, JSON, CSV, TSV, Parquet, plain text, each also gzipped.
+
+What the fields of a row mean is told in shapes. Files are streamed; what is wrong with a row costs that row alone,
+what is wrong with a file (cut short, no table) is raised, because nobody knows which rows are lost.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+from zephyr.errors import DataError, did_you_mean
+from zephyr.records.fields import Fault, Json, Row, listed, printable
+from zephyr.records.json_files import read_json, read_jsonl
+from zephyr.records.tables import read_csv, read_parquet
+from zephyr.records.text_files import read_text
+
+__all__ = ["Fault", "Json", "Row", "find_files", "read_items", "read_rows"]
+
+READERS: dict[str, Callable[[Path, str], Iterator[Row | Fault]]] = {
+    ".jsonl": read_jsonl,
+    ".ndjson": read_jsonl,
+    ".json": read_json,
+    ".csv": partial(read_csv, delimiter=","),
+    ".tsv": partial(read_csv, delimiter="\t"),
+    ".parquet": read_parquet,
+    ".txt": read_text,
+}
+# What the datasets library writes beside its rows.
+_DESCRIPTIONS = frozenset({"dataset_dict.json", "dataset_info.json", "dataset_infos.json", "state.json"})
+_GLOB = frozenset("*?[")
+
+
+def read_rows(path: Path) -> Iterator[Row]:
+    """The rows of a file, or of the files of a folder or glob; a DataError at the first that cannot be read."""
+    for file in find_files(path):
+        for item in read_items(file):
+            if isinstance(item, Fault):
+                raise DataError(item.name, item.what, "mend the row, or take it out")
+            yield item
+
+
+def read_items(file: Path) -> Iterator[Row | Fault]:
+    """What stands in one file: rows, and faults in the place of rows that cannot be read."""
+    name = printable(file.name)
+    reader = READERS.get(_suffix(file))
+    if reader is None:
+        remedy = f"name it by what it is, {listed(READERS)}, with .gz if packed"
+        raise DataError(name, "is of no kind that is read here", remedy)
+    return reader(file, name)
+
+
+def find_files(path: Path) -> list[Path]:
+    """The files a path means, sorted: itself, the data files of a folder, or those that a glob matches."""
+    if path.is_file():
+        return [path]
+    shown = printable(str(path))
+    if path.is_dir():
+        files = sorted(file for file in path.iterdir() if _is_data(file))
+        if not files:
+            inside = sorted(entry.name for entry in path.iterdir())
+            remedy = f"name a file or a folder with files of {listed(READERS)} (there are: {listed(inside)})"
+            raise DataError(shown, "the folder has no data files", remedy)
+        return files
+    if is_glob(path):
+        parts = path.parts
+        first = next(place for place, part in enumerate(parts) if _GLOB & set(part))
+        folder = Path(*parts[:first])
+        files = sorted(file for file in folder.glob(str(Path(*parts[first:]))) if _is_data(file))
+        if not files:
+            raise DataError(shown, "no data file matches", f"files of {listed(READERS)} are looked for, also with .gz")
+        return files
+    raise DataError(shown, "no such file or folder", f"check the path{nearest_entry(path)}")
+
+
+def is_glob(path: Path) -> bool:
+    """Whether a path has a wildcard in it."""
+    return bool(_GLOB & set(str(path)))
+
+
+def nearest_entry(path: Path) -> str:
+    """The tail of a message about a path that is not there: what stands where it goes wrong."""
+    folder = Path(path.anchor)
+    for part in path.parts[len(folder.parts) :]:
+        if not folder.is_dir():
+            break
+        if not (folder / part).exists():
+            names = [printable(entry.name) for entry in folder.iterdir() if not entry.name.startswith(".")]
+            return f" ({printable(part)} is not in {printable(str(folder))}{did_you_mean(part, names)})"
+        folder /= part
+    return ""
+
+
+def _suffix(file: Path) -> str:
+    name = file.name.lower()
+    return Path(name.removesuffix(".gz")).suffix
+
+
+def _is_data(file: Path) -> bool:
+    is_hidden = file.name.startswith((".", "_"))
+    return _suffix(file) in READERS and not is_hidden and file.name not in _DESCRIPTIONS and file.is_file()

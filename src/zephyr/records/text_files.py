@@ -1,0 +1,101 @@
+"""Rows of plain text files: pieces of some thousand characters, cut between paragraphs where there are any."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from zephyr.records.fields import Fault, Row
+from zephyr.records.json_files import not_utf8
+from zephyr.records.lines import Line, lines_of, opened, too_long
+
+# Long enough to fill a window of a model, short enough to be one training row.
+PIECE_CHARACTERS = 4_000
+# The line between two texts of one file, as TinyStories has it.
+SEPARATOR = "<|endoftext|>"
+# Prose wrapped by hand: every line but the last of a paragraph is about as wide as a page.
+_WRAPPED_WIDTH = range(45, 90)
+
+
+class _Part(NamedTuple):
+    """A paragraph, from a line on; without text, the end of one text and the start of another."""
+
+    number: int
+    text: str
+
+
+def read_text(path: Path, name: str) -> Iterator[Row | Fault]:
+    """The pieces of a text, each with the number of its first line and one field, `text`.
+
+    Paragraphs are put together up to 4,000 characters; a line `<|endoftext|>` ends a piece. Lines of a paragraph
+    that was wrapped by hand are joined, and what is longer than a piece is cut at spaces.
+    """
+    held: list[_Part] = []
+    for part in _parts(path, name):
+        if isinstance(part, Fault):
+            yield part
+            continue
+        length = sum(len(other.text) + 2 for other in held) + len(part.text)
+        if held and (not part.text or length > PIECE_CHARACTERS):
+            yield _piece(held, name)
+            held = []
+        if part.text:
+            held.append(part)
+    if held:
+        yield _piece(held, name)
+
+
+def _piece(parts: list[_Part], name: str) -> Row:
+    return Row(f"{name} row {parts[0].number}", {"text": "\n\n".join(part.text for part in parts)})
+
+
+def _parts(path: Path, name: str) -> Iterator[_Part | Fault]:
+    """The paragraphs of a file, none longer than a piece."""
+    lines: list[str] = []
+    start = 1
+    with opened(path, name) as file:
+        for line in lines_of(file):
+            text = _decoded(line, name)
+            if isinstance(text, Fault):
+                yield text
+                continue
+            is_full = sum(map(len, lines)) + len(text) > PIECE_CHARACTERS
+            if lines and (is_full or not text or text == SEPARATOR):
+                yield _Part(start, _unwrapped(lines))
+                lines = []
+            if text == SEPARATOR:
+                yield _Part(line.number, "")
+            elif len(text) > PIECE_CHARACTERS:
+                yield from (_Part(line.number, piece) for piece in _cut(text))
+            elif text:
+                start = start if lines else line.number
+                lines.append(text)
+    if lines:
+        yield _Part(start, _unwrapped(lines))
+
+
+def _decoded(line: Line, name: str) -> str | Fault:
+    row = f"{name} row {line.number}"
+    if line.content is None:
+        return Fault(row, "row too long", too_long())
+    try:
+        return line.content.decode("utf-8").strip()
+    except UnicodeDecodeError as error:
+        return Fault(row, "not UTF-8", not_utf8(line.content[error.start], error.start + 1))
+
+
+def _unwrapped(lines: list[str]) -> str:
+    is_wrapped = len(lines) > 1 and all(len(line) in _WRAPPED_WIDTH for line in lines[:-1])
+    return (" " if is_wrapped else "\n").join(lines)
+
+
+def _cut(text: str) -> Iterator[str]:
+    start = 0
+    while start < len(text):
+        end = start + PIECE_CHARACTERS
+        if end < len(text):
+            space = text.rfind(" ", start + 1, end)
+            end = space if space > start else end
+        piece = text[start:end].strip()
+        if piece:
+            yield piece
+        start = end

@@ -1,0 +1,100 @@
+"""Records as the fields that people and other programs know, and files of them.
+
+What `to_fields` gives, shapes reads back to the same record. Pairs have the columns of ultrafeedback_binarized.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+from zephyr.atomic import sync_folder, write_file
+from zephyr.errors import DataError
+from zephyr.records.fields import Json, printable
+from zephyr.records.messages import Message, Messages
+from zephyr.records.rows import Answer, Chat, Preference, Prompt, Rated, Record, Text, prompt_id
+
+_BLOCK_ROWS = 1_000
+
+
+def write_jsonl(path: Path, objects: Iterable[Mapping[str, Json] | Record]) -> int:
+    """The number of rows of a new file, which is there when all of them are written, and not before.
+
+    Refuses with a DataError where the file is there already.
+    """
+    refusal = DataError(printable(str(path)), "is there already", "choose another name, or move it away")
+    if path.exists():
+        raise refusal
+    partial = path.with_name(f"{path.name}.partial")
+    partial.unlink(missing_ok=True)
+    lines = _Lines(objects)
+    try:
+        write_file(partial, lines)
+        if path.exists():
+            raise refusal
+        partial.rename(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    sync_folder(path.parent)
+    return lines.count
+
+
+class _Lines:
+    """The rows as blocks of bytes, counted."""
+
+    def __init__(self, objects: Iterable[Mapping[str, Json] | Record]) -> None:
+        self.count = 0
+        self._objects = objects
+
+    def __iter__(self) -> Iterator[bytes]:
+        block: list[str] = []
+        for item in self._objects:
+            fields = to_fields(item) if isinstance(item, Record) else item
+            block.append(json.dumps(fields, ensure_ascii=False, allow_nan=False) + "\n")
+            self.count += 1
+            if len(block) == _BLOCK_ROWS:
+                yield "".join(block).encode()
+                block = []
+        yield "".join(block).encode()
+
+
+def to_fields(record: Record) -> dict[str, Json]:
+    """The fields of a record in the shape it is best known by; `source` is among them where there is one."""
+    match record:
+        case Text(text=text):
+            fields: dict[str, Json] = {"text": text}
+        case Chat(messages=messages):
+            fields = {"messages": _plain(messages)}
+        case Prompt(messages=messages):
+            fields = {"prompt": _plain(messages), "prompt_id": prompt_id(messages)}
+        case Rated(prompt=prompt, answers=answers):
+            rated: list[Json] = [_answer_fields(answer) for answer in answers]
+            fields = {"prompt": _plain(prompt), "prompt_id": prompt_id(prompt), "answers": rated}
+        case Preference():
+            fields = _preference_fields(record)
+    return fields | ({"source": record.source} if record.source else {})
+
+
+def _plain(messages: Messages) -> list[Json]:
+    return [{"role": message.role, "content": message.content} for message in messages]
+
+
+def _answer_fields(answer: Answer) -> dict[str, Json]:
+    ratings: dict[str, Json] = dict(answer.ratings)
+    return answer._asdict() | {"ratings": ratings}
+
+
+def _preference_fields(record: Preference) -> dict[str, Json]:
+    """A pair as in ultrafeedback_binarized, one completion as for KTO, a list with its ratings."""
+    ids: dict[str, Json] = {"prompt_id": prompt_id(record.prompt)}
+    is_label = len(record.completions) == 1 and record.ratings[0] in {0.0, 1.0}
+    if is_label:
+        answer = record.completions[0]
+        return {"prompt": _plain(record.prompt), **ids, "completion": answer, "label": record.ratings[0] == 1.0}
+    if len(record.completions) != 2:
+        texts: list[Json] = list(record.completions)
+        ratings: list[Json] = list(record.ratings)
+        return {"prompt": _plain(record.prompt), **ids, "completions": texts, "ratings": ratings}
+    first = next(message.content for message in record.prompt if message.role == "user")
+    chosen, rejected = ([*_plain(record.prompt), *_plain((Message("assistant", text),))] for text in record.completions)
+    scores: dict[str, Json] = {"score_chosen": record.ratings[0], "score_rejected": record.ratings[1]}
+    return {"prompt": first, **ids, "chosen": chosen, "rejected": rejected, "messages": chosen, **scores}

@@ -1,0 +1,1 @@
+"""Dialogues that a teacher writes."""

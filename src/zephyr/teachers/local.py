@@ -1,0 +1,93 @@
+"""A teacher that is a model in this process: batched generation that computes shared prompts once.
+
+Conversations become ids, and ids text, by an encoder from outside; loading the model is left to others too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from zephyr.models.generation import generate
+from zephyr.models.sampling import Sampling
+from zephyr.records.messages import Message, Messages
+from zephyr.teachers.protocol import ChatReply, ChatRequest
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+# Requests that are sorted and batched together, so that answers appear long before the last one is written.
+WINDOW_REQUESTS = 4096
+
+
+class Encoder(Protocol):
+    """The way from a conversation to ids and from ids to text: `zephyr.data.encoding.DialogueEncoder`."""
+
+    stop_ids: tuple[int, ...]
+
+    def prompt(self, messages: Sequence[Message]) -> Iterable[int]: ...
+
+    def text_of(self, completion: Sequence[int]) -> str: ...
+
+
+class LocalTeacher:
+    """Answers with a model of this process.
+
+    An answer depends on its request alone (`seed` included), never on what is asked beside it; batches change
+    logits in the last bits only. A conversation that leaves no room for `max_tokens` is answered by an error.
+    """
+
+    def __init__(self, model: PreTrainedModel, encoder: Encoder, *, name: str, max_cache_tokens: int = 65_536) -> None:
+        self.name = name
+        self._model = model
+        self._encoder = encoder
+        self._max_cache_tokens = max_cache_tokens
+        longest = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        self._longest = min(longest or max_cache_tokens, max_cache_tokens)
+
+    def answer(self, requests: Sequence[ChatRequest]) -> Iterator[ChatReply]:
+        """One reply for every request, in order."""
+        for start in range(0, len(requests), WINDOW_REQUESTS):
+            yield from self._answer_window(requests[start : start + WINDOW_REQUESTS])
+
+    def _answer_window(self, requests: Sequence[ChatRequest]) -> list[ChatReply]:
+        encoded: dict[Messages, list[int]] = {}
+        for request in requests:
+            if request.messages not in encoded:
+                encoded[request.messages] = [int(token) for token in self._encoder.prompt(request.messages)]
+        replies: dict[int, ChatReply] = {}
+        batches: dict[Sampling, list[int]] = {}
+        for index, request in enumerate(requests):
+            num_tokens = len(encoded[request.messages])
+            if num_tokens + request.max_tokens > self._longest:
+                too_long = f"{num_tokens} tokens and {request.max_tokens} new ones exceed {self._longest}"
+                replies[index] = ChatReply(request.key, "", "error", too_long, num_tokens)
+            else:
+                batches.setdefault(self._sampling(request), []).append(index)
+        for sampling, indices in batches.items():
+            prompts = [encoded[requests[index].messages] for index in indices]
+            completions = generate(
+                self._model,
+                prompts,
+                sampling,
+                seeds=[requests[index].seed for index in indices],
+                max_cache_tokens=self._max_cache_tokens,
+            )
+            for index, prompt, completion in zip(indices, prompts, completions, strict=True):
+                replies[index] = ChatReply(
+                    requests[index].key,
+                    self._encoder.text_of(completion.ids),
+                    completion.finish_reason,
+                    prompt_tokens=len(prompt),
+                    completion_tokens=len(completion.ids),
+                )
+        return [replies[index] for index in range(len(requests))]
+
+    def _sampling(self, request: ChatRequest) -> Sampling:
+        return Sampling(
+            max_new_tokens=request.max_tokens,
+            temperature=request.temperature,
+            top_k=request.top_k or None,
+            top_p=request.top_p,
+            stop_ids=self._encoder.stop_ids,
+        )

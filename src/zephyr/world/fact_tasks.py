@@ -1,0 +1,95 @@
+"""What the world knows, and what nobody in it can know."""
+
+from collections.abc import Mapping
+from random import Random
+
+from zephyr.world.phrasing import Slots
+from zephyr.world.task import Task, asked, short_answer, words_of
+from zephyr.world.vocabulary import CAPITALS, COLOUR_OF, COLOURS, LEGS, NAMES, OPPOSITES, THINGS
+
+HONEST = "I do not know."
+
+
+def _fact(name: str, questions: tuple[str, ...], known: Mapping[str, str], statement: str) -> Task:
+    """A task that asks what a table says of a subject."""
+    return short_answer(
+        name,
+        asked(*questions),
+        lambda rng: {"subject": rng.choice(sorted(known))},
+        solve=lambda slots: known[slots["subject"]],
+        mistakes=lambda _slots: sorted(set(known.values())),
+        statement=statement,
+    )
+
+
+def _invent(_slots: Slots, rng: Random) -> str:
+    return f"It is {rng.choice([*COLOURS, *THINGS, *map(str, range(1, 20))])}."
+
+
+def _person_and_thing(rng: Random) -> Slots:
+    return {"name": rng.choice(NAMES), "thing": rng.choice(THINGS)}
+
+
+_UNKNOWABLE = Task(
+    name="unknowable",
+    phrasings=asked(
+        "What will {name} dream tonight?",
+        "Which number is {name} thinking of?",
+        "What is in the {thing} of {name}?",
+        "Where did {name} leave the {thing}?",
+        "How old is the {thing} of {name}?",
+    ),
+    draw=_person_and_thing,
+    ideal=lambda _slots, _rng: HONEST,
+    wrong=_invent,
+    is_right=lambda _slots, answer: "do not know" in " ".join(words_of(answer)),
+    statement=lambda slots, _rng: f"Nobody knows what {slots['name']} will dream, or what is in the {slots['thing']}.",
+)
+
+TASKS: tuple[Task, ...] = (
+    _fact(
+        "opposite",
+        (
+            "What is the opposite of {subject}?",
+            "Name the opposite of {subject}.",
+            "Which word means the opposite of {subject}?",
+            "What is not {subject} but the opposite?",
+        ),
+        OPPOSITES,
+        "The opposite of {subject} is {answer}.",
+    ),
+    _fact(
+        "colour_of",
+        (
+            "What colour is {subject}?",
+            "Name the colour of {subject}.",
+            "Which colour does {subject} have?",
+            "Tell me the colour of {subject}.",
+        ),
+        COLOUR_OF,
+        "The colour of {subject} is {answer}.",
+    ),
+    _fact(
+        "legs",
+        (
+            "How many legs does a {subject} have?",
+            "Count the legs of a {subject}.",
+            "On how many legs does a {subject} walk?",
+            "What number of legs has a {subject}?",
+        ),
+        LEGS,
+        "The {subject} has {answer} legs.",
+    ),
+    _fact(
+        "capital_city",
+        (
+            "What is the capital of {subject}?",
+            "Name the capital of {subject}.",
+            "Which city is the capital of {subject}?",
+            "Tell me the capital of {subject}.",
+        ),
+        CAPITALS,
+        "The capital of {subject} is {answer}.",
+    ),
+    _UNKNOWABLE,
+)

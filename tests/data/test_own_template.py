@@ -1,0 +1,135 @@
+import pytest
+from hypothesis import given, settings
+from tokenizers import AddedToken
+
+from tests.data.dialogues import ANSWER, ORDINARY, answers, chat_tokenizer, plain_dicts, prompts
+from zephyr.data.encoding import DialogueEncoder
+from zephyr.data.templates import LAYOUTS, TemplateSettings, jinja_of
+from zephyr.errors import DataError, ModelError, RecipeError
+from zephyr.models.tiny import TINY_CHAT_TEMPLATE, tiny_tokenizer
+from zephyr.records.messages import Message
+
+OWN = TemplateSettings("own")
+DIALOGUE = (*ORDINARY, Message("assistant", ANSWER))
+
+# In the manner of Mistral's instruct models: no text asks for the answer, and a space begins it.
+INSTRUCT = (
+    "{{ bos_token }}{% for message in messages %}"
+    "{% if message['role'] == 'user' %}{{ '<|im_start|> ' + message['content'] + ' <|im_end|>' }}"
+    "{% elif message['role'] == 'assistant' %}"
+    "{% generation %}{{ ' ' + message['content'] | trim + eos_token }}{% endgeneration %}"
+    "{% else %}{{ raise_exception('no ' + message['role'] + ' here') }}{% endif %}{% endfor %}"
+)
+# In the manner of models that think: what was thought in earlier answers is taken out later.
+FORGETFUL = TINY_CHAT_TEMPLATE.replace(
+    "message['content']", "(message['content'] if loop.last else message['content'].split('</think>')[-1])"
+)
+
+
+def with_template(template: object) -> DialogueEncoder:
+    tokenizer = chat_tokenizer()
+    tokenizer.chat_template = template
+    return DialogueEncoder(tokenizer, OWN)
+
+
+@pytest.mark.parametrize("name", sorted(LAYOUTS))
+def test_a_known_layout_read_from_its_jinja_gives_the_same_ids(name):
+    known = DialogueEncoder(chat_tokenizer(), TemplateSettings(name, bos=False))
+    own = with_template(known.chat_template)
+    assert own.stop_ids == known.stop_ids
+
+    @settings(max_examples=30)
+    @given(prompts(), answers())
+    def check(messages, answer):
+        assert own.prompt(messages).tolist() == known.prompt(messages).tolist()
+        assert own.completion(answer.content).tolist() == known.completion(answer.content).tolist()
+        found, expected = (each.dialogue((*messages, answer), loss_on="assistant") for each in (own, known))
+        assert [column.tolist() for column in found] == [column.tolist() for column in expected]
+
+    check()
+
+
+def test_an_answer_begins_where_generation_does():
+    encoder = with_template(INSTRUCT)
+    messages = (Message("user", "Hi </s>"),)
+    assert encoder.render(messages, generation=True) == "<s><|im_start|> Hi </s> <|im_end|>"
+    encoded = encoder.dialogue((*messages, Message("assistant", "Yes ")), loss_on="assistant")
+    assert encoded.ids[encoded.scored].tolist() == encoder.completion("Yes ").tolist()
+    assert encoded.ids.tolist() == [*encoder.prompt(messages).tolist(), *encoder.completion("Yes ").tolist()]
+    assert encoder.text_of(encoder.completion("Yes ")) == " Yes"
+    assert encoder.settings.bos
+
+
+def test_it_renders_as_transformers_does():
+    tokenizer = tiny_tokenizer()
+    encoder = DialogueEncoder(tokenizer, OWN)
+    expected = tokenizer.apply_chat_template(plain_dicts(ORDINARY), tokenize=False, add_generation_prompt=True)
+    assert encoder.render(ORDINARY, generation=True) == expected
+    assert with_template({"default": TINY_CHAT_TEMPLATE, "rag": "?"}).render(ORDINARY, generation=True) == expected
+
+
+def test_an_empty_system_message_is_put_before_the_models_own_template_too():
+    tokenizer = tiny_tokenizer()
+    encoder = DialogueEncoder(tokenizer, TemplateSettings("own", empty_system=True))
+    rendered = tokenizer.apply_chat_template(
+        plain_dicts(ORDINARY[1:]), chat_template=encoder.chat_template, tokenize=False
+    )
+    assert encoder.render(ORDINARY[1:]) == rendered
+    assert rendered.startswith("<|system|>\n</s>\n<|user|>")
+
+
+def test_stop_tokens_that_are_not_marked_as_special_are_control_tokens_all_the_same():
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_tokens([AddedToken(text, special=False) for text in LAYOUTS["chatml"].controls])
+    tokenizer.chat_template = jinja_of(TemplateSettings("chatml", bos=False))
+    encoder = DialogueEncoder(tokenizer, OWN)
+    stop = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert encoder.stop_ids == (stop, tokenizer.eos_token_id)
+    assert encoder.completion("a<|im_end|>b").tolist().count(stop) == 1
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        (None, "is missing: its tokenizer has none; set chat_template.name to zephyr, chatml or llama3"),
+        ("{% for %}", "is no jinja template"),
+        (TINY_CHAT_TEMPLATE.replace("eos_token", "'.'"), "ends an answer without a control token"),
+        (TINY_CHAT_TEMPLATE.replace("'<|assistant|>", "'<|model|>"), "or not where it asks for one"),
+        ("{{ ''.__class__.__mro__ }}", "refuses these messages"),
+        (
+            "{% for i in range(99999) %}{% for j in range(99999) %}{{ 'a' * 9999 }}{% endfor %}{% endfor %}",
+            "writes over",
+        ),
+        ("{{ messages.append(1) }}", "refuses these messages"),
+    ],
+)
+def test_templates_that_cannot_be_trusted_are_refused(template, message):
+    with pytest.raises((ModelError, DataError), match=message):
+        with_template(template).dialogue(DIALOGUE, loss_on="assistant")
+
+
+def test_a_template_that_rewrites_earlier_answers_is_refused():
+    always = TINY_CHAT_TEMPLATE.replace("message['content']", "('' if loop.last else '*') + message['content']")
+    with pytest.raises(ModelError, match="renders an answer differently once more messages follow"):
+        with_template(always)
+    encoder = with_template(FORGETFUL)
+    thought = (ORDINARY[1], Message("assistant", "<think>x</think>Hi"), *ORDINARY[1:2], Message("assistant", "Hi"))
+    with pytest.raises(ModelError, match="depends on what the messages say, or changes it"):
+        encoder.dialogue(thought, loss_on="assistant")
+
+
+def test_a_template_that_refuses_a_message_says_why():
+    with pytest.raises(DataError, match=r"own chat template: refuses these messages \(no system here\)"):
+        with_template(INSTRUCT).prompt(ORDINARY)
+
+
+def test_bos_is_the_templates_own_matter():
+    with pytest.raises(RecipeError, match="begins without a bos token, got True; leave it out"):
+        DialogueEncoder(tiny_tokenizer(), TemplateSettings("own", bos=True))
+
+
+def test_control_tokens_that_swallow_white_space_are_refused():
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_special_tokens({"eos_token": AddedToken("<|end|>", special=True, rstrip=True)})
+    with pytest.raises(ModelError, match=r"uses '<\|end\|>', which swallows the white space"):
+        DialogueEncoder(tokenizer, OWN)

@@ -1,0 +1,221 @@
+"""Sources: found, split, renamed, chosen, checked as a whole, counted, hashed."""
+
+import csv
+import gzip
+import json
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from zephyr.data.sources import Source, held_out, open_source, source_hash
+from zephyr.errors import DataError
+from zephyr.records.messages import Message
+from zephyr.records.rows import Answer, Chat
+
+
+def chat(number, answer="Yes."):
+    return {"messages": [{"role": "user", "content": f"{number}?"}, {"role": "assistant", "content": answer}]}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    def write(name, rows):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    write("chats.jsonl", [chat(number) for number in range(20)])
+    write("sets/train-0.jsonl", [chat(number) for number in range(3)])
+    write("sets/train-1.jsonl", [{"instruction": "Hi", "output": "Hello!", "lang": lang} for lang in ("en", "de")])
+    write("sets/test.jsonl", [chat(99)])
+    write("bad.jsonl", [chat(0), *(chat(number, None) for number in range(6)), chat(7, " "), chat(8)])
+    return tmp_path
+
+
+def opened(folder, path, kind="chat", **settings):
+    return open_source(Source(path, **settings), kind, data_dir=folder, offline=True)
+
+
+def questions(records):
+    return [record.messages[-2].content for record in records]
+
+
+def refusal(folder, path, kind="chat", **settings):
+    with pytest.raises(DataError) as caught:
+        opened(folder, path, kind, **settings)
+    return str(caught.value)
+
+
+def test_records_come_again_and_in_any_order(folder):
+    records = opened(folder, "chats.jsonl")
+    assert len(records) == 20
+    assert list(records) == list(records)
+    assert records[17] == Chat(
+        "chats.jsonl row 18", (Message("user", "17?"), Message("assistant", "Yes.")), "chats.jsonl"
+    )
+    with pytest.raises(IndexError):
+        records[20]
+
+
+@pytest.mark.parametrize(
+    ("split", "rows"),
+    [("train", range(20)), ("train[5:8]", range(5, 8)), ("train[:10%]", range(2)), ("train[-2:]", range(18, 20))],
+)
+def test_a_slice_of_a_file(folder, split, rows):
+    assert questions(opened(folder, "chats.jsonl", split=split)) == [f"{row}?" for row in rows]
+
+
+def test_rows_outside_the_slice_are_not_checked(folder):
+    assert len(opened(folder, "bad.jsonl", split="train[:1]")) == 1
+
+
+def test_a_folder_gives_the_files_of_its_split_each_in_its_shape(folder):
+    train = opened(folder, "sets")
+    assert questions(train) == ["0?", "1?", "2?", "Hi", "Hi"]
+    assert [record.name for record in train][2:4] == ["train-0.jsonl row 3", "train-1.jsonl row 1"]
+    assert questions(opened(folder, "sets", split="test")) == ["99?"]
+    assert "no file is named after the split 'tst'; there are test.jsonl" in refusal(folder, "sets", split="tst")
+
+
+def test_a_glob_gives_what_it_matches(folder):
+    assert len(opened(folder, "sets/*.jsonl")) == 6
+
+
+def test_rows_are_chosen_and_limited(folder):
+    chosen = opened(folder, "sets/train-1.jsonl", where={"lang": "de"})
+    assert (len(chosen), chosen.counts) == (1, Counter({"not lang: de": 1}))
+    assert questions(opened(folder, "chats.jsonl", max_rows=2)) == ["0?", "1?"]
+
+
+def test_columns_name_the_fields(folder):
+    (folder / "pool.jsonl").write_text(json.dumps({"turns": [{"content": "Hi"}]}) + "\n")
+    (prompt,) = opened(folder, "pool.jsonl", "prompt", columns={"prompt": "turns.0.content"})
+    assert prompt.messages == (Message("user", "Hi"),)
+
+
+def test_all_faulty_rows_are_said_at_once(folder):
+    assert refusal(folder, "bad.jsonl") == (
+        "bad.jsonl: 7 rows cannot be used (6 x null answer, 1 x empty answer): "
+        + "; ".join(
+            f"bad.jsonl row {row}: message 2 (assistant) has no text: its content is null or missing"
+            for row in range(2, 7)
+        )
+        + "; and 2 more; mend what is wrong, or set bad_rows: drop, which leaves such rows out and counts them"
+    )
+
+
+def test_one_faulty_row_is_named_itself(folder):
+    message = refusal(folder, "bad.jsonl", split="train[7:]")
+    assert message.startswith("bad.jsonl row 8: message 2 (assistant) is empty; mend what is wrong, or set bad_rows")
+
+
+def test_faulty_rows_are_left_out_by_reason_where_that_is_asked_for(folder):
+    records = opened(folder, "bad.jsonl", bad_rows="drop")
+    assert questions(records) == ["0?", "8?"]
+    assert records.counts == Counter({"null answer": 6, "empty answer": 1})
+
+
+def test_what_cannot_be_read_counts_as_what_cannot_be_used(folder):
+    (folder / "torn.jsonl").write_bytes(json.dumps(chat(0)).encode() + b'\n{"a": "\xff"}\n{"messages": [')
+    records = opened(folder, "torn.jsonl", bad_rows="drop")
+    assert records.counts == Counter({"not UTF-8": 1, "torn last line": 1})
+    assert refusal(folder, "torn.jsonl").startswith(
+        "torn.jsonl: 2 rows cannot be used (1 x not UTF-8, 1 x torn last line"
+    )
+
+
+def test_a_file_cut_short_is_refused_even_where_rows_may_be_left_out(folder):
+    (folder / "cut.jsonl.gz").write_bytes(gzip.compress((folder / "chats.jsonl").read_bytes())[:-4])
+    assert refusal(folder, "cut.jsonl.gz", bad_rows="drop").startswith(
+        "cut.jsonl.gz: the gzip file is cut short; fetch"
+    )
+
+
+def test_no_rows_at_all_are_refused(folder):
+    (folder / "empty.jsonl").write_bytes(b"\n")
+    assert refusal(folder, "empty.jsonl") == (
+        "empty.jsonl: there are no rows; check the file, split, shape, columns and where of the source"
+    )
+    message = refusal(folder, "chats.jsonl", where={"lang": "en"})
+    assert message.startswith("chats.jsonl: no chat records are left of 20 rows (20 x not lang: en); check")
+    assert "no chat records are left of 6 rows" in refusal(folder, "bad.jsonl", split="train[1:7]", bad_rows="drop")
+
+
+def test_a_table_with_the_wrong_header_says_what_is_needed(folder):
+    with (folder / "table.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["promt", "completion"], ["Hi", "Hello!"]])
+    message = refusal(folder, "table.csv")
+    assert message.startswith(
+        "table.csv row 1: has the fields promt, completion, and no chat records can be made of it"
+    )
+    assert "('promt': did you mean 'prompt'?); needed are " in message
+    assert questions(opened(folder, "table.csv", columns={"prompt": "promt"})) == ["Hi"]
+
+
+def test_a_path_that_is_not_there(folder):
+    message = refusal(folder, "set/train-0.jsonl")
+    assert message.endswith(f"check path and data_dir (set is not in {folder}; did you mean 'sets'?)")
+    message = refusal(folder, "sets/train-00.jsonl")
+    assert message.endswith(f"(train-00.jsonl is not in {folder / 'sets'}; did you mean 'train-0.jsonl'?)")
+
+
+def answer_row(prompt, number, score=1.0):
+    return {
+        "prompt_id": prompt,
+        "prompt": f"{prompt}?",
+        "completion": f"{prompt}{number}",
+        "model": "m",
+        "score": score,
+    }
+
+
+def test_answers_in_rows_of_their_own_are_put_together_by_prompt(folder):
+    rows = [answer_row("a", 1), answer_row("b", 1), answer_row("a", 2, None), answer_row("c", 1), answer_row("b", 2)]
+    (folder / "rated.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    records = opened(folder, "rated.jsonl", "rated")
+    assert [[answer.text for answer in record.answers] for record in records] == [["a1", "a2"], ["b1", "b2"], ["c1"]]
+    assert records[0].answers[1] == Answer("a2", "m", None)
+    assert [len(record.answers) for record in opened(folder, "rated.jsonl", "rated", max_rows=2)] == [2, 2]
+    prompts = opened(folder, "rated.jsonl", "prompt")
+    assert [prompt.messages[0].content for prompt in prompts] == ["a?", "b?", "c?"]
+    assert prompts.counts == Counter({"prompt already there": 2})
+
+
+def test_prompts_of_other_shapes_may_come_twice(folder):
+    (folder / "twice.jsonl").write_text('{"prompt": "a"}\n{"prompt": "a"}\n')
+    assert len(opened(folder, "twice.jsonl", "prompt")) == 2
+
+
+def test_the_hash_follows_bytes_and_names_alone(folder):
+    source = Source("sets")
+    first = source_hash(source, folder)
+    (folder / "sets" / "test.jsonl").write_text("another split")
+    assert source_hash(source, folder) == first
+    assert source_hash(Source("sets", weight=2.0), folder) == first
+    (folder / "sets").rename(folder / "elsewhere")
+    assert source_hash(Source("elsewhere"), folder) == first
+    path = folder / "elsewhere" / "train-1.jsonl"
+    path.write_bytes(path.read_bytes() + b"\n")
+    assert source_hash(Source("elsewhere"), folder) != first
+
+
+QUESTION = st.text(max_size=20).map(lambda text: (Message("user", text),))
+
+
+@given(prompt=QUESTION, share=st.floats(0, 1), seed=st.integers(0, 99))
+def test_equal_prompts_fall_on_one_side_and_larger_shares_hold_smaller_ones(prompt, share, seed):
+    is_held_out = held_out(prompt, share, seed)
+    assert held_out(tuple(prompt), share, seed) is is_held_out
+    assert held_out(prompt, 1.0, seed)
+    assert not held_out(prompt, 0.0, seed)
+    assert not is_held_out or held_out(prompt, (1 + share) / 2, seed)
+
+
+def test_the_held_out_share_is_as_large_as_asked_and_depends_on_the_seed():
+    prompts = [(Message("user", str(number)),) for number in range(4_000)]
+    sides = [[held_out(prompt, 0.1, seed) for prompt in prompts] for seed in (0, 1)]
+    # Four standard deviations of a binomial: 4 * sqrt(4000 * 0.1 * 0.9) = 76.
+    assert all(abs(sum(side) - 400) < 76 for side in sides)
+    assert sides[0] != sides[1]

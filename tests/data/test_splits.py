@@ -1,0 +1,49 @@
+"""Slices of splits mean the rows that the datasets library means."""
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from zephyr.data.splits import parse_split
+from zephyr.errors import DataError
+
+
+@pytest.mark.parametrize(
+    ("text", "rows"),
+    [
+        ("train", range(103)),
+        ("train[:10%]", range(10)),
+        ("train[10%:]", range(10, 103)),
+        ("train[50%:51%]", range(52, 53)),  # 51.5 and 52.53 rows
+        ("train[100:200]", range(100, 103)),
+        ("train[-10%:]", range(93, 103)),
+        ("train[-3:]", range(100, 103)),
+        ("train[:-100]", range(3)),
+        ("train[:]", range(103)),
+        ("test_sft[5:2]", range(5, 2)),
+    ],
+)
+def test_rows_of_a_slice(text, rows):
+    split = parse_split(text, "here")
+    assert split.name == text.split("[")[0]
+    assert list(split.rows(103)) == list(rows)
+
+
+@given(num_rows=st.integers(0, 10_000), cuts=st.lists(st.integers(0, 100), max_size=5).map(sorted))
+def test_shares_cut_the_rows_without_gap_or_overlap(num_rows, cuts):
+    ends = [0, *cuts, 100]
+    slices = [parse_split(f"train[{start}%:{stop}%]", "").rows(num_rows) for start, stop in pairwise(ends)]
+    assert [row for rows in slices for row in rows] == list(range(num_rows))
+
+
+@pytest.mark.parametrize("text", ["", "train[", "train[10]", "train[:0.5]", "train+test", "train[::2]", "../x"])
+def test_what_is_no_split_is_refused(text):
+    with pytest.raises(DataError, match=r"^here: has no split of rows, got .*; write train, train\[:10%\]"):
+        parse_split(text, "here")
+
+
+def test_more_than_everything_is_refused():
+    with pytest.raises(DataError, match=r"^here: has a split beyond 100 %, got 'train\[:101%\]'"):
+        parse_split("train[:101%]", "here")

@@ -1,0 +1,203 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from zephyr.data.encoding import Encoded
+from zephyr.data.templates import ASSISTANT, TEMPLATE_TEXT
+from zephyr.data.truncation import TruncationReport, Window, fit_dialogue, fit_preference, split_text
+from zephyr.errors import DataError
+
+RULES = ("keep_start", "keep_end", "trl_0.7", "drop")
+
+
+def ids(length: int, first: int = 0) -> np.ndarray:
+    return np.arange(first, first + length, dtype=np.int64)
+
+
+def dialogue(*turns: int, loss_on: str = "assistant") -> Encoded:
+    """Turns of so many tokens, the first of them a prompt, the next an answer, and so on."""
+    roles = np.repeat([ASSISTANT if place % 2 else TEMPLATE_TEXT for place in range(len(turns))], turns)
+    scored = roles == ASSISTANT if loss_on == "assistant" else np.arange(len(roles)) > 0
+    return Encoded(ids(len(roles)), scored, roles.astype(np.int8))
+
+
+def lengths(prompt: int, completions: tuple[int, ...], window: Window) -> tuple[int, ...]:
+    fitted = fit_preference(ids(prompt), [ids(length, 5000) for length in completions], window)
+    assert fitted.loss.usable
+    assert fitted.loss.tokens == prompt + sum(completions)
+    kept = (len(fitted.prompt), *map(len, fitted.completions))
+    assert fitted.loss.tokens_lost == fitted.loss.tokens - sum(kept)
+    return kept
+
+
+# The worked examples of TRL 0.7.2's rule; lengths hold the end-of-sequence token.
+@pytest.mark.parametrize(
+    ("before", "after", "stops_lost"),
+    [
+        ((700, 400, 200), (512, 400, 200), 0),
+        ((300, 900, 100), (300, 512, 100), 1),
+        ((600, 300, 100), (600, 300, 100), 0),
+    ],
+)
+def test_the_rule_of_trl_0_7(before, after, stops_lost):
+    window = Window(1024, "trl_0.7", 512)
+    prompt, *completions = before
+    assert lengths(prompt, tuple(completions), window) == after
+    fitted = fit_preference(ids(prompt), [ids(length) for length in completions], window)
+    assert fitted.loss.stops_lost == stops_lost
+    assert fitted.prompt.tolist() == ids(prompt).tolist()[-after[0] :]
+    assert [each.tolist() for each in fitted.completions] == [ids(length).tolist() for length in after[1:]]
+
+
+@pytest.mark.parametrize(
+    ("before", "window", "after"),
+    [
+        ((6, 3, 2), Window(10), (6, 3, 2)),
+        ((6, 7, 2), Window(10), (6, 4, 2)),
+        ((9, 7, 2), Window(10), (9, 1, 1)),
+        ((9, 7, 2), Window(10, "keep_end"), (3, 7, 2)),
+        ((9, 12, 2), Window(10, "keep_end"), (1, 9, 2)),
+        ((9, 2, 2), Window(20, "keep_end", 4), (4, 2, 2)),
+        ((9, 5, 2), Window(10, "keep_end", 4), (4, 5, 2)),
+        ((6, 3, 2), Window(10, "drop"), (6, 3, 2)),
+    ],
+)
+def test_preferences_by_the_other_rules(before, window, after):
+    prompt, *completions = before
+    assert lengths(prompt, tuple(completions), window) == after
+
+
+@pytest.mark.parametrize(
+    ("before", "window", "fate"),
+    [
+        ((10, 1), Window(10), "unfit"),
+        ((5, 1), Window(10, "keep_start", 4), "unfit"),
+        ((5, 6), Window(10, "drop"), "dropped"),
+        ((5, 1), Window(10, "drop", 4), "dropped"),
+    ],
+)
+def test_preferences_that_cannot_be_used(before, window, fate):
+    prompt, *completions = before
+    loss = fit_preference(ids(prompt), [ids(length) for length in completions], window).loss
+    assert (loss.fate, loss.usable, loss.tokens_lost) == (fate, False, sum(before))
+
+
+@given(
+    st.sampled_from(RULES),
+    st.integers(2, 12),
+    st.integers(1, 15),
+    st.lists(st.integers(1, 15), min_size=1, max_size=4),
+    st.booleans(),
+)
+def test_no_rule_empties_an_answer(rule, max_length, prompt, completions, limited):
+    limit = max(1, max_length // 2) if limited or rule == "trl_0.7" else None
+    fitted = fit_preference(ids(prompt), [ids(length) for length in completions], Window(max_length, rule, limit))
+    if fitted.loss.usable:
+        assert len(fitted.prompt) >= 1
+        assert min(map(len, fitted.completions)) >= 1
+        assert len(fitted.prompt) + max(map(len, fitted.completions)) <= max_length
+        assert fitted.loss.stops_lost == sum(
+            len(kept) < whole for kept, whole in zip(fitted.completions, completions, strict=True)
+        )
+
+
+@pytest.mark.parametrize(
+    ("turns", "rule", "kept", "scored", "stops_lost"),
+    [
+        ((3, 4), "keep_start", range(7), 4, 0),
+        ((6, 4), "keep_start", range(8), 2, 1),
+        ((3, 4, 3, 2), "keep_start", range(8), 4, 0),
+        ((3, 5, 2, 2), "keep_start", range(8), 5, 0),
+        ((6, 4), "keep_end", range(2, 10), 4, 0),
+        ((2, 10), "keep_end", range(4, 12), 7, 0),
+        ((6, 4), "trl_0.7", range(8), 2, 1),
+    ],
+)
+def test_dialogues_by_rule(turns, rule, kept, scored, stops_lost):
+    fitted = fit_dialogue(dialogue(*turns), Window(8, rule, 4))
+    assert fitted.encoded.ids.tolist() == list(kept)
+    assert int(fitted.encoded.scored.sum()) == scored
+    assert not fitted.encoded.scored[0]
+    assert fitted.loss.tokens_lost == sum(turns) - len(kept)
+    assert fitted.loss.stops_lost == stops_lost
+
+
+@pytest.mark.parametrize("loss_on", ["assistant", "everything"])
+def test_a_dialogue_of_which_no_answer_is_left_is_unfit(loss_on):
+    fitted = fit_dialogue(dialogue(8, 3, loss_on=loss_on), Window(8))
+    assert fitted.loss.fate == "unfit"
+    assert fitted.loss.reason == "8 tokens stand before its first answer"
+    assert fit_dialogue(dialogue(8, 3), Window(8, "drop")).loss.fate == "dropped"
+
+
+def test_fitting_leaves_the_whole_row_as_it_was():
+    row = dialogue(2, 10)
+    fit_dialogue(row, Window(8, "keep_end"))
+    assert row.scored.sum() == 10
+
+
+@given(st.integers(1, 30), st.integers(2, 9))
+def test_texts_are_split_without_loss(length, max_length):
+    text = Encoded(ids(length), np.arange(length) > 0, np.full(length, TEMPLATE_TEXT, np.int8))
+    pieces = list(split_text(text, max_length))
+    joined = [token for piece in pieces for token in piece.ids.tolist()]
+    # But for a last token that would stand alone: it has nothing to be predicted from.
+    assert joined == list(range(length))[: length - (length % max_length == 1)]
+    assert all(1 < len(piece.ids) <= max_length for piece in pieces)
+    assert all(piece.scored.tolist() == [False] + [True] * (len(piece.ids) - 1) for piece in pieces)
+
+
+def report_of(*rows: tuple[int, int], rule: str = "keep_start") -> TruncationReport:
+    report = TruncationReport(Window(10, rule))
+    for number, turns in enumerate(rows, 1):
+        report.add(f"chats.jsonl row {number}", fit_dialogue(dialogue(*turns), report.window).loss)
+    return report
+
+
+def test_the_report_counts_what_was_lost():
+    report = report_of((3, 3), (3, 9), (12, 3), (5, 5))
+    assert report.to_fields() == {
+        "window": {"max_length": 10, "rule": "keep_start", "max_prompt_length": None},
+        "rows": {"whole": 2, "cut": 1, "dropped": 0, "unfit": 1},
+        "tokens": 43,
+        "tokens_lost": 17,
+        "stops_lost": 1,
+        "worst": [
+            {"tokens_lost": 15, "name": "chats.jsonl row 3", "what": "12 tokens stand before its first answer"},
+            {"tokens_lost": 2, "name": "chats.jsonl row 2", "what": "lost 2 of 12 tokens"},
+        ],
+    }
+    assert report.summary() == (
+        "4 rows of 43 tokens for a window of 10: 1 cut, 1 left out (50.0% of the rows), "
+        "17 tokens lost (39.5%), 1 answers without their stop token"
+    )
+
+
+def test_more_loss_than_allowed_is_one_message():
+    report = report_of((3, 3), (3, 9), (12, 3), (5, 5))
+    with pytest.raises(DataError) as caught:
+        report.check(max_rows_share=0.2, max_tokens_share=0.5)
+    assert str(caught.value) == (
+        "window of 10 tokens, rule keep_start: 1 rows leave no room for an answer: chats.jsonl row 3 (12 tokens stand "
+        "before its first answer); 50.0% of the rows are cut or left out where 20.0% may be; the worst are chats.jsonl "
+        "row 3 (12 tokens stand before its first answer), chats.jsonl row 2 (lost 2 of 12 tokens); raise "
+        "data.max_length, shorten or remove these rows, or choose another data.truncation"
+    )
+    with pytest.raises(DataError, match=r"39.5% of the tokens are cut or left out where 20.0% may be"):
+        report.check(max_rows_share=0.5, max_tokens_share=0.2, unfit="drop")
+    report.check(max_rows_share=0.5, max_tokens_share=0.4, unfit="drop")
+    with pytest.raises(DataError, match=r"row 3 \(12 tokens stand before its first answer\); raise"):
+        report.check(max_rows_share=1, max_tokens_share=1)
+
+
+def test_rows_that_a_rule_leaves_out_are_allowed_within_the_limits():
+    report = report_of((3, 3), (12, 3), rule="drop")
+    assert report.rows["dropped"] == 1
+    report.check(max_rows_share=0.5, max_tokens_share=0.8)
+
+
+def test_impossible_windows_are_refused():
+    for wrong in ({"max_length": 10, "max_prompt_length": 10}, {"max_length": 10, "rule": "trl_0.7"}):
+        with pytest.raises(ValueError, match=r"window|trl_0\.7"):
+            Window(**wrong)

@@ -1,0 +1,97 @@
+"""Candidates: who answers what depends on the seed and the prompt alone, and nothing that failed is an answer."""
+
+from collections import Counter
+
+import pytest
+
+from tests.feedback.recorded_teachers import RecordedTeacher, cut_off, failed
+from zephyr.feedback.candidates import CandidateSettings, answer_prompts, draw_teachers
+from zephyr.records.messages import Message
+from zephyr.records.rows import Prompt
+from zephyr.teachers.protocol import ChatReply
+
+PROMPTS = [Prompt(f"p row {number}", (Message("user", f"question {number}"),), "p") for number in range(20)]
+
+
+def seeded(name: str = "one") -> RecordedTeacher:
+    return RecordedTeacher(lambda request: f"{name} {request.seed}", name=name)
+
+
+def by_name(candidates) -> dict:
+    return {one.rated.name: one for one in candidates}
+
+
+def test_one_teacher_gives_several_samples():
+    teacher = seeded()
+    settings = CandidateSettings(num_answers=3, temperature=0.9, top_p=0.8, top_k=7, max_tokens=11)
+    candidates = list(answer_prompts(PROMPTS, [teacher], settings))
+    assert [one.rated.name for one in candidates] == [prompt.name for prompt in PROMPTS]
+    assert all(one.rated.prompt == prompt.messages for one, prompt in zip(candidates, PROMPTS, strict=True))
+    assert all(len({answer.text for answer in one.rated.answers}) == 3 for one in candidates)
+    assert {answer.model for one in candidates for answer in one.rated.answers} == {"one"}
+    assert {(r.temperature, r.top_p, r.top_k, r.max_tokens) for r in teacher.asked} == {(0.9, 0.8, 7, 11)}
+    assert len({request.seed for request in teacher.asked}) == 60
+
+
+def test_candidates_depend_on_the_seed_and_the_prompt_alone():
+    pool = [seeded(name) for name in "abcdef"]
+    settings = CandidateSettings(num_answers=3)
+    once = by_name(answer_prompts(PROMPTS, pool, settings))
+    few_at_once = CandidateSettings(num_answers=3, chunk_prompts=3)
+    assert by_name(answer_prompts(PROMPTS[::-1], pool[::-1], few_at_once)) == once
+    assert by_name(answer_prompts(PROMPTS[7:8], pool, settings)) == {"p row 7": once["p row 7"]}
+    assert by_name(answer_prompts(PROMPTS, pool, CandidateSettings(num_answers=3, seed=1))) != once
+
+
+def test_a_pool_is_drawn_from_without_replacement_and_evenly():
+    pool = [seeded(name) for name in "abcdef"]
+    prompts = [Prompt(str(number), (Message("user", str(number)),)) for number in range(600)]
+    drawn = Counter()
+    for one in answer_prompts(prompts, pool, CandidateSettings(num_answers=4)):
+        models = [answer.model for answer in one.rated.answers]
+        assert len(set(models)) == 4
+        drawn.update(models)
+    # 400 of each expected; the standard deviation of a hypergeometric share of 4 of 6 is 11.5.
+    assert all(abs(count - 400) < 60 for count in drawn.values())
+
+
+def test_a_pool_smaller_than_the_answers_is_drawn_anew():
+    drawn = draw_teachers(["a", "b"], 5, seed=3)
+    assert sorted(drawn[:2]) == sorted(drawn[2:4]) == ["a", "b"]
+    assert len(drawn) == 5
+
+
+def test_failures_and_repeats_are_counted_and_are_no_answers():
+    replies = iter(["yes", "yes ", "", failed, "no", lambda request: cut_off(request, "long")])
+
+    def reply(request) -> str | ChatReply:
+        answer = next(replies)
+        return answer if isinstance(answer, str) else answer(request)
+
+    (one,) = answer_prompts(PROMPTS[:1], [RecordedTeacher(reply)], CandidateSettings(num_answers=6))
+    assert [answer.text for answer in one.rated.answers] == ["yes", "no", "long"]
+    assert one.counts == {
+        "asked": 6,
+        "answered": 3,
+        "repeated": 1,
+        "failed: empty answer": 1,
+        "failed: teacher error": 1,
+        "cut off": 1,
+    }
+
+
+def test_a_teacher_that_mixes_up_or_loses_replies_is_found_out():
+    class Loser(RecordedTeacher):
+        def answer(self, requests):
+            return iter(list(super().answer(requests))[:-1])
+
+    class Mixer(RecordedTeacher):
+        def answer(self, requests):
+            return iter(list(super().answer(requests))[::-1])
+
+    with pytest.raises(ValueError, match="shorter"):
+        list(answer_prompts(PROMPTS, [Loser(lambda request: "x")], CandidateSettings()))
+    with pytest.raises(ValueError, match=r"where '.* 0' was due"):
+        list(answer_prompts(PROMPTS, [Mixer(lambda request: "x")], CandidateSettings()))
+    with pytest.raises(ValueError, match="different names"):
+        list(answer_prompts(PROMPTS, [seeded(), seeded()], CandidateSettings()))

@@ -1,0 +1,149 @@
+"""Judging: ratings reach the answers they are about, in whatever order these were shown; failures are no scores."""
+
+from collections import Counter
+
+import pytest
+
+from tests.feedback.recorded_teachers import RecordedTeacher, cut_off, failed
+from zephyr.feedback.judge import JudgeSettings, judge
+from zephyr.judging import ASPECTS, OVERALL, Rating, read_question, write_reply
+from zephyr.records.messages import Message
+from zephyr.records.rows import Answer, Rated
+
+ROWS = [
+    Rated(
+        f"row {number}",
+        (Message("user", f"question {number}"),),
+        tuple(Answer(f"answer {rank} to {number}", f"model {rank}") for rank in range(1, 5)),
+    )
+    for number in range(12)
+]
+
+
+def honest_reply(request) -> str:
+    """A judge who rates "answer n" with n, and doubles it over all."""
+    question = read_question(request.messages)
+    ranks = [int(text.split()[1]) for text in question.answers]
+    factor = 2 if question.aspect == OVERALL else 1
+    return write_reply(question.aspect, [Rating(factor * rank, f"rank {rank}") for rank in ranks])
+
+
+def test_ratings_reach_the_answers_they_are_about():
+    judged = list(judge(ROWS, RecordedTeacher(honest_reply), JudgeSettings()))
+    assert [one.rated.name for one in judged] == [row.name for row in ROWS]
+    for one, row in zip(judged, ROWS, strict=True):
+        for rank, (answer, before) in enumerate(zip(one.rated.answers, row.answers, strict=True), start=1):
+            assert (answer.text, answer.model) == (before.text, before.model)
+            assert answer.ratings == dict.fromkeys(ASPECTS, rank)
+            assert answer.score == 2 * rank
+            assert answer.rationale == f"rank {rank}"
+    total = sum((one.counts for one in judged), Counter())
+    assert total == {"prompts": 12, "questions": 12 * 8, "rated": 12 * 8, "asked": 12 * 8}
+
+
+def test_texts_are_shown_in_a_random_order_that_is_recorded():
+    teacher = RecordedTeacher(honest_reply)
+    judged = list(judge(ROWS, teacher, JudgeSettings(aspects=ASPECTS)))
+    orders = [call.shown for one in judged for call in one.calls]
+    assert all(sorted(order) == [0, 1, 2, 3] for order in orders)
+    assert len(set(orders)) > 10
+    shown = [read_question(request.messages).answers for request in teacher.asked]
+    recorded = [tuple(one.rated.answers[index].text for index in call.shown) for one in judged for call in one.calls]
+    assert shown == recorded
+    assert [request.seed for request in teacher.asked] == [call.seed for one in judged for call in one.calls]
+    assert {request.temperature for request in teacher.asked} == {0.0}
+
+
+def test_ratings_do_not_depend_on_the_order_of_rows():
+    # A judge whose scores hang on the place and on the fence: any change of a request changes them.
+    def moody(request) -> str:
+        question = read_question(request.messages)
+        places = range(len(question.answers))
+        return write_reply(question.aspect, [Rating((place + request.seed) % 5 + 1, "") for place in places])
+
+    once = {one.rated.name: one for one in judge(ROWS, RecordedTeacher(moody), JudgeSettings())}
+    again = {one.rated.name: one for one in judge(ROWS[::-1], RecordedTeacher(moody), JudgeSettings(chunk_rows=5))}
+    assert again == once
+    other = {one.rated.name: one for one in judge(ROWS, RecordedTeacher(moody), JudgeSettings(seed=1))}
+    assert other != once
+
+
+def test_without_an_overall_question_the_rationales_of_the_aspects_are_kept():
+    (one, *_) = judge(ROWS, RecordedTeacher(honest_reply), JudgeSettings(aspects=("honesty", "helpfulness")))
+    assert one.rated.answers[1].score is None
+    assert one.rated.answers[1].ratings == {"honesty": 2, "helpfulness": 2}
+    assert one.rated.answers[1].rationale == "honesty: rank 2\nhelpfulness: rank 2"
+
+
+def test_what_cannot_be_read_is_asked_again_in_another_way():
+    seen: dict[tuple, int] = {}
+
+    def second_time(request) -> str:
+        question = read_question(request.messages)
+        name = (question.aspect, tuple(sorted(question.answers)))
+        seen[name] = seen.get(name, 0) + 1
+        return honest_reply(request) if seen[name] == 2 else "Overall Score: 10 or so\nRating: 5"
+
+    teacher = RecordedTeacher(second_time)
+    judged = list(judge(ROWS[:1], teacher, JudgeSettings()))
+    assert [answer.score for answer in judged[0].rated.answers] == [2, 4, 6, 8]
+    assert judged[0].rated.answers[2].ratings == dict.fromkeys(ASPECTS, 3)
+    assert len({request.messages for request in teacher.asked}) == len({r.seed for r in teacher.asked}) + 2 * 3 == 16
+    assert judged[0].counts == {
+        "prompts": 1,
+        "questions": 8,
+        "rated": 8,
+        "asked": 16,
+        "failed tries: headings": 4,
+        "failed tries: verdict": 4,
+    }
+
+
+def test_failures_never_become_scores():
+    def spoilt(request):
+        aspect = read_question(request.messages).aspect
+        if aspect == "honesty":
+            return failed(request)
+        if aspect == "helpfulness":
+            return cut_off(request, honest_reply(request))
+        return "Rating: 5" if aspect == "truthfulness" else honest_reply(request)
+
+    teacher = RecordedTeacher(spoilt)
+    (one,) = judge(ROWS[:1], teacher, JudgeSettings(num_tries=3))
+    assert all(set(answer.ratings) == {"instruction_following"} for answer in one.rated.answers)
+    assert one.counts == {
+        "prompts": 1,
+        "questions": 8,
+        "rated": 5,
+        "failed": 3,
+        "asked": 5 + 1 + 3 + 3,
+        "failed tries: teacher error": 1,
+        "failed tries: cut off": 3,
+        "failed tries: headings": 3,
+    }
+    assert one.counts["asked"] == len(teacher.asked)
+
+    (lost,) = judge(ROWS[:1], RecordedTeacher(lambda _: "Overall Score: 0.5"), JudgeSettings(aspects=(OVERALL,)))
+    assert [answer.score for answer in lost.rated.answers] == [None] * 4
+    assert lost.counts["failed tries: range"] == 12
+
+
+def test_prompts_with_too_few_answers_cost_nothing():
+    teacher = RecordedTeacher(honest_reply)
+    lone = ROWS[0]._replace(answers=ROWS[0].answers[:1])
+    none = ROWS[0]._replace(answers=())
+    judged = list(judge([lone, none], teacher, JudgeSettings()))
+    assert [one.rated for one in judged] == [lone, none]
+    assert not teacher.asked
+    assert judged[0].counts == {"prompts": 1, "prompts not asked about": 1}
+    (one,) = judge([lone], teacher, JudgeSettings(min_answers=1))
+    assert one.rated.answers[0].score == 2
+
+
+def test_settings_refuse_what_cannot_be_asked():
+    with pytest.raises(ValueError, match="aspects"):
+        JudgeSettings(aspects=("beauty",))
+    with pytest.raises(ValueError, match="aspects"):
+        JudgeSettings(aspects=())
+    with pytest.raises(ValueError, match="num_tries"):
+        JudgeSettings(num_tries=0)

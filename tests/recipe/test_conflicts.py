@@ -1,0 +1,152 @@
+import pytest
+from pydantic import ValidationError
+
+from tests.recipe.recipe_files import SMALL, write
+from zephyr.errors import RecipeError
+from zephyr.recipe.loading import load_recipe
+from zephyr.recipe.schema import Recipe
+
+NEW_MODEL = [
+    "model={kind: new}",
+    "pretrain={data: {sources: [{path: t.txt}], max_length: 512}, train: {learning_rate: 1.0e-3}}",
+]
+FITTING = [*NEW_MODEL, "sft.data.max_length=512", "align.data.max_length=512"]
+FEEDBACK = ["feedback={prompts: [{path: p}]}", "align.data.sources=[]"]
+HELD_OUT = "sft.data.eval_share=0.1"
+
+
+def load(tmp_path, *overrides):
+    return load_recipe(write(tmp_path), overrides)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["sft=null", "align=null", "evaluate=null"], "recipe: has no stage; write at least one of"),
+        (["sft.data.sources=[]"], "sft.data.sources: is empty, and no stage before makes rows; name sources, or add a synth"),
+        (["align.data.sources=[]"], "align.data.sources: is empty, and no stage before makes rows"),
+        (["feedback={}"], "feedback.prompts: is empty, and nothing else says what to ask; give recorded, prompts"),
+        (["model={kind: new}", "sft.data.max_length=512", "align.data.max_length=512"], "pretrain: is missing"),
+        ([*NEW_MODEL, "align.data.max_length=512"], "sft.data.max_length: must be at most the model's 512 positions, got 1024"),
+        ([*FITTING, "sft.lora={load_in_4bit: true}"], "sft.lora.load_in_4bit: is for models from the hub; set it to false"),
+        (["sft.train.eval_steps=5"], "sft.train.eval_steps: needs held-out rows, got 5; give sft.data.eval_sources or eval_share"),
+        (["align.train.metric_for_best_model=eval_loss", "align.train.save_steps=5"], "align.train.metric_for_best_model: needs held-out"),
+        (["sft.train.metric_for_best_model=eval_loss", HELD_OUT], "sft.train.metric_for_best_model: needs checkpoints; give save_steps"),
+        ([HELD_OUT, "sft.data.eval_sources=[{path: e}]"], "sft.data.eval_share: is not used beside eval_sources, got 0.1"),
+        (["sft.data.eval_sources=[{path: e}, {path: chats.jsonl}]"], "sft.data.eval_sources.1: is trained on too, got chats.jsonl train"),
+        (["sft.data.max_prompt_length=1024"], "sft.data.max_prompt_length: must leave room for an answer within max_length 1024"),
+        (["align.data.truncation.rule=trl_0.7"], "align.data.truncation.rule: trl_0.7 needs max_prompt_length"),
+        (["sft.data.truncation.rule=trl_0.7", "sft.data.max_prompt_length=9"], "sft.data.truncation.rule: trl_0.7 needs pairs of answers"),
+        (["sft.train.lr_scheduler_type=constant", "sft.train.warmup_steps=2"], "sft.train.lr_scheduler_type: constant has no warm-up"),
+        (["align.lora.lora_dropout=0.1"], "align.lora.lora_dropout: must be 0, because answers that share a prompt share its mask, got 0.1"),
+        (["align.objective.label_smoothing=0.1"], "align.objective.label_smoothing: does not belong to loss_type ipo, got 0.1; leave it"),
+        (["align.objective.loss_type=exo_pair", "align.objective.label_smoothing=0"], "align.objective.label_smoothing: must be above 0"),
+        (["align.objective.f_alpha=0.1"], "align.objective.f_alpha: goes with f_divergence alpha_divergence alone, got 0.1 and None"),
+        ([*FEEDBACK, "align.objective={name: kto}"], "feedback.binarize.output: must be kto for objective kto, got pairs; write"),
+        ([*FEEDBACK, "align.objective={name: listwise}"], "feedback.binarize.output: must be listwise for objective listwise, got pairs"),
+        ([*FEEDBACK, "feedback.binarize.output=kto"], "feedback.binarize.output: must be pairs for objective dpo, got kto"),
+        ([*FEEDBACK, "feedback.binarize.output=listwise", "align.objective={name: listwise, num_completions: 3}"],
+         "align.objective.num_completions: must be at least the 4 answers of feedback.candidates, got 3; write 4"),
+        ([*FEEDBACK, "sft=null"], "feedback.candidates.models.0: no stage before feedback that makes a model is called so, got stage:sft; none"),
+        (["align.start=stage:sfft"], "align.start: no stage before align that makes a model is called so, got stage:sfft; known are sft"),
+        (["evaluate.tasks=[{name: preference}]"], "evaluate.tasks.0.sources: is empty, and align holds out no rows; name sources"),
+        (["evaluate.tasks=[{name: world}, {name: perplexity}]"], "evaluate.tasks.1.sources: is empty, and sft holds out no rows"),
+    ],
+)  # fmt: skip
+def test_settings_at_odds_are_refused(tmp_path, overrides, expected):
+    with pytest.raises(RecipeError) as caught:
+        load(tmp_path, *overrides)
+    # One mistake gives one problem.
+    assert expected in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        FITTING,
+        [*FEEDBACK, "feedback.binarize.output=kto", "align.objective={name: kto}"],
+        [*FEEDBACK, "feedback.binarize.output=listwise", "align.objective={name: listwise, num_completions: 5}"],
+        [HELD_OUT, "sft.train.eval_steps=5", "evaluate.tasks=[{name: perplexity}]"],
+        ["evaluate.tasks=[{name: preference, sources: [{path: e}]}]"],
+        ["align.start=stage:sft"],
+        ["align.start=a/folder"],
+        ["align.objective.loss_type=sigmoid", "align.objective.label_smoothing=0.1"],
+        ["align.data.truncation.rule=trl_0.7", "align.data.max_prompt_length=512"],
+    ],
+)
+def test_settings_that_go_together_are_taken(tmp_path, overrides):
+    assert load(tmp_path, *overrides).name == "small"
+
+
+@pytest.mark.parametrize(
+    ("train", "held_out", "shared"),
+    [
+        ("train", "train", True),
+        ("train", "test", False),
+        ("train[:90%]", "train", True),
+        ("train[:90%]", "train[90%:]", False),
+        ("train[:90%]", "train[89%:]", True),
+        ("train[:-10%]", "train[-10%:]", False),
+        ("train[:-10%]", "train[-11%:]", True),
+        ("train[:100]", "train[100:200]", False),
+        ("train[:101]", "train[100:200]", True),
+        ("train[:-5]", "train[-5:]", False),
+        ("train[:50%]", "train[100:]", False),  # cannot be told without the rows
+    ],
+)
+def test_rows_that_are_trained_on_cannot_be_held_out(tmp_path, train, held_out, shared):
+    words = [
+        f"sft.data.sources.0.split='{train}'",
+        f"sft.data.eval_sources=[{{path: chats.jsonl, split: '{held_out}'}}]",
+    ]
+    if not shared:
+        assert load(tmp_path, *words).sft.data.eval_sources[0].split == held_out
+        return
+    with pytest.raises(RecipeError, match="is trained on too"):
+        load(tmp_path, *words)
+
+
+def test_different_parts_of_one_data_set_are_no_overlap(tmp_path):
+    for part in ("config: b", "revision: c", "where: {split: test}"):
+        load(tmp_path, f"sft.data.eval_sources=[{{path: chats.jsonl, {part}}}]")
+
+
+def test_conflicts_are_told_beside_other_problems_unless_these_explain_them(tmp_path):
+    with pytest.raises(RecipeError) as caught:
+        load(tmp_path, "sft.train.eval_steps=5", "align.objective.beta=0", "sft.data.sources=3")
+    printed = str(caught.value)
+    assert "3 problems" in printed
+    assert "sft.train.eval_steps" in printed
+    assert "sft.data.sources: must be a valid list" in printed
+    assert "is empty" not in printed
+
+
+def test_python_callers_are_told_all_conflicts_too():
+    with pytest.raises(ValidationError) as caught:
+        Recipe.model_validate({"name": "x", "model": {"kind": "new"}, "sft": {"train": {"learning_rate": 1}}})
+    told = str(caught.value)
+    assert all(key in told for key in ("sft.data.sources: is empty", "pretrain: is missing", "sft.data.max_length"))
+
+
+def test_packed_batches_count_dialogues_by_their_tokens():
+    recipe = Recipe.model_validate(
+        {
+            "name": "x",
+            "model": {"kind": "pretrained", "name_or_path": "m"},
+            "sft": {
+                "batch_counts": "packed",
+                "data": {"sources": [{"path": "p"}], "max_length": 2048},
+                "train": {"learning_rate": 1e-5, "train_batch_size": 128},
+            },
+        }
+    )
+    assert recipe.sft.dialogues_per_step(2048) == 128
+    assert recipe.sft.dialogues_per_step(1370) == 191
+    assert recipe.sft.dialogues_per_step(1e9) == 1
+
+
+def test_alignment_may_lay_dialogues_out_in_another_way(tmp_path):
+    recipe = load(tmp_path, "align.chat_template={name: chatml}")
+    assert [recipe.template_of(stage).name for stage in ("sft", "align", "evaluate")] == ["zephyr", "chatml", "zephyr"]
+    assert load_recipe(write(tmp_path, SMALL)).template_of("align").name == "zephyr"

@@ -1,0 +1,240 @@
+"""Every shape that data sets are published in, as records; and what is said of rows that are none."""
+
+import pytest
+
+from zephyr.errors import DataError
+from zephyr.records.fields import Fault, Row
+from zephyr.records.messages import Message
+from zephyr.records.rows import Answer, Chat, Preference, Prompt, Rated, Text
+from zephyr.records.shapes import SHAPES, convert, detect_shape, records_of, unknown_shape
+
+QUESTION, ANSWER = Message("user", "Hi"), Message("assistant", "Hello!")
+PLAIN = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!"}]
+NO = "Go away."
+OTHER = [PLAIN[0], {"role": "assistant", "content": "Go away."}]
+SHAREGPT = [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello!"}]
+HH = "\n\nHuman: Hi\n\nAssistant: Hello!"
+SYSTEM = Message("system", "Be brief.")
+
+DIALOGUES = [
+    ("messages", {"messages": PLAIN}),
+    ("messages", {"messages": PLAIN, "prompt": "Hi", "prompt_id": "0"}),
+    ("sharegpt", {"conversations": SHAREGPT, "system": ""}),
+    ("alpaca", {"instruction": "Hi", "input": "", "output": "Hello!"}),
+    ("alpaca", {"instruction": "Hi", "response": "Hello!", "history": []}),
+    ("alpaca", {"instruction": "Hi", "input": None, "output": "Hello!", "score": 4.5, "label": "138"}),
+    ("prompt_completion", {"prompt": "Hi", "completion": "Hello!"}),
+    ("prompt_completion", {"prompt": [PLAIN[0]], "completion": [PLAIN[1]]}),
+    ("prompt_completion", {"question": "Hi", "answer": "Hello!"}),
+]
+
+
+@pytest.mark.parametrize(("shape", "fields"), DIALOGUES)
+def test_dialogues_become_chats_and_prompts(shape, fields):
+    assert detect_shape(fields, "chat") == shape
+    row = Row("r", fields)
+    assert convert(row, shape, "chat") == Chat("r", (QUESTION, ANSWER))
+    assert convert(row, shape, "prompt") == Prompt("r", (QUESTION,))
+
+
+PAIRS = [
+    ("preference", {"prompt": "Hi", "chosen": "Hello!", "rejected": "Go away."}),
+    ("preference", {"prompt": "Hi", "chosen": PLAIN, "rejected": OTHER, "messages": PLAIN}),
+    ("preference", {"chosen": PLAIN, "rejected": OTHER}),
+    ("preference", {"prompt": [PLAIN[0]], "chosen": [PLAIN[1]], "rejected": [OTHER[1]]}),
+    ("preference", {"conversations": SHAREGPT[:1], "chosen": SHAREGPT[1], "rejected": {"from": "gpt", "value": NO}}),
+    ("preference", {"instruction": "Hi", "input": "", "output": "?", "chosen": "Hello!", "rejected": "Go away."}),
+    ("preference", {"question": "Hi", "system": "", "chosen": "Hello!", "rejected": "Go away."}),
+    ("preference", {"prompt": "Hi", "completions": ["Go away.", "Hello!"], "ratings": [0, 1]}),
+    ("hh_rlhf", {"chosen": HH, "rejected": HH.replace("Hello!", "Go away.")}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("shape", "fields"), PAIRS)
+def test_pairs_become_preferences_prompts_and_chats(shape, fields):
+    assert detect_shape(fields, "preference") == shape
+    row = Row("r", fields)
+    assert convert(row, shape, "preference") == Preference("r", (QUESTION,), ("Hello!", "Go away."), (1.0, 0.0))
+    assert convert(row, shape, "prompt") == Prompt("r", (QUESTION,))
+    assert convert(row, shape, "chat") == Chat("r", (QUESTION, ANSWER))
+
+
+LABELLED = [
+    {"messages": PLAIN, "label": False},
+    {"conversations": SHAREGPT, "label": False},
+    {"prompt": "Hi", "completion": "Hello!", "label": "false"},
+    {"instruction": "Hi", "output": "Hello!", "label": False},
+]
+
+
+@pytest.mark.parametrize("fields", LABELLED)
+def test_labelled_answers_become_preferences_of_one(fields):
+    assert detect_shape(fields, "preference") == "kto"
+    assert convert(Row("r", fields), "kto", "preference") == Preference("r", (QUESTION,), ("Hello!",), (0.0,))
+
+
+def test_a_rejected_answer_is_never_taught():
+    # A reader who asks for dialogues of labelled rows must say that the labels do not matter, by the shape.
+    assert "chat" not in SHAPES["kto"].kinds
+
+
+def test_scores_of_a_pair_are_its_ratings():
+    fields = {"prompt": "Hi", "chosen": "a", "rejected": "b", "score_chosen": "8.5", "score_rejected": 3}
+    assert convert(Row("r", fields), "preference", "preference").ratings == (8.5, 3.0)
+
+
+def test_a_list_is_sorted_best_first_and_ties_keep_their_order():
+    fields = {"prompt": "Hi", "completions": ["a", "b", "c", "d"], "ratings": [2, 5, 2, 1]}
+    record = convert(Row("r", fields), "preference", "preference")
+    assert (record.completions, record.ratings) == (("b", "a", "c", "d"), (5.0, 2.0, 2.0, 1.0))
+
+
+def test_ultrafeedback_as_it_is_published():
+    annotations = {
+        "honesty": {"Rating": "N/A", "Rationale": "?"},
+        "helpfulness": {"Type": ["1"], "Rationale": "!", "Rating": "4", "Rationale For Rating": "!"},
+    }
+    fields = {
+        "source": "evol_instruct",
+        "instruction": "Hi",
+        "models": ["m1", "m2"],
+        "completions": [
+            {"model": "m1", "response": "Hello!", "annotations": annotations, "overall_score": 7.5, "critique": "Fine.",
+             "fine-grained_score": 4.0},
+            {"model": "m2", "response": "", "annotations": {}, "fine-grained_score": 1.5, "critique": None},
+        ],
+    }  # fmt: skip
+    assert detect_shape(fields) == "ultrafeedback"
+    good = Answer("Hello!", "m1", 7.5, {"honesty": None, "helpfulness": 4.0}, "Fine.")
+    expected = Rated("r", (QUESTION,), (good, Answer("", "m2", 1.5)), "evol_instruct")
+    assert convert(Row("r", fields), "ultrafeedback", "rated") == expected
+    assert convert(Row("r", fields), "ultrafeedback", "prompt") == Prompt("r", (QUESTION,), "evol_instruct")
+
+
+def test_an_answer_a_row_is_rated_feedback():
+    fields = {"prompt_id": "1", "prompt": "Hi", "model": "m", "completion": "Hello!", "score": None, "rationale": "?"}
+    assert detect_shape(fields, "rated") == "rated"
+    assert convert(Row("r", fields), "rated", "rated") == Rated(
+        "r", (QUESTION,), (Answer("Hello!", "m", None, {}, "?"),)
+    )
+
+
+def test_texts():
+    assert detect_shape({"story": "name", "text": "Once"}) == "text"
+    assert convert(Row("r", {"story": "name", "text": "Once"}), "text", "text") == Text("r", "Once")
+
+
+def test_inputs_follow_instructions_and_history_comes_first():
+    fields = {
+        "instruction": "Add.",
+        "input": "1 and 2",
+        "output": "3",
+        "history": [["Hi", "Hello!"]],
+        "system": "Be brief.",
+    }
+    chat = convert(Row("r", fields), "alpaca", "chat")
+    assert chat.messages == (SYSTEM, QUESTION, ANSWER, Message("user", "Add.\n\n1 and 2"), Message("assistant", "3"))
+
+
+@pytest.mark.parametrize(
+    ("name", "role"),
+    [("human", "user"), ("User", "user"), ("<|start_header_id|>user<|end_header_id|>", "user"), ("prompter", "user"),
+     ("gpt", "assistant"), ("chatgpt", "assistant"), ("Assistant", "assistant"), ("<|assistant|>", "assistant"),
+     ("system", "system")],
+)  # fmt: skip
+def test_speakers_have_many_names(name, role):
+    turns = [{"from": name, "value": "x"}]
+    before = [] if role != "assistant" else [{"from": "human", "value": "x"}]
+    after = [] if role != "system" else [{"from": "human", "value": "x"}]
+    record = records_of(Row("r", {"conversations": before + turns + after}), "sharegpt", "prompt")
+    assert record[0].messages[0].role == ("user" if role == "assistant" else role)
+
+
+def test_hh_dialogues_share_all_but_the_last_answer():
+    before = "\n\nHuman: Hi\n\nAssistant: Hello!\n\nHuman: So?\n\nAssistant:"
+    record = convert(
+        Row("r", {"chosen": f"{before} Well.", "rejected": f"{before} No.\n\nNever."}), "hh_rlhf", "preference"
+    )
+    assert record.prompt == (QUESTION, ANSWER, Message("user", "So?"))
+    assert record.completions == ("Well.", "No.\n\nNever.")
+
+
+@pytest.mark.parametrize(
+    ("shape", "kind", "fields", "reason", "what"),
+    [
+        ("messages", "chat", {"messages": [PLAIN[0], {"role": "assistant", "content": None}]}, "null answer",
+         "message 2 (assistant) has no text: its content is null or missing"),
+        ("messages", "chat", {"messages": PLAIN[::-1]}, "roles out of turn",
+         "message 1 is by 'assistant' where 'user' is due ('assistant' comes first); the last message is by 'user'"),
+        ("messages", "chat", {"messages": "Hi"}, "messages is no list", "the field messages is no list of messages"),
+        ("messages", "chat", {"messages": [{"role": "tool", "content": "x"}, 5]}, "unknown role",
+         "message 1 is by 'tool', which is neither system nor user nor assistant; message 2 is no object, got 5"),
+        ("messages", "chat", {"messages": [PLAIN[0], {"role": "assistant", "content": ["x"]}]}, "content is no text",
+         "message 2 (assistant) is no text, got ['x']"),
+        ("alpaca", "chat", {"instruction": "Hi", "output": None}, "null answer", "the answer is null or missing"),
+        ("alpaca", "chat", {"instruction": "Hi", "output": " "}, "empty answer", "message 2 (assistant) is empty"),
+        ("preference", "preference", {"prompt": "Hi", "chosen": "a", "rejected": None}, "null rejected answer",
+         "the rejected answer is null or missing"),
+        ("preference", "preference", {"prompt": "Hi", "chosen": "", "rejected": " "}, "empty answer",
+         "the chosen answer is empty; the rejected answer is empty"),
+        ("preference", "preference", {"chosen": "a", "rejected": "b"}, "no prompt",
+         "chosen and rejected are texts and there is no prompt (as text or messages)"),
+        ("preference", "preference", {"chosen": PLAIN, "rejected": [{"role": "user", "content": "Ho"}, OTHER[1]]},
+         "no common prompt", "chosen and rejected differ before their last message"),
+        ("preference", "preference", {"chosen": PLAIN[:1], "rejected": OTHER}, "no chosen answer",
+         "chosen does not end with an answer"),
+        ("preference", "preference", {"prompt": "Hi", "completions": ["a"], "ratings": []}, "ratings do not fit",
+         "completions and ratings are not two lists of the same length"),
+        ("kto", "preference", {"messages": PLAIN, "label": "maybe"}, "label is not true or false",
+         "the label is not true or false, got 'maybe'"),
+        ("rated", "rated", {"prompt": "Hi", "completion": "a", "score": "good"}, "score is no number",
+         "answer 1: the score is no finite number, got 'good'"),
+        ("rated", "rated", {"prompt": "", "answers": [{"text": None}, 1]}, "empty prompt", "the prompt is empty"),
+        ("text", "text", {"text": "\n"}, "empty text", "the text is empty"),
+        ("hh_rlhf", "preference", {"chosen": "Hello", "rejected": HH}, "no HH-RLHF text",
+         "the text does not begin with 'Human:', got 'Hello'"),
+    ],
+)  # fmt: skip
+def test_faults_of_a_row_are_said(shape, kind, fields, reason, what):
+    fault = records_of(Row("r", fields), shape, kind)
+    assert isinstance(fault, Fault)
+    assert fault.reason == reason
+    assert fault.what.startswith(what)
+    with pytest.raises(DataError, match=r"^r: "):
+        convert(Row("r", fields), shape, kind)
+
+
+def test_of_many_faults_five_are_said():
+    fault = records_of(Row("r", {"messages": [{"role": "?", "content": "x"}] * 8}), "messages", "chat")
+    assert fault.what.count("neither") == 5
+    assert fault.what.endswith("; and 3 more")
+
+
+def test_values_in_messages_are_short_and_tame():
+    fault = records_of(Row("r", {"messages": "\x1b[2J\n" + "x" * 10_000}), "messages", "chat")
+    assert len(fault.what) < 160
+    assert fault.what.isprintable()
+
+
+def test_rows_of_no_shape_are_told_what_is_needed():
+    error = unknown_shape(Row("f.csv row 1", {"promt": "a", "completion": "b"}), "chat")
+    assert str(error) == (
+        "f.csv row 1: has the fields promt, completion, and no chat records can be made of it ('promt': did you mean "
+        "'prompt'?); needed are prompt (role, text, replies) | chosen, rejected (Human: ...) | prompt, chosen, "
+        "rejected | messages | conversations | instruction, output | prompt, completion; rename fields with columns, "
+        "or say the shape"
+    )
+
+
+def test_rows_of_another_kind_are_told_which():
+    fields = {"messages": []}
+    assert detect_shape(fields, "preference") is None
+    said = "r: has the shape 'messages' (messages), which holds chat, prompt records, and no preference records"
+    assert str(unknown_shape(Row("r", fields), "preference")).startswith(said)
+
+
+def test_a_shape_that_cannot_hold_the_kind_is_refused():
+    with pytest.raises(
+        DataError, match="rows of shape 'text' hold no chat records; these shapes do: oasst_tree, hh_rlhf"
+    ):
+        convert(Row("r", {"text": "x"}), "text", "chat")

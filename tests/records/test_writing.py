@@ -1,0 +1,107 @@
+"""What is written is read back the same; a file is whole or not there."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from zephyr.errors import DataError
+from zephyr.records.messages import Message
+from zephyr.records.reading import read_rows
+from zephyr.records.rows import Answer, Chat, Preference, Prompt, Rated, Text
+from zephyr.records.shapes import convert, detect_shape
+from zephyr.records.writing import to_fields, write_jsonl
+
+FILLED = st.text(st.characters(codec="utf-8"), min_size=1, max_size=30).filter(str.strip)
+NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
+
+
+@st.composite
+def dialogues(draw, ends_with):
+    num_turns = draw(st.integers(1, 3)) * 2 - (ends_with == "user")
+    turns = [Message(("user", "assistant")[turn % 2], draw(FILLED)) for turn in range(num_turns)]
+    system = draw(st.none() | st.text(st.characters(codec="utf-8"), max_size=10))
+    return (*([] if system is None else [Message("system", system)]), *turns)
+
+
+@st.composite
+def preferences(draw):
+    completions = tuple(draw(st.lists(FILLED, min_size=1, max_size=4)))
+    ratings = draw(st.lists(NUMBERS, min_size=len(completions), max_size=len(completions)))
+    if len(completions) != 2:  # A pair keeps its order, whatever its scores say.
+        ratings.sort(reverse=True)
+    return Preference("", draw(dialogues("user")), completions, tuple(ratings), draw(SOURCES))
+
+
+SOURCES = st.sampled_from(["", "evol_instruct"])
+SCORES = st.none() | NUMBERS
+ANSWERS = st.builds(
+    Answer, st.text(st.characters(codec="utf-8")), FILLED, SCORES, st.dictionaries(FILLED, SCORES), FILLED
+)
+RECORDS = st.one_of(
+    st.tuples(st.just("text"), st.builds(Text, st.just(""), FILLED, SOURCES)),
+    st.tuples(st.just("chat"), st.builds(Chat, st.just(""), dialogues("assistant"), SOURCES)),
+    st.tuples(st.just("prompt"), st.builds(Prompt, st.just(""), dialogues("user"), SOURCES)),
+    st.tuples(st.just("preference"), preferences()),
+    st.tuples(
+        st.just("rated"),
+        st.builds(Rated, st.just(""), dialogues("user"), st.lists(ANSWERS, min_size=1, max_size=3).map(tuple), SOURCES),
+    ),
+)
+
+
+@pytest.fixture(scope="module")
+def scratch(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("written")
+
+
+@given(kind_and_record=RECORDS)
+def test_every_record_is_read_back_the_same(scratch, kind_and_record):
+    kind, record = kind_and_record
+    path = scratch / "rows.jsonl"
+    path.unlink(missing_ok=True)
+    assert write_jsonl(path, [record]) == 1
+    (row,) = read_rows(path)
+    assert convert(row, detect_shape(row.fields, kind), kind)._replace(name="") == record
+
+
+def test_a_pair_has_the_columns_of_ultrafeedback_binarized():
+    record = Preference("", (Message("user", "Hi"),), ("Hello!", "No."), (8.0, 2.5))
+    fields = to_fields(record)
+    assert list(fields) == ["prompt", "prompt_id", "chosen", "rejected", "messages", "score_chosen", "score_rejected"]
+    assert fields["prompt"] == "Hi"
+    assert fields["chosen"] == fields["messages"] == [
+        {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!"}
+    ]  # fmt: skip
+    assert (fields["score_chosen"], fields["score_rejected"]) == (8.0, 2.5)
+
+
+def test_an_existing_file_is_never_written_over(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text("mine")
+    with pytest.raises(DataError, match=r"rows\.jsonl: is there already; choose another name, or move it away"):
+        write_jsonl(path, [{"a": 1}])
+    assert path.read_text() == "mine"
+
+
+def test_a_failure_leaves_nothing(tmp_path):
+    def broken():
+        yield {"a": 1}
+        raise RuntimeError("the teacher is gone")
+
+    with pytest.raises(RuntimeError, match="the teacher is gone"):
+        write_jsonl(tmp_path / "rows.jsonl", broken())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_rows_stream_in_blocks(tmp_path):
+    assert write_jsonl(tmp_path / "rows.jsonl", ({"n": number} for number in range(2_500))) == 2_500
+    lines = (tmp_path / "rows.jsonl").read_text().splitlines()
+    assert [json.loads(line)["n"] for line in lines] == list(range(2_500))
+
+
+def test_numbers_that_are_none_are_not_written(tmp_path):
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_jsonl(tmp_path / "rows.jsonl", [{"score": float("nan")}])
