@@ -119,17 +119,16 @@ def run(
 def check(recipe: RecipeName, overrides: Overrides = None, offline: Offline = False) -> None:
     """Check a recipe and its inputs, count tokens and steps, name every file to be written; train nothing."""
     quiet_libraries(offline=offline)
-    from rich.console import Console
-
     from zephyr.pipeline.asking import asked_recipe
 
     asked = asked_recipe(recipe, overrides or [], offline=offline)
     for note in asked.notes:
         typer.echo(escape_controls(note), err=True)
 
-    from zephyr.pipeline.check import check_recipe
+    from zephyr.pipeline.check import check_lines
 
-    check_recipe(asked.recipe, console=Console())
+    for line in check_lines(asked.recipe):
+        typer.echo(escape_controls(line))
 
 
 @app.command("inspect")

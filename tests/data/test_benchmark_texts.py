@@ -75,9 +75,8 @@ def test_packed_files_tables_and_lines_are_read(tmp_path):
 
 def test_parquet_is_read(tmp_path):
     pyarrow = pytest.importorskip("pyarrow")
-    import pyarrow.parquet
-
-    pyarrow.parquet.write_table(pyarrow.table({"prompt": ["Why?"]}), tmp_path / "a.parquet")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    parquet.write_table(pyarrow.table({"prompt": ["Why?"]}), tmp_path / "a.parquet")
     assert read_benchmarks(["a.parquet"], tmp_path).found == (Benchmark("a.parquet", ("Why?",)),)
 
 

@@ -79,10 +79,8 @@ def benchmarks(shared_data):
 
 
 def test_overlap_of_nemo_aligner(shared_data, benchmarks):
-    found = []
-    for path in sorted((shared_data / "sft/nemo_aligner").glob("*.jsonl")):
-        for line in path.open():
-            found.append(benchmarks.find([turn["value"] for turn in json.loads(line)["conversations"]]))
+    lines = [line for path in (shared_data / "sft/nemo_aligner").glob("*.jsonl") for line in path.open()]
+    found = [benchmarks.find([turn["value"] for turn in json.loads(line)["conversations"]]) for line in lines]
     assert len(found) == 1024
     counts = overlap_counts(found)
     assert (counts["alpaca_eval"], counts["truthfulqa"]) == (1, 2)

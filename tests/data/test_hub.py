@@ -12,6 +12,10 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 ADDRESS = f"hf://datasets/owner/chats@{COMMIT}/data/train-00000.parquet"
 
 
+class DatasetsError(Exception):
+    pass
+
+
 class Table(list):
     info = SimpleNamespace(download_checksums={ADDRESS: {}})
 
@@ -23,12 +27,15 @@ def hub(monkeypatch):
 
     def load_dataset(path, name=None, *, split, revision):
         calls.append((path, name, split, revision))
+        if path == "owner/broken":
+            raise DatasetsError("a file of it is damaged")
         if path != "owner/chats":
             raise FileNotFoundError(f"Dataset '{path}' doesn't exist on the Hub")
         return Table({"prompt": str(number), "completion": "yes"} for number in range(10))
 
     library = SimpleNamespace(load_dataset=load_dataset, config=SimpleNamespace(HF_HUB_OFFLINE=False))
     monkeypatch.setitem(sys.modules, "datasets", library)
+    monkeypatch.setitem(sys.modules, "datasets.exceptions", SimpleNamespace(DatasetsError=DatasetsError))
     return calls
 
 
@@ -55,6 +62,11 @@ def test_what_the_hub_does_not_have_is_refused(hub, tmp_path):
         DataError, match=r"^owner/chat: is no file here and not in the cache.*; run once without offline"
     ):
         open_source(Source("owner/chat"), "chat", data_dir=tmp_path, offline=True)
+
+
+def test_errors_of_the_library_are_said(hub, tmp_path):
+    with pytest.raises(DataError, match=r"cannot be had from the hub \(.*DatasetsError: a file of it is damaged"):
+        open_source(Source("owner/broken"), "chat", data_dir=tmp_path, offline=False)
 
 
 def test_a_folder_here_comes_before_the_hub(hub, tmp_path):

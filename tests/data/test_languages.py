@@ -8,7 +8,7 @@ SENTENCES = {
     "de": "Der Ausschuss trifft sich am Donnerstag wieder, um über die neue Bibliothek zu sprechen.",
     "fr": "Le comité se réunira de nouveau jeudi pour discuter des plans de la nouvelle bibliothèque.",
     "es": "El comité se reunirá de nuevo el jueves para hablar de los planes de la nueva biblioteca.",
-    "zh": "委员会将于星期四再次开会，讨论新图书馆的计划，并决定是否需要更多的资金来完成这个项目。",
+    "zh": "委员会将于星期四再次开会\uff0c讨论新图书馆的计划\uff0c并决定是否需要更多的资金来完成这个项目。",
 }
 
 

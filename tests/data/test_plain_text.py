@@ -64,3 +64,11 @@ def test_decoding_keeps_a_space_at_the_start():
     for tokenizer in (mistral_tokenizer.load(), tiny_tokenizer()):
         plain = PlainText(tokenizer, ["</s>"])
         assert plain.decode(ids_of(plain, "  Hi é\n", "text")) == "  Hi é\n"
+
+
+def test_half_a_character_decodes_to_its_sign():
+    tokenizer = mistral_tokenizer.load()
+    plain = PlainText(tokenizer, ["</s>"])
+    first_byte = tokenizer.convert_tokens_to_ids("<0xE2>")
+    assert plain.decode([first_byte]) == "�"
+    assert plain.decode([first_byte, 28708]) == "�a"

@@ -6,11 +6,11 @@ from zephyr.records.rows import Text
 
 SAID = [
     "I do not have emotions.",
-    "As a machine, I don’t have opinions on that.",
+    "As a machine, I don\u2019t have opinions on that.",
     "I don't have personal experiences, but many people like it.",
     "**As an AI language model**, I cannot taste food.",
-    "I’m just an AI and do not have feelings.",
-    "I'm sorry, but I can’t assist with that.",
+    "I\u2019m just an AI and do not have feelings.",
+    "I'm sorry, but I can\u2019t assist with that.",
     "I apologize, but I cannot provide instructions for this.",
     "I cannot fulfill your request.",
     "Unfortunately, I'm not able to help with that request.",
@@ -68,7 +68,7 @@ def test_every_phrase_is_documented(repository):
 def test_own_phrases_are_whole_words_in_any_case_with_any_apostrophe():
     own = (own_phrase("Beep  boop"), own_phrase("can't say"))
     assert find_refusal("Well, BEEP boop!", own).reason == OWN_PHRASE
-    assert find_refusal("I can’t say.", own).reason == OWN_PHRASE
+    assert find_refusal("I can\u2019t say.", own).reason == OWN_PHRASE
     assert find_refusal("beep boops", own) is None
     with pytest.raises(ValueError, match="a phrase needs words"):
         own_phrase("  ")

@@ -201,6 +201,16 @@ def test_the_hash_follows_bytes_and_names_alone(folder):
     assert source_hash(Source("elsewhere"), folder) != first
 
 
+def test_a_file_that_cannot_be_read_is_named(folder, monkeypatch):
+    def refuse(path, mode):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("pathlib.Path.open", refuse)
+    with pytest.raises(DataError, match=r"^chats\.jsonl: cannot be read \(Permission denied\); check the file"):
+        source_hash(Source("chats.jsonl"), folder)
+    assert "Permission denied" in refusal(folder, "chats.jsonl")
+
+
 QUESTION = st.text(max_size=20).map(lambda text: (Message("user", text),))
 
 

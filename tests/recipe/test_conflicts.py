@@ -23,36 +23,104 @@ def load(tmp_path, *overrides):
     ("overrides", "expected"),
     [
         (["sft=null", "align=null", "evaluate=null"], "recipe: has no stage; write at least one of"),
-        (["sft.data.sources=[]"], "sft.data.sources: is empty, and no stage before makes rows; name sources, or add a synth"),
+        (
+            ["sft.data.sources=[]"],
+            "sft.data.sources: is empty, and no stage before makes rows; name sources, or add a synth",
+        ),
         (["align.data.sources=[]"], "align.data.sources: is empty, and no stage before makes rows"),
         (["feedback={}"], "feedback.prompts: is empty, and nothing else says what to ask; give recorded, prompts"),
         (["model={kind: new}", "sft.data.max_length=512", "align.data.max_length=512"], "pretrain: is missing"),
-        ([*NEW_MODEL, "align.data.max_length=512"], "sft.data.max_length: must be at most the model's 512 positions, got 1024"),
-        ([*FITTING, "sft.lora={load_in_4bit: true}"], "sft.lora.load_in_4bit: is for models from the hub; set it to false"),
-        (["sft.train.eval_steps=5"], "sft.train.eval_steps: needs held-out rows, got 5; give sft.data.eval_sources or eval_share"),
-        (["align.train.metric_for_best_model=eval_loss", "align.train.save_steps=5"], "align.train.metric_for_best_model: needs held-out"),
-        (["sft.train.metric_for_best_model=eval_loss", HELD_OUT], "sft.train.metric_for_best_model: needs checkpoints; give save_steps"),
-        ([HELD_OUT, "sft.data.eval_sources=[{path: e}]"], "sft.data.eval_share: is not used beside eval_sources, got 0.1"),
-        (["sft.data.eval_sources=[{path: e}, {path: chats.jsonl}]"], "sft.data.eval_sources.1: is trained on too, got chats.jsonl train"),
-        (["sft.data.max_prompt_length=1024"], "sft.data.max_prompt_length: must leave room for an answer within max_length 1024"),
+        (
+            [*NEW_MODEL, "align.data.max_length=512"],
+            "sft.data.max_length: must be at most the model's 512 positions, got 1024",
+        ),
+        (
+            [*FITTING, "sft.lora={load_in_4bit: true}"],
+            "sft.lora.load_in_4bit: is for models from the hub; set it to false",
+        ),
+        (
+            ["sft.train.eval_steps=5"],
+            "sft.train.eval_steps: needs held-out rows, got 5; give sft.data.eval_sources or eval_share",
+        ),
+        (
+            ["align.train.metric_for_best_model=eval_loss", "align.train.save_steps=5"],
+            "align.train.metric_for_best_model: needs held-out",
+        ),
+        (
+            ["sft.train.metric_for_best_model=eval_loss", HELD_OUT],
+            "sft.train.metric_for_best_model: needs checkpoints; give save_steps",
+        ),
+        (
+            [HELD_OUT, "sft.data.eval_sources=[{path: e}]"],
+            "sft.data.eval_share: is not used beside eval_sources, got 0.1",
+        ),
+        (
+            ["sft.data.eval_sources=[{path: e}, {path: chats.jsonl}]"],
+            "sft.data.eval_sources.1: is trained on too, got chats.jsonl train",
+        ),
+        (
+            ["sft.data.max_prompt_length=1024"],
+            "sft.data.max_prompt_length: must leave room for an answer within max_length 1024",
+        ),
         (["align.data.truncation.rule=trl_0.7"], "align.data.truncation.rule: trl_0.7 needs max_prompt_length"),
-        (["sft.data.truncation.rule=trl_0.7", "sft.data.max_prompt_length=9"], "sft.data.truncation.rule: trl_0.7 needs pairs of answers"),
-        (["sft.train.lr_scheduler_type=constant", "sft.train.warmup_steps=2"], "sft.train.lr_scheduler_type: constant has no warm-up"),
-        (["align.lora.lora_dropout=0.1"], "align.lora.lora_dropout: must be 0, because answers that share a prompt share its mask, got 0.1"),
-        (["align.objective.label_smoothing=0.1"], "align.objective.label_smoothing: does not belong to loss_type ipo, got 0.1; leave it"),
-        (["align.objective.loss_type=exo_pair", "align.objective.label_smoothing=0"], "align.objective.label_smoothing: must be above 0"),
-        (["align.objective.f_alpha=0.1"], "align.objective.f_alpha: goes with f_divergence alpha_divergence alone, got 0.1 and None"),
-        ([*FEEDBACK, "align.objective={name: kto}"], "feedback.binarize.output: must be kto for objective kto, got pairs; write"),
-        ([*FEEDBACK, "align.objective={name: listwise}"], "feedback.binarize.output: must be listwise for objective listwise, got pairs"),
-        ([*FEEDBACK, "feedback.binarize.output=kto"], "feedback.binarize.output: must be pairs for objective dpo, got kto"),
-        ([*FEEDBACK, "feedback.binarize.output=listwise", "align.objective={name: listwise, num_completions: 3}"],
-         "align.objective.num_completions: must be at least the 4 answers of feedback.candidates, got 3; write 4"),
-        ([*FEEDBACK, "sft=null"], "feedback.candidates.models.0: no stage before feedback that makes a model is called so, got stage:sft; none"),
-        (["align.start=stage:sfft"], "align.start: no stage before align that makes a model is called so, got stage:sfft; known are sft"),
-        (["evaluate.tasks=[{name: preference}]"], "evaluate.tasks.0.sources: is empty, and align holds out no rows; name sources"),
-        (["evaluate.tasks=[{name: world}, {name: perplexity}]"], "evaluate.tasks.1.sources: is empty, and sft holds out no rows"),
+        (
+            ["sft.data.truncation.rule=trl_0.7", "sft.data.max_prompt_length=9"],
+            "sft.data.truncation.rule: trl_0.7 needs pairs of answers",
+        ),
+        (
+            ["sft.train.lr_scheduler_type=constant", "sft.train.warmup_steps=2"],
+            "sft.train.lr_scheduler_type: constant has no warm-up",
+        ),
+        (
+            ["align.lora.lora_dropout=0.1"],
+            "align.lora.lora_dropout: must be 0, because answers that share a prompt share its mask, got 0.1",
+        ),
+        (
+            ["align.objective.label_smoothing=0.1"],
+            "align.objective.label_smoothing: does not belong to loss_type ipo, got 0.1; leave it",
+        ),
+        (
+            ["align.objective.loss_type=exo_pair", "align.objective.label_smoothing=0"],
+            "align.objective.label_smoothing: must be above 0",
+        ),
+        (
+            ["align.objective.f_alpha=0.1"],
+            "align.objective.f_alpha: goes with f_divergence alpha_divergence alone, got 0.1 and None",
+        ),
+        (
+            [*FEEDBACK, "align.objective={name: kto}"],
+            "feedback.binarize.output: must be kto for objective kto, got pairs; write",
+        ),
+        (
+            [*FEEDBACK, "align.objective={name: listwise}"],
+            "feedback.binarize.output: must be listwise for objective listwise, got pairs",
+        ),
+        (
+            [*FEEDBACK, "feedback.binarize.output=kto"],
+            "feedback.binarize.output: must be pairs for objective dpo, got kto",
+        ),
+        (
+            [*FEEDBACK, "feedback.binarize.output=listwise", "align.objective={name: listwise, num_completions: 3}"],
+            "align.objective.num_completions: must be at least the 4 answers of feedback.candidates, got 3; write 4",
+        ),
+        (
+            [*FEEDBACK, "sft=null"],
+            "feedback.candidates.models.0: no stage before feedback that makes a model is called so, got stage:sft",
+        ),
+        (
+            ["align.start=stage:sfft"],
+            "align.start: no stage before align that makes a model is called so, got stage:sfft; known are sft",
+        ),
+        (
+            ["evaluate.tasks=[{name: preference}]"],
+            "evaluate.tasks.0.sources: is empty, and align holds out no rows; name sources",
+        ),
+        (
+            ["evaluate.tasks=[{name: world}, {name: perplexity}]"],
+            "evaluate.tasks.1.sources: is empty, and sft holds out no rows",
+        ),
     ],
-)  # fmt: skip
+)
 def test_settings_at_odds_are_refused(tmp_path, overrides, expected):
     with pytest.raises(RecipeError) as caught:
         load(tmp_path, *overrides)

@@ -136,8 +136,8 @@ def test_training_on_test_rows_is_refused_with_what_to_write():
     lines = str(caught.value).splitlines()
     assert lines[0].endswith("2 problems")
     assert lines[1] == (
-        "  line 8, dataset_mixture.datasets.2: trains on test rows, got HuggingFaceH4/ultrafeedback_binarized test_prefs; "
-        "move this entry from `datasets` to a list `eval_datasets` beside it"
+        "  line 8, dataset_mixture.datasets.2: trains on test rows, got HuggingFaceH4/ultrafeedback_binarized "
+        "test_prefs; move this entry from `datasets` to a list `eval_datasets` beside it"
     )
     data = load("starchat_dpo_held_out").recipe.align.data
     assert [one.split for one in data.sources] == ["train_prefs"] * 2
@@ -190,7 +190,8 @@ def test_another_objective_may_be_chosen():
 def test_assumed_devices_are_told():
     note = next(note for note in load("dpo_full_2024").notes if note.startswith("per_device_train_batch_size"))
     assert note.endswith(
-        "train_batch_size 128 (8 x gradient_accumulation_steps 2 x 8 devices, assumed: say num_devices=N if they were others)"
+        "train_batch_size 128 (8 x gradient_accumulation_steps 2 x 8 devices, assumed: say num_devices=N if they were "
+        "others)"
     )
     assert any(note.startswith("push_to_hub is left out: nothing is published") for note in load("dpo_full_2024").notes)
 
@@ -208,7 +209,7 @@ def test_problems_are_told_in_old_keys_with_their_lines(tmp_path):
     assert "per_device_train_batch_size: must be a whole number above 0, got 'many'" in printed
     path.write_text(text.replace("learning_rate: 5.0e-7", "learning_rate: fast"))
     with pytest.raises(
-        RecipeError, match=r"line 18 \(learning_rate\), align.train.learning_rate: must be a valid number"
+        RecipeError, match=r"line 17 \(learning_rate\), align.train.learning_rate: must be a valid number"
     ):
         read_recipe(str(path))
 

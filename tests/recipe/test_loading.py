@@ -39,14 +39,16 @@ def test_one_problem_takes_one_line(tmp_path):
 
 def test_all_problems_are_told_at_once_in_five_lines(tmp_path):
     text = SMALL.replace("beta:", "betta:").replace("evaluate:", "evalute:").replace("[{path: pairs.jsonl}]", "[]")
-    lines = message(write(tmp_path, text), "sft.train.max_steps=0", "sft.train.eval_steps=5", "seed=yes").splitlines()
+    path = write(tmp_path, text)
+    lines = message(path, "sft.train.save_total_limit=0", "sft.train.eval_steps=5", "seed=yes").splitlines()
     assert lines[0].endswith("small.yaml: 6 problems")
     assert lines[1:4] == [
         "  override, seed: must be a number, got True; every random choice of the run follows from it",
-        "  override, sft.train.max_steps: must be greater than or equal to 1, got 0; stop after this many optimizer steps",
+        "  override, sft.train.save_total_limit: must be greater than or equal to 1, got 0; checkpoints that are kept",
         "  line 11, align.objective.betta: there is no such key, got 0.1; did you mean 'beta'?",
     ]
-    assert lines[4:] == ["  and 3 more: evalute, align.data.sources, sft.train.eval_steps"]
+    rest = "evalute (there is no such key), align.data.sources (is empty), sft.train.eval_steps (needs held-out rows)"
+    assert lines[4:] == [f"  and 3 more: {rest}"]
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 9, 40])
@@ -75,18 +77,34 @@ def test_a_key_of_another_place_is_found(tmp_path):
     ("old", "new", "expected"),
     [
         ("name: small", "name: a b", "line 1, name: must match pattern"),
-        ("name: dpo", "name: dop", "line 11, align.objective.name: there is no such choice, got 'dop'; did you mean 'dpo'?"),
-        ("name: dpo, ", "", "line 11, align.objective.name: is missing; known are cpo, dpo, kto, listwise, orpo, simpo"),
+        (
+            "name: dpo",
+            "name: dop",
+            "line 11, align.objective.name: there is no such choice, got 'dop'; did you mean 'dpo'?",
+        ),
+        (
+            "name: dpo, ",
+            "",
+            "line 11, align.objective.name: is missing; known are cpo, dpo, kto, listwise, orpo, simpo",
+        ),
         ("ipo", "ippo", "line 11, align.objective.loss_type: there is no such choice, got 'ippo'; did you mean 'ipo'?"),
         ("some/model", "no", "line 2, model.name_or_path: must be text, got False; put it in quotes"),
         ("name_or_path: some/model", "name: x", "model.name: there is no such key, got 'x'"),
-        ("5e-7", "5e-x", "line 12, align.train.learning_rate: must be a valid number, unable to parse string as a number"),
+        (
+            "5e-7",
+            "5e-x",
+            "line 12, align.train.learning_rate: must be a valid number, unable to parse string as a number",
+        ),
         ("5e-7", "true", "line 12, align.train.learning_rate: must be a number, got True; peak learning rate"),
         ("5e-7", ".inf", "line 12, align.train.learning_rate: must be a finite number, got inf"),
-        ("5e-7", "1, warmup_ratio: 0.1, warmup_steps: 3", "line 12, align.train: warmup_ratio and warmup_steps are both"),
+        (
+            "5e-7",
+            "1, warmup_ratio: 0.1, warmup_steps: 3",
+            "line 12, align.train: warmup_ratio and warmup_steps are both",
+        ),
         ("[{path: pairs.jsonl}]", "[{path: a, split: 'train[:10'}]", "line 10, align.data.sources.0.split: must match"),
     ],
-)  # fmt: skip
+)
 def test_single_mistakes(tmp_path, old, new, expected):
     assert old in SMALL
     assert expected in message(write(tmp_path, SMALL.replace(old, new)))

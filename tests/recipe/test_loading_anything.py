@@ -24,8 +24,8 @@ plain = st.recursive(
 )
 
 
-def outcome(text: str | bytes, *overrides: str) -> Recipe | None:
-    """The recipe if there is one; anything but a recipe and a RecipeError is a failure of the test."""
+def check(text: str | bytes, *overrides: str) -> None:
+    """Fails on anything but a RecipeError of five lines, or a recipe that survives being written out."""
     content = text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "recipe.yaml"
@@ -33,35 +33,36 @@ def outcome(text: str | bytes, *overrides: str) -> Recipe | None:
         try:
             recipe = load_recipe(str(path), overrides)
         except RecipeError as error:
-            assert len(str(error).splitlines()) <= 5
-            return None
-        path.write_text(resolved_yaml(recipe), encoding="utf-8")
-        assert load_recipe(str(path)) == recipe
-    return recipe
+            printed = str(error)
+        else:
+            path.write_text(resolved_yaml(recipe), encoding="utf-8")
+            assert load_recipe(str(path)) == recipe
+            printed = ""
+    assert len(printed.splitlines()) <= 5
 
 
 @given(st.binary(max_size=200) | st.text(max_size=200))
 @example("\x85")
 @example('name: "\\ud800"\n')
 @example("%YAML 9.9\n---\na: 1")
-@settings(max_examples=200)
+@settings(max_examples=80)
 def test_any_text(text):
-    outcome(text)
+    check(text)
 
 
 @given(st.sampled_from(KEYS), plain)
 @example("name", "\ud800")
 @example("description", "\x00")
 @example("sft.train", {"learning_rate": 1e-300, "": 1})
-@settings(max_examples=300)
+@settings(max_examples=100)
 def test_any_value_at_any_key(key, value):
-    outcome(SMALL, f"{key}={yaml.safe_dump(value, default_flow_style=True)}")
+    check(SMALL, f"{key}={yaml.safe_dump(value, default_flow_style=True)}")
 
 
 @given(st.lists(st.tuples(st.sampled_from(KEYS) | words, words).map("=".join) | words, max_size=4))
-@settings(max_examples=200)
+@settings(max_examples=80)
 def test_any_words_as_overrides(overrides):
-    outcome(SMALL, *overrides)
+    check(SMALL, *overrides)
 
 
 @given(
@@ -69,12 +70,12 @@ def test_any_words_as_overrides(overrides):
         st.sampled_from(["name", "model", "sft", "align", "evaluate", "feedback"]) | words, plain, max_size=5
     )
 )
-@settings(max_examples=200)
+@settings(max_examples=80)
 def test_any_mapping(data):
-    outcome(yaml.safe_dump(data))
+    check(yaml.safe_dump(data))
 
 
 @given(st.dictionaries(st.sampled_from(sorted(HANDBOOK)) | words, plain, min_size=1, max_size=3))
-@settings(max_examples=300)
+@settings(max_examples=100)
 def test_any_value_in_a_handbook_recipe(changed):
-    outcome(yaml.safe_dump({**HANDBOOK, **changed}))
+    check(yaml.safe_dump({**HANDBOOK, **changed}))

@@ -24,7 +24,10 @@ def test_nothing_is_none():
         ("a: 1\nb: 2\na: 3\n", "line 3: 'a' stands in line 1 already"),
         ("s:\n  a: 1\n  a: 1\n", "line 3: 's.a' stands in line 2 already"),
         ("a:\n\tb: 1\n", "line 2: a tab stands where spaces must"),
-        ("a: !!python/object:os.system x\n", "line 1: cannot be read as tag:yaml.org,2002:python/object:os.system, got 'x'"),
+        (
+            "a: !!python/object:os.system x\n",
+            "line 1: cannot be read as tag:yaml.org,2002:python/object:os.system, got 'x'",
+        ),
         ("a: !!set {x}\n", "line 1: the tag tag:yaml.org,2002:set has no place in a recipe"),
         ("? [1, 2]\n: 3\n", "line 1: a key must be a word"),
         ("a: 1\n---\nb: 2\n", "line 2: but found another document"),
@@ -34,7 +37,7 @@ def test_nothing_is_none():
         ("a: &x [*x]\n", "is nested too deeply, or an alias stands within itself"),
         ("[" * 5000, "is nested too deeply, or an alias stands within itself"),
     ],
-)  # fmt: skip
+)
 def test_faults_are_named(text, fault):
     with pytest.raises(RecipeError) as caught:
         read_yaml(text, "file")

@@ -64,6 +64,7 @@ def test_a_line_of_the_limit_is_read(tmp_path, monkeypatch):
         ("rows.json", b"5", "rows.json: holds no rows, got 5; write an array of objects"),
         ("rows.json", b'{"a": [{}], "b": [{}]}', "rows.json: holds several lists of rows (a, b); leave one"),
         ("rows.json", b'{"a": "\xff"}', "rows.json: byte 8 (0xff) is not UTF-8"),
+        ("rows.csv", b"\x80\n1\n", "rows.csv: the header is not UTF-8; convert the file"),
         ("rows.csv", b"a,a\n1,2\n", "rows.csv: the header names a twice; give every column its own name"),
         ("rows.csv", b'a,b\n1,2\n1,"2\n3,4\n', "rows.csv row 2: is no row of a table (unexpected end of data); look"),
     ],

@@ -66,6 +66,12 @@ def test_an_array_is_read_across_blocks(tmp_path, monkeypatch):
     assert [row.fields for row in read_rows(tmp_path / "rows.json")] == rows
 
 
+def test_a_compact_array_may_be_longer_than_a_row(tmp_path, monkeypatch):
+    monkeypatch.setattr("zephyr.records.lines.MAX_ROW_BYTES", 20)
+    (tmp_path / "rows.json").write_text(json.dumps([{"a": number} for number in range(50)]))
+    assert len(list(read_rows(tmp_path / "rows.json"))) == 50
+
+
 def test_a_single_object_is_one_row(tmp_path):
     (tmp_path / "one.json").write_text(json.dumps({"messages": [{"role": "user", "content": "a"}]}))
     assert [row.name for row in read_rows(tmp_path / "one.json")] == ["one.json row 1"]

@@ -1,12 +1,17 @@
 """Every shape that data sets are published in, as records; and what is said of rows that are none."""
 
+import json
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from zephyr.errors import DataError
 from zephyr.records.fields import Fault, Row
 from zephyr.records.messages import Message
 from zephyr.records.rows import Answer, Chat, Preference, Prompt, Rated, Text
 from zephyr.records.shapes import SHAPES, convert, detect_shape, records_of, unknown_shape
+from zephyr.records.writing import to_fields
 
 QUESTION, ANSWER = Message("user", "Hi"), Message("assistant", "Hello!")
 PLAIN = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!"}]
@@ -204,10 +209,54 @@ def test_faults_of_a_row_are_said(shape, kind, fields, reason, what):
         convert(Row("r", fields), shape, kind)
 
 
+NAMES = (
+    "messages conversations prompt instruction input history completion output chosen rejected score_chosen "
+    "completions ratings answers label score text system source"
+)
+MESSAGE_KEYS = st.sampled_from(
+    ["role", "from", "content", "value", "replies", "text", "rank", "response", "annotations"]
+)
+LEAVES = (
+    st.none()
+    | st.booleans()
+    | st.floats()
+    | st.sampled_from(["", "user", "assistant", "Hi", "\n\nHuman: a", "N/A", "7"])
+)
+VALUES = st.recursive(
+    LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(MESSAGE_KEYS, inner, max_size=4), max_leaves=12
+)
+CONVERSIONS = [(shape, kind) for shape, layout in SHAPES.items() for kind in layout.kinds]
+
+
+@given(
+    fields=st.dictionaries(st.sampled_from(NAMES.split()), VALUES, max_size=5), conversion=st.sampled_from(CONVERSIONS)
+)
+def test_any_fields_give_records_or_a_fault(fields, conversion):
+    shape, kind = conversion
+    detect_shape(fields, kind)
+    records = records_of(Row("r", fields), shape, kind)
+    if isinstance(records, Fault):
+        assert records.reason
+        assert records.what.isprintable()
+        return
+    for record in records:
+        json.dumps(to_fields(record), allow_nan=False)
+
+
 def test_of_many_faults_five_are_said():
     fault = records_of(Row("r", {"messages": [{"role": "?", "content": "x"}] * 8}), "messages", "chat")
     assert fault.what.count("neither") == 5
     assert fault.what.endswith("; and 3 more")
+
+
+def test_a_row_of_a_thousand_levels_is_a_fault_and_no_crash():
+    tree = {"role": "assistant", "text": "x", "replies": []}
+    for level in range(900):
+        tree = {"role": ("prompter", "assistant")[level % 2], "text": "x", "replies": [tree]}
+    tree = {"role": "prompter", "text": "x", "replies": [tree]}
+    assert records_of(Row("r", {"prompt": tree}), "oasst_tree", "chat") == Fault(
+        "r", "nested too deeply", "is nested too deeply"
+    )
 
 
 def test_values_in_messages_are_short_and_tame():

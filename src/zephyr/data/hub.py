@@ -32,6 +32,10 @@ class _Datasets(Protocol):
     def load_dataset(self, path: str, name: str | None, *, split: str, revision: str | None) -> _Table: ...
 
 
+class _Errors(Protocol):
+    DatasetsError: type[Exception]
+
+
 class HubRows:
     """The rows of one split, memory-mapped from the library's cache."""
 
@@ -61,12 +65,13 @@ def open_hub(path: str, config: str | None, *, split: str, revision: str | None,
         if offline:
             _stay_offline()
         datasets = cast("_Datasets", importlib.import_module("datasets"))
+        errors = cast("_Errors", importlib.import_module("datasets.exceptions"))
     except ImportError as error:
         remedy = "pip install 'zephyr-align[hub]', or name a file or folder that is here"
         raise DataError(path, "is no file here, and the hub is read by the package datasets", remedy) from error
     try:
         table = datasets.load_dataset(path, config, split=split, revision=revision)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, errors.DatasetsError) as error:
         # What the library raises for a name, split or configuration that is not there, for no network, no rights,
         # and for data sets that would run code.
         said = show(f"{type(error).__name__}: {error}")

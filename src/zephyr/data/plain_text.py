@@ -1,7 +1,7 @@
 """Text as tokens and nothing else: no text, whatever it says, becomes a control token.
 
-Tokenizers of the SentencePiece family put a dummy space before a text, but not inside a sentence, and of two
-minds after a control token; what a tokenizer does is found out by trying. What a text follows is the encoder's
+Tokenizers of the SentencePiece family put a dummy space before a text, but not inside one, and some of them also
+after a control token; what a tokenizer does is found out by trying. What a text follows is the encoder's
 knowledge.
 """
 
@@ -141,11 +141,13 @@ class PlainText:
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids from inside a text, control tokens left out."""
-        anchor = self._plain(self._anchor).ids.tolist()
-        texts = [self._tokenizer.decode([*anchor, *some], skip_special_tokens=True) for some in ([], ids)]
-        before, whole = (text if isinstance(text, str) else "".join(text) for text in texts)
-        assert whole.startswith(before), (before, whole)
-        return whole[len(before) :]
+        # A first token would lose the space it begins with. The letter is none of the anchors: half a character
+        # after a token of a single byte spoils that one's text too.
+        before = self._plain("a").ids.tolist()
+        texts = [self._tokenizer.decode(some, skip_special_tokens=True) for some in (before, [*before, *ids])]
+        letter, whole = (text if isinstance(text, str) else "".join(text) for text in texts)
+        assert whole.startswith(letter), (letter, whole)
+        return whole[len(letter) :]
 
     def _encode(self, text: str, place: Place) -> Tokens:
         prefixed = place == "start" or (place == "control" and self._dummy_space_after_control)

@@ -18,12 +18,16 @@ from zephyr.data.splits import Split, parse_split
 from zephyr.data.spool import Spool
 from zephyr.errors import DataError
 from zephyr.records.fields import SHOWN_FAULTS, Fault, Row, printable
+from zephyr.records.lines import BLOCK_BYTES, opened
 from zephyr.records.messages import Messages
 from zephyr.records.reading import READERS, find_files, is_glob, nearest_entry, read_items
 from zephyr.records.rows import Chat, Kind, Preference, Prompt, Rated, Record, Text, prompt_id
 from zephyr.records.shapes import Shape, detect_shape, records_of, unknown_shape
 
 R = TypeVar("R", bound=Record)
+
+# More rows than any file has, for slices that do not depend on their number.
+_UNCOUNTED = 2**62
 
 
 @dataclass(frozen=True)
@@ -187,9 +191,11 @@ def source_hash(source: Source, data_dir: Path, *, offline: bool = False) -> str
         rows = _hub_rows(source, offline=offline)
         digest.update(f"{source.path}@{rows.commit}".encode())
     for path in files or ():
-        digest.update(f"\n{path.name}\n".encode(errors="surrogateescape"))
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
+        # The size ends a file's bytes, so that nothing can be moved from one file to the next unnoticed.
+        digest.update(f"\n{path.name}\n{path.stat().st_size}\n".encode(errors="surrogateescape"))
+        with opened(path, printable(path.name), unpack=False) as file:
+            while block := file.read(BLOCK_BYTES):
+                digest.update(block)
     return digest.hexdigest()
 
 
@@ -214,10 +220,6 @@ def _items(source: Source, data_dir: Path, *, offline: bool) -> Iterator[tuple[s
     yield from islice(items, chosen.start, chosen.stop)
 
 
-# More rows than any file has, for slices that do not depend on their number.
-_UNCOUNTED = 2**62
-
-
 def _hub_rows(source: Source, *, offline: bool) -> HubRows:
     split = parse_split(source.split, source.path)
     return open_hub(source.path, source.config, split=split.name, revision=source.revision, offline=offline)
@@ -229,7 +231,7 @@ def _locate(source: Source, data_dir: Path) -> list[Path] | None:
     if path.exists() or is_glob(path):
         files = find_files(path)
         return _files_of_split(files, parse_split(source.split, printable(source.path))) if path.is_dir() else files
-    is_folder_here = (data_dir / Path(source.path).parts[0]).exists()
+    is_folder_here = any((data_dir / part).exists() for part in Path(source.path).parts[:1])
     if is_hub_id(source.path) and not is_folder_here and not source.path.lower().endswith((*READERS, ".gz")):
         return None
     raise DataError(printable(str(path)), "no such file or folder", f"check path and data_dir{nearest_entry(path)}")

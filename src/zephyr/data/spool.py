@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import tempfile
+import weakref
 from array import array
 from collections.abc import Iterator
 from typing import Generic, TypeVar, cast
@@ -23,6 +24,7 @@ class Spool(Generic[R]):
         self.kind = kind
         # No `with`: the file lives as long as the spool. It has no name, so nothing is left if the process dies.
         self._file = tempfile.TemporaryFile(prefix="zephyr-")  # noqa: SIM115
+        weakref.finalize(self, self._file.close)
         self._ends = array("Q", [0])
         self._is_flushed = True
 

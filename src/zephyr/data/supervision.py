@@ -74,8 +74,9 @@ class Supervision:
                 "no stop token would be learned, so the model would never end an answer",
                 "raise data.max_length, or choose a chat template whose answers end with a control token",
             )
-        if loss_on == "assistant" and self.total.value == 1:
-            self._refuse("all of its tokens would be learned, prompts too", "give rows with prompts")
+        beside = self.scored.total() - self.scored["assistant"]
+        if loss_on == "assistant" and beside:
+            self._refuse(f"{beside:,} tokens that the assistant does not say would be learned", "report this as a bug")
 
     def _refuse(self, what: str, remedy: str) -> None:
         raise DataError(f"loss mask of {self.rows} rows", f"{what} ({self.summary()})", remedy)

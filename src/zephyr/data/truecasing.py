@@ -38,6 +38,8 @@ _ABBREVIATION_LIST = (
     "sep sept sgt sr st sun tel thu tue u.k u.n u.s viz vol vols vs v wed yd "
 )
 _ABBREVIATIONS = frozenset(_ABBREVIATION_LIST.split())
+# Behind these the sentence goes on: "and she, oh! she knows".
+_INTERJECTIONS = frozenset({"ah", "alas", "aye", "eh", "ha", "ho", "o", "oh"})
 # Names of commands and packages that are written small even where a sentence begins.
 _ALWAYS_SMALL = frozenset(
     {"npm", "npx", "pip", "sudo", "grep", "numpy", "pandas", "pytest", "kubectl", "webpack", "stdin", "stdout"}
@@ -124,9 +126,9 @@ def _belongs_to_word(text: str, end: int, mark: str) -> bool:
     # The first word of a sentence is written with a capital anyway; a later one may be a name: Joomla!, Bros.
     sentence = before[: len(before) - len(token)].rstrip()
     is_name = bool(sentence) and sentence[-1] not in ".!?\n" and word[0].isupper()
-    if mark == ".":
-        return "." in word or word.lower() in _ABBREVIATIONS or (is_name and len(word) <= 4)
-    return is_name
+    if mark != ".":
+        return is_name or word.lower() in _INTERJECTIONS
+    return "." in word or word.lower() in _ABBREVIATIONS or (is_name and len(word) <= 4)
 
 
 def _pronouns(text: str) -> Iterator[int]:

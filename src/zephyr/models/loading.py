@@ -28,11 +28,14 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils.logging import disable_progress_bar
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from zephyr.errors import ModelError, ResourceError, did_you_mean
 
 _log = logging.getLogger(__name__)
+# A bar for every file that is read or written drowns what a run has to say.
+disable_progress_bar()
 
 DTYPES = {
     "float32": torch.float32,

@@ -1,9 +1,9 @@
 """The rows of a stage: read from its sources, mixed, filtered, divided into training and held-out ones, all counted."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Generic, NamedTuple, TypeVar, cast
+from typing import Generic, Literal, NamedTuple, TypeVar, cast
 
 from zephyr.atomic import replace_text
 from zephyr.data.filter_report import FilterReport
@@ -20,6 +20,7 @@ from zephyr.records.rows import Chat, Kind, Preference, Prompt, Rated, Record, T
 R = TypeVar("R", bound=Record)
 
 FILTER_REPORT = "filters"
+Part = Literal["train", "eval"]
 KINDS: dict[type[object], Kind] = {
     Text: "text", Chat: "chat", Prompt: "prompt", Rated: "rated", Preference: "preference",
 }  # fmt: skip
@@ -31,6 +32,10 @@ class Rows(NamedTuple, Generic[R]):
     train: Iterator[R]
     evaluation: list[R]
     accounts: "Accounts"
+
+    def part(self, part: Part) -> Iterable[R]:
+        """The rows to train on, or those held out, which are known when the others have been read."""
+        return self.train if part == "train" else self.evaluation
 
 
 class Accounts:

@@ -11,11 +11,10 @@ from zephyr.evaluate.perplexity import perplexity
 from zephyr.evaluate.preference import Pair, answer_logps, preference_metrics
 from zephyr.evaluate.world import WorldSettings, score_world
 from zephyr.models.loading import Source, load_model
-from zephyr.pipeline.ready import STAGE_MODEL, answering, base_source
-from zephyr.pipeline.stage_folder import Facts, Plain
-from zephyr.pipeline.stages import Work, starting_model
+from zephyr.pipeline.ready import STAGE_MODEL, answering, starting_source
+from zephyr.pipeline.stage_folder import MODEL, Facts, Plain
+from zephyr.pipeline.stages import Work
 from zephyr.pipeline.tokens import comparisons, dialogues
-from zephyr.pipeline.training import MODEL
 from zephyr.recipe.evaluate_section import PreferenceTask, WorldTask
 from zephyr.records.rows import Prompt
 from zephyr.trees.forest import ScoredSequence
@@ -109,8 +108,7 @@ def _preference(work: Work) -> Facts:
     held = [Pair(one.prompt, *one.completions) for one in comparisons(work.inputs["align"], "eval")]
     if not held:
         return {}
-    before = starting_model(work.recipe, "align")
-    reference = Source(str(work.inputs[before] / MODEL), offline=True) if before else base_source(work.recipe)
+    reference = starting_source(work, "align")
     policy = Source(str(work.inputs["align"] / MODEL), offline=True)
     logps, ref_logps = (
         answer_logps(load_model(source, dtype="float32"), held, max_tokens=MAX_TOKENS) for source in (policy, reference)

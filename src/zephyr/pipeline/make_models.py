@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from zephyr.data.supervision import Supervision
 from zephyr.data.truncation import split_text
 from zephyr.models.fresh import learn_tokenizer, new_model
 from zephyr.models.loading import save_model
@@ -12,17 +13,17 @@ from zephyr.pipeline.data_rows import stage_rows
 from zephyr.pipeline.make_feedback import PAIRS
 from zephyr.pipeline.make_synth import DIALOGUES, TEXTS
 from zephyr.pipeline.ranks import is_leader, wait_until
-from zephyr.pipeline.ready import START, Ready, encoder_for, ready_for
+from zephyr.pipeline.ready import START, encoder_for, ready_for, tokenizer_of
 from zephyr.pipeline.stage_folder import Facts
 from zephyr.pipeline.stages import Work
 from zephyr.pipeline.tokens import comparisons, dialogues, prepare_once, write_dialogues, write_preferences
 from zephyr.pipeline.training import Training, train_model
 from zephyr.recipe.model_section import NewModel
-from zephyr.recipe.schema import AlignSection, PretrainSection, Recipe, SftSection
+from zephyr.recipe.schema import PretrainSection, Recipe
 from zephyr.records.messages import Message
 from zephyr.records.rows import Chat, Preference, Text
-from zephyr.train.examples import Comparison, Example, with_mismatched_completions
-from zephyr.train.objectives import Objective, build_objective
+from zephyr.train.examples import Comparison, with_mismatched_completions
+from zephyr.train.objectives import build_objective
 
 REFERENCE = "reference"
 # Texts a new tokenizer is learnt from, each beside the markers of a dialogue, so that these become few tokens.
@@ -46,9 +47,16 @@ def make_pretrain(work: Work) -> Facts:
         )
 
     accounts = prepare_once(work.folder, prepare)
-    examples, held = dialogues(work.folder, "train"), dialogues(work.folder, "eval")
-    objective = build_objective("sft", {})
-    return accounts | _train(work, section, ready, objective, examples, held, scores_everything=True)
+    training = Training(
+        ready=ready,
+        objective=build_objective("sft", {}),
+        section=section.train,
+        seed=work.recipe.seed,
+        examples=dialogues(work.folder, "train"),
+        eval_examples=dialogues(work.folder, "eval"),
+        scores_everything=True,
+    )
+    return accounts | _train(work, training)
 
 
 def make_sft(work: Work) -> Facts:
@@ -61,13 +69,29 @@ def make_sft(work: Work) -> Facts:
     def prepare(tokens: Path) -> Facts:
         rows = stage_rows(work.recipe, section.data, Chat, before)
         return write_dialogues(
-            tokens, section.data, rows, lambda row: [ready.encoder.dialogue(row.messages, loss_on=loss_on)]
+            tokens,
+            section.data,
+            rows,
+            lambda row: [ready.encoder.dialogue(row.messages, loss_on=loss_on)],
+            supervision=Supervision(ready.encoder.stop_ids),
+            loss_on=loss_on,
         )
 
     accounts = prepare_once(work.folder, prepare)
-    examples, held = dialogues(work.folder, "train"), dialogues(work.folder, "eval")
-    objective = build_objective("sft", {})
-    return accounts | _train(work, section, ready, objective, examples, held, scores_everything=loss_on == "everything")
+    examples = dialogues(work.folder, "train")
+    batch_size = section.dialogues_per_step(examples.num_tokens / len(examples))
+    training = Training(
+        ready=ready,
+        objective=build_objective("sft", {}),
+        section=section.train.model_copy(update={"train_batch_size": batch_size}),
+        seed=work.recipe.seed,
+        examples=examples,
+        eval_examples=dialogues(work.folder, "eval"),
+        stop_ids=ready.encoder.stop_ids,
+        lora=section.lora,
+        scores_everything=loss_on == "everything",
+    )
+    return accounts | _train(work, training)
 
 
 def make_align(work: Work) -> Facts:
@@ -87,7 +111,17 @@ def make_align(work: Work) -> Facts:
     if section.objective.name == "kto":
         examples, held = with_mismatched_completions(examples), with_mismatched_completions(held) if held else []
     options = section.objective.model_dump(exclude={"name"}, exclude_none=True)
-    return accounts | _train(work, section, ready, build_objective(section.objective.name, options), examples, held)
+    training = Training(
+        ready=ready,
+        objective=build_objective(section.objective.name, options),
+        section=section.train,
+        seed=work.recipe.seed,
+        examples=examples,
+        eval_examples=held,
+        stop_ids=ready.encoder.stop_ids,
+        lora=section.lora,
+    )
+    return accounts | _train(work, training)
 
 
 def _make_start(work: Work, shape: NewModel, section: PretrainSection, before: Path | None) -> None:
@@ -106,8 +140,8 @@ def _make_start(work: Work, shape: NewModel, section: PretrainSection, before: P
 
 def _tokenizer_texts(recipe: Recipe, section: PretrainSection, before: Path | None) -> Iterator[str]:
     """Texts of the stage, and the marks of the template as often."""
-    unlearnt = learn_tokenizer([], vocab_size=260, max_length=16, bos=False)
-    marks = encoder_for(unlearnt, recipe).render(_MARKERS).split(unlearnt.eos_token)
+    unlearnt = tokenizer_of(recipe)
+    marks = encoder_for(unlearnt, recipe, "pretrain").render(_MARKERS).split(unlearnt.eos_token)
     rows = stage_rows(recipe, section.data, Text, before)
     for number, row in enumerate(rows.train):
         if number == TOKENIZER_TEXTS:
@@ -116,28 +150,5 @@ def _tokenizer_texts(recipe: Recipe, section: PretrainSection, before: Path | No
         yield from marks
 
 
-def _train(
-    work: Work,
-    section: PretrainSection | SftSection | AlignSection,
-    ready: Ready,
-    objective: Objective,
-    examples: Sequence[Example],
-    held: Sequence[Example],
-    *,
-    scores_everything: bool = False,
-) -> Facts:
-    is_chat = not isinstance(section, PretrainSection)
-    training = Training(
-        start=ready.start,
-        tokenizer=ready.tokenizer,
-        objective=objective,
-        section=section.train,
-        seed=work.recipe.seed,
-        examples=examples,
-        eval_examples=held,
-        stop_ids=ready.encoder.stop_ids if is_chat else (),
-        lora=None if isinstance(section, PretrainSection) else section.lora,
-        max_new_tokens=min(256, section.data.max_length // 2),
-        scores_everything=scores_everything,
-    )
+def _train(work: Work, training: Training) -> Facts:
     return train_model(training, folder=work.folder, reference_store=work.run_folder / REFERENCE)

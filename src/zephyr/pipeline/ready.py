@@ -5,9 +5,10 @@ from typing import NamedTuple
 from zephyr.data.encoding import DialogueEncoder
 from zephyr.data.templates import TemplateSettings
 from zephyr.errors import RecipeError
+from zephyr.models.fresh import MIN_VOCABULARY, learn_tokenizer
 from zephyr.models.loading import Source, Tokenizer, TrustedCode, load_model, load_tokenizer
+from zephyr.pipeline.stage_folder import MODEL
 from zephyr.pipeline.stages import Work, starting_model
-from zephyr.pipeline.training import MODEL
 from zephyr.recipe.feedback_section import LocalTeacher as LocalSection
 from zephyr.recipe.feedback_section import ScriptedTeacher as ScriptedSection
 from zephyr.recipe.feedback_section import Teacher as TeacherSection
@@ -38,22 +39,29 @@ def base_source(recipe: Recipe) -> Source:
     return Source(model.name_or_path, model.revision, recipe.offline, trusted)
 
 
-def encoder_for(tokenizer: Tokenizer, recipe: Recipe) -> DialogueEncoder:
-    """The recipe's way from dialogues to tokens."""
-    return DialogueEncoder(tokenizer, TemplateSettings(**recipe.chat_template.model_dump()))
+def encoder_for(tokenizer: Tokenizer, recipe: Recipe, stage: str) -> DialogueEncoder:
+    """The recipe's way from dialogues to tokens in a stage."""
+    return DialogueEncoder(tokenizer, TemplateSettings(**recipe.template_of(stage).model_dump()))
+
+
+def starting_source(work: Work, stage: str | None = None) -> Source:
+    """The model that a training stage starts from; this one, if none is named."""
+    recipe, stage = work.recipe, stage or work.stage
+    if stage == "align" and recipe.align is not None and recipe.align.start is not None:
+        return Source(recipe.align.start, offline=recipe.offline)
+    before = starting_model(recipe, stage)
+    if before is not None:
+        return Source(str(work.inputs[before] / MODEL), offline=True)
+    if isinstance(recipe.model, NewModel):
+        return Source(str(work.folder / START), offline=True)
+    return base_source(recipe)
 
 
 def ready_for(work: Work) -> Ready:
     """The model a stage starts from, and its tokenizer with the recipe's template in it."""
-    before = starting_model(work.recipe, work.stage)
-    if before is not None:
-        start = Source(str(work.inputs[before] / MODEL), offline=True)
-    elif isinstance(work.recipe.model, NewModel):
-        start = Source(str(work.folder / START), offline=True)
-    else:
-        start = base_source(work.recipe)
+    start = starting_source(work)
     tokenizer = load_tokenizer(start)
-    encoder = encoder_for(tokenizer, work.recipe)
+    encoder = encoder_for(tokenizer, work.recipe, work.stage)
     tokenizer.chat_template = encoder.chat_template
     return Ready(start, tokenizer, encoder)
 
@@ -70,6 +78,14 @@ def rater(section: TeacherSection, work: Work) -> Teacher:
     return ScriptedJudge(seed=work.recipe.seed) if isinstance(section, ScriptedSection) else _teacher(section, work)
 
 
+def tokenizer_of(recipe: Recipe) -> Tokenizer:
+    """The base model's tokenizer; for a model that is to be made one that was learnt from nothing stands in."""
+    shape = recipe.model
+    if isinstance(shape, NewModel):
+        return learn_tokenizer([], vocab_size=MIN_VOCABULARY, max_length=shape.max_position_embeddings, bos=False)
+    return load_tokenizer(base_source(recipe))
+
+
 def answering(name: str, work: Work, *, max_cache_tokens: int = 65_536) -> Teacher:
     """A model that answers: `stage:sft` is that of a stage, anything else a folder or a hub id."""
     source = Source(name, offline=work.recipe.offline)
@@ -78,7 +94,7 @@ def answering(name: str, work: Work, *, max_cache_tokens: int = 65_536) -> Teach
         if stage not in work.inputs:
             raise RecipeError(work.stage, f"'{name}' is not made before it", "name a stage that is, or a folder")
         source = Source(str(work.inputs[stage] / MODEL), offline=True)
-    encoder = encoder_for(load_tokenizer(source), work.recipe)
+    encoder = encoder_for(load_tokenizer(source), work.recipe, work.stage)
     return LocalTeacher(load_model(source, dtype="float32"), encoder, name=name, max_cache_tokens=max_cache_tokens)
 
 

@@ -16,6 +16,7 @@ from zephyr.atomic import replace_text, sync_folder
 from zephyr.errors import CheckpointError
 
 STAGE = "stage.json"
+MODEL = "model"
 FORMAT = 1
 KEY_LENGTH = 10
 LISTED_CHANGES = 4

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from zephyr.pipeline.stage_folder import Facts, Plain, StageKey, flatten
-from zephyr.recipe.data_section import DataSection, DataSource
+from zephyr.recipe.data_section import DataSection, DataSource, DecontaminationFilter
 from zephyr.recipe.schema import Recipe
 
 # What changes the way a stage is done, or what is said of it, but never its result.
@@ -50,16 +50,21 @@ def plan_stages(recipe: Recipe, source_hash: Callable[[DataSource], str]) -> lis
 def taken_stages(recipe: Recipe, stage: str) -> tuple[str, ...]:
     """The stages whose results this one reads."""
     present = recipe.stages[: recipe.stages.index(stage)]
-    wanted: dict[str, tuple[str, ...]] = {
-        "synth": (),
-        "pretrain": ("synth",) if _data_comes_from_before(recipe.pretrain) else (),
-        "sft": ("pretrain", *(("synth",) if _data_comes_from_before(recipe.sft) else ())),
-        "feedback": _taken_by_feedback(recipe),
-        "align": ("pretrain", "sft", *(("feedback",) if _data_comes_from_before(recipe.align) else ())),
-        "evaluate": ("pretrain", "sft", "align"),
-        "deliver": present,
-    }
-    return tuple(name for name in wanted[stage] if name in present)
+    wanted: tuple[str | None, ...]
+    match stage:
+        case "synth":
+            wanted = ()
+        case "pretrain" | "sft":
+            wanted = (starting_model(recipe, stage), None if _has_sources(recipe, stage) else "synth")
+        case "feedback":
+            wanted = _taken_by_feedback(recipe)
+        case "align":
+            wanted = (starting_model(recipe, stage), None if _has_sources(recipe, stage) else "feedback")
+        case "evaluate":
+            wanted = ("pretrain", "sft", "align")
+        case _:
+            wanted = present
+    return tuple(name for name in wanted if name in present)
 
 
 def outside_data(recipe: Recipe, stage: str) -> list[DataSource]:
@@ -67,7 +72,8 @@ def outside_data(recipe: Recipe, stage: str) -> list[DataSource]:
     section = getattr(recipe, stage)
     data = getattr(section, "data", None)
     if isinstance(data, DataSection):
-        return [*data.sources, *data.eval_sources]
+        against = [path for one in data.filters if isinstance(one, DecontaminationFilter) for path in one.against]
+        return [*data.sources, *data.eval_sources, *(DataSource(path=path) for path in against)]
     if stage == "feedback" and recipe.feedback is not None:
         return [*recipe.feedback.prompts, *recipe.feedback.recorded]
     if stage == "evaluate" and recipe.evaluate is not None:
@@ -76,7 +82,9 @@ def outside_data(recipe: Recipe, stage: str) -> list[DataSource]:
 
 
 def starting_model(recipe: Recipe, stage: str) -> str | None:
-    """The stage whose model this training stage starts from; None for the base model."""
+    """The stage whose model this training stage starts from; None for a model from outside."""
+    if stage == "align" and recipe.align is not None and recipe.align.start is not None:
+        return None
     before = [name for name in ("pretrain", "sft") if name in recipe.stages[: recipe.stages.index(stage)]]
     return before[-1] if before else None
 
@@ -88,9 +96,9 @@ def _taken_by_feedback(recipe: Recipe) -> tuple[str, ...]:
     return ("sft", *(() if section.prompts else ("synth",)))
 
 
-def _data_comes_from_before(section: object) -> bool:
-    data = getattr(section, "data", None)
-    return isinstance(data, DataSection) and not data.sources
+def _has_sources(recipe: Recipe, stage: str) -> bool:
+    data: DataSection = getattr(recipe, stage).data
+    return bool(data.sources)
 
 
 def _settings(recipe: Recipe, stage: str) -> dict[str, Plain]:
@@ -98,7 +106,7 @@ def _settings(recipe: Recipe, stage: str) -> dict[str, Plain]:
     nested: dict[str, Plain] = {stage: getattr(recipe, stage).model_dump(mode="json")}
     nested["seed"] = recipe.seed
     if stage not in ("synth", "deliver"):
-        nested["chat_template"] = recipe.chat_template.model_dump(mode="json")
+        nested["chat_template"] = recipe.template_of(stage).model_dump(mode="json")
     if stage == "pretrain" or (stage in (*_TRAINING, "evaluate", "feedback") and starting_model(recipe, stage) is None):
         nested["model"] = recipe.model.model_dump(mode="json")
     flat = {name.removeprefix("."): value for name, value in flatten(nested, "").items()}

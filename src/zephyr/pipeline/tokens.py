@@ -3,15 +3,16 @@
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 from zephyr.atomic import discard, replace_text
-from zephyr.data.encoding import DialogueEncoder, Encoded
+from zephyr.data.encoding import DialogueEncoder, Encoded, LossOn
+from zephyr.data.supervision import Supervision
 from zephyr.data.token_store import DialogueStore, PreferenceStore
 from zephyr.data.token_writer import TokenWriter
 from zephyr.data.truncation import TruncationReport, Window, fit_dialogue, fit_preference
 from zephyr.errors import DataError
-from zephyr.pipeline.data_rows import Accounts, Rows
+from zephyr.pipeline.data_rows import Accounts, Part, Rows
 from zephyr.pipeline.ranks import is_leader, wait_until
 from zephyr.pipeline.stage_folder import Facts
 from zephyr.recipe.data_section import DataSection
@@ -20,7 +21,7 @@ from zephyr.train.examples import Comparison, Dialogue
 
 TOKENS = "tokens"
 ACCOUNTS = "accounts.json"
-Part = Literal["train", "eval"]
+PARTS: tuple[Part, ...] = ("train", "eval")  # in this order: reading the first fills the second
 R = TypeVar("R", Chat, Text)
 
 
@@ -39,28 +40,45 @@ def prepare_once(folder: Path, prepare: Callable[[Path], Facts]) -> Facts:
     return found
 
 
-def write_dialogues(tokens: Path, data: DataSection, rows: Rows[R], encode: Callable[[R], Iterable[Encoded]]) -> Facts:
-    """The facts; afterwards the rows stand in the folder as stores of dialogues."""
-    window, facts = _window(data), Facts()
-    for part in ("train", "eval"):
+def write_dialogues(
+    tokens: Path,
+    data: DataSection,
+    rows: Rows[R],
+    encode: Callable[[R], Iterable[Encoded]],
+    *,
+    supervision: Supervision | None = None,
+    loss_on: LossOn = "everything",
+) -> Facts:
+    """The facts; afterwards the rows stand in the folder as stores of dialogues.
+
+    `supervision` counts what is learned of them. Raises DataError where that cannot be meant.
+    """
+    window, facts = window_of(data), Facts()
+    for part in PARTS:
         report = TruncationReport(window)
         with TokenWriter(tokens / part, "dialogues") as writer:
-            for row in rows.train if part == "train" else rows.evaluation:
-                for encoded in encode(row):
-                    fitted = fit_dialogue(encoded, window)
-                    if report.add(row.name, fitted.loss):
-                        writer.add_dialogue(row.name, fitted.encoded.ids, fitted.encoded.scored)
+            encoded_rows = ((row.name, encoded) for row in rows.part(part) for encoded in encode(row))
+            for name, encoded in encoded_rows:
+                fitted = fit_dialogue(encoded, window)
+                if not report.add(name, fitted.loss):
+                    continue
+                writer.add_dialogue(name, fitted.encoded.ids, fitted.encoded.scored)
+                if supervision is not None and part == "train":
+                    supervision.add(fitted.encoded)
         facts |= _close(tokens, data, part, report, rows.accounts)
+    if supervision is not None:
+        supervision.check(loss_on=loss_on)
+        facts["learned"] = {role: round(share.value, 4) for role, share in supervision.shares().items()}
     return facts
 
 
 def write_preferences(tokens: Path, data: DataSection, rows: Rows[Preference], encoder: DialogueEncoder) -> Facts:
     """The facts; afterwards the rows stand in the folder as stores of preferences."""
-    window, facts = _window(data), Facts()
-    for part in ("train", "eval"):
+    window, facts = window_of(data), Facts()
+    for part in PARTS:
         report = TruncationReport(window)
         with TokenWriter(tokens / part, "preferences") as writer:
-            for row in rows.train if part == "train" else rows.evaluation:
+            for row in rows.part(part):
                 completions = [encoder.completion(text) for text in row.completions]
                 fitted = fit_preference(encoder.prompt(row.prompt), completions, window)
                 if report.add(row.name, fitted.loss):
@@ -100,5 +118,6 @@ def _close(tokens: Path, data: DataSection, part: str, report: TruncationReport,
     return facts
 
 
-def _window(data: DataSection) -> Window:
+def window_of(data: DataSection) -> Window:
+    """The longest sequence of a stage and what is done with longer ones."""
     return Window(data.max_length, data.truncation.rule, data.max_prompt_length)

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,15 +12,16 @@ from zephyr.atomic import replace_text
 from zephyr.models.adapters import LoraSettings, add_lora, load_4bit, load_adapter, merge_adapters
 from zephyr.models.empty import empty_model
 from zephyr.models.fresh import set_generation
-from zephyr.models.loading import Source, Tokenizer, load_model, save_model
+from zephyr.models.loading import load_model, save_model
 from zephyr.models.sampling import Sampling
 from zephyr.models.scorer import CausalLM, plain_model
 from zephyr.models.together import from_rank_zero
-from zephyr.pipeline.stage_folder import Facts
+from zephyr.pipeline.ready import Ready
+from zephyr.pipeline.stage_folder import MODEL, Facts
 from zephyr.recipe.train_section import LoraSection, TrainSection
 from zephyr.train.checkpoint import checkpoint_folders
 from zephyr.train.distributed import built_on_rank_zero, pick_device, process_group
-from zephyr.train.examples import Dialogue, Example
+from zephyr.train.examples import Comparison, Dialogue, Example
 from zephyr.train.job import TrainJob
 from zephyr.train.loop import TrainOutcome, train
 from zephyr.train.objectives import Objective
@@ -28,29 +29,26 @@ from zephyr.train.samples import sample_writer
 from zephyr.train.saving import save_trained
 from zephyr.train.settings import TrainSettings
 
-MODEL = "model"
 ADAPTER = "adapter"
 OUTCOME = "outcome.json"
 # How the published models were sampled, written into every model folder.
 CARD_SAMPLING = Sampling(max_new_tokens=256, temperature=0.7, top_k=50, top_p=0.95)
 PROBE_TOKENS = 64
+SAMPLED_PROMPTS = 4
 
 
 @dataclass(frozen=True)
 class Training:
-    """One training of a stage: what is trained on what, and how; `prompts` are answered at every evaluation."""
+    """One training of a stage: what is trained on what, and how."""
 
-    start: Source
-    tokenizer: Tokenizer
+    ready: Ready
     objective: Objective
     section: TrainSection
     seed: int
     examples: Sequence[Example]
     eval_examples: Sequence[Example]
-    stop_ids: Collection[int]
+    stop_ids: Collection[int] = ()
     lora: LoraSection | None = None
-    max_new_tokens: int = 256
-    prompts: Sequence[Sequence[int]] = ()
     scores_everything: bool = False
 
 
@@ -68,8 +66,6 @@ def train_model(training: Training, *, folder: Path, reference_store: Path) -> F
 
 def _train(training: Training, folder: Path, reference_store: Path) -> None:
     model = _starting_model(training)
-    sampling = replace(CARD_SAMPLING, max_new_tokens=training.max_new_tokens, stop_ids=tuple(training.stop_ids))
-    writer = sample_writer(model, training.tokenizer, training.prompts, sampling=sampling, folder=folder / "train")
     job = TrainJob(
         model=model,
         objective=training.objective,
@@ -80,41 +76,64 @@ def _train(training: Training, folder: Path, reference_store: Path) -> None:
         reference_store=reference_store,
         stop_ids=training.stop_ids,
         scores_everything=training.scores_everything,
-        name=training.start.name,
-        sample=writer if training.prompts and training.eval_examples else None,
+        name=training.ready.start.name,
+        sample=_sampler(training, model, folder / "train"),
     )
     outcome = train(job)
     from_rank_zero(lambda: replace_text(folder / OUTCOME, json.dumps(_facts(training, outcome), indent=1)))
-    set_generation(plain_model(model), training.tokenizer, sampling)
+    sampling = replace(CARD_SAMPLING, stop_ids=tuple(training.stop_ids))
+    set_generation(plain_model(model), training.ready.tokenizer, sampling)
     if training.lora is None:
-        save_trained(model, training.tokenizer, folder / MODEL)
+        save_trained(model, training.ready.tokenizer, folder / MODEL)
         return
     if not (folder / ADAPTER).exists():
-        save_trained(model, training.tokenizer, folder / ADAPTER)
+        save_trained(model, training.ready.tokenizer, folder / ADAPTER)
     from_rank_zero(lambda: _merge(training, folder))
+
+
+def _sampler(training: Training, model: CausalLM, folder: Path) -> Callable[[int], dict[str, float]] | None:
+    """Answers to some held-out prompts at every evaluation; None where nothing is held out or nobody answers."""
+    if not (training.stop_ids and training.eval_examples):
+        return None
+    prompts = [_prompt_ids(one) for one in training.eval_examples[:SAMPLED_PROMPTS]]
+    longest = getattr(plain_model(model).config.get_text_config(), "max_position_embeddings", None)
+    room = CARD_SAMPLING.max_new_tokens if longest is None else longest - max(map(len, prompts))
+    if room < 1:
+        return None
+    new_tokens = min(CARD_SAMPLING.max_new_tokens, room)
+    sampling = replace(CARD_SAMPLING, max_new_tokens=new_tokens, stop_ids=tuple(training.stop_ids))
+    return sample_writer(model, training.ready.tokenizer, prompts, sampling=sampling, folder=folder)
+
+
+def _prompt_ids(example: Example) -> list[int]:
+    """The ids before the first answer."""
+    if isinstance(example, Comparison):
+        return [int(token) for token in example.prompt]
+    return [int(token) for token in example.ids[: int(example.scored.argmax())]]
 
 
 def _starting_model(training: Training) -> CausalLM:
     """The model to be trained, with new adapters if it is to have some; its weights on rank 0 alone."""
     lora = training.lora
     if lora is not None and lora.load_in_4bit:
-        model = load_4bit(training.start)
+        model = load_4bit(training.ready.start)
     else:
         dtype = _dtype(training.section)
         model = built_on_rank_zero(
-            lambda: load_model(training.start, dtype=dtype), lambda: empty_model(training.start, dtype=dtype)
+            lambda: load_model(training.ready.start, dtype=dtype),
+            lambda: empty_model(training.ready.start, dtype=dtype),
         )
     return model if lora is None else add_lora(model, _lora_settings(lora), seed=training.seed)
 
 
 def _merge(training: Training, folder: Path) -> None:
     """Write the plain model with the trained adapters in its weights."""
-    base = load_model(training.start, dtype=_dtype(training.section))
+    base = load_model(training.ready.start, dtype=_dtype(training.section))
     first = training.examples[0]
     probe = torch.from_numpy(first.ids if isinstance(first, Dialogue) else first.prompt)[None, :PROBE_TOKENS]
     merged = merge_adapters(load_adapter(base, folder / ADAPTER), probe)
     merged.model.generation_config = base.generation_config
-    save_model(merged.model, training.tokenizer, folder / MODEL)
+    save_model(merged.model, training.ready.tokenizer, folder / MODEL)
 
 
 def _settings(section: TrainSection, seed: int) -> TrainSettings:

@@ -90,7 +90,7 @@ def _held_out(recipe: Recipe) -> Iterator[Conflict]:
             if value is not None and not _holds_out(data):
                 what = f"needs held-out rows, got {value!r}"
                 remedy = f"give {stage}.data.eval_sources or eval_share, or leave it out"
-                yield Conflict(f"{stage}.train.{name}", what, remedy, (f"{stage}.data",))
+                yield Conflict(f"{stage}.train.{name}", what, remedy, _held_out_keys(stage))
         if train.metric_for_best_model is not None and train.save_steps is None:
             yield Conflict(f"{stage}.train.metric_for_best_model", "needs checkpoints", "give save_steps")
         yield from _overlaps(stage, data)
@@ -206,7 +206,7 @@ def _tasks(recipe: Recipe) -> Iterator[Conflict]:
         if data is None or not _holds_out(data):
             what = f"is empty, and {stage} holds out no rows"
             remedy = f"name sources, or give {stage}.data.eval_sources or eval_share"
-            yield Conflict(f"evaluate.tasks.{number}.sources", what, remedy, (f"{stage}.data",))
+            yield Conflict(f"evaluate.tasks.{number}.sources", what, remedy, _held_out_keys(stage))
 
 
 def _data(recipe: Recipe, stage: str) -> DataSection | None:
@@ -221,6 +221,10 @@ def _train(recipe: Recipe, stage: str) -> TrainSection | None:
 
 def _holds_out(data: DataSection) -> bool:
     return bool(data.eval_sources or data.eval_share)
+
+
+def _held_out_keys(stage: str) -> tuple[str, ...]:
+    return (f"{stage}.data.eval_sources", f"{stage}.data.eval_share")
 
 
 def _share_rows(one: DataSource, other: DataSource) -> bool:

@@ -93,6 +93,11 @@ def dotted(keys: Keys) -> str:
     return ".".join(map(str, keys))
 
 
+def one_line(text: str) -> str:
+    """The text without line breaks: what a message quotes must not break it."""
+    return " ".join(text.split())
+
+
 def all_keys(section: type[Section]) -> Iterator[str]:
     """Every dotted key below a section, through all variants; items of lists are not counted."""
     for name, field in section.model_fields.items():

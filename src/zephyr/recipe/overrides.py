@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from zephyr.errors import RecipeError
-from zephyr.recipe.outline import PLAIN, Keys, Plain, dotted, place_at, value_at
+from zephyr.recipe.outline import PLAIN, Keys, Plain, dotted, one_line, place_at, value_at
 from zephyr.recipe.yaml_text import read_yaml
 
 
@@ -37,9 +37,9 @@ def parse_overrides(texts: Sequence[str]) -> list[Override]:
         if not equals or not all(path.split(".")):
             faults.append(f"'{text}' is no key=value")
         else:
-            parsed.append(Override(path, read_yaml(value, f"override {path}").value))
+            parsed.append(Override(path, read_yaml(value, one_line(f"override {path}")).value))
     if faults:
-        raise RecipeError("overrides", "; ".join(faults), "write them like align.train.learning_rate=1.0e-6")
+        raise RecipeError("overrides", one_line("; ".join(faults)), "write them like align.train.learning_rate=1.0e-6")
     return parsed
 
 
@@ -61,7 +61,7 @@ def apply_overrides(data: Plain, overrides: Sequence[Override]) -> Overridden:
         _set(keys, override.value, data)
         given.append(keys)
     if faults:
-        raise RecipeError("overrides", "; ".join(faults), "correct these keys")
+        raise RecipeError("overrides", one_line("; ".join(faults)), "correct these keys")
     notes = [note for keys, old in before.items() for note in _drop_foreign(keys, old, data, given)]
     return Overridden(data, tuple(given), notes)
 

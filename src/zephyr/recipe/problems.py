@@ -7,7 +7,7 @@ from typing import NamedTuple
 from pydantic_core import ErrorDetails
 
 from zephyr.errors import RecipeError, did_you_mean
-from zephyr.recipe.outline import PLAIN, TOP, Keys, Place, Plain, all_keys, dotted, place_at, place_of_field
+from zephyr.recipe.outline import PLAIN, TOP, Keys, Place, Plain, all_keys, dotted, one_line, place_at, place_of_field
 from zephyr.recipe.section import Section
 
 MOST_LINES = 5
@@ -40,8 +40,8 @@ def broken(where: str, problems: Sequence[Problem], places: Mapping[Keys, str]) 
         return BrokenRecipeError(where, lines[0], "mend it")
     if len(lines) >= MOST_LINES:
         rest = problems[MOST_LINES - 2 :]
-        named = ", ".join(dotted(problem.keys) for problem in rest)
-        lines = [*lines[: MOST_LINES - 2], f"and {len(rest)} more: {named}"]
+        named = ", ".join(f"{dotted(problem.keys)} ({problem.what.partition(',')[0]})" for problem in rest)
+        lines = [*lines[: MOST_LINES - 2], one_line(f"and {len(rest)} more: {named}")]
     return BrokenRecipeError(where, "\n  ".join([f"{len(problems)} problems", *lines]), "mend them")
 
 
@@ -50,7 +50,7 @@ def _line(problem: Problem, places: Mapping[Keys, str]) -> str:
     above = (problem.keys[:end] for end in range(len(problem.keys), 0, -1))
     place = next((f"{places[keys]}, " for keys in above if keys in places), "")
     text = f"{place}{dotted(problem.keys)}: {problem.what}; {problem.remedy}"
-    return " ".join(text.split())
+    return one_line(text)
 
 
 def quoted(value: object) -> str:

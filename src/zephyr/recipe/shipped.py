@@ -48,6 +48,8 @@ def copy_recipe(name: str, folder: Path) -> Path:
     """The new file in `folder` that holds a copy of a shipped recipe; one that is there is never written over."""
     recipe = find_shipped(name)
     target = folder / recipe.path.name
+    if folder.exists() and not folder.is_dir():
+        raise RecipeError(str(folder), "is no folder", "name another")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with target.open("xb") as file:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import yaml
 
 from zephyr.errors import RecipeError
-from zephyr.recipe.outline import Keys, Plain, dotted
+from zephyr.recipe.outline import Keys, Plain, dotted, one_line
 
 # An alias can repeat what stands elsewhere; a few of them in each other make a file grow without bound.
 MAX_VALUES = 20_000
@@ -80,11 +80,11 @@ def read_yaml(text: str, where: str) -> Document:
         reader = _Reader(loader)
         value = reader.build(node, ()) if node is not None else None
     except yaml.YAMLError as error:
-        raise RecipeError(where, _yaml_fault(error), "mend the YAML") from error
+        raise RecipeError(where, one_line(_yaml_fault(error)), "mend the YAML") from error
     except RecursionError as error:
         raise RecipeError(where, "is nested too deeply, or an alias stands within itself", "write it out") from error
     if reader.faults:
-        raise RecipeError(where, "; ".join(reader.faults[:4]), "mend the YAML")
+        raise RecipeError(where, one_line("; ".join(reader.faults)), "mend the YAML")
     return Document(value, reader.lines)
 
 

@@ -30,7 +30,10 @@ class Fault(NamedTuple):
 def show(value: object) -> str:
     """A value for a message: on one line, without control characters, cut at 80 characters."""
     # The cut comes first as well: the representation of a text of megabytes would be built in vain.
-    text = repr(value[: 2 * SHOWN_CHARACTERS]) if isinstance(value, str) else printable(repr(value))
+    try:
+        text = repr(value[: 2 * SHOWN_CHARACTERS]) if isinstance(value, str) else printable(repr(value))
+    except RecursionError:
+        text = "a deeply nested value"
     return text if len(text) <= SHOWN_CHARACTERS else f"{text[: SHOWN_CHARACTERS - 1]}…"
 
 

@@ -28,11 +28,9 @@ def read_jsonl(path: Path, name: str) -> Iterator[Row | Fault]:
 
 def read_json(path: Path, name: str) -> Iterator[Row | Fault]:
     """The rows of a JSON file: an array of objects, an object that holds one, or lines in spite of the name."""
-    with opened(path, name) as file:
-        first = _first_line(file)
-    if first.startswith(b"["):
+    if _Characters.first(path, name) == "[":
         yield from _array_rows(path, name)
-    elif isinstance(_parse(first.decode("utf-8", "replace")), dict) and not _is_single(path, name):
+    elif _is_lines(path, name):
         yield from read_jsonl(path, name)
     else:
         yield from _object_rows(path, name)
@@ -79,28 +77,24 @@ def _checked(value: Json | Unparsed, text: str, name: str) -> Row | Fault:
         return Fault(name, "not JSON", f"is not JSON ({value}), got {show(text)}")
     if not isinstance(value, dict):
         return Fault(name, "not an object", f"is not an object of fields, got {show(value)}")
-    if _SURROGATE_ESCAPE.search(text) and _has_half_character(value):
-        return Fault(name, "half a character", "holds half a character (a lone surrogate), which is not Unicode")
+    if _SURROGATE_ESCAPE.search(text):
+        try:
+            plain = json.dumps(value, ensure_ascii=False)
+        except RecursionError:
+            return Fault(name, "nested too deeply", "is nested too deeply")
+        if _SURROGATE.search(plain):
+            return Fault(name, "half a character", "holds half a character (a lone surrogate), which is not Unicode")
     return Row(name, value)
 
 
-def _has_half_character(value: Json) -> bool:
-    return _SURROGATE.search(json.dumps(value, ensure_ascii=False)) is not None
-
-
-def _first_line(file: BinaryIO) -> bytes:
-    for line in lines_of(file):
-        content = (line.content or b"").strip()
-        if line.content is None or content:
-            return content
-    return b""
-
-
-def _is_single(path: Path, name: str) -> bool:
-    """Whether nothing follows the first line that is not empty."""
+def _is_lines(path: Path, name: str) -> bool:
+    """Whether the first full line is an object of its own, and another line follows."""
     with opened(path, name) as file:
         full = (line for line in lines_of(file) if line.content is None or line.content.strip())
-        return next(full, None) is None or next(full, None) is None
+        first = next(full, None)
+        if first is None or first.content is None or next(full, None) is None:
+            return False
+    return isinstance(_parse(first.content.decode("utf-8", "replace")), dict)
 
 
 def _object_rows(path: Path, name: str) -> Iterator[Row | Fault]:
@@ -177,6 +171,12 @@ class _Characters:
         self._is_over = False
         self._more(BLOCK_BYTES)
         self._window = self._window.removeprefix("\ufeff")
+
+    @classmethod
+    def first(cls, path: Path, name: str) -> str:
+        """The first character of a file that is no white space."""
+        with opened(path, name) as file:
+            return cls(file, name).peek()
 
     def peek(self) -> str:
         """The next character that is no white space, or nothing at the end of the file."""

@@ -23,10 +23,10 @@ class Line(NamedTuple):
 
 
 @contextmanager
-def opened(path: Path, name: str) -> Iterator[BinaryIO]:
+def opened(path: Path, name: str, *, unpack: bool = True) -> Iterator[BinaryIO]:
     """The file to read bytes from, unpacked if its name ends in .gz; faults of disk and packing are DataErrors."""
     try:
-        if path.suffix.lower() == ".gz":
+        if unpack and path.suffix.lower() == ".gz":
             with _unpacked(path) as file:
                 yield file
         else:

@@ -6,7 +6,7 @@ An empty answer is a fault of a training row, but here it was rated like any oth
 from collections.abc import Callable
 
 from zephyr.records.dialogue_shapes import COMPLETIONS, from_prompt
-from zephyr.records.fields import Json, Row
+from zephyr.records.fields import SHOWN_CHARACTERS, Json, Row, printable
 from zephyr.records.messages import MessageFault, find_message_faults
 from zephyr.records.rows import Answer, Rated
 from zephyr.records.values import (
@@ -64,7 +64,7 @@ def _ultrafeedback_answer(fields: Fields) -> Answer:
     ratings: dict[str, float | None] = {}
     for aspect, annotation in (annotations if isinstance(annotations, dict) else {}).items():
         rating = annotation.get("Rating") if isinstance(annotation, dict) else annotation
-        ratings[aspect] = score_of(rating, f"rating of {aspect}")
+        ratings[aspect] = score_of(rating, _rating_of(aspect))
     score = score_of(fields.get("overall_score"))
     if score is None:
         score = score_of(fields.get("fine-grained_score"), "fine-grained_score")
@@ -76,7 +76,11 @@ def _answer(fields: Fields) -> Answer:
     ratings = fields.get("ratings") or {}
     if not isinstance(ratings, dict):
         raise unusable("ratings are no object", "the ratings are no object of aspects")
-    by_aspect = {aspect: score_of(rating, f"rating of {aspect}") for aspect, rating in ratings.items()}
+    by_aspect = {aspect: score_of(rating, _rating_of(aspect)) for aspect, rating in ratings.items()}
     score = score_of(fields.get("score"))
     text = text_of(fields.get("text"), "answer")
     return Answer(text, optional_text(fields, "model"), score, by_aspect, optional_text(fields, "rationale"))
+
+
+def _rating_of(aspect: str) -> str:
+    return f"rating of {printable(aspect)[:SHOWN_CHARACTERS]}"

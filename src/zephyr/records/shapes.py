@@ -23,7 +23,7 @@ from zephyr.records.messages import Message, MessageFault, Messages, find_messag
 from zephyr.records.preference_shapes import from_hh_rlhf, from_kto, from_preference
 from zephyr.records.rated_shapes import from_rated, from_ultrafeedback
 from zephyr.records.rows import Chat, Kind, Preference, Prompt, Rated, Record, Text
-from zephyr.records.trees import tree_chats, tree_preferences
+from zephyr.records.tree_shapes import tree_chats, tree_preferences
 from zephyr.records.values import Fields, UnusableError, filled_text, first_of
 
 Shape = Literal[
@@ -72,6 +72,8 @@ def records_of(row: Row, shape: Shape, kind: Kind) -> Sequence[Record] | Fault:
         said = "; ".join(fault.what for fault in error.faults[:SHOWN_FAULTS])
         more = len(error.faults) - SHOWN_FAULTS
         return Fault(row.name, error.faults[0].reason, f"{said}; and {more} more" if more > 0 else said)
+    except RecursionError:
+        return Fault(row.name, "nested too deeply", "is nested too deeply")
 
 
 def unknown_shape(row: Row, kind: Kind) -> DataError:

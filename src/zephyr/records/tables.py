@@ -49,6 +49,8 @@ def _header(table: Iterator[list[str]], name: str) -> list[str]:
     except csv.Error as error:
         remedy = "mend the first line, which holds the names of the fields"
         raise DataError(name, f"has no header ({error})", remedy) from error
+    if _SURROGATE.search("".join(header)):
+        raise DataError(name, "the header is not UTF-8", "convert the file, for example with iconv -t UTF-8")
     repeated = {cell for cell in header if header.count(cell) > 1}
     if repeated:
         raise DataError(name, f"the header names {listed(sorted(repeated))} twice", "give every column its own name")

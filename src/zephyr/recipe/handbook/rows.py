@@ -27,9 +27,9 @@ def is_held_out(split: str) -> bool:
 def find_sources(old: dict[str, Plain]) -> Sources:
     """The rows of a handbook's recipe; training on test rows is a problem."""
     found = Sources([], [], (), [], [])
-    if "dataset_mixture" in old:
+    if old.get("dataset_mixture") is not None:
         return _from_mixture(old["dataset_mixture"], found)
-    if "dataset_mixer" in old:
+    if old.get("dataset_mixer") is not None:
         return _from_mixer(old, found)
     if isinstance(old.get("dataset_name"), str):
         return _from_name(old, found)

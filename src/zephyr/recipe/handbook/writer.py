@@ -21,7 +21,7 @@ class Translation:
         self.notes: list[str] = []
         self.problems: list[Problem] = []
         self.stage = ""
-        self.rendered = "dataset_mixture" not in old and "dataset_name" not in old
+        self.rendered = old.get("dataset_mixture") is None and old.get("dataset_name") is None
         words = [str(old.get(key) or "") for key in ("output_dir", "hub_model_id", "run_name")]
         self.names = " ".join([*words, file.parent.name, file.stem]).lower()
 

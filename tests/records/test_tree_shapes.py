@@ -48,6 +48,12 @@ def test_every_better_answer_beats_every_worse_one():
     ]
 
 
+def test_answers_of_one_rank_are_no_pair():
+    tree = node("prompter", "q", *(node("assistant", text, rank=rank) for text, rank in [("b", 1), ("a", 0), ("c", 1)]))
+    pairs = records_of(Row("r", {"prompt": tree}), "oasst_tree", "preference")
+    assert [pair.completions for pair in pairs] == [("a", "b"), ("a", "c")]
+
+
 def test_a_tree_without_answers_has_no_records():
     lonely = Row("r", {"prompt": node("prompter", "q")})
     assert all(len(records_of(lonely, "oasst_tree", kind)) == 0 for kind in ("chat", "preference", "prompt"))

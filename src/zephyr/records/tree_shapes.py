@@ -34,12 +34,13 @@ def tree_preferences(row: Row) -> list[Preference]:
     """
     preferences: list[Preference] = []
     for prompt, node in _walk((), _root(row.fields)):
-        ranked = {reply.rank: reply for reply in node.replies if reply.message.role == "assistant"}
-        ranks = sorted(rank for rank in ranked if rank is not None)
-        for better, worse in combinations(ranks, 2):
-            texts = (ranked[better].message.content, ranked[worse].message.content)
-            ratings = (float(ranks[-1] - better), float(ranks[-1] - worse))
-            preferences.append(Preference(f"{row.name} pair {len(preferences) + 1}", prompt, texts, ratings))
+        ranked = [(reply.rank, reply.message.content) for reply in node.replies if reply.rank is not None]
+        ranked.sort(key=lambda reply: reply[0])
+        for (better, best), (worse, rest) in combinations(ranked, 2):
+            if node.message.role == "user" and better < worse:
+                ratings = (float(ranked[-1][0] - better), float(ranked[-1][0] - worse))
+                name = f"{row.name} pair {len(preferences) + 1}"
+                preferences.append(Preference(name, prompt, (best, rest), ratings))
     return preferences
 
 

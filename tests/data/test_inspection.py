@@ -1,0 +1,95 @@
+import io
+
+import numpy as np
+from rich.console import Console
+
+from tests.data import mistral_tokenizer
+from tests.data.dialogues import chat_tokenizer
+from zephyr.data.encoding import DialogueEncoder
+from zephyr.data.inspection import show_dialogue, show_preference, token_texts, visible
+from zephyr.data.templates import TemplateSettings
+from zephyr.data.token_store import StoredPreference
+from zephyr.records.messages import Message
+
+
+def console(*, colours: bool = False) -> Console:
+    return Console(file=io.StringIO(), width=100, force_terminal=colours, color_system="standard" if colours else None)
+
+
+def printed(to: Console) -> str:
+    assert isinstance(to.file, io.StringIO)
+    return "\n".join(line.rstrip() for line in to.file.getvalue().splitlines())
+
+
+def mistral() -> DialogueEncoder:
+    return DialogueEncoder(mistral_tokenizer.load(), TemplateSettings("zephyr", bos=False))
+
+
+def test_a_dialogue_shows_its_tokens_roles_and_mask():
+    to = console()
+    messages = (Message("user", "Hi [red] you"), Message("assistant", "Hello!\n"))
+    show_dialogue(to, mistral_tokenizer.load(), "chats.jsonl row 1", mistral().dialogue(messages, loss_on="assistant"))
+    assert printed(to) == (
+        "chats.jsonl row 1: 25 tokens, 4 learned (16%, underlined)\n"
+        "template          <│|│user│|│>│⏎│\n"
+        "user              Hi│ [│red│]│ you│\n"
+        "template          </s>│⏎│<│|│ass│istant│|│>│⏎│\n"
+        "assistant learned Hello│!│⏎│</s>│\n"
+        "template          ⏎│"
+    )
+
+
+def test_colours_tell_roles_apart_and_learned_tokens_are_underlined():
+    to = console(colours=True)
+    messages = (Message("user", "Hi"), Message("assistant", "Hello"))
+    show_dialogue(to, mistral_tokenizer.load(), "a", mistral().dialogue(messages, loss_on="assistant"))
+    assert "\x1b[36mHi\x1b[0m" in printed(to)
+    assert "\x1b[4;32mHello\x1b[0m" in printed(to)
+
+
+def test_a_preference_shows_its_tree():
+    encoder, to = mistral(), console()
+    completions = tuple(map(encoder.completion, ("It is 4.", "It is 5", "Four")))
+    row = StoredPreference(
+        "pairs.jsonl row 2", encoder.prompt((Message("user", "2+2?"),)), completions, (2.0, 1.5, 0.0)
+    )
+    show_preference(to, mistral_tokenizer.load(), row)
+    assert printed(to) == (
+        "pairs.jsonl row 2\n"
+        "<│|│user│|│>│⏎│2│+│2│?│</s>│⏎│<│|│ass│istant│|│>│⏎│\n"
+        "├── It│ is│ │\n"
+        "│   ├── 4│.│</s>│\n"
+        "│   │   └── completion 1, rated 2, 6 tokens\n"
+        "│   └── 5│</s>│\n"
+        "│       └── completion 2, rated 1.5, 5 tokens\n"
+        "└── F│our│</s>│\n"
+        "    └── completion 3, rated 0, 3 tokens\n"
+        "30 tokens as a tree, 71 as 3 sequences"
+    )
+
+
+def test_completions_that_are_equal_or_begin_alike_end_at_their_own_place():
+    to = console()
+    completions = (np.array([5]), np.array([5]), np.array([5, 6]))
+    show_preference(to, chat_tokenizer(), StoredPreference("a", np.array([4]), completions, (1.0, 1.0, 0.0)))
+    assert "3 tokens as a tree, 7 as 3 sequences" in printed(to)
+    assert [line.strip(" └├│─") for line in printed(to).splitlines() if "completion" in line] == [
+        "completion 1, rated 1, 1 tokens", "completion 2, rated 1, 1 tokens", "completion 3, rated 0, 2 tokens",
+    ]  # fmt: skip
+
+
+def test_nothing_that_a_terminal_obeys_is_printed():
+    encoder = DialogueEncoder(chat_tokenizer(), TemplateSettings("zephyr"))
+    to = console()
+    messages = (Message("user", "a\x1b[31mb\u202ec\x07"), Message("assistant", "\x9b2J\r\n"))
+    show_dialogue(to, chat_tokenizer(), "a\x1b]0;x\x07 row 1", encoder.dialogue(messages, loss_on="assistant"))
+    assert all(character.isprintable() for character in printed(to).replace("\n", ""))
+    assert r"a\x1b]0;x\x07 row 1:" in printed(to)
+    assert visible("a\tb\n\x1b") == r"a⇥b⏎\x1b"
+
+
+def test_token_texts_join_to_the_text():
+    for tokenizer in (mistral_tokenizer.load(), chat_tokenizer()):
+        encoder = DialogueEncoder(tokenizer, TemplateSettings("zephyr", bos=False))
+        texts = token_texts(tokenizer, encoder.completion(" Hello  there, é").tolist(), before=[13])
+        assert "".join(texts).replace("�", "") == " Hello  there, é</s>"
