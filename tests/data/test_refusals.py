@@ -31,6 +31,8 @@ NOT_SAID = [
     "I do not know who will win the cup in 2090.",
     "I can't help but admire the view.",
     "I can't recommend this book enough!",
+    "I would decline the offer, and I have to decline it politely.",
+    "Dear Ann, I must respectfully decline your invitation.",
     "As an AI researcher, I study how people talk to machines.",
     "I am an AI engineer from Ghent.",
     "I don't have feelings for him any more.",

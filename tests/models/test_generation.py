@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from zephyr.errors import ModelError
 from zephyr.models.adapters import LoraSettings, adapters_disabled, add_lora
 from zephyr.models.attention import IMPLEMENTATION
-from zephyr.models.generation import Completion, cut_groups, generate, stop_ids_of
+from zephyr.models.generation import MAX_LIVE_SHARE, Completion, cut_groups, generate, stop_ids_of
 from zephyr.models.sampling import Sampling, draw, filtered_probs
 from zephyr.models.tiny import TINY, tiny_model, tiny_tokenizer
 
@@ -262,7 +262,7 @@ def test_finished_rows_leave_the_batch():
     completions = generate(model, PROMPTS, Sampling(max_new_tokens=12, stop_ids=STOPS), num_samples=4)
     steps = [rows for rows, width in counted.shapes if width == 1][-12:]
     alive = [sum(len(completion.ids) > step for completion in completions) for step in range(12)]
-    assert steps == alive
+    assert all(MAX_LIVE_SHARE * rows < live <= rows for live, rows in zip(alive, steps, strict=True))
     assert alive[-1] < alive[0] == 32
 
 

@@ -24,6 +24,9 @@ from zephyr.models.loading import check_token_ids, num_embeddings, plain_attenti
 from zephyr.models.prefill import Ids, lay_out, prefill, root_path, select_rows
 from zephyr.models.sampling import Sampling, draw
 
+# Above this share of rows that have not ended, moving the keys and values of those costs more than it saves.
+MAX_LIVE_SHARE = 0.85
+
 
 class Completion(NamedTuple):
     """One sample of one prompt."""
@@ -54,8 +57,9 @@ def generate(
 ) -> list[Completion]:
     """`num_samples` completions of every prompt, ordered by prompt and then sample.
 
-    A sample's draws depend on (`seed`, prompt index, sample index) alone, or on its prompt's own of the `seeds` and
-    the sample index, never on what it is batched with; batches change logits in the last bits only. No batch decodes with more than `max_cache_tokens` tokens of
+    A sample's draws depend on (`seed`, prompt index, sample index) alone, or on its prompt's own of the `seeds`
+    and the sample index, never on what it is batched with; batches change logits in the last bits only. No batch
+    decodes with more than `max_cache_tokens` tokens of
     keys and values, room for `max_new_tokens` included; its distinct prompts' are held once besides. The
     model's mode and attention are put back afterwards.
     """
@@ -93,6 +97,7 @@ def cut_groups(prompts: Sequence[Ids], max_new_tokens: int, num_samples: int, *,
         raise ValueError(f"num_samples must be at least 1, got {num_samples}")
     groups: list[Group] = []
     waiting: list[int] = []
+    widest = 0
     for index in sorted(range(len(prompts)), key=lambda index: prompts[index]):
         width = len(prompts[index]) + max_new_tokens
         if width > max_cache_tokens:
@@ -101,10 +106,10 @@ def cut_groups(prompts: Sequence[Ids], max_new_tokens: int, num_samples: int, *,
                 f"needs {width} tokens of cache, more than max_cache_tokens={max_cache_tokens}",
                 "raise max_cache_tokens, or lower max_new_tokens",
             )
-        widest = max([width, *(len(prompts[other]) + max_new_tokens for other in waiting)])
+        widest = max(width, widest)
         if waiting and (len(waiting) + 1) * num_samples * widest > max_cache_tokens:
             groups.append(Group(tuple(waiting), (range(num_samples),)))
-            waiting = []
+            waiting, widest = [], width
         rows = max_cache_tokens // width
         if rows < num_samples:
             starts = range(0, num_samples, rows)
@@ -230,15 +235,20 @@ def _start_rows(
 
 
 def _decode(model: PreTrainedModel, cache: Cache | None, rows: _Rows, sampling: Sampling) -> list[Completion]:
-    """One completion for every row; rows that end leave the batch."""
+    """One completion for every row.
+
+    Rows that end leave the batch, several together: until then they decode on, and nobody looks at what they draw.
+    """
     written: dict[tuple[int, int], list[tuple[int, float]]] = {owner: [] for owner in rows.owners}
     done: list[Completion] = []
     stops = set(sampling.stop_ids)
     for step in range(sampling.max_new_tokens):
         logits, cache = _forward(model, cache, rows, step)
         drawn, logps = draw(logits, sampling, rows.uniforms[:, step])
-        tokens = list(zip(rows.owners, drawn.tolist(), logps.tolist(), strict=True))
-        for owner, token, logp in tokens:
+        ends: list[tuple[int, int]] = []
+        for owner, token, logp in zip(rows.owners, drawn.tolist(), logps.tolist(), strict=True):
+            if owner not in written:
+                continue
             if not math.isfinite(logp):
                 raise ModelError(
                     f"prompt {owner[0]}, new token {step}",
@@ -246,13 +256,14 @@ def _decode(model: PreTrainedModel, cache: Cache | None, rows: _Rows, sampling: 
                     "load the model in a wider dtype, or check its weights",
                 )
             written[owner].append((token, logp))
-        ends = [owner for owner, token, _ in tokens if token in stops]
+            if token in stops:
+                ends.append(owner)
         done += [_completion(owner, written.pop(owner), "stop") for owner in ends]
         if not written:
             break
         rows.last_ids, rows.positions = drawn, rows.positions + 1
-        if ends:
-            left = [row for row, (owner, _, _) in enumerate(tokens) if owner in written]
+        if len(written) <= MAX_LIVE_SHARE * len(rows.owners):
+            left = [row for row, owner in enumerate(rows.owners) if owner in written]
             select_rows(cache, left)
             rows.keep(left)
     return done + [_completion(owner, tokens_of, "length") for owner, tokens_of in written.items()]

@@ -168,8 +168,9 @@ def lay_out(paths: Sequence[Path], max_new_tokens: int) -> Cache | None:
     for layer, (keys, values) in enumerate(longest[0]):
         rooms = []
         for kind, like in enumerate((keys, values)):
-            room = like.new_zeros(len(paths), like.shape[0], width + max_new_tokens, like.shape[2])
+            room = like.new_empty(len(paths), like.shape[0], width + max_new_tokens, like.shape[2])
             for row, (path, length) in enumerate(zip(paths, lengths, strict=True)):
+                room[row, :, : width - length] = 0  # masked, but what a mask multiplies must be a number
                 if path:
                     room[row, :, width - length : width] = torch.cat([s[layer][kind] for s in path], dim=1)
             rooms.append(room)

@@ -5,12 +5,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from transformers import (
-    LogitsProcessorList,
-    TemperatureLogitsWarper,
-    TopKLogitsWarper,
-    TopPLogitsWarper,
-)
 
 
 @dataclass(frozen=True)
@@ -38,16 +32,19 @@ class Sampling:
 def filtered_probs(logits: Tensor, sampling: Sampling) -> Tensor:
     """The distribution (n, V) that tokens are drawn from, for `logits` (n, V) and a temperature above 0.
 
-    Temperature, then top_k, then top_p by transformers' own filters. Nucleus sampling: arXiv 1904.09751
+    Temperature, then top_k, then top_p, as transformers' filters, but that exactly k tokens are left where
+    several share the k-th logit. Nucleus sampling: arXiv 1904.09751
     """
-    warpers = LogitsProcessorList([TemperatureLogitsWarper(float(sampling.temperature))])
-    if sampling.top_k is not None:
-        warpers.append(TopKLogitsWarper(sampling.top_k))
-    if sampling.top_p < 1:
-        warpers.append(TopPLogitsWarper(sampling.top_p))
-    no_ids = torch.empty((len(logits), 0), dtype=torch.long, device=logits.device)
-    scores: Tensor = warpers(no_ids, logits)  # type: ignore[arg-type]
-    return scores.softmax(dim=-1)
+    scores = logits / sampling.temperature
+    if sampling.top_k is None and sampling.top_p == 1:
+        return scores.softmax(dim=-1)
+    # Best first, and never more of them than top_k leaves: sorting a whole vocabulary is slow.
+    kept, ids = scores.topk(min(sampling.top_k or scores.shape[-1], scores.shape[-1]))
+    probs = kept.softmax(dim=-1)
+    likelier = probs.cumsum(dim=-1) - probs
+    probs = probs.masked_fill(likelier >= sampling.top_p, 0)
+    filtered = torch.zeros_like(scores).scatter(1, ids, probs)
+    return filtered / filtered.sum(dim=-1, keepdim=True)
 
 
 def draw(logits: Tensor, sampling: Sampling, uniforms: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,22 @@
+"""What all verbs share on a terminal: text that cannot steer it, options, and libraries that keep quiet."""
+
+import os
+from typing import Annotated
+
+import typer
+
+INTERRUPTED = 130
+Offline = Annotated[bool, typer.Option("--offline", help="Touch no network.")]
+
+
+def escape_controls(text: str) -> str:
+    """The text with control characters written out, so that quoted data cannot steer the terminal."""
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+
+
+def quiet_libraries(*, offline: bool) -> None:
+    """Nothing; afterwards the libraries that are imported from now on send no telemetry, and offline nothing at all."""
+    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if offline:
+        os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", HF_DATASETS_OFFLINE="1")
