@@ -2,7 +2,6 @@ import subprocess
 import sys
 
 import pytest
-import torch
 
 from zephyr import __version__, cli
 from zephyr.errors import ModelError
@@ -46,32 +45,6 @@ def test_traceback_shows_where_it_came_from(failing_verb, arguments):
 def test_unknown_verb_ends_with_two(capsys):
     assert run("lode") == 2
     assert "No such command" in capsys.readouterr().err
-
-
-def test_environment_names_versions_and_devices(capsys):
-    assert run("env") == 0
-    rows = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
-    assert rows["zephyr"] == __version__
-    assert rows["torch"] == torch.__version__
-    assert int(rows["cores"]) >= 1
-    assert rows["memory"].endswith("GiB free")
-    assert "device" in rows
-
-
-def test_accelerators_are_named(monkeypatch):
-    class Backend:
-        @staticmethod
-        def get_device_name(index: int) -> str:
-            return f"Card {index}"
-
-    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available: torch.device("cuda"))
-    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 2)
-    monkeypatch.setattr(torch, "get_device_module", lambda device: Backend)
-    assert cli.list_devices()[1:] == ["cuda:0, Card 0", "cuda:1, Card 1"]
-
-
-def test_missing_package_is_said():
-    assert cli.installed_version("no-such-package-anywhere") == "not installed"
 
 
 def test_module_runs_as_a_program():

@@ -11,7 +11,7 @@ import typer
 
 from zephyr import __version__
 from zephyr.errors import ZephyrError
-from zephyr.verbs import environment, recipes
+from zephyr.verbs import chat, environment, recipes
 from zephyr.verbs.terminal import escape_controls
 
 TRACEBACK = "--traceback"
@@ -28,6 +28,7 @@ app.command("run")(recipes.run)
 app.command("check")(recipes.check)
 app.command("inspect")(recipes.inspect)
 app.add_typer(recipes.shipped)
+app.command("chat")(chat.chat)
 app.command("env")(environment.print_environment)
 
 

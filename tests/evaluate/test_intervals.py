@@ -37,6 +37,15 @@ def test_a_bootstrap_over_prompts_nears_the_normal_interval():
     assert bootstrap_mean([0.3], seed=0) == (0.3, 0.3, 0.3, 1)
 
 
+def test_values_of_one_prompt_are_drawn_together():
+    values = [0.0] * 40 + [1.0] * 40
+    alone = bootstrap_mean(values, seed=0)
+    together = bootstrap_mean(values, seed=0, groups=[index // 10 for index in range(80)])
+    assert (together.score, together.n) == (0.5, 8)
+    # Eight prompts tell as much as eight values: the standard error is sqrt(0.25 / 8) instead of sqrt(0.25 / 80).
+    assert together.high - together.low == pytest.approx(10**0.5 * (alone.high - alone.low), rel=0.15)
+
+
 @pytest.mark.parametrize("counts", [(1, 0), (-1, 4), (5, 4)])
 def test_impossible_counts_are_refused(counts):
     with pytest.raises(ValueError, match="need 0 <= successes"):

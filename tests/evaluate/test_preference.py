@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from zephyr.evaluate.perplexity import perplexity
-from zephyr.evaluate.preference import Pair, answer_logps, preference_metrics
+from zephyr.evaluate.preference import Pair, answer_logps, preference_metrics, prompt_numbers
 from zephyr.models.tiny import tiny_model
 from zephyr.trees.forest import all_scored
 
@@ -19,7 +19,7 @@ def ids(*tokens):
 def test_accuracy_and_margins_by_hand():
     policy = torch.tensor([[-1.0, -4.0], [-3.0, -2.0], [-5.0, -5.0]], dtype=torch.float64)
     reference = torch.tensor([[-2.0, -3.0], [-3.0, -3.0], [-5.0, -5.0]], dtype=torch.float64)
-    found = preference_metrics(policy, reference, beta=0.5, seed=0)
+    found = preference_metrics(policy, reference, prompts=[0, 1, 2], beta=0.5, seed=0)
     # Margins: 0.5 * (1 + 1) = 1, 0.5 * (0 - 1) = -0.5, and 0, which is no success.
     assert found.accuracy.score == pytest.approx(1 / 3)
     assert found.margin.score == pytest.approx(1 / 6)
@@ -31,7 +31,8 @@ def test_a_model_against_itself_prefers_nothing():
     model = tiny_model("mistral")
     pairs = [Pair(ids(1, 5, 6), ids(7, 8, 2), ids(9, 2)), Pair(ids(1, 9), ids(3, 2), ids(4, 4, 2))]
     logps = answer_logps(model, pairs, max_tokens=64)
-    found = preference_metrics(logps, answer_logps(model, pairs, max_tokens=8), beta=0.1, seed=0)
+    again = answer_logps(model, pairs, max_tokens=8)
+    found = preference_metrics(logps, again, prompts=prompt_numbers(pairs), beta=0.1, seed=0)
     assert found.accuracy.score == 0
     assert found.margin.score == pytest.approx(0, abs=1e-6)
 

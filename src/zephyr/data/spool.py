@@ -80,8 +80,11 @@ def _record(kind: Kind, content: bytes) -> Record:
         case "chat":
             return Chat(name, _messages(values[0]), values[1])
         case "prompt":
-            return Prompt(name, _messages(values[0]), values[1])
+            return Prompt(name, _messages(values[0]), *values[1:])
         case "rated":
-            return Rated(name, _messages(values[0]), tuple(Answer(*answer) for answer in values[1]), values[2])
+            return Rated(name, _messages(values[0]), tuple(Answer(*answer) for answer in values[1]), *values[2:])
         case "preference":
-            return Preference(name, _messages(values[0]), tuple(values[1]), tuple(values[2]), values[3])
+            completions, ratings, source, models, rule = values[1:]
+            return Preference(
+                name, _messages(values[0]), tuple(completions), tuple(ratings), source, tuple(models), rule
+            )

@@ -68,10 +68,8 @@ def render_report(report: Report) -> str:
     parts += ["<h2>Stages</h2>", _table(["stage", "seconds"], seconds)]
     if report.health:
         parts += ["<h2>Health</h2>", "<ul>", *(f"<li>{escape(note)}</li>" for note in report.health), "</ul>"]
-    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{escape(report.title)}</title>'
-    return (
-        f"<!doctype html><html lang=en><head>{head}<style>{_STYLE}</style></head><body>{''.join(parts)}</body></html>\n"
-    )
+    head = f"{_META}<title>{escape(report.title)}</title><style>{_STYLE}</style>"
+    return f"<!doctype html><html lang=en><head>{head}</head><body>{''.join(parts)}</body></html>\n"
 
 
 def _table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -33,14 +33,18 @@ def share(successes: int, n: int) -> Estimate:
     return Estimate(p, max(0.0, min(centre - half, p)), min(1.0, max(centre + half, p)), n)
 
 
-def bootstrap_mean(values: Sequence[float], *, seed: int) -> Estimate:
-    """The mean of one value a prompt, with the percentile interval of a bootstrap over prompts.
+def bootstrap_mean(values: Sequence[float], *, seed: int, groups: Sequence[int] | None = None) -> Estimate:
+    """The mean of the values, with the percentile interval of a bootstrap over prompts.
 
-    Source: Efron and Tibshirani, An Introduction to the Bootstrap, chapter 13.
+    `groups`: the prompt each value belongs to, where a prompt has several; whole prompts are drawn then, and `n` counts
+    them. Source: Efron and Tibshirani, An Introduction to the Bootstrap, chapters 8 and 13.
     """
     if not len(values):
         raise ValueError("need at least one value")
     array = np.asarray(values, dtype=np.float64)
-    draws = np.random.default_rng(seed).integers(len(array), size=(DRAWS, len(array)))
-    low, high = np.quantile(array[draws].mean(axis=1), [0.025, 0.975])
-    return Estimate(float(array.mean()), float(low), float(high), len(array))
+    _, of = np.unique(np.arange(len(array)) if groups is None else np.asarray(groups), return_inverse=True)
+    sums, counts = np.bincount(of, weights=array), np.bincount(of)
+    draws = np.random.default_rng(seed).integers(len(sums), size=(DRAWS, len(sums)))
+    means = sums[draws].sum(axis=1) / counts[draws].sum(axis=1)
+    low, high = np.quantile(means, [0.025, 0.975])
+    return Estimate(float(array.mean()), float(low), float(high), len(sums))

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zephyr.evaluate.intervals import Estimate, bootstrap_mean, share
+from zephyr.evaluate.intervals import Estimate, bootstrap_mean
 from zephyr.models.scorer import CausalLM, ForestScorer
 from zephyr.models.tables import device_of, score_table
 from zephyr.trees.forest import Ids, completion_scored
@@ -25,10 +25,14 @@ class Pair(NamedTuple):
 
 
 class PreferenceMetrics(NamedTuple):
-    """Over n pairs; a pair of equal rewards is no success. Log-probs are sums over an answer's tokens."""
+    """Over all pairs; a pair of equal rewards is no success. Log-probs are sums over an answer's tokens.
+
+    Intervals are over prompts, `n` of them, since the pairs of one prompt are alike.
+    """
 
     accuracy: Estimate
     margin: Estimate
+    num_pairs: int
     chosen_reward: float
     rejected_reward: float
     chosen_logps: float
@@ -42,8 +46,16 @@ def answer_logps(model: CausalLM, pairs: Sequence[Pair], *, max_tokens: int) -> 
     return score_table(scorer, rows, max_tokens=max_tokens, device=device_of(scorer)).logps
 
 
-def preference_metrics(logps: Tensor, ref_logps: Tensor, *, beta: float, seed: int) -> PreferenceMetrics:
-    """The metrics of log-probs (n, 2) of a policy and its reference.
+def prompt_numbers(pairs: Sequence[Pair]) -> list[int]:
+    """A number for the prompt of each pair; pairs of equal prompts have the same."""
+    seen: dict[bytes, int] = {}
+    return [seen.setdefault(pair.prompt.tobytes(), len(seen)) for pair in pairs]
+
+
+def preference_metrics(
+    logps: Tensor, ref_logps: Tensor, *, prompts: Sequence[int], beta: float, seed: int
+) -> PreferenceMetrics:
+    """The metrics of log-probs (n, 2) of a policy and its reference; `prompts` numbers the prompt of each pair.
 
     Source: DPO, arXiv 2305.18290, equation 5.
     """
@@ -52,8 +64,9 @@ def preference_metrics(logps: Tensor, ref_logps: Tensor, *, beta: float, seed: i
     rewards = (beta * (logps - ref_logps)).numpy()
     margins = rewards[:, 0] - rewards[:, 1]
     return PreferenceMetrics(
-        accuracy=share(int((margins > 0).sum()), len(margins)),
-        margin=bootstrap_mean(margins.tolist(), seed=seed),
+        accuracy=bootstrap_mean((margins > 0).tolist(), seed=seed, groups=prompts),
+        margin=bootstrap_mean(margins.tolist(), seed=seed, groups=prompts),
+        num_pairs=len(margins),
         chosen_reward=float(np.mean(rewards[:, 0])),
         rejected_reward=float(np.mean(rewards[:, 1])),
         chosen_logps=float(torch.mean(logps[:, 0])),

@@ -8,7 +8,7 @@ from typing import cast
 
 from zephyr.atomic import replace_text
 from zephyr.evaluate.perplexity import perplexity
-from zephyr.evaluate.preference import Pair, answer_logps, preference_metrics
+from zephyr.evaluate.preference import Pair, answer_logps, preference_metrics, prompt_numbers
 from zephyr.evaluate.world import WorldSettings, score_world
 from zephyr.models.loading import Source, load_model
 from zephyr.pipeline.ready import STAGE_MODEL, answering, starting_source
@@ -113,7 +113,9 @@ def _preference(work: Work) -> Facts:
     logps, ref_logps = (
         answer_logps(load_model(source, dtype="float32"), held, max_tokens=MAX_TOKENS) for source in (policy, reference)
     )
-    found = preference_metrics(logps, ref_logps, beta=align.objective.beta, seed=work.recipe.seed)
+    found = preference_metrics(
+        logps, ref_logps, prompts=prompt_numbers(held), beta=align.objective.beta, seed=work.recipe.seed
+    )
     return {
         "preference/accuracy": round(found.accuracy.score, 6),
         "preference/accuracy_low": round(found.accuracy.low, 6),
@@ -121,7 +123,8 @@ def _preference(work: Work) -> Facts:
         "preference/margin": round(found.margin.score, 6),
         "preference/margin_low": round(found.margin.low, 6),
         "preference/margin_high": round(found.margin.high, 6),
-        "preference/pairs": found.accuracy.n,
+        "preference/pairs": found.num_pairs,
+        "preference/prompts": found.accuracy.n,
         "preference/rewards_chosen": round(found.chosen_reward, 6),
         "preference/rewards_rejected": round(found.rejected_reward, 6),
     }

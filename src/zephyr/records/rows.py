@@ -33,40 +33,52 @@ class Chat(NamedTuple):
 
 
 class Prompt(NamedTuple):
-    """A dialogue that waits for an answer."""
+    """A dialogue that waits for an answer; `knowledge` is what a judge may know of the right one."""
 
     name: str
     messages: Messages
     source: str = ""
+    knowledge: str = ""
 
 
 class Answer(NamedTuple):
-    """One answer to a prompt, with what a judge thought of it: overall, and by aspect (None is N/A)."""
+    """One answer to a prompt, with what a judge thought of it: overall, and by aspect (None is N/A).
+
+    `principle` names what the model was told to aim at, `system` is the sentence that told it.
+    """
 
     text: str
     model: str = ""
     score: float | None = None
     ratings: Mapping[str, float | None] = _NO_RATINGS
     rationale: str = ""
+    principle: str = ""
+    system: str = ""
 
 
 class Rated(NamedTuple):
-    """A prompt with its rated answers: feedback before it is binarized."""
+    """A prompt with its rated answers: feedback before it is binarized. `knowledge` as in Prompt."""
 
     name: str
     prompt: Messages
     answers: tuple[Answer, ...]
     source: str = ""
+    knowledge: str = ""
 
 
 class Preference(NamedTuple):
-    """A row of preference training, best first: a pair, a list, or one labelled completion (rated 1.0 or 0.0)."""
+    """A row of preference training, best first: a pair, a list, or one labelled completion (rated 1.0 or 0.0).
+
+    `models` wrote the completions, empty where that is not known; `rule` says how the row was made of ratings.
+    """
 
     name: str
     prompt: Messages
     completions: tuple[str, ...]
     ratings: tuple[float, ...]
     source: str = ""
+    models: tuple[str, ...] = ()
+    rule: str = ""
 
 
 Record = Text | Chat | Prompt | Rated | Preference

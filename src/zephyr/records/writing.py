@@ -16,22 +16,22 @@ from zephyr.records.rows import Answer, Chat, Preference, Prompt, Rated, Record,
 _BLOCK_ROWS = 1_000
 
 
-def write_jsonl(path: Path, objects: Iterable[Mapping[str, Json] | Record]) -> int:
+def write_jsonl(path: Path, objects: Iterable[Mapping[str, Json] | Record], *, replace: bool = False) -> int:
     """The number of rows of a new file, which is there when all of them are written, and not before.
 
-    Refuses with a DataError where the file is there already.
+    Refuses with a DataError where the file is there already, unless it is to be replaced.
     """
     refusal = DataError(printable(str(path)), "is there already", "choose another name, or move it away")
-    if path.exists():
+    if path.exists() and not replace:
         raise refusal
     partial = path.with_name(f"{path.name}.partial")
     partial.unlink(missing_ok=True)
     lines = _Lines(objects)
     try:
         write_file(partial, lines)
-        if path.exists():
+        if path.exists() and not replace:
             raise refusal
-        partial.rename(path)
+        partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
     sync_folder(path.parent)
@@ -64,14 +64,20 @@ def to_fields(record: Record) -> dict[str, Json]:
             fields: dict[str, Json] = {"text": text}
         case Chat(messages=messages):
             fields = {"messages": _plain(messages)}
-        case Prompt(messages=messages):
-            fields = {"prompt": _plain(messages), "prompt_id": prompt_id(messages)}
-        case Rated(prompt=prompt, answers=answers):
+        case Prompt(messages=messages, knowledge=knowledge):
+            fields = {"prompt": _plain(messages), "prompt_id": prompt_id(messages)} | _where_known(knowledge=knowledge)
+        case Rated(prompt=prompt, answers=answers, knowledge=knowledge):
             rated: list[Json] = [_answer_fields(answer) for answer in answers]
             fields = {"prompt": _plain(prompt), "prompt_id": prompt_id(prompt), "answers": rated}
+            fields |= _where_known(knowledge=knowledge)
         case Preference():
             fields = _preference_fields(record)
-    return fields | ({"source": record.source} if record.source else {})
+    return fields | _where_known(source=record.source)
+
+
+def _where_known(**texts: str) -> dict[str, Json]:
+    """The texts that are not empty."""
+    return {name: text for name, text in texts.items() if text}
 
 
 def _plain(messages: Messages) -> list[Json]:
@@ -86,15 +92,19 @@ def _answer_fields(answer: Answer) -> dict[str, Json]:
 def _preference_fields(record: Preference) -> dict[str, Json]:
     """A pair as in ultrafeedback_binarized, one completion as for KTO, a list with its ratings."""
     ids: dict[str, Json] = {"prompt_id": prompt_id(record.prompt)}
+    origin = _where_known(rule=record.rule)
     is_label = len(record.completions) == 1 and record.ratings[0] in {0.0, 1.0}
     if is_label:
-        answer = record.completions[0]
-        return {"prompt": _plain(record.prompt), **ids, "completion": answer, "label": record.ratings[0] == 1.0}
+        label: dict[str, Json] = {"completion": record.completions[0], "label": record.ratings[0] == 1.0}
+        return {"prompt": _plain(record.prompt), **ids, **label, **_where_known(model="".join(record.models)), **origin}
     if len(record.completions) != 2:
         texts: list[Json] = list(record.completions)
         ratings: list[Json] = list(record.ratings)
-        return {"prompt": _plain(record.prompt), **ids, "completions": texts, "ratings": ratings}
+        models: dict[str, Json] = {"models": list(record.models)} if record.models else {}
+        return {"prompt": _plain(record.prompt), **ids, "completions": texts, "ratings": ratings, **models, **origin}
     first = next(message.content for message in record.prompt if message.role == "user")
     chosen, rejected = ([*_plain(record.prompt), *_plain((Message("assistant", text),))] for text in record.completions)
     scores: dict[str, Json] = {"score_chosen": record.ratings[0], "score_rejected": record.ratings[1]}
-    return {"prompt": first, **ids, "chosen": chosen, "rejected": rejected, "messages": chosen, **scores}
+    if record.models:
+        origin = {"model_chosen": record.models[0], "model_rejected": record.models[1]} | origin
+    return {"prompt": first, **ids, "chosen": chosen, "rejected": rejected, "messages": chosen, **scores, **origin}
