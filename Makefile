@@ -13,7 +13,7 @@ DOCS_READY := $(VENV)/.docs-ready
 setup: $(DEV_READY)
 
 demo: $(DEV_READY)
-	$(RUN)/python examples/tiny_dpo.py
+	$(RUN)/zephyr run recipes/quickstart.yaml --offline
 
 test: $(DEV_READY)
 	$(RUN)/python -m pytest --numprocesses auto

@@ -233,6 +233,7 @@ def check_command(words: list[str]) -> str | None:
     from zephyr.cli import app
 
     verbs = {command.name for command in app.registered_commands}
+    verbs |= {group.typer_instance.info.name for group in app.registered_groups if group.typer_instance}
     match words:
         case ["make", *targets]:
             unknown = set(targets) - TARGETS
@@ -267,8 +268,8 @@ def test_program_of_the_readme_prints_what_it_says(capsys):
 
 
 def test_files_the_makefile_runs_are_there():
-    named = re.findall(r"\$\(RUN\)/python ([\w/.]+\.py)", (REPOSITORY / "Makefile").read_text())
-    assert named == ["examples/tiny_dpo.py"]
+    named = re.findall(r"\$\(RUN\)/zephyr run ([\w/.]+\.yaml)", (REPOSITORY / "Makefile").read_text())
+    assert named == ["recipes/quickstart.yaml"]
     assert (REPOSITORY / named[0]).is_file()
 
 

@@ -11,7 +11,7 @@ import typer
 
 from zephyr import __version__
 from zephyr.errors import ZephyrError
-from zephyr.verbs import chat, environment, recipes
+from zephyr.verbs import chat, environment, feedback, recipes
 from zephyr.verbs.terminal import escape_controls
 
 TRACEBACK = "--traceback"
@@ -29,6 +29,7 @@ app.command("check")(recipes.check)
 app.command("inspect")(recipes.inspect)
 app.add_typer(recipes.shipped)
 app.command("chat")(chat.chat)
+app.command("binarize")(feedback.binarize)
 app.command("env")(environment.print_environment)
 
 

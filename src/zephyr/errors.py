@@ -5,7 +5,8 @@ Misuse of a Python function is a ValueError, a broken promise of our own an Asse
 """
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 LISTED_NAMES = 12
 
@@ -37,6 +38,10 @@ class ModelError(ZephyrError):
     """A model, tokenizer or adapter that is missing, broken, or does not fit its data."""
 
 
+class TeacherError(ZephyrError):
+    """A teacher that cannot be asked: no key, no answer from its server, no room left in the spend cap."""
+
+
 class CheckpointError(ZephyrError):
     """A checkpoint that is damaged, incomplete, or belongs to another run."""
 
@@ -51,6 +56,42 @@ class ResourceError(ZephyrError):
 
 class DeviceError(ResourceError):
     """A device or backend that is not there, or cannot do what was asked of it."""
+
+
+class ProblemsError(ZephyrError):
+    """Several mistakes that were found together; `what` holds them line by line, each with its remedy."""
+
+    def __init__(self, problems: Sequence[ZephyrError]) -> None:
+        super().__init__(f"{len(problems)} problems", "\n  ".join(map(str, problems)), "mend them")
+        self.problems = tuple(problems)
+        self.args = (self.problems,)
+
+    def __str__(self) -> str:
+        """The message, a line for each mistake."""
+        return f"{self.where}:\n  {self.what}"
+
+
+class Problems:
+    """Mistakes that are gathered, so that a user hears of all of them at once."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, ZephyrError] = {}
+
+    @contextmanager
+    def noted(self) -> Iterator[None]:
+        """Nothing; a mistake that ends the block is kept, and the work goes on behind it."""
+        try:
+            yield
+        except ZephyrError as error:
+            for one in error.problems if isinstance(error, ProblemsError) else (error,):
+                self._found.setdefault(str(one), one)
+
+    def raise_any(self) -> None:
+        """Nothing if all is well. Raises the one mistake there was, or one error that says all of them."""
+        if len(self._found) > 1:
+            raise ProblemsError(list(self._found.values()))
+        for error in self._found.values():
+            raise error
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

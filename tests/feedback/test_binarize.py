@@ -37,6 +37,7 @@ def test_the_best_answer_is_chosen_and_the_row_carries_what_it_needs():
     assert row.completions == ("1", "2")
     assert row.ratings == (9, 5)
     assert (row.name, row.prompt, row.source) == ("q row", (Message("user", "q"),), "s")
+    assert (row.rule, row.models) == (made.rule, ())
     assert made.rule == ("pairs chosen=overall min_gap=0 ties=drop rejected=next max_pairs=1 repair_overall=yes seed=0")
     assert (made.prompts, made.used, made.dropped, made.left_out) == (1, 1, {}, {})
 
@@ -70,7 +71,7 @@ def test_chance_chooses_among_the_best():
 
 def test_ties_are_dropped_or_kept():
     assert pairs(rated(5, 5)) == []
-    assert binarize([rated(5, 5)], BinarizeSettings()).dropped == {"all ratings equal": 1}
+    assert binarize([rated(5, 5)], BinarizeSettings()).dropped == {"prompt with all ratings equal": 1}
     kept = pairs(rated(5, 5), ties="keep")
     assert sorted(kept[0]) == ["0", "1"]
     drawn = Counter(row.completions[1] for row in binarize(many(9, 9, 2), BinarizeSettings(ties="keep")).rows)
@@ -82,8 +83,17 @@ def test_a_gap_can_be_asked_for():
     assert pairs(row, rejected="next", min_gap=1.0) == [("0", "2")]
     assert pairs(row, rejected="next", min_gap=2.0) == [("0", "3")]
     assert pairs(row, min_gap=7.0) == []
-    assert binarize([row], BinarizeSettings(min_gap=7.0)).dropped == {"all gaps below min_gap": 1}
+    assert binarize([row], BinarizeSettings(min_gap=7.0)).dropped == {"prompt with all gaps below min_gap": 1}
     assert pairs(rated(5, 5), ties="keep", min_gap=0.5) == []
+
+
+def test_the_models_stand_in_the_order_of_their_answers():
+    answers = (Answer("a", "small", 1.0), Answer("b", "big", 9.0), Answer("c", "", 5.0))
+    row = Rated("r", (Message("user", "q"),), answers)
+    assert binarize([row], BinarizeSettings(output="listwise")).rows[0].models == ("big", "", "small")
+    assert binarize([row], BinarizeSettings(rejected="worst")).rows[0].models == ("big", "small")
+    labels = binarize([row], BinarizeSettings(output="kto")).rows
+    assert {one.completions[0]: one.models for one in labels} == {"a": ("small",), "b": ("big",), "c": ()}
 
 
 # ---- by which score ----
@@ -112,7 +122,7 @@ def test_chosen_by_overall_mean_or_an_aspect(chosen, completions, ratings):
     made = binarize([with_ratings()], BinarizeSettings(output="listwise", chosen=chosen))
     assert made.rows[0].completions == completions
     assert made.rows[0].ratings == pytest.approx(ratings)
-    assert made.left_out == ({} if len(completions) == 3 else {"no score": 1})
+    assert made.left_out == ({} if len(completions) == 3 else {"answer without a score": 1})
 
 
 def ten(mean: float | None) -> Answer:
@@ -125,7 +135,7 @@ def test_a_ten_that_was_a_one_is_repaired():
     made = binarize([row], BinarizeSettings(output="listwise"))
     assert made.rows[0].completions == ("ten 5.0", "six", "ten 1.5")
     assert made.rows[0].ratings == (10.0, 6.0, 1.0)
-    assert made.left_out == {"overall 10 in doubt": 1}
+    assert made.left_out == {"answer with an overall 10 in doubt": 1}
     as_published = binarize([row], BinarizeSettings(output="listwise", ties="keep", repair_overall=False))
     assert as_published.rows[0].ratings == (10.0, 10.0, 10.0, 6.0)
 
@@ -145,14 +155,14 @@ def test_a_list_is_best_first_and_ties_leave_one():
     kept = binarize([row], BinarizeSettings(output="listwise", ties="keep")).rows[0]
     assert kept.ratings == (9, 9, 5, 5, 3)
     assert sorted(kept.completions) == ["0", "1", "2", "3", "4"]
-    assert binarize([rated(4, 4)], BinarizeSettings(output="listwise")).dropped == {"all ratings equal": 1}
+    assert binarize([rated(4, 4)], BinarizeSettings(output="listwise")).dropped == {"prompt with all ratings equal": 1}
     assert binarize([row], BinarizeSettings(output="listwise", min_gap=3)).rows[0].ratings == (9, 5)
 
 
 def test_labels_are_one_row_an_answer():
     made = binarize([rated(5, 4.9, None), rated(None, name="other")], BinarizeSettings(output="kto"))
     assert {row.completions[0]: row.ratings for row in made.rows} == {"0": (1.0,), "1": (0.0,)}
-    assert (made.used, made.dropped, made.left_out) == (1, {"no rated answer": 1}, {"no score": 2})
+    assert (made.used, made.dropped, made.left_out) == (1, {"prompt without a rated answer": 1}, {"answer without a score": 2})
     assert made.rule == "kto chosen=overall threshold=5 repair_overall=yes seed=0"
 
 
@@ -170,8 +180,8 @@ def test_what_cannot_take_part_is_counted():
     )
     made = binarize([Rated("r", (Message("user", "q"),), answers)], BinarizeSettings())
     assert not made.rows
-    assert made.dropped == {"fewer than two rated answers": 1}
-    assert made.left_out == {"repeated answer": 1, "empty answer": 2, "no score": 2}
+    assert made.dropped == {"prompt with fewer than two rated answers": 1}
+    assert made.left_out == {"repeated answer": 1, "empty answer": 2, "answer without a score": 2}
 
 
 SCORES = st.lists(st.one_of(st.none(), st.integers(1, 10).map(float)), max_size=5)
@@ -235,7 +245,7 @@ def test_arena_bench_makes_pairs_by_zephyrs_rule(arena):
     assert {len(row.answers) for row in arena} == {11}
     made = binarize(arena, BinarizeSettings())
     assert made.prompts == 300 == made.used + made.dropped.total()
-    assert made.left_out == {"no score": 27, "empty answer": 1, "repeated answer": 1}
+    assert made.left_out == {"answer without a score": 27, "empty answer": 1, "repeated answer": 1}
     assert len(made.rows) == made.used
     # Backwards, so that of equal texts the first one's score stays.
     answers = {prompt_id(row.prompt): {one.text: one.score for one in row.answers[::-1]} for row in arena}

@@ -111,9 +111,32 @@ def test_ultrafeedback_as_it_is_published():
     }  # fmt: skip
     assert detect_shape(fields) == "ultrafeedback"
     good = Answer("Hello!", "m1", 7.5, {"honesty": None, "helpfulness": 4.0}, "Fine.")
-    expected = Rated("r", (QUESTION,), (good, Answer("", "m2", 1.5)), "evol_instruct")
+    # The scale from 1 to 5 of the fine-grained score never stands beside the one from 1 to 10.
+    expected = Rated("r", (QUESTION,), (good, Answer("", "m2", None)), "evol_instruct")
     assert convert(Row("r", fields), "ultrafeedback", "rated") == expected
     assert convert(Row("r", fields), "ultrafeedback", "prompt") == Prompt("r", (QUESTION,), "evol_instruct")
+    del fields["completions"][0]["overall_score"]
+    without = convert(Row("r", fields), "ultrafeedback", "rated")
+    assert [answer.score for answer in without.answers] == [4.0, 1.5]
+
+
+def test_ultrafeedback_knows_principles_and_right_answers():
+    told = {"principle": "honesty", "custom_system_prompt": "Say what you know."}
+    fields = {
+        "source": "truthful_qa",
+        "instruction": "Is the earth flat?",
+        "completions": [{"model": "m1", "response": "No.", "overall_score": 9, **told}],
+        "correct_answers": ["No", "It is round"],
+        "incorrect_answers": ["Yes"],
+    }
+    rated = convert(Row("r", fields), "ultrafeedback", "rated")
+    assert (rated.answers[0].principle, rated.answers[0].system) == ("honesty", "Say what you know.")
+    assert rated.knowledge == "Correct answers:\n- No\n- It is round\nIncorrect answers:\n- Yes"
+    assert convert(Row("r", fields), "ultrafeedback", "prompt").knowledge == rated.knowledge
+    fields |= {"source": "false_qa", "correct_answers": ["None"], "incorrect_answers": ["None"]}
+    assert convert(Row("r", fields), "ultrafeedback", "rated").knowledge == (
+        "What the question takes for granted is not so."
+    )
 
 
 def test_an_answer_a_row_is_rated_feedback():

@@ -32,22 +32,34 @@ def preferences(draw):
     ratings = draw(st.lists(NUMBERS, min_size=len(completions), max_size=len(completions)))
     if len(completions) != 2:  # A pair keeps its order, whatever its scores say.
         ratings.sort(reverse=True)
-    return Preference("", draw(dialogues("user")), completions, tuple(ratings), draw(SOURCES))
+    models = tuple(draw(st.lists(FILLED, min_size=len(completions), max_size=len(completions))))
+    models, rule = draw(st.sampled_from([(), models])), draw(st.sampled_from(["", "pairs seed=1"]))
+    return Preference("", draw(dialogues("user")), completions, tuple(ratings), draw(SOURCES), models, rule)
 
 
 SOURCES = st.sampled_from(["", "evol_instruct"])
+KNOWN = st.sampled_from(["", "The earth is round."])
 SCORES = st.none() | NUMBERS
 ANSWERS = st.builds(
-    Answer, st.text(st.characters(codec="utf-8")), FILLED, SCORES, st.dictionaries(FILLED, SCORES), FILLED
+    Answer,
+    st.text(st.characters(codec="utf-8")),
+    FILLED,
+    SCORES,
+    st.dictionaries(FILLED, SCORES),
+    FILLED,
+    FILLED,
+    FILLED,
 )
 RECORDS = st.one_of(
     st.tuples(st.just("text"), st.builds(Text, st.just(""), FILLED, SOURCES)),
     st.tuples(st.just("chat"), st.builds(Chat, st.just(""), dialogues("assistant"), SOURCES)),
-    st.tuples(st.just("prompt"), st.builds(Prompt, st.just(""), dialogues("user"), SOURCES)),
+    st.tuples(st.just("prompt"), st.builds(Prompt, st.just(""), dialogues("user"), SOURCES, KNOWN)),
     st.tuples(st.just("preference"), preferences()),
     st.tuples(
         st.just("rated"),
-        st.builds(Rated, st.just(""), dialogues("user"), st.lists(ANSWERS, min_size=1, max_size=3).map(tuple), SOURCES),
+        st.builds(
+            Rated, st.just(""), dialogues("user"), st.lists(ANSWERS, min_size=1, max_size=3).map(tuple), SOURCES, KNOWN
+        ),
     ),
 )
 
@@ -78,12 +90,26 @@ def test_a_pair_has_the_columns_of_ultrafeedback_binarized():
     assert (fields["score_chosen"], fields["score_rejected"]) == (8.0, 2.5)
 
 
+def test_a_pair_says_who_wrote_it_and_how_it_was_made():
+    record = Preference("", (Message("user", "Hi"),), ("Hello!", "No."), (8.0, 2.5), "s", ("big", ""), "pairs seed=3")
+    fields = to_fields(record)
+    assert list(fields)[7:] == ["model_chosen", "model_rejected", "rule", "source"]
+    assert (fields["model_chosen"], fields["model_rejected"], fields["rule"]) == ("big", "", "pairs seed=3")
+
+
 def test_an_existing_file_is_never_written_over(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_text("mine")
     with pytest.raises(DataError, match=r"rows\.jsonl: is there already; choose another name, or move it away"):
         write_jsonl(path, [{"a": 1}])
     assert path.read_text() == "mine"
+
+
+def test_an_existing_file_is_replaced_if_asked_for(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text("old")
+    assert write_jsonl(path, [{"a": 1}], replace=True) == 1
+    assert path.read_text() == '{"a": 1}\n'
 
 
 def test_a_failure_leaves_nothing(tmp_path):

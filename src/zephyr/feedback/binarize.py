@@ -132,10 +132,10 @@ def _value(answer: Answer, settings: BinarizeSettings) -> float | str:
     elif settings.repair_overall and mean_rating(answer.ratings.values()) is not None:
         value, needs_judge = repair_overall_score(answer.score, answer.ratings.values())
         if needs_judge:
-            return "overall 10 in doubt"
+            return "answer with an overall 10 in doubt"
     else:
         value = answer.score
-    return value if value is not None and math.isfinite(value) else "no score"
+    return value if value is not None and math.isfinite(value) else "answer without a score"
 
 
 def _pairs(row: Rated, scored: Sequence[_Scored], settings: BinarizeSettings) -> list[Preference]:
@@ -144,7 +144,7 @@ def _pairs(row: Rated, scored: Sequence[_Scored], settings: BinarizeSettings) ->
     best, *others = sorted(scored, key=lambda one: -one.value)
     eligible = [other for other in others if _is_lower(other, best, settings)]
     rejected = REJECTED[settings.rejected](eligible, scored)[: settings.max_pairs_per_prompt]
-    return [_preference(row, (best, other)) for other in rejected]
+    return [_preference(row, (best, other), settings) for other in rejected]
 
 
 def _is_lower(other: _Scored, best: _Scored, settings: BinarizeSettings) -> bool:
@@ -167,15 +167,13 @@ def _list(row: Rated, scored: Sequence[_Scored], settings: BinarizeSettings) -> 
     for one in sorted(scored, key=lambda one: -one.value):
         if not kept or _is_lower(one, kept[-1], settings):
             kept.append(one)
-    return [_preference(row, kept)] if len(kept) > 1 else []
+    return [_preference(row, kept, settings)] if len(kept) > 1 else []
 
 
 def _labels(row: Rated, scored: Sequence[_Scored], settings: BinarizeSettings) -> list[Preference]:
     """Every answer as a row, rated 1 if it is good enough and else 0."""
-    return [
-        Preference(row.name, row.prompt, (one.answer.text,), (float(one.value >= settings.kto_threshold),), row.source)
-        for one in scored
-    ]
+    labelled = [one._replace(value=float(one.value >= settings.kto_threshold)) for one in scored]
+    return [_preference(row, (one,), settings) for one in labelled]
 
 
 OUTPUTS: dict[str, Callable[[Rated, Sequence[_Scored], BinarizeSettings], list[Preference]]] = {
@@ -185,15 +183,18 @@ OUTPUTS: dict[str, Callable[[Rated, Sequence[_Scored], BinarizeSettings], list[P
 }
 
 
-def _preference(row: Rated, best_first: Sequence[_Scored]) -> Preference:
+def _preference(row: Rated, best_first: Sequence[_Scored], settings: BinarizeSettings) -> Preference:
     texts = tuple(one.answer.text for one in best_first)
-    return Preference(row.name, row.prompt, texts, tuple(one.value for one in best_first), row.source)
+    models = tuple(one.answer.model for one in best_first)
+    ratings = tuple(one.value for one in best_first)
+    named = models if any(models) else ()
+    return Preference(row.name, row.prompt, texts, ratings, row.source, named, settings.rule)
 
 
 def _why_dropped(scored: Sequence[_Scored], settings: BinarizeSettings) -> str:
     if settings.output == "kto":
-        return "no rated answer"
+        return "prompt without a rated answer"
     if len(scored) < 2:
-        return "fewer than two rated answers"
+        return "prompt with fewer than two rated answers"
     gap = max(one.value for one in scored) - min(one.value for one in scored)
-    return "all ratings equal" if gap == 0 else "all gaps below min_gap"
+    return "prompt with all ratings equal" if gap == 0 else "prompt with all gaps below min_gap"

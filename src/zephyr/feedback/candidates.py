@@ -11,6 +11,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from zephyr.feedback.principles import MixtureName, Principle, Shares, draw_principle, sentences, shares_for
+from zephyr.records.messages import Message, Messages
 from zephyr.records.rows import Answer, Prompt, Rated, prompt_id
 from zephyr.teachers.protocol import ChatReply, ChatRequest, Teacher, paired, seed_for
 
@@ -26,6 +28,20 @@ class CandidateSettings:
     max_tokens: int = 256
     seed: int = 0
     chunk_prompts: int = 1024  # prompts in one call of a teacher
+    principles: MixtureName | None = None  # UltraFeedback's shares by source; None: models are told nothing
+    principle_shares: Shares | None = None  # shares for every prompt instead
+
+    def __post_init__(self) -> None:
+        """Refuse principles that are not there."""
+        unknown = set(self.principle_shares or ()) - set(sentences())
+        if unknown:
+            raise ValueError(f"principles are {sorted(sentences())}, got {sorted(unknown)}")
+
+    def shares(self, source: str) -> Shares | None:
+        """How often each principle is told for prompts of a source; None for never."""
+        if self.principle_shares:
+            return self.principle_shares
+        return None if self.principles is None else shares_for(self.principles, source)
 
 
 class Candidates(NamedTuple):
@@ -68,26 +84,50 @@ def draw_teachers(names: Iterable[str], num_answers: int, *, seed: int) -> list[
 def _answer_chunk(
     prompts: Sequence[Prompt], by_name: dict[str, Teacher], settings: CandidateSettings
 ) -> Iterator[Candidates]:
-    places: dict[str, list[int]] = {name: [] for name in by_name}
-    requests: dict[str, list[ChatRequest]] = {name: [] for name in by_name}
-    for index, prompt in enumerate(prompts):
-        identity = prompt_id(prompt.messages)
-        drawn = draw_teachers(by_name, settings.num_answers, seed=seed_for(settings.seed, "teachers", identity))
-        for number, name in enumerate(drawn):
-            places[name].append(index)
-            requests[name].append(_request(prompt, identity, number, settings))
-    replies: list[list[tuple[str, ChatReply]]] = [[] for _ in prompts]
+    asked = [_ask_about(prompt, by_name, settings) for prompt in prompts]
     for name, teacher in by_name.items():
-        for index, (_, reply) in zip(places[name], paired(teacher, requests[name]), strict=True):
-            replies[index].append((name, reply))
-    for prompt, got in zip(prompts, replies, strict=True):
-        yield _candidates(prompt, sorted(got, key=lambda one: int(one[1].key.split()[1])))
+        mine = [one for ones in asked for one in ones if one.teacher == name]
+        for one, (_, reply) in zip(mine, paired(teacher, [one.request for one in mine]), strict=True):
+            one.reply = reply
+    for prompt, ones in zip(prompts, asked, strict=True):
+        yield _candidates(prompt, ones)
 
 
-def _request(prompt: Prompt, identity: str, number: int, settings: CandidateSettings) -> ChatRequest:
+@dataclass
+class _Asked:
+    """One question to one teacher, and what came back."""
+
+    teacher: str
+    principle: Principle | None
+    request: ChatRequest
+    reply: ChatReply | None = None
+
+
+def _ask_about(prompt: Prompt, names: Iterable[str], settings: CandidateSettings) -> list[_Asked]:
+    identity = prompt_id(prompt.messages)
+    drawn = draw_teachers(names, settings.num_answers, seed=seed_for(settings.seed, "teachers", identity))
+    shares = settings.shares(prompt.source)
+    asked = []
+    for number, name in enumerate(drawn):
+        seed = seed_for(settings.seed, "principle", identity, number)
+        principle = None if shares is None else draw_principle(shares, seed=seed)
+        messages = prompt.messages if principle is None else _told(prompt.messages, principle.sentence)
+        asked.append(_Asked(name, principle, _request(messages, identity, number, settings)))
+    return asked
+
+
+def _told(messages: Messages, sentence: str) -> Messages:
+    """The conversation with a sentence in its system message, after what stands there."""
+    if messages[0].role == "system":
+        system, *others = messages
+        return (Message("system", f"{system.content}\n\n{sentence}".strip()), *others)
+    return (Message("system", sentence), *messages)
+
+
+def _request(messages: Messages, identity: str, number: int, settings: CandidateSettings) -> ChatRequest:
     return ChatRequest(
         key=f"{identity} {number}",
-        messages=prompt.messages,
+        messages=messages,
         temperature=settings.temperature,
         top_p=settings.top_p,
         top_k=settings.top_k,
@@ -96,10 +136,12 @@ def _request(prompt: Prompt, identity: str, number: int, settings: CandidateSett
     )
 
 
-def _candidates(prompt: Prompt, replies: Sequence[tuple[str, ChatReply]]) -> Candidates:
-    counts: Counter[str] = Counter(asked=len(replies))
+def _candidates(prompt: Prompt, asked: Sequence[_Asked]) -> Candidates:
+    counts: Counter[str] = Counter(asked=len(asked))
     answers: dict[str, Answer] = {}
-    for name, reply in replies:
+    for one in asked:
+        reply, principle = one.reply, one.principle or Principle("", "")
+        assert reply is not None
         if reply.finish_reason == "error":
             counts["failed: teacher error"] += 1
         elif not reply.text.strip():
@@ -109,5 +151,7 @@ def _candidates(prompt: Prompt, replies: Sequence[tuple[str, ChatReply]]) -> Can
         else:
             counts["answered"] += 1
             counts["cut off"] += reply.finish_reason == "length"
-            answers[reply.text.strip()] = Answer(reply.text, name)
-    return Candidates(Rated(prompt.name, prompt.messages, tuple(answers.values()), prompt.source), +counts)
+            answer = Answer(reply.text, one.teacher, principle=principle.name, system=principle.sentence)
+            answers[reply.text.strip()] = answer
+    rated = Rated(prompt.name, prompt.messages, tuple(answers.values()), prompt.source, prompt.knowledge)
+    return Candidates(rated, +counts)

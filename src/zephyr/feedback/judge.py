@@ -9,8 +9,9 @@ import random
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
+from zephyr.feedback.principles import told_in_short
 from zephyr.judging import (
     ASPECTS,
     OVERALL,
@@ -24,6 +25,9 @@ from zephyr.judging import (
 from zephyr.records.rows import Answer, Rated, prompt_id
 from zephyr.teachers.protocol import ChatReply, ChatRequest, Teacher, paired, seed_for
 
+# Those whose notes are knowledge to check against. UltraFeedback: arXiv 2310.01377
+KNOWLEDGE_ASPECTS = ("truthfulness", "helpfulness")
+
 
 @dataclass(frozen=True)
 class JudgeSettings:
@@ -35,6 +39,7 @@ class JudgeSettings:
     aspects: tuple[str, ...] = (*ASPECTS, OVERALL)
     num_tries: int = 3  # of a question whose reply cannot be read
     min_answers: int = 2  # prompts with fewer are not worth a question
+    order: Literal["random", "given", "reversed"] = "random"  # in which the judge sees the answers
     max_tokens: int = 1024
     temperature: float = 0.0
     top_p: float = 0.6
@@ -50,6 +55,16 @@ class JudgeSettings:
             raise ValueError(f"num_tries must be at least 1, got {self.num_tries}")
 
 
+class FailedTry(NamedTuple):
+    """A try that gave no ratings: a reason to count by, what was wrong, how it was asked, what came back."""
+
+    reason: str
+    detail: str
+    shown: tuple[int, ...]
+    seed: int
+    reply: str
+
+
 @dataclass
 class JudgeCall:
     """One question, how it was asked last, and how it went."""
@@ -58,7 +73,7 @@ class JudgeCall:
     shown: tuple[int, ...]  # indices of the answers, in the order in which the judge saw them
     seed: int = 0
     ratings: tuple[Rating, ...] = ()  # as `shown`; empty: the question failed
-    failures: tuple[str, ...] = ()  # the reason of every try that failed
+    failures: tuple[FailedTry, ...] = ()
 
 
 class Judged(NamedTuple):
@@ -78,7 +93,7 @@ class Judged(NamedTuple):
         for call in self.calls:
             counts["rated" if call.ratings else "failed"] += 1
             counts["asked"] += len(call.failures) + bool(call.ratings)
-            counts.update(f"failed tries: {reason}" for reason in call.failures)
+            counts.update(f"failed tries: {failure.reason}" for failure in call.failures)
         return +counts
 
 
@@ -115,7 +130,7 @@ def _ask_round(
     again: list[tuple[Rated, JudgeCall]] = []
     for (row, call), (_, reply) in zip(pending, paired(teacher, requests), strict=True):
         ratings = _read(call, reply)
-        if isinstance(ratings, str):
+        if isinstance(ratings, FailedTry):
             call.failures = (*call.failures, ratings)
             # Teachers have tried again themselves before they report an error.
             if reply.finish_reason != "error":
@@ -128,8 +143,9 @@ def _ask_round(
 def _request(row: Rated, call: JudgeCall, settings: JudgeSettings, attempt: int) -> ChatRequest:
     identity = prompt_id(row.prompt)
     call.seed = seed_for(settings.seed, "judge", identity, call.aspect, attempt)
-    call.shown = tuple(random.Random(call.seed).sample(sorted(call.shown), len(call.shown)))
-    question = RatingQuestion(call.aspect, row.prompt, tuple(row.answers[index].text for index in call.shown))
+    call.shown = _order(sorted(call.shown), settings, call.seed)
+    answers = tuple(row.answers[index].text for index in call.shown)
+    question = RatingQuestion(call.aspect, row.prompt, answers, _notes(row, call))
     return ChatRequest(
         key=f"{identity} {call.aspect} {' '.join(map(str, call.shown))}",
         messages=ask(question, nonce=fence_word(question, seed=call.seed)),
@@ -141,15 +157,31 @@ def _request(row: Rated, call: JudgeCall, settings: JudgeSettings, attempt: int)
     )
 
 
-def _read(call: JudgeCall, reply: ChatReply) -> tuple[Rating, ...] | str:
+def _order(indices: list[int], settings: JudgeSettings, seed: int) -> tuple[int, ...]:
+    if settings.order == "random":
+        return tuple(random.Random(seed).sample(indices, len(indices)))
+    return tuple(indices if settings.order == "given" else indices[::-1])
+
+
+def _notes(row: Rated, call: JudgeCall) -> str:
+    """What the judge is told besides: what is known of right answers, or what the author was told to aim at."""
+    if call.aspect in KNOWLEDGE_ASPECTS:
+        return row.knowledge
+    told = told_in_short(row.answers[call.shown[0]].system) if call.aspect == OVERALL else ""
+    return f"The author of the text had been told: {told}" if told else ""
+
+
+def _read(call: JudgeCall, reply: ChatReply) -> tuple[Rating, ...] | FailedTry:
     """The ratings, or why there are none."""
     if reply.finish_reason == "error":
-        return "teacher error"
+        return FailedTry("teacher error", reply.error, call.shown, call.seed, reply.text)
     # What follows the cut could have taken back what stands before it.
     if reply.finish_reason == "length":
-        return "cut off"
+        return FailedTry("cut off", "the reply is cut off at its longest", call.shown, call.seed, reply.text)
     parsed = parse_reply(call.aspect, reply.text, len(call.shown))
-    return parsed.reason if isinstance(parsed, ParseFailure) else parsed
+    if isinstance(parsed, ParseFailure):
+        return FailedTry(parsed.reason, parsed.detail, call.shown, call.seed, reply.text)
+    return parsed
 
 
 def _with_ratings(row: Rated, calls: Sequence[JudgeCall]) -> Rated:

@@ -1,6 +1,6 @@
 """Preferences from the shapes they are published in: chosen and rejected, lists with ratings, labels, HH-RLHF text."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from zephyr.records.dialogue_shapes import (
     PROMPTS,
@@ -39,7 +39,8 @@ def from_preference(row: Row) -> Preference:
         prompt = _prompt(row.fields)
     else:
         prompt, completions = _split(row.fields, messages_of(chosen, "chosen"), messages_of(rejected, "rejected"))
-    return _checked(Preference(row.name, prompt, completions, _pair_ratings(row.fields)))
+    models = _models([row.fields.get(f"model_{name}") for name in PAIR])
+    return _checked(Preference(row.name, prompt, completions, _pair_ratings(row.fields), models=models))
 
 
 def from_hh_rlhf(row: Row) -> Preference:
@@ -62,7 +63,14 @@ def from_kto(row: Row) -> Preference:
     if faults:
         raise UnusableError(faults)
     rating = 1.0 if label_of(row.fields.get("label")) else 0.0
-    return Preference(row.name, messages[:-1], (messages[-1].content,), (rating,))
+    models = _models([row.fields.get("model")])
+    return Preference(row.name, messages[:-1], (messages[-1].content,), (rating,), models=models)
+
+
+def _models(names: Sequence[Json]) -> tuple[str, ...]:
+    """The names of models; nothing where not one of them is known."""
+    models = tuple(name if isinstance(name, str) else "" for name in names)
+    return models if any(models) else ()
 
 
 def _from_list(row: Row) -> Preference:
@@ -71,14 +79,15 @@ def _from_list(row: Row) -> Preference:
         raise unusable("ratings do not fit", "completions and ratings are not two lists of the same length")
     if not completions:
         raise unusable("no completions", "there are no completions")
-    scored = [
-        (text_of(completion, f"completion {number}"), _rating(rating, f"rating {number}"))
-        for number, (completion, rating) in enumerate(zip(completions, ratings, strict=True), 1)
-    ]
+    texts = [text_of(completion, f"completion {number}") for number, completion in enumerate(completions, 1)]
+    numbers = [_rating(rating, f"rating {number}") for number, rating in enumerate(ratings, 1)]
     # Stable: of equal ratings the one that stands first stays first.
-    scored.sort(key=lambda pair: -pair[1])
-    texts, numbers = zip(*scored, strict=True)
-    return _checked(Preference(row.name, _prompt(row.fields), tuple(texts), tuple(numbers)))
+    order = sorted(range(len(texts)), key=lambda place: -numbers[place])
+    named = row.fields.get("models")
+    models = _models([named[place] for place in order] if isinstance(named, list) and len(named) == len(texts) else [])
+    completions_down = tuple(texts[place] for place in order)
+    ratings_down = tuple(numbers[place] for place in order)
+    return _checked(Preference(row.name, _prompt(row.fields), completions_down, ratings_down, models=models))
 
 
 def _rating(value: Json, what: str) -> float:

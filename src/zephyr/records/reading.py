@@ -46,7 +46,20 @@ def read_items(file: Path) -> Iterator[Row | Fault]:
     if reader is None:
         remedy = f"name it by what it is, {listed(READERS)}, with .gz if packed"
         raise DataError(name, "is of no kind that is read here", remedy)
-    return reader(file, name)
+    return _placed(reader(file, name), name)
+
+
+def _placed(items: Iterator[Row | Fault], name: str) -> Iterator[Row | Fault]:
+    """The items; an error that names the file alone says after which row it came."""
+    last = ""
+    try:
+        for item in items:
+            last = item.name
+            yield item
+    except DataError as error:
+        if not last or error.where != name:
+            raise
+        raise DataError(f"{name}, after {last.removeprefix(name).strip()}", error.what, error.remedy) from error
 
 
 def find_files(path: Path) -> list[Path]:

@@ -102,8 +102,13 @@ def _nearest_names(fields: Fields, kind: Kind) -> str:
 
 
 def _source(row: Row) -> str:
-    source = row.fields.get("source")
-    return source if isinstance(source, str) else ""
+    return _text(row, "source")
+
+
+def _text(row: Row, name: str) -> str:
+    """A field that is of use if it is a text, and else as good as absent."""
+    value = row.fields.get(name)
+    return value if isinstance(value, str) else ""
 
 
 def _dialogue(read: Callable[[Fields], Messages]) -> Mapping[Kind, Reader]:
@@ -117,7 +122,7 @@ def _dialogue(read: Callable[[Fields], Messages]) -> Mapping[Kind, Reader]:
         messages = read(row.fields)
         if messages and messages[-1].role == "assistant":
             messages = messages[:-1]
-        return [Prompt(row.name, _sound(messages, ends_with="user"), _source(row))]
+        return [Prompt(row.name, _sound(messages, ends_with="user"), _source(row), _text(row, "knowledge"))]
 
     return {"chat": chats, "prompt": prompts}
 
@@ -133,7 +138,7 @@ def _preference(read: Callable[[Row], Preference]) -> Mapping[Kind, Reader]:
     """Preferences, prompts, and the dialogues that end with the chosen answer."""
 
     def preferences(row: Row) -> Sequence[Record]:
-        return [read(row)._replace(source=_source(row))]
+        return [read(row)._replace(source=_source(row), rule=_text(row, "rule"))]
 
     def prompts(row: Row) -> Sequence[Record]:
         return [Prompt(row.name, read(row).prompt, _source(row))]
@@ -150,7 +155,8 @@ def _rated(read: Callable[[Row], Rated]) -> Mapping[Kind, Reader]:
         return [read(row)._replace(source=_source(row))]
 
     def prompts(row: Row) -> Sequence[Record]:
-        return [Prompt(row.name, read(row).prompt, _source(row))]
+        found = read(row)
+        return [Prompt(row.name, found.prompt, _source(row), found.knowledge)]
 
     return {"rated": rated, "prompt": prompts}
 
@@ -219,8 +225,8 @@ SHAPES: Mapping[Shape, Layout] = {
         "prompt, completion, label",
         _fits_kto,
         {
-            "preference": lambda row: [from_kto(row)._replace(source=_source(row))],
-            "prompt": lambda row: [Prompt(row.name, from_kto(row).prompt, _source(row))],
+            "preference": _preference(from_kto)["preference"],
+            "prompt": _preference(from_kto)["prompt"],
         },
     ),
     "messages": Layout("messages", lambda fields: "messages" in fields, _dialogue(from_messages)),

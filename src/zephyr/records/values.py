@@ -69,7 +69,7 @@ def optional_text(fields: Fields, name: str) -> str:
 
 def score_of(value: Json, what: str = "score") -> float | None:
     """The number, also where it is written as text; None for null and N/A."""
-    if value is None or (isinstance(value, str) and value.strip().lower() in _NO_SCORE):
+    if value is None or is_no_score(value):
         return None
     try:
         # float() would take true for 1.
@@ -79,6 +79,11 @@ def score_of(value: Json, what: str = "score") -> float | None:
     if not math.isfinite(score):
         raise unusable(f"{what} is no number", f"the {what} is no finite number, got {show(value)}")
     return score
+
+
+def is_no_score(value: Json) -> bool:
+    """Whether the value says that there is no number: null, or N/A in words."""
+    return value is None or (isinstance(value, str) and value.strip().lower() in _NO_SCORE)
 
 
 def label_of(value: Json) -> bool:

@@ -65,17 +65,18 @@ def to_fields(record: Record) -> dict[str, Json]:
         case Chat(messages=messages):
             fields = {"messages": _plain(messages)}
         case Prompt(messages=messages, knowledge=knowledge):
-            fields = {"prompt": _plain(messages), "prompt_id": prompt_id(messages)} | _where_known(knowledge=knowledge)
+            fields = {"prompt": _plain(messages), "prompt_id": prompt_id(messages)}
+            fields |= _filled({"knowledge": knowledge})
         case Rated(prompt=prompt, answers=answers, knowledge=knowledge):
             rated: list[Json] = [_answer_fields(answer) for answer in answers]
             fields = {"prompt": _plain(prompt), "prompt_id": prompt_id(prompt), "answers": rated}
-            fields |= _where_known(knowledge=knowledge)
+            fields |= _filled({"knowledge": knowledge})
         case Preference():
             fields = _preference_fields(record)
-    return fields | _where_known(source=record.source)
+    return fields | _filled({"source": record.source})
 
 
-def _where_known(**texts: str) -> dict[str, Json]:
+def _filled(texts: Mapping[str, str]) -> dict[str, Json]:
     """The texts that are not empty."""
     return {name: text for name, text in texts.items() if text}
 
@@ -92,11 +93,11 @@ def _answer_fields(answer: Answer) -> dict[str, Json]:
 def _preference_fields(record: Preference) -> dict[str, Json]:
     """A pair as in ultrafeedback_binarized, one completion as for KTO, a list with its ratings."""
     ids: dict[str, Json] = {"prompt_id": prompt_id(record.prompt)}
-    origin = _where_known(rule=record.rule)
+    origin = _filled({"rule": record.rule})
     is_label = len(record.completions) == 1 and record.ratings[0] in {0.0, 1.0}
     if is_label:
         label: dict[str, Json] = {"completion": record.completions[0], "label": record.ratings[0] == 1.0}
-        return {"prompt": _plain(record.prompt), **ids, **label, **_where_known(model="".join(record.models)), **origin}
+        return {"prompt": _plain(record.prompt), **ids, **label, **_filled({"model": "".join(record.models)}), **origin}
     if len(record.completions) != 2:
         texts: list[Json] = list(record.completions)
         ratings: list[Json] = list(record.ratings)
@@ -106,5 +107,5 @@ def _preference_fields(record: Preference) -> dict[str, Json]:
     chosen, rejected = ([*_plain(record.prompt), *_plain((Message("assistant", text),))] for text in record.completions)
     scores: dict[str, Json] = {"score_chosen": record.ratings[0], "score_rejected": record.ratings[1]}
     if record.models:
-        origin = {"model_chosen": record.models[0], "model_rejected": record.models[1]} | origin
+        origin = {"model_chosen": record.models[0], "model_rejected": record.models[1], **origin}
     return {"prompt": first, **ids, "chosen": chosen, "rejected": rejected, "messages": chosen, **scores, **origin}

@@ -1,1 +1,1 @@
-"""Dialogues that a teacher writes."""
+"""Dialogues that a teacher writes: answers to prompts, Self-Instruct tasks, talks of many turns."""

@@ -1,0 +1,90 @@
+"""The JSON of OpenAI's chat completions: how a request is written, and what a response says.
+
+Servers differ in what they know, so fields can be left out. A response that is not what it should be is named,
+never guessed at.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Literal, NamedTuple, cast
+
+from zephyr.teachers.protocol import ChatRequest
+
+Field = Literal["temperature", "top_p", "top_k", "seed"]
+Json = str | int | float | bool | None | Sequence["Json"] | Mapping[str, "Json"]
+SHOWN_CHARACTERS = 200
+
+
+class Answered(NamedTuple):
+    """The first choice of a response. Token counts are None where the server does not give them."""
+
+    text: str
+    finish_reason: Literal["stop", "length"]
+    prompt_tokens: int | None
+    completion_tokens: int | None
+
+
+class Unusable(NamedTuple):
+    """Why a response holds no answer; `is_final` if the server means it."""
+
+    reason: str
+    is_final: bool = False
+
+
+def body_of(
+    request: ChatRequest, *, model: str, max_tokens_field: str, left_out: Sequence[str]
+) -> dict[str, Json]:
+    """The JSON object that asks for the request."""
+    sampling: dict[str, Json] = {"temperature": request.temperature, "top_p": request.top_p, "seed": request.seed}
+    if request.top_k:
+        sampling["top_k"] = request.top_k
+    return {
+        "model": model,
+        "messages": [{"role": message.role, "content": message.content} for message in request.messages],
+        max_tokens_field: request.max_tokens,
+        **{name: value for name, value in sampling.items() if name not in left_out},
+    }
+
+
+def read_response(content: bytes) -> Answered | Unusable:
+    """What the bytes of a response say."""
+    try:
+        response: object = json.loads(content)
+    except (ValueError, RecursionError):
+        return Unusable(f"no JSON: {content[:SHOWN_CHARACTERS].decode('utf-8', 'replace')!r}")
+    return read_completion(response)
+
+
+def read_completion(response: object) -> Answered | Unusable:
+    """What a response, as an object, says."""
+    if not isinstance(response, dict) or not isinstance(response.get("choices"), list):
+        return Unusable("no choices in the response")
+    choices = response["choices"]
+    if not choices:
+        return Unusable("empty choices")
+    choice = choices[0]
+    message = choice.get("message") if isinstance(choice, dict) else None
+    if not isinstance(message, dict):
+        return Unusable("the choice has no message")
+    finish_reason = choice.get("finish_reason")
+    if finish_reason == "content_filter":
+        return Unusable("the server's content filter took the answer", is_final=True)
+    if isinstance(message.get("refusal"), str) and not message.get("content"):
+        return Unusable(f"refused: {message['refusal'][:SHOWN_CHARACTERS]}", is_final=True)
+    text = message.get("content")
+    if not isinstance(text, str):
+        return Unusable(f"the content is {type(text).__name__}, not text")
+    if finish_reason not in ("stop", "length"):
+        return Unusable(f"the finish_reason is {str(finish_reason)[:40]!r}")
+    prompt_tokens, completion_tokens = _usage(response)
+    return Answered(text, cast("Literal['stop', 'length']", finish_reason), prompt_tokens, completion_tokens)
+
+
+def _usage(response: Mapping[str, object]) -> tuple[int | None, int | None]:
+    usage = response.get("usage")
+    if not isinstance(usage, dict):
+        return None, None
+    counts = (usage.get("prompt_tokens"), usage.get("completion_tokens"))
+    if all(isinstance(count, int) and not isinstance(count, bool) and count >= 0 for count in counts):
+        return cast("tuple[int, int]", counts)
+    return None, None

@@ -1,0 +1,98 @@
+"""`zephyr binarize`: rated answers made into rows to train on."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from zephyr.verbs.terminal import Offline, escape_controls, quiet_libraries
+
+if TYPE_CHECKING:
+    from zephyr.feedback.binarize import Binarized
+
+Force = Annotated[bool, typer.Option("--force", help="Write over a file that is there.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the accounts as one JSON object.")]
+BadRows = Annotated[Literal["stop", "drop"], typer.Option(help="What to do with rows that cannot be read.")]
+OutFile = Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="The file to write, of JSON lines.")]
+
+
+def binarize(  # noqa: PLR0913 - typer makes an option of every parameter
+    file: Annotated[str, typer.Argument(help="Rated answers: a file, a folder, a glob or a hub id.")],
+    *,
+    out: OutFile,
+    output: Annotated[Literal["pairs", "listwise", "kto"], typer.Option(help="What a row holds.")] = "pairs",
+    chosen: Annotated[
+        Literal["overall", "mean", "instruction_following", "honesty", "truthfulness", "helpfulness"],
+        typer.Option(help="The score by which the best answer is chosen."),
+    ] = "overall",
+    rejected: Annotated[
+        Literal["random", "worst", "next"],
+        typer.Option(help="Which lower rated answer is rejected; Zephyr drew at random."),
+    ] = "random",
+    min_gap: Annotated[float, typer.Option(min=0, help="Smallest difference of two scores.")] = 0.0,
+    ties: Annotated[Literal["drop", "keep"], typer.Option(help="Pairs of equal score.")] = "drop",
+    max_pairs: Annotated[int, typer.Option(min=1, help="Most pairs of one prompt.")] = 1,
+    kto_threshold: Annotated[float, typer.Option(help="Answers rated at least this are desirable.")] = 5.0,
+    repair: Annotated[bool, typer.Option(help="The published repair of UltraFeedback's overall_score.")] = True,
+    seed: Annotated[int, typer.Option(help="Decides what chance decides.")] = 0,
+    shape: Annotated[str, typer.Option(help="Shape of the rows, if it is not plain.")] = "auto",
+    bad_rows: BadRows = "stop",
+    force: Force = False,
+    as_json: AsJson = False,
+    offline: Offline = False,
+) -> None:
+    """Make pairs (or lists, or labels) of rated answers, in the columns of ultrafeedback_binarized."""
+    quiet_libraries(offline=offline)
+    from zephyr.feedback.binarize import BinarizeSettings
+    from zephyr.feedback.binarize import binarize as made_of
+    from zephyr.records.writing import write_jsonl
+    from zephyr.verbs.feedback_files import open_rows, refuse_place
+
+    refuse_place(out, force=force, read=file)
+    settings = BinarizeSettings(
+        output=output,
+        chosen=chosen,
+        rejected=rejected,
+        min_gap=min_gap,
+        ties=ties,
+        max_pairs_per_prompt=max_pairs,
+        kto_threshold=kto_threshold,
+        repair_overall=repair,
+        seed=seed,
+    )
+    records = open_rows(file, "rated", shape=shape, bad_rows=bad_rows, offline=offline)
+    made = made_of(records, settings)
+    write_jsonl(out, made.rows, replace=force)
+    accounts = _accounts(made, output, records.counts)
+    if as_json:
+        typer.echo(json.dumps({"input": file, "output": str(out), **accounts}))
+    else:
+        print_accounts(f"{file} -> {out}", accounts)
+
+
+def _accounts(made: "Binarized", output: str, unread: Mapping[str, int]) -> dict[str, object]:
+    """What was made, and what was left out for which reason: answers and prompts, each by its reason."""
+    return {
+        "prompts": made.prompts,
+        "prompts_used": made.used,
+        output: len(made.rows),
+        "dropped": {**unread, **made.left_out, **made.dropped},
+        "rule": made.rule,
+    }
+
+
+def print_accounts(title: str, accounts: Mapping[str, object]) -> None:
+    """Nothing; prints names and values in two columns, those of a table within the table below its name."""
+    typer.echo(escape_controls(title))
+    rows: list[tuple[str, object]] = []
+    for name, value in accounts.items():
+        if isinstance(value, Mapping):
+            rows += [(name, "" if value else "nothing"), *((f"  {inner}", count) for inner, count in value.items())]
+        else:
+            rows.append((name.replace("_", " "), value))
+    width = max(len(name) for name, _ in rows)
+    for name, value in rows:
+        shown = f"{value:,}" if isinstance(value, int) else str(value)
+        typer.echo(escape_controls(f"{name:<{width}}  {shown}".rstrip()))

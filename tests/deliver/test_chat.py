@@ -1,0 +1,46 @@
+"""A conversation in the terminal: what is said is remembered, forgotten on demand, and ends when the user leaves."""
+
+import pytest
+import torch
+
+from zephyr.deliver.chat import Conversation, talk
+from zephyr.models.loading import Loaded
+from zephyr.models.sampling import Sampling
+from zephyr.models.tiny import tiny_model, tiny_tokenizer
+
+
+@pytest.fixture
+def conversation():
+    tokenizer = tiny_tokenizer()
+    loaded = Loaded(tiny_model("mistral", vocab_size=len(tokenizer)), tokenizer)
+    return Conversation(loaded, Sampling(max_new_tokens=6, temperature=0.0, stop_ids=(2,)), system="Be kind.")
+
+
+def say(conversation, *lines):
+    waiting, written = iter([*lines, None]), []
+    talk(conversation, lambda: next(waiting), written.append)
+    return "".join(written)
+
+
+def test_answers_are_remembered_until_they_are_to_be_forgotten(conversation):
+    say(conversation, "Hi?", "", "And now?")
+    assert [message.role for message in conversation.said] == ["system", *["user", "assistant"] * 2]
+    assert "a new conversation" in say(conversation, "/new")
+    assert [message.role for message in conversation.said] == ["system"]
+
+
+def test_a_word_of_farewell_ends_it(conversation):
+    assert say(conversation, "/exit", "Hi?") == ""
+
+
+def test_the_pieces_are_the_greedy_answer(conversation):
+    pieces = "".join(conversation.answer("Hi?"))
+    model, tokenizer = conversation.loaded
+    prompt = tokenizer.apply_chat_template(
+        [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hi?"}],
+        add_generation_prompt=True,
+        return_tensors="pt",
+        return_dict=False,
+    )
+    whole = model.generate(prompt, max_new_tokens=6, do_sample=False, attention_mask=torch.ones_like(prompt))
+    assert pieces == tokenizer.decode(whole[0, prompt.shape[1] :], skip_special_tokens=True)

@@ -1,0 +1,75 @@
+"""Training stages as a recipe asks for them: adapters that are merged, lists, single labels, packed batches."""
+
+import json
+from io import StringIO
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+from transformers import AutoModelForCausalLM, pipeline
+
+from tests.pipeline.mini import TRAIN, mini_fields
+from zephyr.pipeline.run import run_recipe
+from zephyr.recipe.schema import Recipe
+
+
+def run(fields, until=None):
+    console = Console(file=StringIO(), width=200)
+    return run_recipe(Recipe.model_validate(fields), until=until, only=None, pinned=None, console=console)
+
+
+def facts(fields, summary, stage):
+    folder = Path(fields["output_dir"]) / fields["name"] / summary["folders"][stage]
+    return folder, json.loads((folder / "stage.json").read_text())["facts"]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder with a run that has come as far as feedback."""
+    folder = tmp_path_factory.mktemp("runs")
+    run(mini_fields(folder), until="feedback")
+    return folder
+
+
+def test_adapters_are_trained_and_merged(trained):
+    fields = mini_fields(trained)
+    fields["align"]["lora"] = {"r": 4, "target_modules": "all-linear"}
+    summary = run(fields, until="align")
+    folder, _ = facts(fields, summary, "align")
+    assert (folder / "adapter/adapter_model.safetensors").is_file()
+    before = AutoModelForCausalLM.from_pretrained(folder.parent / summary["folders"]["sft"] / "model")
+    after = AutoModelForCausalLM.from_pretrained(folder / "model")
+    weights = [model.model.layers[0].self_attn.q_proj.weight for model in (before, after)]
+    assert not torch.equal(*weights)
+    assert torch.equal(before.model.embed_tokens.weight, after.model.embed_tokens.weight)
+
+
+@pytest.mark.parametrize(
+    ("output", "objective"),
+    [("listwise", {"name": "listwise", "num_completions": 3}), ("kto", {"name": "kto"}), ("pairs", {"name": "simpo"})],
+)
+def test_feedback_serves_every_kind_of_objective(trained, output, objective):
+    fields = mini_fields(trained)
+    fields["feedback"]["binarize"] = {"output": output}
+    fields["align"]["objective"] = objective
+    summary = run(fields, until="align")
+    _, found = facts(fields, summary, "align")
+    assert found["steps"] >= 1
+    assert found["loss"] > 0
+
+
+def test_a_packed_batch_holds_as_many_dialogues_as_fill_its_tokens(trained):
+    fields = mini_fields(trained)
+    fields["sft"] = fields["sft"] | {"batch_counts": "packed", "train": TRAIN | {"train_batch_size": 4}}
+    summary = run(fields, until="sft")
+    _, found = facts(fields, summary, "sft")
+    mean_tokens = found["tokens"] / found["examples"]
+    assert found["steps"] == -(-found["examples"] // round(4 * 160 / mean_tokens))
+
+
+def test_the_model_works_in_a_plain_transformers_pipeline(trained):
+    model = min(trained.glob("mini/sft-*/model"))
+    talk = pipeline("text-generation", model=str(model))
+    answer = talk([{"role": "user", "content": "How much is 1 + 1?"}], max_new_tokens=4)[0]["generated_text"]
+    assert [message["role"] for message in answer] == ["user", "assistant"]
