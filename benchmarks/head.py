@@ -48,9 +48,8 @@ def main() -> int:
 def alone(way: str, arguments: argparse.Namespace) -> dict:
     """The measurement of one way in a process of its own."""
     words = [f"--{name}={getattr(arguments, name)}" for name in ("rows", "hidden", "vocab", "threads")]
-    run = subprocess.run(
-        [sys.executable, __file__, "--way", way, *words], check=True, capture_output=True, text=True
-    )
+    command = [sys.executable, __file__, "--way", way, *words]
+    run = subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603
     return json.loads(run.stdout.splitlines()[-1])
 
 

@@ -66,7 +66,9 @@ def parse() -> argparse.Namespace:
         if arguments.pairs % pairs_per_step:
             parser.error(f"--pairs {arguments.pairs} is no multiple of {pairs_per_step} pairs a step")
         if arguments.peer_micro_batch and pairs_per_step % arguments.peer_micro_batch:
-            parser.error(f"{pairs_per_step} pairs a step are no multiple of --peer-micro-batch {arguments.peer_micro_batch}")
+            parser.error(
+                f"{pairs_per_step} pairs a step are no multiple of --peer-micro-batch {arguments.peer_micro_batch}"
+            )
     return arguments
 
 

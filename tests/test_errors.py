@@ -9,13 +9,18 @@ from zephyr.errors import (
     DeviceError,
     InvariantError,
     ModelError,
+    Problems,
+    ProblemsError,
     RecipeError,
     ResourceError,
+    TeacherError,
     ZephyrError,
     did_you_mean,
 )
 
-KINDS = [CheckpointError, DataError, DeviceError, InvariantError, ModelError, RecipeError, ResourceError]
+KINDS = [
+    CheckpointError, DataError, DeviceError, InvariantError, ModelError, RecipeError, ResourceError, TeacherError,
+]  # fmt: skip
 
 
 def test_message_says_where_what_and_what_to_do():
@@ -32,13 +37,44 @@ def test_every_kind_is_caught_as_one(kind):
 
 def test_kinds_tested_are_all_there_are():
     found = {kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Exception)}
-    assert found == {*KINDS, ZephyrError}
+    assert found == {*KINDS, ProblemsError, ZephyrError}
 
 
 def test_error_survives_the_way_between_processes():
     error = pickle.loads(pickle.dumps(CheckpointError("step-40", "no optimizer state", "start anew")))
     assert isinstance(error, CheckpointError)
     assert str(error) == "step-40: no optimizer state; start anew"
+
+
+def gathered(*errors):
+    problems = Problems()
+    for error in errors:
+        with problems.noted():
+            raise error
+    return problems
+
+
+def test_a_problem_alone_is_raised_as_it_is():
+    gathered().raise_any()
+    alone = DataError("a", "b", "c")
+    with pytest.raises(DataError) as caught:
+        gathered(alone, DataError("a", "b", "c")).raise_any()
+    assert caught.value is alone
+
+
+def test_several_problems_are_said_together_each_once():
+    with pytest.raises(ProblemsError) as caught:
+        gathered(DataError("a", "b", "c"), ModelError("d", "e", "f")).raise_any()
+    text = "2 problems:\n  a: b; c\n  d: e; f"
+    assert str(caught.value) == text
+    assert str(pickle.loads(pickle.dumps(caught.value))) == text
+    with pytest.raises(ProblemsError, match=r"^3 problems:\n  a: b; c\n  d: e; f\n  g: h; i$"):
+        gathered(caught.value, DataError("g", "h", "i"), DataError("a", "b", "c")).raise_any()
+
+
+def test_what_is_no_mistake_of_a_user_is_not_gathered():
+    with pytest.raises(ValueError, match="ours"):
+        gathered(ValueError("ours"))
 
 
 @pytest.mark.parametrize(

@@ -104,8 +104,9 @@ def windows(text: str) -> Iterator[tuple[str, ...]]:
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, FunctionNode):
             kept.difference_update(range(node.lineno, node.body[0].lineno))
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            kept.difference_update(range(node.lineno, node.end_lineno + 1))
     lines = [line.strip() for number, line in enumerate(text.splitlines(), start=1) if number in kept]
-    lines = [line for line in lines if not line.startswith(("import ", "from "))]
     return (tuple(lines[start : start + WINDOW]) for start in range(len(lines) - WINDOW + 1))
 
 

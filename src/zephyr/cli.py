@@ -11,7 +11,7 @@ import typer
 
 from zephyr import __version__
 from zephyr.errors import ZephyrError
-from zephyr.verbs import chat, environment, feedback, recipes
+from zephyr.verbs import calls, chat, environment, feedback, judge, recipes, synth
 from zephyr.verbs.terminal import escape_controls
 
 TRACEBACK = "--traceback"
@@ -29,7 +29,10 @@ app.command("check")(recipes.check)
 app.command("inspect")(recipes.inspect)
 app.add_typer(recipes.shipped)
 app.command("chat")(chat.chat)
+app.command("synth")(synth.synth)
+app.add_typer(judge.judge)
 app.command("binarize")(feedback.binarize)
+app.add_typer(calls.calls)
 app.command("env")(environment.print_environment)
 
 

@@ -129,7 +129,7 @@ def test_what_cannot_be_read_counts_as_what_cannot_be_used(folder):
 def test_a_file_cut_short_is_refused_even_where_rows_may_be_left_out(folder):
     (folder / "cut.jsonl.gz").write_bytes(gzip.compress((folder / "chats.jsonl").read_bytes())[:-4])
     assert refusal(folder, "cut.jsonl.gz", bad_rows="drop").startswith(
-        "cut.jsonl.gz: the gzip file is cut short; fetch"
+        "cut.jsonl.gz, after row 20: the gzip file is cut short; fetch"
     )
 
 

@@ -179,7 +179,7 @@ def test_more_loss_than_allowed_is_one_message():
     with pytest.raises(DataError) as caught:
         report.check(max_rows_share=0.2, max_tokens_share=0.5)
     assert str(caught.value) == (
-        "window of 10 tokens, rule keep_start: 1 rows leave no room for an answer: chats.jsonl row 3 (12 tokens stand "
+        "window of 10 tokens, rule keep_start: 1 row leaves no room for an answer: chats.jsonl row 3 (12 tokens stand "
         "before its first answer); 50.0% of the rows are cut or left out where 20.0% may be; the worst are chats.jsonl "
         "row 3 (12 tokens stand before its first answer), chats.jsonl row 2 (lost 2 of 12 tokens); raise "
         "data.max_length, shorten or remove these rows, or choose another data.truncation"

@@ -162,7 +162,11 @@ def test_a_list_is_best_first_and_ties_leave_one():
 def test_labels_are_one_row_an_answer():
     made = binarize([rated(5, 4.9, None), rated(None, name="other")], BinarizeSettings(output="kto"))
     assert {row.completions[0]: row.ratings for row in made.rows} == {"0": (1.0,), "1": (0.0,)}
-    assert (made.used, made.dropped, made.left_out) == (1, {"prompt without a rated answer": 1}, {"answer without a score": 2})
+    assert (made.used, made.dropped, made.left_out) == (
+        1,
+        {"prompt without a rated answer": 1},
+        {"answer without a score": 2},
+    )
     assert made.rule == "kto chosen=overall threshold=5 repair_overall=yes seed=0"
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from tests.feedback.recorded_teachers import RecordedTeacher, cut_off, failed
 from zephyr.feedback.candidates import CandidateSettings, answer_prompts, draw_teachers
+from zephyr.feedback.principles import sentences
 from zephyr.records.messages import Message
 from zephyr.records.rows import Prompt
 from zephyr.teachers.protocol import ChatReply
@@ -41,6 +42,39 @@ def test_candidates_depend_on_the_seed_and_the_prompt_alone():
     assert by_name(answer_prompts(PROMPTS[::-1], pool[::-1], few_at_once)) == once
     assert by_name(answer_prompts(PROMPTS[7:8], pool, settings)) == {"p row 7": once["p row 7"]}
     assert by_name(answer_prompts(PROMPTS, pool, CandidateSettings(num_answers=3, seed=1))) != once
+
+
+def test_principles_are_told_in_the_system_message_and_kept_with_the_answer():
+    system = (Message("system", "Be brief."), Message("user", "question"))
+    prompts = [*PROMPTS, Prompt("with system", system, "flan_v2_cot", "It is known.")]
+    teacher = seeded()
+    settings = CandidateSettings(num_answers=3, principles="readme")
+    candidates = list(answer_prompts(prompts, [teacher], settings))
+    answers = [answer for one in candidates for answer in one.rated.answers]
+    told = [request.messages[0] for request in teacher.asked]
+    assert [message.role for message in told] == ["system"] * 63
+    assert [message.content for message in told[:60]] == [answer.system for answer in answers[:60]]
+    assert all(answer.system in sentences()[answer.principle] for answer in answers)
+    assert [message.content for message in told[60:]] == [f"Be brief.\n\n{answer.system}" for answer in answers[60:]]
+    # The prompt stays as it was, and what is known of it stays with it.
+    assert [one.rated.prompt for one in candidates] == [prompt.messages for prompt in prompts]
+    assert candidates[-1].rated.knowledge == "It is known."
+    assert [one.rated for one in answer_prompts(prompts[7:8], [teacher], settings)] == [candidates[7].rated]
+
+
+def test_shares_of_ones_own_hold_for_every_source():
+    shares = {"calibration": 1.0}
+    for one in answer_prompts(PROMPTS, [seeded()], CandidateSettings(num_answers=2, principle_shares=shares)):
+        assert {answer.principle for answer in one.rated.answers} == {"calibration"}
+    with pytest.raises(ValueError, match="beauty"):
+        CandidateSettings(principle_shares={"beauty": 1.0})
+
+
+def test_without_principles_nothing_is_told():
+    teacher = seeded()
+    (one, *_) = answer_prompts(PROMPTS[:1], [teacher], CandidateSettings(num_answers=2))
+    assert {request.messages for request in teacher.asked} == {PROMPTS[0].messages}
+    assert {(answer.principle, answer.system) for answer in one.rated.answers} == {("", "")}
 
 
 def test_a_pool_is_drawn_from_without_replacement_and_evenly():

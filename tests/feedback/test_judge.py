@@ -54,6 +54,38 @@ def test_texts_are_shown_in_a_random_order_that_is_recorded():
     assert {request.temperature for request in teacher.asked} == {0.0}
 
 
+def test_texts_can_be_shown_as_they_are_or_reversed():
+    for order, expected in (("given", (0, 1, 2, 3)), ("reversed", (3, 2, 1, 0))):
+        judged = judge(ROWS, RecordedTeacher(honest_reply), JudgeSettings(aspects=ASPECTS, order=order))
+        calls = [(one, call) for one in judged for call in one.calls]
+        assert {call.shown for _, call in calls} == {expected}
+        assert all(one.rated.answers[2].ratings[call.aspect] == 3 for one, call in calls)
+
+
+def test_the_judge_is_told_what_is_known_and_what_authors_were_told():
+    told = Answer("an answer", system='Say how sure you are. For instance, close with "80%".')
+    row = ROWS[0]._replace(answers=(told, Answer("another")), knowledge="Paris is right.")
+    teacher = RecordedTeacher(lambda _: "?")
+    list(judge([row], teacher, JudgeSettings(num_tries=1)))
+    questions = [read_question(request.messages) for request in teacher.asked]
+    notes = {question.aspect: question.notes for question in questions if question.aspect != OVERALL}
+    known = dict.fromkeys(("truthfulness", "helpfulness"), "Paris is right.")
+    assert notes == known | dict.fromkeys(("instruction_following", "honesty"), "")
+    critiques = {question.answers[0]: question.notes for question in questions if question.aspect == OVERALL}
+    assert critiques == {
+        "an answer": "The author of the text had been told: Say how sure you are.",
+        "another": "",
+    }
+
+
+def test_failed_tries_are_kept_with_what_came_back():
+    (one,) = judge(ROWS[:1], RecordedTeacher(lambda _: "Rating: 5"), JudgeSettings(aspects=("honesty",), num_tries=2))
+    first, second = one.calls[0].failures
+    assert (first.reason, first.reply, sorted(first.shown)) == ("headings", "Rating: 5", [0, 1, 2, 3])
+    assert "1 blocks for 4 texts" in first.detail
+    assert first.seed != second.seed
+
+
 def test_ratings_do_not_depend_on_the_order_of_rows():
     # A judge whose scores hang on the place and on the fence: any change of a request changes them.
     def moody(request) -> str:

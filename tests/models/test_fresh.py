@@ -26,14 +26,14 @@ def test_what_is_common_becomes_one_token_and_digits_stay_apart():
     assert TOKENIZER.tokenize("<|user|>") != list("<|user|>")
     assert TOKENIZER.tokenize("2024") == list("2024")
     assert TOKENIZER("the").input_ids[0] == TOKENIZER.bos_token_id
-    assert learn_tokenizer(TEXTS, vocab_size=300, max_length=64, bos=False)("the").input_ids[0] != TOKENIZER.bos_token_id
+    assert (
+        learn_tokenizer(TEXTS, vocab_size=300, max_length=64, bos=False)("the").input_ids[0] != TOKENIZER.bos_token_id
+    )
 
 
 def test_a_new_model_follows_from_its_seed_and_leaves_the_dice_alone():
     state = torch.get_rng_state()
-    first, again, other = (
-        new_model("mistral", SIZES, TOKENIZER, seed=seed, dtype=torch.float32) for seed in (1, 1, 2)
-    )
+    first, again, other = (new_model("mistral", SIZES, TOKENIZER, seed=seed, dtype=torch.float32) for seed in (1, 1, 2))
     assert torch.equal(torch.get_rng_state(), state)
     weights = [model.get_input_embeddings().weight for model in (first, again, other)]
     assert torch.equal(weights[0], weights[1])

@@ -24,7 +24,9 @@ def mini_fields(output_dir: Path) -> dict:
             "num_key_value_heads": 1,
             "max_position_embeddings": 256,
         },
-        "synth": {"generator": {"num_dialogues": 240, "num_pretrain_texts": 60, "num_feedback_prompts": 24}},
+        "synth": {
+            "generator": {"name": "world", "num_dialogues": 240, "num_pretrain_texts": 60, "num_feedback_prompts": 24}
+        },
         "pretrain": {"data": data, "train": TRAIN | {"max_steps": 6}},
         "sft": {"data": data | {"eval_share": 0.1}, "train": TRAIN},
         "feedback": {"candidates": {"num_completions": 3, "sampling": {"max_new_tokens": 12}}},

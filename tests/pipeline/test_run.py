@@ -122,5 +122,5 @@ def test_changed_data_is_found_by_a_locked_run(tmp_path):
     run(Recipe.model_validate(fields), until="synth")
     asked = asked_recipe(str(tmp_path / "mini/run.lock.json"), [], offline=True)
     rows.write_text(json.dumps({"prompt": "Hi?", "chosen": "Yes!", "rejected": "No."}) + "\n")
-    with pytest.raises(DataError, match="not what they were in the locked run: align: .*pairs.jsonl"):
+    with pytest.raises(DataError, match=r"not what they were in the locked run: align: .*pairs\.jsonl"):
         run(asked.recipe, pinned=asked.pinned, until="synth")

@@ -186,7 +186,9 @@ def test_any_bytes_give_rows_faults_or_a_data_error(scratch, content, suffix, pa
 def test_a_gz_cut_short_is_never_read_as_whole(scratch, content, cut):
     path = scratch / "cut.txt.gz"
     path.write_bytes(gzip.compress(content)[:-cut])
-    with pytest.raises(DataError, match=r"cut\.txt\.gz: (the gzip file is cut short|cannot be unpacked)"):
+    with pytest.raises(
+        DataError, match=r"cut\.txt\.gz(, after row \d+)?: (the gzip file is cut short|cannot be unpacked)"
+    ):
         list(read_items(path))
 
 

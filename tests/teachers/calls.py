@@ -1,12 +1,11 @@
 """Requests, settings and answers for tests of teachers behind an address."""
 
+from tests.teachers.hostile_server import Running, digest_of
 from zephyr.records.messages import Message
 from zephyr.teachers.address import Address
 from zephyr.teachers.calling import CallSettings
 from zephyr.teachers.protocol import ChatRequest
 from zephyr.teachers.retries import Backoff
-
-from tests.teachers.hostile_server import Running, digest_of
 
 KEY = "sk-a-key-that-must-not-be-seen"
 
@@ -14,7 +13,8 @@ KEY = "sk-a-key-that-must-not-be-seen"
 def questions(count: int, *, start: int = 0) -> list[ChatRequest]:
     """Different requests."""
     return [
-        ChatRequest(str(n), (Message("user", f"Question {n}?"),), max_tokens=20, seed=n) for n in range(start, start + count)
+        ChatRequest(str(n), (Message("user", f"Question {n}?"),), max_tokens=20, seed=n)
+        for n in range(start, start + count)
     ]
 
 
@@ -28,4 +28,4 @@ def address(server: Running) -> Address:
     return Address(server.base_url, "echo", api_key=KEY)
 
 
-QUICK = CallSettings(concurrency=16, deadline_seconds=0.5, backoff=Backoff(0.01, 0.1), max_tries=12)
+QUICK = CallSettings(concurrency=16, deadline_seconds=2.0, backoff=Backoff(0.01, 0.1), max_tries=12)

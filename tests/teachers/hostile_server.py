@@ -33,6 +33,24 @@ FAULTS = (
     "sent twice",
     "html",
 )
+
+
+def twice_chosen(answer: dict) -> bytes:
+    """The answer with its choice two times over."""
+    return json.dumps(answer | {"choices": answer["choices"] * 2}).encode()
+
+
+# What stands in a response of status 200 instead of what should.
+BODIES = {
+    "truncated json": lambda content: content[: len(content) // 2],
+    "wrong schema": lambda _: b'{"choices": {"text": 3}}',
+    "empty choices": lambda _: b'{"choices": [], "usage": {"prompt_tokens": 1, "completion_tokens": 0}}',
+    "null content": lambda _: b'{"choices": [{"message": {"content": null}, "finish_reason": "stop"}]}',
+    "two choices": lambda content: json.dumps(
+        json.loads(content) | {"choices": json.loads(content)["choices"] * 2}
+    ).encode(),
+    "html": lambda _: b"<html>come back later</html>",
+}
 # With these the client has its answer all the same.
 HARMLESS = ("two choices", "sent twice")
 STALL_SECONDS = 30.0
@@ -102,45 +120,25 @@ class HostileServer:
         return await self._fail(fault, content, writer, head)
 
     async def _fail(self, fault: str, content: bytes, writer: asyncio.StreamWriter, head: str) -> bool:
-        key = next((line for line in head.splitlines() if line.lower().startswith("authorization")), "")
-        message = json.dumps({"error": {"message": f"{fault}; you sent {key}"}}).encode()
-        match fault:
-            case "429":
-                self._send(writer, 429, message, f"retry-after-ms: {self._dice.randint(1, 40)}\r\n")
-            case "429 no hint":
-                self._send(writer, 429, message)
-            case "500" | "400" | "401" | "503":
-                self._send(writer, int(fault), message)
-            case "stall":
-                await asyncio.sleep(STALL_SECONDS)
-                return False
-            case "reset before":
-                return False
-            case "reset midway":
-                writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(content) + content[:20])
-                await writer.drain()
-                return False
-            case "truncated json":
-                self._send(writer, 200, content[: len(content) // 2])
-            case "wrong schema":
-                self._send(writer, 200, b'{"choices": {"text": 3}}')
-            case "empty choices":
-                self._send(writer, 200, b'{"choices": [], "usage": {"prompt_tokens": 1, "completion_tokens": 0}}')
-            case "null content":
-                self._send(writer, 200, b'{"choices": [{"message": {"content": null}, "finish_reason": "stop"}]}')
-            case "two choices":
-                answer = json.loads(content)
-                answer["choices"] *= 2
-                self._send(writer, 200, json.dumps(answer).encode())
-            case "sent twice":
-                self._send(writer, 200, content)
-                self._send(writer, 200, content)
-            case "html":
-                self._send(writer, 200, b"<html>come back later</html>")
-            case _:
-                self._send(writer, 200, content)
+        """Whether the connection goes on after this answer."""
+        if fault == "stall":
+            await asyncio.sleep(STALL_SECONDS)
+        elif fault == "reset midway":
+            writer.write(_response(200, content)[:-20])
+        elif fault == "sent twice":
+            # At once: what comes after the next request has gone out cannot be told from its response.
+            writer.write(_response(200, content) * 2)
+        elif fault in BODIES:
+            self._send(writer, 200, BODIES[fault](content))
+        elif fault[:3].isdigit():
+            key = next((line for line in head.splitlines() if line.lower().startswith("authorization")), "")
+            message = json.dumps({"error": {"message": f"{fault}; you sent {key}"}}).encode()
+            hint = f"retry-after-ms: {self._dice.randint(1, 40)}\r\n" if fault == "429" else ""
+            self._send(writer, int(fault[:3]), message, hint)
+        elif fault == "none":
+            self._send(writer, 200, content)
         await writer.drain()
-        return True
+        return fault not in ("stall", "reset before", "reset midway")
 
     def _completion(self, request: dict, digest: str) -> dict:
         words = sum(len(message["content"].split()) for message in request["messages"])
@@ -156,8 +154,12 @@ class HostileServer:
         }
 
     def _send(self, writer: asyncio.StreamWriter, status: int, body: bytes, headers: str = "") -> None:
-        head = f"HTTP/1.1 {status} X\r\ncontent-type: application/json\r\n{headers}content-length: {len(body)}\r\n\r\n"
-        writer.write(head.encode() + body)
+        writer.write(_response(status, body, headers))
+
+
+def _response(status: int, body: bytes, headers: str = "") -> bytes:
+    head = f"HTTP/1.1 {status} X\r\ncontent-type: application/json\r\n{headers}content-length: {len(body)}\r\n\r\n"
+    return head.encode() + body
 
 
 class Running(NamedTuple):

@@ -27,8 +27,8 @@ from tests.train.checkpoint_runs import (
     save_until_killed,
     train_steps,
 )
+from zephyr import atomic
 from zephyr.errors import CheckpointError, ResourceError
-from zephyr.train import atomic
 from zephyr.train.checkpoint import (
     Progress,
     checkpoint_folders,

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from tests.train.checkpoint_runs import forked
 from tests.train.reference_runs import MODEL, append, key
+from zephyr import atomic
 from zephyr.errors import ResourceError
-from zephyr.train import atomic, reference_store
+from zephyr.train import reference_store
 from zephyr.train.reference_store import ReferenceStore, sequence_key
 from zephyr.trees.forest import ScoredSequence, completion_scored
 

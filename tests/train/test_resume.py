@@ -19,8 +19,8 @@ from tests.train.checkpoint_runs import (
     make_training,
     save_two,
 )
+from zephyr import atomic
 from zephyr.errors import CheckpointError
-from zephyr.train import atomic
 from zephyr.train.checkpoint import (
     Progress,
     whole_checkpoints,

@@ -8,9 +8,10 @@ import torch
 
 from tests.train.tiny_runs import examples_for, logged, pairs, tiny_job, weights
 from zephyr.errors import DataError, InvariantError, ModelError
+from zephyr.models import tables
 from zephyr.models.adapters import LoraSettings, add_lora
 from zephyr.models.tiny import EOS_ID, tiny_model
-from zephyr.train import invariants, loop, self_check, step, tables
+from zephyr.train import invariants, loop, self_check, step
 from zephyr.train import job as jobs
 from zephyr.train.checkpoint import whole_checkpoints
 from zephyr.train.examples import Dialogue

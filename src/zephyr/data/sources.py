@@ -64,6 +64,10 @@ class Records(Generic[R]):
     def __getitem__(self, index: int) -> R:
         return self._spool[index]
 
+    def largest(self, count: int) -> list[int]:
+        """The places of the `count` records that take most bytes, the largest first; no record is read for it."""
+        return self._spool.largest(count)
+
 
 @overload
 def open_source(source: Source, kind: Literal["text"], *, data_dir: Path, offline: bool) -> Records[Text]: ...
@@ -234,7 +238,10 @@ def _locate(source: Source, data_dir: Path) -> list[Path] | None:
     is_folder_here = any((data_dir / part).exists() for part in Path(source.path).parts[:1])
     if is_hub_id(source.path) and not is_folder_here and not source.path.lower().endswith((*READERS, ".gz")):
         return None
-    raise DataError(printable(str(path)), "no such file or folder", f"check path and data_dir{nearest_entry(path)}")
+    missing = path.absolute()
+    raise DataError(
+        printable(str(missing)), "no such file or folder", f"check path and data_dir{nearest_entry(missing)}"
+    )
 
 
 def _files_of_split(files: list[Path], split: Split) -> list[Path]:

@@ -7,6 +7,7 @@ import tempfile
 import weakref
 from array import array
 from collections.abc import Iterator
+from heapq import nlargest
 from typing import Generic, TypeVar, cast
 
 from zephyr.errors import ResourceError
@@ -53,6 +54,10 @@ class Spool(Generic[R]):
         # Not seek and read: processes that were forked share the place in a file.
         content = os.pread(self._file.fileno(), end - start, start)
         return cast("R", _record(self.kind, content))
+
+    def largest(self, count: int) -> list[int]:
+        """The places of the `count` records that take most bytes, the largest first."""
+        return nlargest(count, range(len(self)), key=lambda index: self._ends[index + 1] - self._ends[index])
 
     def _flush(self) -> None:
         try:

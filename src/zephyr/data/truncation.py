@@ -211,7 +211,8 @@ class TruncationReport:
         """Nothing; a DataError where more was lost than may be, or, for `stop`, where any row was unfit."""
         problems = []
         if unfit == "stop" and self.rows["unfit"]:
-            problems.append(f"{self.rows['unfit']} rows leave no room for an answer: {_listed(self.unfit)}")
+            rows = "1 row leaves" if self.rows["unfit"] == 1 else f"{self.rows['unfit']:,} rows leave"
+            problems.append(f"{rows} no room for an answer: {_listed(self.unfit)}")
         for noun, share, limit in (
             ("rows", self.rows_share, max_rows_share),
             ("tokens", self.tokens_share, max_tokens_share),

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from zephyr.models.loading import DTYPES, Source, caps_scores
+from zephyr.models.loading import DTYPES, Source, caps_scores, unreadable
 
 
 def empty_model(source: Source, *, dtype: str = "bfloat16") -> PreTrainedModel:
@@ -25,3 +25,12 @@ def empty_model(source: Source, *, dtype: str = "bfloat16") -> PreTrainedModel:
     module: nn.Module = model
     module.eval()
     return model
+
+
+def num_parameters(source: Source) -> int:
+    """The number of weights of a model, of which only the configuration is read. Raises ModelError."""
+    try:
+        model: nn.Module = empty_model(source)
+    except (OSError, ValueError, KeyError) as error:
+        raise unreadable(source, "configuration", error) from error
+    return sum(parameter.numel() for parameter in model.parameters())

@@ -35,7 +35,7 @@ from zephyr.errors import ModelError, ResourceError, did_you_mean
 
 _log = logging.getLogger(__name__)
 # A bar for every file that is read or written drowns what a run has to say.
-disable_progress_bar()
+disable_progress_bar()  # type: ignore[no-untyped-call]
 
 DTYPES = {
     "float32": torch.float32,

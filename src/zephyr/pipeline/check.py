@@ -1,30 +1,30 @@
 """`zephyr check`: what can be known of a run before it: inputs, tokens, steps, losses, files. Trains nothing."""
 
-from collections.abc import Iterator
-from itertools import islice
-from typing import NamedTuple, TypeAlias, TypeVar
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import cast
 
-from zephyr.data.encoding import DialogueEncoder
 from zephyr.data.hub import is_hub_id
-from zephyr.data.scanner import scan_preferences
 from zephyr.data.sources import Records
-from zephyr.data.supervision import Supervision
-from zephyr.data.truncation import Loss, TruncationReport, fit_dialogue, fit_preference, split_text
-from zephyr.errors import DataError
-from zephyr.pipeline.data_rows import open_records
-from zephyr.pipeline.ready import encoder_for, tokenizer_of
-from zephyr.pipeline.stages import outside_data, taken_stages
-from zephyr.pipeline.tokens import window_of
-from zephyr.recipe.data_section import DataSource
+from zephyr.errors import DataError, ModelError, Problems
+from zephyr.models.empty import num_parameters
+from zephyr.models.identity import resolved_revision
+from zephyr.models.loading import Source, Tokenizer, load_tokenizer
+from zephyr.pipeline.data_rows import filters_of, name_of, open_records
+from zephyr.pipeline.disk import room_for, writable_folder
+from zephyr.pipeline.forecast import Stage, foretell, foretell_held_out, preference_lines
+from zephyr.pipeline.inputs import Trains, other_inputs, row_kind, training_section
+from zephyr.pipeline.make_models import learnt_tokenizer
+from zephyr.pipeline.ready import STAGE_MODEL, base_source, encoder_for, tokenizer_of
+from zephyr.pipeline.recorded import binarize_recorded
+from zephyr.pipeline.stages import Work, taken_stages
+from zephyr.pipeline.telling import left_out_lines
+from zephyr.recipe.data_section import DataSource, DecontaminationFilter
+from zephyr.recipe.feedback_section import LocalTeacher
 from zephyr.recipe.model_section import NewModel
-from zephyr.recipe.schema import AlignSection, PretrainSection, Recipe, SftSection
-from zephyr.records.rows import Chat, Preference, Rated, Record, Text
-from zephyr.train.sampler import plan_steps
-from zephyr.train.schedules import count_warmup_steps
-from zephyr.train.settings import TrainSettings
+from zephyr.recipe.schema import Recipe
+from zephyr.records.rows import Preference, Rated, Record
 
-SAMPLE_ROWS = 200
-SCANNED_ROWS = 5000
 # What every stage of this name leaves in its folder.
 FILES = {
     "synth": "texts.jsonl, dialogues.jsonl, prompts.jsonl",
@@ -35,141 +35,150 @@ FILES = {
     "evaluate": "samples.json, a file for every measurement",
     "deliver": "report.html",
 }
-R = TypeVar("R", bound=Record)
-Trains: TypeAlias = PretrainSection | SftSection | AlignSection
+NOT_LOOKED_AT = "on the hub, not looked at offline"
 
 
-class Sampled(NamedTuple):
-    """A training stage on a sample of its rows."""
+class Check:
+    """One look at a recipe; what is wrong is gathered, and the rest is looked at all the same."""
 
-    tokens: int
-    report: TruncationReport
-    supervision: Supervision | None
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+        self.problems = Problems()
+        self.tokenizer: Tokenizer | None = None
+        self.counts_bytes = False
+
+    def model(self) -> Iterator[str]:
+        """The base model and its tokenizer, and the other models that are named."""
+        recipe, shape = self.recipe, self.recipe.model
+        with self.problems.noted():
+            if not isinstance(shape, NewModel):
+                self.tokenizer = tokenizer_of(recipe)
+                yield f"{shape.name_or_path}, a vocabulary of {len(self.tokenizer):,}"
+            elif recipe.pretrain is not None and recipe.pretrain.data.sources:
+                self.tokenizer = learnt_tokenizer(Work(recipe, "pretrain", Path(), {}, Path()), shape)
+                yield f"new, with a vocabulary of {len(self.tokenizer):,} learnt from the texts of pretrain"
+            else:
+                self.tokenizer, self.counts_bytes = tokenizer_of(recipe), True
+                yield "new, with a tokenizer of its own; until that is learnt, bytes are counted as tokens"
+        for key, name in _named_models(recipe):
+            with self.problems.noted():
+                yield f"{key}: {name}{self._found(Source(name, offline=recipe.offline))}"
+
+    def _found(self, source: Source) -> str:
+        try:
+            resolved_revision(source)
+        except ModelError:
+            if not (source.offline and is_hub_id(source.name)):
+                raise
+            return f", {NOT_LOOKED_AT}"
+        return ""
+
+    def training(self, stage: str, section: Trains) -> Iterator[str]:
+        """Rows, tokens, steps and what is cut of a training stage."""
+        recipe, data, kind = self.recipe, section.data, row_kind(section)
+        if not data.sources:
+            yield f"rows from {', '.join(taken_stages(recipe, stage)) or 'nowhere'}, made in the run"
+        yield from self._evaluation_sets(section)
+        parts: list[Records[Record]] = []
+        held_out: list[Records[Record]] = []
+        yield from self._opened(data.sources, kind, parts)
+        yield from self._opened(data.eval_sources, kind, held_out)
+        tokenizer = self.tokenizer
+        with self.problems.noted():
+            if stage == "align" and recipe.align is not None and recipe.align.start is not None:
+                tokenizer = self._own_tokenizer(recipe.align.start)
+            if len(parts) == len(data.sources) and parts and tokenizer is not None:
+                looked_at = Stage(recipe, section, encoder_for(tokenizer, recipe, stage), self.counts_bytes)
+                yield from foretell(looked_at, parts)
+                yield from foretell_held_out(looked_at, held_out) if held_out else ()
+        if kind is Preference and parts:
+            yield from preference_lines(parts, held_out)
+
+    def _own_tokenizer(self, name: str) -> Tokenizer | None:
+        """The tokenizer of a model that is not the run's; None where offline it cannot be looked at."""
+        source = Source(name, offline=self.recipe.offline)
+        return None if self._found(source) else load_tokenizer(source)
+
+    def _evaluation_sets(self, section: Trains) -> Iterator[str]:
+        """The evaluation sets of decontamination, which must be there."""
+        for one in section.data.filters:
+            if isinstance(one, DecontaminationFilter):
+                with self.problems.noted():
+                    filters_of(self.recipe, [one])
+                    yield f"decontaminated against {', '.join(one.against)}"
+
+    def others(self, stage: str) -> Iterator[str]:
+        """The data from outside that a stage without training reads."""
+        inputs = list(other_inputs(self.recipe, stage))
+        for data, kind in inputs:
+            parts: list[Records[Record]] = []
+            yield from self._opened(data.sources, kind, parts)
+            if kind is Rated and len(parts) == len(data.sources):
+                yield from preference_lines(parts, [])
+                yield from self._pairs(cast("list[Records[Rated]]", parts))
+        if not inputs:
+            taken = taken_stages(self.recipe, stage)
+            yield f"reads {', '.join(taken) if taken else 'nothing from outside'}"
+
+    def _pairs(self, parts: list[Records[Rated]]) -> Iterator[str]:
+        """What will come of recorded ratings."""
+        section = self.recipe.feedback
+        assert section is not None
+        with self.problems.noted():
+            made = binarize_recorded(section, parts, seed=self.recipe.seed)
+            yield f"{len(made.rows):,} {section.binarize.output} of {made.prompts:,} prompts"
+            yield from left_out_lines({"dropped": dict(made.dropped), "answers_left_out": dict(made.left_out)})
+
+    def _opened(self, sources: Iterable[DataSource], kind: type[Record], parts: list[Records[Record]]) -> Iterator[str]:
+        """A line for every source; its records go to `parts`, if it can be looked at."""
+        for source in sources:
+            with self.problems.noted():
+                try:
+                    records: Records[Record] = open_records(self.recipe, source, kind)
+                except DataError:
+                    if not (self.recipe.offline and is_hub_id(source.path)):
+                        raise
+                    yield f"{name_of(source)}: {NOT_LOOKED_AT}"
+                    continue
+                parts.append(records)
+                left_out = ", ".join(f"{count:,} x {reason}" for reason, count in records.counts.items())
+                yield f"{name_of(source)}: {len(records):,} rows" + (f", left out {left_out}" if left_out else "")
+
+    def disk(self) -> Iterator[str]:
+        """The room on the disk."""
+        with self.problems.noted():
+            writable_folder(self.recipe.output_dir)
+            if not isinstance(self.recipe.model, NewModel) and self.tokenizer is not None:
+                yield room_for(self.recipe, num_parameters(base_source(self.recipe))).line()
 
 
 def check_lines(recipe: Recipe) -> Iterator[str]:
-    """What is found, line by line. Raises what would stop the run before it trains."""
-    model, tokenizer = recipe.model, tokenizer_of(recipe)
-    yield f"recipe    {recipe.name}: {', '.join(recipe.stages)}"
-    if isinstance(model, NewModel):
-        yield "model     new, with a tokenizer of its own; until that is learnt, bytes are counted as tokens"
-    else:
-        yield f"model     {model.name_or_path}, a vocabulary of {len(tokenizer):,}"
+    """What is found, line by line. Raises at the end, and all at once, what would stop the run before it trains."""
+    check = Check(recipe)
+    yield from _titled("recipe", [f"{recipe.name}: {', '.join(recipe.stages)}"])
+    yield from _titled("model", check.model())
     for stage in recipe.stages:
-        section = getattr(recipe, stage)
-        if isinstance(section, PretrainSection | SftSection | AlignSection):
-            yield from _training(recipe, stage, section, encoder_for(tokenizer, recipe, stage))
-        else:
-            yield from _inputs(recipe, stage)
+        section = training_section(recipe, stage)
+        yield from _titled(stage, check.others(stage) if section is None else check.training(stage, section))
+    yield from _titled("disk", check.disk())
     folder = recipe.output_dir / recipe.name
-    for stage in recipe.stages:
-        yield f"writes    {folder / f'{stage}-*'}: {FILES[stage]}"
-    yield f"writes    {folder}: run.lock.json, summary.json, reference/"
+    yield from _titled("writes", (f"{folder / f'{stage}-*'}: {FILES[stage]}" for stage in recipe.stages))
+    yield from _titled("writes", [f"{folder}: run.lock.json, summary.json, reference/"])
+    check.problems.raise_any()
 
 
-def _training(recipe: Recipe, stage: str, section: Trains, encoder: DialogueEncoder) -> Iterator[str]:
-    """Rows, tokens, steps and what is cut of a training stage."""
-    opened = list(_opened(recipe, section.data.sources, _kind(section)))
-    rows = [records for _, records in opened if records is not None]
-    for source, records in opened:
-        yield f"{stage:<10}{_told(source, records)}"
-    if not section.data.sources:
-        yield f"{stage:<10}rows from {', '.join(taken_stages(recipe, stage)) or 'nowhere'}, made in the run"
-    if not rows:
+def _titled(title: str, lines: Iterable[str]) -> Iterator[str]:
+    return (f"{title:<10}{line}" for line in lines)
+
+
+def _named_models(recipe: Recipe) -> Iterator[tuple[str, str]]:
+    """The models from outside beside the base model, with the key that names them."""
+    if recipe.align is not None and recipe.align.start is not None:
+        yield "align.start", recipe.align.start
+    feedback = recipe.feedback
+    if feedback is None or feedback.recorded:
         return
-    sample = [row for records in rows for row in islice(records, SAMPLE_ROWS)]
-    sampled = _sample(section, sample, encoder)
-    yield f"{stage:<10}sample: {sampled.report.summary()}"
-    if sampled.supervision is not None:
-        yield f"{stage:<10}sample: {sampled.supervision.summary()}"
-    if isinstance(section, AlignSection):
-        scanned = (row for records in rows for row in islice(records, SCANNED_ROWS) if isinstance(row, Preference))
-        yield from (f"{stage:<10}{line}" for line in scan_preferences(scanned).lines())
-    if len(rows) == len(opened):
-        num_rows = sum(int(records.source.weight * len(records)) for records in rows)
-        yield f"{stage:<10}{_steps(section, round(num_rows * (1 - section.data.eval_share)), sampled)}"
-
-
-def _sample(section: Trains, rows: list[Record], encoder: DialogueEncoder) -> Sampled:
-    report = TruncationReport(window_of(section.data))
-    supervision = Supervision(encoder.stop_ids) if isinstance(section, SftSection) else None
-    tokens = 0
-    for row in rows:
-        for loss in _losses(section, row, encoder, supervision):
-            report.add(row.name, loss)
-            tokens += loss.tokens - loss.tokens_lost
-    return Sampled(tokens, report, supervision)
-
-
-def _losses(
-    section: Trains,
-    row: Record,
-    encoder: DialogueEncoder,
-    supervision: Supervision | None,
-) -> Iterator[Loss]:
-    window = window_of(section.data)
-    if isinstance(row, Text):
-        for encoded in split_text(encoder.text(row.text), window.max_length):
-            yield fit_dialogue(encoded, window).loss
-    elif isinstance(row, Chat) and isinstance(section, SftSection):
-        fitted = fit_dialogue(encoder.dialogue(row.messages, loss_on=section.objective.loss_on), window)
-        if supervision is not None and fitted.loss.usable:
-            supervision.add(fitted.encoded)
-        yield fitted.loss
-    elif isinstance(row, Preference):
-        completions = [encoder.completion(text) for text in row.completions]
-        yield fit_preference(encoder.prompt(row.prompt), completions, window).loss
-
-
-def _steps(section: Trains, num_rows: int, sampled: Sampled) -> str:
-    """Optimizer steps, an epoch and in all, from the number of rows."""
-    per_step = section.train.train_batch_size
-    if isinstance(section, SftSection):
-        per_step = section.dialogues_per_step(max(1.0, sampled.tokens / max(1, sampled.report.rows.total())))
-    values = section.train.model_dump() | {"train_batch_size": per_step, "report_to": ()}
-    settings = TrainSettings(**values)
-    plan = plan_steps(max(num_rows, 1), settings)
-    ratio = None if settings.warmup_steps is not None else settings.warmup_ratio
-    warmup = count_warmup_steps(plan.num_steps, warmup_ratio=ratio, warmup_steps=settings.warmup_steps)
-    return (
-        f"{num_rows:,} rows, {per_step:,} a step: {plan.steps_per_epoch:,} steps an epoch, "
-        f"{plan.num_steps:,} in all, {warmup:,} of them warm-up (before filters)"
-    )
-
-
-def _inputs(recipe: Recipe, stage: str) -> Iterator[str]:
-    """The data from outside that a stage without training reads."""
-    recorded = recipe.feedback.recorded if stage == "feedback" and recipe.feedback is not None else []
-    for source, records in _opened(recipe, recorded, Rated):
-        yield f"{stage:<10}{_told(source, records)}"
-        if records is not None:
-            scanned = (row for row in islice(records, SCANNED_ROWS))
-            yield from (f"{stage:<10}{line}" for line in scan_preferences(scanned).lines())
-    if not outside_data(recipe, stage):
-        taken = taken_stages(recipe, stage)
-        yield f"{stage:<10}reads {', '.join(taken) if taken else 'nothing from outside'}"
-
-
-def _opened(recipe: Recipe, sources: list[DataSource], kind: type[R]) -> Iterator[tuple[DataSource, Records[R] | None]]:
-    """Every source with its records; None for one on the hub that cannot be looked at offline."""
-    for source in sources:
-        try:
-            yield source, open_records(recipe, source, kind)
-        except DataError:
-            if not (recipe.offline and is_hub_id(source.path)):
-                raise
-            yield source, None
-
-
-def _told(source: DataSource, records: Records[R] | None) -> str:
-    where = f"{source.path} ({source.split})"
-    if records is None:
-        return f"{where}: on the hub, not looked at offline"
-    left_out = ", ".join(f"{count:,} x {reason}" for reason, count in records.counts.items())
-    return f"{where}: {len(records):,} rows" + (f", left out {left_out}" if left_out else "")
-
-
-def _kind(section: Trains) -> type[Record]:
-    if isinstance(section, PretrainSection):
-        return Text
-    return Chat if isinstance(section, SftSection) else Preference
+    named = [("feedback.candidates", name) for name in feedback.candidates.models]
+    if isinstance(feedback.judge, LocalTeacher):
+        named.append(("feedback.judge", feedback.judge.model))
+    yield from ((key, name) for key, name in named if not name.startswith(STAGE_MODEL))

@@ -1,7 +1,8 @@
 """The rows of a stage: read from its sources, mixed, filtered, divided into training and held-out ones, all counted."""
 
 import json
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Generic, Literal, NamedTuple, TypeVar, cast
 
@@ -9,11 +10,13 @@ from zephyr.atomic import replace_text
 from zephyr.data.filter_report import FilterReport
 from zephyr.data.filters import apply_filters, build_filter
 from zephyr.data.mixture import mix
+from zephyr.data.row_filter import RowFilter
 from zephyr.data.sources import Records, Source, held_out, open_source, source_hash
-from zephyr.errors import DataError
+from zephyr.errors import DataError, Problems
 from zephyr.pipeline.stage_folder import Facts
-from zephyr.recipe.data_section import DataSection, DataSource
+from zephyr.recipe.data_section import DataSection, DataSource, Filter
 from zephyr.recipe.schema import Recipe
+from zephyr.records.fields import printable
 from zephyr.records.messages import Message, Messages
 from zephyr.records.rows import Chat, Kind, Preference, Prompt, Rated, Record, Text
 
@@ -42,13 +45,13 @@ class Accounts:
     """What was read, left out and filtered of a stage's rows."""
 
     def __init__(self) -> None:
-        self.dropped: dict[str, dict[str, int]] = {}
+        self.dropped: dict[str, Counter[str]] = {}
         self.report: FilterReport | None = None
 
     def read(self, source: DataSource, records: Records[R]) -> None:
         """Note what the source had to leave out."""
         if records.counts:
-            self.dropped[source.path] = dict(records.counts)
+            self.dropped.setdefault(name_of(source), Counter()).update(records.counts)
 
     def facts(self) -> Facts:
         """The accounts as plain values."""
@@ -57,6 +60,11 @@ class Accounts:
             facts["left_out"] = {path: dict(counts) for path, counts in self.dropped.items()}
         if self.report is not None and self.report.filters:
             facts["filtered"] = f"{self.report.rows_in - self.report.rows_out:,} of {self.report.rows_in:,}"
+            facts["filtered_out"] = {
+                one.name: {reason: tally.count for reason, tally in one.dropped.items()}
+                for one in self.report.filters
+                if one.dropped
+            }
         return facts
 
     def lines(self) -> list[str]:
@@ -98,19 +106,39 @@ def open_records(recipe: Recipe, source: DataSource, kind: type[R]) -> Records[R
     return cast("Records[R]", opened)
 
 
+def open_all(recipe: Recipe, sources: Sequence[DataSource], kind: type[R]) -> list[Records[R]]:
+    """The records of every source. Raises one error that says what is wrong with all of them."""
+    problems = Problems()
+    opened: list[Records[R]] = []
+    for source in sources:
+        with problems.noted():
+            opened.append(open_records(recipe, source, kind))
+    problems.raise_any()
+    return opened
+
+
+def filters_of(recipe: Recipe, sections: Sequence[Filter]) -> list[RowFilter]:
+    """The filters, new for one pass over rows. Raises DataError where an evaluation set they need is not there."""
+    return [build_filter(one.name, one.model_dump(exclude={"name"}), data_dir=recipe.data_dir) for one in sections]
+
+
+def name_of(source: DataSource) -> str:
+    """A source in messages: its path, and its split where that is not the usual one."""
+    return printable(source.path if source.split == "train" else f"{source.path} ({source.split})")
+
+
 def stage_rows(recipe: Recipe, data: DataSection, kind: type[R], made_before: Path | None) -> Rows[R]:
     """The rows of a stage; `made_before` is the file of an earlier stage, read where the section names no source."""
     accounts = Accounts()
     sources = data.sources or [DataSource(path=str(_expected(made_before).resolve()))]
-    mixture = mix(_opened(recipe, sources, kind, accounts), seed=recipe.seed, shuffle=data.shuffle)
-    filters = [
-        build_filter(one.name, one.model_dump(exclude={"name"}), data_dir=recipe.data_dir) for one in data.filters
-    ]
-    filtered = apply_filters(mixture, filters)
+    every = [*sources, *data.eval_sources]
+    opened = open_all(recipe, every, kind)
+    for source, records in zip(every, opened, strict=True):
+        accounts.read(source, records)
+    mixture = mix(opened[: len(sources)], seed=recipe.seed, shuffle=data.shuffle)
+    filtered = apply_filters(mixture, filters_of(recipe, data.filters))
     accounts.report = filtered.report
-    held: list[R] = []
-    if data.eval_sources:
-        held = list(mix(_opened(recipe, data.eval_sources, kind, accounts), seed=recipe.seed, shuffle=False))
+    held = list(mix(opened[len(sources) :], seed=recipe.seed, shuffle=False)) if data.eval_sources else []
     train = _without_held_out(filtered.rows, held, data, recipe.seed)
     return Rows(train, held, accounts)
 
@@ -131,15 +159,6 @@ def _without_held_out(rows: Iterator[R], held: list[R], data: DataSection, seed:
             held.append(row)
         else:
             yield row
-
-
-def _opened(recipe: Recipe, sources: list[DataSource], kind: type[R], accounts: Accounts) -> list[Records[R]]:
-    opened: list[Records[R]] = []
-    for source in sources:
-        records: Records[R] = open_records(recipe, source, kind)
-        accounts.read(source, records)
-        opened.append(records)
-    return opened
 
 
 def _expected(made_before: Path | None) -> Path:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from zephyr.errors import CheckpointError, RecipeError, did_you_mean
 from zephyr.pipeline.ranks import is_leader, wait_until
-from zephyr.pipeline.stage_folder import Facts, StageRecord, finished, publish, why_again, work_folder
+from zephyr.pipeline.stage_folder import StageRecord, finished, publish, why_again, work_folder
 from zephyr.pipeline.stages import Maker, Planned, Work, taken_stages
+from zephyr.pipeline.telling import facts_in_words, left_out_lines
 from zephyr.recipe.schema import Recipe
 
 Say = Callable[[str], None]
@@ -62,7 +63,10 @@ def execute(
             reason = why_again(run_folder, one.key)
             say(f"{one.stage:<{width}}  {'again: ' + reason if reason else 'begins'}")
             record = _make(recipe, one, makers[one.stage], outcome)
-            say(f"{one.stage:<{width}}  took {record.seconds:.1f} s{_told(record.facts)}")
+            told = facts_in_words(record.facts)
+            say(f"{one.stage:<{width}}  took {record.seconds:.1f} s{': ' if told else ''}{told}")
+            for line in left_out_lines(record.facts):
+                say(f"{one.stage:<{width}}  {line}")
         _remember(outcome, one, record)
     outcome.seconds = time.monotonic() - began
     return outcome
@@ -90,19 +94,3 @@ def _make(recipe: Recipe, one: Planned, make: Maker, outcome: RunOutcome) -> Sta
 def _remember(outcome: RunOutcome, one: Planned, record: StageRecord) -> None:
     outcome.folders[one.stage] = outcome.folder / one.key.folder_name
     outcome.records[one.stage] = record
-
-
-def _told(facts: Facts) -> str:
-    """The facts that are plain numbers or texts, as a tail of a line."""
-    told = [
-        f"{name.replace('_', ' ')} {_number(value)}"
-        for name, value in facts.items()
-        if not isinstance(value, dict | list)
-    ]
-    return f": {', '.join(told)}" if told else ""
-
-
-def _number(value: object) -> str:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return str(value)
-    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"

@@ -7,8 +7,10 @@ from zephyr.data.templates import TemplateSettings
 from zephyr.errors import RecipeError
 from zephyr.models.fresh import MIN_VOCABULARY, learn_tokenizer
 from zephyr.models.loading import Source, Tokenizer, TrustedCode, load_model, load_tokenizer
+from zephyr.pipeline.endpoints import endpoint_teacher
 from zephyr.pipeline.stage_folder import MODEL
 from zephyr.pipeline.stages import Work, starting_model
+from zephyr.recipe.feedback_section import EndpointTeacher as EndpointSection
 from zephyr.recipe.feedback_section import LocalTeacher as LocalSection
 from zephyr.recipe.feedback_section import ScriptedTeacher as ScriptedSection
 from zephyr.recipe.feedback_section import Teacher as TeacherSection
@@ -101,4 +103,6 @@ def answering(name: str, work: Work, *, max_cache_tokens: int = 65_536) -> Teach
 def _teacher(section: TeacherSection, work: Work) -> Teacher:
     if isinstance(section, LocalSection):
         return answering(section.model, work)
-    raise RecipeError(f"{work.stage}: teacher {section.name}", "cannot be asked yet", "use scripted or local")
+    assert isinstance(section, EndpointSection)
+    where = f"{work.stage}.{'judge' if work.stage == 'feedback' else 'teacher'}"
+    return endpoint_teacher(section, where=where, offline=work.recipe.offline)

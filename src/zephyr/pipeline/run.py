@@ -5,6 +5,7 @@ import logging
 from rich.console import Console
 from rich.markup import escape
 
+from zephyr.pipeline.ahead import look_ahead
 from zephyr.pipeline.data_rows import hash_of_source
 from zephyr.pipeline.execute import chosen_stages, execute
 from zephyr.pipeline.lock_file import Pinned, check_inputs, write_lock_file
@@ -21,6 +22,7 @@ from zephyr.pipeline.stages import Maker, plan_stages
 from zephyr.pipeline.summary import print_summary, write_summary
 from zephyr.recipe.model_section import PretrainedModel
 from zephyr.recipe.schema import Recipe
+from zephyr.records.fields import printable
 
 MAKERS: dict[str, Maker] = {
     "synth": make_synth,
@@ -46,7 +48,7 @@ def run_recipe(
 
     def say(line: str) -> None:
         if is_leader():
-            console.print(escape(line), soft_wrap=True, highlight=False)
+            console.print(escape(printable(line)), soft_wrap=True, highlight=False)
 
     def go_on() -> dict[str, Plain]:
         outcome = execute(recipe, planned, MAKERS, run_folder=folder, stages=stages, say=say)
@@ -60,6 +62,7 @@ def run_recipe(
         return go_on()
     with hold_lock(folder):
         write_lock_file(folder, recipe, planned, model_revision=_revision(recipe))
+        look_ahead(recipe, planned, run_folder=folder, stages=stages, say=say)
         return go_on()
 
 

@@ -44,6 +44,11 @@ class StageKey:
         """The name of the finished folder."""
         return f"{self.stage}-{self.digest[:KEY_LENGTH]}"
 
+    @property
+    def work_name(self) -> str:
+        """The name of the folder as long as it is worked in."""
+        return f".{self.folder_name}.partial"
+
 
 @dataclass(frozen=True)
 class StageRecord:
@@ -57,7 +62,7 @@ class StageRecord:
 
 def work_folder(run_folder: Path, key: StageKey) -> Path:
     """Where a stage works until it is whole; the same folder after a crash, so that it can go on."""
-    folder = run_folder / f".{key.folder_name}.partial"
+    folder = run_folder / key.work_name
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 

@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from zephyr.errors import Problems
 from zephyr.pipeline.stage_folder import Facts, Plain, StageKey, flatten
 from zephyr.recipe.data_section import DataSection, DataSource, DecontaminationFilter
 from zephyr.recipe.schema import Recipe
+from zephyr.recipe.synth_section import SelfInstructSynth, UltraChatSynth
 
 # What changes the way a stage is done, or what is said of it, but never its result.
 _FREE_SETTINGS = ("train.save_steps", "train.save_total_limit", "train.report_to", "train.self_checks")
@@ -38,12 +40,17 @@ Maker = Callable[[Work], Facts]
 
 
 def plan_stages(recipe: Recipe, source_hash: Callable[[DataSource], str]) -> list[Planned]:
-    """The stages of the recipe in order, each keyed by what it depends on."""
+    """The stages of the recipe in order, each keyed by what it depends on. Raises what is wrong with any source."""
     planned: dict[str, Planned] = {}
+    problems = Problems()
     for stage in recipe.stages:
         inputs = {taken: planned[taken].key.digest for taken in taken_stages(recipe, stage)}
-        hashes = {f"{source.path} ({source.split})": source_hash(source) for source in outside_data(recipe, stage)}
+        hashes: dict[str, str] = {}
+        for source in outside_data(recipe, stage):
+            with problems.noted():
+                hashes[f"{source.path} ({source.split})"] = source_hash(source)
         planned[stage] = Planned(stage, StageKey(stage, _settings(recipe, stage), inputs | hashes))
+    problems.raise_any()
     return list(planned.values())
 
 
@@ -74,6 +81,10 @@ def outside_data(recipe: Recipe, stage: str) -> list[DataSource]:
     if isinstance(data, DataSection):
         against = [path for one in data.filters if isinstance(one, DecontaminationFilter) for path in one.against]
         return [*data.sources, *data.eval_sources, *(DataSource(path=path) for path in against)]
+    if stage == "synth" and recipe.synth is not None:
+        generator = recipe.synth.generator
+        seeds = [DataSource(path=generator.seeds)] if isinstance(generator, SelfInstructSynth) else []
+        return [*seeds, *(generator.passages if isinstance(generator, UltraChatSynth) else [])]
     if stage == "feedback" and recipe.feedback is not None:
         return [*recipe.feedback.prompts, *recipe.feedback.recorded]
     if stage == "evaluate" and recipe.evaluate is not None:

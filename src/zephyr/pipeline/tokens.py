@@ -99,15 +99,10 @@ def comparisons(folder: Path, part: Part) -> PreferenceStore[Comparison]:
 
 def _close(tokens: Path, data: DataSection, part: str, report: TruncationReport, accounts: Accounts) -> Facts:
     """The facts of one part. A DataError if nothing is left of it to train on, or if more was lost than may be."""
-    limits, is_train = data.truncation, part == "train"
+    is_train = part == "train"
     if is_train and not (report.rows["whole"] or report.rows["cut"]):
-        counted = "; ".join(accounts.lines()) or report.summary()
-        raise DataError("training rows", f"none is left ({counted})", "loosen the filters, or give other data")
-    report.check(
-        max_rows_share=limits.max_rows_share,
-        max_tokens_share=limits.max_tokens_share,
-        unfit="drop" if limits.rule == "drop" else "stop",
-    )
+        raise none_left(accounts, report.summary())
+    check_losses(data, report)
     replace_text(tokens / f"truncation-{part}.json", json.dumps(report.to_fields(), indent=1))
     if not is_train:
         return {"held_out": report.rows.total()}
@@ -116,6 +111,22 @@ def _close(tokens: Path, data: DataSection, part: str, report: TruncationReport,
     facts = accounts.facts()
     facts |= {"rows": report.rows.total(), "tokens": report.tokens - report.tokens_lost, "truncation": lost}
     return facts
+
+
+def check_losses(data: DataSection, report: TruncationReport) -> None:
+    """Nothing. Raises DataError where the window takes more from the rows than the section allows."""
+    limits = data.truncation
+    report.check(
+        max_rows_share=limits.max_rows_share,
+        max_tokens_share=limits.max_tokens_share,
+        unfit="drop" if limits.rule == "drop" else "stop",
+    )
+
+
+def none_left(accounts: Accounts, otherwise: str = "") -> DataError:
+    """The error for a stage without a row to train on, which says what took them; `otherwise` if no filter did."""
+    counted = "; ".join(line.strip() for line in accounts.lines()) or otherwise
+    return DataError("training rows", f"none is left ({counted})", "loosen the filters, or give other data")
 
 
 def window_of(data: DataSection) -> Window:

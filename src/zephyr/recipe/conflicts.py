@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from zephyr.recipe.data_section import DataSection, DataSource
 from zephyr.recipe.evaluate_section import PerplexityTask, PreferenceTask
-from zephyr.recipe.feedback_section import LocalTeacher
+from zephyr.recipe.feedback_section import LocalTeacher, ScriptedTeacher, Teacher
 from zephyr.recipe.model_section import NewModel
+from zephyr.recipe.synth_section import UltraChatSynth, WorldSynth
 from zephyr.recipe.train_section import DpoObjective, ListwiseObjective, TrainSection
 
 if TYPE_CHECKING:
@@ -58,6 +59,19 @@ def _inputs(recipe: Recipe) -> Iterator[Conflict]:
     if feedback is not None and not (feedback.recorded or feedback.prompts or recipe.synth):
         remedy = "give recorded, prompts, or a synth stage"
         yield Conflict("feedback.prompts", "is empty, and nothing else says what to ask", remedy, ("feedback", "synth"))
+
+
+def _synth(recipe: Recipe) -> Iterator[Conflict]:
+    if recipe.synth is None or isinstance(recipe.synth.generator, WorldSynth):
+        return
+    generator = recipe.synth.generator
+    for key, teacher in _synth_teachers(recipe):
+        if isinstance(teacher, ScriptedTeacher):
+            what = f"scripted knows the closed world alone, and generator {generator.name} asks for more"
+            yield Conflict(key, what, "choose local or endpoint", ("synth.generator",))
+    if recipe.pretrain is not None and not recipe.pretrain.data.sources:
+        what = f"is empty, and generator {generator.name} makes no texts"
+        yield Conflict("pretrain.data.sources", what, "name sources", ("synth.generator",))
 
 
 def _new_model(recipe: Recipe) -> Iterator[Conflict]:
@@ -170,15 +184,16 @@ def _loss_options(objective: DpoObjective) -> Iterator[Conflict]:
 
 
 def _stage_references(recipe: Recipe) -> Iterator[Conflict]:
-    feedback, synth = recipe.feedback, recipe.synth
+    feedback = recipe.feedback
     if feedback is not None and not feedback.recorded:
         models = feedback.candidates.models
         for number, name in enumerate(models):
             yield from _reference(recipe, "feedback", f"feedback.candidates.models.{number}", name)
         if isinstance(feedback.judge, LocalTeacher):
             yield from _reference(recipe, "feedback", "feedback.judge.model", feedback.judge.model)
-    if synth is not None and isinstance(synth.teacher, LocalTeacher):
-        yield from _reference(recipe, "synth", "synth.teacher.model", synth.teacher.model)
+    for key, teacher in _synth_teachers(recipe):
+        if isinstance(teacher, LocalTeacher):
+            yield from _reference(recipe, "synth", f"{key}.model", teacher.model)
     if recipe.align is not None and recipe.align.start is not None:
         yield from _reference(recipe, "align", "align.start", recipe.align.start)
 
@@ -207,6 +222,15 @@ def _tasks(recipe: Recipe) -> Iterator[Conflict]:
             what = f"is empty, and {stage} holds out no rows"
             remedy = f"name sources, or give {stage}.data.eval_sources or eval_share"
             yield Conflict(f"evaluate.tasks.{number}.sources", what, remedy, _held_out_keys(stage))
+
+
+def _synth_teachers(recipe: Recipe) -> Iterator[tuple[str, Teacher]]:
+    """The teachers of the synth stage, by their keys."""
+    if recipe.synth is not None:
+        yield "synth.teacher", recipe.synth.teacher
+        generator = recipe.synth.generator
+        if isinstance(generator, UltraChatSynth) and generator.person is not None:
+            yield "synth.generator.person", generator.person
 
 
 def _data(recipe: Recipe, stage: str) -> DataSection | None:
@@ -258,6 +282,7 @@ def _rows(split: str) -> _Rows:
 
 CHECKS: tuple[Callable[[Recipe], Iterator[Conflict]], ...] = (
     _inputs,
+    _synth,
     _new_model,
     _held_out,
     _truncation,

@@ -1,4 +1,4 @@
-"""Who writes, who answers, who rates, and how ratings become pairs."""
+"""Teachers, who answers, who rates, and how ratings become pairs."""
 
 from typing import Annotated, Literal
 
@@ -32,33 +32,49 @@ class LocalTeacher(Section):
     sampling: SamplingSection = Field(default_factory=SamplingSection, description="how it answers")
 
 
+class PricesSection(Section):
+    """What a server takes for a million tokens; the cap and the ledger count in the same currency."""
+
+    prompt: float = Field(0.0, ge=0, description="price of a million prompt tokens")
+    completion: float = Field(0.0, ge=0, description="price of a million tokens of answers")
+
+
 class EndpointTeacher(Section):
     """Any server that speaks OpenAI's chat completions."""
 
     name: Literal["endpoint"] = "endpoint"
-    base_url: str = Field("https://api.openai.com/v1", description="address of the server, with its /v1")
+    base_url: str = Field("https://api.openai.com/v1", pattern="^https?://", description="address, with its /v1")
     model: str = Field(description="the model's name there")
     api_key_env: str = Field("OPENAI_API_KEY", description="environment variable that holds the key")
+    headers: dict[str, str] = Field(
+        default_factory=dict, description="sent with every request; ${NAME} is taken from the environment"
+    )
+    concurrency: int = Field(64, ge=1, le=4096, description="most calls in flight; how many pay is found out")
+    requests_per_minute: float | None = Field(None, gt=0, description="most calls a minute; null: no limit")
+    tokens_per_minute: float | None = Field(None, gt=0, description="most tokens a minute; null: no limit")
+    deadline_seconds: float = Field(300.0, gt=0, description="longest time one try may take")
+    max_tries: int = Field(8, ge=1, description="tries of a call before it counts as failed")
+    left_out: list[Literal["temperature", "top_p", "top_k", "seed"]] = Field(
+        ["top_k"], description="fields the server does not know, and is not sent; vLLM knows them all"
+    )
+    max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = Field(
+        "max_tokens", description="what the server calls the longest answer; newer models of OpenAI: the second"
+    )
+    structured: bool = Field(
+        False, description="ask judges' replies as JSON by response_format, as long as the server takes it"
+    )
+    batch: bool = Field(False, description="send files of calls by the Batch API: half the price, within a day")
+    prices: PricesSection = Field(default_factory=PricesSection, description="what tokens cost")
+    max_total_tokens: int | None = Field(
+        None, ge=1, description="stop before all calls of the run's ledger take more tokens"
+    )
+    max_total_price: float | None = Field(None, gt=0, description="stop before they cost more")
     sampling: SamplingSection = Field(default_factory=SamplingSection, description="how it answers")
 
 
+Principle = Literal["helpfulness", "honesty", "truthfulness", "calibration"]
+Aspect = Literal["instruction_following", "honesty", "truthfulness", "helpfulness", "overall"]
 Teacher = Annotated[ScriptedTeacher | LocalTeacher | EndpointTeacher, Field(discriminator="name")]
-
-
-class WorldSynth(Section):
-    """Dialogues of the closed world of the quickstart, whose prompts are made by rule."""
-
-    name: Literal["world"] = "world"
-    num_dialogues: int = Field(33_000, ge=1, description="dialogues the teacher writes")
-    num_pretrain_texts: int = Field(4_000, ge=0, description="plain texts of the world for pretraining")
-    num_feedback_prompts: int = Field(600, ge=0, description="prompts the feedback stage asks")
-
-
-class SynthSection(Section):
-    """Dialogues written by a teacher."""
-
-    generator: WorldSynth = Field(default_factory=WorldSynth, description="what is asked")
-    teacher: Teacher = Field(default_factory=ScriptedTeacher, description="who answers")
 
 
 class CandidatesSection(Section):
@@ -67,6 +83,24 @@ class CandidatesSection(Section):
     num_completions: int = Field(4, ge=2, description="answers a prompt")
     models: list[str] = Field(["stage:sft"], min_length=1, description="folders, hub ids or stages that answer")
     sampling: SamplingSection = Field(default_factory=SamplingSection, description="how they answer")
+    principles: Literal["none", "readme", "code"] = Field(
+        "none", description="tell models what to aim at, in UltraFeedback's shares: those of its README or of its code"
+    )
+    principle_shares: dict[Principle, Annotated[float, Field(ge=0)]] = Field(
+        default_factory=dict, description="shares of your own instead, for prompts of every source"
+    )
+
+
+class JudgingSection(Section):
+    """What the judge is asked about every prompt's answers."""
+
+    aspects: list[Aspect] = Field(
+        ["instruction_following", "honesty", "truthfulness", "helpfulness", "overall"],
+        min_length=1,
+        description="one call an aspect for all answers, and for overall one call an answer",
+    )
+    num_tries: int = Field(3, ge=1, description="tries of a question whose reply cannot be read")
+    max_new_tokens: int = Field(1024, ge=1, description="longest reply in tokens")
 
 
 class BinarizeSection(Section):
@@ -83,7 +117,9 @@ class BinarizeSection(Section):
     ties: Literal["drop", "keep"] = Field("drop", description="pairs of equal score")
     max_pairs_per_prompt: int = Field(1, ge=1, description="pairs made of one prompt")
     kto_threshold: float = Field(5.0, description="answers rated at least this are desirable")
-    repair_overall: bool = Field(True, description="the published repair of UltraFeedback's overall_score")
+    repair_overall: bool = Field(
+        True, description="the published repair of overall_score, for recorded ratings in UltraFeedback's own shape"
+    )
 
 
 class FeedbackSection(Section):
@@ -93,5 +129,6 @@ class FeedbackSection(Section):
     recorded: list[DataSource] = Field(default_factory=list, description="ratings that exist; nothing is asked then")
     candidates: CandidatesSection = Field(default_factory=CandidatesSection, description="who answers, how often")
     judge: Teacher = Field(default_factory=ScriptedTeacher, description="who rates")
+    judging: JudgingSection = Field(default_factory=JudgingSection, description="what the judge is asked")
     binarize: BinarizeSection = Field(default_factory=BinarizeSection, description="which answers make a pair")
     filters: list[Filter] = Field(default_factory=list, description="applied to prompts")

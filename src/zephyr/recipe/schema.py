@@ -9,9 +9,10 @@ from pydantic_core import PydanticCustomError
 from zephyr.recipe.conflicts import find_conflicts
 from zephyr.recipe.data_section import DataSection
 from zephyr.recipe.evaluate_section import EvaluateSection
-from zephyr.recipe.feedback_section import FeedbackSection, SamplingSection, SynthSection
+from zephyr.recipe.feedback_section import FeedbackSection, SamplingSection
 from zephyr.recipe.model_section import ChatTemplateSection, ModelSection
 from zephyr.recipe.section import Section
+from zephyr.recipe.synth_section import SynthSection
 from zephyr.recipe.train_section import AlignObjective, LoraSection, SftObjective, TrainSection
 
 CONFLICTS = "conflicts"

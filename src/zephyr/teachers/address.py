@@ -1,5 +1,6 @@
 """Where a server is and what it wants to see; and the secrets in that, which nothing written may hold."""
 
+import base64
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit, urlunsplit
@@ -30,8 +31,10 @@ class Address:
 
     def hide(self, text: str) -> str:
         """The text without secrets."""
-        password = urlsplit(self.base_url).password or ""
-        for secret in (self.api_key, password, *self.secrets):
+        parts = urlsplit(self.base_url)
+        # So is who stands in the address sent to it.
+        basic = base64.b64encode(parts.netloc.rpartition("@")[0].encode()).decode()
+        for secret in (self.api_key, parts.password or "", basic, *self.secrets):
             if len(secret) >= SHORTEST_SECRET:
                 text = text.replace(secret, HIDDEN)
         return text

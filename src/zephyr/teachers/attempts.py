@@ -45,12 +45,12 @@ class NoBooks:
     def answered(self, request: ChatRequest) -> ChatReply | None:
         """None."""
         del request
-        return None  # noqa: RET501 - mypy wants it
+        return None
 
     def reserve(self, most: Spend) -> Future[str] | None:
         """None: there is no cap."""
         del most
-        return None  # noqa: RET501 - mypy wants it
+        return None
 
     def record(self, request: ChatRequest, attempt: Attempt, held: Spend | None = None) -> None:
         """Nothing."""

@@ -7,18 +7,19 @@ to `endpoint`.
 import asyncio
 import random
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from zephyr.errors import TeacherError
 from zephyr.teachers.attempts import Attempt, Books
 from zephyr.teachers.chat_client import ChatClient
-from zephyr.teachers.chat_format import Answered, Field, body_of
+from zephyr.teachers.chat_format import Answered, Field, Json, body_of
 from zephyr.teachers.ledgered import cap_reached
 from zephyr.teachers.limits import AdaptiveConcurrency, Pace
 from zephyr.teachers.prices import Prices, Spend, likely_prompt_tokens, most_spend
 from zephyr.teachers.protocol import ChatReply, ChatRequest
 from zephyr.teachers.retries import Backoff, Trouble
+from zephyr.teachers.structured import ResponseForms, with_schema, written_out
 
 
 @dataclass(frozen=True)
@@ -30,10 +31,11 @@ class CallSettings:
     tokens_per_minute: float | None = None
     deadline_seconds: float = 300.0  # of one try
     max_tries: int = 8
-    backoff: Backoff = Backoff()
+    backoff: Backoff = field(default_factory=Backoff)
     left_out: tuple[Field, ...] = ("top_k",)  # fields of a request that the server does not know
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
-    prices: Prices = Prices()
+    structured: bool = False  # judges' replies by a JSON schema, as long as the server takes it
+    prices: Prices = field(default_factory=Prices)
 
 
 class Limits(NamedTuple):
@@ -42,12 +44,14 @@ class Limits(NamedTuple):
     slots: AdaptiveConcurrency
     requests: Pace
     tokens: Pace
+    forms: ResponseForms
 
 
 def fresh_limits(settings: CallSettings) -> Limits:
     """The limits of a server that nothing is known of."""
     slots = AdaptiveConcurrency(settings.concurrency)
-    return Limits(slots, Pace(settings.requests_per_minute), Pace(settings.tokens_per_minute))
+    forms = ResponseForms(is_wanted=settings.structured)
+    return Limits(slots, Pace(settings.requests_per_minute), Pace(settings.tokens_per_minute), forms)
 
 
 class Caller:
@@ -58,7 +62,7 @@ class Caller:
         self._settings = settings
         self._limits = limits
         self._books = books
-        self._dice = random.Random()  # noqa: S311 - jitter, which must differ between processes
+        self._dice = random.Random()  # jitter, which must differ between processes
         self._has_answered = False
 
     async def call(self, request: ChatRequest) -> ChatReply:
@@ -100,28 +104,38 @@ class Caller:
         if wait:
             await asyncio.sleep(wait)
         slot = await limits.slots.acquire(first=number > 1)
-        began, trouble = time.monotonic(), None
+        began = time.monotonic()
         is_overload: bool | None = None
         try:
-            body = body_of(
-                request,
-                model=self._client.address.model,
-                max_tokens_field=settings.max_tokens_field,
-                left_out=settings.left_out,
-            )
-            got = await self._client.ask(body)
+            got = await self._ask(request)
             trouble = got if isinstance(got, Trouble) else None
             is_overload = trouble.is_overload or None if trouble else False
         finally:
             limits.slots.release(slot, overloaded=is_overload)
         if trouble is not None and trouble.is_overload and trouble.pause_seconds:
             limits.slots.close_for(trouble.pause_seconds)
-        attempt = _attempt(request, got, most, settings.prices)
+        attempt = attempt_of(request, got, most, settings.prices)
         limits.tokens.give_back(likely - (attempt.spend.tokens if not attempt.is_estimated else likely))
         return attempt._replace(number=number, latency_seconds=time.monotonic() - began), trouble
 
+    async def _ask(self, request: ChatRequest) -> Answered | Trouble:
+        body = request_body(request, self._client.address.model, self._settings)
+        question = self._limits.forms.question_of(request)
+        if question is None:
+            return await self._client.ask(body)
+        got = await self._client.ask(with_schema(body, question))
+        if isinstance(got, Trouble):
+            # The next try goes without.
+            return got._replace(is_final=False) if self._limits.forms.was_refused(got) else got
+        return got._replace(text=written_out(question, got.text))
 
-def _attempt(request: ChatRequest, got: Answered | Trouble, most: Spend, prices: Prices) -> Attempt:
+
+def request_body(request: ChatRequest, model: str, settings: CallSettings) -> dict[str, Json]:
+    """The JSON object that asks a server for the request."""
+    return body_of(request, model=model, max_tokens_field=settings.max_tokens_field, left_out=settings.left_out)
+
+
+def attempt_of(request: ChatRequest, got: Answered | Trouble, most: Spend, prices: Prices) -> Attempt:
     """The try in the form of the books; what the server does not say is counted at the most."""
     if isinstance(got, Trouble):
         reply = ChatReply(request.key, "", "error", got.reason)

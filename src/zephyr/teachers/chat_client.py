@@ -15,6 +15,7 @@ import openai
 
 from zephyr.teachers.address import Address
 from zephyr.teachers.chat_format import Answered, Json, Unusable, read_response
+from zephyr.teachers.one_answer import guard
 from zephyr.teachers.retries import Trouble, trouble_of_status
 
 NO_KEY = "none"  # for servers that want none: the client insists on one
@@ -28,13 +29,15 @@ class ChatClient:
         self.address = address
         self._deadline_seconds = deadline_seconds
         limits = httpx2.Limits(max_connections=concurrency, max_keepalive_connections=concurrency)
+        http_client = openai.DefaultAsyncHttpxClient(limits=limits, follow_redirects=False)
+        guard(http_client)
         self._client = openai.AsyncOpenAI(
             base_url=address.base_url,
             api_key=address.api_key or NO_KEY,
             default_headers=dict(address.headers),
             max_retries=0,
             timeout=deadline_seconds,
-            http_client=openai.DefaultAsyncHttpxClient(limits=limits, follow_redirects=False),
+            http_client=http_client,
         )
 
     async def __aenter__(self) -> Self:

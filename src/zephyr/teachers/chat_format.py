@@ -31,9 +31,7 @@ class Unusable(NamedTuple):
     is_final: bool = False
 
 
-def body_of(
-    request: ChatRequest, *, model: str, max_tokens_field: str, left_out: Sequence[str]
-) -> dict[str, Json]:
+def body_of(request: ChatRequest, *, model: str, max_tokens_field: str, left_out: Sequence[str]) -> dict[str, Json]:
     """The JSON object that asks for the request."""
     sampling: dict[str, Json] = {"temperature": request.temperature, "top_p": request.top_p, "seed": request.seed}
     if request.top_k:
@@ -59,25 +57,31 @@ def read_completion(response: object) -> Answered | Unusable:
     """What a response, as an object, says."""
     if not isinstance(response, dict) or not isinstance(response.get("choices"), list):
         return Unusable("no choices in the response")
-    choices = response["choices"]
-    if not choices:
+    if not response["choices"]:
         return Unusable("empty choices")
-    choice = choices[0]
+    choice = response["choices"][0]
     message = choice.get("message") if isinstance(choice, dict) else None
     if not isinstance(message, dict):
         return Unusable("the choice has no message")
-    finish_reason = choice.get("finish_reason")
+    fault = _fault(choice.get("finish_reason"), message)
+    if fault is not None:
+        return fault
+    prompt_tokens, completion_tokens = _usage(response)
+    return Answered(message["content"], choice["finish_reason"], prompt_tokens, completion_tokens)
+
+
+def _fault(finish_reason: object, message: Mapping[str, object]) -> Unusable | None:
+    """Why the message is no answer, or None."""
+    text, refusal = message.get("content"), message.get("refusal")
     if finish_reason == "content_filter":
         return Unusable("the server's content filter took the answer", is_final=True)
-    if isinstance(message.get("refusal"), str) and not message.get("content"):
-        return Unusable(f"refused: {message['refusal'][:SHOWN_CHARACTERS]}", is_final=True)
-    text = message.get("content")
+    if isinstance(refusal, str) and not text:
+        return Unusable(f"refused: {refusal[:SHOWN_CHARACTERS]}", is_final=True)
     if not isinstance(text, str):
         return Unusable(f"the content is {type(text).__name__}, not text")
     if finish_reason not in ("stop", "length"):
         return Unusable(f"the finish_reason is {str(finish_reason)[:40]!r}")
-    prompt_tokens, completion_tokens = _usage(response)
-    return Answered(text, cast("Literal['stop', 'length']", finish_reason), prompt_tokens, completion_tokens)
+    return None
 
 
 def _usage(response: Mapping[str, object]) -> tuple[int | None, int | None]:

@@ -38,8 +38,10 @@ CREATE TABLE IF NOT EXISTS calls (
     request TEXT NOT NULL
 );
 CREATE INDEX IF NOT EXISTS answers ON calls (request_hash) WHERE finish_reason <> 'error';
-CREATE TRIGGER IF NOT EXISTS no_change BEFORE UPDATE ON calls BEGIN SELECT raise(ABORT, 'calls are never changed'); END;
-CREATE TRIGGER IF NOT EXISTS no_removal BEFORE DELETE ON calls BEGIN SELECT raise(ABORT, 'calls are never removed'); END;
+CREATE TRIGGER IF NOT EXISTS no_change BEFORE UPDATE ON calls
+    BEGIN SELECT raise(ABORT, 'calls are never changed'); END;
+CREATE TRIGGER IF NOT EXISTS no_removal BEFORE DELETE ON calls
+    BEGIN SELECT raise(ABORT, 'calls are never removed'); END;
 CREATE TABLE IF NOT EXISTS totals (
     teacher TEXT PRIMARY KEY,
     tries INTEGER NOT NULL,
@@ -64,16 +66,6 @@ CREATE TABLE IF NOT EXISTS holds (
     prompt_tokens INTEGER NOT NULL,
     completion_tokens INTEGER NOT NULL,
     price REAL NOT NULL
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS batches (
-    digest TEXT PRIMARY KEY,
-    batch TEXT NOT NULL,
-    state TEXT NOT NULL
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS batch_requests (
-    request_hash TEXT NOT NULL,
-    digest TEXT NOT NULL,
-    PRIMARY KEY (request_hash, digest)
 ) WITHOUT ROWID;
 """
 

@@ -26,16 +26,20 @@ def open_teacher(
     named: str, part: Literal["writes", "rates"], options: TeacherOptions, ledger: Ledger | None = None
 ) -> Teacher:
     """The teacher of that name, whose answers are kept in the ledger if there is one. Raises ZephyrError."""
+    teacher, identity = open_plain(named, part, options)
+    return teacher if ledger is None else LedgeredTeacher(teacher, ledger, identity=identity)
+
+
+def open_plain(named: str, part: Literal["writes", "rates"], options: TeacherOptions) -> tuple[Teacher, str]:
+    """The teacher of that name, and whose answers count as its own in a ledger. Raises ZephyrError."""
     form, _, rest = named.partition(":")
     if form == "scripted" and not rest:
-        teacher, identity = _scripted(part, options)
-    elif form == "local" and rest:
-        teacher, identity = _local(rest, options)
-    elif form == "endpoint" and rest:
-        teacher, identity = _endpoint(rest, options)
-    else:
-        raise TeacherError("teacher", f"there is none of that name, got '{named}'", f"name {FORMS}")
-    return teacher if ledger is None else LedgeredTeacher(teacher, ledger, identity=identity)
+        return _scripted(part, options)
+    if form == "local" and rest:
+        return _local(rest, options)
+    if form == "endpoint" and rest:
+        return _endpoint(rest, options)
+    raise TeacherError("teacher", f"there is none of that name, got '{named}'", f"name {FORMS}")
 
 
 def _scripted(part: str, options: TeacherOptions) -> tuple[Teacher, str]:
@@ -64,8 +68,8 @@ def _local(folder: str, options: TeacherOptions) -> tuple[Teacher, str]:
 
 
 def _endpoint(place: str, options: TeacherOptions) -> tuple[Teacher, str]:
+    from zephyr.teachers.address import Address
     from zephyr.teachers.calling import CallSettings
-    from zephyr.teachers.chat_client import Address
     from zephyr.teachers.endpoint import EndpointTeacher
 
     model, _, url = place.rpartition("@")

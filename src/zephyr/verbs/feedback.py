@@ -2,20 +2,27 @@
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from zephyr.verbs.options import AsJson, BadRows, Force, OutFile, Seed
 from zephyr.verbs.terminal import Offline, escape_controls, quiet_libraries
 
 if TYPE_CHECKING:
     from zephyr.feedback.binarize import Binarized
 
-Force = Annotated[bool, typer.Option("--force", help="Write over a file that is there.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the accounts as one JSON object.")]
-BadRows = Annotated[Literal["stop", "drop"], typer.Option(help="What to do with rows that cannot be read.")]
-OutFile = Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="The file to write, of JSON lines.")]
+Chosen = Annotated[
+    Literal["overall", "mean", "instruction_following", "honesty", "truthfulness", "helpfulness"],
+    typer.Option(help="The score by which the best answer is chosen."),
+]
+Rejected = Annotated[
+    Literal["random", "worst", "next"],
+    typer.Option(help="Which lower rated answer is rejected; Zephyr: random."),
+]
+Repair = Annotated[
+    bool, typer.Option(help="The published repair of overall_score, for rows in UltraFeedback's own shape.")
+]
 
 
 def binarize(  # noqa: PLR0913 - typer makes an option of every parameter
@@ -23,20 +30,14 @@ def binarize(  # noqa: PLR0913 - typer makes an option of every parameter
     *,
     out: OutFile,
     output: Annotated[Literal["pairs", "listwise", "kto"], typer.Option(help="What a row holds.")] = "pairs",
-    chosen: Annotated[
-        Literal["overall", "mean", "instruction_following", "honesty", "truthfulness", "helpfulness"],
-        typer.Option(help="The score by which the best answer is chosen."),
-    ] = "overall",
-    rejected: Annotated[
-        Literal["random", "worst", "next"],
-        typer.Option(help="Which lower rated answer is rejected; Zephyr drew at random."),
-    ] = "random",
+    chosen: Chosen = "overall",
+    rejected: Rejected = "random",
     min_gap: Annotated[float, typer.Option(min=0, help="Smallest difference of two scores.")] = 0.0,
     ties: Annotated[Literal["drop", "keep"], typer.Option(help="Pairs of equal score.")] = "drop",
     max_pairs: Annotated[int, typer.Option(min=1, help="Most pairs of one prompt.")] = 1,
     kto_threshold: Annotated[float, typer.Option(help="Answers rated at least this are desirable.")] = 5.0,
-    repair: Annotated[bool, typer.Option(help="The published repair of UltraFeedback's overall_score.")] = True,
-    seed: Annotated[int, typer.Option(help="Decides what chance decides.")] = 0,
+    repair: Repair = True,
+    seed: Seed = 0,
     shape: Annotated[str, typer.Option(help="Shape of the rows, if it is not plain.")] = "auto",
     bad_rows: BadRows = "stop",
     force: Force = False,
@@ -51,6 +52,7 @@ def binarize(  # noqa: PLR0913 - typer makes an option of every parameter
     from zephyr.verbs.feedback_files import open_rows, refuse_place
 
     refuse_place(out, force=force, read=file)
+    records = open_rows(file, "rated", shape=shape, bad_rows=bad_rows, offline=offline)
     settings = BinarizeSettings(
         output=output,
         chosen=chosen,
@@ -59,10 +61,9 @@ def binarize(  # noqa: PLR0913 - typer makes an option of every parameter
         ties=ties,
         max_pairs_per_prompt=max_pairs,
         kto_threshold=kto_threshold,
-        repair_overall=repair,
+        repair_overall=repair and "ultrafeedback" in records.shapes.values(),
         seed=seed,
     )
-    records = open_rows(file, "rated", shape=shape, bad_rows=bad_rows, offline=offline)
     made = made_of(records, settings)
     write_jsonl(out, made.rows, replace=force)
     accounts = _accounts(made, output, records.counts)

@@ -5,23 +5,24 @@ from typing import Literal, cast, get_args, overload
 
 from zephyr.data.sources import Records, Source, open_source
 from zephyr.errors import DataError, did_you_mean
+from zephyr.feedback.binarize import gather
+from zephyr.judging import ASPECTS, OVERALL
 from zephyr.records.fields import printable
-from zephyr.records.rows import Prompt, Rated
+from zephyr.records.rows import Answer, Preference, Prompt, Rated
 from zephyr.records.shapes import Shape
 
 WRITTEN = ".jsonl"
+BadRows = Literal["stop", "drop"]
 
 
 @overload
-def open_rows(
-    path: str, kind: Literal["rated"], *, shape: str, bad_rows: Literal["stop", "drop"], offline: bool
-) -> Records[Rated]: ...
+def open_rows(path: str, kind: Literal["rated"], *, shape: str, bad_rows: BadRows, offline: bool) -> Records[Rated]: ...
 @overload
 def open_rows(
-    path: str, kind: Literal["prompt"], *, shape: str, bad_rows: Literal["stop", "drop"], offline: bool
+    path: str, kind: Literal["prompt"], *, shape: str, bad_rows: BadRows, offline: bool
 ) -> Records[Prompt]: ...
 def open_rows(
-    path: str, kind: Literal["rated", "prompt"], *, shape: str, bad_rows: Literal["stop", "drop"], offline: bool
+    path: str, kind: Literal["rated", "prompt"], *, shape: str, bad_rows: BadRows, offline: bool
 ) -> Records[Rated] | Records[Prompt]:
     """The records of a file, folder, glob or hub id, as a user names it."""
     if shape not in ("auto", *get_args(Shape)):
@@ -30,6 +31,53 @@ def open_rows(
     if kind == "rated":
         return open_source(source, "rated", data_dir=Path(), offline=offline)
     return open_source(source, "prompt", data_dir=Path(), offline=offline)
+
+
+def open_prompts_or_answers(
+    path: str, *, answered: bool, shape: str, bad_rows: BadRows, offline: bool
+) -> Records[Rated] | Records[Prompt] | list[Rated]:
+    """Prompts alone, or with the answers they have."""
+    if answered:
+        return open_answers(path, shape=shape, bad_rows=bad_rows, offline=offline)
+    return open_rows(path, "prompt", shape=shape, bad_rows=bad_rows, offline=offline)
+
+
+def open_answers(path: str, *, shape: str, bad_rows: BadRows, offline: bool) -> Records[Rated] | list[Rated]:
+    """Prompts with their answers, of rated answers as well as of preferences."""
+    try:
+        return open_rows(path, "rated", shape=shape, bad_rows=bad_rows, offline=offline)
+    except DataError:
+        # Pairs and labels hold answers too; if it was not that, the first error tells what is wrong.
+        pairs = _open_pairs(path, bad_rows=bad_rows, offline=offline)
+        if pairs is None:
+            raise
+        return gather(pairs)
+
+
+def _open_pairs(path: str, *, bad_rows: BadRows, offline: bool) -> list[Rated] | None:
+    try:
+        records = open_source(Source(path, bad_rows=bad_rows), "preference", data_dir=Path(), offline=offline)
+    except DataError:
+        return None
+    return [_answers_of(record) for record in records]
+
+
+def _answers_of(row: Preference) -> Rated:
+    models = row.models or ("",) * len(row.completions)
+    answers = tuple(Answer(text, model) for text, model in zip(row.completions, models, strict=True))
+    return Rated(row.name, row.prompt, answers, row.source)
+
+
+def asked_aspects(named: str) -> tuple[str, ...]:
+    """The aspects that a user names, "all" or separated by commas. Raises DataError."""
+    every = (*ASPECTS, OVERALL)
+    aspects = every if named == "all" else tuple(name.strip() for name in named.split(","))
+    for name in aspects:
+        if name not in every:
+            raise DataError(
+                "--aspects", f"no such aspect, got '{printable(name)}'", f"name all{did_you_mean(name, every)}"
+            )
+    return aspects
 
 
 def _known_shapes(shape: str) -> str:

@@ -29,13 +29,15 @@ def run(
     offline: Offline = False,
 ) -> None:
     """Run a recipe: what is finished is skipped, what was stopped goes on."""
-    asked = _asked(recipe, overrides, offline=offline)
-    from rich.console import Console
-
-    from zephyr.pipeline.run import run_recipe
-
     try:
-        run_recipe(asked.recipe, until=until, only=only, pinned=asked.pinned, console=Console())
+        asked = _asked(recipe, overrides, offline=offline)
+        from rich.console import Console
+
+        from zephyr.pipeline.disk import disk_faults
+        from zephyr.pipeline.run import run_recipe
+
+        with disk_faults(asked.recipe.output_dir):
+            run_recipe(asked.recipe, until=until, only=only, pinned=asked.pinned, console=Console())
     except KeyboardInterrupt:
         typer.echo("stopped; the same command goes on from here", err=True)
         raise typer.Exit(INTERRUPTED) from None

@@ -1,0 +1,254 @@
+"""Calls through a teacher with a ledger beside a bare asyncio client making the same calls, and a very long ledger.
+
+    python benchmarks/ledger_load.py --json results/ledger.json
+
+The bare clients are `openai`'s own async client, unwrapped, and `httpx2`, which it stands on, each with as many
+workers as there are calls in flight. Every side runs in a process of its own, in turn, against one echo server.
+"""
+
+import argparse
+import asyncio
+import json
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+import psutil
+from machine import facts, peak_rss_bytes, versions
+
+from zephyr.records.messages import Message
+from zephyr.teachers.protocol import ChatRequest
+
+HERE = Path(__file__).parent
+WORDS = "The quick brown fox jumps over the lazy dog and runs away from it. " * 6
+LONG_LEDGER_ROWS = 1_000_000
+MEGABYTE = 1e6
+
+
+def requests(count: int) -> list[ChatRequest]:
+    """Different requests of about a hundred tokens."""
+    return [ChatRequest(str(n), (Message("user", f"{n}: {WORDS}"),), max_tokens=64, seed=n) for n in range(count)]
+
+
+def body(request: ChatRequest) -> dict[str, object]:
+    """What a bare client sends."""
+    return {
+        "model": "echo",
+        "messages": [{"role": message.role, "content": message.content} for message in request.messages],
+        "max_tokens": request.max_tokens,
+        "temperature": request.temperature,
+        "top_p": request.top_p,
+        "seed": request.seed,
+    }
+
+
+async def _bare_openai(base_url: str, asked: list[ChatRequest], concurrency: int) -> int:
+    import httpx2
+    import openai
+
+    limits = httpx2.Limits(max_connections=concurrency, max_keepalive_connections=concurrency)
+    http = openai.DefaultAsyncHttpxClient(limits=limits)
+    async with openai.AsyncOpenAI(base_url=base_url, api_key="none", max_retries=0, http_client=http) as client:
+
+        async def ask(request: ChatRequest) -> str:
+            made = await client.chat.completions.create(**body(request))
+            return made.choices[0].message.content
+
+        return await _all(ask, asked, concurrency)
+
+
+async def _bare_httpx(base_url: str, asked: list[ChatRequest], concurrency: int) -> int:
+    import httpx2
+
+    limits = httpx2.Limits(max_connections=concurrency, max_keepalive_connections=concurrency)
+    async with httpx2.AsyncClient(limits=limits, timeout=60) as client:
+
+        async def ask(request: ChatRequest) -> str:
+            response = await client.post(f"{base_url}/chat/completions", json=body(request))
+            return response.json()["choices"][0]["message"]["content"]
+
+        return await _all(ask, asked, concurrency)
+
+
+async def _all(ask: Callable, asked: list[ChatRequest], concurrency: int) -> int:
+    """How many answers are right."""
+    waiting = iter(asked)
+    right = 0
+
+    async def work() -> None:
+        nonlocal right
+        for request in waiting:
+            is_right = await ask(request) == request.messages[-1].content
+            right += is_right  # not before the await: others count meanwhile
+
+    await asyncio.gather(*(work() for _ in range(concurrency)))
+    return right
+
+
+def _ours(base_url: str, asked: list[ChatRequest], concurrency: int) -> int:
+    from zephyr.teachers.address import Address
+    from zephyr.teachers.calling import CallSettings
+    from zephyr.teachers.endpoint import EndpointTeacher
+    from zephyr.teachers.ledger import Ledger
+    from zephyr.teachers.ledgered import LedgeredTeacher
+
+    with tempfile.TemporaryDirectory(dir=HERE) as folder, Ledger(Path(folder) / "calls.sqlite") as ledger:
+        endpoint = EndpointTeacher(Address(base_url, "echo"), CallSettings(concurrency=concurrency))
+        teacher = LedgeredTeacher(endpoint, ledger)
+        replies = zip(asked, teacher.answer(asked), strict=True)
+        right = sum(reply.text == request.messages[-1].content for request, reply in replies)
+        assert ledger.totals()[0].answers == len(asked)
+        return right
+
+
+SIDES: dict[str, Callable[[str, list[ChatRequest], int], int]] = {
+    "ours": _ours,
+    "openai": lambda *told: asyncio.run(_bare_openai(*told)),
+    "httpx2": lambda *told: asyncio.run(_bare_httpx(*told)),
+}
+
+
+class _Memory(threading.Thread):
+    """The resident memory of this process, looked at while it works."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.samples: list[float] = []
+        self._process = psutil.Process()
+
+    def run(self) -> None:
+        while True:
+            self.samples.append(self._process.memory_info().rss / MEGABYTE)
+            time.sleep(0.25)
+
+
+def measure(side: str, base_url: str, calls: int, concurrency: int) -> dict[str, object]:
+    """What this process found out about one side."""
+    asked = requests(calls)
+    SIDES[side](base_url, asked[:concurrency], concurrency)  # imports, connections, first answers
+    memory = _Memory()
+    memory.start()
+    cpu, began = time.process_time(), time.perf_counter()
+    right = SIDES[side](base_url, asked, concurrency)
+    seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
+    assert right == calls, f"{right} of {calls} answers are right"
+    samples = memory.samples
+    third = max(1, len(samples) // 3)
+    return {
+        "side": side,
+        "seconds": round(seconds, 3),
+        "calls_per_second": round(calls / seconds, 1),
+        "milliseconds_a_call": round(1000 * seconds / calls, 4),
+        "cpu_milliseconds_a_call": round(1000 * cpu / calls, 4),
+        "peak_rss_mb": round(peak_rss_bytes() / MEGABYTE, 1),
+        "rss_first_third_mb": round(max(samples[:third]), 1),
+        "rss_last_third_mb": round(max(samples[-third:]), 1),
+    }
+
+
+def reopening(rows: int) -> dict[str, object]:
+    """How long a ledger with so many rows takes to open and to give an answer."""
+    from zephyr.teachers.attempts import Attempt
+    from zephyr.teachers.ledger import Ledger
+    from zephyr.teachers.prices import Spend
+    from zephyr.teachers.protocol import ChatReply
+
+    with tempfile.TemporaryDirectory(dir=HERE) as folder:
+        path = Path(folder) / "calls.sqlite"
+        one = requests(1)[0]
+        with Ledger(path) as ledger:
+            books = ledger.books("echo")
+            for n in range(rows):
+                reply = ChatReply(str(n), WORDS, "stop", prompt_tokens=100, completion_tokens=50)
+                books.record(one._replace(seed=n), Attempt(reply, Spend(100, 50, 0.0)))
+                if n % 20_000 == 0:
+                    ledger.flush()
+        began = time.perf_counter()
+        with Ledger(path) as ledger:
+            opened = time.perf_counter() - began
+            answered = ledger.books("echo").answered(one._replace(seed=rows // 2)) is not None
+            total = ledger.totals()[0]
+            looked = time.perf_counter() - began
+        assert answered
+        assert total.answers == rows
+        return {
+            "rows": rows,
+            "gigabytes": round(path.stat().st_size / 1e9, 2),
+            "open_seconds": round(opened, 4),
+            "open_and_look_up_seconds": round(looked, 4),
+        }
+
+
+@contextmanager
+def echo_server(delay: float) -> Iterator[str]:
+    """The address of an echo server in a process of its own."""
+    words = [sys.executable, str(HERE / "echo_server.py"), "--delay", str(delay)]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603
+        assert process.stdout is not None
+        try:
+            yield f"http://127.0.0.1:{int(process.stdout.readline())}/v1"
+        finally:
+            process.kill()
+
+
+def compare(calls: int, concurrency: int, delay: float, rounds: int) -> dict[str, object]:
+    """All sides in turn, several times; of each the fastest run, and ours as a share of the bare ones."""
+    runs: dict[str, list[dict]] = {side: [] for side in SIDES}
+    with echo_server(delay) as base_url:
+        for _ in range(rounds):
+            for side, done in runs.items():
+                words = ["--side", side, "--url", base_url, "--calls", str(calls), "--concurrency", str(concurrency)]
+                command = [sys.executable, __file__, *words]
+                run = subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603
+                done.append(json.loads(run.stdout))
+                print(json.dumps(done[-1]), file=sys.stderr, flush=True)
+    best = {side: max(done, key=lambda run: run["calls_per_second"]) for side, done in runs.items()}
+    rate = {side: run["calls_per_second"] for side, run in best.items()}
+    return {
+        "calls": calls,
+        "concurrency": concurrency,
+        "server_delay_seconds": delay,
+        "share_of_bare_openai_rate": round(rate["ours"] / rate["openai"], 3),
+        "share_of_bare_httpx2_rate": round(rate["ours"] / rate["httpx2"], 3),
+        "client_overhead_ms": best["ours"]["milliseconds_a_call"],
+        "best": best,
+        "all_runs": runs,
+    }
+
+
+def main() -> None:
+    """Nothing; prints what was measured, and writes it where `--json` says."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--calls", type=int, default=20_000)
+    parser.add_argument("--concurrency", type=int, default=256)
+    parser.add_argument("--delay", type=float, default=0.0, help="seconds the server takes for an answer")
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--rows", type=int, default=LONG_LEDGER_ROWS, help="of the long ledger; 0: leave it out")
+    parser.add_argument("--json", type=Path, help="where the numbers go")
+    parser.add_argument("--side", choices=sorted(SIDES), help=argparse.SUPPRESS)
+    parser.add_argument("--url", help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if asked.side:
+        print(json.dumps(measure(asked.side, asked.url, asked.calls, asked.concurrency)))
+        return
+    load = compare(asked.calls, asked.concurrency, asked.delay, asked.rounds)
+    result = {
+        "load": load,
+        "reopening": reopening(asked.rows) if asked.rows else None,
+        "machine": facts(),
+        "versions": versions(),
+        "date": datetime.now(UTC).date().isoformat(),
+    }
+    print(json.dumps(result, indent=1))
+    if asked.json:
+        asked.json.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

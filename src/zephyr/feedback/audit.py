@@ -1,0 +1,247 @@
+"""How far a judge can be relied upon, measured: consistency, biases, what it misses, agreement with labels.
+
+Every item is asked three times: as it is, with its answers swapped, and as it is with other seeds. A verdict is what
+the ratings of the two answers come to; intervals are bootstrapped over items.
+Swapping answers to find position bias: arXiv 2306.05685.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zephyr.data.overall_score import mean_rating
+from zephyr.feedback.audit_items import FIRST, SECOND, TIE, AuditItem
+from zephyr.feedback.judge import Judged, JudgeSettings, judge
+from zephyr.judging import OVERALL
+from zephyr.records.rows import Answer
+from zephyr.teachers.protocol import Teacher
+
+Floats = NDArray[np.float64]
+By = Literal["aspects", "overall"]  # the mean over aspects, or the overall score
+NUM_RESAMPLES = 1_000
+_VERDICTS = (FIRST, TIE, SECOND)
+
+
+class Measure(NamedTuple):
+    """One line of an audit: a value with its 95 % interval; None where it cannot be told."""
+
+    name: str
+    by: str
+    value: float | None
+    low: float | None
+    high: float | None
+    num_items: int
+
+
+@dataclass
+class Audit:
+    """What an audit found. `counts` are those of the judge over all rounds."""
+
+    measures: list[Measure]
+    counts: Counter[str]
+    sets: Counter[str]
+
+
+class _Rounds(NamedTuple):
+    given: list[Judged]
+    swapped: list[Judged]  # of the aspects alone: the overall score is asked about one answer at a time
+    repeated: list[Judged]
+
+
+class _Columns(NamedTuple):
+    """The items as columns; verdicts are NaN where ratings are missing."""
+
+    given: Floats
+    swapped: Floats
+    repeated: Floats
+    labels: Floats
+    doublings: Floats  # how many times longer the first answer is, as a power of two
+    questions: Floats
+    failed: Floats
+
+
+def audit(
+    items: Sequence[AuditItem], teacher: Teacher, settings: JudgeSettings, *, on_item: Callable[[], None] = lambda: None
+) -> Audit:
+    """The measures of a judge over labelled items. `on_item` is called once an item and round."""
+    rounds = _ask(items, teacher, settings, on_item)
+    counts: Counter[str] = Counter()
+    for one in (*rounds.given, *rounds.swapped, *rounds.repeated):
+        counts += one.counts
+    measures: list[Measure] = []
+    for by in _deciders(settings):
+        columns = _columns(items, rounds, by)
+        measures += _measures_of(columns, by, settings.seed)
+        sets = [item.row.source for item in items]
+        if len(set(sets)) > 1:
+            measures += _by_set(columns, sets, by, settings.seed)
+    measures += _between_people(items, settings.seed)
+    return Audit(measures, counts, Counter(item.row.source for item in items))
+
+
+def _ask(items: Sequence[AuditItem], teacher: Teacher, settings: JudgeSettings, on_item: Callable[[], None]) -> _Rounds:
+    rows = [item.row for item in items]
+
+    def asked(changed: JudgeSettings) -> Iterator[Judged]:
+        for one in judge(rows, teacher, changed):
+            on_item()
+            yield one
+
+    given = replace(settings, order="given")
+    aspects = tuple(aspect for aspect in settings.aspects if aspect != OVERALL)
+    swapped = list(asked(replace(given, order="reversed", aspects=aspects))) if aspects else []
+    return _Rounds(list(asked(given)), swapped, list(asked(replace(given, seed=settings.seed + 1))))
+
+
+def _deciders(settings: JudgeSettings) -> list[By]:
+    deciders: list[By] = ["aspects"] if set(settings.aspects) - {OVERALL} else []
+    return [*deciders, "overall"] if OVERALL in settings.aspects else deciders
+
+
+def verdict(first: Answer, second: Answer, by: By) -> int | None:
+    """FIRST, SECOND or TIE, by the overall scores or the mean over aspects that both have; None if there is none."""
+    if by == "overall":
+        scores = first.score, second.score
+    else:
+        common = [
+            aspect
+            for aspect, rating in first.ratings.items()
+            if rating is not None and second.ratings.get(aspect) is not None
+        ]
+        one, other = ([answer.ratings[aspect] for aspect in common] for answer in (first, second))
+        scores = mean_rating(one), mean_rating(other)
+    if scores[0] is None or scores[1] is None:
+        return None
+    return FIRST if scores[0] > scores[1] else SECOND if scores[0] < scores[1] else TIE
+
+
+def _columns(items: Sequence[AuditItem], rounds: _Rounds, by: By) -> _Columns:
+    def verdicts(judged: Sequence[Judged]) -> Floats:
+        found = [verdict(one.rated.answers[0], one.rated.answers[1], by) for one in judged]
+        return np.array([np.nan if one is None else one for one in found], dtype=np.float64)
+
+    every = [*zip(*(found for found in rounds if found), strict=True)]
+    calls = [
+        [call for one in row for call in one.calls if (call.aspect == OVERALL) == (by == "overall")] for row in every
+    ]
+    lengths = [[len(answer.text) + 1 for answer in item.row.answers] for item in items]
+    return _Columns(
+        given=verdicts(rounds.given),
+        swapped=verdicts(rounds.swapped) if by != "overall" else np.full(len(items), np.nan),
+        repeated=verdicts(rounds.repeated),
+        labels=np.array([item.label for item in items], dtype=np.float64),
+        doublings=np.array([np.log2(first / second) for first, second in lengths], dtype=np.float64),
+        questions=np.array([len(some) for some in calls], dtype=np.float64),
+        failed=np.array([sum(not call.ratings for call in some) for some in calls], dtype=np.float64),
+    )
+
+
+def _measures_of(columns: _Columns, by: By, seed: int) -> list[Measure]:
+    return [
+        _measure(name, by, columns, value, seed)
+        for name, value in MEASURES.items()
+        if by != "overall" or name not in _OF_ORDER
+    ]
+
+
+def _by_set(columns: _Columns, sets: Sequence[str], by: By, seed: int) -> list[Measure]:
+    measures = []
+    for name in dict.fromkeys(sets):
+        chosen = np.array([one == name for one in sets])
+        part = _Columns(*(column[chosen] for column in columns))
+        measures.append(_measure(f"kappa, {name}", by, part, _kappa_with_labels, seed))
+    return measures
+
+
+def _between_people(items: Sequence[AuditItem], seed: int) -> list[Measure]:
+    """How far annotators agree with each other: what can be expected of a judge."""
+    voted = [item.labels for item in items if len(item.labels) > 1]
+    if not voted or len({len(labels) for labels in voted}) > 1:
+        return []
+    votes = np.array(voted, dtype=np.float64)
+
+    def agreement(rows: Floats) -> float:
+        pairs = [(one, other) for other in range(rows.shape[1]) for one in range(other)]
+        return float(np.mean([cohens_kappa(rows[:, one], rows[:, other]) for one, other in pairs]))
+
+    low, high = _interval(lambda index: agreement(votes[index]), len(votes), seed)
+    return [Measure("kappa between annotators", "people", agreement(votes), low, high, len(votes))]
+
+
+def _same(one: Floats, other: Floats) -> float:
+    known = ~np.isnan(one) & ~np.isnan(other)
+    return float(np.mean(one[known] == other[known])) if known.any() else np.nan
+
+
+def _position_bias(columns: _Columns) -> float:
+    """How much more often the text shown first wins than the one shown last."""
+    known = ~np.isnan(columns.given) & ~np.isnan(columns.swapped)
+    return float(np.mean(columns.given[known] - columns.swapped[known]) / 2) if known.any() else np.nan
+
+
+def _slope(verdicts: Floats, doublings: Floats) -> float:
+    """By how much a verdict (from -1 to 1) rises if an answer is twice as long: least squares."""
+    known = ~np.isnan(verdicts)
+    lengths, won = doublings[known], verdicts[known]
+    if len(lengths) < 2 or np.ptp(lengths) == 0:
+        return np.nan
+    centred = lengths - lengths.mean()
+    return float(centred @ (won - won.mean()) / (centred @ centred))
+
+
+def _kappa_with_labels(columns: _Columns) -> float:
+    known = ~np.isnan(columns.given)
+    return cohens_kappa(columns.given[known], columns.labels[known])
+
+
+def cohens_kappa(one: Floats, other: Floats) -> float:
+    """Agreement of two judges beyond chance: 1 is perfect, 0 what chance gives; NaN if chance alone agrees fully.
+
+    Cohen, A Coefficient of Agreement for Nominal Scales, 1960
+    """
+    if not len(one):
+        return np.nan
+    observed = float(np.mean(one == other))
+    expected = sum(float(np.mean(one == kind) * np.mean(other == kind)) for kind in _VERDICTS)
+    return (observed - expected) / (1 - expected) if expected < 1 else np.nan
+
+
+MEASURES: Mapping[str, Callable[[_Columns], float]] = {
+    "same verdict when swapped": lambda columns: _same(columns.given, columns.swapped),
+    "position bias (first shown)": _position_bias,
+    "same verdict when repeated": lambda columns: _same(columns.given, columns.repeated),
+    "ties": lambda columns: _same(columns.given, np.zeros(len(columns.given))),
+    "missing ratings": lambda columns: float(columns.failed.sum() / max(columns.questions.sum(), 1)),
+    "length slope of the judge": lambda columns: _slope(columns.given, columns.doublings),
+    "length slope of the labels": lambda columns: _slope(columns.labels, columns.doublings),
+    "agreement with labels": lambda columns: _same(columns.given, columns.labels),
+    "kappa with labels": _kappa_with_labels,
+}
+_OF_ORDER = {"same verdict when swapped", "position bias (first shown)"}
+
+
+def _measure(name: str, by: str, columns: _Columns, value: Callable[[_Columns], float], seed: int) -> Measure:
+    num_items = len(columns.labels)
+    low, high = _interval(lambda index: value(_Columns(*(column[index] for column in columns))), num_items, seed)
+    return Measure(name, by, _known(value(columns)), low, high, num_items)
+
+
+def _interval(
+    value: Callable[[NDArray[np.intp]], float], num_items: int, seed: int
+) -> tuple[float | None, float | None]:
+    """The middle 95 % of the value over resampled items; nothing where it can never be told."""
+    dice = np.random.default_rng(seed)
+    drawn = np.array([value(dice.integers(0, num_items, num_items)) for _ in range(NUM_RESAMPLES)])
+    drawn = drawn[~np.isnan(drawn)]
+    if not len(drawn):
+        return None, None
+    low, high = np.percentile(drawn, (2.5, 97.5))
+    return float(low), float(high)
+
+
+def _known(value: float) -> float | None:
+    return None if np.isnan(value) else value

@@ -1,0 +1,48 @@
+"""The rows of a training stage as tokens, in the stage's own folder: what it trains on."""
+
+from pathlib import Path
+
+from zephyr.data.encoding import DialogueEncoder
+from zephyr.data.supervision import Supervision
+from zephyr.data.truncation import split_text
+from zephyr.pipeline.data_rows import stage_rows
+from zephyr.pipeline.make_feedback import PAIRS
+from zephyr.pipeline.make_synth import DIALOGUES, TEXTS
+from zephyr.pipeline.stage_folder import Facts
+from zephyr.pipeline.stages import Work
+from zephyr.pipeline.tokens import prepare_once, write_dialogues, write_preferences
+from zephyr.recipe.schema import AlignSection, PretrainSection, SftSection
+from zephyr.records.rows import Chat, Preference, Text
+
+# The stage, and the file of it, whose rows a training stage takes where it names no sources.
+MADE_ROWS = {"pretrain": ("synth", TEXTS), "sft": ("synth", DIALOGUES), "align": ("feedback", PAIRS)}
+
+
+def prepare_rows(work: Work, encoder: DialogueEncoder) -> Facts:
+    """The facts of the stage's rows, which afterwards stand in its folder as tokens. Raises DataError."""
+    section: PretrainSection | SftSection | AlignSection = getattr(work.recipe, work.stage)
+    recipe, data, before = work.recipe, section.data, rows_made_before(work)
+
+    def prepare(tokens: Path) -> Facts:
+        if isinstance(section, PretrainSection):
+            texts, longest = stage_rows(recipe, data, Text, before), data.max_length
+            return write_dialogues(tokens, data, texts, lambda row: split_text(encoder.text(row.text), longest))
+        if isinstance(section, AlignSection):
+            return write_preferences(tokens, data, stage_rows(recipe, data, Preference, before), encoder)
+        loss_on = section.objective.loss_on
+        return write_dialogues(
+            tokens,
+            data,
+            stage_rows(recipe, data, Chat, before),
+            lambda row: [encoder.dialogue(row.messages, loss_on=loss_on)],
+            supervision=Supervision(encoder.stop_ids),
+            loss_on=loss_on,
+        )
+
+    return prepare_once(work.folder, prepare)
+
+
+def rows_made_before(work: Work) -> Path | None:
+    """The file of rows that an earlier stage has made for this one; None where there is none."""
+    maker, name = MADE_ROWS[work.stage]
+    return work.inputs[maker] / name if maker in work.inputs else None

@@ -1,0 +1,89 @@
+"""`zephyr calls`: what a call ledger holds, and what it cost."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from zephyr.verbs.terminal import escape_controls
+
+if TYPE_CHECKING:
+    import sqlite3
+
+calls = typer.Typer(name="calls", no_args_is_help=True, help="Read a call ledger: what was asked, answered, spent.")
+LedgerPath = Annotated[Path, typer.Argument(metavar="LEDGER", help="The ledger: a run folder's calls.sqlite.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Limit = Annotated[int, typer.Option(min=1, help="Most rows to show.")]
+
+
+@calls.command()
+def summary(ledger: LedgerPath, as_json: AsJson = False) -> None:
+    """Show calls, answers, failures, tokens and price of every teacher."""
+    from zephyr.teachers.ledger_report import summarize
+
+    _print_table([line._asdict() for line in summarize(_opened(ledger))], as_json=as_json)
+
+
+@calls.command()
+def failures(ledger: LedgerPath, limit: Limit = 20, as_json: AsJson = False) -> None:
+    """Show why tries failed, by reason, and how many of them were answered later."""
+    from zephyr.teachers.ledger_report import failed_tries
+
+    _print_table([line._asdict() for line in failed_tries(_opened(ledger), limit)], as_json=as_json)
+
+
+@calls.command()
+def show(
+    ledger: LedgerPath,
+    request: Annotated[str, typer.Argument(metavar="[HASH]", help="A request's hash, or how it begins.")] = "",
+    limit: Limit = 5,
+    as_json: AsJson = False,
+) -> None:
+    """Show calls whole: those of a request, or the newest ones."""
+    import json
+    from datetime import UTC, datetime
+
+    from zephyr.teachers.ledger_report import find_calls
+
+    rows = find_calls(_opened(ledger), request, limit)
+    for row in rows:
+        if as_json:
+            typer.echo(json.dumps(row._asdict() | {"request": json.loads(row.request or "null")}))
+            continue
+        when = datetime.fromtimestamp(row.finished_at, UTC).isoformat(sep=" ", timespec="seconds")
+        spent = f"{row.prompt_tokens} + {row.completion_tokens} tokens, price {row.price:.6g}"
+        typer.echo(f"{row.request_hash}\n  {escape_controls(row.teacher)}, {when}, try {row.attempt}")
+        typer.echo(f"  {row.finish_reason} after {row.latency_seconds:.2f} s, {spent}")
+        for message in json.loads(row.request or "{}").get("messages", []):
+            typer.echo(f"  {message[0]}: {escape_controls(message[1])}")
+        typer.echo(f"  {'error' if row.error else 'answer'}: {escape_controls(row.error or row.response)}")
+    if not rows:
+        typer.echo("no such call", err=True)
+
+
+def _opened(ledger: Path) -> "sqlite3.Connection":
+    from zephyr.teachers.ledger_file import open_file
+
+    return open_file(ledger, read_only=True)
+
+
+def _print_table(rows: list[dict[str, object]], *, as_json: bool) -> None:
+    """Nothing; prints the rows under their names."""
+    import json
+
+    if as_json:
+        typer.echo(json.dumps(rows, indent=1))
+        return
+    if not rows:
+        typer.echo("none")
+        return
+    lines = [[name.replace("_", " ") for name in rows[0]], *([_cell(value) for value in row.values()] for row in rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    for line in lines:
+        typer.echo("  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return f"{value:,}" if isinstance(value, int) else escape_controls(str(value))

@@ -1,0 +1,171 @@
+"""A run of `zephyr synth`: teachers over one ledger, a generator, and the files beside the dialogues."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import chain, islice
+from pathlib import Path
+from typing import Literal
+
+from zephyr.errors import DataError, did_you_mean
+from zephyr.progress import show_progress
+from zephyr.records.rows import Chat
+from zephyr.records.writing import write_jsonl
+from zephyr.synth.dialogues import WritingSettings, write_dialogues
+from zephyr.synth.encodings import PLAIN, VARIED, encode_tasks
+from zephyr.synth.instances import InstanceSettings
+from zephyr.synth.instructions import GrowthSettings
+from zephyr.synth.self_instruct import read_seeds, self_instruct
+from zephyr.synth.talk_plan import SECTORS, PlanSettings, Sector, plan_talk
+from zephyr.synth.talks import Talker, TalkSettings
+from zephyr.synth.tasks import task_fields
+from zephyr.teachers.ledger import Ledger
+from zephyr.teachers.prices import Cap
+from zephyr.teachers.protocol import Teacher
+from zephyr.verbs.asked_teachers import TeacherOptions, open_teacher
+from zephyr.world import prompts
+
+Accounts = dict[str, object]
+
+
+@dataclass(frozen=True)
+class Growing:
+    """What belongs to self_instruct alone."""
+
+    seeds: Path | None
+    classification_only: bool
+    requests_per_round: int
+    layouts: Literal["varied", "plain"]
+
+
+@dataclass(frozen=True)
+class Talking:
+    """What belongs to ultrachat, and the length of answers."""
+
+    person: str | None
+    turns: tuple[int, int]
+    sectors: Mapping[Sector, float]
+    temperature: float
+    max_new_tokens: int
+
+
+@dataclass(frozen=True)
+class SynthRun:
+    """What is written, by whom, and where calls are kept."""
+
+    generator: Literal["self_instruct", "ultrachat", "world"]
+    teacher: str
+    count: int
+    seed: int
+    growing: Growing
+    talking: Talking
+    teachers: TeacherOptions
+    ledger: Path
+    cap_tokens: int | None
+
+
+def tasks_beside(out: Path) -> Path:
+    """Where the tasks behind the dialogues of `out` are written."""
+    return out.with_suffix(".tasks.jsonl")
+
+
+def run_synth(run: SynthRun, out: Path, *, force: bool) -> Accounts:
+    """The accounts of the finished run; the dialogues are in `out`. Raises DataError where there are none."""
+    _refuse_options(run)
+    with Ledger(run.ledger, Cap(max_tokens=run.cap_tokens)) as ledger:
+        teacher = open_teacher(run.teacher, "writes", run.teachers, ledger)
+        counts: Counter[str] = Counter()
+        if run.generator == "self_instruct":
+            rows: Iterable[Chat] = _instructed(run, teacher, out, counts)
+        elif run.generator == "ultrachat":
+            other = run.talking.person
+            person = teacher if other is None else open_teacher(other, "writes", run.teachers, ledger)
+            rows = _talks(run, person, teacher, counts)
+        else:
+            rows = write_dialogues(prompts("train", run.seed, run.count), teacher, _answers(run), counts)
+        beginning = list(islice(rows, 1))
+        if not beginning:
+            said = ", ".join(f"{count:,} x {reason}" for reason, count in counts.most_common())
+            raise DataError(teacher.name, f"wrote nothing that can be used ({said})", "ask a stronger teacher")
+        num_dialogues = write_jsonl(out, chain(beginning, rows), replace=force)
+    return {"dialogues": num_dialogues, "counts": dict(counts), "ledger": str(run.ledger)}
+
+
+def parse_turns(text: str) -> tuple[int, int]:
+    """Fewest and most turns, of a text such as 2-4 or 3."""
+    found = re.fullmatch(r"(\d+)(?:-(\d+))?", text)
+    fewest, most = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
+    if not 1 <= fewest <= most:
+        raise DataError("--turns", f"two numbers from 1, the smaller first, are needed, got '{text}'", "write 2-4 or 3")
+    return fewest, most
+
+
+def parse_sectors(text: str) -> dict[Sector, float]:
+    """The named sectors, each of the same weight."""
+    names = [name.strip() for name in text.split(",")]
+    unknown = [name for name in names if name not in SECTORS]
+    if unknown:
+        raise DataError(
+            "--sectors", f"there is none of that name, got '{unknown[0]}'{did_you_mean(unknown[0], SECTORS)}", "mend it"
+        )
+    return {sector: 1.0 for sector in SECTORS if sector in names}
+
+
+def _refuse_options(run: SynthRun) -> None:
+    grows = run.generator == "self_instruct"
+    if grows and run.growing.seeds is None:
+        raise DataError("--seeds", "self_instruct grows from seed tasks, and none were given", "give --seeds FILE")
+    if not grows and run.growing.seeds is not None:
+        raise DataError("--seeds", f"generator {run.generator} takes no seeds", "leave it out")
+    if run.talking.person is not None and run.generator != "ultrachat":
+        raise DataError("--person", f"generator {run.generator} plays nobody", "leave it out")
+    if run.generator != "world" and "scripted" in (run.teacher, run.talking.person):
+        what = f"scripted knows the closed world alone, and generator {run.generator} asks for more"
+        raise DataError("--teacher", what, "choose local:FOLDER or endpoint:MODEL@URL")
+
+
+def _instructed(run: SynthRun, teacher: Teacher, out: Path, counts: Counter[str]) -> Iterator[Chat]:
+    """The dialogues of new tasks, which are written beside them in the shape of seeds."""
+    assert run.growing.seeds is not None
+    growth = GrowthSettings(
+        run.count,
+        seed=run.seed,
+        classification_only=run.growing.classification_only,
+        requests_per_round=run.growing.requests_per_round,
+    )
+    seeds = read_seeds(run.growing.seeds, growth)
+    with show_progress("instructions", run.count) as display:
+        made = self_instruct(
+            seeds,
+            teacher,
+            growth,
+            rounds=out.with_suffix(".rounds.jsonl"),
+            instances=InstanceSettings(seed=run.seed),
+            show=display.update,
+        )
+    counts.update(made.counts)
+    if made.tasks:
+        # Of a try that was stopped there may be one: it holds the same and more.
+        write_jsonl(tasks_beside(out), map(task_fields, made.tasks), replace=True)
+    yield from encode_tasks(made.tasks, layouts=PLAIN if run.growing.layouts == "plain" else VARIED, seed=run.seed)
+
+
+def _talks(run: SynthRun, person: Teacher, teacher: Teacher, counts: Counter[str]) -> Iterator[Chat]:
+    fewest, most = run.talking.turns
+    settings = TalkSettings(
+        answers=_answers(run), person=WritingSettings(temperature=1.0, top_k=0, seed=run.seed), min_turns=fewest
+    )
+    plan = PlanSettings(run.seed, fewest, most, run.talking.sectors)
+    plans = (plan_talk(number, plan) for number in range(1, run.count + 1))
+    with show_progress("talks", run.count) as display:
+        talks = Talker(person, teacher, settings).dialogues(plans, counts)
+        for talk in talks:
+            yield talk
+            display.update(counts["talks: begun"])
+
+
+def _answers(run: SynthRun) -> WritingSettings:
+    return WritingSettings(
+        temperature=run.talking.temperature, max_tokens=run.talking.max_new_tokens, seed=run.seed, chunk_prompts=256
+    )

@@ -1,0 +1,178 @@
+"""Growing instructions: how they are asked for, how replies are read, what is dropped and why, and going on."""
+
+import re
+from collections import Counter
+
+import pytest
+
+from tests.synth.form_teacher import FormTeacher
+from zephyr.errors import DataError
+from zephyr.synth.instructions import (
+    GrowthSettings,
+    InstructionPool,
+    ask_for_instructions,
+    instruction_fault,
+    read_list,
+)
+from zephyr.synth.rounds_file import RoundsFile
+from zephyr.teachers.protocol import ChatReply
+
+SEEDS = [f"Seed task about subject number {number} of this list" for number in range(12)]
+SETTINGS = GrowthSettings(20, seed=3)
+
+
+def reply(text, reason="stop"):
+    return ChatReply("k", text, reason)
+
+
+def read(text, reason="stop", first=9):
+    counts = Counter()
+    return read_list(reply(text, reason), first, counts), counts
+
+
+def grown(settings=SETTINGS, teacher=None, done=()):
+    pool = InstructionPool(SEEDS, settings)
+    return pool, list(pool.grow(teacher or FormTeacher(), list(done)))
+
+
+def test_a_list_is_numbered_and_left_open():
+    (message,) = ask_for_instructions(["First  one:", "second\none"])
+    assert message.content.endswith("\n1. First one\n2. second one\n3.")
+    (classes,) = ask_for_instructions(["x"], classification_only=True)
+    assert "classification" in classes.content
+    assert "classification" not in message.content
+
+
+def test_every_list_has_eight_instructions_two_of_them_of_machines():
+    teacher = FormTeacher()
+    grown(GrowthSettings(90), teacher)
+    listed = [re.findall(r"(?m)^\d+\. (.+)$", request.messages[0].content) for request in teacher.asked]
+    assert all(len(one) == 8 for one in listed)
+    from_seeds = [sum(text in SEEDS for text in one) for one in listed]
+    assert from_seeds[:5] == [8] * 5
+    assert set(from_seeds[5:]) == {6}
+    assert {(request.temperature, request.top_p, request.max_tokens) for request in teacher.asked} == {(0.7, 0.5, 1024)}
+    assert any(one != sorted(one, key=SEEDS.index) for one in listed[:5])
+
+
+def test_replies_are_split_collapsed_and_capitalised():
+    found, counts = read(" explain   THE tides of\tthe sea\n10. name Three rivers of asia\n11 . list the moons")
+    assert found == ["Explain the tides of the sea", "Name three rivers of asia", "List the moons"]
+    assert not counts
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("Here you go:\n\n9. first of the new\n10. second of the new", []),
+        ("Here you go:\n9. first of the new\n10. second of the new", ["First of the new", "Second of the new"]),
+        ("first of the new\n\n10. never seen", ["First of the new"]),
+        ("first of the new\n16. never seen", ["First of the new"]),
+        ("first of the new 16. never seen", ["First of the new"]),
+        ("what happened in 2016. Say it", ["What happened in 2016. say it"]),
+    ],
+)
+def test_where_a_reply_ends(text, kept):
+    found, _ = read(text)
+    assert [one for one in found if not one.startswith("Here")] == kept
+
+
+def test_replies_that_are_no_lists_are_counted():
+    assert read("one two three four\n10. five", "length") == ([], {"failed: cut off": 1})
+    assert read("", "error") == ([], {"failed: teacher error": 1})
+    assert read(" \n") == ([], {"failed: empty answer": 1})
+    # The stop came before the limit, so this reply is whole.
+    assert read("one two three four\n16. five", "length")[0] == ["One two three four"]
+
+
+@pytest.mark.parametrize(
+    ("instruction", "fault"),
+    [
+        ("Name three rivers", "too short"),
+        ("Name three large rivers", None),
+        (" ".join(["Word"] * 150), None),
+        (" ".join(["Word"] * 151), "too long"),
+        ("Describe this Image in words", "not about text"),
+        ("Describe what imagery means here", None),
+        ("Please Go to the shop now", "not about text"),
+        ("Explain the plot of this novel", "not about text"),
+        ("Write a program that sorts numbers", "asks for a program"),
+        ("Write a programme for the concert", "asks for a program"),
+        ("*explain the tides of the sea", "begins with punctuation"),
+        ("Élan is what kind of word", "begins with a character outside of ASCII"),
+    ],
+)
+def test_heuristics(instruction, fault):
+    assert instruction_fault(instruction) == fault
+
+
+def test_novelty_keeps_and_rejects_by_the_published_vectors():
+    pool = InstructionPool(["write a short poem about the ocean", "reverse the list", *SEEDS], SETTINGS)
+    assert pool.try_to_add("Write a poem about the sea") is None
+    kept = pool.try_to_add("Sort the list in ascending order")
+    assert (kept.most_similar[0].instruction, round(kept.most_similar[0].score, 6)) == ("reverse the list", 0.444444)
+    assert len(kept.most_similar) == 10
+    assert 0 < kept.mean_similarity < 0.444444
+    assert pool.try_to_add("Sort the list in ascending order!") is None
+
+
+def test_the_pool_grows_to_the_number_asked_for_and_counts_all():
+    pool, rounds = grown()
+    counts = sum((one.counts for one in rounds), Counter())
+    assert len(pool.machine) == counts["instructions: kept"] == 20
+    assert [new.instruction for one in rounds for new in one.kept] == pool.machine
+    assert counts["instructions: more than asked for"] > 0
+    per_list = sum(count for reason, count in counts.items() if reason != "instructions: lists asked for")
+    assert per_list == 7 * counts["instructions: lists asked for"]
+
+
+def test_growing_is_decided_by_the_seed():
+    assert grown()[1] == grown()[1]
+    assert grown()[1] != grown(GrowthSettings(20, seed=4))[1]
+
+
+def test_a_teacher_that_brings_nothing_ends_it():
+    teacher = FormTeacher(lambda request: "no")
+    pool, rounds = grown(GrowthSettings(5, patience_rounds=3), teacher)
+    assert (pool.machine, len(rounds)) == ([], 3)
+    assert sum((one.counts for one in rounds), Counter())["instructions: too short"] == 15
+    # Patience that has ended is not asked again.
+    assert grown(GrowthSettings(5, patience_rounds=3), teacher, rounds)[1] == []
+
+
+def test_growing_goes_on_where_it_stopped(tmp_path):
+    settings = GrowthSettings(90, seed=1, num_in_context=8)
+    _, whole = grown(settings)
+    assert len(whole) >= 3
+    file = RoundsFile(tmp_path / "rounds.jsonl", SEEDS, settings, "t")
+    for one in whole[:2]:
+        file.append(one)
+    with (tmp_path / "rounds.jsonl").open("a") as torn:
+        torn.write('{"round": 2, "kept": [')
+    assert file.read() == whole[:2]
+    teacher = FormTeacher()
+    _, rest = grown(settings, teacher, file.read())
+    assert rest == whole[2:]
+    assert len(teacher.asked) == 5 * len(rest)
+    for one in rest:
+        file.append(one)
+    assert file.read() == whole
+
+
+def test_rounds_of_other_seeds_are_refused_and_of_a_smaller_number_not(tmp_path):
+    path = tmp_path / "rounds.jsonl"
+    _, rounds = grown()
+    RoundsFile(path, SEEDS, SETTINGS, "t").append(rounds[0])
+    assert RoundsFile(path, SEEDS, GrowthSettings(500, seed=3), "t").read() == rounds[:1]
+    for seeds, settings, teacher in (
+        (SEEDS[1:], SETTINGS, "t"),
+        (SEEDS, GrowthSettings(20), "t"),
+        (SEEDS, SETTINGS, "u"),
+    ):
+        with pytest.raises(DataError, match="grew from other seeds"):
+            RoundsFile(path, seeds, settings, teacher).read()
+
+
+def test_too_few_seeds_are_refused():
+    with pytest.raises(ValueError, match="begun with 8 seeds, got 3"):
+        InstructionPool(SEEDS[:3], SETTINGS)

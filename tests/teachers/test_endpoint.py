@@ -1,0 +1,300 @@
+"""A teacher behind an address, against a server that does what servers do at their worst."""
+
+import asyncio
+import base64
+import itertools
+import json
+import random
+import sqlite3
+import threading
+import time
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.teachers.calls import KEY, QUICK, address, expected, questions
+from tests.teachers.hostile_server import FAULTS, HARMLESS, running_server
+from zephyr.errors import TeacherError
+from zephyr.records.messages import Message
+from zephyr.teachers.address import HIDDEN, Address
+from zephyr.teachers.chat_format import Answered, Unusable, body_of, read_completion, read_response
+from zephyr.teachers.endpoint import EndpointTeacher
+from zephyr.teachers.ledger import Ledger
+from zephyr.teachers.ledgered import LedgeredTeacher
+from zephyr.teachers.limits import AdaptiveConcurrency, Pace
+from zephyr.teachers.prices import Cap, Prices
+from zephyr.teachers.protocol import ChatReply, ChatRequest
+from zephyr.teachers.retries import Backoff, retry_after, trouble_of_status
+
+USAGE = {"prompt_tokens": 3, "completion_tokens": 5}
+
+
+def completion(**changes: object) -> dict:
+    choice = {"message": {"role": "assistant", "content": "Yes."}, "finish_reason": "stop"} | changes
+    return {"choices": [choice], "usage": USAGE}
+
+
+def rows_of(path: Path, columns: str) -> list[tuple]:
+    with sqlite3.connect(path) as connection:
+        return connection.execute(f"SELECT {columns} FROM calls ORDER BY id").fetchall()
+
+
+def test_replies_come_in_order_and_answer_their_own_questions():
+    with running_server() as server:
+        asked = questions(60)
+        replies = list(EndpointTeacher(address(server), QUICK).answer(asked))
+        assert len(server.events()) == 60
+    assert [reply.key for reply in replies] == [request.key for request in asked]
+    assert [reply.text for reply in replies] == [expected(request) for request in asked]
+    assert replies[0][2:] == ("stop", "", 2, 2)
+
+
+@pytest.mark.parametrize("fault", [fault for fault in FAULTS if fault not in HARMLESS])
+def test_every_fault_is_tried_again_and_written_down(fault, tmp_path):
+    path, asked = tmp_path / "calls.sqlite", questions(12)
+    with running_server(faults=(fault,), share=0.4) as server, Ledger(path) as ledger:
+        replies = list(LedgeredTeacher(EndpointTeacher(address(server), QUICK), ledger).answer(asked))
+        events = server.events()
+    assert [reply.text for reply in replies] == [expected(request) for request in asked]
+    failed = [error for (error,) in rows_of(path, "error") if error]
+    assert len(failed) == sum(event.outcome == fault for event in events) > 0
+    assert len(rows_of(path, "id")) == len(events)
+
+
+@pytest.mark.parametrize("fault", HARMLESS)
+def test_more_than_was_asked_for_confuses_nothing(fault):
+    with running_server(faults=(fault,), share=0.5) as server:
+        asked = questions(80)
+        replies = list(EndpointTeacher(address(server), QUICK).answer(asked))
+    assert [reply.text for reply in replies] == [expected(request) for request in asked]
+
+
+def account_for_everything(path: Path, num_calls: int, share: float) -> None:
+    """All calls are answered or failed with a reason, by the teacher's, the ledger's and the server's count alike."""
+    asked = questions(num_calls)
+    settings = replace(QUICK, max_tries=3)
+    with running_server(share=share) as server, Ledger(path) as ledger:
+        replies = list(LedgeredTeacher(EndpointTeacher(address(server), settings), ledger).answer(asked))
+        events = server.events()
+    answered = {reply.key for reply in replies if reply.finish_reason == "stop"}
+    failed = {reply.key for reply in replies if reply.finish_reason == "error" and reply.error}
+    assert len(answered) + len(failed) == num_calls
+    assert answered
+    assert failed
+    for request, reply in zip(asked, replies, strict=True):
+        assert reply.text == (expected(request) if request.key in answered else "")
+    rows = rows_of(path, "request_hash, finish_reason, error")
+    assert len(rows) == len(events)
+    assert len({row[0] for row in rows if row[1] == "stop"}) == len(answered)
+    assert Counter(bool(row[2]) for row in rows)[True] == len(rows) - len(answered)
+    good = ("none", *HARMLESS)
+    assert max(Counter(event.digest for event in events if event.outcome in good).values()) == 1
+
+
+def test_every_call_is_accounted_for(tmp_path):
+    account_for_everything(tmp_path / "calls.sqlite", 150, 0.6)
+
+
+@pytest.mark.slow
+def test_every_call_of_2000_is_accounted_for(tmp_path):
+    account_for_everything(tmp_path / "calls.sqlite", 2000, 0.6)
+
+
+def test_a_failure_is_asked_again_and_an_answer_is_not(tmp_path):
+    path, asked = tmp_path / "calls.sqlite", questions(20)
+    with running_server(faults=("500",), share=0.5) as server, Ledger(path) as ledger:
+        teacher = LedgeredTeacher(EndpointTeacher(address(server), replace(QUICK, max_tries=1)), ledger)
+        first = list(teacher.answer(asked))
+        failed = [reply.key for reply in first if reply.finish_reason == "error"]
+        before = len(server.events())
+        second = list(teacher.answer(asked))
+        assert 0 < len(failed) < 20
+        assert len(server.events()) - before == len(failed)
+    for old, new in zip(first, second, strict=True):
+        assert new == old or old.key in failed
+
+
+@pytest.mark.parametrize("who", ["", "me:hunter22@"])
+def test_no_key_is_written_even_if_the_server_repeats_it(who, tmp_path):
+    path = tmp_path / "calls.sqlite"
+    with running_server(faults=("500", "429"), share=0.5) as server, Ledger(path) as ledger:
+        place = replace(address(server), base_url=server.base_url.replace("//", f"//{who}"))
+        teacher = EndpointTeacher(place, QUICK)
+        replies = list(LedgeredTeacher(teacher, ledger).answer(questions(20)))
+        ledger.flush()
+        contents = b"".join(file.read_bytes() for file in tmp_path.iterdir())
+    assert HIDDEN.encode() in contents
+    for secret in (KEY, "hunter22", base64.b64encode(b"me:hunter22").decode()):
+        assert secret.encode() not in contents
+        assert secret not in repr((teacher.identity, teacher.name, replies))
+    assert KEY not in repr(place)
+
+
+def test_a_wrong_key_ends_the_run_at_once_and_names_no_key(tmp_path):
+    with running_server(faults=("401",), share=1.0) as server, Ledger(tmp_path / "calls.sqlite") as ledger:
+        teacher = LedgeredTeacher(EndpointTeacher(address(server), QUICK), ledger)
+        with pytest.raises(TeacherError, match="HTTP 401") as caught:
+            list(teacher.answer(questions(500)))
+        assert len(server.events()) <= QUICK.concurrency
+    assert KEY not in str(caught.value)
+
+
+def test_nobody_at_the_address_is_said_once():
+    teacher = EndpointTeacher(Address("http://127.0.0.1:9/v1", "echo"), replace(QUICK, max_tries=2))
+    with pytest.raises(TeacherError, match=r"^echo at http://127\.0\.0\.1:9/v1: no call can succeed \(ConnectError"):
+        list(teacher.answer(questions(50)))
+
+
+@pytest.mark.parametrize("cap", [Cap(max_tokens=2000), Cap(max_price=0.2)])
+def test_a_cap_stops_before_it_is_passed(cap, tmp_path):
+    path, asked = tmp_path / "calls.sqlite", questions(200)
+    settings = replace(QUICK, prices=Prices(prompt=100.0, completion=100.0))
+    with running_server(share=0.2) as server:
+        with Ledger(path, cap) as ledger, pytest.raises(TeacherError, match="the spend cap would be passed: "):
+            list(LedgeredTeacher(EndpointTeacher(address(server), settings), ledger).answer(asked))
+        spent = rows_of(path, "prompt_tokens + completion_tokens, price")
+        assert 0 < len(spent) < 200
+        assert sum(tokens for tokens, _ in spent) <= (cap.max_tokens or 10**9)
+        assert sum(price for _, price in spent) <= (cap.max_price or 10**9)
+        with Ledger(path) as ledger:
+            replies = list(LedgeredTeacher(EndpointTeacher(address(server), settings), ledger).answer(asked))
+    assert [reply.text for reply in replies] == [expected(request) for request in asked]
+
+
+def test_closing_the_replies_early_ends_the_calls():
+    with running_server(delay=0.05) as server:
+        replies = EndpointTeacher(address(server), QUICK).answer(questions(5000))
+        assert next(replies).text.startswith("echo ")
+        replies.close()
+        time.sleep(0.2)  # The server still counts those that were in flight.
+        before = len(server.events())
+        time.sleep(0.2)
+        assert len(server.events()) == before < 5000
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("endpoint")]
+
+
+def test_it_works_inside_another_event_loop():
+    async def inside(teacher: EndpointTeacher) -> list[ChatReply]:
+        return list(teacher.answer(questions(3)))
+
+    with running_server() as server:
+        assert len(asyncio.run(inside(EndpointTeacher(address(server), QUICK)))) == 3
+
+
+def test_a_pace_is_kept():
+    with running_server() as server:
+        settings = replace(QUICK, requests_per_minute=600)
+        began = time.monotonic()
+        list(EndpointTeacher(address(server), settings).answer(questions(25)))
+    # Ten at once, and then ten a second.
+    assert time.monotonic() - began >= 1.3
+
+
+def test_the_limit_doubles_then_halves_then_creeps():
+    async def story() -> list[float]:
+        clock = itertools.count(1.0)
+        slots = AdaptiveConcurrency(100, clock=lambda: float(next(clock)))
+        limits = [slots.limit]
+        for overloaded in (False, False, True, False):
+            began = [await slots.acquire() for _ in range(int(slots.limit))]
+            for moment in began:
+                slots.release(moment, overloaded=overloaded)
+            limits.append(slots.limit)
+        return limits
+
+    first, second, third, halved, crept = asyncio.run(story())
+    assert first == 8
+    assert second > first
+    assert third > second
+    assert halved == third / 2
+    assert halved < crept <= halved + 1
+
+
+def test_a_pace_lets_a_second_of_calls_go_and_then_spaces_them():
+    now = 100.0
+    pace = Pace(120, clock=lambda: now)
+    assert [pace.book() for _ in range(5)] == [0.0, 0.0, 0.0, 0.5, 1.0]
+    pace.give_back(2)
+    assert pace.book() == 0.5
+    assert Pace(None).book(10**9) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [({"retry-after": "3"}, 3.0), ({"retry-after-ms": "250"}, 0.25), ({}, None), ({"retry-after": "soon"}, None)],
+)
+def test_the_pause_a_server_asks_for(headers, seconds):
+    assert retry_after(headers) == seconds
+
+
+def test_a_pause_until_a_date():
+    assert retry_after({"retry-after": "Mon, 01 Jan 2001 00:00:00 GMT"}) == 0.0
+    assert retry_after({"retry-after": "Fri, 01 Jan 2100 00:00:00 GMT"}) > 10**8
+
+
+def test_back_off_waits_at_least_what_is_asked_for():
+    backoff, dice = Backoff(0.5, 30.0), random.Random(0)
+    assert all(backoff.pause(tries, 7.0, dice) >= 7.0 for tries in range(1, 40))
+    assert all(0 <= backoff.pause(tries, None, dice) <= 30.0 for tries in range(1, 2000))
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "headers", "final"),
+    [
+        (429, "slow down", {}, False),
+        (429, "insufficient_quota", {}, True),
+        (429, "come back tomorrow", {"retry-after": "86400"}, True),
+        (500, "", {}, False),
+        (529, "overloaded", {}, False),
+        (408, "", {}, False),
+        (400, "bad", {}, True),
+        (422, "bad", {}, True),
+    ],
+)
+def test_which_statuses_are_final(status, message, headers, final):
+    assert trouble_of_status(status, message, headers).is_final is final
+
+
+def test_a_response_that_is_right():
+    assert read_completion(completion()) == Answered("Yes.", "stop", 3, 5)
+    assert read_completion(completion(finish_reason="length")).finish_reason == "length"
+    without = completion()
+    del without["usage"]
+    assert read_completion(without) == Answered("Yes.", "stop", None, None)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"finish_reason": None},
+        {"finish_reason": "tool_calls"},
+        {"finish_reason": "content_filter"},
+        {"message": None},
+        {"message": {"content": None}},
+        {"message": {"content": ["a"]}},
+        {"message": {"content": None, "refusal": "No."}},
+    ],
+)
+def test_responses_that_hold_no_answer(changes):
+    assert isinstance(read_completion(completion(**changes)), Unusable)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b"null", b'"text"', b"[" * 100_000, b"\xff\xfe", b'{"choices":[]}']
+)
+def test_bytes_that_hold_no_answer(content):
+    assert isinstance(read_response(content), Unusable)
+
+
+def test_fields_that_a_server_does_not_know_are_left_out():
+    request = ChatRequest("a", (Message("user", "Hi"),), 0.5, 0.9, 40, 7, 3)
+    body = body_of(request, model="m", max_tokens_field="max_completion_tokens", left_out=("top_k", "seed"))
+    assert json.loads(json.dumps(body)) == {
+        "model": "m",
+        "messages": [{"role": "user", "content": "Hi"}],
+        "max_completion_tokens": 7,
+        "temperature": 0.5,
+        "top_p": 0.9,
+    }
