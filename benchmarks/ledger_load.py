@@ -2,13 +2,15 @@
 
     python benchmarks/ledger_load.py --json results/ledger.json
 
-The bare clients are `openai`'s own async client, unwrapped, and `httpx2`, which it stands on, each with as many
-workers as there are calls in flight. Every side runs in a process of its own, in turn, against one echo server.
+The bare clients are `openai`'s own async client, as it comes, and `httpx2`, which it stands on, each with as many
+workers as there are calls in flight. Ours asks through the `openai` client too, over a transport of its own. Every
+side runs in a process of its own, in turn, against one echo server.
 """
 
 import argparse
 import asyncio
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -98,7 +100,7 @@ def _ours(base_url: str, asked: list[ChatRequest], concurrency: int) -> int:
     from zephyr.teachers.ledger import Ledger
     from zephyr.teachers.ledgered import LedgeredTeacher
 
-    with tempfile.TemporaryDirectory(dir=HERE) as folder, Ledger(Path(folder) / "calls.sqlite") as ledger:
+    with tempfile.TemporaryDirectory(prefix="ledger-") as folder, Ledger(Path(folder) / "calls.sqlite") as ledger:
         endpoint = EndpointTeacher(Address(base_url, "echo"), CallSettings(concurrency=concurrency))
         teacher = LedgeredTeacher(endpoint, ledger)
         replies = zip(asked, teacher.answer(asked), strict=True)
@@ -159,7 +161,7 @@ def reopening(rows: int) -> dict[str, object]:
     from zephyr.teachers.prices import Spend
     from zephyr.teachers.protocol import ChatReply
 
-    with tempfile.TemporaryDirectory(dir=HERE) as folder:
+    with tempfile.TemporaryDirectory(prefix="ledger-") as folder:
         path = Path(folder) / "calls.sqlite"
         one = requests(1)[0]
         with Ledger(path) as ledger:
@@ -237,11 +239,13 @@ def main() -> None:
     if asked.side:
         print(json.dumps(measure(asked.side, asked.url, asked.calls, asked.concurrency)))
         return
+    load_before = os.getloadavg()[0]
     load = compare(asked.calls, asked.concurrency, asked.delay, asked.rounds)
     result = {
         "load": load,
         "reopening": reopening(asked.rows) if asked.rows else None,
         "machine": facts(),
+        "load_average_before": round(load_before, 2),
         "versions": versions(),
         "date": datetime.now(UTC).date().isoformat(),
     }

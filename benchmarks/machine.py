@@ -18,7 +18,10 @@ DISTRIBUTIONS = (
     "datasets",
     "peft",
     "numpy",
+    "openai",
+    "httpx2",
     "flash-attn",
+    "lm_eval",
 )
 CEILING_SIZE = 4096
 CEILING_REPEATS = 5

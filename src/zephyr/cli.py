@@ -11,7 +11,21 @@ import typer
 
 from zephyr import __version__
 from zephyr.errors import ZephyrError
-from zephyr.verbs import calls, chat, environment, feedback, judge, recipes, synth
+from zephyr.verbs import (
+    arena,
+    calls,
+    chat,
+    compare,
+    environment,
+    evaluation,
+    feedback,
+    judge,
+    mt_bench,
+    recipes,
+    reward_accuracy,
+    synth,
+    winrate,
+)
 from zephyr.verbs.terminal import escape_controls
 
 TRACEBACK = "--traceback"
@@ -32,6 +46,13 @@ app.command("chat")(chat.chat)
 app.command("synth")(synth.synth)
 app.add_typer(judge.judge)
 app.command("binarize")(feedback.binarize)
+app.command("winrate")(winrate.winrate)
+app.command("mt-bench")(mt_bench.mt_bench)
+app.command("alpaca-eval")(arena.alpaca_eval)
+app.command("arena")(arena.arena)
+app.command("eval")(evaluation.evaluate)
+app.command("compare")(compare.compare)
+app.command("reward-accuracy")(reward_accuracy.reward_accuracy)
 app.add_typer(calls.calls)
 app.command("env")(environment.print_environment)
 

@@ -113,7 +113,12 @@ def test_evaluation_set_that_is_not_there_is_an_error(tmp_path, pattern):
 
 @pytest.mark.parametrize(
     ("name", "content"),
-    [("a.jsonl", b'{"prompt": "x"'), ("a.json", b"\xff"), ("a.jsonl.gz", gzip.compress(b"x")[:-4]), ("a.zip", b"PK")],
+    [
+        ("a.jsonl", b'{"prompt": "x"'),
+        ("a.json", b"\xff"),
+        ("a.jsonl.gz", gzip.compress(b"x", mtime=0)[:-4]),
+        ("a.zip", b"PK"),
+    ],
 )
 def test_damaged_file_is_an_error_that_names_it(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)

@@ -77,7 +77,8 @@ def test_a_judge_that_cannot_be_read_has_no_verdict():
     found = measured(RecordedTeacher(lambda _: "Who knows?"))
     assert found["aspects", "missing ratings"].value == 1
     kappa = found["aspects", "kappa with labels"]
-    assert (kappa.value, kappa.low, kappa.high, kappa.num_items) == (None, None, None, 40)
+    assert (kappa.value, kappa.low, kappa.high, kappa.num_items) == (None, None, None, 0)
+    assert found["aspects", "missing ratings"].num_items == 40
 
 
 def test_missing_ratings_are_no_ties():
@@ -109,6 +110,15 @@ def test_intervals_hold_the_value_and_shrink_with_items():
     # The standard error of a share of 0.8 among 400 is 0.02.
     assert many.high - many.low == pytest.approx(4 * 0.02, abs=0.02)
     assert many.high - many.low < 0.5 * (few.high - few.low)
+
+
+def test_shares_have_intervals_even_where_all_items_agree():
+    found = measured(rating_by(lambda text, *_: 5 if text == "good" else 2))
+    # Wilson: 40 of 40 have the lower end 1 / (1 + 1.96^2 / 40).
+    same = found["aspects", "same verdict when swapped"]
+    assert (same.low, same.high) == (pytest.approx(40 / (40 + 1.959964**2)), 1)
+    missing = found["aspects", "missing ratings"]
+    assert (missing.low, missing.high) == (0, pytest.approx(1.959964**2 / (40 + 1.959964**2)))
 
 
 def test_the_overall_score_is_not_asked_in_two_orders():
@@ -197,6 +207,8 @@ def test_files_that_are_something_else_are_refused(tmp_path):
     (tmp_path / "a.json").write_text('[{"input": "x", "output_1": "y", "output_2": "z", "label": 3}]')
     with pytest.raises(DataError, match="label that is not 0, 1 or 2, got 3"):
         list(read_llmbar(tmp_path))
+    with pytest.raises(DataError, match="no field that begins with 'annotator'"):
+        list(read_pandalm(tmp_path / "a.json"))
     with pytest.raises(DataError, match="no such folder"):
         list(read_llmbar(tmp_path / "b"))
 

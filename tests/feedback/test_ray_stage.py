@@ -2,21 +2,25 @@
 
 import json
 from collections import Counter
+from contextlib import nullcontext
 
 import pytest
 import torch
 
-from tests.feedback.ray_teachers import JUDGE, local, open_judge, open_local
+from tests.feedback.ray_teachers import JUDGE, OneByOne, local, open_judge, open_local
 from zephyr.data.encoding import DialogueEncoder
 from zephyr.data.templates import TemplateSettings
+from zephyr.errors import TeacherError
 from zephyr.feedback import ray_stage
 from zephyr.feedback.candidates import CandidateSettings, answer_prompts
 from zephyr.feedback.judge import JudgeSettings, judge
 from zephyr.feedback.judged_files import write_judged
-from zephyr.feedback.ray_stage import Cast, Opener, RaySettings, rate_over_ray
+from zephyr.feedback.ray_stage import Opened, Opener, Plan, RaySettings, rate_over_ray
 from zephyr.models.fresh import learn_tokenizer, new_model
 from zephyr.records.rows import Answer, Rated
 from zephyr.teachers.ledger import Ledger
+from zephyr.teachers.prices import Cap
+from zephyr.teachers.scripted import ScriptedJudge
 from zephyr.world import prompts
 
 ANSWERING = CandidateSettings(num_answers=3, max_tokens=6, principles="code")
@@ -27,30 +31,10 @@ ROWS = [
 ]
 
 
-class OneByOne:
-    """Ray's data module as far as it is used, in this process."""
-
-    def __init__(self):
-        self.items, self.rated = [], []
-
-    def from_items(self, items, *, override_num_blocks):
-        assert override_num_blocks == len(items)
-        self.items = items
-        return self
-
-    def map(self, rater, *, fn_constructor_args, concurrency, num_cpus, num_gpus):
-        rate = rater(*fn_constructor_args)
-        self.rated = [rate(item) for item in self.items]
-        return self
-
-    def take_all(self):
-        return self.rated
-
-
 @pytest.fixture
 def in_process(monkeypatch):
     data = OneByOne()
-    monkeypatch.setattr(ray_stage, "_started", lambda: data)
+    monkeypatch.setattr(ray_stage, "_running", lambda: nullcontext(data))
     return data
 
 
@@ -59,9 +43,14 @@ def lines(path) -> list[str]:
     return sorted(path.read_text().splitlines())
 
 
-def run(rows, folder, *, cast=None, num_partitions=5):
+def tokens_in(path) -> int:
+    with Ledger(path) as ledger:
+        return sum(total.prompt_tokens + total.completion_tokens for total in ledger.totals())
+
+
+def run(rows, folder, *, rater=JUDGE, num_partitions=5, **changes):
     sharing = RaySettings(num_workers=2, num_partitions=num_partitions)
-    return rate_over_ray(rows, cast or Cast(JUDGE), folder, answering=ANSWERING, judging=JUDGING, sharing=sharing)
+    return rate_over_ray(rows, Plan(rater, ANSWERING, JUDGING, **changes), folder, sharing)
 
 
 def test_partitions_change_nothing_but_the_order(in_process, tmp_path):
@@ -72,7 +61,7 @@ def test_partitions_change_nothing_but_the_order(in_process, tmp_path):
         made = run(ROWS, tmp_path / str(num_partitions), num_partitions=num_partitions)
         assert lines(made.ratings) == lines(whole)
         assert lines(made.calls) == lines(tmp_path / "calls.jsonl")
-        assert made.counts == counts
+        assert made.judged == counts
         with Ledger(made.ledger) as ledger:
             (total,) = ledger.totals()
         assert (total.tries, total.answers) == (60, 60)
@@ -90,15 +79,50 @@ def test_what_is_finished_is_not_done_again(in_process, tmp_path):
         opened["judge"] += 1
         return open_judge()
 
-    again = run(ROWS, tmp_path, cast=Cast(Opener("scripted judge", fresh)))
+    again = run(ROWS, tmp_path, rater=Opener("scripted judge", fresh))
     assert [item["part"] for item in in_process.rated] == [str(finished[0].parent)]
     assert opened == {"judge": 1}
     assert again.ratings.read_text() == text
     with Ledger(again.ledger) as ledger:
         assert ledger.totals()[0].tries == 60  # the part's ledger knew all of its answers
     # Another judge's ratings are not taken for this one's.
-    run(ROWS, tmp_path, cast=Cast(Opener("another", open_judge)))
+    run(ROWS, tmp_path, rater=Opener("another", open_judge))
     assert len(in_process.rated) == len(finished)
+
+
+def test_a_mistake_in_a_worker_is_told_and_the_others_work_is_kept(in_process, tmp_path):
+    first = run(ROWS, tmp_path / "whole")
+
+    class Fails:
+        """A judge that cannot be asked about one of the prompts."""
+
+        name = ScriptedJudge.name
+
+        def answer(self, requests):
+            if any(ROWS[3].prompt[-1].content in request.messages[-1].content for request in requests):
+                raise TeacherError("judge", "is out of reach", "start it")
+            return ScriptedJudge().answer(requests)
+
+    failing = Opener(JUDGE.name, lambda: Opened(Fails(), "scripted judge"))
+    with pytest.raises(TeacherError, match="judge: is out of reach; start it"):
+        run(ROWS, tmp_path / "failed", rater=failing)
+    assert not (tmp_path / "failed" / "ratings.jsonl").exists()
+    again = run(ROWS, tmp_path / "failed")
+    assert len(in_process.items) == 1
+    assert lines(again.ratings) == lines(first.ratings)
+
+
+def test_a_cap_holds_for_all_partitions_together(in_process, tmp_path):
+    needed = tokens_in(run(ROWS, tmp_path / "free").ledger)
+    for share in (0.2, 0.5, 1):
+        cap, folder = Cap(int(needed * share)), tmp_path / str(share)
+        with pytest.raises(TeacherError, match="the spend cap would be passed"):
+            run(ROWS, folder, cap=cap)
+        spent = sum(tokens_in(path) for path in folder.glob("parts-*/*/calls.sqlite"))
+        assert spent <= cap.max_tokens
+    # What was kept is gone on with.
+    made = run(ROWS, tmp_path / "0.5", cap=Cap(1_000 * needed))
+    assert made.judged["rated"] == made.judged["questions"]
 
 
 @pytest.fixture(scope="module")
@@ -118,14 +142,12 @@ def test_two_workers_of_ray_with_a_local_model(local_model, tmp_path):
     ray = pytest.importorskip("ray", reason="the extra ray is not installed")
     pytest.importorskip("ray.data", reason="the extra ray is not installed")
     asked = list(prompts("feedback", 0, 24))
-    try:
-        made = run(asked, tmp_path, cast=Cast(JUDGE, (local(local_model),)), num_partitions=6)
-    finally:
-        ray.shutdown()
-    assert made.counts["answers: asked"] == 72
-    assert made.counts["rated"] == made.counts["questions"] > 0
+    made = run(asked, tmp_path, pool=(local(local_model),), num_partitions=6)
+    assert not ray.is_initialized()
+    assert made.answers["asked"] == 72
+    assert made.judged["rated"] == made.judged["questions"] > 0
     rows = [json.loads(line) for line in made.ratings.read_text().splitlines()]
-    assert len(rows) + made.counts["prompts without an answer"] == 24
+    assert len(rows) + made.judged["prompts without an answer"] == 24
     # One process comes to the same.
     pool = [open_local(str(local_model)).teacher]
     answered = (found.rated for found in answer_prompts(asked, pool, ANSWERING))
@@ -136,6 +158,6 @@ def test_two_workers_of_ray_with_a_local_model(local_model, tmp_path):
     assert lines(made.ratings) == lines(tmp_path / "whole.jsonl")
     with Ledger(made.ledger) as ledger:
         assert {total.teacher: total.answers for total in ledger.totals()} == {
-            "scripted judge": made.counts["asked"],
+            "scripted judge": made.judged["asked"],
             str(local_model): 72,
         }

@@ -91,7 +91,7 @@ def test_a_bad_row_may_be_dropped_and_is_counted(bad_row, tmp_path, capfd):
 # Name, content, further data settings, and the message.
 BAD_FILES = {
     "a gz cut short": (
-        "rows.jsonl.gz", gzip.compress(jsonl(*map(chat, range(500))))[:-200], {},
+        "rows.jsonl.gz", gzip.compress(jsonl(*map(chat, range(500))), mtime=0)[:-200], {},
         r"rows\.jsonl\.gz, after row \d+: the gzip file is cut short; fetch or pack the file again; .*",
     ),
     "a gz of nothing": (
@@ -104,7 +104,7 @@ BAD_FILES = {
     ),
     "zero rows after filters": (
         "rows.jsonl", jsonl(*GOOD["sft"]), {"filters": [{"name": "length", "min_characters": 10_000}]},
-        (r"training rows: none is left \(8 rows in, 0 rows left after 1 filters; "
+        (r"training rows: none is left \(8 rows in, 0 rows left after 1 filter; "
          r"length: 8 dropped: answer shorter than 10000 characters\); loosen the filters, or give other data"),
     ),
     "a prompt longer than the window": (

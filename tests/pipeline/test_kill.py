@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -51,14 +52,44 @@ def test_a_killed_run_ends_as_an_undisturbed_one(tmp_path):
     assert ours["metrics"] == theirs["metrics"]
 
 
+GO_ON = "stopped in {}: what is finished is kept, and the same command goes on from there"
+
+
+def interrupted(recipe, stage):
+    """The exit code of a run that is interrupted when the stage has begun, and what it said to that."""
+    process = subprocess.Popen(command(recipe), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    for line in process.stdout:
+        if re.match(rf"{stage} +begins", line):
+            process.send_signal(signal.SIGINT)
+            break
+    _, said = process.communicate(timeout=60)
+    return process.returncode, said
+
+
 def test_an_interrupt_says_how_to_go_on(tmp_path):
     recipe = tmp_path / "mini.yaml"
     fields = mini_fields(tmp_path)
     fields["synth"]["generator"]["num_dialogues"] = 200_000
     recipe.write_text(yaml.safe_dump(fields))
-    process = subprocess.Popen(command(recipe), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert "synth" in process.stdout.readline()
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert said.strip().splitlines()[-1] == "stopped; the same command goes on from here"
+    assert interrupted(recipe, "synth") == (130, GO_ON.format("synth") + "\n")
+
+
+@pytest.mark.slow
+def test_every_stage_can_be_interrupted_and_gone_on_with(tmp_path):
+    recipe = tmp_path / "mini.yaml"
+    fields = mini_fields(tmp_path)
+    fields["synth"]["generator"] |= {"num_dialogues": 20_000, "num_feedback_prompts": 200}
+    for stage in ("pretrain", "sft", "align"):
+        fields[stage]["train"] = fields[stage]["train"] | {"max_steps": 60}
+    fields["evaluate"]["tasks"][0]["num_prompts"] = 300
+    recipe.write_text(yaml.safe_dump(fields))
+    for stage in ("synth", "pretrain", "sft", "feedback", "align", "evaluate"):
+        code, said = interrupted(recipe, stage)
+        assert code == 130, stage
+        # Above it stands how far the training was, if it had begun.
+        *above, last = said.splitlines()
+        assert last == GO_ON.format(stage)
+        assert [line for line in above if not line.startswith("training: ")] == []
+    done = subprocess.run(command(recipe), check=True, capture_output=True, text=True, timeout=300)
+    assert done.stdout.count("skipped, finished") == 5
+    assert summary_of(tmp_path)["scores"].keys() == {"base", "dSFT", "dDPO"}

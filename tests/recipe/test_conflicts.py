@@ -43,12 +43,12 @@ def load(tmp_path, *overrides):
             "sft.train.eval_steps: needs held-out rows, got 5; give sft.data.eval_sources or eval_share",
         ),
         (
-            ["align.train.metric_for_best_model=eval_loss", "align.train.save_steps=5"],
+            ["align.train.metric_for_best_model=eval_loss"],
             "align.train.metric_for_best_model: needs held-out",
         ),
         (
             ["sft.train.metric_for_best_model=eval_loss", HELD_OUT],
-            "sft.train.metric_for_best_model: needs checkpoints; give save_steps",
+            "sft.train.metric_for_best_model: has one evaluation to choose from; give sft.train.eval_steps",
         ),
         (
             [HELD_OUT, "sft.data.eval_sources=[{path: e}]"],

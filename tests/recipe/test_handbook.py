@@ -233,6 +233,21 @@ def test_objectives_are_told_by_their_keys(words, expected):
     assert expected.items() <= objective.model_dump().items()
 
 
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ([], (None, False)),
+        (["metric_for_best_model=rewards/margins"], (None, False)),
+        (["load_best_model_at_end=true"], ("loss", False)),
+        (["load_best_model_at_end=true", "metric_for_best_model=rewards/margins"], ("rewards/margins", True)),
+        (["load_best_model_at_end=true", "greater_is_better=true"], ("loss", True)),
+    ],
+)
+def test_the_best_weights_are_handed_on_where_the_old_recipe_loaded_them(words, expected):
+    train = load("dpo_full_2024", *words).recipe.align.train
+    assert (train.metric_for_best_model, train.greater_is_better) == expected
+
+
 def test_no_key_is_in_two_tables():
     tables = [known.TRAIN_KEYS, known.OBJECTIVE_KEYS, known.LORA_KEYS, known.WORKED_OUT, known.LEFT_OUT]
     assert sum(map(len, tables)) == len(known.OLD_KEYS)

@@ -21,7 +21,7 @@ from zephyr.train.tracker import TRACKERS
 
 VARIANTS = {variant.model_fields["name"].default: variant for variant in get_args(get_args(AlignObjective)[0])}
 # Where a recipe has a default and a Python caller must choose, or the other way round.
-CHOSEN = {"precision", "logging_steps"}
+CHOSEN = {"precision", "logging_steps", "save_seconds"}
 
 
 def defaults_of_section(section: type) -> dict[str, object]:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from tests.models.exact_norms import float64_model
+from tests.train.checkpoint_runs import assert_same
 from tests.train.tiny_runs import OPTIONS, column, examples_for, logged, pairs, tiny_job, weights
 from zephyr.errors import CheckpointError, RecipeError
 from zephyr.models.adapters import LoraSettings, add_lora
@@ -182,19 +183,37 @@ def test_the_last_and_the_best_checkpoints_stay(tmp_path):
     assert saved(tmp_path / "end") == [6]
 
 
-def test_a_step_that_is_not_saved_cannot_be_the_best(tmp_path):
+def test_the_best_weights_are_those_in_the_end_however_often_a_run_is_saved(tmp_path):
     swapped = [pair._replace(completions=pair.completions[::-1]) for pair in pairs()]
-    train(
-        tiny_job(
-            tmp_path,
-            save_steps=2,
-            eval_steps=1,
-            eval_examples=swapped,
-            metric_for_best_model="loss",
-            save_total_limit=1,
-        )
-    )
-    assert saved(tmp_path) == [2, 6]
+    judged = {"eval_steps": 2, "eval_examples": swapped, "metric_for_best_model": "loss"}
+    short = tiny_job(tmp_path / "short", max_steps=2, lr_scheduler_type="constant")
+    train(short)
+    for name, save_steps in (("none", None), ("every", 1)):
+        job = tiny_job(tmp_path / name, **judged, save_steps=save_steps, lr_scheduler_type="constant")
+        assert train(job).best_step == 2
+        assert_same(weights(job.model), weights(short.model))
+        again = tiny_job(tmp_path / name, **judged, save_steps=save_steps, lr_scheduler_type="constant")
+        assert train(again).best_step == 2
+        assert_same(weights(again.model), weights(short.model))
+    (tmp_path / "none/checkpoint-2/state.json").write_text("{}")
+    with pytest.raises(CheckpointError, match="checkpoint-2: holds the best weights and is damaged"):
+        train(tiny_job(tmp_path / "none", **judged, lr_scheduler_type="constant"))
+
+
+def test_a_run_that_only_hands_on_its_model_again_says_the_same(tmp_path):
+    ended = train(tiny_job(tmp_path, eval_steps=2, eval_examples=pairs(4, seed=1)))
+    again = train(tiny_job(tmp_path, eval_steps=2, eval_examples=pairs(4, seed=1)))
+    assert again == ended
+
+
+def test_the_clock_saves_too_and_changes_nothing(tmp_path):
+    by_clock = tiny_job(tmp_path / "clock", save_seconds=1.0e-9, save_total_limit=9)
+    train(by_clock)
+    assert 1 in saved(tmp_path / "clock")
+    plain = tiny_job(tmp_path / "plain")
+    train(plain)
+    assert_same(weights(by_clock.model), weights(plain.model))
+    assert saved(tmp_path / "plain") == [6]
 
 
 def test_an_unknown_best_metric_is_named(tmp_path):

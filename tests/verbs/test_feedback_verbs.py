@@ -4,16 +4,21 @@ import json
 import random
 import subprocess
 import sys
+from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 import torch
 
+from tests.feedback.ray_teachers import OneByOne
 from zephyr import cli
 from zephyr.data.encoding import DialogueEncoder
 from zephyr.data.sources import Source, open_source
 from zephyr.data.templates import TemplateSettings
+from zephyr.feedback import ray_stage
 from zephyr.models.fresh import learn_tokenizer, new_model
 from zephyr.records.writing import write_jsonl
+from zephyr.teachers.ledger import Ledger
 from zephyr.teachers.scripted import ScriptedJudge
 from zephyr.world import prompts
 
@@ -149,8 +154,12 @@ def test_chance_is_the_seeds(ultrafeedback, tmp_path, capsys):
 
 
 def test_the_table(ultrafeedback, tmp_path, capsys):
-    assert zephyr("binarize", ultrafeedback, "-o", tmp_path / "p.jsonl", "--min-gap", 20) == 0
-    shown = capsys.readouterr().out.splitlines()
+    out = tmp_path / "p.jsonl"
+    assert zephyr("binarize", ultrafeedback, "-o", out, "--min-gap", 20) == 2
+    printed = capsys.readouterr()
+    assert "no pairs can be made of 1,000 prompts, so nothing was written; see above" in printed.err
+    assert not out.exists()
+    shown = printed.out.splitlines()
     assert shown[0].startswith(str(ultrafeedback))
     assert shown[1].split() == ["prompts", "1,000"]
     assert shown[3].split() == ["pairs", "0"]
@@ -237,13 +246,49 @@ def test_what_was_answered_is_not_asked_again(world_prompts, tmp_path, capsys, m
     assert out.read_text() == first
 
 
+def test_workers_come_to_the_same(world_prompts, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(ray_stage, "_running", lambda: nullcontext(OneByOne()))
+    words = ("judge", world_prompts, "--judge", "scripted", "--models", "scripted", "--limit", 20)
+    alone, shared = tmp_path / "alone.jsonl", tmp_path / "shared.jsonl"
+    accounts = [
+        printed_json(capsys, *words, "-o", alone),
+        printed_json(capsys, *words, "-o", shared, "--ray-workers", 2),
+    ]
+    assert sorted(lines(shared), key=str) == sorted(lines(alone), key=str)
+    for one in accounts:
+        assert len(lines(Path(one.pop("calls")))) == one["questions"]
+        with Ledger(Path(one.pop("ledger"))) as ledger:
+            assert sum(total.answers for total in ledger.totals()) == one["asked"] + one["answers"]["asked"]
+        one.pop("output")
+    assert accounts[0] == accounts[1]
+    assert zephyr(*words, "-o", tmp_path / "x.jsonl", "--ray-workers", 2, "--ledger", tmp_path / "l.sqlite") == 2
+    assert "the partitions of --ray-workers have ledgers of their own; leave it out" in capsys.readouterr().err
+
+
+def test_slips_are_told_and_leave_nothing(world_prompts, tmp_path, capsys):
+    before = sorted(tmp_path.iterdir())
+    out = ("-o", tmp_path / "r.jsonl")
+    for words, said in (
+        (("aduit", "--judge", "scripted"), "no command and no file of that name, got 'aduit'; did you mean 'audit'?"),
+        (
+            (world_prompts, *out, "--judge", "scripted"),
+            "holds prompts without answers; name who is to answer them with --models",
+        ),
+        ((world_prompts, *out, "--judge", f"local:{tmp_path}/no", "--models", "scripted"), "there is no such folder"),
+        ((world_prompts, *out, "--judge", "scripted", "--models", "local"), "there is none of that name, got 'local'"),
+    ):
+        assert zephyr("judge", *words) == 2
+        assert said in capsys.readouterr().err
+    assert sorted(tmp_path.iterdir()) == before
+
+
 def test_pairs_can_be_judged_and_a_dry_run_asks_nothing(ultrafeedback, tmp_path, capsys):
     pairs, out = tmp_path / "pairs.jsonl", tmp_path / "rated.jsonl"
     printed_json(capsys, "binarize", ultrafeedback, "-o", pairs)
     words = ("judge", pairs, "-o", out, "--judge", "scripted", "--limit", 10)
     ahead = printed_json(capsys, *words, "--dry-run")
     assert (ahead["prompts"], ahead["calls_to_come"], ahead["answered_before"]) == (10, 60, 0)
-    assert not out.exists()
+    assert list(tmp_path.iterdir()) == [pairs]
     assert printed_json(capsys, *words, "--aspects", "overall")["questions"] == 20
     assert printed_json(capsys, *words, "--dry-run", "--force")["calls_to_come"] == 40
     assert [answer["model"] for answer in lines(out)[0]["answers"]] == [
@@ -253,7 +298,7 @@ def test_pairs_can_be_judged_and_a_dry_run_asks_nothing(ultrafeedback, tmp_path,
 
 def test_judges_that_are_not_there(ultrafeedback, tmp_path, capsys):
     for judge, said in (
-        ("scribted", "name scripted, local:FOLDER or endpoint:MODEL@URL"),
+        ("scribted", "name scripted, local:FOLDER, vllm:FOLDER, endpoint:MODEL@URL or FILE.yaml"),
         ("endpoint:gpt", "names no model at an address"),
         (f"local:{tmp_path}", str(tmp_path)),
     ):
@@ -279,6 +324,20 @@ def test_the_scripted_judge_is_audited_on_the_world(capsys):
     kappa = measures["overall", "kappa with labels"]
     assert 0.6 < kappa["low"] <= kappa["value"] <= kappa["high"] <= 1
     assert measures["aspects", "same verdict when swapped"]["value"] == 1
+
+
+def test_an_audit_goes_on_where_it_was_stopped(tmp_path, capsys, monkeypatch):
+    asked = Interrupted(monkeypatch)
+    asked.most = 50
+    words = ("judge", "audit", "--judge", "scripted", "--limit", 20)
+    assert zephyr(*words) == 130
+    assert "stopped; with --ledger FILE it could go on from here" in capsys.readouterr().err
+    asked.num_asked = 0
+    assert zephyr(*words, "--ledger", tmp_path / "l.sqlite") == 130
+    assert "the same command goes on from here" in capsys.readouterr().err
+    asked.most = 10**9
+    found = printed_json(capsys, *words, "--ledger", tmp_path / "l.sqlite")
+    assert asked.num_asked == found["calls"]["asked"] == found["calls"]["rated"]
 
 
 def test_an_audit_is_a_table(shared_data, capsys):

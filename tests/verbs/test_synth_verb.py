@@ -12,7 +12,6 @@ from zephyr.data.templates import TemplateSettings
 from zephyr.models.fresh import learn_tokenizer, new_model
 from zephyr.records.writing import write_jsonl
 from zephyr.synth.tasks import Instance, Task, read_tasks, task_fields
-from zephyr.teachers.ledgered import LedgeredTeacher
 
 
 def zephyr(*words):
@@ -40,10 +39,7 @@ def seeds(tmp_path):
 def teacher(monkeypatch):
     """A teacher that answers in the forms asked for, in the place of every endpoint."""
     double = FormTeacher()
-    monkeypatch.setattr(
-        "zephyr.verbs.synth_run.open_teacher",
-        lambda named, part, options, ledger: LedgeredTeacher(double, ledger, identity=named),
-    )
+    monkeypatch.setattr("zephyr.verbs.synth_run.open_plain", lambda named, part, options: (double, named))
     return double
 
 
@@ -100,6 +96,7 @@ def test_the_closed_world_needs_no_model(tmp_path, capsys):
     ("words", "said"),
     [
         (("--generator", "self_instruct", *ENDPOINT), "--seeds: self_instruct grows from seed tasks"),
+        (("--generator", "self_instruct", *ENDPOINT, "--seeds", "x.jsonl"), "x.jsonl: no such file or folder"),
         (("--generator", "ultrachat", *ENDPOINT, "--seeds", "x.jsonl"), "--seeds: generator ultrachat takes no seeds"),
         (("--generator", "world", *ENDPOINT, "--person", "scripted"), "--person: generator world plays nobody"),
         (("--generator", "ultrachat", "--teacher", "scripted"), "scripted knows the closed world alone"),

@@ -44,7 +44,7 @@ class FilterReport:
 
     def lines(self) -> list[str]:
         """What to print: a line for all and one for each filter that did something."""
-        told = [f"{_rows(self.rows_in)} in, {_rows(self.rows_out)} left after {len(self.filters)} filters"]
+        told = [f"{_rows(self.rows_in)} in, {_rows(self.rows_out)} left after {_filters(len(self.filters))}"]
         for counts in self.filters:
             reasons = [f"{tally.count:,} changed: {reason}" for reason, tally in counts.changed.items()]
             reasons += [f"{tally.count:,} dropped: {reason}" for reason, tally in counts.dropped.items()]
@@ -108,3 +108,7 @@ def _code(text: str) -> str:
 
 def _rows(number: int) -> str:
     return f"{number:,} row{'' if number == 1 else 's'}"
+
+
+def _filters(number: int) -> str:
+    return f"{number:,} filter{'' if number == 1 else 's'}"

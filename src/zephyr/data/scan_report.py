@@ -1,24 +1,13 @@
 """What a scan of preferences found: counts, shares and examples by row, as a summary to print and as JSON."""
 
-import math
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
+from zephyr.data.shares import Share
 from zephyr.data.tally import Tally, shortened
 from zephyr.records.fields import Json
 
-Z_95 = 1.959964
 LENGTH_WARNING = 0.6
 LINE_CHARACTERS = 150
-
-
-class Share(NamedTuple):
-    """A share with its 95 % interval."""
-
-    share: float
-    low: float
-    high: float
-    n: int
 
 
 @dataclass
@@ -88,15 +77,3 @@ class ScanReport:
         fields["repairs"] = dict(self.repairs)
         fields["longer_wins"] = dict(self.longer_wins._asdict()) if self.longer_wins else None
         return fields
-
-
-def wilson(wins: float, n: int) -> Share:
-    """The share `wins` / `n` with Wilson's 95 % interval; `wins` may hold halves, for what is undecided.
-
-    Wilson 1927, "Probable inference, the law of succession, and statistical inference".
-    """
-    share = wins / n
-    middle = share + Z_95**2 / (2 * n)
-    spread = Z_95 * math.sqrt(share * (1 - share) / n + Z_95**2 / (4 * n * n))
-    scale = 1 + Z_95**2 / n
-    return Share(share, max(0.0, (middle - spread) / scale), min(1.0, (middle + spread) / scale), n)

@@ -18,7 +18,8 @@ from zephyr.data.near_duplicates import jaccard, normalized, shingles_of
 from zephyr.data.overall_score import FAULTY_SCORE, mean_rating, repair_overall_score
 from zephyr.data.refusals import find_refusal
 from zephyr.data.row_filter import all_texts
-from zephyr.data.scan_report import Finding, ScanReport, wilson
+from zephyr.data.scan_report import Finding, ScanReport
+from zephyr.data.shares import wilson
 from zephyr.data.words import words
 from zephyr.records.messages import Messages
 from zephyr.records.rows import Answer, Preference, Rated

@@ -226,7 +226,8 @@ class TruncationReport:
         raise DataError(
             f"window of {self.window.max_length} tokens, rule {self.window.rule}",
             "; ".join(problems),
-            "raise data.max_length, shorten or remove these rows, or choose another data.truncation",
+            "raise data.max_length, shorten these rows, raise the limits, or choose another data.truncation.rule: "
+            "keep_end cuts prompts, drop leaves out what is too long",
         )
 
 

@@ -1,13 +1,13 @@
 """Means with 95 % intervals over prompts."""
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from zephyr.data.shares import wilson
+
 DRAWS = 2000
-NORMAL_95 = 1.959963984540054
 
 
 class Estimate(NamedTuple):
@@ -20,17 +20,10 @@ class Estimate(NamedTuple):
 
 
 def share(successes: int, n: int) -> Estimate:
-    """The share of successes among `n` independent prompts, with Wilson's interval.
-
-    Source: Wilson 1927, J. Am. Stat. Assoc. 22; Brown, Cai and DasGupta 2001 on why not the plain normal one.
-    """
+    """The share of successes among `n` independent prompts, with Wilson's interval."""
     if not 0 <= successes <= n or n == 0:
         raise ValueError(f"need 0 <= successes <= n and n > 0, got {successes} of {n}")
-    p, z2 = successes / n, NORMAL_95**2
-    centre = (p + z2 / (2 * n)) / (1 + z2 / n)
-    half = NORMAL_95 / (1 + z2 / n) * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
-    # Rounding alone can push an end past the value it must enclose.
-    return Estimate(p, max(0.0, min(centre - half, p)), min(1.0, max(centre + half, p)), n)
+    return Estimate(*wilson(successes, n))
 
 
 def bootstrap_mean(values: Sequence[float], *, seed: int, groups: Sequence[int] | None = None) -> Estimate:

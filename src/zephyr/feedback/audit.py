@@ -1,7 +1,7 @@
 """How far a judge can be relied upon, measured: consistency, biases, what it misses, agreement with labels.
 
 Every item is asked three times: as it is, with its answers swapped, and as it is with other seeds. A verdict is what
-the ratings of the two answers come to; intervals are bootstrapped over items.
+the ratings of the two answers come to. Intervals of shares are Wilson's, others are bootstrapped over items.
 Swapping answers to find position bias: arXiv 2306.05685.
 """
 
@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zephyr.data.overall_score import mean_rating
+from zephyr.data.shares import wilson
 from zephyr.feedback.audit_items import FIRST, SECOND, TIE, AuditItem
 from zephyr.feedback.judge import Judged, JudgeSettings, judge
 from zephyr.judging import OVERALL
@@ -27,7 +28,10 @@ _VERDICTS = (FIRST, TIE, SECOND)
 
 
 class Measure(NamedTuple):
-    """One line of an audit: a value with its 95 % interval; None where it cannot be told."""
+    """One line of an audit: a value with its 95 % interval; None where it cannot be told.
+
+    `num_items` counts the items that have the verdicts it needs.
+    """
 
     name: str
     by: str
@@ -141,11 +145,12 @@ def _columns(items: Sequence[AuditItem], rounds: _Rounds, by: By) -> _Columns:
 
 
 def _measures_of(columns: _Columns, by: By, seed: int) -> list[Measure]:
-    return [
-        _measure(name, by, columns, value, seed)
-        for name, value in MEASURES.items()
-        if by != "overall" or name not in _OF_ORDER
-    ]
+    shares = [_share(name, by, holds(columns)) for name, holds in SHARES.items()]
+    missing = float(columns.failed.sum() / max(columns.questions.sum(), 1))
+    # The questions about one item fail together, so items are what is counted.
+    shares.append(Measure("missing ratings", by, missing, *_wilson(missing, len(columns.failed)), len(columns.failed)))
+    others = [_statistic(name, by, columns, value, seed) for name, value in STATISTICS.items()]
+    return [measure for measure in [*shares, *others] if by != "overall" or measure.name not in _OF_ORDER]
 
 
 def _by_set(columns: _Columns, sets: Sequence[str], by: By, seed: int) -> list[Measure]:
@@ -153,7 +158,7 @@ def _by_set(columns: _Columns, sets: Sequence[str], by: By, seed: int) -> list[M
     for name in dict.fromkeys(sets):
         chosen = np.array([one == name for one in sets])
         part = _Columns(*(column[chosen] for column in columns))
-        measures.append(_measure(f"kappa, {name}", by, part, _kappa_with_labels, seed))
+        measures.append(_statistic(f"kappa, {name}", by, part, _kappa_with_labels, seed))
     return measures
 
 
@@ -172,9 +177,9 @@ def _between_people(items: Sequence[AuditItem], seed: int) -> list[Measure]:
     return [Measure("kappa between annotators", "people", agreement(votes), low, high, len(votes))]
 
 
-def _same(one: Floats, other: Floats) -> float:
-    known = ~np.isnan(one) & ~np.isnan(other)
-    return float(np.mean(one[known] == other[known])) if known.any() else np.nan
+def _same(one: Floats, other: Floats) -> Floats:
+    """1 where both are the same, 0 where not, NaN where one is missing."""
+    return np.where(np.isnan(one) | np.isnan(other), np.nan, one == other)
 
 
 def _position_bias(columns: _Columns) -> float:
@@ -210,24 +215,42 @@ def cohens_kappa(one: Floats, other: Floats) -> float:
     return (observed - expected) / (1 - expected) if expected < 1 else np.nan
 
 
-MEASURES: Mapping[str, Callable[[_Columns], float]] = {
+# What holds of an item or not; of these the share is told.
+SHARES: Mapping[str, Callable[[_Columns], Floats]] = {
     "same verdict when swapped": lambda columns: _same(columns.given, columns.swapped),
-    "position bias (first shown)": _position_bias,
     "same verdict when repeated": lambda columns: _same(columns.given, columns.repeated),
     "ties": lambda columns: _same(columns.given, np.zeros(len(columns.given))),
-    "missing ratings": lambda columns: float(columns.failed.sum() / max(columns.questions.sum(), 1)),
+    "agreement with labels": lambda columns: _same(columns.given, columns.labels),
+}
+# What can be told of all items together alone.
+STATISTICS: Mapping[str, Callable[[_Columns], float]] = {
+    "position bias (first shown)": _position_bias,
     "length slope of the judge": lambda columns: _slope(columns.given, columns.doublings),
     "length slope of the labels": lambda columns: _slope(columns.labels, columns.doublings),
-    "agreement with labels": lambda columns: _same(columns.given, columns.labels),
     "kappa with labels": _kappa_with_labels,
 }
 _OF_ORDER = {"same verdict when swapped", "position bias (first shown)"}
 
 
-def _measure(name: str, by: str, columns: _Columns, value: Callable[[_Columns], float], seed: int) -> Measure:
+def _share(name: str, by: By, holds: Floats) -> Measure:
+    known = holds[~np.isnan(holds)]
+    share = float(known.mean()) if len(known) else None
+    return Measure(name, by, share, *_wilson(share, len(known)), len(known))
+
+
+def _wilson(share: float | None, num_items: int) -> tuple[float | None, float | None]:
+    """The interval of a share; unlike a bootstrap's it has a width where all items agree."""
+    if share is None or not num_items:
+        return None, None
+    found = wilson(share * num_items, num_items)
+    return found.low, found.high
+
+
+def _statistic(name: str, by: By, columns: _Columns, value: Callable[[_Columns], float], seed: int) -> Measure:
     num_items = len(columns.labels)
     low, high = _interval(lambda index: value(_Columns(*(column[index] for column in columns))), num_items, seed)
-    return Measure(name, by, _known(value(columns)), low, high, num_items)
+    num_known = int(np.sum(~np.isnan(columns.given)))
+    return Measure(name, by, _known(value(columns)), low, high, num_known)
 
 
 def _interval(

@@ -53,8 +53,10 @@ def read_pandalm(file: Path) -> Iterator[AuditItem]:
     for row in read_rows(file):
         fields = row.fields
         votes = [fields[name] for name in sorted(fields) if name.startswith("annotator")]
+        if not votes:
+            raise DataError(row.name, "has no field that begins with 'annotator'", "check that it is the right file")
         labels = tuple(_label(row, vote) for vote in votes)
-        ((label, count),) = Counter(labels).most_common(1) or [(TIE, 0)]
+        ((label, count),) = Counter(labels).most_common(1)
         if 2 * count > len(labels):
             given = _text(row, "input")
             instruction = _text(row, "instruction")

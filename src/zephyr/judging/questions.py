@@ -22,7 +22,8 @@ _HEADER = re.compile(r"Rating task (\w+): (\w+)\. Fence word: ([0-9a-f]+)\.\n")
 
 
 @functools.cache
-def _template(name: str) -> Template:
+def template_text(name: str) -> Template:
+    """The template of that file name, of the current version."""
     text = resources.files("zephyr.judging").joinpath("templates", TEMPLATE_VERSION, name)
     return Template(text.read_text(encoding="utf-8").strip())
 
@@ -62,21 +63,22 @@ def ask(question: RatingQuestion, *, nonce: str) -> Messages:
         raise ValueError(f"the fence word must be 8 or more digits of lower-case hexadecimal, got {nonce!r}")
     if _occurs(nonce, _foreign_texts(question)):
         raise ValueError(f"the fence word {nonce} occurs in a text; draw it with fence_word")
-    conversation = [_fenced(nonce, f"{turn.role} turn", turn.content) for turn in question.conversation]
-    answers = [_fenced(nonce, f"text {number}", text) for number, text in enumerate(question.answers, start=1)]
-    notes = [_fenced(nonce, "notes", question.notes)] if question.notes else ["None."]
+    conversation = [fenced(nonce, f"{turn.role} turn", turn.content) for turn in question.conversation]
+    answers = [fenced(nonce, f"text {number}", text) for number, text in enumerate(question.answers, start=1)]
+    notes = [fenced(nonce, "notes", question.notes)] if question.notes else ["None."]
     fields = {"aspect": question.aspect, "version": TEMPLATE_VERSION, "fence": nonce, "count": str(num_answers)}
-    user = _template(f"{question.aspect}.txt").substitute(
+    user = template_text(f"{question.aspect}.txt").substitute(
         fields,
-        rules=_template("rules.txt").substitute(fields),
+        rules=template_text("rules.txt").substitute(fields),
         conversation="\n\n".join(conversation),
         notes="\n\n".join(notes),
         answers="\n\n".join(answers),
     )
-    return (Message("system", _template("system.txt").substitute(fields)), Message("user", user))
+    return (Message("system", template_text("system.txt").substitute(fields)), Message("user", user))
 
 
-def _fenced(nonce: str, label: str, text: str) -> str:
+def fenced(nonce: str, label: str, text: str) -> str:
+    """The text between two lines that carry the fence word, the first of which names it."""
     return f"<<<{nonce} {label}>>>\n{text}\n<<<{nonce} end>>>"
 
 

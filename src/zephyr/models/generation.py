@@ -22,7 +22,7 @@ from zephyr.errors import ModelError
 from zephyr.models.attention import IMPLEMENTATION, shares_prefixes
 from zephyr.models.loading import check_token_ids, num_embeddings, plain_attention
 from zephyr.models.prefill import Ids, lay_out, prefill, root_path, select_rows
-from zephyr.models.sampling import Sampling, draw
+from zephyr.models.sampling import Ending, Sampling, draw
 
 # Above this share of rows that have not ended, moving the keys and values of those costs more than it saves.
 MAX_LIVE_SHARE = 0.85
@@ -33,7 +33,7 @@ class Completion(NamedTuple):
 
     prompt_index: int
     sample_index: int
-    ids: Ids  # the stop token included, if one ended it
+    ids: Ids  # what ended it included
     finish_reason: Literal["stop", "length"]
     logprob: float  # sum over `ids` under the model itself, before temperature and filters
 
@@ -256,7 +256,7 @@ def _decode(model: PreTrainedModel, cache: Cache | None, rows: _Rows, sampling: 
                     "load the model in a wider dtype, or check its weights",
                 )
             written[owner].append((token, logp))
-            if token in stops:
+            if token in stops or _has_ended(written[owner], sampling.ending):
                 ends.append(owner)
         done += [_completion(owner, written.pop(owner), "stop") for owner in ends]
         if not written:
@@ -267,6 +267,10 @@ def _decode(model: PreTrainedModel, cache: Cache | None, rows: _Rows, sampling: 
             select_rows(cache, left)
             rows.keep(left)
     return done + [_completion(owner, tokens_of, "length") for owner, tokens_of in written.items()]
+
+
+def _has_ended(tokens: Sequence[tuple[int, float]], ending: Ending | None) -> bool:
+    return ending is not None and ending.reached([token for token, _ in tokens[-ending.lookback :]])
 
 
 def _completion(

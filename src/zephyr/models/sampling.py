@@ -1,10 +1,23 @@
 """How the next token is chosen from logits: the settings, the filters and the draw."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
+
+
+class Ending(Protocol):
+    """What ends a completion besides its stop ids, such as a text."""
+
+    @property
+    def lookback(self) -> int:
+        """How many of the newest ids `reached` wants to see."""
+
+    def reached(self, ids: Sequence[int]) -> bool:
+        """Whether a completion with these newest ids has ended."""
 
 
 @dataclass(frozen=True)
@@ -16,6 +29,7 @@ class Sampling:
     top_k: int | None = None
     top_p: float = 1.0
     stop_ids: tuple[int, ...] = ()
+    ending: Ending | None = None
 
     def __post_init__(self) -> None:
         """Refuse what no distribution has."""

@@ -83,16 +83,20 @@ class ForestScorer(nn.Module):
 
     def forward(self, forest: Forest, *, with_entropy: bool = False) -> SequenceScores:
         """Scores of the forest's N sequences; see ``zephyr.trees.score.SequenceScores``."""
-        model = self.transformers_model
-        self._check_positions(forest)
         if not forest.num_tokens:
             return self._score_nothing(forest, with_entropy=with_entropy)
-        run = forest_hidden_states if self.shares_prefixes else chain_hidden_states
         kind = forest.ids.device.type
         with torch.autocast(kind, dtype=self.autocast) if self.autocast is not None else nullcontext():
-            decoder = model.base_model
-            hidden, self.router_logits = run(decoder, forest, output_router_logits=self.keep_router_logits)
-            return score(hidden, output_head(model), forest, with_entropy=with_entropy)
+            hidden = self.hidden_states(forest)
+            return score(hidden, output_head(self.transformers_model), forest, with_entropy=with_entropy)
+
+    def hidden_states(self, forest: Forest) -> Tensor:
+        """The last hidden states (T, H) of a forest that holds at least one token."""
+        self._check_positions(forest)
+        run = forest_hidden_states if self.shares_prefixes else chain_hidden_states
+        decoder = self.transformers_model.base_model
+        hidden, self.router_logits = run(decoder, forest, output_router_logits=self.keep_router_logits)
+        return hidden
 
     def _score_nothing(self, forest: Forest, *, with_entropy: bool) -> SequenceScores:
         """Scores of a forest without tokens, with gradients of 0: sharded over ranks, every forward must happen."""

@@ -8,6 +8,7 @@ from zephyr.errors import RecipeError
 from zephyr.pipeline.lock_file import LOCK_FILE, Pinned, read_lock_file
 from zephyr.recipe.loading import read_recipe
 from zephyr.recipe.schema import Recipe
+from zephyr.records.fields import printable
 
 
 class Asked(NamedTuple):
@@ -28,4 +29,7 @@ def asked_recipe(name: str, overrides: Sequence[str], *, offline: bool) -> Asked
     else:
         read = read_recipe(name, overrides)
         asked = Asked(read.recipe, read.notes)
+    if not asked.recipe.data_dir.is_dir():
+        folder = asked.recipe.data_dir.absolute()
+        raise RecipeError("data_dir", f"there is no folder {printable(str(folder))}", "give data_dir=FOLDER")
     return asked._replace(recipe=asked.recipe.model_copy(update={"offline": asked.recipe.offline or offline}))

@@ -1,7 +1,8 @@
 """`zephyr check`: what can be known of a run before it: inputs, tokens, steps, losses, files. Trains nothing."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import cast
 
 from zephyr.data.hub import is_hub_id
@@ -10,42 +11,46 @@ from zephyr.errors import DataError, ModelError, Problems
 from zephyr.models.empty import num_parameters
 from zephyr.models.identity import resolved_revision
 from zephyr.models.loading import Source, Tokenizer, load_tokenizer
+from zephyr.pipeline.calls_ahead import (
+    calls_of_feedback,
+    calls_of_synth,
+    first_prompts,
+    refuse_teachers,
+    world_prompts,
+)
 from zephyr.pipeline.data_rows import filters_of, name_of, open_records
 from zephyr.pipeline.disk import room_for, writable_folder
 from zephyr.pipeline.forecast import Stage, foretell, foretell_held_out, preference_lines
+from zephyr.pipeline.foreseen import Foreseen, num_world_prompts, synth_sample
 from zephyr.pipeline.inputs import Trains, other_inputs, row_kind, training_section
+from zephyr.pipeline.make_feedback import PAIRS
 from zephyr.pipeline.make_models import learnt_tokenizer
 from zephyr.pipeline.ready import STAGE_MODEL, base_source, encoder_for, tokenizer_of
 from zephyr.pipeline.recorded import binarize_recorded
 from zephyr.pipeline.stages import Work, taken_stages
 from zephyr.pipeline.telling import left_out_lines
+from zephyr.pipeline.written import files_of, run_files
 from zephyr.recipe.data_section import DataSource, DecontaminationFilter
 from zephyr.recipe.feedback_section import LocalTeacher
 from zephyr.recipe.model_section import NewModel
 from zephyr.recipe.schema import Recipe
-from zephyr.records.rows import Preference, Rated, Record
+from zephyr.records.rows import Preference, Prompt, Rated, Record
+from zephyr.records.writing import write_jsonl
 
-# What every stage of this name leaves in its folder.
-FILES = {
-    "synth": "texts.jsonl, dialogues.jsonl, prompts.jsonl",
-    "pretrain": "model/, tokens/, train/log.jsonl",
-    "sft": "model/, tokens/, train/log.jsonl",
-    "feedback": "candidates.jsonl, ratings.jsonl, pairs.jsonl",
-    "align": "model/, tokens/, train/log.jsonl",
-    "evaluate": "samples.json, a file for every measurement",
-    "deliver": "report.html",
-}
 NOT_LOOKED_AT = "on the hub, not looked at offline"
 
 
 class Check:
     """One look at a recipe; what is wrong is gathered, and the rest is looked at all the same."""
 
-    def __init__(self, recipe: Recipe) -> None:
+    def __init__(self, recipe: Recipe, folder: Path) -> None:
         self.recipe = recipe
         self.problems = Problems()
         self.tokenizer: Tokenizer | None = None
         self.counts_bytes = False
+        # What the run will make by rule, made now: `folder` goes when the check is done.
+        self._folder = folder
+        self._made = synth_sample(recipe, folder / "synth")
 
     def model(self) -> Iterator[str]:
         """The base model and its tokenizer, and the other models that are named."""
@@ -54,8 +59,9 @@ class Check:
             if not isinstance(shape, NewModel):
                 self.tokenizer = tokenizer_of(recipe)
                 yield f"{shape.name_or_path}, a vocabulary of {len(self.tokenizer):,}"
-            elif recipe.pretrain is not None and recipe.pretrain.data.sources:
-                self.tokenizer = learnt_tokenizer(Work(recipe, "pretrain", Path(), {}, Path()), shape)
+            elif recipe.pretrain is not None and (recipe.pretrain.data.sources or "pretrain" in self._made):
+                made = {"synth": self._folder / "synth"} if self._made else {}
+                self.tokenizer = learnt_tokenizer(Work(recipe, "pretrain", Path(), made, Path()), shape)
                 yield f"new, with a vocabulary of {len(self.tokenizer):,} learnt from the texts of pretrain"
             else:
                 self.tokenizer, self.counts_bytes = tokenizer_of(recipe), True
@@ -75,24 +81,43 @@ class Check:
 
     def training(self, stage: str, section: Trains) -> Iterator[str]:
         """Rows, tokens, steps and what is cut of a training stage."""
-        recipe, data, kind = self.recipe, section.data, row_kind(section)
-        if not data.sources:
-            yield f"rows from {', '.join(taken_stages(recipe, stage)) or 'nowhere'}, made in the run"
+        data, kind = section.data, row_kind(section)
         yield from self._evaluation_sets(section)
         parts: list[Records[Record]] = []
         held_out: list[Records[Record]] = []
-        yield from self._opened(data.sources, kind, parts)
+        if data.sources:
+            yield from self._opened(data.sources, kind, parts)
+        else:
+            yield from self._made_in_the_run(stage, kind, parts)
         yield from self._opened(data.eval_sources, kind, held_out)
-        tokenizer = self.tokenizer
         with self.problems.noted():
-            if stage == "align" and recipe.align is not None and recipe.align.start is not None:
-                tokenizer = self._own_tokenizer(recipe.align.start)
-            if len(parts) == len(data.sources) and parts and tokenizer is not None:
-                looked_at = Stage(recipe, section, encoder_for(tokenizer, recipe, stage), self.counts_bytes)
-                yield from foretell(looked_at, parts)
+            looked_at = self._stage(stage, section)
+            if looked_at is not None and parts and len(parts) >= len(data.sources):
+                made = None if data.sources else self._made[stage].num_rows
+                yield from foretell(looked_at, parts, num_rows=made)
                 yield from foretell_held_out(looked_at, held_out) if held_out else ()
-        if kind is Preference and parts:
+        if kind is Preference and data.sources and parts:
             yield from preference_lines(parts, held_out)
+
+    def _made_in_the_run(self, stage: str, kind: type[Record], parts: list[Records[Record]]) -> Iterator[str]:
+        """A line on rows that no file has yet; they go to `parts`, or some like them, where a rule makes them."""
+        makers = ", ".join(name for name in taken_stages(self.recipe, stage) if name in ("synth", "feedback"))
+        made = self._made.get(stage)
+        if made is None:
+            yield f"rows from {makers}, made in the run"
+            return
+        yield f"{made.num_rows:,} rows from {makers}, made in the run"
+        with self.problems.noted():
+            parts.append(open_records(self.recipe, DataSource(path=str(made.file)), kind))
+
+    def _stage(self, stage: str, section: Trains) -> Stage | None:
+        """How the stage makes tokens of its rows; None where its tokenizer cannot be looked at."""
+        tokenizer, align = self.tokenizer, self.recipe.align
+        if stage == "align" and align is not None and align.start is not None:
+            tokenizer = self._own_tokenizer(align.start)
+        if tokenizer is None:
+            return None
+        return Stage(self.recipe, section, encoder_for(tokenizer, self.recipe, stage), self.counts_bytes)
 
     def _own_tokenizer(self, name: str) -> Tokenizer | None:
         """The tokenizer of a model that is not the run's; None where offline it cannot be looked at."""
@@ -110,22 +135,38 @@ class Check:
     def others(self, stage: str) -> Iterator[str]:
         """The data from outside that a stage without training reads."""
         inputs = list(other_inputs(self.recipe, stage))
+        num_prompts = num_world_prompts(self.recipe)
+        sample = world_prompts(self.recipe.seed, num_prompts or 0)
         for data, kind in inputs:
             parts: list[Records[Record]] = []
             yield from self._opened(data.sources, kind, parts)
+            if kind is Prompt and len(parts) == len(data.sources):
+                num_prompts = sum(map(len, parts))
+                sample = first_prompts(cast("list[Records[Prompt]]", parts))
             if kind is Rated and len(parts) == len(data.sources):
                 yield from preference_lines(parts, [])
                 yield from self._pairs(cast("list[Records[Rated]]", parts))
         if not inputs:
             taken = taken_stages(self.recipe, stage)
             yield f"reads {', '.join(taken) if taken else 'nothing from outside'}"
+        yield from self._calls(stage, num_prompts, sample)
+
+    def _calls(self, stage: str, num_prompts: int | None, sample: Sequence[Prompt]) -> Iterator[str]:
+        """What the stage's teachers will be asked, and what it may cost."""
+        with self.problems.noted():
+            refuse_teachers(self.recipe, stage)
+            if stage == "synth":
+                yield from calls_of_synth(self.recipe)
+            if stage == "feedback" and num_prompts:
+                yield from calls_of_feedback(self.recipe, sample, num_prompts)
 
     def _pairs(self, parts: list[Records[Rated]]) -> Iterator[str]:
         """What will come of recorded ratings."""
-        section = self.recipe.feedback
+        section, file = self.recipe.feedback, self._folder / PAIRS
         assert section is not None
         with self.problems.noted():
             made = binarize_recorded(section, parts, seed=self.recipe.seed)
+            self._made["align"] = Foreseen(file, write_jsonl(file, made.rows))
             yield f"{len(made.rows):,} {section.binarize.output} of {made.prompts:,} prompts"
             yield from left_out_lines({"dropped": dict(made.dropped), "answers_left_out": dict(made.left_out)})
 
@@ -154,16 +195,17 @@ class Check:
 
 def check_lines(recipe: Recipe) -> Iterator[str]:
     """What is found, line by line. Raises at the end, and all at once, what would stop the run before it trains."""
-    check = Check(recipe)
-    yield from _titled("recipe", [f"{recipe.name}: {', '.join(recipe.stages)}"])
-    yield from _titled("model", check.model())
-    for stage in recipe.stages:
-        section = training_section(recipe, stage)
-        yield from _titled(stage, check.others(stage) if section is None else check.training(stage, section))
-    yield from _titled("disk", check.disk())
-    folder = recipe.output_dir / recipe.name
-    yield from _titled("writes", (f"{folder / f'{stage}-*'}: {FILES[stage]}" for stage in recipe.stages))
-    yield from _titled("writes", [f"{folder}: run.lock.json, summary.json, reference/"])
+    with TemporaryDirectory(prefix="zephyr-check-") as folder:
+        check = Check(recipe, Path(folder))
+        yield from _titled("recipe", [f"{recipe.name}: {', '.join(recipe.stages)}"])
+        yield from _titled("model", check.model())
+        for stage in recipe.stages:
+            section = training_section(recipe, stage)
+            yield from _titled(stage, check.others(stage) if section is None else check.training(stage, section))
+        yield from _titled("disk", check.disk())
+    run_folder = recipe.output_dir / recipe.name
+    written = [f"{run_folder / f'{stage}-*'}: {', '.join(files_of(recipe, stage))}" for stage in recipe.stages]
+    yield from _titled("writes", [*written, f"{run_folder}: {', '.join(run_files(recipe))}"])
     check.problems.raise_any()
 
 
@@ -179,6 +221,8 @@ def _named_models(recipe: Recipe) -> Iterator[tuple[str, str]]:
     if feedback is None or feedback.recorded:
         return
     named = [("feedback.candidates", name) for name in feedback.candidates.models]
-    if isinstance(feedback.judge, LocalTeacher):
-        named.append(("feedback.judge", feedback.judge.model))
+    asked = [("feedback.candidates", one) for one in feedback.candidates.teachers]
+    for key, teacher in [*asked, ("feedback.judge", feedback.judge)]:
+        if isinstance(teacher, LocalTeacher):
+            named.append((key, teacher.model))
     yield from ((key, name) for key, name in named if not name.startswith(STAGE_MODEL))

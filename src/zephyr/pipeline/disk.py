@@ -87,7 +87,9 @@ def _weight_bytes(section: Trains) -> int:
 
 def _checkpoint_bytes(section: Trains) -> int:
     """Bytes for a weight in all checkpoints of a stage, one more than are kept while it is written."""
-    is_adapted = not isinstance(section, PretrainSection) and section.lora is not None
-    if section.train.save_steps is None or is_adapted:
+    if not isinstance(section, PretrainSection) and section.lora is not None:
         return 0
-    return (section.train.save_total_limit + 1) * MOMENTS * _weight_bytes(section)
+    train = section.train
+    one_alone = train.save_steps is None and train.save_seconds is None
+    kept = 1 if one_alone else train.save_total_limit + 1 + (train.metric_for_best_model is not None)
+    return kept * MOMENTS * _weight_bytes(section)

@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Iterable
 from urllib.parse import urlsplit
 
 from zephyr.errors import RecipeError
@@ -12,6 +13,8 @@ from zephyr.teachers.calling import CallSettings
 from zephyr.teachers.prices import Cap, Prices
 from zephyr.teachers.protocol import Teacher
 
+# Prompts that are asked about together where files of calls go out: a server may take a day for one.
+PROMPTS_BY_FILES = 5_000
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
 
@@ -57,8 +60,23 @@ def address_of(section: EndpointSection, *, where: str, offline: bool) -> Addres
     return Address(section.base_url, section.model, key, headers, tuple(secrets))
 
 
-def cap_of(section: TeacherSection) -> Cap:
-    """The most that all calls of a ledger may cost, as this teacher's section has it."""
-    if isinstance(section, EndpointSection):
-        return Cap(section.max_total_tokens, section.max_total_price)
-    return Cap()
+def prices_of(section: TeacherSection) -> Prices:
+    """What the teacher's tokens cost; by files half."""
+    if not isinstance(section, EndpointSection):
+        return Prices()
+    prices = Prices(section.prices.prompt, section.prices.completion)
+    return prices.halved() if section.batch else prices
+
+
+def asked_together(default: int, sections: Iterable[TeacherSection]) -> int:
+    """How many prompts are asked about together: more where one of these teachers takes files of calls."""
+    by_files = any(isinstance(section, EndpointSection) and section.batch for section in sections)
+    return PROMPTS_BY_FILES if by_files else default
+
+
+def cap_of(sections: Iterable[TeacherSection]) -> Cap:
+    """The most that all calls of a ledger may cost: of the caps that these teachers' sections name, the lowest."""
+    endpoints = [section for section in sections if isinstance(section, EndpointSection)]
+    tokens = [one.max_total_tokens for one in endpoints if one.max_total_tokens is not None]
+    prices = [one.max_total_price for one in endpoints if one.max_total_price is not None]
+    return Cap(min(tokens, default=None), min(prices, default=None))

@@ -53,29 +53,35 @@ class Measured(NamedTuple):
     tokens: int  # that are left
 
 
-def foretell(stage: Stage, parts: Sequence[Records[Record]]) -> list[str]:
-    """Lines about the stage on the rows of these sources. Raises DataError for what would stop the run."""
+def foretell(stage: Stage, parts: Sequence[Records[Record]], *, num_rows: int | None = None) -> Iterator[str]:
+    """Lines about the stage on the rows of these sources. Raises DataError for what would stop the run.
+
+    `num_rows`: how many there will be, where these are only the first of them.
+    """
     rows = mix(parts, seed=stage.recipe.seed, shuffle=False)
     accounts = Accounts()
     sample = list(_filtered(stage, _spread(rows), accounts))
-    is_whole = len(rows) <= SAMPLE_ROWS
+    num_rows = len(rows) if num_rows is None else num_rows
+    is_whole = num_rows <= SAMPLE_ROWS
     if not sample and is_whole:
         raise none_left(accounts)
+    yield from accounts.lines()
     assert accounts.report is not None
     measured = _measured(stage, sample)
     longest = None if is_whole else _measured(stage, list(_filtered(stage, _longest(rows, parts), Accounts())))
-    num_rows = len(rows) * (1 - stage.section.data.eval_share) * accounts.report.rows_out / accounts.report.rows_in
+    trained = num_rows * (1 - stage.section.data.eval_share) * accounts.report.rows_out / accounts.report.rows_in
     # Long texts to pretrain on become several examples.
-    num_examples = num_rows * measured.report.rows.total() / max(1, len(sample))
-    return [*accounts.lines(), *_account(stage, measured, longest), _steps(stage, round(num_examples), measured)]
+    num_examples = trained * measured.report.rows.total() / max(1, len(sample))
+    yield from _account(stage, measured, longest)
+    yield _steps(stage, round(num_examples), measured)
 
 
-def foretell_held_out(stage: Stage, parts: Sequence[Records[Record]]) -> list[str]:
+def foretell_held_out(stage: Stage, parts: Sequence[Records[Record]]) -> Iterator[str]:
     """Lines about rows that are held out, and so not filtered. Raises DataError for what would stop the run."""
     rows = mix(parts, seed=stage.recipe.seed, shuffle=False)
     measured = _measured(stage, list(_spread(rows)))
     longest = None if len(rows) <= SAMPLE_ROWS else _measured(stage, _longest(rows, parts))
-    return [f"held out, {line}" for line in _account(stage, measured._replace(supervision=None), longest)]
+    yield from (f"held out, {line}" for line in _account(stage, measured._replace(supervision=None), longest))
 
 
 def preference_lines(parts: Iterable[Records[Record]], held_out: Iterable[Records[Record]]) -> list[str]:
@@ -171,7 +177,7 @@ def _losses(stage: Stage, row: Record, supervision: Supervision | None) -> Itera
 
 
 def _steps(stage: Stage, num_examples: int, measured: Measured) -> str:
-    """Optimizer steps, an epoch and in all, from the number of examples."""
+    """Tokens and optimizer steps, an epoch and in all, from the number of examples."""
     section = stage.section
     per_step, examples = section.train.train_batch_size, max(1, measured.report.rows.total())
     if isinstance(section, SftSection):
@@ -181,7 +187,8 @@ def _steps(stage: Stage, num_examples: int, measured: Measured) -> str:
     plan = plan_steps(max(num_examples, 1), settings)
     ratio = None if settings.warmup_steps is not None else settings.warmup_ratio
     warmup = count_warmup_steps(plan.num_steps, warmup_ratio=ratio, warmup_steps=settings.warmup_steps)
+    num_tokens = round(num_examples * measured.tokens / examples)
     return (
-        f"{num_examples:,} examples, {per_step:,} a step: {plan.steps_per_epoch:,} steps an epoch, "
-        f"{plan.num_steps:,} in all, {warmup:,} of them warm-up"
+        f"{num_examples:,} examples of {num_tokens:,} tokens, {per_step:,} a step: "
+        f"{plan.steps_per_epoch:,} steps an epoch, {plan.num_steps:,} in all, {warmup:,} of them warm-up"
     )

@@ -1,17 +1,18 @@
 """The synth stage: what a teacher writes, by whichever generator the recipe names."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from zephyr.errors import DataError
 from zephyr.pipeline.data_rows import open_records
+from zephyr.pipeline.endpoints import asked_together
+from zephyr.pipeline.ledgers import StageLedgers
 from zephyr.pipeline.ready import writer
 from zephyr.pipeline.stage_folder import Facts
 from zephyr.pipeline.stages import Work
 from zephyr.progress import show_progress
-from zephyr.recipe.feedback_section import EndpointTeacher, ScriptedTeacher
+from zephyr.recipe.feedback_section import ScriptedTeacher
 from zephyr.recipe.feedback_section import Teacher as TeacherSection
 from zephyr.recipe.synth_section import SelfInstructSynth, SynthSection, UltraChatSynth, WorldSynth
 from zephyr.records.fields import Json
@@ -26,8 +27,6 @@ from zephyr.synth.self_instruct import divide, read_seeds, self_instruct
 from zephyr.synth.talk_plan import PlanSettings, plan_talk
 from zephyr.synth.talks import Talker, TalkSettings, shortened
 from zephyr.synth.tasks import task_fields
-from zephyr.teachers.ledger import Ledger
-from zephyr.teachers.ledgered import LedgeredTeacher
 from zephyr.teachers.protocol import Teacher, seed_for
 from zephyr.world import pretrain_texts, prompts
 
@@ -37,25 +36,24 @@ PROMPTS = "prompts.jsonl"
 INSTRUCTIONS = "instructions.jsonl"
 TASKS = "tasks.jsonl"
 ROUNDS = "rounds.jsonl"
-CALLS = "calls.sqlite"
 
 
 def make_synth(work: Work) -> Facts:
     """The facts of the stage; its folder holds dialogues, prompts for feedback, and what else its generator makes."""
     section = work.recipe.synth
     assert section is not None
-    with _asked(section.teacher, work) as teacher:
-        match section.generator:
-            case WorldSynth() as world:
-                facts = _world(work, world, teacher, section)
-            case SelfInstructSynth() as generator:
+    generator = section.generator
+    person_section = generator.person if isinstance(generator, UltraChatSynth) else None
+    with StageLedgers(work, [section.teacher, *([person_section] if person_section else [])]) as ledgers:
+        teacher = ledgers.before(writer(section.teacher, work), section.teacher)
+        match generator:
+            case WorldSynth():
+                facts = _world(work, generator, teacher, section)
+            case SelfInstructSynth():
                 facts = _instructed(work, generator, teacher)
-            case UltraChatSynth() as generator if generator.person is None:
-                facts = _talked(work, generator, teacher, teacher)
-            case UltraChatSynth() as generator:
-                assert generator.person is not None
-                with _asked(generator.person, work) as person:
-                    facts = _talked(work, generator, person, teacher)
+            case UltraChatSynth():
+                person = ledgers.before(writer(person_section, work), person_section) if person_section else teacher
+                facts = _talked(work, generator, person, teacher)
         return {"teacher": teacher.name, **facts}
 
 
@@ -79,7 +77,7 @@ def _instructed(work: Work, generator: SelfInstructSynth, teacher: Teacher) -> F
         requests_per_round=generator.requests_per_round,
     )
     seeds = read_seeds(work.recipe.data_dir / generator.seeds, growth)
-    with show_progress("instructions", generator.num_instructions) as display:
+    with show_progress("instructions, then tasks", 2 * generator.num_instructions) as display:
         made = self_instruct(
             seeds,
             teacher,
@@ -127,25 +125,15 @@ def _talked(work: Work, generator: UltraChatSynth, person: Teacher, teacher: Tea
     return {"dialogues": num_dialogues, "prompts": num_prompts, "counts": dict(counts), "prompt_counts": dict(asked)}
 
 
-@contextmanager
-def _asked(section: TeacherSection, work: Work) -> Iterator[Teacher]:
-    """The teacher, with a ledger before it unless it is a rule, so that a stage that was stopped asks nothing twice."""
-    teacher = writer(section, work)
-    if isinstance(section, ScriptedTeacher):
-        yield teacher
-        return
-    # A paid answer serves every stage of the run; a local model may be another one under the same name tomorrow.
-    folder = work.run_folder if isinstance(section, EndpointTeacher) else work.folder
-    with Ledger(folder / CALLS) as ledger:
-        yield LedgeredTeacher(teacher, ledger)
-
-
 def _writing(section: TeacherSection, seed: int) -> WritingSettings:
     """How the teacher answers."""
     if isinstance(section, ScriptedTeacher):
         return WritingSettings(seed=seed)
     sampling = section.sampling
-    return WritingSettings(sampling.temperature, sampling.top_p, sampling.top_k, sampling.max_new_tokens, seed)
+    together = asked_together(WritingSettings.chunk_prompts, [section])
+    return WritingSettings(
+        sampling.temperature, sampling.top_p, sampling.top_k, sampling.max_new_tokens, seed, together
+    )  # fmt: skip
 
 
 def _refuse_nothing(num_made: int, teacher: Teacher, counts: Counter[str]) -> None:

@@ -1,5 +1,6 @@
 """What a stage starts from: a model, its tokenizer, and the recipe's way from dialogues to tokens."""
 
+from dataclasses import replace
 from typing import NamedTuple
 
 from zephyr.data.encoding import DialogueEncoder
@@ -14,11 +15,13 @@ from zephyr.recipe.feedback_section import EndpointTeacher as EndpointSection
 from zephyr.recipe.feedback_section import LocalTeacher as LocalSection
 from zephyr.recipe.feedback_section import ScriptedTeacher as ScriptedSection
 from zephyr.recipe.feedback_section import Teacher as TeacherSection
+from zephyr.recipe.feedback_section import VllmTeacher as VllmSection
 from zephyr.recipe.model_section import NewModel
 from zephyr.recipe.schema import Recipe
 from zephyr.teachers.local import LocalTeacher
 from zephyr.teachers.protocol import Teacher
 from zephyr.teachers.scripted import ScriptedJudge, ScriptedTeacher
+from zephyr.teachers.vllm_engine import EngineSettings, is_installed, not_installed, open_vllm
 
 START = "start"
 STAGE_MODEL = "stage:"
@@ -68,16 +71,18 @@ def ready_for(work: Work) -> Ready:
     return Ready(start, tokenizer, encoder)
 
 
-def writer(section: TeacherSection, work: Work) -> Teacher:
-    """The teacher that writes answers."""
+def writer(section: TeacherSection, work: Work, *, where: str = "teacher") -> Teacher:
+    """The teacher that writes answers; `where` is its key in the section of the stage."""
     if isinstance(section, ScriptedSection):
         return ScriptedTeacher(section.fault_rate, seed=work.recipe.seed)
-    return _teacher(section, work)
+    return _teacher(section, work, where)
 
 
 def rater(section: TeacherSection, work: Work) -> Teacher:
     """The teacher that rates them."""
-    return ScriptedJudge(seed=work.recipe.seed) if isinstance(section, ScriptedSection) else _teacher(section, work)
+    if isinstance(section, ScriptedSection):
+        return ScriptedJudge(seed=work.recipe.seed)
+    return _teacher(section, work, "judge")
 
 
 def tokenizer_of(recipe: Recipe) -> Tokenizer:
@@ -90,19 +95,37 @@ def tokenizer_of(recipe: Recipe) -> Tokenizer:
 
 def answering(name: str, work: Work, *, max_cache_tokens: int = 65_536) -> Teacher:
     """A model that answers: `stage:sft` is that of a stage, anything else a folder or a hub id."""
-    source = Source(name, offline=work.recipe.offline)
-    if name.startswith(STAGE_MODEL):
-        stage = name.removeprefix(STAGE_MODEL)
-        if stage not in work.inputs:
-            raise RecipeError(work.stage, f"'{name}' is not made before it", "name a stage that is, or a folder")
-        source = Source(str(work.inputs[stage] / MODEL), offline=True)
+    source = _answering_source(name, work)
     encoder = encoder_for(load_tokenizer(source), work.recipe, work.stage)
     return LocalTeacher(load_model(source, dtype="float32"), encoder, name=name, max_cache_tokens=max_cache_tokens)
 
 
-def _teacher(section: TeacherSection, work: Work) -> Teacher:
+def _answering_source(name: str, work: Work) -> Source:
+    if not name.startswith(STAGE_MODEL):
+        return Source(name, offline=work.recipe.offline)
+    stage = name.removeprefix(STAGE_MODEL)
+    if stage not in work.inputs:
+        raise RecipeError(work.stage, f"'{name}' is not made before it", "name a stage that is, or a folder")
+    return Source(str(work.inputs[stage] / MODEL), offline=True)
+
+
+def _teacher(section: TeacherSection, work: Work, where: str) -> Teacher:
     if isinstance(section, LocalSection):
         return answering(section.model, work)
+    if isinstance(section, VllmSection):
+        return _engine(section, work)
     assert isinstance(section, EndpointSection)
-    where = f"{work.stage}.{'judge' if work.stage == 'feedback' else 'teacher'}"
-    return endpoint_teacher(section, where=where, offline=work.recipe.offline)
+    return endpoint_teacher(section, where=f"{work.stage}.{where}", offline=work.recipe.offline)
+
+
+def _engine(section: VllmSection, work: Work) -> Teacher:
+    if not is_installed():
+        raise not_installed()
+    source = _answering_source(section.model, work)
+    if section.revision is not None:
+        source = replace(source, revision=section.revision)
+    encoder = encoder_for(load_tokenizer(source), work.recipe, work.stage)
+    settings = EngineSettings(
+        section.revision, section.num_gpus, section.memory_share, section.max_length, seed=work.recipe.seed
+    )
+    return open_vllm(source.name, encoder, settings, name=section.model)

@@ -23,7 +23,12 @@ def binarize_recorded(section: FeedbackSection, parts: Sequence[Records[Rated]],
     rated = gather(row for records in parts for row in records)
     made = binarize(rated, binarize_settings(section, shapes, seed=seed))
     if not made.rows:
-        reasons = ", ".join(f"{count:,} x {reason}" for reason, count in made.dropped.items())
-        what = f"no {section.binarize.output} can be made of {made.prompts:,} prompts ({reasons})"
-        raise DataError("feedback.recorded", what, "give other ratings, or another feedback.binarize")
+        raise none_made(made, section, "feedback.recorded", "give other ratings, or another feedback.binarize")
     return made
+
+
+def none_made(made: Binarized, section: FeedbackSection, where: str, remedy: str) -> DataError:
+    """The error that says why there is no row at all."""
+    reasons = ", ".join(f"{count:,} x {reason}" for reason, count in made.dropped.items())
+    what = f"no {section.binarize.output} can be made of {made.prompts:,} prompts ({reasons})"
+    return DataError(where, what, remedy)

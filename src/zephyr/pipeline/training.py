@@ -16,6 +16,7 @@ from zephyr.models.loading import load_model, save_model
 from zephyr.models.sampling import Sampling
 from zephyr.models.scorer import CausalLM, plain_model
 from zephyr.models.together import from_rank_zero
+from zephyr.pipeline.ranks import is_leader
 from zephyr.pipeline.ready import Ready
 from zephyr.pipeline.stage_folder import MODEL, Facts
 from zephyr.recipe.train_section import LoraSection, TrainSection
@@ -53,11 +54,16 @@ class Training:
 
 
 def train_model(training: Training, *, folder: Path, reference_store: Path) -> Facts:
-    """The facts of the training, whose model stands in `folder` afterwards; goes on where an earlier call stopped."""
+    """The facts of the training, whose model stands in `folder` afterwards; goes on where an earlier call stopped.
+
+    Ranks other than 0 get none: as soon as the training has ended, rank 0 may move the folder.
+    """
     model_folder = folder / MODEL
     if not model_folder.exists():
-        with process_group(pick_device()):
+        with process_group(pick_device(), name=folder.name):
             _train(training, folder, reference_store)
+    if not is_leader():
+        return {}
     for checkpoint in checkpoint_folders(folder / "train"):
         shutil.rmtree(checkpoint, ignore_errors=True)  # the model is whole, and nothing resumes from here
     facts: Facts = json.loads((folder / OUTCOME).read_bytes())
@@ -156,8 +162,10 @@ def _dtype(section: TrainSection) -> str:
 
 
 def _facts(training: Training, outcome: TrainOutcome) -> Facts:
+    chosen: Facts = {} if outcome.best_step is None else {"weights_of_step": outcome.best_step}
     return {
         "steps": outcome.step,
+        **chosen,
         "examples": len(training.examples),
         **{name: round(value, 6) for name, value in (outcome.train_metrics | outcome.eval_metrics).items()},
         "health": [dict(note._asdict()) for note in outcome.health],

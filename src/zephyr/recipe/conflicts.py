@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from zephyr.recipe.data_section import DataSection, DataSource
 from zephyr.recipe.evaluate_section import PerplexityTask, PreferenceTask
-from zephyr.recipe.feedback_section import LocalTeacher, ScriptedTeacher, Teacher
+from zephyr.recipe.feedback_section import LocalTeacher, SamplingSection, ScriptedTeacher, Teacher, VllmTeacher
 from zephyr.recipe.model_section import NewModel
 from zephyr.recipe.synth_section import UltraChatSynth, WorldSynth
 from zephyr.recipe.train_section import DpoObjective, ListwiseObjective, TrainSection
@@ -68,7 +68,7 @@ def _synth(recipe: Recipe) -> Iterator[Conflict]:
     for key, teacher in _synth_teachers(recipe):
         if isinstance(teacher, ScriptedTeacher):
             what = f"scripted knows the closed world alone, and generator {generator.name} asks for more"
-            yield Conflict(key, what, "choose local or endpoint", ("synth.generator",))
+            yield Conflict(key, what, "choose local, vllm or endpoint", ("synth.generator",))
     if recipe.pretrain is not None and not recipe.pretrain.data.sources:
         what = f"is empty, and generator {generator.name} makes no texts"
         yield Conflict("pretrain.data.sources", what, "name sources", ("synth.generator",))
@@ -105,8 +105,9 @@ def _held_out(recipe: Recipe) -> Iterator[Conflict]:
                 what = f"needs held-out rows, got {value!r}"
                 remedy = f"give {stage}.data.eval_sources or eval_share, or leave it out"
                 yield Conflict(f"{stage}.train.{name}", what, remedy, _held_out_keys(stage))
-        if train.metric_for_best_model is not None and train.save_steps is None:
-            yield Conflict(f"{stage}.train.metric_for_best_model", "needs checkpoints", "give save_steps")
+        if train.metric_for_best_model is not None and train.eval_steps is None and _holds_out(data):
+            what = "has one evaluation to choose from"
+            yield Conflict(f"{stage}.train.metric_for_best_model", what, f"give {stage}.train.eval_steps")
         yield from _overlaps(stage, data)
 
 
@@ -183,19 +184,41 @@ def _loss_options(objective: DpoObjective) -> Iterator[Conflict]:
         yield Conflict("align.objective.f_alpha", what, "give both or none")
 
 
+def _asked_teachers(recipe: Recipe) -> Iterator[Conflict]:
+    feedback = recipe.feedback
+    if feedback is None:
+        return
+    candidates = feedback.candidates
+    asked = {"feedback.judge": (feedback.judge, "the judge is greedy, and feedback.judging.max_new_tokens its limit")}
+    for number, one in enumerate(candidates.teachers):
+        asked[f"feedback.candidates.teachers.{number}"] = (one, "write feedback.candidates.sampling, which is for all")
+    for key, (teacher, remedy) in asked.items():
+        if getattr(teacher, "sampling", SamplingSection()) != SamplingSection():
+            yield Conflict(f"{key}.sampling", "is not used here", f"leave it out; {remedy}")
+    names = [*candidates.models, *(getattr(teacher, "model", teacher.name) for teacher in candidates.teachers)]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        yield Conflict("feedback.candidates", f"two that answer have one name, got '{twice}' twice", "name each once")
+
+
 def _stage_references(recipe: Recipe) -> Iterator[Conflict]:
     feedback = recipe.feedback
     if feedback is not None and not feedback.recorded:
         models = feedback.candidates.models
         for number, name in enumerate(models):
             yield from _reference(recipe, "feedback", f"feedback.candidates.models.{number}", name)
-        if isinstance(feedback.judge, LocalTeacher):
-            yield from _reference(recipe, "feedback", "feedback.judge.model", feedback.judge.model)
+        for number, teacher in enumerate(feedback.candidates.teachers):
+            yield from _model_reference(recipe, "feedback", f"feedback.candidates.teachers.{number}", teacher)
+        yield from _model_reference(recipe, "feedback", "feedback.judge", feedback.judge)
     for key, teacher in _synth_teachers(recipe):
-        if isinstance(teacher, LocalTeacher):
-            yield from _reference(recipe, "synth", f"{key}.model", teacher.model)
+        yield from _model_reference(recipe, "synth", key, teacher)
     if recipe.align is not None and recipe.align.start is not None:
         yield from _reference(recipe, "align", "align.start", recipe.align.start)
+
+
+def _model_reference(recipe: Recipe, stage: str, key: str, teacher: Teacher) -> Iterator[Conflict]:
+    if isinstance(teacher, LocalTeacher | VllmTeacher):
+        yield from _reference(recipe, stage, f"{key}.model", teacher.model)
 
 
 def _reference(recipe: Recipe, stage: str, key: str, name: str) -> Iterator[Conflict]:
@@ -289,6 +312,7 @@ CHECKS: tuple[Callable[[Recipe], Iterator[Conflict]], ...] = (
     _schedules,
     _adapters,
     _objective,
+    _asked_teachers,
     _stage_references,
     _tasks,
 )

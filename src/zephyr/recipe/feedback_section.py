@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from zephyr.recipe.data_section import DataSource, Filter
 from zephyr.recipe.section import Section
@@ -29,6 +29,20 @@ class LocalTeacher(Section):
 
     name: Literal["local"] = "local"
     model: str = Field(description="folder or hub id; stage:sft for the model of a stage")
+    sampling: SamplingSection = Field(default_factory=SamplingSection, description="how it answers")
+
+
+class VllmTeacher(Section):
+    """A model on this machine's GPUs by a vLLM engine (extra vllm)."""
+
+    name: Literal["vllm"] = "vllm"
+    model: str = Field(description="folder or hub id; stage:sft for the model of a stage")
+    revision: str | None = Field(None, description="branch, tag or commit of a hub id")
+    num_gpus: int = Field(1, ge=1, description="GPUs that share the model")
+    memory_share: float = Field(0.9, gt=0, le=1, description="share of every GPU's memory that the engine takes")
+    max_length: int | None = Field(
+        None, ge=1, description="longest prompt and answer together in tokens; null: as the model can"
+    )
     sampling: SamplingSection = Field(default_factory=SamplingSection, description="how it answers")
 
 
@@ -74,14 +88,19 @@ class EndpointTeacher(Section):
 
 Principle = Literal["helpfulness", "honesty", "truthfulness", "calibration"]
 Aspect = Literal["instruction_following", "honesty", "truthfulness", "helpfulness", "overall"]
-Teacher = Annotated[ScriptedTeacher | LocalTeacher | EndpointTeacher, Field(discriminator="name")]
+Teacher = Annotated[ScriptedTeacher | LocalTeacher | VllmTeacher | EndpointTeacher, Field(discriminator="name")]
 
 
 class CandidatesSection(Section):
     """Several answers to every prompt."""
 
     num_completions: int = Field(4, ge=2, description="answers a prompt")
-    models: list[str] = Field(["stage:sft"], min_length=1, description="folders, hub ids or stages that answer")
+    models: list[str] = Field(
+        ["stage:sft"], description="folders, hub ids or stages that answer; [] where teachers alone do"
+    )
+    teachers: list[Teacher] = Field(
+        default_factory=list, description="others that answer beside them: endpoints, engines, the scripted one"
+    )
     sampling: SamplingSection = Field(default_factory=SamplingSection, description="how they answer")
     principles: Literal["none", "readme", "code"] = Field(
         "none", description="tell models what to aim at, in UltraFeedback's shares: those of its README or of its code"
@@ -89,6 +108,12 @@ class CandidatesSection(Section):
     principle_shares: dict[Principle, Annotated[float, Field(ge=0)]] = Field(
         default_factory=dict, description="shares of your own instead, for prompts of every source"
     )
+
+    @model_validator(mode="after")
+    def _somebody_answers(self) -> "CandidatesSection":
+        if not self.models and not self.teachers:
+            raise ValueError("models and teachers are both empty, so nobody answers")
+        return self
 
 
 class JudgingSection(Section):
@@ -122,6 +147,17 @@ class BinarizeSection(Section):
     )
 
 
+class RaySection(Section):
+    """Answering and rating over a Ray cluster: the one that RAY_ADDRESS names, or one on this machine."""
+
+    num_workers: int = Field(2, ge=1, description="workers; each opens the judge and all who answer")
+    num_partitions: int = Field(
+        16, ge=1, description="parts of the prompts, each with a ledger of its own till the end"
+    )
+    cpus_per_worker: float = Field(1.0, ge=0, description="cores that Ray sets aside for a worker")
+    gpus_per_worker: float = Field(0.0, ge=0, description="GPUs that Ray sets aside for a worker")
+
+
 class FeedbackSection(Section):
     """Ratings of several answers a prompt, and the pairs made of them."""
 
@@ -132,3 +168,4 @@ class FeedbackSection(Section):
     judging: JudgingSection = Field(default_factory=JudgingSection, description="what the judge is asked")
     binarize: BinarizeSection = Field(default_factory=BinarizeSection, description="which answers make a pair")
     filters: list[Filter] = Field(default_factory=list, description="applied to prompts")
+    ray: RaySection | None = Field(None, description="share the asking among workers of Ray; null: this process")

@@ -9,6 +9,7 @@ import yaml
 
 from zephyr.errors import RecipeError
 from zephyr.recipe import handbook
+from zephyr.recipe.feedback_section import Teacher
 from zephyr.recipe.outline import Keys, Plain, fill_tags
 from zephyr.recipe.overrides import Override, apply_overrides, parse_overrides
 from zephyr.recipe.problems import broken
@@ -81,6 +82,19 @@ def _finish(
     if isinstance(result, list):
         raise broken(str(file), result, {**places, **dict.fromkeys(overridden.keys, "override")})
     return Loaded(result, file, (*notes, *overridden.notes))
+
+
+def read_teacher(file: Path) -> Teacher:
+    """The teacher of a file that holds its section of a recipe alone; a RecipeError says all that is wrong with it."""
+    document = read_yaml(_read_text(file), str(file))
+    above = ("synth", "teacher")
+    around: dict[str, Plain] = {"name": "teacher", "model": {"kind": "pretrained", "name_or_path": "none"}}
+    result = validate(fill_tags({**around, "synth": {"teacher": document.value}}))
+    if isinstance(result, list):
+        problems = [problem._replace(keys=problem.keys[len(above) :] or ("name",)) for problem in result]
+        raise broken(str(file), problems, {keys: f"line {line}" for keys, line in document.lines.items()})
+    assert result.synth is not None
+    return result.synth.teacher
 
 
 def resolved_yaml(recipe: Recipe) -> str:

@@ -42,9 +42,17 @@ class TrainSection(Section):
     router_aux_loss_coef: float = Field(0.0, ge=0, description="weight of a mixture of experts' balance loss")
     logging_steps: int = Field(10, ge=1, description="steps between two lines of the log")
     eval_steps: int | None = Field(None, ge=1, description="steps between two evaluations; null: at the end alone")
-    save_steps: int | None = Field(None, ge=1, description="steps between two checkpoints; null: none")
+    save_steps: int | None = Field(None, ge=1, description="steps between two checkpoints; null: by the clock alone")
+    save_seconds: float | None = Field(
+        120.0,
+        gt=0,
+        description="seconds between two checkpoints, more where saving would take over 5 %; null: no clock",
+    )
     save_total_limit: int = Field(2, ge=1, description="checkpoints that are kept")
-    metric_for_best_model: str | None = Field(None, description="keep the checkpoint that is best by this metric")
+    metric_for_best_model: str | None = Field(
+        None,
+        description="hand on the weights of the evaluation best by this metric, such as eval_loss; null: the last",
+    )
     greater_is_better: bool = Field(False, description="whether a larger metric_for_best_model is better")
     report_to: list[Tracker] = Field(default_factory=list, description="trackers beside the log file")
     self_checks: bool = Field(True, description="prove packing, sharing and the first loss before training")

@@ -55,7 +55,7 @@ def self_instruct(
     instances: InstanceSettings,
     show: Callable[[int], None] = lambda _: None,
 ) -> Instructed:
-    """Instructions grown from the seeds, with instances; `show` is told how many instructions there are.
+    """Instructions grown from the seeds, with instances; `show` is told how many of both there are together.
 
     `rounds` is the file by which growing can go on. A teacher that brings nothing for a while ends it early.
     Classification tasks are asked about even where only they were asked for, for a teacher errs.
@@ -72,7 +72,11 @@ def self_instruct(
     counts = sum((one.counts for one in done), Counter[str]())
     new = [instruction for one in done for instruction in one.kept][: growth.num_instructions]
     tasks = classify([instruction.instruction for instruction in new], teacher, instances, counts)
-    return Instructed(new, list(write_instances(tasks, teacher, instances, counts)), counts)
+    made: list[Task] = []
+    for task in write_instances(tasks, teacher, instances, counts):
+        made.append(task)
+        show(len(new) + len(made))
+    return Instructed(new, made, counts)
 
 
 def divide(dialogues: Sequence[Chat], *, feedback_share: float, seed: int) -> Divided:

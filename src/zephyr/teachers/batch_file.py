@@ -9,12 +9,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import itertools
 import json
+import random
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar
 
 import openai
 
@@ -25,9 +28,10 @@ from zephyr.teachers.calling import CallSettings, attempt_of, request_body
 from zephyr.teachers.chat_client import ChatClient
 from zephyr.teachers.chat_format import Answered, Unusable, read_completion
 from zephyr.teachers.ledgered import cap_reached
-from zephyr.teachers.prices import Prices, Spend, most_spend
+from zephyr.teachers.prices import Spend, most_spend
 from zephyr.teachers.protocol import ChatReply, ChatRequest
-from zephyr.teachers.retries import Trouble
+from zephyr.teachers.retries import Trouble, retry_after
+from zephyr.teachers.structured import ResponseForms, with_schema, written_out
 
 if TYPE_CHECKING:
     from openai.types import Batch
@@ -38,6 +42,8 @@ POLL_SECONDS = 30.0
 OVER = ("completed", "failed", "expired", "cancelled")
 NAME = "zephyr"  # the key of a file's name in what the server keeps of a batch
 PLACE: Literal["/v1/chat/completions"] = "/v1/chat/completions"
+
+T = TypeVar("T")
 
 
 class _Part(NamedTuple):
@@ -55,12 +61,12 @@ class BatchTeacher:
         self, address: Address, settings: CallSettings | None = None, *, poll_seconds: float = POLL_SECONDS
     ) -> None:
         settings = settings or CallSettings()
-        half = Prices(settings.prices.prompt / 2, settings.prices.completion / 2)
         self.name = address.model
         self.identity = address.identity
         self.address = address
-        self.settings = replace(settings, prices=half)
+        self.settings = replace(settings, prices=settings.prices.halved())
         self._poll_seconds = poll_seconds
+        self._forms = ResponseForms(is_wanted=settings.structured)
 
     def answer(self, requests: Sequence[ChatRequest]) -> Iterator[ChatReply]:
         """One reply for every request, in order."""
@@ -70,19 +76,9 @@ class BatchTeacher:
         """As `answer`, with every call written down when its batch is over; TeacherError if the cap has no room."""
         if not requests:
             return
-        most = Spend()
-        for request in requests:
-            most = most.plus(most_spend(request, self.settings.prices))
-        hold = books.reserve(most)
-        refusal = "" if hold is None else hold.result()
-        if refusal:
-            raise cap_reached(self.identity, refusal)
         parts = [self._part(requests[start : start + CALLS_A_FILE]) for start in range(0, len(requests), CALLS_A_FILE)]
-        attempts = [attempt for found in asyncio.run(self._all(parts)) for attempt in found]
-        for index, (request, attempt) in enumerate(zip(requests, attempts, strict=True)):
-            # What was held for all goes back with the last of them.
-            is_last = index == len(requests) - 1
-            books.record(request, attempt, most if is_last and hold is not None else None)
+        attempts = [attempt for found in asyncio.run(self._all(parts, books)) for attempt in found]
+        for request, attempt in zip(requests, attempts, strict=True):
             yield attempt.reply._replace(key=request.key)
 
     def _part(self, requests: Sequence[ChatRequest]) -> _Part:
@@ -92,37 +88,93 @@ class BatchTeacher:
 
     def _line(self, name: str, request: ChatRequest) -> bytes:
         body = request_body(request, self.address.model, self.settings)
+        question = self._forms.question_of(request)
+        if question is not None:
+            body = with_schema(body, question)
         call = {"custom_id": name, "method": "POST", "url": PLACE, "body": body}
         return json.dumps(call, ensure_ascii=True).encode()
 
-    async def _all(self, parts: Sequence[_Part]) -> list[list[Attempt]]:
+    async def _all(self, parts: Sequence[_Part], books: Books) -> list[list[Attempt]]:
         deadline = self.settings.deadline_seconds
-        async with ChatClient(self.address, concurrency=4, deadline_seconds=deadline) as chat:
+        async with ChatClient(self.address, deadline_seconds=deadline, takes_files=True) as chat:
             try:
-                return await asyncio.gather(*(self._answered(part, chat.client) for part in parts))
+                return await asyncio.gather(*(self._answered(part, chat.client, books) for part in parts))
             except openai.APIError as error:
                 what = f"the batch could not be made or read ({self.address.hide(str(error))[:300]})"
                 raise TeacherError(self.identity, what, "run again to go on, or set batch to false") from error
 
-    async def _answered(self, part: _Part, client: openai.AsyncOpenAI) -> list[Attempt]:
-        """The calls of a file, which is sent unless the server has it."""
-        batch = await _find(client, part.name) or await _send(client, part)
+    async def _answered(self, part: _Part, client: openai.AsyncOpenAI, books: Books) -> list[Attempt]:
+        """The calls of a file, which is sent unless the server has it; all are written down."""
         began = time.monotonic()
+        held: Spend | None = None
+        found = await self._patiently(partial(_find, client, part.name))
+        if found is None:
+            held = await self._hold(part, books)
+            found = await self._send(client, part)
+        batch = found
         while batch.status not in OVER:
             await asyncio.sleep(self._poll_seconds)
-            batch = await client.batches.retrieve(batch.id)
+            batch = await self._patiently(partial(client.batches.retrieve, batch.id))
         if batch.status == "failed":
             reasons = [str(error.message) for error in (batch.errors and batch.errors.data) or []]
             what = f"batch {batch.id} was refused: {self.address.hide('; '.join(reasons))[:300] or 'no reason given'}"
             raise TeacherError(self.identity, what, "mend that, or set batch to false")
-        results = {
-            str(result.get("custom_id")): result
-            for file in (batch.output_file_id, batch.error_file_id)
-            if file
-            for result in _results((await client.files.content(file)).content)
-        }
+        results = await self._results(client, batch)
         seconds = time.monotonic() - began
-        return [self._attempt(request, results.get(name), batch, seconds) for name, request in part.calls.items()]
+        attempts = [self._attempt(request, results.get(name), batch, seconds) for name, request in part.calls.items()]
+        for index, (request, attempt) in enumerate(zip(part.calls.values(), attempts, strict=True), start=1):
+            # What was held for the file goes back with the last of its calls.
+            books.record(request, attempt, held if index == len(attempts) else None)
+        return attempts
+
+    async def _hold(self, part: _Part, books: Books) -> Spend | None:
+        """What is held in the cap for a file; None without a cap, TeacherError if there is no room.
+
+        A file that the server has already is paid for, so nothing is held for it.
+        """
+        most = Spend()
+        for request in part.calls.values():
+            most = most.plus(most_spend(request, self.settings.prices))
+        hold = books.reserve(most)
+        if hold is None:
+            return None
+        refusal = await asyncio.wrap_future(hold)
+        if refusal:
+            raise cap_reached(self.identity, refusal)
+        return most
+
+    async def _send(self, client: openai.AsyncOpenAI, part: _Part) -> Batch:
+        file = (f"{part.name}.jsonl", b"\n".join(part.lines))
+        sent = await self._patiently(partial(client.files.create, file=file, purpose="batch"))
+
+        async def create() -> Batch:
+            # A try whose response was lost may have made it.
+            return await _find(client, part.name) or await client.batches.create(
+                input_file_id=sent.id, endpoint=PLACE, completion_window="24h", metadata={NAME: part.name}
+            )
+
+        return await self._patiently(create)
+
+    async def _results(self, client: openai.AsyncOpenAI, batch: Batch) -> dict[str, dict[str, object]]:
+        """What the batch says, by the names of its calls."""
+        results: dict[str, dict[str, object]] = {}
+        for file in (batch.output_file_id, batch.error_file_id):
+            if file:
+                content = await self._patiently(partial(client.files.content, file))
+                results |= {str(result.get("custom_id")): result for result in _lines(content.content)}
+        return results
+
+    async def _patiently(self, ask: Callable[[], Awaitable[T]]) -> T:
+        """What is asked for; a server that is out of order for a moment is asked again."""
+        for number in itertools.count(1):
+            try:
+                return await ask()
+            except (openai.APIConnectionError, openai.InternalServerError, openai.RateLimitError) as error:
+                if number >= self.settings.max_tries:
+                    raise
+                headers = error.response.headers if isinstance(error, openai.APIStatusError) else {}
+                await asyncio.sleep(self.settings.backoff.pause(number, retry_after(headers), random.Random()))
+        raise AssertionError("there is always another try or an error")
 
     def _attempt(
         self, request: ChatRequest, result: Mapping[str, object] | None, batch: Batch, seconds: float
@@ -132,7 +184,8 @@ class BatchTeacher:
         if isinstance(got, Trouble):
             got = got._replace(reason=self.address.hide(got.reason)[:300])
         else:
-            got = got._replace(text=self.address.hide(got.text))
+            question, text = self._forms.question_of(request), self.address.hide(got.text)
+            got = got._replace(text=text if question is None else written_out(question, text))
         attempt = attempt_of(request, got, most_spend(request, self.settings.prices), self.settings.prices)
         return attempt._replace(latency_seconds=seconds)
 
@@ -146,15 +199,7 @@ async def _find(client: openai.AsyncOpenAI, name: str) -> Batch | None:
     return None
 
 
-async def _send(client: openai.AsyncOpenAI, part: _Part) -> Batch:
-    content = b"\n".join(part.lines)
-    file = await client.files.create(file=(f"{part.name}.jsonl", content), purpose="batch")
-    return await client.batches.create(
-        input_file_id=file.id, endpoint=PLACE, completion_window="24h", metadata={NAME: part.name}
-    )
-
-
-def _results(content: bytes) -> Iterator[dict[str, object]]:
+def _lines(content: bytes) -> Iterator[dict[str, object]]:
     """The lines of a result file; what is no JSON object is left out, and its call counts as unanswered."""
     for line in content.splitlines():
         with contextlib.suppress(ValueError):

@@ -6,17 +6,19 @@ The client's own retries are off, so that every try is seen, and redirects too, 
 from __future__ import annotations
 
 import asyncio
+import urllib.request
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Self
+from urllib.parse import urlsplit
 
 import httpx2
 import openai
 
 from zephyr.teachers.address import Address
 from zephyr.teachers.chat_format import Answered, Json, Unusable, read_response
-from zephyr.teachers.one_answer import guard
 from zephyr.teachers.retries import Trouble, trouble_of_status
+from zephyr.teachers.short_exchange import ShortExchanges
 
 NO_KEY = "none"  # for servers that want none: the client insists on one
 SHOWN_CHARACTERS = 300
@@ -25,12 +27,15 @@ SHOWN_CHARACTERS = 300
 class ChatClient:
     """An open client for one address, for one event loop. Use it in an `async with`."""
 
-    def __init__(self, address: Address, *, concurrency: int, deadline_seconds: float) -> None:
+    def __init__(self, address: Address, *, deadline_seconds: float, takes_files: bool = False) -> None:
         self.address = address
         self._deadline_seconds = deadline_seconds
-        limits = httpx2.Limits(max_connections=concurrency, max_keepalive_connections=concurrency)
-        http_client = openai.DefaultAsyncHttpxClient(limits=limits, follow_redirects=False)
-        guard(http_client)
+        if takes_files or is_behind_proxy(address.base_url):
+            # A connection for every request: on one that is kept, a second response passes for the next one's.
+            limits = httpx2.Limits(max_keepalive_connections=0)
+            http_client = openai.DefaultAsyncHttpxClient(limits=limits, follow_redirects=False)
+        else:
+            http_client = openai.DefaultAsyncHttpxClient(transport=ShortExchanges(), follow_redirects=False)
         self._client = openai.AsyncOpenAI(
             base_url=address.base_url,
             api_key=address.api_key or NO_KEY,
@@ -82,3 +87,10 @@ class ChatClient:
     def _shown(self, text: str) -> str:
         """A message short enough for a row, without secrets."""
         return self.address.hide(text)[:SHOWN_CHARACTERS]
+
+
+def is_behind_proxy(url: str) -> bool:
+    """Whether the environment names a proxy for the address."""
+    parts = urlsplit(url)
+    proxies = urllib.request.getproxies()
+    return bool(proxies.get(parts.scheme) or proxies.get("all")) and not urllib.request.proxy_bypass(parts.netloc)

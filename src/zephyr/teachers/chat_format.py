@@ -36,11 +36,13 @@ def body_of(request: ChatRequest, *, model: str, max_tokens_field: str, left_out
     sampling: dict[str, Json] = {"temperature": request.temperature, "top_p": request.top_p, "seed": request.seed}
     if request.top_k:
         sampling["top_k"] = request.top_k
+    logprobs: dict[str, Json] = {"logprobs": True, "top_logprobs": request.top_logprobs} if request.top_logprobs else {}
     return {
         "model": model,
         "messages": [{"role": message.role, "content": message.content} for message in request.messages],
         max_tokens_field: request.max_tokens,
         **{name: value for name, value in sampling.items() if name not in left_out},
+        **logprobs,
     }
 
 
@@ -67,7 +69,23 @@ def read_completion(response: object) -> Answered | Unusable:
     if fault is not None:
         return fault
     prompt_tokens, completion_tokens = _usage(response)
-    return Answered(message["content"], choice["finish_reason"], prompt_tokens, completion_tokens)
+    text = _first_logprobs(choice.get("logprobs")) or message["content"]
+    return Answered(text, choice["finish_reason"], prompt_tokens, completion_tokens)
+
+
+def _first_logprobs(logprobs: object) -> str:
+    """The likeliest first tokens with their log-probs as a JSON object; an empty text if none were asked for."""
+    content = logprobs.get("content") if isinstance(logprobs, dict) else None
+    first = content[0] if isinstance(content, list) and content else None
+    top = first.get("top_logprobs") if isinstance(first, dict) else None
+    if not isinstance(top, list) or not top:
+        return ""
+    by_token = {
+        one["token"]: one["logprob"]
+        for one in top
+        if isinstance(one, dict) and isinstance(one.get("token"), str) and isinstance(one.get("logprob"), int | float)
+    }
+    return json.dumps(by_token)
 
 
 def _fault(finish_reason: object, message: Mapping[str, object]) -> Unusable | None:

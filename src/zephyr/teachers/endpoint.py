@@ -57,9 +57,7 @@ class EndpointTeacher:
     async def call_all(self, run: _Run) -> None:
         """Nothing; every request of the run is answered, or the run stopped."""
         settings = self.settings
-        async with ChatClient(
-            self.address, concurrency=settings.concurrency, deadline_seconds=settings.deadline_seconds
-        ) as client:
+        async with ChatClient(self.address, deadline_seconds=settings.deadline_seconds) as client:
             caller = Caller(client, settings, self._limits, run.books)
             num_workers = min(settings.concurrency, len(run.requests))
             async with asyncio.TaskGroup() as group:

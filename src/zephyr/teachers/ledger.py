@@ -44,6 +44,8 @@ def canonical(request: ChatRequest) -> str:
     """All of the request that an answer depends on, as JSON: everything but its key."""
     fields = request._asdict()
     del fields["key"]
+    if not request.top_logprobs:  # ledgers from before there were any know the request without them
+        del fields["top_logprobs"]
     fields["messages"] = [[message.role, message.content] for message in request.messages]
     return json.dumps(fields, ensure_ascii=True, sort_keys=True, separators=(",", ":"))
 

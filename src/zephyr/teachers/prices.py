@@ -48,6 +48,10 @@ class Prices:
         price = (prompt_tokens * self.prompt + completion_tokens * self.completion) / MILLION
         return Spend(prompt_tokens, completion_tokens, price)
 
+    def halved(self) -> "Prices":
+        """What the same costs by the Batch API."""
+        return Prices(self.prompt / 2, self.completion / 2)
+
 
 @dataclass(frozen=True)
 class Cap:
@@ -60,6 +64,12 @@ class Cap:
     def is_set(self) -> bool:
         """Whether there is any limit."""
         return self.max_tokens is not None or self.max_price is not None
+
+    def words(self) -> str:
+        """The limits as they are told."""
+        tokens = f"{self.max_tokens:,} tokens" if self.max_tokens is not None else ""
+        price = f"price {self.max_price:,.2f}" if self.max_price is not None else ""
+        return " and ".join(part for part in (tokens, price) if part)
 
     def allows(self, spend: Spend) -> bool:
         """Whether so much may be spent in all."""

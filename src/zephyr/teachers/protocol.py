@@ -16,7 +16,9 @@ class ChatRequest(NamedTuple):
     """One conversation that ends with a user's turn, and how it is to be answered.
 
     `key` names the request within a call of `answer`. `temperature` 0 is greedy; `top_k` 0 draws from all
-    tokens. Equal requests with equal `seed` have equal answers where a teacher can promise it.
+    tokens. Equal requests with equal `seed` have equal answers where a teacher can promise it. With `top_logprobs`
+    the reply's text is a JSON object instead: the likeliest first tokens with their log-probs, as far as a server
+    gives them.
     """
 
     key: str
@@ -26,6 +28,7 @@ class ChatRequest(NamedTuple):
     top_k: int = 50
     max_tokens: int = 256
     seed: int = 0
+    top_logprobs: int = 0
 
 
 class ChatReply(NamedTuple):

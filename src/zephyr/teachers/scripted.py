@@ -11,6 +11,9 @@ from random import Random
 from typing import NamedTuple
 
 from zephyr.judging import OVERALL, Rating, RatingQuestion, read_question, write_reply
+from zephyr.judging.comparing import Comparison, read_comparison, write_verdict
+from zephyr.judging.verdicts import Winner
+from zephyr.records.messages import Messages
 from zephyr.teachers.protocol import ChatReply, ChatRequest
 from zephyr.world import Findings, examine, faulty_answer, ideal_answer, is_known
 
@@ -72,11 +75,27 @@ class ScriptedJudge:
         """A reply for every request, in order; an error for one that is no question to a judge."""
         for request in requests:
             try:
-                question = read_question(request.messages)
+                yield _reply(request, self._text(request.messages))
             except ValueError as error:
                 yield ChatReply(request.key, "", "error", error=str(error))
-            else:
-                yield _reply(request, write_reply(question.aspect, self._ratings(question)))
+
+    def _text(self, messages: Messages) -> str:
+        """What the judge says of a question to rate texts or to compare assistants; ValueError for any other."""
+        try:
+            question = read_question(messages)
+        except ValueError:
+            return self._verdict(read_comparison(messages))
+        return write_reply(question.aspect, self._ratings(question))
+
+    def _verdict(self, asked: Comparison) -> str:
+        first, second = (
+            _critique(self._impression(RatingQuestion(OVERALL, asked.conversation(answers), ()), answers[-1]))
+            for answers in (asked.first, asked.second)
+        )
+        if first.score == second.score:
+            return write_verdict("tie", "One is as good as the other.")
+        winner: Winner = "first" if (first.score or 0) > (second.score or 0) else "second"
+        return write_verdict(winner, f"A: {first.rationale}\nB: {second.rationale}")
 
     def _ratings(self, question: RatingQuestion) -> list[Rating]:
         impressions = [self._impression(question, answer) for answer in question.answers]

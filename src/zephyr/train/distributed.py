@@ -17,6 +17,7 @@ from typing import Protocol, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch._C._distributed_c10d import PrefixStore
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.rendezvous import rendezvous
@@ -47,9 +48,12 @@ def pick_device() -> torch.device:
 
 
 @contextmanager
-def process_group(device: torch.device, *, timeout: timedelta = TIMEOUT) -> Iterator[None]:
+def process_group(device: torch.device, *, name: str = "training", timeout: timedelta = TIMEOUT) -> Iterator[None]:
     """Torchrun's process group for as long as the block runs; nothing outside of torchrun.
 
+    Processes that form several groups one after the other give each a name of its own, the same on all ranks: at the
+    place where ranks meet the addresses of the last group are still written down, and a rank that finds them waits for
+    ever (torch 2.13).
     If a rank fails, the others raise a DeviceError that names it; if one is killed, torchrun's report does. One that
     hangs stops the others after ``timeout``.
     """
@@ -59,7 +63,8 @@ def process_group(device: torch.device, *, timeout: timedelta = TIMEOUT) -> Iter
     backend = dist.get_default_backend_for_device(device)
     # Objects and CPU tensors go over gloo, whatever carries the gradients.
     backends = "gloo" if backend == "gloo" else f"cpu:gloo,{device.type}:{backend}"
-    store, number, size = next(rendezvous("env://", timeout=timeout))
+    meeting_place, number, size = next(rendezvous("env://", timeout=timeout))
+    store = PrefixStore(name, meeting_place)
     dist.init_process_group(backends, store=store, rank=number, world_size=size, timeout=timeout)
     try:
         yield

@@ -191,10 +191,12 @@ CHECKS: tuple[Callable[[History], HealthNote | None], ...] = (
 class HealthMonitor:
     """Collects logged lines and hands out each kind of note once.
 
-    A resumed run passes the lines logged so far: what they already gave cause for is not said again.
+    A resumed run passes the lines logged so far: what they already gave cause for is not said again, but stands in
+    `notes`, which holds all of the run.
     """
 
     def __init__(self, past: Iterable[Line] = ()) -> None:
+        self.notes: list[HealthNote] = []
         self._history: list[Line] = []
         self._said: set[str] = set()
         self._num_checked = 0
@@ -211,6 +213,7 @@ class HealthMonitor:
         self._num_checked = len(self._history)
         found = [note for check in CHECKS if (note := check(self._history)) and note.kind not in self._said]
         self._said.update(note.kind for note in found)
+        self.notes += found
         return found
 
 

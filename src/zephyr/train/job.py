@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 # Settings that change what is written down or how work is cut, never the step itself.
 _FREE_SETTINGS = (
-    "logging_steps", "eval_steps", "save_steps", "save_total_limit", "report_to", "self_checks",
+    "logging_steps", "eval_steps", "save_steps", "save_seconds", "save_total_limit", "report_to", "self_checks",
     "max_tokens_per_micro_batch", "metric_for_best_model", "greater_is_better", "compile",
 )  # fmt: skip
 

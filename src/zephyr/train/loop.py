@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 
 from zephyr.errors import RecipeError, did_you_mean
 from zephyr.models.tables import score_table
-from zephyr.models.together import rank
+from zephyr.models.together import from_rank_zero, rank
 from zephyr.progress import SILENT, Display, show_progress
 from zephyr.train.checkpoint import Progress, TrainingState, prune_checkpoints, save_checkpoint
 from zephyr.train.distributed import full_value, runs_alone
@@ -29,8 +29,9 @@ from zephyr.train.job import Examples, Prepared, TrainJob, prepare
 from zephyr.train.metrics import Shares, added, as_line, over_ranks, plain, shares_of
 from zephyr.train.moving_reference import MovingReference, moving_reference
 from zephyr.train.optimizers import build_optimizer
-from zephyr.train.resume import load_latest
+from zephyr.train.resume import load_latest, load_weights
 from zephyr.train.sampler import StepPlan, plan_steps
+from zephyr.train.save_clock import SaveClock
 from zephyr.train.schedules import Schedule, count_warmup_steps, learning_rate_at
 from zephyr.train.self_check import check_before_training, check_first_step
 from zephyr.train.settings import TrainSettings
@@ -41,12 +42,16 @@ logger = logging.getLogger(__name__)
 
 
 class TrainOutcome(NamedTuple):
-    """Where a run ended: optimizer steps done, the last training and evaluation lines, notes on its health."""
+    """Where a run ended: optimizer steps done, the last training and evaluation lines, notes on its health.
+
+    ``best_step``: the step whose weights the model has, where a metric chose it; None for the last.
+    """
 
     step: int
     train_metrics: dict[str, float]
     eval_metrics: dict[str, float]
     health: tuple[HealthNote, ...]
+    best_step: int | None = None
 
 
 @dataclass
@@ -61,11 +66,11 @@ class _Run:
     tracker: Tracker
     progress: Progress
     health: HealthMonitor
+    clock: SaveClock
     moving: MovingReference | None = None
     waiting: list[Shares] = field(default_factory=list)
     train_line: dict[str, float] = field(default_factory=dict)
     eval_line: dict[str, float] = field(default_factory=dict)
-    notes: list[HealthNote] = field(default_factory=list)
 
     @property
     def settings(self) -> TrainSettings:
@@ -86,7 +91,10 @@ class _Run:
 
 
 def train(job: TrainJob) -> TrainOutcome:
-    """Train the job's model in place, going on from the newest whole checkpoint in its folder if there is one."""
+    """Train the job's model in place, going on from the newest whole checkpoint in its folder if there is one.
+
+    It ends with the weights of the last step, or of the best evaluation by ``metric_for_best_model``.
+    """
     _seed(job.settings.seed)
     prepared = prepare(job)
     if job.settings.self_checks:
@@ -97,7 +105,10 @@ def train(job: TrainJob) -> TrainOutcome:
         for step in range(run.progress.step, run.plan.num_steps):
             _step(run, step)
             _report(run, display)
-    return TrainOutcome(run.progress.step, run.train_line, run.eval_line, tuple(run.notes))
+    best = run.progress.best_step
+    if best is not None and best != run.progress.step:
+        load_weights(job.folder, best, prepared.engine.scorer)
+    return TrainOutcome(run.progress.step, run.train_line, run.eval_line, tuple(run.health.notes), best)
 
 
 def _begin(job: TrainJob, prepared: Prepared) -> _Run:
@@ -116,17 +127,23 @@ def _begin(job: TrainJob, prepared: Prepared) -> _Run:
     state = _state(prepared, optimizer, moving)
     resumed = load_latest(job.folder, state, identity=prepared.identity)
     tracked = Run(job.folder, job.folder.name, dataclasses.asdict(settings), resumed.step if resumed else None)
+    tracker = open_trackers(settings.report_to, tracked) if rank() == 0 else NOWHERE
+    past = _logged_lines(job.folder / LOG)  # as the tracker has left them, up to the checkpoint
+    last = past[-1] if past and resumed and resumed.step == plan.num_steps else {}
     return _Run(
         job=job,
         prepared=prepared,
         optimizer=optimizer,
         schedule=schedule,
         plan=plan,
-        tracker=open_trackers(settings.report_to, tracked) if rank() == 0 else NOWHERE,
+        tracker=tracker,
         progress=resumed or Progress(step=0),
-        health=HealthMonitor(_logged_lines(job.folder / LOG)),
+        health=HealthMonitor(past),
+        clock=SaveClock(settings.save_seconds),
         moving=moving,
         waiting=shares_of(resumed.notes) if resumed else [],
+        train_line={name: value for name, value in last.items() if name != "step" and not _is_measured(name)},
+        eval_line={name: value for name, value in last.items() if _is_measured(name)},
     )
 
 
@@ -180,16 +197,26 @@ def _report(run: _Run, display: Display) -> None:
         run.tracker.log(step, line)
         _watch_health(run, {"step": float(step)} | line)
     display.update(step, run.train_line.get("loss"))
-    if is_last or _due(step, settings.save_steps):
-        progress = dataclasses.replace(run.progress, notes=plain(run.waiting))
-        save_checkpoint(run.job.folder, run.state, progress=progress, identity=run.prepared.identity)
-        if rank() == 0:
-            best = run.progress.best_step
-            prune_checkpoints(run.job.folder, keep_last=settings.save_total_limit, best_step=best)
+    is_best = step == run.progress.best_step
+    if is_last or is_best or _due(step, settings.save_steps) or _due_by_clock(run):
+        run.clock.save(lambda: _save(run))
+
+
+def _save(run: _Run) -> None:
+    progress = dataclasses.replace(run.progress, notes=plain(run.waiting))
+    save_checkpoint(run.job.folder, run.state, progress=progress, identity=run.prepared.identity)
+    if rank() == 0:
+        best = run.progress.best_step
+        prune_checkpoints(run.job.folder, keep_last=run.settings.save_total_limit, best_step=best)
 
 
 def _due(step: int, every: int | None) -> bool:
     return every is not None and step % every == 0
+
+
+def _due_by_clock(run: _Run) -> bool:
+    """What the clock of rank 0 says: those of the others differ, and all must save together."""
+    return not run.clock.is_off and from_rank_zero(run.clock.is_due)
 
 
 def _evaluate(run: _Run) -> dict[str, float]:
@@ -210,13 +237,11 @@ def _evaluate(run: _Run) -> dict[str, float]:
 
 
 def _keep_best(run: _Run, watched: str, line: dict[str, float]) -> None:
-    """Note this step as the best if its metric is; a step that is not saved cannot be the best."""
+    """Note this step as the best if its metric is."""
     name = watched if watched.startswith("eval_") else f"eval_{watched}"
     if name not in line:
         nearest = did_you_mean(name, line)
         raise RecipeError("metric_for_best_model", f"no evaluation gives '{watched}'{nearest}", "name another")
-    if not (_due(run.progress.step, run.settings.save_steps) or run.progress.step == run.plan.num_steps):
-        return
     value, best = line[name], run.progress.best_value
     if best is None or (value > best if run.settings.greater_is_better else value < best):
         run.progress = dataclasses.replace(run.progress, best_step=run.progress.step, best_value=value)
@@ -224,8 +249,12 @@ def _keep_best(run: _Run, watched: str, line: dict[str, float]) -> None:
 
 def _watch_health(run: _Run, line: dict[str, float]) -> None:
     for note in run.health.observe(line):
-        run.notes.append(note)
         logger.warning("health, step %d: %s", note.step, note.words)
+
+
+def _is_measured(name: str) -> bool:
+    """Whether an evaluation gives it."""
+    return name.startswith(("eval_", "generations/"))
 
 
 def _logged_lines(path: Path) -> list[dict[str, float]]:

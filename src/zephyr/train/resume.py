@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from zephyr.atomic import find_damage
 from zephyr.errors import CheckpointError
@@ -30,6 +30,7 @@ from zephyr.train.optimizer_state import (
     OptimizerParts,
     empty_tensors,
     mismatch,
+    model_tensors,
     restore_optimizer,
     stored_names,
 )
@@ -63,6 +64,18 @@ def load_latest(run_folder: Path, training: TrainingState, *, identity: Identity
             "bring back the files, or start in another run folder",
         )
     return None
+
+
+def load_weights(run_folder: Path, step: int, model: nn.Module) -> None:
+    """Nothing; afterwards the model has the weights of the checkpoint of that step. A collective call.
+
+    Raises CheckpointError if it is not there or not whole.
+    """
+    folder = run_folder / f"checkpoint-{step}"
+    damage = _damage(folder)
+    if damage is not None:
+        raise CheckpointError(str(folder), f"holds the best weights and is damaged: {damage}", ELSEWHERE)
+    read_tensors(folder, model_tensors(model))
 
 
 def _damage(folder: Path) -> str | None:

@@ -28,6 +28,8 @@ class TrainSettings:
     (``max_tokens_per_micro_batch`` unique tokens each) changes memory and speed, never the step.
     ``precision``: "float32" ("float64" for proofs); "bf16" computes in bfloat16 with float32 weights; "pure_bf16"
     keeps bfloat16 weights.
+    ``save_seconds`` saves by the clock, beside ``save_steps``; neither changes a result. With
+    ``metric_for_best_model`` every evaluation that is the best so far is saved, and its weights are those in the end.
     """
 
     learning_rate: float = 5.0e-7
@@ -54,6 +56,7 @@ class TrainSettings:
     logging_steps: int = 1
     eval_steps: int | None = None
     save_steps: int | None = None
+    save_seconds: float | None = None
     save_total_limit: int = 2
     metric_for_best_model: str | None = None
     greater_is_better: bool = False
@@ -87,6 +90,8 @@ class TrainSettings:
             wrong.append(("num_train_epochs", "above 0"))
         if self.max_grad_norm is not None and self.max_grad_norm <= 0:
             wrong.append(("max_grad_norm", "above 0 or absent"))
+        if self.save_seconds is not None and not self.save_seconds > 0:
+            wrong.append(("save_seconds", "above 0 or absent"))
         if self.warmup_ratio > 1:
             wrong.append(("warmup_ratio", "at most 1"))
         return wrong

@@ -74,6 +74,37 @@ def edge_logps(
     return logps, entropies if with_entropy else None
 
 
+class EdgePredictions(NamedTuple):
+    """``logps`` (E,) log-probability of each target; ``is_best`` (E,) whether it is the likeliest token."""
+
+    logps: Tensor
+    is_best: Tensor
+
+
+def predict_edges(hidden: Tensor, head: Head, sources: Tensor, targets: Tensor) -> EdgePredictions:
+    """What the rows ``sources`` (E,) of ``hidden`` (T, H) predict of ``targets`` (E,), without gradients.
+
+    A row that many edges leave is projected once. The likeliest of equal tokens is the first, as argmax has it.
+    """
+    used, row_of_edge = torch.unique(sources, return_inverse=True)
+    by_row = torch.argsort(row_of_edge, stable=True)
+    rows_in_order = row_of_edge[by_row].cpu()
+    logps = hidden.new_empty(len(sources), dtype=_precision(hidden))
+    is_best = torch.empty(len(sources), dtype=torch.bool, device=hidden.device)
+    # No softmax is kept for a backward pass, so small chunks cost nothing.
+    step = max(1, _rows(head.weight, hidden) // 4)
+    for start in range(0, len(used), step):
+        bounds = torch.searchsorted(rows_in_order, torch.tensor([start, start + step])).tolist()
+        edges = by_row[bounds[0] : bounds[1]]
+        logits = _logits(hidden[used[start : start + step]].to(head.weight.dtype), head)
+        largest, best = logits.max(1)
+        row, target = row_of_edge[edges] - start, targets[edges]
+        chosen = logits[row, target] - largest[row]
+        logps[edges] = chosen - logits.sub_(largest[:, None]).exp_().sum(1).log()[row]
+        is_best[edges] = best[row] == target
+    return EdgePredictions(logps, is_best)
+
+
 def _sums(edge_values: Tensor, forest: Forest) -> Tensor:
     # Sums over hundreds of tokens are differenced later (policy - reference); float64 keeps what float32 would lose.
     values = edge_values.double() if edge_values.device.type != "mps" else edge_values

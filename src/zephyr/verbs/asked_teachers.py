@@ -1,15 +1,24 @@
-"""Teachers as a command line names them: scripted, local:FOLDER, endpoint:MODEL@URL."""
+"""Teachers as a command line names them: scripted, local:FOLDER, vllm:FOLDER, endpoint:MODEL@URL, or a file.
+
+A file holds the section that a recipe has for a teacher: for prices and caps, headers, limits, files of calls.
+"""
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from zephyr.errors import TeacherError
+from zephyr.recipe.feedback_section import EndpointTeacher, LocalTeacher, VllmTeacher
+from zephyr.recipe.feedback_section import Teacher as TeacherSection
 from zephyr.teachers.ledger import Ledger
 from zephyr.teachers.ledgered import LedgeredTeacher
+from zephyr.teachers.prices import Cap
 from zephyr.teachers.protocol import Teacher
 
-FORMS = "scripted, local:FOLDER or endpoint:MODEL@URL"
+FORMS = "scripted, local:FOLDER, vllm:FOLDER, endpoint:MODEL@URL or FILE.yaml with a recipe's teacher section"
+FILES = (".yaml", ".yml")
 
 
 @dataclass(frozen=True)
@@ -32,14 +41,52 @@ def open_teacher(
 
 def open_plain(named: str, part: Literal["writes", "rates"], options: TeacherOptions) -> tuple[Teacher, str]:
     """The teacher of that name, and whose answers count as its own in a ledger. Raises ZephyrError."""
+    if named.endswith(FILES):
+        return _of_section(read_section(named), named, part, options)
     form, _, rest = named.partition(":")
     if form == "scripted" and not rest:
         return _scripted(part, options)
-    if form == "local" and rest:
-        return _local(rest, options)
+    if form in ("local", "vllm") and rest:
+        return _local(rest, options) if form == "local" else _vllm(VllmTeacher(model=rest), options)
     if form == "endpoint" and rest:
         return _endpoint(rest, options)
     raise TeacherError("teacher", f"there is none of that name, got '{named}'", f"name {FORMS}")
+
+
+def cap_for(named: Iterable[str], max_tokens: int | None) -> Cap:
+    """The most that a command's calls may cost: what it says itself, and the files that name its teachers."""
+    from zephyr.pipeline.endpoints import cap_of
+
+    cap = cap_of(read_section(one) for one in named if one.endswith(FILES))
+    limits = [limit for limit in (cap.max_tokens, max_tokens) if limit is not None]
+    return Cap(min(limits, default=None), cap.max_price)
+
+
+def asked_together(default: int, named: Iterable[str]) -> int:
+    """How many prompts are asked about together: more where one of these teachers takes files of calls."""
+    from zephyr.pipeline import endpoints
+
+    return endpoints.asked_together(default, [read_section(one) for one in named if one.endswith(FILES)])
+
+
+def read_section(file: str) -> TeacherSection:
+    """The teacher's section in a file. Raises RecipeError."""
+    from zephyr.recipe.loading import read_teacher
+
+    return read_teacher(Path(file))
+
+
+def _of_section(
+    section: TeacherSection, named: str, part: Literal["writes", "rates"], options: TeacherOptions
+) -> tuple[Teacher, str]:
+    from zephyr.pipeline.endpoints import address_of, endpoint_teacher
+
+    if isinstance(section, EndpointTeacher):
+        teacher = endpoint_teacher(section, where=named, offline=options.offline)
+        return teacher, address_of(section, where=named, offline=options.offline).identity
+    if isinstance(section, VllmTeacher):
+        return _vllm(section, options)
+    return _local(section.model, options) if isinstance(section, LocalTeacher) else _scripted(part, options)
 
 
 def _scripted(part: str, options: TeacherOptions) -> tuple[Teacher, str]:
@@ -65,6 +112,31 @@ def _local(folder: str, options: TeacherOptions) -> tuple[Teacher, str]:
     encoder = DialogueEncoder(loaded.tokenizer, TemplateSettings(name="own"))
     teacher = LocalTeacher(loaded.model, encoder, name=folder)
     return teacher, f"{weights_hash(loaded.model)} with {encoder.chat_template}"
+
+
+def _vllm(section: VllmTeacher, options: TeacherOptions) -> tuple[Teacher, str]:
+    from zephyr.data.encoding import DialogueEncoder
+    from zephyr.data.templates import TemplateSettings
+    from zephyr.models.identity import resolved_revision
+    from zephyr.models.loading import Source, load_tokenizer
+    from zephyr.teachers.vllm_engine import EngineSettings, is_installed, not_installed, open_vllm
+
+    if not is_installed():
+        raise not_installed()
+    source = Source(section.model, section.revision, offline=options.offline)
+    encoder = DialogueEncoder(load_tokenizer(source), TemplateSettings(name="own"))
+    settings = EngineSettings(
+        section.revision, section.num_gpus, section.memory_share, section.max_length, seed=options.seed
+    )
+    teacher = open_vllm(section.model, encoder, settings, name=section.model)
+    version = resolved_revision(source) or _files_of(Path(section.model))
+    return teacher, f"{section.model} {version} by vLLM with {encoder.chat_template}"
+
+
+def _files_of(folder: Path) -> str:
+    """What tells a folder of weights from what stood under its name before: sizes and times."""
+    files = sorted(path for path in folder.iterdir() if path.is_file())
+    return ", ".join(f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in files)
 
 
 def _endpoint(place: str, options: TeacherOptions) -> tuple[Teacher, str]:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from zephyr.verbs.tables import print_rows
 from zephyr.verbs.terminal import escape_controls
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ def summary(ledger: LedgerPath, as_json: AsJson = False) -> None:
     """Show calls, answers, failures, tokens and price of every teacher."""
     from zephyr.teachers.ledger_report import summarize
 
-    _print_table([line._asdict() for line in summarize(_opened(ledger))], as_json=as_json)
+    print_rows([line._asdict() for line in summarize(_opened(ledger))], as_json=as_json)
 
 
 @calls.command()
@@ -29,7 +30,7 @@ def failures(ledger: LedgerPath, limit: Limit = 20, as_json: AsJson = False) -> 
     """Show why tries failed, by reason, and how many of them were answered later."""
     from zephyr.teachers.ledger_report import failed_tries
 
-    _print_table([line._asdict() for line in failed_tries(_opened(ledger), limit)], as_json=as_json)
+    print_rows([line._asdict() for line in failed_tries(_opened(ledger), limit)], as_json=as_json)
 
 
 @calls.command()
@@ -65,25 +66,3 @@ def _opened(ledger: Path) -> "sqlite3.Connection":
     from zephyr.teachers.ledger_file import open_file
 
     return open_file(ledger, read_only=True)
-
-
-def _print_table(rows: list[dict[str, object]], *, as_json: bool) -> None:
-    """Nothing; prints the rows under their names."""
-    import json
-
-    if as_json:
-        typer.echo(json.dumps(rows, indent=1))
-        return
-    if not rows:
-        typer.echo("none")
-        return
-    lines = [[name.replace("_", " ") for name in rows[0]], *([_cell(value) for value in row.values()] for row in rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    for line in lines:
-        typer.echo("  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip())
-
-
-def _cell(value: object) -> str:
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    return f"{value:,}" if isinstance(value, int) else escape_controls(str(value))

@@ -46,8 +46,10 @@ def binarize(  # noqa: PLR0913 - typer makes an option of every parameter
 ) -> None:
     """Make pairs (or lists, or labels) of rated answers, in the columns of ultrafeedback_binarized."""
     quiet_libraries(offline=offline)
+    from zephyr.errors import DataError
     from zephyr.feedback.binarize import BinarizeSettings
     from zephyr.feedback.binarize import binarize as made_of
+    from zephyr.records.fields import printable
     from zephyr.records.writing import write_jsonl
     from zephyr.verbs.feedback_files import open_rows, refuse_place
 
@@ -65,12 +67,12 @@ def binarize(  # noqa: PLR0913 - typer makes an option of every parameter
         seed=seed,
     )
     made = made_of(records, settings)
-    write_jsonl(out, made.rows, replace=force)
-    accounts = _accounts(made, output, records.counts)
-    if as_json:
-        typer.echo(json.dumps({"input": file, "output": str(out), **accounts}))
-    else:
-        print_accounts(f"{file} -> {out}", accounts)
+    if made.rows:
+        write_jsonl(out, made.rows, replace=force)
+    tell({"input": file, "output": str(out)}, _accounts(made, output, records.counts), as_json=as_json)
+    if not made.rows:
+        what = f"no {output} can be made of {made.prompts:,} prompts, so nothing was written"
+        raise DataError(printable(file), what, "see above for the reasons, and choose another rule")
 
 
 def _accounts(made: "Binarized", output: str, unread: Mapping[str, int]) -> dict[str, object]:
@@ -84,13 +86,24 @@ def _accounts(made: "Binarized", output: str, unread: Mapping[str, int]) -> dict
     }
 
 
+def tell(files: Mapping[str, str], accounts: Mapping[str, object], *, as_json: bool) -> None:
+    """Nothing; prints what was made of which file, as JSON or for people."""
+    if as_json:
+        typer.echo(json.dumps({**files, **accounts}))
+    else:
+        print_accounts(" -> ".join(files.values()), accounts)
+
+
 def print_accounts(title: str, accounts: Mapping[str, object]) -> None:
     """Nothing; prints names and values in two columns, those of a table within the table below its name."""
     typer.echo(escape_controls(title))
     rows: list[tuple[str, object]] = []
     for name, value in accounts.items():
         if isinstance(value, Mapping):
-            rows += [(name, "" if value else "nothing"), *((f"  {inner}", count) for inner, count in value.items())]
+            rows += [
+                (name.replace("_", " "), "" if value else "nothing"),
+                *((f"  {inner}", count) for inner, count in value.items()),
+            ]
         else:
             rows.append((name.replace("_", " "), value))
     width = max(len(name) for name, _ in rows)

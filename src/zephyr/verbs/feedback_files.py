@@ -26,7 +26,11 @@ def open_rows(
 ) -> Records[Rated] | Records[Prompt]:
     """The records of a file, folder, glob or hub id, as a user names it."""
     if shape not in ("auto", *get_args(Shape)):
-        raise DataError("--shape", f"there is no shape, got '{printable(shape)}'", _known_shapes(shape))
+        raise DataError(
+            "--shape",
+            f"there is no shape, got '{printable(shape)}'",
+            did_you_mean(shape, get_args(Shape)).removeprefix("; "),
+        )
     source = Source(path, shape=cast("Shape", shape), bad_rows=bad_rows)
     if kind == "rated":
         return open_source(source, "rated", data_dir=Path(), offline=offline)
@@ -49,9 +53,12 @@ def open_answers(path: str, *, shape: str, bad_rows: BadRows, offline: bool) -> 
     except DataError:
         # Pairs and labels hold answers too; if it was not that, the first error tells what is wrong.
         pairs = _open_pairs(path, bad_rows=bad_rows, offline=offline)
-        if pairs is None:
-            raise
-        return gather(pairs)
+        if pairs is not None:
+            return gather(pairs)
+        if _holds_prompts(path, bad_rows=bad_rows, offline=offline):
+            where, what = printable(path), "holds prompts without answers"
+            raise DataError(where, what, "name who is to answer them with --models") from None
+        raise
 
 
 def _open_pairs(path: str, *, bad_rows: BadRows, offline: bool) -> list[Rated] | None:
@@ -60,6 +67,14 @@ def _open_pairs(path: str, *, bad_rows: BadRows, offline: bool) -> list[Rated] |
     except DataError:
         return None
     return [_answers_of(record) for record in records]
+
+
+def _holds_prompts(path: str, *, bad_rows: BadRows, offline: bool) -> bool:
+    try:
+        prompts = open_source(Source(path, bad_rows=bad_rows), "prompt", data_dir=Path(), offline=offline)
+    except DataError:
+        return False
+    return set(prompts.shapes.values()) == {"prompt"}
 
 
 def _answers_of(row: Preference) -> Rated:
@@ -74,14 +89,9 @@ def asked_aspects(named: str) -> tuple[str, ...]:
     aspects = every if named == "all" else tuple(name.strip() for name in named.split(","))
     for name in aspects:
         if name not in every:
-            raise DataError(
-                "--aspects", f"no such aspect, got '{printable(name)}'", f"name all{did_you_mean(name, every)}"
-            )
+            meant = did_you_mean(name, every).removeprefix("; ")
+            raise DataError("--aspects", f"there is no such aspect, got '{printable(name)}'", meant)
     return aspects
-
-
-def _known_shapes(shape: str) -> str:
-    return f"leave it out{did_you_mean(shape, get_args(Shape))}"
 
 
 def refuse_place(out: Path, *, force: bool, read: str) -> None:

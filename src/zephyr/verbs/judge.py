@@ -2,13 +2,15 @@
 
 import json
 from dataclasses import replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from typer.core import TyperGroup
 
-from zephyr.verbs.feedback import print_accounts
+from zephyr.errors import DataError
+from zephyr.verbs.feedback import tell
 from zephyr.verbs.options import (
     TEACHER_FORMS,
     AsJson,
@@ -21,7 +23,7 @@ from zephyr.verbs.options import (
     OutFile,
     Seed,
 )
-from zephyr.verbs.terminal import INTERRUPTED, Offline, quiet_libraries
+from zephyr.verbs.terminal import Offline, can_go_on, quiet_libraries
 
 if TYPE_CHECKING:
     from typer import Context
@@ -35,6 +37,10 @@ class RateByDefault(TyperGroup):
 
     def parse_args(self, ctx: "Context", args: list[str]) -> list[str]:  # type: ignore[override]
         if args and args[0] not in {*self.commands, "--help"}:
+            meant = get_close_matches(args[0], self.commands, n=1)
+            if meant and not Path(args[0]).exists():
+                what = f"there is no command and no file of that name, got '{args[0]}'"
+                raise DataError("zephyr judge", what, f"did you mean '{meant[0]}'?")
             args = [RATE, *args]
         return super().parse_args(ctx, args)
 
@@ -59,6 +65,11 @@ Aspects = Annotated[
     typer.Option(help="What is rated: all, or some of instruction_following,honesty,truthfulness,helpfulness,overall."),
 ]
 LongestReply = Annotated[int, typer.Option(min=1, help="Longest reply of the judge in tokens.")]
+RayWorkers = Annotated[
+    int | None,
+    typer.Option("--ray-workers", min=1, metavar="N", help="Share the work among workers of Ray (extra ray)."),
+]
+RayGpus = Annotated[float, typer.Option("--gpus-per-worker", min=0, help="GPUs that Ray sets aside for a worker.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Only the first so many prompts.")]
 
 
@@ -82,6 +93,8 @@ def rate(  # noqa: PLR0913 - typer makes an option of every parameter
     api_key_env: KeyEnv = "OPENAI_API_KEY",
     concurrency: Concurrency = 64,
     cap_tokens: CapTokens = None,
+    ray_workers: RayWorkers = None,
+    gpus_per_worker: RayGpus = 0.0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say how much is to be asked, and ask nothing.")] = False,
     shape: Annotated[str, typer.Option(help="Shape of the rows, if it is not plain.")] = "auto",
     bad_rows: BadRows = "stop",
@@ -94,14 +107,16 @@ def rate(  # noqa: PLR0913 - typer makes an option of every parameter
     from zephyr.feedback.candidates import CandidateSettings
     from zephyr.feedback.judge import JudgeSettings
     from zephyr.feedback.judged_files import calls_beside
+    from zephyr.feedback.ray_stage import RaySettings
     from zephyr.verbs.asked_teachers import TeacherOptions
     from zephyr.verbs.feedback_files import asked_aspects, open_prompts_or_answers, refuse_place
-    from zephyr.verbs.judge_run import JudgeRun, forecast, run_judge
+    from zephyr.verbs.judge_run import JudgeRun, forecast, ledger_beside, run_judge
 
     refuse_place(out, force=force, read=file)
     refuse_place(calls_beside(out), force=force, read=file)
     answering = CandidateSettings(num_answers, temperature, max_tokens=max_new_tokens, seed=seed, chunk_prompts=256)
     answering = replace(answering, principles=None if principles == "none" else principles)
+    sharing = None if ray_workers is None else RaySettings(ray_workers, 64, gpus_per_worker=gpus_per_worker)
     judging = JudgeSettings(asked_aspects(aspects), tries, min_answers=1, max_tokens=max_reply_tokens, seed=seed)
     run = JudgeRun(
         rows=open_prompts_or_answers(file, answered=not models, shape=shape, bad_rows=bad_rows, offline=offline),
@@ -111,18 +126,13 @@ def rate(  # noqa: PLR0913 - typer makes an option of every parameter
         answering=answering,
         judging=judging,
         teachers=TeacherOptions(api_key_env, concurrency, offline, seed),
-        ledger=ledger or out.with_suffix(".ledger.sqlite"),
+        ledger=ledger_beside(out, ledger, sharing),
         cap_tokens=cap_tokens,
+        sharing=sharing,
     )
-    try:
+    with can_go_on():
         accounts = forecast(run) if dry_run else run_judge(run, out, force=force)
-    except KeyboardInterrupt:
-        typer.echo("stopped; the same command goes on from here", err=True)
-        raise typer.Exit(INTERRUPTED) from None
-    if as_json:
-        typer.echo(json.dumps({"input": file, "output": str(out), **accounts}))
-    else:
-        print_accounts(f"{file} -> {'nothing (dry run)' if dry_run else out}", accounts)
+    tell({"input": file, "output": "nothing (dry run)" if dry_run else str(out)}, accounts, as_json=as_json)
 
 
 @judge.command("audit")
@@ -160,7 +170,8 @@ def audit(  # noqa: PLR0913 - typer makes an option of every parameter
         ledger=ledger,
         cap_tokens=cap_tokens,
     )
-    found = run_audit(run)
+    with can_go_on("the same command goes on from here" if ledger else "with --ledger FILE it could go on from here"):
+        found = run_audit(run)
     if as_json:
         typer.echo(json.dumps(audit_fields(judge, found)))
     else:

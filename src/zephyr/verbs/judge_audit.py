@@ -18,8 +18,7 @@ from zephyr.feedback.audit_items import AuditItem, read_llmbar, read_pandalm, wo
 from zephyr.feedback.judge import JudgeSettings
 from zephyr.progress import show_progress
 from zephyr.teachers.ledger import Ledger
-from zephyr.teachers.prices import Cap
-from zephyr.verbs.asked_teachers import TeacherOptions, open_teacher
+from zephyr.verbs.asked_teachers import TeacherOptions, cap_for, open_teacher
 from zephyr.verbs.terminal import escape_controls
 
 WORLD_ITEMS = 200
@@ -45,7 +44,7 @@ def run_audit(run: AuditRun) -> Audit:
     items = _items(run)
     if not items:
         raise DataError("judge audit", "the sets that are named hold no item", "check --llmbar and --pandalm")
-    cap = Cap(max_tokens=run.cap_tokens)
+    cap = cap_for([run.judge], run.cap_tokens)
     with Ledger(run.ledger, cap) if run.ledger else nullcontext() as ledger:
         teacher = open_teacher(run.judge, "rates", run.teachers, ledger)
         num_rounds = NUM_ROUNDS - (set(run.judging.aspects) == {"overall"})

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-TEACHER_FORMS = "scripted, local:FOLDER or endpoint:MODEL@URL."
+TEACHER_FORMS = "scripted, local:FOLDER, vllm:FOLDER, endpoint:MODEL@URL, or FILE.yaml with a recipe's teacher section."
 
 Force = Annotated[bool, typer.Option("--force", help="Write over a file that is there.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the accounts as one JSON object.")]

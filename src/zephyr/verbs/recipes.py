@@ -38,8 +38,12 @@ def run(
 
         with disk_faults(asked.recipe.output_dir):
             run_recipe(asked.recipe, until=until, only=only, pinned=asked.pinned, console=Console())
-    except KeyboardInterrupt:
-        typer.echo("stopped; the same command goes on from here", err=True)
+    except KeyboardInterrupt as stop:
+        from zephyr.pipeline.ranks import is_leader
+
+        if is_leader():
+            stage = f" in {stop.args[0]}" if stop.args else ""
+            typer.echo(f"stopped{stage}: what is finished is kept, and the same command goes on from there", err=True)
         raise typer.Exit(INTERRUPTED) from None
 
 
@@ -92,8 +96,9 @@ def _asked(recipe: str, overrides: list[str] | None, *, offline: bool) -> "Asked
     """The recipe that is asked for, with what was translated said."""
     quiet_libraries(offline=offline)
     from zephyr.pipeline.asking import asked_recipe
+    from zephyr.pipeline.ranks import is_leader
 
     asked = asked_recipe(recipe, overrides or [], offline=offline)
-    for note in asked.notes:
+    for note in asked.notes if is_leader() else ():
         typer.echo(escape_controls(note), err=True)
     return asked

@@ -1,12 +1,11 @@
 """`zephyr synth`: dialogues that a teacher writes, without a recipe."""
 
-import json
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from zephyr.verbs.feedback import print_accounts
+from zephyr.verbs.feedback import tell
 from zephyr.verbs.options import (
     TEACHER_FORMS,
     AsJson,
@@ -18,7 +17,7 @@ from zephyr.verbs.options import (
     OutFile,
     Seed,
 )
-from zephyr.verbs.terminal import INTERRUPTED, Offline, quiet_libraries
+from zephyr.verbs.terminal import Offline, can_go_on, quiet_libraries
 
 Generator = Annotated[
     Literal["self_instruct", "ultrachat", "world"],
@@ -88,12 +87,6 @@ def synth(  # noqa: PLR0913 - typer makes an option of every parameter
         ledger=ledger or out.with_suffix(".ledger.sqlite"),
         cap_tokens=cap_tokens,
     )
-    try:
+    with can_go_on():
         accounts = run_synth(run, out, force=force)
-    except KeyboardInterrupt:
-        typer.echo("stopped; the same command goes on from here", err=True)
-        raise typer.Exit(INTERRUPTED) from None
-    if as_json:
-        typer.echo(json.dumps({"output": str(out), **accounts}))
-    else:
-        print_accounts(f"{generator} -> {out}", accounts)
+    tell({"generator": generator, "output": str(out)}, accounts, as_json=as_json)

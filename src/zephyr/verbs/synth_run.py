@@ -19,11 +19,11 @@ from zephyr.synth.instructions import GrowthSettings
 from zephyr.synth.self_instruct import read_seeds, self_instruct
 from zephyr.synth.talk_plan import SECTORS, PlanSettings, Sector, plan_talk
 from zephyr.synth.talks import Talker, TalkSettings
-from zephyr.synth.tasks import task_fields
+from zephyr.synth.tasks import Task, task_fields
 from zephyr.teachers.ledger import Ledger
-from zephyr.teachers.prices import Cap
+from zephyr.teachers.ledgered import LedgeredTeacher
 from zephyr.teachers.protocol import Teacher
-from zephyr.verbs.asked_teachers import TeacherOptions, open_teacher
+from zephyr.verbs.asked_teachers import TeacherOptions, asked_together, cap_for, open_plain
 from zephyr.world import prompts
 
 Accounts = dict[str, object]
@@ -73,17 +73,22 @@ def tasks_beside(out: Path) -> Path:
 def run_synth(run: SynthRun, out: Path, *, force: bool) -> Accounts:
     """The accounts of the finished run; the dialogues are in `out`. Raises DataError where there are none."""
     _refuse_options(run)
-    with Ledger(run.ledger, Cap(max_tokens=run.cap_tokens)) as ledger:
-        teacher = open_teacher(run.teacher, "writes", run.teachers, ledger)
-        counts: Counter[str] = Counter()
+    # Whatever can be wrong before the first call is found before a ledger is made.
+    growth, seeds = _growth(run), []
+    if run.growing.seeds is not None:
+        seeds = read_seeds(run.growing.seeds, growth)
+    named = [run.teacher, *([run.talking.person] if run.talking.person else [])]
+    opened = [open_plain(one, "writes", run.teachers) for one in named]
+    counts: Counter[str] = Counter()
+    with Ledger(run.ledger, cap_for(named, run.cap_tokens)) as ledger:
+        asked = [LedgeredTeacher(one, ledger, identity=identity) for one, identity in opened]
+        teacher, person = asked[0], asked[-1]
         if run.generator == "self_instruct":
-            rows: Iterable[Chat] = _instructed(run, teacher, out, counts)
+            rows: Iterable[Chat] = _instructed(run, seeds, growth, teacher, out, counts)
         elif run.generator == "ultrachat":
-            other = run.talking.person
-            person = teacher if other is None else open_teacher(other, "writes", run.teachers, ledger)
             rows = _talks(run, person, teacher, counts)
         else:
-            rows = write_dialogues(prompts("train", run.seed, run.count), teacher, _answers(run), counts)
+            rows = _answers_of_the_world(run, teacher, counts)
         beginning = list(islice(rows, 1))
         if not beginning:
             said = ", ".join(f"{count:,} x {reason}" for reason, count in counts.most_common())
@@ -106,9 +111,8 @@ def parse_sectors(text: str) -> dict[Sector, float]:
     names = [name.strip() for name in text.split(",")]
     unknown = [name for name in names if name not in SECTORS]
     if unknown:
-        raise DataError(
-            "--sectors", f"there is none of that name, got '{unknown[0]}'{did_you_mean(unknown[0], SECTORS)}", "mend it"
-        )
+        meant = did_you_mean(unknown[0], SECTORS).removeprefix("; ")
+        raise DataError("--sectors", f"there is none of that name, got '{unknown[0]}'", meant)
     return {sector: 1.0 for sector in SECTORS if sector in names}
 
 
@@ -125,17 +129,20 @@ def _refuse_options(run: SynthRun) -> None:
         raise DataError("--teacher", what, "choose local:FOLDER or endpoint:MODEL@URL")
 
 
-def _instructed(run: SynthRun, teacher: Teacher, out: Path, counts: Counter[str]) -> Iterator[Chat]:
-    """The dialogues of new tasks, which are written beside them in the shape of seeds."""
-    assert run.growing.seeds is not None
-    growth = GrowthSettings(
+def _growth(run: SynthRun) -> GrowthSettings:
+    return GrowthSettings(
         run.count,
         seed=run.seed,
         classification_only=run.growing.classification_only,
         requests_per_round=run.growing.requests_per_round,
     )
-    seeds = read_seeds(run.growing.seeds, growth)
-    with show_progress("instructions", run.count) as display:
+
+
+def _instructed(
+    run: SynthRun, seeds: list[Task], growth: GrowthSettings, teacher: Teacher, out: Path, counts: Counter[str]
+) -> Iterator[Chat]:
+    """The dialogues of new tasks, which are written beside them in the shape of seeds."""
+    with show_progress("instructions, then tasks", 2 * run.count) as display:
         made = self_instruct(
             seeds,
             teacher,
@@ -160,12 +167,23 @@ def _talks(run: SynthRun, person: Teacher, teacher: Teacher, counts: Counter[str
     plans = (plan_talk(number, plan) for number in range(1, run.count + 1))
     with show_progress("talks", run.count) as display:
         talks = Talker(person, teacher, settings).dialogues(plans, counts)
-        for talk in talks:
+        for number, talk in enumerate(talks, start=1):
             yield talk
-            display.update(counts["talks: begun"])
+            display.update(number)
+
+
+def _answers_of_the_world(run: SynthRun, teacher: Teacher, counts: Counter[str]) -> Iterator[Chat]:
+    asked = prompts("train", run.seed, run.count)
+    with show_progress("dialogues", run.count) as display:
+        for dialogue in write_dialogues(asked, teacher, _answers(run), counts):
+            yield dialogue
+            display.update(counts["asked"])
 
 
 def _answers(run: SynthRun) -> WritingSettings:
     return WritingSettings(
-        temperature=run.talking.temperature, max_tokens=run.talking.max_new_tokens, seed=run.seed, chunk_prompts=256
+        temperature=run.talking.temperature,
+        max_tokens=run.talking.max_new_tokens,
+        seed=run.seed,
+        chunk_prompts=asked_together(256, [run.teacher, run.talking.person or run.teacher]),
     )

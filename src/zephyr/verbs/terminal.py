@@ -1,6 +1,8 @@
 """What all verbs share on a terminal: text that cannot steer it, options, and libraries that keep quiet."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated
 
 import typer
@@ -20,3 +22,13 @@ def quiet_libraries(*, offline: bool) -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if offline:
         os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", HF_DATASETS_OFFLINE="1")
+
+
+@contextmanager
+def can_go_on(how: str = "the same command goes on from here") -> Iterator[None]:
+    """Nothing; Ctrl-C within ends the command with a word on how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        typer.echo(f"stopped; {how}", err=True)
+        raise typer.Exit(INTERRUPTED) from None

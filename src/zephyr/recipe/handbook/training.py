@@ -77,11 +77,25 @@ def translate_evaluation(work: Translation) -> None:
         work.put(".train.save_steps", _CHECKPOINT_EVERY, "save_steps", why)
     if work.get("save_total_limit") is not None:
         work.put(".train.save_total_limit", work.old["save_total_limit"], "save_total_limit")
+    _translate_best(work)
     trackers = work.get("report_to")
     named = trackers if isinstance(trackers, list) else [trackers]
     if trackers is not None:
         kept: list[Plain] = [name for name in named if name not in ("none", "all")]
         work.put(".train.report_to", kept, "report_to")
+
+
+def _translate_best(work: Translation) -> None:
+    """Which evaluation's weights are handed on, which takes two keys, and a third has a default of its own."""
+    if work.get("load_best_model_at_end") is not True:
+        for key in ("load_best_model_at_end", "metric_for_best_model", "greater_is_better"):
+            work.leave(key, "the last weights are handed on")
+        return
+    metric = str(work.get("metric_for_best_model") or "loss")
+    work.put(".train.metric_for_best_model", metric, "load_best_model_at_end", "metric_for_best_model")
+    given = work.get("greater_is_better")
+    is_greater = given if given is not None else not metric.endswith("loss")
+    work.put(".train.greater_is_better", is_greater, "greater_is_better", "" if given is not None else "by the metric")
 
 
 def translate_objective(work: Translation) -> None:

@@ -1,0 +1,139 @@
+"""AlpacaEval's annotations, as its authors and everybody else publish them, and the win rates they come to.
+
+A preference is 1 if the first output (the baseline's) is better, 2 if the second (the model's) is, 1.5 for a tie, which
+older files write as 0; weighted judges give numbers between. Anything that is null is a judgment that failed.
+"""
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from zephyr.errors import DataError, did_you_mean
+from zephyr.records.fields import SHOWN_FAULTS, Json, Row, show
+from zephyr.records.reading import read_rows
+
+TIE = 1.5
+
+
+class Annotation(NamedTuple):
+    """One judged instruction; `preference` from 1 to 2, None if there is none. Lengths are in characters."""
+
+    instruction: str
+    preference: float | None
+    reference_length: int | None = None
+    model_length: int | None = None
+
+
+class WinRate(NamedTuple):
+    """In percent, over `n` judged instructions; `missing` counts those of the same set without a judgment."""
+
+    model: str
+    annotator: str
+    win_rate: float | None
+    standard_error: float | None
+    n: int
+    missing: int
+    wins: int
+    losses: int
+    ties: int
+    discrete_win_rate: float | None
+
+
+Judged = Mapping[tuple[str, str], Sequence[Annotation]]  # by model and annotator
+
+
+def read_annotations(path: Path) -> Judged:
+    """The annotations of a file, by model and annotator; DataError if a row is none, or an instruction comes twice."""
+    found: dict[tuple[str, str], dict[str, Annotation]] = {}
+    faults: list[str] = []
+    num_faults = 0
+    for row in read_rows(path):
+        read = _annotation(row)
+        if isinstance(read, tuple):
+            key, annotation = read
+            of_model = found.setdefault(key, {})
+            if annotation.instruction not in of_model:
+                of_model[annotation.instruction] = annotation
+                continue
+            read = f"{row.name} has an instruction that {key[0]} was judged on before"
+        num_faults += 1
+        faults += [read] if len(faults) < SHOWN_FAULTS else []
+    if num_faults:
+        remedy = "each row needs instruction, generator_2 and a preference from 1 to 2 (0 is a tie, null is missing)"
+        raise DataError(path.name, f"{num_faults} rows cannot be used: {'; '.join(faults)}", remedy)
+    if not found:
+        raise DataError(path.name, "holds no annotations", "name a file of AlpacaEval annotations")
+    return {key: tuple(of_model.values()) for key, of_model in found.items()}
+
+
+def chosen(judged: Judged, *, model: str | None, annotator: str | None) -> Judged:
+    """Those of one model, one annotator, or both; DataError if there are none."""
+    for name, wanted, place in (("--model", model, 0), ("--annotator", annotator, 1)):
+        known = {key[place] for key in judged}
+        if wanted is not None and wanted not in known:
+            raise DataError(name, f"there are no annotations of it, got '{wanted}'", _known(wanted, known))
+    picked = {key: rows for key, rows in judged.items() if model in (None, key[0]) and annotator in (None, key[1])}
+    if not picked:
+        annotators = sorted(key[1] for key in judged if key[0] == model)
+        raise DataError("--annotator", f"did not judge {model}, got '{annotator}'", f"name {' or '.join(annotators)}")
+    return picked
+
+
+def win_rates(judged: Judged, *, of: Judged | None = None) -> list[WinRate]:
+    """The win rates of `of` (all, if not told), by name.
+
+    The set that a model's missing judgments are counted in is every instruction that its annotator has in `judged`.
+    """
+    asked: dict[str, set[str]] = {}
+    for (_, annotator), rows in judged.items():
+        asked.setdefault(annotator, set()).update(row.instruction for row in rows)
+    wanted = judged if of is None else of
+    return [_win_rate(*key, rows, len(asked[key[1]])) for key, rows in sorted(wanted.items())]
+
+
+def _win_rate(model: str, annotator: str, rows: Sequence[Annotation], num_asked: int) -> WinRate:
+    preferences = [row.preference for row in rows if row.preference is not None]
+    n = len(preferences)
+    mean, error = mean_and_error([100 * (preference - 1) for preference in preferences])
+    wins, losses = sum(p > TIE for p in preferences), sum(p < TIE for p in preferences)
+    ties = n - wins - losses
+    discrete = 100 * (wins + ties / 2) / n if n else None
+    return WinRate(model, annotator, mean, error, n, num_asked - n, wins, losses, ties, discrete)
+
+
+def mean_and_error(values: Sequence[float]) -> tuple[float | None, float | None]:
+    """The mean and its standard error (sample deviation over the root of n); None where there are too few values."""
+    mean = statistics.fmean(values) if values else None
+    return mean, statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
+
+
+def _annotation(row: Row) -> tuple[tuple[str, str], Annotation] | str:
+    fields = row.fields
+    instruction, annotator = fields.get("instruction"), fields.get("annotator_config") or fields.get("annotator") or ""
+    model = fields.get("model") or fields.get("generator_2")
+    if not isinstance(instruction, str) or not isinstance(model, str) or not isinstance(annotator, str):
+        return f"{row.name} names no instruction, model or annotator"
+    preference = _preference(fields.get("preference", ""))
+    if isinstance(preference, str):
+        return f"{row.name} has {preference} where a preference is due"
+    lengths = (_length(fields.get("output_1")), _length(fields.get("output_2")))
+    return (model, annotator), Annotation(instruction, preference, *lengths)
+
+
+def _preference(value: Json) -> float | str | None:
+    """The preference, None if it is missing, or what stands in its place."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not (value == 0 or 1 <= value <= 2):
+        return show(value)
+    return TIE if value == 0 else float(value)
+
+
+def _length(output: Json) -> int | None:
+    return len(output) if isinstance(output, str) else None
+
+
+def _known(wanted: str, known: set[str]) -> str:
+    return did_you_mean(wanted, known).removeprefix("; ")

@@ -1,0 +1,162 @@
+"""The scores of an evaluation as results that can be compared, a folder a task, and as a table.
+
+Scores are in percent here, as the field prints them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from zephyr.atomic import replace_text
+from zephyr.evaluate.harness.evaluation import TaskScores
+from zephyr.evaluate.harness.profiles import PROFILES, main_metric, notes_of
+from zephyr.evaluate.harness.scores import Score, of_group
+from zephyr.evaluate.harness.tasks import MMLU
+from zephyr.evaluate.results import Item, Kind, Result, write_result
+from zephyr.records.fields import Json
+
+# The score that a task is known by, under the name by which runs are compared.
+MAIN = "score"
+SAMPLES = "samples"
+EVALUATION = "evaluation.json"
+# What may differ between the members of a group, and is not the group's.
+_OF_MEMBERS = ("prompt", "prompt_sha256", "data_sha256")
+
+Line = tuple[str, ...]
+
+
+class Evaluated(NamedTuple):
+    """What was asked for by name, the result of each task or group, and the means of the profiles, in percent."""
+
+    asked: tuple[str, ...]
+    results: list[Result]
+    averages: dict[str, float]
+
+
+def evaluated(
+    names: Sequence[str], found: Mapping[str, TaskScores], *, model: str, facts: Mapping[str, Json]
+) -> Evaluated:
+    """The results of the tasks and profiles `names`; `facts` are of the model, and go into every protocol."""
+    results: list[Result] = []
+    subjects = {name: one for name, one in found.items() if one.asked_as == MMLU}
+    for name, one in found.items():
+        if name not in subjects:
+            results.append(_result(name, one.scores, {name: one}, model=model, facts=facts))
+        elif name == next(iter(subjects)):
+            means = of_group({name: one.scores["acc"] for name, one in subjects.items()})
+            scores = {f"acc/{kind}": score for kind, score in means.items()}
+            scores |= {name: one.scores["acc"] for name, one in subjects.items()}
+            results.append(_result(MMLU, scores, subjects, model=model, facts=facts))
+    return Evaluated(tuple(names), results, _averages(names, results))
+
+
+def _result(
+    task: str, scores: Mapping[str, Score], members: Mapping[str, TaskScores], *, model: str, facts: Mapping[str, Json]
+) -> Result:
+    main = main_metric(task, list(scores))
+    by_member = {name: one.circumstances for name, one in members.items()}
+    (first, circumstances), *others = by_member.items()
+    notes: list[Json] = [*notes_of(task)]
+    protocol: dict[str, Json] = {**facts, **circumstances, "metric": main, "notes": notes}
+    if others:
+        protocol |= {key: {name: one[key] for name, one in by_member.items()} for key in _OF_MEMBERS}
+    told: dict[str, Json] = {MAIN: _percents(scores[main]), **{name: _percents(one) for name, one in scores.items()}}
+    metric = main if first == task else main.partition("/")[0]
+    items = [item for name, one in members.items() for item in _items(task, name, one, metric)]
+    return Result(task, model, protocol, told, items)
+
+
+def _items(task: str, member: str, found: TaskScores, metric: str) -> list[Item]:
+    """The values of the metric by document, where it has one value a document."""
+    name, _, chosen = metric.partition("/")
+    items = []
+    for sample in found.samples:
+        values = sample["metrics"]
+        assert isinstance(values, dict)
+        value = values.get(name)
+        if sample["filter"] == (chosen or "none") and isinstance(value, int | float):
+            document = f"{member} {sample['document']}"
+            kind: Kind = "accuracy" if value in (0, 1) else "judged"
+            items.append(Item(task, document, document, member, float(value), kind))
+    # Shares of a document that happen to be 0 or 1 are no verdicts.
+    return items if all(item.kind == "accuracy" for item in items) else [one._replace(kind="judged") for one in items]
+
+
+def _averages(names: Sequence[str], results: Sequence[Result]) -> dict[str, float]:
+    """The means that the named profiles show; none of which a task is missing or only tried."""
+    whole = [result for result in results if result.protocol["limit"] is None]
+    scores = {result.benchmark: _score(result.scores[MAIN]) for result in whole}
+    return {
+        title: sum(scores[task] for task in tasks) / len(tasks)
+        for name in names
+        for title, tasks in (PROFILES[name].averages if name in PROFILES else ())
+        if scores.keys() >= set(tasks)
+    }
+
+
+def save(told: Evaluated, found: Mapping[str, TaskScores], folder: Path) -> None:
+    """Nothing; the folder holds a result a task, every document's answers, and the whole in one file."""
+    for result in told.results:
+        write_result(folder / result.benchmark, result)
+    (folder / SAMPLES).mkdir(parents=True, exist_ok=True)
+    for name, one in found.items():
+        lines = "".join(f"{json.dumps(sample, ensure_ascii=False)}\n" for sample in one.samples)
+        replace_text(folder / SAMPLES / f"{name}.jsonl", lines)
+    replace_text(folder / EVALUATION, json.dumps(as_json(told), indent=1, ensure_ascii=False) + "\n")
+
+
+def as_json(told: Evaluated) -> dict[str, Json]:
+    """Everything but the values of the documents."""
+    tasks: dict[str, Json] = {
+        result.benchmark: {"scores": dict(result.scores), "protocol": dict(result.protocol)} for result in told.results
+    }
+    model = told.results[0].model if told.results else ""
+    return {"model": model, "asked": [*told.asked], "tasks": tasks, "averages": dict(told.averages)}
+
+
+def table(told: Evaluated) -> str:
+    """The scores with their intervals, one marked by which the task is known, and what is to be said of them."""
+    rows: list[Line] = [("task", "shots", "chat", "metric", "score", "95 % interval", "n")]
+    said: dict[str, None] = {}
+    for result in told.results:
+        rows += _rows(result)
+        for key in ("deviations", "notes"):
+            sentences = result.protocol[key]
+            assert isinstance(sentences, list)
+            said.update(dict.fromkeys(f"{result.benchmark}: {sentence}" for sentence in sentences))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    lines += [f"{title}: {value:.2f}" for title, value in told.averages.items()]
+    left_out = [one for name in told.asked if name in PROFILES for one in PROFILES[name].left_out]
+    return "\n".join([*lines, *said, *left_out])
+
+
+def _rows(result: Result) -> list[Line]:
+    """A line a score; of a group's members none."""
+    protocol = result.protocol
+    rows: list[Line] = []
+    shown = {metric: score for metric, score in result.scores.items() if metric != MAIN and not metric.startswith(MMLU)}
+    for metric, score in shown.items():
+        assert isinstance(score, dict)
+        interval = f"{score['low']:.2f} to {score['high']:.2f}" if isinstance(score["low"], float) else ""
+        mark = "*" if metric == protocol["metric"] and len(shown) > 1 else ""
+        chat = "on" if protocol["chat_template"] else "off"
+        shots = str(protocol["num_fewshot"])
+        rows.append((result.benchmark, shots, chat, metric + mark, f"{_score(score):.2f}", interval, str(score["n"])))
+    return rows
+
+
+def _score(told: Json) -> float:
+    assert isinstance(told, dict)
+    score = told["score"]
+    assert isinstance(score, float)
+    return score
+
+
+def _percents(score: Score) -> dict[str, Json]:
+    return {
+        name: round(100 * value, 6) if isinstance(value, float) else value for name, value in score._asdict().items()
+    }

@@ -1,0 +1,219 @@
+"""Tasks by name: lm-eval's own definitions, with their data from the hub or from local copies.
+
+A task is known by the definition files that come with lm-eval, so an unknown name is refused before anything is
+loaded; so is a task whose data cannot be had.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple, Protocol, cast
+
+from zephyr.errors import DataError, did_you_mean
+from zephyr.evaluate.harness.local_data import LocalCopy, local_copies
+from zephyr.evaluate.harness.local_rows import Doc
+from zephyr.evaluate.harness.profiles import PROFILES, Wanted
+from zephyr.evaluate.harness.punkt import provide_sentence_splitter
+from zephyr.records.fields import show
+
+FEWSHOT_SEED = 1234  # lm-eval's own
+MMLU = "mmlu"
+# Definitions that a copy of the data can stand in for; all others are found by lm-eval's index, which takes seconds.
+_DEFINITIONS = {
+    "arc_challenge": "arc/arc_challenge.yaml",
+    "hellaswag": "hellaswag/hellaswag.yaml",
+    "truthfulqa_mc1": "truthfulqa/truthfulqa_mc1.yaml",
+    "truthfulqa_mc2": "truthfulqa/truthfulqa_mc2.yaml",
+    "winogrande": "winogrande/default.yaml",
+    "gsm8k": "gsm8k/gsm8k.yaml",
+    "drop": "drop/default.yaml",
+    "ifeval": "ifeval/ifeval.yaml",
+}
+_SEE = "their list is printed by `lm_eval ls tasks`"
+_NAMES = re.compile(r"""^["']?(?:task|group)["']?\s*:\s*["']?([\w.+-]+)["']?\s*$""", re.MULTILINE)
+
+
+class TaskConfig(Protocol):
+    """What lm-eval keeps of a task's definition."""
+
+    num_fewshot: int | None
+    dataset_path: str | None
+    dataset_name: str | None
+    metadata: dict[str, object] | None
+    output_type: str
+
+    def to_dict(self) -> dict[str, object]: ...
+
+
+class Request(Protocol):
+    """A request of lm-eval: which document of which task it is about, and what is asked."""
+
+    task_name: str
+    doc_id: int
+    args: tuple[str, ...]
+
+
+class HarnessTask(Protocol):
+    """A task of lm-eval with its data loaded."""
+
+    config: TaskConfig
+    VERSION: object
+    eval_docs: Sequence[Mapping[str, object]]
+
+    instances: list[Request]
+
+    def build_all_requests(self, *, limit: int | None) -> None: ...
+
+    def fewshot_docs(self) -> Sequence[Mapping[str, object]]: ...
+
+    def set_config(self, key: str, value: object) -> None: ...
+
+    def set_fewshot_seed(self, seed: int) -> None: ...
+
+
+class LoadedTask(NamedTuple):
+    """A task, the name it was asked for by (that of its group, maybe), and what must be said of its numbers."""
+
+    task: HarnessTask
+    asked_as: str
+    is_local: bool
+    deviations: tuple[str, ...]
+
+
+def quiet_harness() -> None:
+    """Nothing; afterwards lm-eval and its data library say only what went wrong, and tokenizers no false alarm."""
+    import datasets  # type: ignore[import-untyped]
+
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    # They warn of texts longer than the model, which lm-eval cuts.
+    logging.getLogger("transformers.tokenization_utils_base").setLevel(logging.ERROR)
+    datasets.disable_progress_bars()
+
+
+def load_tasks(wanted: Sequence[Wanted], *, data_dir: Path | None, offline: bool) -> dict[str, LoadedTask]:
+    """The tasks by name, with data; a group gives its members. Raises DataError for the first that cannot be had."""
+    subjects = mmlu_subjects()
+    copies = local_copies(subjects)
+    definitions = _DEFINITIONS | {f"{MMLU}_{subject}": f"mmlu/default/mmlu_{subject}.yaml" for subject in subjects}
+    foreign = [one.name for one in wanted if one.name not in definitions and one.name != MMLU]
+    _check_names(foreign, [*definitions, MMLU, *PROFILES])
+    quiet_harness()
+    found: dict[str, LoadedTask] = {}
+    for name, shots in wanted:
+        if name in foreign:
+            found |= _from_index(name, shots)
+            continue
+        for member in [f"{MMLU}_{subject}" for subject in subjects] if name == MMLU else [name]:
+            said = provide_sentence_splitter(offline=offline) if member == "ifeval" else ()
+            copy = copies[member] if data_dir is not None else None
+            local = (copies[member], data_dir) if data_dir is not None else None
+            task = _with_shots(_built(member, _definition(definitions[member]), local), shots)
+            found[member] = LoadedTask(task, name, local is not None, (*said, *(copy.deviations if copy else ())))
+    return found
+
+
+def build_requests(tasks: Iterable[HarnessTask], *, limit: int | None) -> list[Request]:
+    """All requests of the first `limit` documents of each task, as lm-eval builds them, without a chat template."""
+    found: list[Request] = []
+    for task in tasks:
+        task.build_all_requests(limit=limit)
+        found += task.instances
+    return found
+
+
+def mmlu_subjects() -> tuple[str, ...]:
+    """The 57 subjects, in alphabetical order."""
+    files = (_tasks_folder() / "mmlu" / "default").glob("mmlu_*.yaml")
+    return tuple(sorted(file.stem.removeprefix("mmlu_") for file in files))
+
+
+def _tasks_folder() -> Path:
+    """Where lm-eval keeps its definitions; found without importing it."""
+    spec = importlib.util.find_spec("lm_eval")
+    if spec is None or spec.origin is None:
+        raise DataError("tasks", "they are defined by lm-eval, which is not here", "pip install 'zephyr-align[eval]'")
+    return Path(spec.origin).parent / "tasks"
+
+
+def _check_names(names: Sequence[str], own: Sequence[str]) -> None:
+    """Nothing, if every name is a task or group of lm-eval; tags and other spellings are not looked for."""
+    if not names:
+        return
+    known = set(own)
+    for file in _tasks_folder().rglob("*.yaml"):
+        known.update(_NAMES.findall(file.read_text(encoding="utf-8", errors="replace")))
+    for name in names:
+        if name not in known:
+            # Of our own first: a misspelt `arc_challenge` is not meant for one of 14,000 others.
+            is_near = "did you mean" in did_you_mean(name, own)
+            raise DataError("--tasks", f"unknown task '{name}'{did_you_mean(name, own if is_near else known)}", _SEE)
+
+
+def _definition(file: str) -> dict[str, object]:
+    """A definition of lm-eval with its functions."""
+    from lm_eval.tasks._yaml_loader import load_yaml  # type: ignore[import-untyped]
+
+    config = dict(load_yaml(_tasks_folder() / file, resolve_func=True))
+    for structural in ("tag", "group", "task_list"):
+        config.pop(structural, None)
+    return config
+
+
+def _built(name: str, config: dict[str, object], local: tuple[LocalCopy, Path] | None) -> HarnessTask:
+    """The task with its data. Raises DataError if the data cannot be had."""
+    from lm_eval.api.task import ConfigurableTask  # type: ignore[import-untyped]
+
+    if local is not None:
+        copy, folder = local
+        # Read before lm-eval asks for it, so that what is wrong with a file is said in our words.
+        config["custom_dataset"] = partial(_as_datasets, copy.load(folder))
+    with _data_errors_told(name, f"{config.get('dataset_path')} {config.get('dataset_name') or ''}".strip()):
+        return cast("HarnessTask", ConfigurableTask(config=config))
+
+
+def _as_datasets(splits: Mapping[str, Sequence[Doc]], **_metadata: object) -> dict[str, object]:
+    import datasets
+
+    return {name: datasets.Dataset.from_list(list(docs)) for name, docs in splits.items()}
+
+
+@contextmanager
+def _data_errors_told(name: str, dataset: str) -> Iterator[None]:
+    """Inside, what the datasets library raises for data that cannot be had becomes a DataError of one line."""
+    from datasets.exceptions import DatasetsError  # type: ignore[import-untyped]
+
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError, DatasetsError) as error:
+        said = show(f"{type(error).__name__}: {error}")
+        copy = local_copies(mmlu_subjects()).get(name)
+        files = f", or put {' and '.join(copy.files)} into a folder and name it with --data" if copy else ""
+        what = f"its data set {dataset} is neither cached nor reachable ({said})"
+        raise DataError(f"task {name}", what, f"run once without --offline where there is network{files}") from error
+
+
+def _from_index(name: str, shots: int | None) -> dict[str, LoadedTask]:
+    """The task, or the members of the group, of this name in lm-eval's index."""
+    from lm_eval.tasks import TaskManager  # type: ignore[import-untyped]
+
+    with _data_errors_told(name, "as lm-eval defines it"):
+        tasks = TaskManager().load([name])["tasks"]
+    return {member: LoadedTask(_with_shots(task, shots), name, False, ()) for member, task in tasks.items()}
+
+
+def _with_shots(task: HarnessTask, shots: int | None) -> HarnessTask:
+    """The task with the shots that were asked for, and shots drawn as lm-eval draws them.
+
+    A definition that says 0 keeps it, as in lm-eval: its prompt holds all the examples it should.
+    """
+    own = task.config.num_fewshot
+    if own is None or (own and shots is not None):
+        task.set_config("num_fewshot", shots or 0)
+    task.set_fewshot_seed(seed=FEWSHOT_SEED)
+    return task

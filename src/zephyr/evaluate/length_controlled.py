@@ -1,0 +1,184 @@
+"""AlpacaEval 2's length-controlled win rate: what the preference would be, were both outputs equally long.
+
+A logistic model without intercept explains the judge's preference by the length difference, the instruction's
+difficulty and a constant of the model; the length term is then set to zero. Source: arXiv 2404.04475 and AlpacaEval,
+alpaca_eval/metrics/glm_winrate.py (there through scikit-learn's liblinear, here solved exactly).
+"""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zephyr.errors import DataError
+from zephyr.records.fields import Row, show
+from zephyr.records.reading import read_rows
+
+Floats = NDArray[np.float64]
+
+# The strengths that LogisticRegressionCV tries by itself, and AlpacaEval's folds and weight of its gamed baselines.
+STRENGTHS = np.logspace(-4, 4, 10)
+NUM_FOLDS = 5
+GAMED_WEIGHT = 0.2 / 2
+MAX_STEPS = 200
+
+
+class Weights(NamedTuple):
+    """The model's three weights; the baseline's are all zero."""
+
+    length: float
+    difficulty: float
+    constant: float
+
+
+class Rows(NamedTuple):
+    """Judged instructions: the share of the verdict that goes to the model (0 to 1), length term, difficulty."""
+
+    preferred: Floats
+    length_terms: Floats
+    difficulty: Floats
+
+
+class LengthControlled(NamedTuple):
+    """In percent: the win rate at equal length, its standard error over instructions, and the fitted weights."""
+
+    win_rate: float
+    standard_error: float
+    weights: Weights
+
+
+def read_difficulty(path: Path) -> list[float]:
+    """The difficulty of every instruction, in AlpacaEval's order, from its instruction_difficulty.csv."""
+    return [_number(row, "instruction_difficulty") for row in read_rows(path)]
+
+
+def read_gamed(path: Path) -> Rows:
+    """The rows of AlpacaEval's df_gamed.csv: how its baseline, prompted to be verbose and concise, was judged."""
+    rows = list(read_rows(path))
+    columns = [
+        np.array([_number(row, name) for row in rows], dtype=np.float64)
+        for name in ("preference", "std_delta_len", "instruction_difficulty")
+    ]
+    judged = np.isfinite(columns[0])
+    return Rows(columns[0][judged], np.tanh(columns[1])[judged], columns[2][judged])
+
+
+def length_terms(reference_lengths: Sequence[int], model_lengths: Sequence[int]) -> Floats:
+    """The standardised differences in characters, each as its tanh; zeros where all differences are equal."""
+    difference = np.subtract(reference_lengths, model_lengths).astype(np.float64)
+    spread = float(difference.std(ddof=1)) if len(difference) > 1 else 0.0
+    return np.tanh(difference / spread) if spread > 0 else np.zeros_like(difference)
+
+
+def predict(weights: Weights, difficulty: Floats, lengths: Floats | float = 0.0) -> Floats:
+    """The model's share of each verdict; at equal lengths, if no length terms are given."""
+    score = weights.length * lengths + weights.difficulty * difficulty + weights.constant
+    return _sigmoid(np.asarray(score, dtype=np.float64))
+
+
+def win_rate_between(model: Weights, baseline: Weights, difficulty: Floats) -> float:
+    """The win rate in percent of one fitted model against another, at equal lengths."""
+    constant, slope = model.constant - baseline.constant, model.difficulty - baseline.difficulty
+    return 100 * float(_sigmoid(constant + slope * difficulty).mean())
+
+
+def length_controlled(rows: Rows, *, all_difficulty: Floats, gamed: Rows | None = None) -> LengthControlled:
+    """The length-controlled win rate over all instructions, judged or not.
+
+    `gamed`: AlpacaEval's rows of its baseline prompted to be verbose and concise, which hold the length weight down.
+    """
+    weights = fit(rows, gamed)
+    predicted = predict(weights, all_difficulty)
+    error = float(predicted.std(ddof=1)) / np.sqrt(len(predicted)) if len(predicted) > 1 else 0.0
+    return LengthControlled(100 * float(predicted.mean()), 100 * error, weights)
+
+
+def fit(rows: Rows, gamed: Rows | None = None) -> Weights:
+    """The weights, with the L1 strength that 5-fold cross-validation likes best. Raises ValueError without rows."""
+    if len(rows.preferred) < NUM_FOLDS:
+        raise ValueError(f"need at least {NUM_FOLDS} judged instructions, got {len(rows.preferred)}")
+    features, target, weight = _table(rows, gamed)
+    # Folds follow each other's turns: what AlpacaEval's GroupKFold comes to when every group has two rows.
+    fold = np.arange(len(target)) % NUM_FOLDS
+    losses = np.zeros(len(STRENGTHS))
+    for held in range(NUM_FOLDS):
+        train, test = fold != held, fold == held
+        start = np.zeros(features.shape[1])
+        for place, strength in enumerate(STRENGTHS):
+            start = _solve(features[train], target[train], weight[train], float(strength), start)
+            losses[place] += _loss(features[test], target[test], weight[test], start) / test.sum()
+    best = float(STRENGTHS[int(np.argmin(losses))])
+    return Weights(*map(float, _solve(features, target, weight, best, np.zeros(features.shape[1]))))
+
+
+def _table(rows: Rows, gamed: Rows | None) -> tuple[Floats, Floats, Floats]:
+    parts = [(gamed, 0.0, GAMED_WEIGHT)] if gamed is not None else []
+    parts.append((rows, 1.0, 1.0))
+    features = [
+        np.column_stack([part.length_terms, part.difficulty, np.full(len(part.preferred), constant)])
+        for part, constant, _ in parts
+    ]
+    weights = [np.full(len(part.preferred), weight) for part, _, weight in parts]
+    return np.concatenate(features), np.concatenate([part.preferred for part, _, _ in parts]), np.concatenate(weights)
+
+
+def _solve(features: Floats, target: Floats, weight: Floats, strength: float, start: Floats) -> Floats:
+    """The minimum of |w| + strength * weighted log-loss, by Newton steps whose quadratic is solved coordinate-wise."""
+    w = start.copy()
+    value = _objective(features, target, weight, strength, w)
+    for _ in range(MAX_STEPS):
+        p = _sigmoid(features @ w)
+        gradient = strength * features.T @ (weight * (p - target))
+        hessian = strength * (features.T * (weight * p * (1 - p))) @ features + 1e-12 * np.eye(len(w))
+        step = _lasso_step(gradient, hessian, w) - w
+        scale = 1.0
+        while scale > 1e-10:
+            tried = w + scale * step
+            new = _objective(features, target, weight, strength, tried)
+            if new <= value:
+                break
+            scale /= 2
+        else:
+            return w
+        if np.abs(tried - w).max() < 1e-10:
+            return tried
+        w, value = tried, new
+    return w
+
+
+def _lasso_step(gradient: Floats, hessian: Floats, w: Floats) -> Floats:
+    """The minimum of the quadratic at `w` plus the sum of absolute weights."""
+    found = w.copy()
+    for _ in range(1000):
+        before = found.copy()
+        for j in range(len(w)):
+            slope = gradient[j] + hessian[j] @ (found - w)
+            free = found[j] - slope / hessian[j, j]
+            found[j] = np.sign(free) * max(abs(free) - 1 / hessian[j, j], 0.0)
+        if np.abs(found - before).max() < 1e-12:
+            break
+    return found
+
+
+def _objective(features: Floats, target: Floats, weight: Floats, strength: float, w: Floats) -> float:
+    return float(np.abs(w).sum()) + strength * _loss(features, target, weight, w)
+
+
+def _loss(features: Floats, target: Floats, weight: Floats, w: Floats) -> float:
+    score = features @ w
+    return float(weight @ (np.logaddexp(0, score) - target * score))
+
+
+def _sigmoid(x: Floats) -> Floats:
+    return np.asarray(np.exp(-np.logaddexp(0, -x)), dtype=np.float64)
+
+
+def _number(row: Row, name: str) -> float:
+    value = row.fields.get(name)
+    try:
+        return float(str(value)) if value not in (None, "") else math.nan
+    except ValueError:
+        raise DataError(row.name, f"has no number '{name}', got {show(value)}", "use AlpacaEval's own file") from None

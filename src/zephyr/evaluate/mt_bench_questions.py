@@ -1,0 +1,124 @@
+"""MT-Bench's questions and reference answers, from the files that FastChat distributes, and models' answers to them.
+
+Source: FastChat, fastchat/llm_judge (arXiv 2306.05685).
+"""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from zephyr.errors import DataError
+from zephyr.records.fields import Json, Row
+from zephyr.records.reading import read_rows
+
+NUM_QUESTIONS = 80
+NUM_TURNS = 2
+TEMPERATURES = {
+    "writing": 0.7,
+    "roleplay": 0.7,
+    "reasoning": 0.0,
+    "math": 0.0,
+    "coding": 0.0,
+    "extraction": 0.0,
+    "stem": 0.1,
+    "humanities": 0.1,
+}
+OTHER_TEMPERATURE = 0.7
+WITH_REFERENCE = frozenset({"reasoning", "math", "coding"})
+# Reference answers found wrong in at least one turn by two people who checked all 30: FastChat, pull request 3158.
+REPORTED_WRONG = (104, 105, 109, 111, 113, 114, 120, 122, 124, 125, 126, 128, 130)
+
+_SOURCE = "FastChat's fastchat/llm_judge/data/mt_bench (github.com/lm-sys/FastChat)"
+
+Answers = Mapping[int, tuple[str | None, ...]]  # by question, one a turn; None where there is no answer
+
+
+class Question(NamedTuple):
+    """A question of several turns; `references` answers them, or is empty."""
+
+    number: int
+    category: str
+    turns: tuple[str, ...]
+    references: tuple[str, ...] = ()
+
+    @property
+    def temperature(self) -> float:
+        """At which its answer is sampled."""
+        return TEMPERATURES.get(self.category, OTHER_TEMPERATURE)
+
+
+class BenchFiles(NamedTuple):
+    """Where the benchmark's files are; judge prompts may be absent, for our own wording."""
+
+    questions: Path
+    references: Path
+    judge_prompts: Path | None
+
+
+def find_files(folder: Path) -> BenchFiles:
+    """The files in a folder, in FastChat's layout or flat, or in its part `mt_bench`; DataError naming what is not."""
+    places = (folder, folder / "mt_bench")
+    names = (("question.jsonl",), ("reference_answer_gpt-4.jsonl", "reference_answer/gpt-4.jsonl"))
+    questions, references = (_first(places, wanted) for wanted in names)
+    for path, name in ((questions, names[0][0]), (references, names[1][1])):
+        if path is None:
+            raise DataError(str(folder), f"there is no {name} of MT-Bench", f"get it from {_SOURCE}, name it by --data")
+    assert questions is not None
+    assert references is not None
+    return BenchFiles(questions, references, _first((*places, folder.parent), ("judge_prompts.jsonl",)))
+
+
+def read_questions(files: BenchFiles, *, without_wrong: bool = False) -> list[Question]:
+    """The questions with the references that their categories are judged by, in order of their numbers.
+
+    `without_wrong` leaves out the reference answers that were reported wrong: those questions are judged without one.
+    """
+    references = {
+        number: tuple(turn for turn in turns if turn is not None)
+        for number, turns in read_answers(files.references).items()
+    }
+    found = [_question(row, references, without_wrong=without_wrong) for row in read_rows(files.questions)]
+    if not found:
+        raise DataError(files.questions.name, "holds no questions", f"get it from {_SOURCE}")
+    return sorted(found)
+
+
+def read_answers(path: Path) -> dict[int, tuple[str | None, ...]]:
+    """The answers in a file of FastChat's model_answer form: those of the first choice. Raises DataError."""
+    found: dict[int, tuple[str | None, ...]] = {}
+    for row in read_rows(path):
+        choices = row.fields.get("choices")
+        first = choices[0] if isinstance(choices, list) and choices else None
+        turns = first.get("turns") if isinstance(first, dict) else None
+        if not isinstance(turns, list):
+            raise DataError(row.name, "holds no choices with turns", "name a file of FastChat's model_answer form")
+        found[_number(row)] = tuple(None if turn is None else str(turn) for turn in turns)
+    return found
+
+
+def answer_rows(answers: Answers, model: str) -> Iterable[dict[str, Json]]:
+    """The answers in FastChat's model_answer form; an answer that failed to come is null."""
+    for number, turns in sorted(answers.items()):
+        yield {"question_id": number, "model_id": model, "choices": [{"index": 0, "turns": list(turns)}]}
+
+
+def _question(row: Row, references: Mapping[int, tuple[str, ...]], *, without_wrong: bool) -> Question:
+    number, category, turns = _number(row), row.fields.get("category"), row.fields.get("turns")
+    if not isinstance(category, str) or not isinstance(turns, list) or not turns:
+        raise DataError(row.name, "has no category or no turns", f"use the file of {_SOURCE}")
+    is_guided = category in WITH_REFERENCE and not (without_wrong and number in REPORTED_WRONG)
+    if is_guided and len(references.get(number, ())) < len(turns):
+        raise DataError(row.name, f"question {number} ({category}) has no reference answer", f"use those of {_SOURCE}")
+    return Question(number, category, tuple(map(str, turns)), references[number][: len(turns)] if is_guided else ())
+
+
+def _number(row: Row) -> int:
+    number = row.fields.get("question_id")
+    if isinstance(number, bool) or not isinstance(number, int):
+        raise DataError(row.name, "has no question_id", f"use the file of {_SOURCE}")
+    return number
+
+
+def _first(folders: Iterable[Path], names: Iterable[str]) -> Path | None:
+    places = [folder / name for folder in folders for name in names]
+    return next((place for place in places if place.is_file()), None)

@@ -1,0 +1,81 @@
+"""What an evaluation leaves behind: its scores, the protocol they were made by, and every single value.
+
+One folder a benchmark: `result.json`, and `items.jsonl` from which runs are compared pair by pair.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from zephyr.atomic import replace_text
+from zephyr.errors import DataError
+from zephyr.records.fields import Json
+from zephyr.records.reading import read_rows
+from zephyr.records.writing import write_jsonl
+
+RESULT = "result.json"
+ITEMS = "items.jsonl"
+Kind = Literal["judged", "accuracy"]
+
+
+class Item(NamedTuple):
+    """One value of a run, None if it is missing: of which task, and which item and prompt of it.
+
+    Values of one `prompt` are drawn together in intervals. `kind` "accuracy" is 1.0 or 0.0.
+    """
+
+    task: str
+    item: str
+    prompt: str
+    category: str
+    value: float | None
+    kind: Kind = "judged"
+
+
+class Result(NamedTuple):
+    """A benchmark of one model. `protocol` holds all that a score depends on besides the model."""
+
+    benchmark: str
+    model: str
+    protocol: Mapping[str, Json]
+    scores: Mapping[str, Json]
+    items: Sequence[Item]
+
+
+def write_result(folder: Path, result: Result) -> None:
+    """Nothing; the folder holds the result, the values first."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_jsonl(folder / ITEMS, (item._asdict() for item in result.items), replace=True)
+    told = {name: value for name, value in result._asdict().items() if name != "items"}
+    replace_text(folder / RESULT, json.dumps(told, indent=1, ensure_ascii=False) + "\n")
+
+
+def read_results(folder: Path) -> list[Result]:
+    """The results in a folder, or in the folders that it holds, by name; DataError if there are none."""
+    places = [folder / RESULT, *sorted(folder.glob(f"*/{RESULT}"))]
+    found = [_read(place) for place in places if place.is_file()]
+    if not found:
+        remedy = "name the --out folder of zephyr mt-bench, alpaca-eval, arena, eval or reward-accuracy"
+        raise DataError(str(folder), f"holds no {RESULT}", remedy)
+    return found
+
+
+def _read(path: Path) -> Result:
+    broken = DataError(str(path), "is no result of an evaluation", "run the evaluation again")
+    try:
+        told: object = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise broken from error
+    if not isinstance(told, dict) or not {"benchmark", "model", "protocol", "scores"} <= told.keys():
+        raise broken
+    items = [_item(row.fields, broken) for row in read_rows(path.with_name(ITEMS))]
+    return Result(str(told["benchmark"]), str(told["model"]), told["protocol"], told["scores"], items)
+
+
+def _item(fields: Mapping[str, Json], broken: DataError) -> Item:
+    task, item, prompt, category, value, kind = (fields.get(name) for name in Item._fields)
+    if not isinstance(value, int | float | None) or kind not in ("judged", "accuracy"):
+        raise broken
+    number = None if value is None else float(value)
+    return Item(str(task), str(item), str(prompt), str(category), number, "judged" if kind == "judged" else "accuracy")

@@ -1,0 +1,169 @@
+"""A teacher that is a vLLM engine in this process: many requests at once, on GPUs, by the extra `vllm`.
+
+Conversations become ids, and ids text, by an encoder from outside, so a model is asked in the same words as by
+`local`. vLLM is imported when an engine is opened.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol, cast
+
+from zephyr.errors import TeacherError
+from zephyr.teachers.local import Encoder
+from zephyr.teachers.protocol import ChatReply, ChatRequest
+
+# Requests that the engine is given together; it orders them itself.
+WINDOW_REQUESTS = 4096
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """How an engine is opened. `max_length` None: as long as the model can."""
+
+    revision: str | None = None
+    num_gpus: int = 1  # that share one model
+    memory_share: float = 0.9  # of every GPU
+    max_length: int | None = None  # of prompt and answer together
+    seed: int = 0
+
+
+class Completion(Protocol):
+    """What is used here of a vllm.CompletionOutput."""
+
+    token_ids: Sequence[int]
+    finish_reason: str | None
+
+
+class Output(Protocol):
+    """What is used here of a vllm.RequestOutput."""
+
+    outputs: Sequence[Completion]
+
+
+class Limits(Protocol):
+    """What is used here of an engine's model configuration."""
+
+    max_model_len: int
+
+
+class Core(Protocol):
+    """What is used here of a vllm.LLMEngine."""
+
+    model_config: Limits
+
+
+class Engine(Protocol):
+    """What is used here of a vllm.LLM."""
+
+    llm_engine: Core
+
+    def generate(
+        self, prompts: Sequence[dict[str, list[int]]], sampling_params: Sequence[object], *, use_tqdm: bool
+    ) -> Sequence[Output]: ...
+
+
+class SamplingParams(Protocol):
+    """How a vllm.SamplingParams is made."""
+
+    def __call__(
+        self,
+        *,
+        temperature: float,
+        top_p: float,
+        top_k: int,
+        max_tokens: int,
+        seed: int,
+        stop_token_ids: list[int],
+        skip_special_tokens: bool,
+    ) -> object: ...
+
+
+class VllmTeacher:
+    """Answers with a vLLM engine. A conversation that leaves no room for `max_tokens` is answered by an error.
+
+    With equal seeds answers are equal as far as vLLM promises it: batches can change logits in the last bits.
+    """
+
+    def __init__(self, engine: Engine, sampling_params: SamplingParams, encoder: Encoder, *, name: str) -> None:
+        self.name = name
+        self._engine = engine
+        self._sampling_params = sampling_params
+        self._encoder = encoder
+        self._longest = engine.llm_engine.model_config.max_model_len
+
+    def answer(self, requests: Sequence[ChatRequest]) -> Iterator[ChatReply]:
+        """One reply for every request, in order."""
+        for start in range(0, len(requests), WINDOW_REQUESTS):
+            yield from self._answer_window(requests[start : start + WINDOW_REQUESTS])
+
+    def _answer_window(self, requests: Sequence[ChatRequest]) -> Iterator[ChatReply]:
+        prompts = [[int(token) for token in self._encoder.prompt(request.messages)] for request in requests]
+        fits = [len(ids) + one.max_tokens <= self._longest for ids, one in zip(prompts, requests, strict=True)]
+        asked: list[dict[str, list[int]]] = []
+        sampled: list[object] = []
+        for ids, request, is_short in zip(prompts, requests, fits, strict=True):
+            if is_short:
+                asked.append({"prompt_token_ids": ids})
+                sampled.append(self._sampling(request))
+        outputs = iter(self._engine.generate(asked, sampled, use_tqdm=False) if asked else ())
+        for ids, request, is_short in zip(prompts, requests, fits, strict=True):
+            if is_short:
+                yield self._reply(request, len(ids), next(outputs).outputs[0])
+            else:
+                too_long = f"{len(ids)} tokens and {request.max_tokens} new ones exceed {self._longest}"
+                yield ChatReply(request.key, "", "error", too_long, len(ids))
+
+    def _sampling(self, request: ChatRequest) -> object:
+        return self._sampling_params(
+            temperature=request.temperature,
+            top_p=request.top_p,
+            top_k=request.top_k or -1,
+            max_tokens=request.max_tokens,
+            seed=request.seed,
+            stop_token_ids=list(self._encoder.stop_ids),
+            # The encoder looks for the stop token itself.
+            skip_special_tokens=False,
+        )
+
+    def _reply(self, request: ChatRequest, prompt_tokens: int, made: Completion) -> ChatReply:
+        if made.finish_reason not in ("stop", "length"):
+            return ChatReply(request.key, "", "error", f"the engine stopped by {made.finish_reason}", prompt_tokens)
+        return ChatReply(
+            request.key,
+            self._encoder.text_of(made.token_ids),
+            "stop" if made.finish_reason == "stop" else "length",
+            prompt_tokens=prompt_tokens,
+            completion_tokens=len(made.token_ids),
+        )
+
+
+def is_installed() -> bool:
+    """Whether vLLM is there, without importing it."""
+    return importlib.util.find_spec("vllm") is not None
+
+
+def not_installed() -> TeacherError:
+    """The error that says what to install."""
+    return TeacherError("vllm", "is not installed", 'pip install "zephyr-align[vllm]" on a machine with a GPU')
+
+
+def open_vllm(model: str, encoder: Encoder, settings: EngineSettings, *, name: str) -> VllmTeacher:
+    """The teacher with an engine of its own for a folder or a hub id. Raises TeacherError without vLLM."""
+    try:
+        vllm = importlib.import_module("vllm")
+    except ImportError as error:
+        raise not_installed() from error
+    engine = vllm.LLM(
+        model=model,
+        revision=settings.revision,
+        tensor_parallel_size=settings.num_gpus,
+        gpu_memory_utilization=settings.memory_share,
+        max_model_len=settings.max_length,
+        seed=settings.seed,
+        enable_prefix_caching=True,  # answers to one prompt share it
+    )
+    return VllmTeacher(cast("Engine", engine), cast("SamplingParams", vllm.SamplingParams), encoder, name=name)

@@ -1,0 +1,160 @@
+"""What a check says of calls to come: the numbers that a run then asks for, without asking anything."""
+
+import json
+
+import pytest
+
+from tests.pipeline.mini import mini_fields, mini_recipe
+from tests.synth.form_teacher import FormTeacher
+from zephyr.errors import RecipeError, TeacherError
+from zephyr.pipeline.calls_ahead import calls_of_feedback, calls_of_synth, first_prompts, refuse_teachers, world_prompts
+from zephyr.pipeline.check import check_lines
+from zephyr.pipeline.make_synth import make_synth
+from zephyr.pipeline.stages import Work, plan_stages
+from zephyr.recipe.schema import Recipe
+from zephyr.records.messages import Message
+from zephyr.records.rows import Prompt
+from zephyr.records.writing import write_jsonl
+from zephyr.synth.tasks import Instance, Task, task_fields
+from zephyr.teachers.ledger import Ledger
+from zephyr.teachers.ledgered import LedgeredTeacher
+from zephyr.teachers.scripted import ScriptedTeacher
+from zephyr.teachers.vllm_engine import is_installed
+
+ENDPOINT = {"name": "endpoint", "model": "big", "base_url": "http://127.0.0.1:9/v1", "deadline_seconds": 1.0}
+PRICED = ENDPOINT | {"prices": {"prompt": 2.0, "completion": 10.0}}
+
+
+def recipe_of(tmp_path, **synth) -> Recipe:
+    fields = mini_fields(tmp_path)
+    return Recipe.model_validate(fields | {"synth": fields["synth"] | synth})
+
+
+def test_the_world_is_asked_as_often_as_it_has_dialogues(tmp_path):
+    (line,) = calls_of_synth(recipe_of(tmp_path, teacher=PRICED | {"sampling": {"max_new_tokens": 100}}))
+    assert line.startswith("asks big for about 240 answers: ")
+    assert "at most 24,000 of answers" in line
+    tokens = int(line.split(": ")[1].split(" prompt")[0].replace(",", ""))
+    assert 240 * 5 < tokens < 240 * 100
+    assert float(line.rpartition(" ")[2]) == pytest.approx((tokens * 2 + 24_000 * 10) / 1e6, abs=0.01)
+
+
+def test_by_files_it_costs_half(tmp_path):
+    (whole,) = calls_of_synth(recipe_of(tmp_path, teacher=PRICED))
+    (half,) = calls_of_synth(recipe_of(tmp_path, teacher=PRICED | {"batch": True}))
+    prices = [float(line.rpartition(" ")[2]) for line in (whole, half)]
+    assert prices[1] == pytest.approx(prices[0] / 2, abs=0.01)
+
+
+def test_the_scripted_teacher_costs_nothing(tmp_path):
+    recipe = mini_recipe(tmp_path)
+    assert list(calls_of_synth(recipe)) == []
+    lines = list(calls_of_feedback(recipe, world_prompts(recipe.seed, 24), 24))
+    assert [line.partition(" for ")[0] for line in lines] == ["asks stage:sft"]
+
+
+def test_feedback_asks_the_pool_in_turns_and_the_judge_about_all(tmp_path):
+    candidates = {
+        "num_completions": 4,
+        "models": ["one", "two"],
+        "teachers": [ENDPOINT],
+        "sampling": {"max_new_tokens": 10},
+    }
+    feedback = {"candidates": candidates, "judge": PRICED | {"model": "judge"}, "judging": {"max_new_tokens": 50}}
+    recipe = mini_recipe(tmp_path, feedback=feedback)
+    sample = [Prompt(f"row {n}", (Message("user", f"Question {n}?"),)) for n in range(30)]
+    lines = list(calls_of_feedback(recipe, sample, 3000))
+    counts = [int(line.partition("about ")[2].partition(" ")[0].replace(",", "")) for line in lines]
+    assert sum(counts[:3]) == 4 * 3000
+    assert all(3000 <= count <= 6000 for count in counts[:3])
+    # Four aspects about all answers, and the overall score of each.
+    assert counts[3] == 8 * 3000
+    assert "at most 1,200,000 of answers, price at most" in lines[3]
+    assert len(lines) == 4
+
+
+def test_a_cap_that_can_be_met_is_said(tmp_path):
+    (_, line) = calls_of_synth(recipe_of(tmp_path, teacher=PRICED | {"max_total_tokens": 1000, "max_total_price": 5}))
+    assert line.startswith("the cap of 1,000 tokens and price 5.00 can be met")
+    assert len(list(calls_of_synth(recipe_of(tmp_path, teacher=PRICED | {"max_total_tokens": 10**9})))) == 1
+
+
+def test_what_the_ledger_holds_is_said(tmp_path):
+    recipe = recipe_of(tmp_path, teacher=PRICED)
+    with Ledger(tmp_path / "mini" / "calls.sqlite") as ledger:
+        list(LedgeredTeacher(ScriptedTeacher(), ledger).answer([_request()]))
+        (total,) = ledger.totals()
+    (_, line) = calls_of_synth(recipe)
+    assert line.startswith(f"the run's ledger holds {total.prompt_tokens + total.completion_tokens} tokens")
+
+
+def _request():
+    from zephyr.teachers.protocol import ChatRequest
+
+    return ChatRequest("a", world_prompts(0, 1)[0].messages)
+
+
+@pytest.mark.parametrize("name", ["ultrachat", "self_instruct"])
+def test_a_run_asks_for_about_what_was_foretold(name, tmp_path, monkeypatch):
+    seeds = [Task("", f"Seed task about subject number {n}", n % 2 == 0, (Instance("", "x"),)) for n in range(16)]
+    write_jsonl(tmp_path / "seeds.jsonl", map(task_fields, seeds))
+    generators = {
+        "ultrachat": {"name": name, "num_dialogues": 40, "max_turns": 2},
+        "self_instruct": {"name": name, "seeds": "seeds.jsonl", "num_instructions": 40},
+    }
+    fields = {key: value for key, value in mini_fields(tmp_path).items() if key not in ("pretrain", "deliver")}
+    fields |= {"model": {"kind": "pretrained", "name_or_path": "m"}, "data_dir": str(tmp_path)}
+    recipe = Recipe.model_validate(fields | {"synth": {"generator": generators[name], "teacher": ENDPOINT}})
+    lines = list(calls_of_synth(recipe))
+    foretold = sum(int(line.partition("about ")[2].partition(" ")[0].replace(",", "")) for line in lines)
+    teacher = FormTeacher()
+    monkeypatch.setattr("zephyr.pipeline.make_synth.writer", lambda section, work: teacher)
+    folder = tmp_path / "synth"
+    folder.mkdir()
+    make_synth(Work(recipe, "synth", folder, {}, tmp_path))
+    assert 0.5 < len(teacher.asked) / foretold < 2
+    assert len(lines) == 2
+
+
+def test_what_is_missing_is_said_before_the_run(tmp_path, monkeypatch):
+    monkeypatch.delenv("SOME_KEY", raising=False)
+    far = {"name": "endpoint", "model": "big", "api_key_env": "SOME_KEY"}
+    recipe = mini_recipe(tmp_path, offline=False, feedback={"judge": far})
+    with pytest.raises(RecipeError, match=r"^feedback\.judge\.api_key_env: SOME_KEY is not set"):
+        refuse_teachers(recipe, "feedback")
+    with pytest.raises(RecipeError, match="is at another machine"):
+        refuse_teachers(mini_recipe(tmp_path, feedback={"judge": far}), "feedback")
+    if not is_installed():
+        engine = mini_recipe(
+            tmp_path, feedback={"candidates": {"models": [], "teachers": [{"name": "vllm", "model": "m"}]}}
+        )
+        with pytest.raises(TeacherError, match="vllm: is not installed"):
+            refuse_teachers(engine, "feedback")
+    monkeypatch.setenv("SOME_KEY", "sk-x")
+    refuse_teachers(recipe, "feedback")
+
+
+def test_a_check_says_it(tmp_path):
+    recipe = mini_recipe(tmp_path, feedback={"judge": PRICED})
+    said = [line for line in check_lines(recipe) if " asks big, the judge, for about " in line]
+    # Four answers to each of 24 prompts by one model, rated by aspect and overall.
+    assert [json.loads(line.split("about ")[1].split(" ")[0]) for line in said] == [24 * 8]
+
+
+def test_a_sample_takes_of_every_part():
+    parts = [[Prompt(f"{part} {n}", (Message("user", "a"),)) for n in range(300)] for part in range(3)]
+    sample = first_prompts(parts)
+    assert len(sample) == 201
+    assert {row.name.split()[0] for row in sample} == {"0", "1", "2"}
+
+
+def test_prices_caps_and_paces_make_no_other_stage(tmp_path):
+    def digest(**changes: object) -> str:
+        recipe = mini_recipe(tmp_path, feedback={"judge": PRICED | changes})
+        return next(one.key.digest for one in plan_stages(recipe, lambda _: "") if one.stage == "feedback")
+
+    assert digest() == digest(
+        concurrency=3, max_total_price=9.0, prices={"prompt": 1.0}, api_key_env="OTHER", batch=True
+    )
+    assert digest() != digest(model="other")
+    assert digest() != digest(structured=True)

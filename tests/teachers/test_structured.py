@@ -1,0 +1,109 @@
+"""Judges asked by a schema: what goes out, what comes back as, and servers that want no schema."""
+
+import asyncio
+import json
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.teachers.calls import QUICK, questions
+from zephyr.judging import ParseFailure, RatingQuestion, ask, parse_reply
+from zephyr.records.messages import Message
+from zephyr.teachers.attempts import NoBooks
+from zephyr.teachers.calling import Caller, CallSettings, fresh_limits
+from zephyr.teachers.chat_format import Answered
+from zephyr.teachers.protocol import ChatReply, ChatRequest
+from zephyr.teachers.retries import trouble_of_status
+from zephyr.teachers.structured import written_out
+
+CONVERSATION = (Message("user", "Red or blue?"),)
+TWO = RatingQuestion("helpfulness", CONVERSATION, ("Red.", "Blue."))
+ONE = RatingQuestion("overall", CONVERSATION, ("Red.",))
+
+
+class Server:
+    """Answers with a text, and refuses what has a schema if it wants none."""
+
+    def __init__(self, text: str, *, refuses: int | None = None) -> None:
+        self.address = SimpleNamespace(model="m", identity="m at x")
+        self.bodies: list[dict] = []
+        self._text = text
+        self._refuses = refuses
+
+    async def ask(self, body):
+        self.bodies.append(body)
+        if self._refuses and "response_format" in body:
+            return trouble_of_status(self._refuses, "response_format is not known", {})
+        return Answered(self._text, "stop", 1, 1)
+
+
+def called(server: Server, *requests: ChatRequest) -> list[ChatReply]:
+    settings = CallSettings(structured=True, backoff=QUICK.backoff)
+
+    async def story() -> list[ChatReply]:
+        caller = Caller(server, settings, fresh_limits(settings), NoBooks())
+        return [await caller.call(request) for request in requests]
+
+    return asyncio.run(story())
+
+
+def asking(question: RatingQuestion) -> ChatRequest:
+    return ChatRequest("a", ask(question, nonce="0123456789abcdef"))
+
+
+def test_a_judge_gets_a_schema_and_its_json_becomes_the_plain_form():
+    texts = [{"types": [], "type_rationale": "", "score": score, "rationale": f"It is {score}."} for score in (4, 1)]
+    server = Server(json.dumps({"texts": texts}))
+    (reply,) = called(server, asking(TWO))
+    ratings = parse_reply("helpfulness", reply.text, 2)
+    assert [(rating.score, rating.rationale) for rating in ratings] == [(4, "It is 4."), (1, "It is 1.")]
+    form = server.bodies[0]["response_format"]
+    assert form["type"] == "json_schema"
+    assert form["json_schema"]["strict"]
+    assert form["json_schema"]["schema"]["additionalProperties"] is False
+    assert server.bodies[0]["messages"][-1]["content"].startswith(asking(TWO).messages[-1].content)
+
+
+def test_half_points_stay():
+    (reply,) = called(Server('{"rationale": "Good.", "score": 7.5}'), asking(ONE))
+    assert parse_reply("overall", reply.text, 1)[0].score == 7.5
+
+
+@pytest.mark.parametrize("status", [400, 422])
+def test_a_server_that_refuses_schemas_is_sent_one_once(status):
+    server = Server("Good.\n\nOverall Score: 8", refuses=status)
+    replies = called(server, asking(ONE), asking(ONE)._replace(seed=1))
+    assert [parse_reply("overall", reply.text, 1)[0].score for reply in replies] == [8, 8]
+    assert ["response_format" in body for body in server.bodies] == [True, False, False]
+
+
+def test_what_is_no_question_to_a_judge_gets_no_schema():
+    server = Server("Yes.")
+    called(server, *questions(1))
+    assert "response_format" not in server.bodies[0]
+
+
+@given(
+    st.one_of(st.text(), st.recursive(st.none() | st.booleans() | st.floats() | st.text(), st.lists).map(json.dumps))
+)
+def test_other_texts_stay_what_they_are_and_give_no_score(text):
+    assert written_out(TWO, text) == text
+    assert isinstance(parse_reply("helpfulness", written_out(TWO, text), 2), ParseFailure)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"texts": []}',
+        '{"texts": [{"score": 5, "rationale": "x"}]}',
+        '{"texts": [{"score": "5", "rationale": "x"}, {"score": 5, "rationale": "y"}]}',
+        '{"texts": [{"score": true, "rationale": "x"}, {"score": 5, "rationale": "y"}]}',
+        '{"texts": [{"rationale": "x"}, {"score": 5, "rationale": "y"}]}',
+        '{"texts": [{"score": 9, "rationale": "x"}, {"score": 5, "rationale": "y"}]}',
+        '{"texts": [{"score": 1e400, "rationale": "x"}, {"score": NaN, "rationale": "y"}]}',
+    ],
+)
+def test_json_of_another_kind_is_no_rating(text):
+    assert isinstance(parse_reply("helpfulness", written_out(TWO, text), 2), ParseFailure)
