@@ -54,7 +54,7 @@ def test_a_line_of_the_limit_is_read(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("rows.jsonl.gz", gzip.compress(GOOD * 50, mtime=0)[:-9], "rows.jsonl.gz, after row 50: the gzip file is cut short"),
+        ("rows.jsonl.gz", gzip.compress(GOOD * 50, mtime=0)[:-9], "after row 50: the gzip file is cut short"),
         ("rows.jsonl.gz", GOOD, "rows.jsonl.gz: cannot be unpacked (Not a gzipped file"),
         ("rows.json", b'[{"a": 1}, {"a": ', "rows.json row 2: is not JSON, or cut off (Expecting value); mend"),
         ("rows.json", b'[{"a": 1}', "rows.json, after rows.json row 1: the JSON is cut off where ',' is"),
