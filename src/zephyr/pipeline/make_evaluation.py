@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import TypeVar, cast
 
 from zephyr.atomic import replace_text
 from zephyr.evaluate.perplexity import perplexity
@@ -16,9 +16,12 @@ from zephyr.pipeline.stage_folder import MODEL, Facts, Plain
 from zephyr.pipeline.stages import Work
 from zephyr.pipeline.tokens import comparisons, dialogues
 from zephyr.recipe.evaluate_section import PreferenceTask, WorldTask
+from zephyr.records.messages import Messages
 from zephyr.records.rows import Prompt
 from zephyr.trees.forest import ScoredSequence
 from zephyr.world import prompts
+
+Value = TypeVar("Value")
 
 SAMPLES = "samples.json"
 SHOWN_SAMPLES = 12
@@ -65,7 +68,7 @@ def _kept(path: Path, measure: Callable[[], Facts]) -> Facts:
 
 
 def _world(work: Work, task: WorldTask, number: int) -> Facts:
-    """The world's score of every model; their answers to the first prompts go to a file."""
+    """The world's score of every model; their answers to a few prompts go to a file."""
     asked = list(prompts("heldout", work.recipe.seed, task.num_prompts))
     settings = WorldSettings(
         num_samples=task.num_samples,
@@ -84,20 +87,30 @@ def _world(work: Work, task: WorldTask, number: int) -> Facts:
         scores[title] = found["score"]
         answers[title] = cast("list[str]", found["answers"])
     samples = [
-        {"prompt": prompt.messages[-1].content, "answers": {title: of[index] for title, of in answers.items()}}
-        for index, prompt in enumerate(asked[:SHOWN_SAMPLES])
+        {"prompt": _as_line(prompt.messages), "answers": {title: of[index] for title, of in answers.items()}}
+        for index, prompt in enumerate(_spread(asked))
     ]
     replace_text(work.folder / SAMPLES, json.dumps(samples, indent=1, ensure_ascii=False))
     return scores
 
 
 def _world_of(stage: str, work: Work, asked: Sequence[Prompt], settings: WorldSettings) -> Facts:
-    """The world's score of one model, by task too, and its first answers."""
+    """The world's score of one model, by task too, and some of its answers."""
     found = score_world(answering(f"{STAGE_MODEL}{stage}", work), asked, settings)
     by_task: Facts = {name: round(one.score, 4) for name, one in found.by_task.items()}
     score: Facts = {name: round(value, 6) for name, value in found.score._asdict().items()}
-    answers: list[Plain] = list(found.answers[:SHOWN_SAMPLES])
+    answers: list[Plain] = list(_spread(found.answers))
     return {"score": score, "by_task": by_task, "answers": answers, "missing": found.missing}
+
+
+def _spread(values: Sequence[Value]) -> Sequence[Value]:
+    """Some of the values, from all over: the world asks task after task, so the first ones are of few tasks."""
+    return values[:: max(1, len(values) // SHOWN_SAMPLES)][:SHOWN_SAMPLES]
+
+
+def _as_line(messages: Messages) -> str:
+    """What was said, one message after the other."""
+    return " / ".join(message.content for message in messages)
 
 
 def _preference(work: Work) -> Facts:
