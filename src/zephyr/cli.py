@@ -16,13 +16,16 @@ from zephyr.verbs import (
     calls,
     chat,
     compare,
+    deliver,
     environment,
     evaluation,
     feedback,
     judge,
     mt_bench,
+    plan,
     recipes,
     reward_accuracy,
+    serve,
     synth,
     winrate,
 )
@@ -40,9 +43,11 @@ app = typer.Typer(
 )
 app.command("run")(recipes.run)
 app.command("check")(recipes.check)
+app.command("plan")(plan.plan)
 app.command("inspect")(recipes.inspect)
 app.add_typer(recipes.shipped)
 app.command("chat")(chat.chat)
+app.command("serve")(serve.serve)
 app.command("synth")(synth.synth)
 app.add_typer(judge.judge)
 app.command("binarize")(feedback.binarize)
@@ -53,6 +58,8 @@ app.command("arena")(arena.arena)
 app.command("eval")(evaluation.evaluate)
 app.command("compare")(compare.compare)
 app.command("reward-accuracy")(reward_accuracy.reward_accuracy)
+app.add_typer(deliver.card)
+app.command("report")(deliver.report)
 app.add_typer(calls.calls)
 app.command("env")(environment.print_environment)
 

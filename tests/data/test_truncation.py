@@ -182,7 +182,8 @@ def test_more_loss_than_allowed_is_one_message():
         "window of 10 tokens, rule keep_start: 1 row leaves no room for an answer: chats.jsonl row 3 (12 tokens stand "
         "before its first answer); 50.0% of the rows are cut or left out where 20.0% may be; the worst are chats.jsonl "
         "row 3 (12 tokens stand before its first answer), chats.jsonl row 2 (lost 2 of 12 tokens); raise "
-        "data.max_length, shorten or remove these rows, or choose another data.truncation"
+        "data.max_length, shorten these rows, raise the limits, or choose another data.truncation.rule: keep_end cuts "
+        "prompts, drop leaves out what is too long"
     )
     with pytest.raises(DataError, match=r"39.5% of the tokens are cut or left out where 20.0% may be"):
         report.check(max_rows_share=0.5, max_tokens_share=0.2, unfit="drop")

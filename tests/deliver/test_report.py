@@ -1,29 +1,85 @@
-"""The report: everything is on the page, and nothing of a run can write HTML into it."""
+"""The report: everything is on the page, nothing of a run can write HTML into it, and it asks nobody for anything."""
 
-from zephyr.deliver.report import Report, Sample, ScoreRow, render_report
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from tests.deliver.small_run import write_run
+from zephyr.deliver.report import Outside, report_of
+from zephyr.deliver.run_facts import Score
+from zephyr.deliver.run_record import read_run
+
+VOID = {"meta", "br", "line", "circle", "polyline", "polygon"}
 
 
-def test_the_page_holds_all_and_escapes_what_models_say():
-    page = render_report(
-        Report(
-            title="run <1>",
-            description="a & b",
-            stages={"sft": 12.34},
-            scores=[ScoreRow("dDPO", 0.625, 0.58, 0.67, 400)],
-            metrics={"eval_loss": 0.693147},
-            samples=[Sample("Say hi.", {"base": "<script>alert(1)</script>", "dDPO": "hi"})],
-            health=["the margin <saturates>"],
-        )
+class Balanced(HTMLParser):
+    """Every tag that opens is closed, in order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.attributes += attrs
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.attributes += attrs
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+@pytest.fixture
+def page(tmp_path):
+    outside = Outside(
+        scores=[Score("dDPO", "mt_bench", "as_published", 7.25, 7.0, 7.5, 160)],
+        radars=[("mt_bench", "<svg></svg>")],
+        beside=[["mt_bench", "as_published", "7.25", "7.34", "0.2", "agrees"]],
     )
-    for shown in (
-        "run &lt;1&gt;",
-        "a &amp; b",
-        "62.5%",
-        "58.0% to 67.0%",
-        "12.3",
-        "0.6931",
-        "the margin &lt;saturates&gt;",
-    ):
-        assert shown in page
-    assert "<script>" not in page
-    assert "http" not in page
+    return report_of(read_run(write_run(tmp_path / "run")), outside=outside)
+
+
+def test_everything_is_told(page):
+    for words in (
+        "small", "Learns &lt;b&gt;little&lt;/b&gt;.", "0.4 to 0.6, n = 40", "1 min 40 s", "dropped: tied", "add", "25%",
+        "align, step 10: the margin saturates", "Length of preferred and rejected answers", "rejected: median 4, n 3",
+        "rewards/chosen", "eval_loss", "7 to 7.5, n = 160", 'class="radar"', "agrees", "zephyr-7b-beta", "-4.5221",
+        "judge: big-judge (endpoint)",
+    ):  # fmt: skip
+        assert words in page, words
+
+
+def test_what_models_say_is_text(page):
+    assert "<script" not in page
+    assert "&lt;script&gt;alert(1)&lt;/script&gt; \\x1b[2Jgone" in page
+
+
+def test_the_page_is_whole_and_loads_nothing(page):
+    parser = Balanced()
+    parser.feed(page)
+    assert parser.open == []
+    names = {name for name, _ in parser.attributes}
+    assert not names & {"src", "srcset", "style", "onload", "action"}
+    assert all(value.startswith("#") for name, value in parser.attributes if name == "href")
+    assert "default-src 'none'" in page
+    assert not re.search(r"url\(|@import", page)
+
+
+def test_links_lead_to_sections(page):
+    wanted = set(re.findall(r'href="#([^"]+)"', page))
+    assert wanted == set(re.findall(r'section id="([^"]+)"', page))
+    assert {"scores", "pipeline", "training", "beside-the-published-run"} <= wanted
+
+
+def test_a_run_that_is_not_finished_has_a_report_of_what_there_is(tmp_path):
+    folder = write_run(tmp_path / "run")
+    for stage in ("align-aaaaaaaaaa", "evaluate-eeeeeeeeee"):
+        (folder / stage / "stage.json").unlink()
+    page = report_of(read_run(folder))
+    assert "feedback" in page
+    assert "<h2>Scores" not in page
+    assert "<h2>Training" not in page

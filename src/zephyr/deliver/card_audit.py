@@ -97,7 +97,7 @@ def _cells(line: str) -> list[str]:
 
 def _column(title: str) -> str | None:
     """The usual name of a column, None for one that the audit does not know."""
-    inner = re.search(r"[((]([A-Za-z/_ ]+)[))]", title)  # noqa: RUF001 - translated cards have wide brackets
+    inner = re.search(r"[(\uff08]([A-Za-z/_ ]+)[)\uff09]", title)  # translated cards may have wide brackets
     name = (inner[1] if inner else title).strip().lower()
     name = _OTHER_NAMES.get(name, name)
     return name if name in _COLUMNS else None

@@ -11,6 +11,7 @@ from zephyr.errors import DataError, ModelError, Problems
 from zephyr.models.empty import num_parameters
 from zephyr.models.identity import resolved_revision
 from zephyr.models.loading import Source, Tokenizer, load_tokenizer
+from zephyr.pipeline.benchmarks import benchmark_lines
 from zephyr.pipeline.calls_ahead import (
     calls_of_feedback,
     calls_of_synth,
@@ -150,6 +151,9 @@ class Check:
             taken = taken_stages(self.recipe, stage)
             yield f"reads {', '.join(taken) if taken else 'nothing from outside'}"
         yield from self._calls(stage, num_prompts, sample)
+        if stage == "evaluate":
+            with self.problems.noted():
+                yield from benchmark_lines(self.recipe)
 
     def _calls(self, stage: str, num_prompts: int | None, sample: Sequence[Prompt]) -> Iterator[str]:
         """What the stage's teachers will be asked, and what it may cost."""

@@ -1,31 +1,68 @@
 """The deliver stage: what others get to see of the run."""
 
 import json
+from collections.abc import Iterator
+from dataclasses import replace
 
 from zephyr.atomic import replace_text
-from zephyr.deliver.report import Report, Sample, ScoreRow, render_report
-from zephyr.pipeline.stage_folder import STAGE, Facts
+from zephyr.deliver.card import CARD, card_of, default_place
+from zephyr.deliver.report import report_of
+from zephyr.deliver.run_record import StageRecord, read_run
+from zephyr.pipeline.make_evaluation import SAMPLES, titles
+from zephyr.pipeline.ready import STAGE_MODEL, answering
+from zephyr.pipeline.stage_folder import Facts
 from zephyr.pipeline.stages import Work
+from zephyr.recipe.schema import DeliverSection
+from zephyr.records.messages import Message
+from zephyr.teachers.protocol import ChatRequest, paired, seed_for
 
-SAMPLES = "samples.json"
 REPORT = "report.html"
 
 
 def make_delivery(work: Work) -> Facts:
-    """The facts of the stage; its folder holds the report."""
-    recipe = work.recipe
-    records = {stage: json.loads((folder / STAGE).read_bytes()) for stage, folder in work.inputs.items()}
-    evaluated = records.get("evaluate", {"facts": {}})["facts"]
-    health = [note for record in records.values() for note in record["facts"].get("health", [])]
-    samples = work.inputs["evaluate"] / SAMPLES if "evaluate" in work.inputs else None
-    report = Report(
-        title=recipe.name,
-        description=recipe.description,
-        stages={stage: record["seconds"] for stage, record in records.items()},
-        scores=[ScoreRow(name, **score) for name, score in evaluated.get("scores", {}).items()],
-        metrics=evaluated.get("metrics", {}),
-        samples=[Sample(**one) for one in json.loads(samples.read_bytes())] if samples and samples.exists() else [],
-        health=[f"{note['kind']} at step {note['step']}: {note['words']}" for note in health],
-    )
-    replace_text(work.folder / REPORT, render_report(report))
-    return {"report": REPORT}
+    """The facts of the stage; its folder holds report and card, and the card lies in the model's folder too."""
+    section = work.recipe.deliver
+    assert section is not None
+    if section.sample_prompts:
+        replace_text(work.folder / SAMPLES, json.dumps(_answered(work, section), indent=1, ensure_ascii=False))
+    run = read_run(work.run_folder)
+    # The folder of this stage has not got its last name yet.
+    here = StageRecord(work.stage, work.folder, seconds=0.0, finished="", facts={})
+    facts: Facts = {}
+    if section.report:
+        replace_text(work.folder / REPORT, report_of(replace(run, stages={**run.stages, work.stage: here})))
+        facts["report"] = REPORT
+    if run.model_folder is not None:
+        card = card_of(run)
+        for place in (work.folder / CARD, default_place(run)):
+            replace_text(place, card)
+        facts["card"] = CARD
+    return facts
+
+
+def _answered(work: Work, section: DeliverSection) -> list[dict[str, str | dict[str, str]]]:
+    """The recipe's sample prompts, each with what every model of the run answers."""
+    answers = {title: list(_answers(work, section, stage)) for stage, title in titles(work).items()}
+    return [
+        {"prompt": prompt, "answers": {title: of[number] for title, of in answers.items()}}
+        for number, prompt in enumerate(section.sample_prompts)
+    ]
+
+
+def _answers(work: Work, section: DeliverSection, stage: str) -> Iterator[str]:
+    """What the model of a stage answers; why not, where it cannot."""
+    sampling = section.sampling
+    requests = [
+        ChatRequest(
+            key=str(number),
+            messages=(Message("user", prompt),),
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            top_k=sampling.top_k,
+            max_tokens=sampling.max_new_tokens,
+            seed=seed_for(work.recipe.seed, "deliver", number),
+        )
+        for number, prompt in enumerate(section.sample_prompts)
+    ]
+    for _, reply in paired(answering(f"{STAGE_MODEL}{stage}", work), requests):
+        yield reply.text if reply.finish_reason != "error" else f"(no answer: {reply.error})"

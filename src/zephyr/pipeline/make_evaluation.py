@@ -11,11 +11,12 @@ from zephyr.evaluate.perplexity import perplexity
 from zephyr.evaluate.preference import Pair, answer_logps, preference_metrics, prompt_numbers
 from zephyr.evaluate.world import WorldSettings, score_world
 from zephyr.models.loading import Source, load_model
+from zephyr.pipeline.benchmarks import benchmark_scores
 from zephyr.pipeline.ready import STAGE_MODEL, answering, starting_source
 from zephyr.pipeline.stage_folder import MODEL, Facts, Plain
 from zephyr.pipeline.stages import Work
 from zephyr.pipeline.tokens import comparisons, dialogues
-from zephyr.recipe.evaluate_section import PreferenceTask, WorldTask
+from zephyr.recipe.evaluate_section import HarnessTask, PreferenceTask, WorldTask
 from zephyr.records.messages import Messages
 from zephyr.records.rows import Prompt
 from zephyr.trees.forest import ScoredSequence
@@ -41,6 +42,8 @@ def make_evaluation(work: Work) -> Facts:
             scores |= _world(work, task, number)
         elif isinstance(task, PreferenceTask):
             metrics |= _kept(work.folder / f"{number}-preference.json", lambda: _preference(work))
+        elif isinstance(task, HarnessTask):
+            metrics |= benchmark_scores(work, task, number, titles(work))
         else:
             metrics |= _kept(work.folder / f"{number}-perplexity.json", lambda: _perplexities(work))
     return {"scores": scores, "metrics": metrics}

@@ -30,7 +30,7 @@ _FREE_OF_ENDPOINTS = (
     "prices", "requests_per_minute", "tokens_per_minute",
 )  # fmt: skip
 # Raised when a stage's code begins to make something else of the same settings.
-_VERSIONS = {"synth": 1, "pretrain": 1, "sft": 1, "feedback": 1, "align": 1, "evaluate": 1, "deliver": 1}
+_VERSIONS = {"synth": 1, "pretrain": 1, "sft": 1, "feedback": 1, "align": 1, "evaluate": 1, "deliver": 2}
 TRAINING = ("pretrain", "sft", "align")
 
 

@@ -24,7 +24,7 @@ def files_of(recipe: Recipe, stage: str) -> list[str]:
         case "evaluate":
             made = ["samples.json", "a file for every measurement"]
         case "deliver":
-            made = ["report.html"]
+            made = ["report.html", "README.md"]
         case _:
             made = _of_training(recipe, stage)
     return [*made, STAGE]

@@ -1,5 +1,6 @@
 """What is measured of which models."""
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -32,7 +33,18 @@ class PerplexityTask(Section):
     sources: list[DataSource] = Field(default_factory=list, description="empty: the dialogues held out by sft")
 
 
-Task = Annotated[WorldTask | PreferenceTask | PerplexityTask, Field(discriminator="name")]
+class HarnessTask(Section):
+    """Benchmarks as lm-eval defines them, of every model of the run."""
+
+    name: Literal["harness"] = "harness"
+    tasks: list[str] = Field(min_length=1, description="tasks of lm-eval, or profiles such as `ifeval`")
+    data: Path | None = Field(None, description="folder of the tasks' local copies; without it, the hub's are read")
+    shots: int | None = Field(None, ge=0, description="shots of every task; without it, its own")
+    limit: int | None = Field(None, ge=1, description="only so many documents of each task: a trial")
+    chat_template: Literal["auto", "on", "off"] = Field("auto", description="auto: for `ifeval` alone")
+
+
+Task = Annotated[WorldTask | PreferenceTask | PerplexityTask | HarnessTask, Field(discriminator="name")]
 
 
 class EvaluateSection(Section):

@@ -43,7 +43,7 @@ def evaluate(  # noqa: PLR0913 - typer makes an option of every parameter
     # lm-eval draws a bar a task with tqdm, which reads this when it is imported.
     os.environ.setdefault("TQDM_DISABLE", "1")
     from zephyr.evaluate.harness.report import EVALUATION, as_json, table
-    from zephyr.verbs.evaluation_run import EvalOptions, run
+    from zephyr.evaluate.harness.run import EvalOptions, run
 
     folder = out or Path("evaluations") / (Path(model).name or "model")
     options = EvalOptions(

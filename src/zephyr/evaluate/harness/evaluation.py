@@ -11,16 +11,18 @@ import json
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
 import torch
 
 from zephyr.errors import ModelError
-from zephyr.evaluate.harness.language_model import ForestLM
 from zephyr.evaluate.harness.scores import Score, Value, score_of
 from zephyr.evaluate.harness.tasks import HarnessTask, LoadedTask
 from zephyr.records.fields import Json
+
+if TYPE_CHECKING:
+    from zephyr.evaluate.harness.language_model import ForestLM
 
 # lm-eval's own seeds, from which its random shots follow.
 PYTHON_SEED, NUMPY_SEED, TORCH_SEED = 0, 1234, 1234

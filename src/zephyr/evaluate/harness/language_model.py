@@ -7,6 +7,7 @@ models, `hf`, so that the numbers are the same.
 
 from __future__ import annotations
 
+import gc
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -19,6 +20,7 @@ from lm_eval.api.registry import register_model  # type: ignore[import-untyped]
 
 from zephyr.errors import ModelError
 from zephyr.evaluate.harness.finished import Answer, FinishedRequests
+from zephyr.evaluate.harness.freed_memory import give_back
 from zephyr.evaluate.harness.generated import Wish, generated_texts, sampling_of
 from zephyr.models.continuations import Continuation, plan_batches, score_continuations
 from zephyr.models.loading import Loaded, Source, load
@@ -28,10 +30,13 @@ from zephyr.progress import show_progress
 # lm-eval's own default for a model that does not say how long its sequences may be; tokenizers then say 1e30.
 DEFAULT_MAX_LENGTH = 2048
 MAX_SAID_LENGTH = 10**12
-# Unique tokens of one forest, where the caller does not say: so many of the longest requests, that a shared context
-# is seldom computed twice, within bounds. It stays below what one padded request takes, whose logits are kept whole.
-REQUESTS_TOGETHER = 4
-FEWEST_TOKENS, MOST_TOKENS = 512, 16_384
+# Unique tokens of one forest, where the caller does not say: two of the longest requests, so that a shared context is
+# seldom computed twice, and on an accelerator at least enough to keep it busy. On two cores more is hardly faster, and
+# so little stays below what a padded request takes, whose logits are kept whole.
+REQUESTS_TOGETHER = 2
+FEWEST_TOKENS = {"cpu": 384}
+FEWEST_TOKENS_ACCELERATOR = 8192
+MOST_TOKENS = 32_768
 MAX_CACHE_TOKENS = 65_536
 
 # (context, continuation) as texts, and both as ids; the texts are None for windows of a long text.
@@ -48,7 +53,8 @@ class Instance(Protocol):
 class ForestLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
     """A causal language model on prefix trees; `pretrained` is a folder, a hub id, or what was loaded from one.
 
-    `max_tokens`: unique tokens that are computed together; None: by the longest request. `finished` remembers answers over an interruption.
+    `max_tokens`: unique tokens that are computed together; None: by the longest request. `finished` remembers answers
+    over an interruption.
     `batch_size` and `max_batch_size` are lm-eval's and mean nothing here, since a forest has no rows to count.
     """
 
@@ -80,6 +86,7 @@ class ForestLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
         self._prefix_text = str(self.tokenizer.decode(self.prefix_token_id))
         # The choices of a question come one after the other, each with the context again.
         self._encoded = lru_cache(maxsize=4)(self._encode)
+        gc.collect()
 
     @property
     def eot_token_id(self) -> int:
@@ -136,10 +143,11 @@ class ForestLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
         first_of = {key: index for index, key in reversed(list(enumerate(keys))) if key not in answers}
         waiting = sorted(first_of.values())
         left = [continuations[index] for index in waiting]
-        batches = plan_batches(left, max_tokens=self.max_tokens or tokens_together(left))
+        batches = plan_batches(left, max_tokens=self.max_tokens or tokens_together(left, self.model.device.type))
         with show_progress("log-likelihoods", len(waiting)) as display:
             done = 0
             for batch in batches:
+                give_back()  # forests differ in size, and what one leaves behind does not fit the next
                 indices = [waiting[place] for place in batch]
                 scores = score_continuations(self.scorer, [continuations[index] for index in indices])
                 new: dict[str, Answer] = {
@@ -212,10 +220,11 @@ class ForestLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
         return Wish(key, tuple(self.tok_encode(context)[-room:]), sampling)
 
 
-def tokens_together(continuations: Sequence[Continuation]) -> int:
-    """Unique tokens of one forest for these requests."""
+def tokens_together(continuations: Sequence[Continuation], device: str) -> int:
+    """Unique tokens of one forest for these requests on a kind of device."""
     longest = max((len(one.ids) for one in continuations), default=0)
-    return min(max(REQUESTS_TOGETHER * longest, FEWEST_TOKENS), MOST_TOKENS)
+    fewest = FEWEST_TOKENS.get(device, FEWEST_TOKENS_ACCELERATOR)
+    return min(max(REQUESTS_TOGETHER * longest, fewest), MOST_TOKENS)
 
 
 def longest_sequence(loaded: Loaded) -> int:

@@ -1,24 +1,26 @@
-"""The work behind `zephyr eval`: names, data, model, answers, in an order in which mistakes show early."""
+"""A whole evaluation: names, data, model, answers, in an order in which mistakes show early."""
 
 from __future__ import annotations
 
 import importlib.metadata
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
 from zephyr.errors import DataError
 from zephyr.evaluate.harness.evaluation import EvaluationSettings, TaskScores, evaluate_tasks
 from zephyr.evaluate.harness.finished import FinishedRequests
-from zephyr.evaluate.harness.language_model import ForestLM
 from zephyr.evaluate.harness.profiles import expand
 from zephyr.evaluate.harness.report import Evaluated, evaluated, save
 from zephyr.evaluate.harness.tasks import LoadedTask, load_tasks
 from zephyr.models.identity import weights_hash
 from zephyr.models.loading import Source, load
 from zephyr.records.fields import Json
+
+if TYPE_CHECKING:
+    from zephyr.evaluate.harness.language_model import ForestLM
 
 _DISTRIBUTIONS = ("lm_eval", "torch", "transformers")
 REQUESTS = "requests.sqlite"
@@ -28,7 +30,7 @@ _CHAT_TASKS = ("ifeval",)
 
 @dataclass(frozen=True)
 class EvalOptions:
-    """What the command line asks for."""
+    """What is asked for; `names` are tasks and profiles, `out` the folder of the results."""
 
     names: tuple[str, ...]
     data: Path | None
@@ -44,20 +46,17 @@ class EvalOptions:
 
 def run(model: str, options: EvalOptions) -> Evaluated:
     """The results of a model; they and every answer are in the folder `out` afterwards."""
-    if not options.names:
-        raise DataError("--tasks", "names no task", "name some, separated by commas")
-    if options.data is not None and not options.data.is_dir():
-        raise DataError(str(options.data), "there is no such folder", "name the folder with the tasks' data")
-    wanted = expand(options.names, options.shots)
-    tasks = load_tasks(wanted, data_dir=options.data, offline=options.offline)
+    tasks = tasks_of(options)
+    # Behind the tasks, which say so where lm-eval is not installed.
+    from zephyr.evaluate.harness.language_model import ForestLM
+
     dtype = options.dtype or ("bfloat16" if torch.accelerator.is_available() else "float32")
     device = str(torch.accelerator.current_accelerator() or "cpu")
     loaded = load(Source(model, offline=options.offline), dtype=dtype, device=device)
     identity = weights_hash(loaded.model)
     finished = FinishedRequests(options.out / REQUESTS, of=f"{identity} {dtype}")
     try:
-        asked = ForestLM(loaded, max_tokens=options.max_tokens, finished=finished)
-        found = _evaluated(asked, tasks, options)
+        found = _evaluated(ForestLM(loaded, max_tokens=options.max_tokens, finished=finished), tasks, options)
     finally:
         finished.close()
     facts: dict[str, Json] = {
@@ -70,6 +69,15 @@ def run(model: str, options: EvalOptions) -> Evaluated:
     told = evaluated(options.names, found, model=name, facts=facts)
     save(told, found, options.out)
     return told
+
+
+def tasks_of(options: EvalOptions) -> dict[str, LoadedTask]:
+    """The tasks with their data. Raises DataError for a name that nothing has, and for data that is not there."""
+    if not options.names:
+        raise DataError("--tasks", "names no task", "name some, separated by commas")
+    if options.data is not None and not options.data.is_dir():
+        raise DataError(str(options.data), "there is no such folder", "name the folder with the tasks' data")
+    return load_tasks(expand(options.names, options.shots), data_dir=options.data, offline=options.offline)
 
 
 def _evaluated(model: ForestLM, tasks: dict[str, LoadedTask], options: EvalOptions) -> dict[str, TaskScores]:

@@ -1,0 +1,193 @@
+"""What card and report both tell of a run: scores, counts of rows, who taught and judged, evaluations, health notes."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from zephyr.deliver.run_record import RunRecord, StageRecord, at, entries, number
+from zephyr.records.fields import Json
+
+TITLES = {"pretrain": "base", "sft": "dSFT"}
+STAGE_WORDS = {
+    "synth": "a teacher writes",
+    "pretrain": "the base model reads",
+    "sft": "supervised fine-tuning",
+    "feedback": "answers are rated",
+    "align": "preference optimization",
+    "evaluate": "models are measured",
+}
+# The published cards' columns, and the names of their numbers in the training log.
+EVAL_COLUMNS = {
+    "Validation Loss": "eval_loss",
+    "Rewards/chosen": "eval_rewards/chosen",
+    "Rewards/rejected": "eval_rewards/rejected",
+    "Rewards/accuracies": "eval_rewards/accuracies",
+    "Rewards/margins": "eval_rewards/margins",
+    "Logps/rejected": "eval_logps/rejected",
+    "Logps/chosen": "eval_logps/chosen",
+    "Logits/rejected": "eval_logits/rejected",
+    "Logits/chosen": "eval_logits/chosen",
+}
+_COUNTED = {
+    "rows", "examples", "tokens", "held_out", "truncation", "texts", "asked", "answered", "answers", "ratings",
+    "prompts", "pairs", "listwise", "kto", "rule", "teacher", "dropped", "answers_left_out", "left_out", "filtered",
+    "filtered_out", "dialogues", "instructions",
+}  # fmt: skip
+
+
+class Score(NamedTuple):
+    """A score with its 95 % interval, where one is known, and the file that it comes from."""
+
+    model: str
+    benchmark: str
+    metric: str
+    value: float
+    low: float | None = None
+    high: float | None = None
+    n: int | None = None
+    standard_error: float | None = None
+    source: str = ""
+
+
+class Count(NamedTuple):
+    """A number, or words, that a stage noted about its rows."""
+
+    stage: str
+    what: str
+    value: str
+
+
+def title_of(run: RunRecord, stage: str) -> str:
+    """What tables call the model of a stage."""
+    objective = str(at(run.recipe, "align", "objective", "name") or "dpo")
+    return TITLES.get(stage, "dDPO" if objective == "dpo" else objective.upper())
+
+
+def scores_of(run: RunRecord) -> list[Score]:
+    """Every score of the evaluate stage, the closed world's first."""
+    stage = run.stages.get("evaluate")
+    if stage is None:
+        return []
+    return [*_world_scores(run, stage), *_metrics(run, stage)]
+
+
+def _world_scores(run: RunRecord, stage: StageRecord) -> Iterator[Score]:
+    for model, told in entries(stage.facts, "scores").items():
+        value = number(at(told, "score"))
+        if value is not None:
+            count = number(at(told, "n"))
+            yield Score(
+                model=model,
+                benchmark="closed world, held-out prompts",
+                metric="share of right answers",
+                value=value,
+                low=number(at(told, "low")),
+                high=number(at(told, "high")),
+                n=None if count is None else int(count),
+                source=_measurement(run, stage, "world", model),
+            )
+
+
+def _metrics(run: RunRecord, stage: StageRecord) -> Iterator[Score]:
+    metrics = entries(stage.facts, "metrics")
+    pairs = number(metrics.get("preference/prompts"))
+    for name, told in metrics.items():
+        task, _, rest = name.partition("/")
+        value = number(told)
+        if value is None or rest in ("pairs", "prompts") or rest.endswith(("_low", "_high")):
+            continue
+        is_perplexity = task == "perplexity"
+        yield Score(
+            model=rest if is_perplexity else title_of(run, "align"),
+            benchmark="held-out dialogues" if is_perplexity else "held-out preferences",
+            metric=task if is_perplexity else f"rewards {rest.removeprefix('rewards_')}",
+            value=value,
+            low=number(metrics.get(f"{name}_low")),
+            high=number(metrics.get(f"{name}_high")),
+            n=None if is_perplexity or pairs is None else int(pairs),
+            source=_measurement(run, stage, task, ""),
+        )
+
+
+def _measurement(run: RunRecord, stage: StageRecord, task: str, model: str) -> str:
+    """The file of a measurement, from the run's folder on."""
+    made_by = next((name for name in ("pretrain", "sft", "align") if title_of(run, name) == model), "")
+    found = sorted(stage.folder.glob(f"*-{task}{f'-{made_by}' if made_by else ''}.json"))
+    return run.relative(found[0] if found else stage.folder / "stage.json")
+
+
+def spread(score: Score) -> str:
+    """The doubt about a score in words, and of how many items it is."""
+    of = [] if score.n is None else [f"n = {score.n:,}"]
+    if score.low is not None and score.high is not None:
+        return ", ".join([f"{score.low:.4g} to {score.high:.4g}", *of])
+    error = [] if score.standard_error is None else [f"standard error {score.standard_error:.3g}"]
+    return ", ".join([*error, *of])
+
+
+def counts_of(run: RunRecord) -> list[Count]:
+    """What every stage noted about its rows, filters and drops in its own words."""
+    return [
+        Count(stage.name, what, value)
+        for stage in run.stages.values()
+        for name, fact in stage.facts.items()
+        if name in _COUNTED
+        for what, value in _flat(name.replace("_", " "), fact)
+    ]
+
+
+def _flat(what: str, fact: Json) -> Iterator[tuple[str, str]]:
+    if isinstance(fact, dict):
+        for name, inner in fact.items():
+            yield from _flat(f"{what}: {name}", inner)
+    elif not isinstance(fact, list) and fact is not None:
+        yield what, written(fact)
+
+
+def written(value: Json) -> str:
+    """A value as people read it: thousands apart, 4 significant digits."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return str(value)
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+
+
+def evaluations(log: Sequence[Mapping[str, Json]]) -> list[Mapping[str, Json]]:
+    """The lines of a training log that hold an evaluation."""
+    return [line for line in log if number(line.get("eval_loss")) is not None]
+
+
+def health_of(run: RunRecord) -> list[str]:
+    """What training noticed about itself, in words."""
+    return [
+        f"{stage.name}, step {written(at(note, 'step'))}: {at(note, 'words')}"
+        for stage in run.stages.values()
+        for note in _listed(stage.facts.get("health"))
+    ]
+
+
+def makers_of(run: RunRecord) -> dict[str, str]:
+    """Who wrote, answered and rated, by role."""
+    recipe = run.recipe
+    found = {
+        "teacher": _asked(at(recipe, "synth", "teacher")) if "synth" in run.stages else "",
+        "judge": "",
+        "candidates": "",
+    }
+    if "feedback" in run.stages and not at(recipe, "feedback", "recorded"):
+        pool = _listed(at(recipe, "feedback", "candidates", "models"))
+        teachers = [_asked(one) for one in _listed(at(recipe, "feedback", "candidates", "teachers"))]
+        found["judge"] = _asked(at(recipe, "feedback", "judge"))
+        found["candidates"] = ", ".join([*map(str, pool), *teachers])
+    return {role: name for role, name in found.items() if name}
+
+
+def _asked(section: Json) -> str:
+    """A teacher in words. Its address is not told: it may be nobody else's business."""
+    kind, model = at(section, "name"), at(section, "model")
+    if kind == "scripted":
+        fault_rate = number(at(section, "fault_rate"))
+        return "scripted (rules)" + (f", {fault_rate:.0%} of its answers faulty on purpose" if fault_rate else "")
+    return f"{model} ({kind})" if model else str(kind or "")
+
+
+def _listed(value: Json) -> list[Json]:
+    return value if isinstance(value, list) else []

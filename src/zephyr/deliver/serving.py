@@ -1,0 +1,193 @@
+"""`zephyr serve`: a model over HTTP as OpenAI's clients know it, by vLLM or `transformers serve` behind a guard.
+
+The server itself listens on this machine alone, on a port of its own; what clients reach is the guard.
+"""
+
+import contextlib
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from ipaddress import ip_address
+from pathlib import Path
+from typing import IO, Literal, NoReturn
+
+from zephyr.errors import ResourceError
+
+Engine = Literal["auto", "vllm", "transformers"]
+LOOPBACK = "127.0.0.1"
+MOST_SECONDS_TO_START = 900.0
+LAST_LINES = 5
+
+
+@dataclass(frozen=True)
+class ServeSettings:
+    """What is served where. `token`: what clients must send; without one only this machine is let in."""
+
+    model: str
+    host: str = LOOPBACK
+    port: int = 8000
+    token: str | None = None
+    engine: Engine = "auto"
+    offline: bool = False
+    body_bytes: int = 1 << 20
+
+    @property
+    def name(self) -> str:
+        """What clients call the model: the name of its folder, or its hub id."""
+        folder = Path(self.model)
+        return folder.resolve().name if folder.is_dir() else self.model
+
+
+def serve(settings: ServeSettings, *, has_gpu: bool, say: Callable[[str], None]) -> None:
+    """Nothing; serves until it is stopped. Raises ResourceError where it cannot."""
+    check_access(settings)
+    try:
+        import uvicorn
+
+        from zephyr.deliver.serving_guard import Guarded, guard
+    except ImportError as error:
+        raise ResourceError("zephyr serve", f"needs {error.name}", 'pip install "zephyr-align[serve]"') from error
+    # So that the server behind ends too.
+    signal.signal(signal.SIGTERM, _end)
+    with bound_socket(settings.host, settings.port) as listening, running(settings, has_gpu=has_gpu) as backend:
+        guarded = Guarded(backend.url, backend.model, settings.name, settings.token, backend.token, settings.body_bytes)
+        config = uvicorn.Config(guard(guarded), log_level="warning", server_header=False)
+        port = listening.getsockname()[1]
+        say(f"{settings.name} by {backend.engine} at http://{settings.host}:{port}/v1, until Ctrl-C")
+        uvicorn.Server(config).run(sockets=[listening])
+
+
+def check_access(settings: ServeSettings) -> None:
+    """Nothing, if nobody from outside is let in without a token. Raises ResourceError."""
+    if settings.token is not None and not settings.token.strip():
+        raise ResourceError("the token", "is empty", "put a long random text into its variable")
+    if settings.token is None and not _is_loopback(settings.host):
+        raise ResourceError(
+            f"--host {settings.host}",
+            "would let others in without a token",
+            "set ZEPHYR_SERVE_TOKEN to a long random text, or leave --host out",
+        )
+
+
+def bound_socket(host: str, port: int) -> socket.socket:
+    """A socket that listens there. Raises ResourceError where another program does, or nobody can."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((host, port))
+        listening.listen(1024)
+    except OSError as error:
+        listening.close()
+        where = f"{host}:{port}"
+        raise ResourceError(
+            where, f"cannot be listened on ({error.strerror})", "give another --port or --host"
+        ) from error
+    return listening
+
+
+@dataclass(frozen=True)
+class Backend:
+    """A running server: its engine, its address, its name for the model, and its token."""
+
+    engine: str
+    url: str
+    model: str
+    token: str | None
+
+
+@contextlib.contextmanager
+def running(settings: ServeSettings, *, has_gpu: bool) -> Iterator[Backend]:
+    """The engine's server, up as long as the block lasts. Raises ResourceError if it does not come up."""
+    with bound_socket(LOOPBACK, 0) as free:
+        port = free.getsockname()[1]
+    engine = _engine(settings.engine, has_gpu=has_gpu)
+    token = secrets.token_urlsafe() if engine == "vllm" else None
+    command = [_program(engine), "serve", settings.model, "--host", LOOPBACK, "--port", str(port)]
+    if engine == "vllm":
+        command += ["--served-model-name", settings.name]
+    else:
+        command += ["--log-level", "error", *(["--continuous-batching"] if has_gpu else ["--device", "cpu"])]
+    backend = Backend(engine, f"http://{LOOPBACK}:{port}", settings.name if token else settings.model, token)
+    with tempfile.TemporaryFile() as log:
+        process = subprocess.Popen(  # noqa: S603  # our own engines, and a model's name as one word
+            command, env=_environment(settings, token), stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
+        )
+        try:
+            _wait_until_up(backend, process, log)
+            yield backend
+        finally:
+            _stop(process)
+
+
+def _end(number: int, _: object) -> NoReturn:
+    raise SystemExit(128 + number)
+
+
+def _engine(wanted: Engine, *, has_gpu: bool) -> str:
+    if wanted != "auto":
+        return wanted
+    return "vllm" if has_gpu and shutil.which("vllm") else "transformers"
+
+
+def _program(engine: str) -> str:
+    beside = Path(sys.executable).with_name(engine)
+    found = str(beside) if beside.exists() else shutil.which(engine)
+    if found is None:
+        extra = "vllm" if engine == "vllm" else "serve"
+        raise ResourceError("zephyr serve", f"there is no program {engine}", f'pip install "zephyr-align[{extra}]"')
+    return found
+
+
+def _environment(settings: ServeSettings, token: str | None) -> dict[str, str]:
+    """The environment of the server: no telemetry, and offline nothing from the hub; tokens never on a command line."""
+    added = {"HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1", "VLLM_NO_USAGE_STATS": "1"}
+    if settings.offline or Path(settings.model).is_dir():
+        added |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+    if token is not None:
+        added["VLLM_API_KEY"] = token
+    return os.environ | added
+
+
+def _wait_until_up(backend: Backend, process: "subprocess.Popen[bytes]", log: IO[bytes]) -> None:
+    give_up = time.monotonic() + MOST_SECONDS_TO_START
+    while time.monotonic() < give_up:
+        if process.poll() is not None:
+            log.seek(0)
+            last = log.read().decode("utf-8", "replace").splitlines()[-LAST_LINES:]
+            raise ResourceError(f"{backend.engine} serve", f"has ended: {' '.join(last)}", "try another --engine")
+        with (
+            contextlib.suppress(urllib.error.URLError, ConnectionError, TimeoutError),
+            urllib.request.urlopen(f"{backend.url}/health", timeout=5),  # noqa: S310  # our own address
+        ):
+            return
+        time.sleep(0.2)
+    raise ResourceError(f"{backend.engine} serve", "does not come up", "try another --engine, or a smaller model")
+
+
+def _stop(process: "subprocess.Popen[bytes]") -> None:
+    process.terminate()
+    try:
+        process.wait(timeout=20)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False

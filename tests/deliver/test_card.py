@@ -1,0 +1,97 @@
+"""The card: what the hub's library reads back, fields from records alone, and nothing where nothing was recorded."""
+
+import copy
+
+import pytest
+from huggingface_hub import ModelCard
+
+from tests.deliver.small_run import RECIPE, write_run
+from zephyr.deliver.card import card_of, default_place
+from zephyr.deliver.card_audit import audit_card
+from zephyr.deliver.run_facts import Score
+from zephyr.deliver.run_record import read_run
+from zephyr.errors import DataError
+
+
+@pytest.fixture
+def run(tmp_path):
+    return read_run(write_run(tmp_path / "run"))
+
+
+def test_the_hub_reads_the_front_matter_back(run):
+    data = ModelCard(card_of(run)).data
+    assert (data.base_model, data.datasets, data.language) == ("someone/base", ["someone/prompts"], ["en"])
+    assert (data.library_name, data.pipeline_tag, data.model_name) == ("transformers", "text-generation", "small")
+    assert data.license is None  # no record says one
+    score, perplexity = data.eval_results
+    assert (score.metric_type, score.metric_value, score.dataset_name) == (
+        "accuracy",
+        0.5,
+        "closed world, held-out prompts",
+    )
+    assert score.metric_args == {"low": 0.4, "high": 0.6, "n": 40, "source": "evaluate-eeeeeeeeee/0-world-align.json"}
+    assert (perplexity.metric_type, perplexity.metric_value) == ("perplexity", 3.25)
+
+
+def test_the_body_has_the_published_parts(run):
+    text = card_of(run)
+    for line in (
+        "# Model Card for small",
+        "Learns &lt;b>little&lt;/b>.",
+        "- **Model type:** a 12K parameter mistral model, trained with Direct Preference Optimization (DPO)",
+        "- **Finetuned from model:** someone/base at revision abc123",
+        "- **Judge:** big-judge (endpoint)",
+        "| feedback | dropped: tied | 10 |",
+        "- Rewards/margins: 0.4000",
+        "- learning_rate: 5e-07",
+        "- total_train_batch_size: 4",
+        "- optimizer: adamw_torch with betas=(0.9,0.999) and epsilon=1e-08",
+        "- align, step 10: the margin saturates",
+        "- Zephyr 1.2.3",
+        'messages = [{"role": "user", "content": "Say `hi`."}]',
+        "outputs = pipe(messages, do_sample=True, temperature=0.7)",
+    ):
+        assert line in text, line
+    assert "10.0.0.9" not in text  # where the judge stands is nobody's business
+    assert "None" not in text
+    assert "logits" not in text.lower()  # they were not measured
+
+
+def test_the_card_passes_our_own_audit(run):
+    found = audit_card(card_of(run))
+    assert (found.rows, found.beta, found.steps_per_epoch) == (2, 0.1, 5)
+    assert (found.examples_low, found.examples_high, found.accuracy_granularity) == (17, 20, 4)
+
+
+def test_scores_from_outside_are_told_but_only_those_of_the_model_are_its_own(run):
+    results = [Score("dDPO", "mt_bench", "as_published", 7.3, n=160), Score("other", "mt_bench", "as_published", 6.0)]
+    card = ModelCard(card_of(run, results=results))
+    assert [one.metric_value for one in card.data.eval_results] == [0.5, 3.25, 7.3]
+    assert "| other | mt_bench | as_published | 6 |" in card.text
+
+
+def test_a_run_without_scores_has_an_empty_index_as_the_published_cards_have(tmp_path):
+    folder = write_run(tmp_path / "run")
+    (folder / "evaluate-eeeeeeeeee" / "stage.json").unlink()
+    assert "model-index:\n- name: small\n  results: []" in card_of(read_run(folder))
+
+
+def test_what_is_local_or_unfinished_is_not_named(tmp_path):
+    recipe = copy.deepcopy(RECIPE)
+    recipe["model"] = {"kind": "pretrained", "name_or_path": "/models/mine"}
+    recipe["data_dir"] = str(tmp_path)
+    (tmp_path / "mine" / "folder").mkdir(parents=True)
+    recipe["feedback"]["prompts"] = [{"path": path} for path in ("prompts.jsonl", "data/rows.jsonl.gz", "mine/folder")]
+    data = ModelCard(card_of(read_run(write_run(tmp_path / "run", recipe=recipe)))).data
+    assert (data.base_model, data.datasets) == (None, None)
+
+
+def test_the_card_belongs_into_the_folder_that_is_uploaded(run):
+    assert default_place(run) == run.folder / "align-aaaaaaaaaa" / "model" / "README.md"
+
+
+def test_a_run_without_a_model_has_no_card(tmp_path):
+    folder = write_run(tmp_path / "run")
+    (folder / "align-aaaaaaaaaa" / "stage.json").unlink()
+    with pytest.raises(DataError, match="has made no model yet"):
+        card_of(read_run(folder))

@@ -1,0 +1,66 @@
+"""`zephyr plan`: the rows and tokens that it foretells are those of the run, and it has a word on every recipe."""
+
+import json
+import re
+
+import pytest
+import yaml
+
+from tests.pipeline.command import zephyr
+from tests.pipeline.mini import mini_fields
+from zephyr.pipeline.plan_seconds import seconds_taken
+from zephyr.recipe.shipped import shipped_recipes
+
+
+@pytest.fixture
+def recipe_file(tmp_path):
+    path = tmp_path / "mini.yaml"
+    path.write_text(yaml.safe_dump(mini_fields(tmp_path / "runs")))
+    return path
+
+
+def test_what_is_foretold_is_what_the_run_does(recipe_file, tmp_path, capsys):
+    before = zephyr(capsys, "plan", recipe_file, "--seconds", "1")
+    assert before.code == 0, before.err
+    assert "took" not in before.out
+    zephyr(capsys, "run", recipe_file)
+    after = zephyr(capsys, "plan", recipe_file, "--seconds", "1")
+    for stage in ("pretrain", "sft"):
+        (found,) = re.findall(rf"(?m)^{stage} +([\d,]+) rows, ([\d,]+) steps", after.out)
+        (path,) = (tmp_path / "runs" / "mini").glob(f"{stage}-*/stage.json")
+        facts = json.loads(path.read_bytes())["facts"]
+        assert int(found[0].replace(",", "")) == pytest.approx(facts["rows"], rel=0.1)
+        assert int(found[1]) == pytest.approx(facts["steps"], abs=2)
+    for stage in ("pretrain", "sft", "feedback", "align", "evaluate", "in all"):
+        assert re.search(rf"(?m)^time +{stage} .* took .* [+-]\d+%$", after.out), after.out
+
+
+def test_the_newest_folder_of_a_stage_counts(tmp_path):
+    for name, finished, seconds in (("sft-a", "2026-01-01", 5.0), ("sft-b", "2026-01-02", 7.0)):
+        (tmp_path / name).mkdir()
+        record = {"key": {"stage": "sft"}, "finished": finished, "seconds": seconds}
+        (tmp_path / name / "stage.json").write_text(json.dumps(record))
+    (tmp_path / "torn").mkdir()
+    (tmp_path / "torn" / "stage.json").write_text("{")
+    assert seconds_taken(tmp_path, ("sft", "align")) == {"sft": 7.0}
+
+
+@pytest.mark.parametrize("name", [recipe.name for recipe in shipped_recipes() if recipe.name != "real-small"])
+def test_every_recipe_has_a_plan_offline(name, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    said = zephyr(capsys, "plan", name, "--gpus", "16", "--gpu", "a100-80g", "--offline")
+    assert said.code == 0, said.err
+    assert re.search(r"(?m)^model +[\d,]+ weights", said.out)
+
+
+def test_published_hours_stand_beside(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    said = zephyr(capsys, "plan", "zephyr-7b-beta", "--gpus", "16", "--gpu", "a100-80g", "--offline")
+    assert said.out.count("published: 2 to 4 h on 16 a100-80g") == 2
+    assert said.out.count("fits: ") == 2
+
+
+def test_an_unknown_gpu_is_refused(capsys):
+    said = zephyr(capsys, "plan", "quickstart", "--gpu", "a100")
+    assert said.code == 2
+    assert "--gpu: 'a100' is not known" in said.err
