@@ -54,6 +54,7 @@ def test_any_text(text):
 @example("name", "\ud800")
 @example("description", "\x00")
 @example("sft.train", {"learning_rate": 1e-300, "": 1})
+@example("sft.data.sources", [None, {}])
 @settings(max_examples=100)
 def test_any_value_at_any_key(key, value):
     check(SMALL, f"{key}={yaml.safe_dump(value, default_flow_style=True)}")

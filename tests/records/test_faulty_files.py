@@ -9,6 +9,7 @@ from zephyr.records.fields import Fault
 from zephyr.records.reading import read_items, read_rows
 
 GOOD = b'{"prompt": "a"}\n'
+CUT_GZ = gzip.compress(GOOD * 50, mtime=0)[:-9]
 
 
 @pytest.mark.parametrize(
@@ -54,7 +55,7 @@ def test_a_line_of_the_limit_is_read(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("rows.jsonl.gz", gzip.compress(GOOD * 50, mtime=0)[:-9], "after row 50: the gzip file is cut short"),
+        ("rows.jsonl.gz", CUT_GZ, "rows.jsonl.gz, after row 50: the gzip file is cut short; fetch"),
         ("rows.jsonl.gz", GOOD, "rows.jsonl.gz: cannot be unpacked (Not a gzipped file"),
         ("rows.json", b'[{"a": 1}, {"a": ', "rows.json row 2: is not JSON, or cut off (Expecting value); mend"),
         ("rows.json", b'[{"a": 1}', "rows.json, after rows.json row 1: the JSON is cut off where ',' is"),

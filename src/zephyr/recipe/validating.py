@@ -110,7 +110,8 @@ def _put(keys: Keys, value: Plain, data: Plain) -> None:
     holder = value_at(keys[:-1], data)
     if keys and isinstance(holder, dict):
         holder[str(keys[-1])] = value
-    elif keys and isinstance(holder, list) and isinstance(keys[-1], int):
+    elif keys and isinstance(holder, list) and isinstance(keys[-1], int) and keys[-1] < len(holder):
+        # A list that an earlier problem had exchanged may be shorter now: the item is gone, and its problem with it.
         holder[keys[-1]] = value
 
 
