@@ -19,6 +19,7 @@ from zephyr.verbs import (
     deliver,
     environment,
     evaluation,
+    export,
     feedback,
     judge,
     mt_bench,
@@ -27,6 +28,7 @@ from zephyr.verbs import (
     reward_accuracy,
     serve,
     synth,
+    ui,
     winrate,
 )
 from zephyr.verbs.terminal import escape_controls
@@ -48,6 +50,7 @@ app.command("inspect")(recipes.inspect)
 app.add_typer(recipes.shipped)
 app.command("chat")(chat.chat)
 app.command("serve")(serve.serve)
+app.command("ui")(ui.ui)
 app.command("synth")(synth.synth)
 app.add_typer(judge.judge)
 app.command("binarize")(feedback.binarize)
@@ -60,6 +63,7 @@ app.command("compare")(compare.compare)
 app.command("reward-accuracy")(reward_accuracy.reward_accuracy)
 app.add_typer(deliver.card)
 app.command("report")(deliver.report)
+app.command("export")(export.export)
 app.add_typer(calls.calls)
 app.command("env")(environment.print_environment)
 

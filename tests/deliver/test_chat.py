@@ -1,5 +1,7 @@
 """A conversation in the terminal: what is said is remembered, forgotten on demand, and ends when the user leaves."""
 
+import threading
+
 import pytest
 import torch
 
@@ -29,6 +31,28 @@ def test_answers_are_remembered_until_they_are_to_be_forgotten(conversation):
     assert [message.role for message in conversation.said] == ["system"]
 
 
+def test_the_model_reads_the_system_message_and_all_turns(conversation, monkeypatch):
+    tokenizer, read = conversation.loaded.tokenizer, []
+
+    def stream(model, tokenizer, prompt, sampling):
+        read.append(tokenizer.decode(prompt))
+        yield f"Answer {len(read)}."
+
+    monkeypatch.setattr("zephyr.deliver.chat.stream_answer", stream)
+    say(conversation, "Hi?", "And now?", "/new", "Again?")
+    turns = [
+        {"role": "system", "content": "Be kind."},
+        {"role": "user", "content": "Hi?"},
+        {"role": "assistant", "content": "Answer 1."},
+        {"role": "user", "content": "And now?"},
+    ]
+    texts = [turns[:2], turns, [turns[0], {"role": "user", "content": "Again?"}]]
+    assert read == [
+        tokenizer.decode(tokenizer.apply_chat_template(text, add_generation_prompt=True, return_dict=False))
+        for text in texts
+    ]
+
+
 def test_a_word_of_farewell_ends_it(conversation):
     assert say(conversation, "/exit", "Hi?") == ""
 
@@ -44,3 +68,19 @@ def test_the_pieces_are_the_greedy_answer(conversation):
     )
     whole = model.generate(prompt, max_new_tokens=6, do_sample=False, attention_mask=torch.ones_like(prompt))
     assert pieces == tokenizer.decode(whole[0, prompt.shape[1] :], skip_special_tokens=True)
+
+
+def test_an_interrupted_answer_is_forgotten_and_the_model_stops_writing(conversation):
+    conversation.sampling = Sampling(max_new_tokens=100_000, stop_ids=(0,))
+    written, threads = [], threading.active_count()
+
+    def write(text):
+        written.append(text)
+        if len(written) == 2:
+            raise KeyboardInterrupt
+
+    waiting = iter(["Hi?", "/new", None])
+    talk(conversation, lambda: next(waiting), write)
+    assert written[2:] == ["\n(stopped; this question is forgotten)\n", "(a new conversation)\n"]
+    assert [message.role for message in conversation.said] == ["system"]
+    assert threading.active_count() == threads

@@ -110,6 +110,33 @@ def test_deviations_from_the_published_protocol():
     assert not [one for one in told if one.startswith("questions:")]
 
 
+def test_a_run_on_the_leaderboards_tasks_tells_all_that_is_not_as_then():
+    protocol = {"num_fewshot": 25, "chat_template": False, "system": None, "limit": 200, "lm_eval": "0.4.13"}
+    said = {"deviations": ["choices are rebuilt"], "notes": ["stops at ':'"]}
+    scores = {"score": {"score": 61.0, "standard_error": 1.0}}
+    run_ = Result("arc_challenge", "m", protocol | said, scores, [])
+    assert published_deviations(run_) == [
+        "limit: None against 200",
+        "lm eval: of June 2023 against 0.4.13",
+        "choices are rebuilt",
+        "stops at ':'",
+    ]
+    (row,) = beside_published(run_, "zephyr-7b-beta")
+    # The card and the paper are up to 0.4 apart on the same model.
+    assert (row.published, row.tolerance) == (62.03, pytest.approx(math.hypot(1.96, 0.4)))
+    assert row.agrees
+
+
+def test_ifevals_four_accuracies_are_published_for_three_models():
+    found = {model: [one for one in scores if one.benchmark == "ifeval"] for model, scores in PUBLISHED.items()}
+    assert {model for model, scores in found.items() if len(scores) == 4} == {
+        "zephyr-7b-beta",
+        "mistral-orpo-beta",
+        "llama2-chat-70b",
+    }
+    assert found["zephyr-7b-beta"][1]._asdict()["metric"] == "prompt_level_loose_acc"
+
+
 def test_published_tables_are_in_range():
     for scores in PUBLISHED.values():
         for one in scores:

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from zephyr.errors import ModelError, ResourceError
-from zephyr.models.identity import weights_hash
+from zephyr.models.identity import resolved_revision, weights_hash
 from zephyr.models.loading import (
     Source,
     TrustedCode,
@@ -34,6 +34,19 @@ def saved(tmp_path) -> Path:
     folder = tmp_path / "model"
     save_model(tiny_model("mistral", vocab_size=384), tiny_tokenizer(), folder)
     return folder
+
+
+def test_a_hub_id_is_resolved_to_its_commit(tmp_path, monkeypatch):
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    kept = tmp_path / "models--someone--model"
+    (kept / "snapshots" / commit).mkdir(parents=True)
+    (kept / "snapshots" / commit / "config.json").write_text("{}")
+    (kept / "refs").mkdir()
+    (kept / "refs/main").write_text(commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    assert resolved_revision(Source("someone/model", offline=True)) == commit
+    with pytest.raises(ModelError, match="someone/other"):
+        resolved_revision(Source("someone/other", offline=True))
 
 
 def names_in(folder: Path) -> list[str]:

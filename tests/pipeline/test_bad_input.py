@@ -13,6 +13,7 @@ RED = "\x1b[31m"
 MEND = "mend what is wrong, or set bad_rows: drop, which leaves such rows out and counts them\n"
 GOOD = {"sft": [chat(number) for number in range(NUM_GOOD)], "align": [pair(number) for number in range(NUM_GOOD)]}
 LONG = {"messages": [{"role": "user", "content": f"word {RED}" * 200}, {"role": "assistant", "content": "Yes."}]}
+STAGES_OF_FILES = {"sft": "chats", "align": "labels"}
 SPEAKERS = ("system", "user", "assistant")
 
 
@@ -167,6 +168,17 @@ def test_a_bad_row_of_the_last_stage_stops_before_the_first_trains(tmp_path, tin
     first, *rest = messages[0].splitlines()
     assert first == "error: 3 problems:"
     assert [line.split(":")[0] for line in rest] == ["  chats.jsonl row 9", "  pairs.jsonl row 9", "  held.jsonl row 9"]
+
+
+@pytest.mark.parametrize("verb", ["check", "run"])
+def test_rows_that_the_objective_cannot_learn_from_stop_before_training(verb, tmp_path, tiny_folder, capfd):
+    (tmp_path / "chats.jsonl").write_bytes(jsonl(*GOOD["sft"]))
+    (tmp_path / "labels.jsonl").write_bytes(jsonl({"prompt": "Is it?", "completion": "Yes.", "label": True}))
+    sections = {stage: stage_fields(stage, {"path": f"{name}.jsonl"}) for stage, name in STAGES_OF_FILES.items()}
+    said = zephyr(capfd, verb, write_recipe(tmp_path, tiny_folder, **sections))
+    assert said.code == 2
+    assert said.err.startswith("error: labels.jsonl row 1: objective dpo needs 2 completions a prompt, got 1; choose")
+    assert trained(tmp_path) == []
 
 
 def test_a_held_out_prompt_longer_than_the_window_stops_too(tmp_path, tiny_folder, capfd):

@@ -7,9 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 from rich.console import Console
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, pipeline
 
 from tests.pipeline.mini import TRAIN, mini_fields
+from zephyr.errors import DeviceError
+from zephyr.models.loading import save_model
+from zephyr.models.tiny import tiny_model, tiny_tokenizer
 from zephyr.pipeline.run import run_recipe
 from zephyr.recipe.schema import Recipe
 
@@ -45,9 +49,34 @@ def test_adapters_are_trained_and_merged(trained):
     assert torch.equal(before.model.embed_tokens.weight, after.model.embed_tokens.weight)
 
 
+def test_what_lora_asks_for_is_done(trained):
+    fields = mini_fields(trained)
+    fields["align"]["lora"] = {"r": 4, "target_modules": ["q_proj"], "use_dora": True, "modules_to_save": ["lm_head"]}
+    folder, _ = facts(fields, run(fields, until="align"), "align")
+    config = json.loads((folder / "adapter/adapter_config.json").read_text())
+    assert config["use_dora"] is True
+    assert config["modules_to_save"] == ["lm_head"]
+    saved = load_file(folder / "adapter/adapter_model.safetensors")
+    merged = load_file(folder / "model/model.safetensors")
+    [head] = [tensor for name, tensor in saved.items() if "lm_head" in name]
+    assert torch.equal(merged["lm_head.weight"], head)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU may be able to hold 4-bit weights")
+def test_4bit_weights_are_refused_before_the_run_begins(tmp_path):
+    fields = mini_fields(tmp_path)
+    fields["align"]["lora"] = {"load_in_4bit": True}
+    fields["model"] = {"kind": "pretrained", "name_or_path": str(tmp_path / "base")}
+    del fields["pretrain"]
+    save_model(tiny_model("mistral", vocab_size=384), tiny_tokenizer(), tmp_path / "base")
+    with pytest.raises(DeviceError, match="4-bit loading: needs"):
+        run(fields)
+    assert not list((tmp_path / "mini").glob("synth-*"))
+
+
 @pytest.mark.parametrize(
     ("output", "objective"),
-    [("listwise", {"name": "listwise", "num_completions": 3}), ("kto", {"name": "kto"}), ("pairs", {"name": "simpo"})],
+    [("listwise", {"name": "listwise"}), ("kto", {"name": "kto"}), ("pairs", {"name": "simpo"})],
 )
 def test_feedback_serves_every_kind_of_objective(trained, output, objective):
     fields = mini_fields(trained)

@@ -1,7 +1,6 @@
 """`zephyr eval`: scores from local files, without network, and going on after a kill."""
 
 import json
-import os
 import signal
 import sqlite3
 import subprocess
@@ -12,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from tests.evaluate.harness.small_data import small_data
+from tests.verbs.judged_benches import write_baseline, write_mt_bench
 from zephyr import cli
+from zephyr.evaluate.results import read_results
 from zephyr.models.loading import save_model
 from zephyr.models.tiny import tiny_model, tiny_tokenizer
 
@@ -91,21 +92,117 @@ def test_mistakes_show_before_a_model_is_loaded(place: Path, tmp_path: Path, cap
     assert "--tasks: names no task" in capsys.readouterr().err
 
 
+# ---- benchmarks that a judge rates ----
+
+
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the files of MT-Bench and AlpacaEval 2."""
+    folder = tmp_path_factory.mktemp("judged")
+    write_mt_bench(folder / "mt_bench")
+    write_baseline(folder / "alpaca_eval", 6)
+    return folder
+
+
+def test_judged_benchmarks_go_by_their_names(judged: Path, tmp_path: Path, capsys) -> None:
+    asked = ["eval", "scripted", "--tasks", "mt_bench,alpaca_eval", "--data", str(judged), "--judge", "scripted"]
+    asked += ["--out", str(tmp_path), "--limit", "5", "--offline"]
+    assert zephyr(asked) == 0
+    printed = capsys.readouterr().out
+    assert "mt_bench of scripted, judged by scripted judge" in printed
+    assert "alpaca_eval_2 of scripted, judged by scripted judge" in printed
+    assert zephyr([*asked, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["tasks"].keys() == {"mt_bench", "alpaca_eval_2"}
+    score = told["tasks"]["mt_bench"]["scores"]["as_published"]
+    assert (score["n"], score["missing"], score["label"]) == (10, 0, "complete")
+    assert told["tasks"]["alpaca_eval_2"]["scores"]["as_published"]["n"] == 5
+    # Both are found as one run by `zephyr compare`.
+    assert {one.benchmark for one in read_results(tmp_path)} == {"mt_bench", "alpaca_eval_2"}
+
+
+def test_tasks_and_judged_benchmarks_are_one_run(place: Path, judged: Path, tmp_path: Path, capsys) -> None:
+    data = small_data(tmp_path / "data")
+    (data / "mt_bench").symlink_to(judged / "mt_bench")
+    asked = [*words(place, tmp_path / "out"), "--data", str(data), "--tasks", "winogrande,mt_bench", "--limit", "1"]
+    assert zephyr([*asked, "--judge", "scripted", "--max-new-tokens", "24"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.index("winogrande") < printed.index("mt_bench of ")
+    told = json.loads((tmp_path / "out" / "evaluation.json").read_text())["tasks"]
+    assert told.keys() == {"winogrande", "mt_bench"}
+    assert told["mt_bench"]["protocol"]["max_new_tokens"] == 24
+    assert told["mt_bench"]["scores"]["as_published"]["n"] == 2
+
+
+def test_what_a_judged_benchmark_lacks_shows_before_a_model_is_loaded(judged: Path, tmp_path: Path, capsys) -> None:
+    asked = ["eval", str(tmp_path / "nowhere"), "--tasks", "mt_bench", "--out", str(tmp_path / "out"), "--offline"]
+    for more, error in (
+        (["--data", str(judged)], "task mt_bench: is rated by a judge, and none is named; name one (--judge"),
+        (["--judge", "scripted"], "task mt_bench: is read from files, and no folder is named; put its authors' files"),
+        (["--judge", "scripted", "--data", str(tmp_path)], "there is no question.jsonl of MT-Bench; get it from"),
+        (["--judge", "endpoint:gpt", "--data", str(judged)], "teacher: names no model at an address"),
+        (["--judge", "scripted", "--data", str(judged)], "nowhere: there is no such folder"),
+    ):
+        assert zephyr([*asked, *more]) == 2
+        said = capsys.readouterr().err
+        assert error in said
+        assert len(said.splitlines()) == 1
+    assert zephyr(["eval", "m", "--tasks", "mt_bnch", "--judge", "scripted"]) == 2
+    assert "did you mean 'mt_bench'?" in capsys.readouterr().err
+
+
+# ---- going on ----
+
+# Computes as `zephyr` does, and writes down every request before it is answered.
+WATCHED = """
+import sys
+from zephyr import cli
+from zephyr.evaluate.harness import generated, language_model
+
+log = open(sys.argv[1], "a", buffering=1)
+score, generate = language_model.score_continuations, generated.generate
+
+def scored(scorer, batch):
+    log.writelines(f"{one.ids.tolist()} {one.num_scored}\\n" for one in batch)
+    return score(scorer, batch)
+
+def said(model, prompts, *more, **options):
+    log.writelines(f"{list(prompt)}\\n" for prompt in prompts)
+    return generate(model, prompts, *more, **options)
+
+language_model.score_continuations, generated.generate = scored, said
+cli.main(sys.argv[2:])
+"""
+MOST_TOGETHER = 8  # requests of these tasks that fit 64 tokens
+
+
 @pytest.mark.slow
-def test_a_killed_evaluation_goes_on_where_it_stopped(place: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "zephyr.cli", *words(place, tmp_path / "killed", "--tasks", TASKS)]
-    command += ["--max-tokens", "64"]
-    requests = tmp_path / "killed" / "requests.sqlite"
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while answered(requests) < 3 and process.poll() is None:
-        time.sleep(0.002)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT])
+def test_a_stopped_evaluation_repeats_only_what_was_in_flight(place: Path, tmp_path: Path, end: int) -> None:
+    more = ("--tasks", TASKS, "--max-tokens", 64)
+    requests, logs = tmp_path / "stopped" / "requests.sqlite", [tmp_path / "first.log", tmp_path / "second.log"]
+
+    def command(log: Path, out: str) -> list[str]:
+        return [sys.executable, "-c", WATCHED, str(log), *words(place, tmp_path / out, *more)]
+
+    with subprocess.Popen(
+        command(logs[0], "stopped"), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as process:
+        while answered(requests) < 3 and process.poll() is None:
+            time.sleep(0.002)
+        process.send_signal(end)
+        _, errors = process.communicate()
+    if end == signal.SIGINT:
+        assert process.returncode == 130
+        assert errors.endswith("stopped; the same command goes on from here\n")
     kept = answered(requests)
     assert kept >= 3
-    subprocess.run(command, check=True, capture_output=True)
-    whole = words(place, tmp_path / "whole", "--tasks", TASKS, "--max-tokens", 64)
-    subprocess.run([sys.executable, "-m", "zephyr.cli", *whole], check=True, capture_output=True)
-    first, second = (json.loads((tmp_path / name / "evaluation.json").read_text()) for name in ("killed", "whole"))
+    subprocess.run(command(logs[1], "stopped"), check=True, capture_output=True)
+    before, after = (log.read_text().splitlines() for log in logs)
+    total = answered(requests)
+    assert len(after) == total - kept
+    assert len(set(before) & set(after)) == len(before) - kept <= MOST_TOGETHER
+    assert len(set(before) | set(after)) == total
+    subprocess.run(command(tmp_path / "whole.log", "whole"), check=True, capture_output=True)
+    first, second = (json.loads((tmp_path / name / "evaluation.json").read_text()) for name in ("stopped", "whole"))
     assert first == second
-    assert kept <= answered(requests) == answered(tmp_path / "whole" / "requests.sqlite")

@@ -1,6 +1,6 @@
 """A conversation with a model in the terminal."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 
 from zephyr.data.encoding import DialogueEncoder
@@ -14,6 +14,21 @@ LEAVE = ("/exit", "/quit")
 FORGET = "/new"
 
 
+class Speaker:
+    """A model that answers conversations, in the layout it was trained with."""
+
+    def __init__(self, loaded: Loaded, name: str = "") -> None:
+        self.name = name
+        self._loaded = loaded
+        # That layout stands in its tokenizer.
+        self._encoder = DialogueEncoder(loaded.tokenizer, TemplateSettings(name="own"))
+
+    def answer(self, messages: Sequence[Message], sampling: Sampling) -> Generator[str, None, None]:
+        """The answer in pieces; the model stops writing when the pieces are no longer wanted."""
+        model, tokenizer = self._loaded
+        return stream_answer(model, tokenizer, self._encoder.prompt(messages).tolist(), sampling)
+
+
 @dataclass
 class Conversation:
     """A model, how it samples, and what has been said."""
@@ -24,33 +39,40 @@ class Conversation:
     said: list[Message] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        # The layout that the model was trained with stands in its tokenizer.
-        self._encoder = DialogueEncoder(self.loaded.tokenizer, TemplateSettings(name="own"))
+        self._speaker = Speaker(self.loaded)
         self.forget()
 
     def forget(self) -> None:
         """Begin anew, with the system message alone."""
         self.said = [Message("system", self.system)] if self.system else []
 
-    def answer(self, text: str) -> Iterator[str]:
+    def answer(self, text: str) -> Generator[str, None, None]:
         """The answer to the user's next message in pieces; both are remembered when it is whole."""
         asked = [*self.said, Message("user", text)]
         pieces = []
-        for piece in stream_answer(
-            self.loaded.model, self.loaded.tokenizer, self._encoder.prompt(asked).tolist(), self.sampling
-        ):
+        for piece in self._speaker.answer(asked, self.sampling):
             pieces.append(piece)
             yield piece
         self.said = [*asked, Message("assistant", "".join(pieces))]
 
 
 def talk(conversation: Conversation, read: Callable[[], str | None], write: Callable[[str], None]) -> None:
-    """Answer what `read` gives until it gives None or a word of farewell."""
+    """Answer what `read` gives until it gives None or a word of farewell; Ctrl-C ends no more than an answer."""
     while (text := read()) is not None and text.strip() not in LEAVE:
         if text.strip() == FORGET:
             conversation.forget()
             write("(a new conversation)\n")
         elif text.strip():
-            for piece in conversation.answer(text.strip()):
-                write(piece)
-            write("\n")
+            _write_answer(conversation, text.strip(), write)
+
+
+def _write_answer(conversation: Conversation, text: str, write: Callable[[str], None]) -> None:
+    pieces = conversation.answer(text)
+    try:
+        for piece in pieces:
+            write(piece)
+        write("\n")
+    except KeyboardInterrupt:
+        write("\n(stopped; this question is forgotten)\n")
+    finally:
+        pieces.close()

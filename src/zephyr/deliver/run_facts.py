@@ -67,7 +67,7 @@ def scores_of(run: RunRecord) -> list[Score]:
     stage = run.stages.get("evaluate")
     if stage is None:
         return []
-    return [*_world_scores(run, stage), *_metrics(run, stage)]
+    return [*_world_scores(run, stage), *_benchmarks(run, stage), *_metrics(run, stage)]
 
 
 def _world_scores(run: RunRecord, stage: StageRecord) -> Iterator[Score]:
@@ -84,6 +84,26 @@ def _world_scores(run: RunRecord, stage: StageRecord) -> Iterator[Score]:
                 high=number(at(told, "high")),
                 n=None if count is None else int(count),
                 source=_measurement(run, stage, "world", model),
+            )
+
+
+def _benchmarks(run: RunRecord, stage: StageRecord) -> Iterator[Score]:
+    """The field's benchmarks; a judged one of which too many judgments are missing has no score to be shown."""
+    for model, found in entries(stage.facts, "benchmarks").items():
+        for benchmark, told in entries(found).items():
+            value, count = number(at(told, "score")), number(at(told, "n"))
+            if value is None or at(told, "label") == "incomplete":
+                continue
+            yield Score(
+                model=model,
+                benchmark=benchmark,
+                metric=str(at(told, "metric")),
+                value=value,
+                low=number(at(told, "low")),
+                high=number(at(told, "high")),
+                n=None if count is None else int(count),
+                standard_error=number(at(told, "standard_error")),
+                source=run.relative(stage.folder / str(at(told, "file"))),
             )
 
 

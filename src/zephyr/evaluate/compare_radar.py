@@ -65,8 +65,11 @@ def _grid(axes: Sequence[str], top: float) -> list[str]:
     for axis, name in enumerate(axes):
         end = _place(axis, len(axes), 1.0).split(",")
         lines.append(f'<line x1="{CENTRE:g}" y1="{CENTRE:g}" x2="{end[0]}" y2="{end[1]}" stroke="#bbbbbb"/>')
-        x, y_text = _place(axis, len(axes), 1.14).split(",")
-        lines.append(f'<text x="{x}" y="{y_text}" text-anchor="middle" font-size="14">{escape(name)}</text>')
+        x, y_text = _place(axis, len(axes), 1.08).split(",")
+        # A name stands beside its axis, or above and below the upright ones, and never over the lines.
+        side = round(math.sin(2 * math.pi * axis / len(axes)), 3)
+        anchor = "middle" if side == 0 else "start" if side > 0 else "end"
+        lines.append(f'<text x="{x}" y="{y_text}" text-anchor="{anchor}" font-size="14">{escape(name)}</text>')
     return lines
 
 

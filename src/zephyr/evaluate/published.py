@@ -3,7 +3,7 @@
 How far apart two runs of the same model may be comes from the noise that was measured: the run's own standard error,
 the published one, and where none was published the spread of others' attempts to reproduce the score.
 Sources: arXiv 2310.16944 (tables 1 and 2), the models' cards, AlpacaEval's leaderboards, alignment-handbook issues 44,
-45 and 124, and the cards of Mistral-ORPO.
+45 and 124, the cards and repository of Mistral-ORPO (IFEval, too, of others), and SimPO's repository.
 """
 
 import math
@@ -31,7 +31,7 @@ class Published(NamedTuple):
 
 
 class Beside(NamedTuple):
-    """A run's score beside the published one; `agrees` None where the run has no doubt to measure with."""
+    """A run's score beside the published one; it `agrees` if their difference is within the tolerance."""
 
     benchmark: str
     metric: str
@@ -47,6 +47,12 @@ def _leaderboard(*scores: float) -> list[Published]:
     return [Published(name, "score", score) for name, score in zip(names, scores, strict=False)]
 
 
+def _ifeval(*shares: float) -> list[Published]:
+    """Of prompts, strict and loose, then of instructions."""
+    names = [f"{level}_level_{kind}_acc" for level in ("prompt", "inst") for kind in ("strict", "loose")]
+    return [Published("ifeval", name, round(100 * share, 2)) for name, share in zip(names, shares, strict=True)]
+
+
 def _chat(mt_bench: float | None, alpaca: tuple[float, float | None] | None) -> list[Published]:
     found = [] if mt_bench is None else [Published("mt_bench", "as_published", mt_bench)]
     return found + ([] if alpaca is None else [Published("alpaca_eval_1", "as_published", *alpaca)])
@@ -58,6 +64,7 @@ PUBLISHED: Mapping[str, list[Published]] = {
         Published("alpaca_eval_2", "as_published", 10.992886, 0.961788),
         Published("alpaca_eval_2", "length_controlled", 13.203198),
         *_leaderboard(62.03, 84.36, 61.07, 57.45, 77.74, 12.74, 9.66),
+        *_ifeval(0.4233, 0.4547, 0.5492, 0.5767),
     ],
     "zephyr-7b-alpha": [
         *_chat(6.88, (85.7587064676617, 1.2285451680042003)),
@@ -69,10 +76,20 @@ PUBLISHED: Mapping[str, list[Published]] = {
         *_chat(7.32, (91.41, None)),
         Published("alpaca_eval_2", "as_published", 12.565409),
         Published("alpaca_eval_2", "length_controlled", 14.716749),
+        *_ifeval(0.5287, 0.5564, 0.6355, 0.6619),
     ],
+    "zephyr-7b-sft-full": [
+        Published("alpaca_eval_2", "as_published", 6.2),
+        Published("alpaca_eval_2", "length_controlled", 8.4),
+    ],
+    "zephyr-7b-dpo-full": _chat(7.569182, None),
     "mistral-7b-instruct-v0.1": [*_chat(6.84, None), *_leaderboard(54.52, 75.63, 55.38, 56.28)],
     "xwin-lm-7b-v0.1": [*_chat(6.19, (87.83, 1.15)), *_leaderboard(56.57, 79.40, 49.98, 47.89)],
-    "llama2-chat-70b": [*_chat(6.86, (92.66, 0.91)), *_leaderboard(67.32, 87.33, 69.83, 44.92)],
+    "llama2-chat-70b": [
+        *_chat(6.86, (92.66, 0.91)),
+        *_leaderboard(67.32, 87.33, 69.83, 44.92),
+        *_ifeval(0.4436, 0.5342, 0.5468, 0.6319),
+    ],
     "vicuna-33b-v1.3": [*_chat(7.12, (88.99, 1.10)), *_leaderboard(62.12, 83.00, 59.22, 56.16)],
     "guanaco-65b": [*_chat(6.41, (71.80, 1.59)), *_leaderboard(65.44, 86.47, 62.92, 52.81)],
     "falcon-40b-instruct": [*_chat(5.17, (45.71, 1.75)), *_leaderboard(61.60, 84.31, 55.45, 52.52)],
@@ -83,6 +100,8 @@ PUBLISHED: Mapping[str, list[Published]] = {
 }
 
 _SHOTS = {"arc_challenge": 25, "hellaswag": 10, "mmlu": 5, "truthfulqa_mc2": 0, "winogrande": 5, "gsm8k": 5, "drop": 3}
+# The leaderboard's harness drew its shots, and wrote some prompts, otherwise than today's.
+_LEADERBOARD: Mapping[str, Json] = {"chat_template": False, "system": None, "limit": None, "lm_eval": "of June 2023"}
 # How the published scores were made, under the names that runs keep their own protocols by.
 PROTOCOLS: Mapping[str, Mapping[str, Json]] = {
     "mt_bench": {
@@ -121,7 +140,8 @@ PROTOCOLS: Mapping[str, Mapping[str, Json]] = {
         "instruction_difficulty": "tatsu-lab/alpaca_eval",
         "gamed_baselines": "tatsu-lab/alpaca_eval",
     },
-    **{name: {"num_fewshot": shots, "chat_template": False} for name, shots in _SHOTS.items()},
+    **{name: {"num_fewshot": shots, **_LEADERBOARD} for name, shots in _SHOTS.items()},
+    "ifeval": {"num_fewshot": 0, "limit": None},
 }
 
 
@@ -158,11 +178,16 @@ def beside_published(run: Result, model: str) -> list[Beside]:
 
 
 def published_deviations(run: Result) -> list[str]:
-    """In what the run's protocol differs from the published one, in words, the published side first."""
+    """In what the run's protocol differs from the published one, in words, the published side first.
+
+    Behind that stands what the run itself has to say of its data and definitions.
+    """
     protocol = PROTOCOLS.get(run.benchmark, {})
     told = deviations(protocol, run.protocol)
     untold = sorted(protocol.keys() - run.protocol.keys())
-    return [*told, *(f"{name.replace('_', ' ')}: {protocol[name]} against nothing told" for name in untold)]
+    own = [run.protocol.get(name) for name in ("deviations", "notes")]
+    said = [str(one) for sentences in own if isinstance(sentences, list) for one in sentences]
+    return [*told, *(f"{name.replace('_', ' ')}: {protocol[name]} against nothing told" for name in untold), *said]
 
 
 def _tolerance(known: Published, own_error: float) -> float:
@@ -173,7 +198,7 @@ def _tolerance(known: Published, own_error: float) -> float:
 
 
 def _spread_of_share(known: Published) -> float:
-    if known.benchmark in _SHOTS:
+    if known.benchmark in (*_SHOTS, "ifeval"):
         return SPREAD["leaderboard"]
     # A win rate whose error was not published has the one of 805 yes-or-no verdicts.
     share = known.score / 100

@@ -222,11 +222,8 @@ def load_adapter(model: PreTrainedModel, folder: Path, *, trainable: bool = Fals
     return wrapped
 
 
-def load_4bit(source: Source, *, compute_dtype: str = "bfloat16", device: str = "cuda") -> PreTrainedModel:
-    """The model with its linear weights as 4-bit NormalFloat, doubly quantised, for LoRA on top (QLoRA).
-
-    Raises DeviceError without a GPU or without bitsandbytes.
-    """
+def refuse_4bit() -> None:
+    """Nothing where 4-bit models can be loaded. Raises DeviceError without a GPU or without bitsandbytes."""
     if importlib.util.find_spec("bitsandbytes") is None:
         raise DeviceError("4-bit loading", "needs bitsandbytes", "install it: pip install 'zephyr-align[gpu]'")
     if not torch.cuda.is_available():
@@ -235,6 +232,14 @@ def load_4bit(source: Source, *, compute_dtype: str = "bfloat16", device: str = 
             "needs a CUDA GPU, and there is none",
             "train LoRA on the plain model, or find a GPU",
         )
+
+
+def load_4bit(source: Source, *, compute_dtype: str = "bfloat16", device: str = "cuda") -> PreTrainedModel:
+    """The model with its linear weights as 4-bit NormalFloat, doubly quantised, for LoRA on top (QLoRA).
+
+    Raises DeviceError without a GPU or without bitsandbytes.
+    """
+    refuse_4bit()
     nf4 = BitsAndBytesConfig(  # type: ignore[no-untyped-call]
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",

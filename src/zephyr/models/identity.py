@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
-from transformers import AutoConfig
+from transformers.utils import CONFIG_NAME
+from transformers.utils.hub import cached_file, extract_commit_hash
 
 from zephyr.models.loading import Source, check_source, unreadable
 
@@ -19,13 +20,13 @@ def resolved_revision(source: Source) -> str | None:
     if Path(source.name).is_dir():
         return None
     try:
-        config = AutoConfig.from_pretrained(
-            source.name, revision=source.revision or "main", local_files_only=source.offline
+        found: str | None = cached_file(
+            source.name, CONFIG_NAME, revision=source.revision or "main", local_files_only=source.offline
         )
     except (OSError, ValueError, KeyError) as error:
         raise unreadable(source, "configuration", error) from error
-    commit = getattr(config, "_commit_hash", None)
-    return None if commit is None else str(commit)
+    commit: str | None = extract_commit_hash(found, None)
+    return commit
 
 
 def weights_hash(model: nn.Module, *, adapters: bool = True) -> str:

@@ -1,25 +1,40 @@
 """An answer while it is written: transformers' own generation, piece by piece."""
 
-from collections.abc import Iterator, Sequence
-from threading import Thread
+from collections.abc import Generator, Sequence
+from threading import Event, Thread
 
 import torch
-from transformers import PreTrainedModel, TextIteratorStreamer
+from torch import Tensor
+from transformers import PreTrainedModel, StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
 
 from zephyr.models.generation import stop_ids_of
 from zephyr.models.loading import Tokenizer, plain_attention
 from zephyr.models.sampling import Sampling
 
 
+class _Unwanted(StoppingCriteria):
+    """Ends the writing before its next token once nobody reads on."""
+
+    def __init__(self) -> None:
+        self.event = Event()
+
+    def __call__(self, input_ids: Tensor, _scores: object, **_kwargs: object) -> Tensor:
+        return torch.full((input_ids.shape[0],), self.event.is_set(), device=input_ids.device)
+
+
 def stream_answer(
     model: PreTrainedModel, tokenizer: Tokenizer, prompt: Sequence[int], sampling: Sampling
-) -> Iterator[str]:
-    """The answer to `prompt` in pieces of text, sampled with torch's own random state."""
+) -> Generator[str, None, None]:
+    """The answer to `prompt` in pieces of text, sampled with torch's own random state.
+
+    The model writes in a thread; closing the generator ends it within a token.
+    """
     streamer = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
     ids = torch.tensor([list(prompt)], device=model.device)
     draws = sampling.temperature > 0
     model.set_attn_implementation(plain_attention(model))
     failures: list[BaseException] = []
+    unwanted = _Unwanted()
 
     def write() -> None:
         try:
@@ -27,6 +42,7 @@ def stream_answer(
                 ids,
                 attention_mask=torch.ones_like(ids),
                 streamer=streamer,
+                stopping_criteria=StoppingCriteriaList([unwanted]),
                 max_new_tokens=sampling.max_new_tokens,
                 do_sample=draws,
                 temperature=sampling.temperature if draws else None,
@@ -41,7 +57,10 @@ def stream_answer(
 
     writer = Thread(target=write, daemon=True)
     writer.start()
-    yield from streamer
-    writer.join()
+    try:
+        yield from streamer
+    finally:
+        unwanted.event.set()
+        writer.join()
     if failures:
         raise failures[0]

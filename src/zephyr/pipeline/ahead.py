@@ -8,6 +8,7 @@ from pathlib import Path
 
 from zephyr.errors import Problems
 from zephyr.models.loading import Source, Tokenizer, load_tokenizer
+from zephyr.pipeline.benchmarks import benchmark_lines
 from zephyr.pipeline.data_rows import open_all, stage_rows
 from zephyr.pipeline.inputs import other_inputs, row_kind, training_section
 from zephyr.pipeline.make_models import make_start
@@ -18,6 +19,7 @@ from zephyr.pipeline.stage_folder import MODEL, Facts, finished
 from zephyr.pipeline.stages import Planned, Work
 from zephyr.pipeline.telling import facts_in_words, left_out_lines
 from zephyr.pipeline.tokens import none_left
+from zephyr.pipeline.training import refuse_device
 from zephyr.recipe.data_section import DataSection
 from zephyr.recipe.model_section import NewModel
 from zephyr.recipe.schema import Recipe
@@ -49,6 +51,10 @@ def look_ahead(
             facts = _looked_at(work, start)
         if facts:
             say(f"{stage:<{width}}  reads: {facts_in_words(facts)}")
+        if stage == "evaluate":
+            with problems.noted():
+                for line in benchmark_lines(recipe):
+                    say(f"{stage:<{width}}  {line}")
         for line in left_out_lines(facts):
             say(f"{stage:<{width}}  {line}")
     problems.raise_any()
@@ -71,6 +77,7 @@ def _looked_at(work: Work, start: Source | None) -> Facts:
     recipe, section = work.recipe, training_section(work.recipe, work.stage)
     if section is None:
         return _others(work)
+    refuse_device(section)
     if not section.data.sources:
         return {}
     tokenizer = _tokenizer(work, start)

@@ -1,27 +1,74 @@
-"""lm-eval's tasks in a run: of every model, each in a folder of the evaluate stage; and what `check` says of them."""
+"""Benchmarks of a model by their names: lm-eval's tasks and the judged ones, all results in one folder.
 
+A command line asks for one model, a recipe for every model of its run; `check` asks what can be known beforehand.
+"""
+
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
+from zephyr.atomic import replace_text
+from zephyr.evaluate.harness.profiles import expand, judged_names
+from zephyr.evaluate.harness.report import EVALUATION, MAIN, Evaluated, as_json
 from zephyr.evaluate.harness.run import EvalOptions, run, tasks_of
+from zephyr.evaluate.results import RESULT, Result
+from zephyr.pipeline.asked_teachers import TeacherOptions
+from zephyr.pipeline.judged_benchmarks import Bench, Judging, judged_ahead, without_judge
+from zephyr.pipeline.ledgers import CALLS
+from zephyr.pipeline.ready import answering_source
 from zephyr.pipeline.stage_folder import MODEL, Facts
 from zephyr.pipeline.stages import Work
 from zephyr.recipe.evaluate_section import HarnessTask
+from zephyr.recipe.feedback_section import EndpointTeacher, LocalTeacher, VllmTeacher
 from zephyr.recipe.schema import Recipe
+from zephyr.records.fields import Json
 
-# The score a task is known by.
-_MAIN = "score"
+# The score that a judged benchmark is known by.
+AS_PUBLISHED = "as_published"
 
 
-def benchmark_scores(work: Work, task: HarnessTask, number: int, titles: Mapping[str, str]) -> Facts:
-    """Each task's score in percent of every model, by task and model. What has its answer is not asked again."""
-    found: Facts = {}
+class Benchmarked(NamedTuple):
+    """Scores of lm-eval's tasks, results of judged benchmarks, and words on what is left out for want of a judge."""
+
+    tasks: Evaluated
+    judged: list[Result]
+    left_out: list[str]
+
+    def fields(self) -> dict[str, Json]:
+        """As plain fields: all but the values of the documents."""
+        whole = self.tasks._replace(results=[*self.tasks.results, *self.judged])
+        return {**as_json(whole), "left_out": [*self.left_out]}
+
+
+def run_benchmarks(
+    model: str, options: EvalOptions, judging: Judging, *, max_new_tokens: int | None = None
+) -> Benchmarked:
+    """All that the options name, of one model; their folder holds every answer, and a rerun goes on from it.
+
+    `max_new_tokens`: the longest answer to be judged, where that is not as published.
+    What is wrong with names, files or the judge is raised before a model is loaded.
+    """
+    wanted = judged_names(options.names)
+    left_out = without_judge(options.names, wanted) if judging.judge is None else []
+    bench = Bench(options.data, options.out, options.limit, max_new_tokens)
+    judged = judged_ahead(model, [] if left_out else wanted, bench, judging)
+    has_tasks = bool(expand(options.names, None)) or not judged
+    told = run(model, options) if has_tasks else Evaluated(options.names, [], {})
+    found = Benchmarked(told, [one() for one in judged], left_out)
+    replace_text(options.out / EVALUATION, json.dumps(found.fields(), indent=1, ensure_ascii=False) + "\n")
+    return found
+
+
+def benchmark_scores(work: Work, task: HarnessTask, number: int, titles: Mapping[str, str]) -> dict[str, Facts]:
+    """The scores of every model by benchmark, in percent or marks. What has its answer is not asked again."""
+    found: dict[str, Facts] = {}
     for stage, title in titles.items():
-        options = _options(work.recipe, task, work.folder / f"{number}-harness-{stage}")
-        for result in run(str(work.inputs[stage] / MODEL), options).results:
-            score = result.scores[_MAIN]
-            assert isinstance(score, dict)
-            found[f"{result.benchmark}/{title}"] = score["score"]
+        options = _options(work.recipe, task, work.folder / f"{number}-{task.name}-{stage}")
+        model, judging = str(work.inputs[stage] / MODEL), _judging(work, task)
+        told = run_benchmarks(model, options, judging, max_new_tokens=task.max_new_tokens)
+        results = (*told.tasks.results, *told.judged)
+        found[title] = {one.benchmark: _score(one, options.out.name) for one in results}
     return found
 
 
@@ -30,9 +77,26 @@ def benchmark_lines(recipe: Recipe) -> Iterator[str]:
     section = recipe.evaluate
     for task in section.tasks if section is not None else ():
         if isinstance(task, HarnessTask):
-            loaded = tasks_of(_options(recipe, task, Path()))
+            options = _options(recipe, task, Path())
+            wanted = judged_names(options.names)
+            left_out = [] if task.judge else without_judge(options.names, wanted)
+            teachers = TeacherOptions(offline=recipe.offline, seed=recipe.seed)
+            bench = Bench(options.data, options.out, options.limit)
+            judged = judged_ahead("", [] if left_out else wanted, bench, Judging(task.judge, teachers))
+            loaded = tasks_of(options) if expand(options.names, None) else {}
             documents = sum(len(one.task.eval_docs) for one in loaded.values())
-            yield f"{', '.join(task.tasks)}: {len(loaded)} tasks of {documents:,} documents"
+            others = f", {len(judged)} judged benchmarks" if judged else ""
+            yield f"{', '.join(task.tasks)}: {len(loaded)} tasks of {documents:,} documents{others}"
+            yield from left_out
+
+
+def _score(result: Result, folder: str) -> dict[str, Json]:
+    """The score that the benchmark is known by, with its doubt and the file that it stands in."""
+    told = result.scores[AS_PUBLISHED if AS_PUBLISHED in result.scores else MAIN]
+    assert isinstance(told, dict)
+    # A judged benchmark has one score by which it is known, as published.
+    metric = result.protocol.get("metric", AS_PUBLISHED)
+    return {**told, "metric": metric, "file": f"{folder}/{result.benchmark}/{RESULT}"}
 
 
 def _options(recipe: Recipe, task: HarnessTask, out: Path) -> EvalOptions:
@@ -46,3 +110,13 @@ def _options(recipe: Recipe, task: HarnessTask, out: Path) -> EvalOptions:
         chat_template=task.chat_template,
         offline=recipe.offline,
     )
+
+
+def _judging(work: Work, task: HarnessTask) -> Judging:
+    """The judge of a recipe; what an endpoint is paid for serves the whole run, and counts for its caps."""
+    judge = task.judge
+    if isinstance(judge, LocalTeacher | VllmTeacher):
+        judge = judge.model_copy(update={"model": answering_source(judge.model, work).name})
+    teachers = TeacherOptions(offline=work.recipe.offline, seed=work.recipe.seed)
+    ledger = work.run_folder / CALLS if isinstance(judge, EndpointTeacher) else None
+    return Judging(judge, teachers, ledger=ledger)

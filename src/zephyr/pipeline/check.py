@@ -7,7 +7,7 @@ from typing import cast
 
 from zephyr.data.hub import is_hub_id
 from zephyr.data.sources import Records
-from zephyr.errors import DataError, ModelError, Problems
+from zephyr.errors import DataError, DeviceError, ModelError, Problems
 from zephyr.models.empty import num_parameters
 from zephyr.models.identity import resolved_revision
 from zephyr.models.loading import Source, Tokenizer, load_tokenizer
@@ -30,6 +30,7 @@ from zephyr.pipeline.ready import STAGE_MODEL, base_source, encoder_for, tokeniz
 from zephyr.pipeline.recorded import binarize_recorded
 from zephyr.pipeline.stages import Work, taken_stages
 from zephyr.pipeline.telling import left_out_lines
+from zephyr.pipeline.training import refuse_device
 from zephyr.pipeline.written import files_of, run_files
 from zephyr.recipe.data_section import DataSource, DecontaminationFilter
 from zephyr.recipe.feedback_section import LocalTeacher
@@ -83,6 +84,10 @@ class Check:
     def training(self, stage: str, section: Trains) -> Iterator[str]:
         """Rows, tokens, steps and what is cut of a training stage."""
         data, kind = section.data, row_kind(section)
+        try:
+            refuse_device(section)
+        except DeviceError as error:
+            yield f"will not run on this machine: {error}"
         yield from self._evaluation_sets(section)
         parts: list[Records[Record]] = []
         held_out: list[Records[Record]] = []

@@ -21,8 +21,8 @@ from zephyr.data.truncation import Loss, TruncationReport, fit_dialogue, fit_pre
 from zephyr.errors import DataError
 from zephyr.pipeline.data_rows import Accounts, filters_of
 from zephyr.pipeline.inputs import Trains
-from zephyr.pipeline.tokens import check_losses, none_left, window_of
-from zephyr.recipe.schema import Recipe, SftSection
+from zephyr.pipeline.tokens import check_losses, none_left, refuse_completions, window_of
+from zephyr.recipe.schema import AlignSection, Recipe, SftSection
 from zephyr.records.rows import Chat, Preference, Rated, Record, Text
 from zephyr.train.sampler import plan_steps
 from zephyr.train.schedules import count_warmup_steps
@@ -171,7 +171,8 @@ def _losses(stage: Stage, row: Record, supervision: Supervision | None) -> Itera
         if supervision is not None and fitted.loss.usable:
             supervision.add(fitted.encoded)
         yield fitted.loss
-    elif isinstance(row, Preference):
+    elif isinstance(row, Preference) and isinstance(stage.section, AlignSection):
+        refuse_completions(stage.section, row)
         completions = [encoder.completion(text) for text in row.completions]
         yield fit_preference(encoder.prompt(row.prompt), completions, window).loss
 

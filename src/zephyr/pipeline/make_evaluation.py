@@ -32,21 +32,23 @@ _TITLES = {"pretrain": "base", "sft": "dSFT"}
 
 
 def make_evaluation(work: Work) -> Facts:
-    """The facts of the stage: `scores` by model, and further `metrics` by name."""
+    """The facts of the stage: `scores` and `benchmarks` by model, and further `metrics` by name."""
     section = work.recipe.evaluate
     assert section is not None
     scores: dict[str, Plain] = {}
     metrics: dict[str, Plain] = {}
+    benchmarks: dict[str, Facts] = {}
     for number, task in enumerate(section.tasks):
         if isinstance(task, WorldTask):
             scores |= _world(work, task, number)
         elif isinstance(task, PreferenceTask):
             metrics |= _kept(work.folder / f"{number}-preference.json", lambda: _preference(work))
         elif isinstance(task, HarnessTask):
-            metrics |= benchmark_scores(work, task, number, titles(work))
+            for title, found in benchmark_scores(work, task, number, titles(work)).items():
+                benchmarks.setdefault(title, {}).update(found)
         else:
             metrics |= _kept(work.folder / f"{number}-perplexity.json", lambda: _perplexities(work))
-    return {"scores": scores, "metrics": metrics}
+    return {"scores": scores, "metrics": metrics, "benchmarks": dict(benchmarks)}
 
 
 def titles(work: Work) -> dict[str, str]:

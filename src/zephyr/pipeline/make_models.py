@@ -83,6 +83,9 @@ def make_align(work: Work) -> Facts:
     if section.objective.name == "kto":
         examples, held = with_mismatched_completions(examples), with_mismatched_completions(held) if held else []
     options = section.objective.model_dump(exclude={"name"}, exclude_none=True)
+    if section.objective.name == "listwise":
+        most = max(len(one.completions) for part in (examples, held) for one in part)
+        options = {"num_completions": most} | options
     training = Training(
         ready=ready,
         objective=build_objective(section.objective.name, options),

@@ -28,7 +28,7 @@ def prepare_rows(work: Work, encoder: DialogueEncoder) -> Facts:
             texts, longest = stage_rows(recipe, data, Text, before), data.max_length
             return write_dialogues(tokens, data, texts, lambda row: split_text(encoder.text(row.text), longest))
         if isinstance(section, AlignSection):
-            return write_preferences(tokens, data, stage_rows(recipe, data, Preference, before), encoder)
+            return write_preferences(tokens, section, stage_rows(recipe, data, Preference, before), encoder)
         loss_on = section.objective.loss_on
         return write_dialogues(
             tokens,

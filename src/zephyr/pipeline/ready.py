@@ -95,12 +95,13 @@ def tokenizer_of(recipe: Recipe) -> Tokenizer:
 
 def answering(name: str, work: Work, *, max_cache_tokens: int = 65_536) -> Teacher:
     """A model that answers: `stage:sft` is that of a stage, anything else a folder or a hub id."""
-    source = _answering_source(name, work)
+    source = answering_source(name, work)
     encoder = encoder_for(load_tokenizer(source), work.recipe, work.stage)
     return LocalTeacher(load_model(source, dtype="float32"), encoder, name=name, max_cache_tokens=max_cache_tokens)
 
 
-def _answering_source(name: str, work: Work) -> Source:
+def answering_source(name: str, work: Work) -> Source:
+    """Where a model that answers lies. Raises RecipeError for a stage that does not come before this one."""
     if not name.startswith(STAGE_MODEL):
         return Source(name, offline=work.recipe.offline)
     stage = name.removeprefix(STAGE_MODEL)
@@ -121,7 +122,7 @@ def _teacher(section: TeacherSection, work: Work, where: str) -> Teacher:
 def _engine(section: VllmSection, work: Work) -> Teacher:
     if not is_installed():
         raise not_installed()
-    source = _answering_source(section.model, work)
+    source = answering_source(section.model, work)
     if section.revision is not None:
         source = replace(source, revision=section.revision)
     encoder = encoder_for(load_tokenizer(source), work.recipe, work.stage)

@@ -25,6 +25,7 @@ def write_summary(recipe: Recipe, outcome: RunOutcome) -> dict[str, Plain]:
         "name": recipe.name,
         "scores": facts.get("scores", {}),
         "metrics": facts.get("metrics", {}),
+        "benchmarks": facts.get("benchmarks", {}),
         "seconds": round(outcome.seconds, 1),
         "stage_seconds": {stage: record.seconds for stage, record in outcome.records.items()},
         "skipped_stages": list(outcome.skipped),
@@ -46,6 +47,9 @@ def print_summary(console: Console, outcome: RunOutcome, summary: dict[str, Plai
     scores = summary["scores"]
     if isinstance(scores, dict) and scores:
         console.print(_score_table(scores))
+    benchmarks = summary["benchmarks"]
+    if isinstance(benchmarks, dict) and benchmarks:
+        console.print(_benchmark_table(benchmarks))
     for line in _sample_lines(outcome):
         console.print(line)
     report = outcome.folders.get("deliver")
@@ -62,6 +66,20 @@ def _score_table(scores: dict[str, Plain]) -> Table:
         assert isinstance(score, dict), score
         low, high = score["low"], score["high"]
         table.add_row(name, f"{score['score']:.1%}", f"{low:.1%} to {high:.1%}", f"{score['n']}")
+    return table
+
+
+def _benchmark_table(benchmarks: dict[str, Plain]) -> Table:
+    """A line a model and benchmark; of a judged one that lacks too many judgments no score."""
+    table = Table("model", "benchmark", "score", "95 % interval", "n")
+    for name, found in benchmarks.items():
+        assert isinstance(found, dict), found
+        for benchmark, told in found.items():
+            assert isinstance(told, dict), told
+            low, high, is_whole = told["low"], told["high"], told.get("label") != "incomplete"
+            score = f"{told['score']:.2f}" if is_whole and told["score"] is not None else "incomplete"
+            doubt = "" if low is None or high is None else f"{low:.2f} to {high:.2f}"
+            table.add_row(name, benchmark, score, doubt, f"{told['n']}")
     return table
 
 

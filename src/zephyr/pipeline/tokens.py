@@ -16,6 +16,8 @@ from zephyr.pipeline.data_rows import Accounts, Part, Rows
 from zephyr.pipeline.ranks import is_leader, wait_until
 from zephyr.pipeline.stage_folder import Facts
 from zephyr.recipe.data_section import DataSection
+from zephyr.recipe.schema import AlignSection
+from zephyr.recipe.train_section import ListwiseObjective
 from zephyr.records.rows import Chat, Preference, Text
 from zephyr.train.examples import Comparison, Dialogue
 
@@ -72,13 +74,15 @@ def write_dialogues(
     return facts
 
 
-def write_preferences(tokens: Path, data: DataSection, rows: Rows[Preference], encoder: DialogueEncoder) -> Facts:
+def write_preferences(tokens: Path, section: AlignSection, rows: Rows[Preference], encoder: DialogueEncoder) -> Facts:
     """The facts; afterwards the rows stand in the folder as stores of preferences."""
-    window, facts = window_of(data), Facts()
+    data, facts = section.data, Facts()
+    window = window_of(data)
     for part in PARTS:
         report = TruncationReport(window)
         with TokenWriter(tokens / part, "preferences") as writer:
             for row in rows.part(part):
+                refuse_completions(section, row)
                 completions = [encoder.completion(text) for text in row.completions]
                 fitted = fit_preference(encoder.prompt(row.prompt), completions, window)
                 if report.add(row.name, fitted.loss):
@@ -95,6 +99,18 @@ def dialogues(folder: Path, part: Part) -> DialogueStore[Dialogue]:
 def comparisons(folder: Path, part: Part) -> PreferenceStore[Comparison]:
     """The stored preferences of a stage, as training takes them."""
     return PreferenceStore(folder / TOKENS / part, Comparison)
+
+
+def refuse_completions(section: AlignSection, row: Preference) -> None:
+    """Nothing. Raises DataError for a row of another number of completions than the objective learns from."""
+    objective, number = section.objective, len(row.completions)
+    fewest, most = (1, 1) if objective.name == "kto" else (2, 2)
+    if isinstance(objective, ListwiseObjective):
+        most = objective.num_completions or max(2, number)
+    if not fewest <= number <= most:
+        needed = f"{fewest}" if fewest == most else f"{fewest} to {most}"
+        what = f"objective {objective.name} needs {needed} completions a prompt, got {number}"
+        raise DataError(row.name, what, "choose the objective that fits this data, or rebuild the data for it")
 
 
 def _close(tokens: Path, data: DataSection, part: str, report: TruncationReport, accounts: Accounts) -> Facts:

@@ -9,16 +9,18 @@ from pathlib import Path
 import torch
 
 from zephyr.atomic import replace_text
-from zephyr.models.adapters import LoraSettings, add_lora, load_4bit, load_adapter, merge_adapters
+from zephyr.models.adapters import LoraSettings, add_lora, load_4bit, load_adapter, merge_adapters, refuse_4bit
 from zephyr.models.empty import empty_model
 from zephyr.models.fresh import set_generation
 from zephyr.models.loading import load_model, save_model
 from zephyr.models.sampling import Sampling
 from zephyr.models.scorer import CausalLM, plain_model
 from zephyr.models.together import from_rank_zero
+from zephyr.pipeline.inputs import Trains
 from zephyr.pipeline.ranks import is_leader
 from zephyr.pipeline.ready import Ready
 from zephyr.pipeline.stage_folder import MODEL, Facts
+from zephyr.recipe.schema import PretrainSection
 from zephyr.recipe.train_section import LoraSection, TrainSection
 from zephyr.train.checkpoint import checkpoint_folders
 from zephyr.train.distributed import built_on_rank_zero, pick_device, process_group
@@ -51,6 +53,12 @@ class Training:
     stop_ids: Collection[int] = ()
     lora: LoraSection | None = None
     scores_everything: bool = False
+
+
+def refuse_device(section: Trains) -> None:
+    """Nothing where this machine can train so. Raises DeviceError."""
+    if not isinstance(section, PretrainSection) and section.lora is not None and section.lora.load_in_4bit:
+        refuse_4bit()
 
 
 def train_model(training: Training, *, folder: Path, reference_store: Path) -> Facts:
@@ -134,7 +142,11 @@ def _starting_model(training: Training) -> CausalLM:
 
 def _merge(training: Training, folder: Path) -> None:
     """Write the plain model with the trained adapters in its weights."""
-    base = load_model(training.ready.start, dtype=_dtype(training.section))
+    lora = training.lora
+    assert lora is not None
+    # The base of 4-bit training computed in bfloat16; twice the memory would buy digits that it never had.
+    dtype = "bfloat16" if lora.load_in_4bit else _dtype(training.section)
+    base = load_model(training.ready.start, dtype=dtype)
     first = training.examples[0]
     probe = torch.from_numpy(first.ids if isinstance(first, Dialogue) else first.prompt)[None, :PROBE_TOKENS]
     merged = merge_adapters(load_adapter(base, folder / ADAPTER), probe)
@@ -154,6 +166,8 @@ def _lora_settings(section: LoraSection) -> LoraSettings:
         alpha=section.lora_alpha,
         dropout=section.lora_dropout,
         target_modules=targets if isinstance(targets, str) else tuple(targets),
+        modules_to_save=tuple(section.modules_to_save),
+        use_dora=section.use_dora,
     )
 
 

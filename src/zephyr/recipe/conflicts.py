@@ -164,8 +164,9 @@ def _objective(recipe: Recipe) -> Iterator[Conflict]:
         remedy = f"write feedback.binarize.output={wanted}"
         yield Conflict("feedback.binarize.output", what, remedy, ("align.objective",))
     asked = feedback.candidates.num_completions
-    if isinstance(objective, ListwiseObjective) and not feedback.recorded and asked > objective.num_completions:
-        what = f"must be at least the {asked} answers of feedback.candidates, got {objective.num_completions}"
+    most = objective.num_completions if isinstance(objective, ListwiseObjective) else None
+    if most is not None and not feedback.recorded and asked > most:
+        what = f"must be at least the {asked} answers of feedback.candidates, got {most}"
         yield Conflict("align.objective.num_completions", what, f"write {asked}", ("feedback.candidates",))
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from zephyr.recipe.data_section import DataSource
-from zephyr.recipe.feedback_section import SamplingSection
+from zephyr.recipe.feedback_section import SamplingSection, Teacher
 from zephyr.recipe.section import Section
 
 
@@ -34,14 +34,18 @@ class PerplexityTask(Section):
 
 
 class HarnessTask(Section):
-    """Benchmarks as lm-eval defines them, of every model of the run."""
+    """Benchmarks as lm-eval defines them, and judged ones, of every model of the run."""
 
     name: Literal["harness"] = "harness"
-    tasks: list[str] = Field(min_length=1, description="tasks of lm-eval, or profiles such as `ifeval`")
+    tasks: list[str] = Field(min_length=1, description="tasks of lm-eval, mt_bench, alpaca_eval_1, profiles")
     data: Path | None = Field(None, description="folder of the tasks' local copies; without it, the hub's are read")
     shots: int | None = Field(None, ge=0, description="shots of every task; without it, its own")
     limit: int | None = Field(None, ge=1, description="only so many documents of each task: a trial")
     chat_template: Literal["auto", "on", "off"] = Field("auto", description="auto: for `ifeval` alone")
+    judge: Teacher | None = Field(None, description="who rates mt_bench and alpaca_eval; null: nobody")
+    max_new_tokens: int | None = Field(
+        None, ge=1, description="longest answer that is judged; null: as published, 1024 or 2048"
+    )
 
 
 Task = Annotated[WorldTask | PreferenceTask | PerplexityTask | HarnessTask, Field(discriminator="name")]

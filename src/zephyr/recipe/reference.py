@@ -22,7 +22,7 @@ run. The stages run in this order: {stages}.
 This page is printed from the schema by `python -m zephyr.recipe.reference`, so it names every key there is.
 
 ```sh
-zephyr recipes                      # the recipes that come with Zephyr
+zephyr recipes list                 # the recipes that come with Zephyr
 zephyr recipes copy quickstart      # one of them into this folder
 zephyr check quickstart.yaml        # is it sound, what will it cost, which files will be written
 zephyr run quickstart.yaml sft.train.learning_rate=1.0e-4 align.objective.name=orpo

@@ -65,7 +65,7 @@ class TrainSection(Section):
 
 
 class LoraSection(Section):
-    """Low-rank adapters instead of all weights."""
+    """Low-rank adapters instead of all weights; the stage hands on a plain model with them merged in."""
 
     r: int = Field(16, ge=1, description="rank")
     lora_alpha: float = Field(16, gt=0, description="scale: the update is multiplied by lora_alpha / r")
@@ -74,7 +74,6 @@ class LoraSection(Section):
     modules_to_save: list[str] = Field(default_factory=list, description="modules trained in full beside the adapters")
     use_dora: bool = Field(False, description="learn the length of each weight column apart from its direction (DoRA)")
     load_in_4bit: bool = Field(False, description="QLoRA: base weights in 4-bit nf4; needs a CUDA device")
-    merge: bool = Field(True, description="hand on a plain model with the adapters merged in")
 
 
 class SftObjective(Section):
@@ -143,7 +142,9 @@ class ListwiseObjective(Section):
 
     name: Literal["listwise"] = "listwise"
     beta: float = Field(0.1, gt=0, description="strength of the pull to the reference")
-    num_completions: int = Field(4, ge=2, description="most answers a prompt has; a prompt may have fewer")
+    num_completions: int | None = Field(
+        None, ge=2, description="most answers a prompt may have; null: as many as the data has"
+    )
 
 
 AlignObjective = Annotated[

@@ -53,7 +53,7 @@ def process_group(device: torch.device, *, name: str = "training", timeout: time
 
     Processes that form several groups one after the other give each a name of its own, the same on all ranks: at the
     place where ranks meet the addresses of the last group are still written down, and a rank that finds them waits for
-    ever (torch 2.13).
+    ever (torch 2.13). Those of ranks that torchrun has restarted are told apart here.
     If a rank fails, the others raise a DeviceError that names it; if one is killed, torchrun's report does. One that
     hangs stops the others after ``timeout``.
     """
@@ -64,7 +64,7 @@ def process_group(device: torch.device, *, name: str = "training", timeout: time
     # Objects and CPU tensors go over gloo, whatever carries the gradients.
     backends = "gloo" if backend == "gloo" else f"cpu:gloo,{device.type}:{backend}"
     meeting_place, number, size = next(rendezvous("env://", timeout=timeout))
-    store = PrefixStore(name, meeting_place)
+    store = PrefixStore(f"{name}/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", meeting_place)
     dist.init_process_group(backends, store=store, rank=number, world_size=size, timeout=timeout)
     try:
         yield

@@ -16,7 +16,7 @@ from zephyr.verbs.judged_options import (
     PrintJson,
 )
 from zephyr.verbs.options import CapTokens, Concurrency, KeyEnv, Seed
-from zephyr.verbs.terminal import Offline, quiet_libraries
+from zephyr.verbs.terminal import Offline, can_go_on, quiet_libraries
 
 Temperature = Annotated[float, typer.Option(min=0, help="Of the answers; MT-Bench has its own by category.")]
 
@@ -46,9 +46,10 @@ def arena(  # noqa: PLR0913 - typer makes an option of every parameter
     """Have a judge compare two models, in both orders. Every call is kept; run again to go on where it stopped."""
     quiet_libraries(offline=offline)
     from zephyr.evaluate.mt_bench import MtBenchSettings
-    from zephyr.verbs.arena_run import ArenaRun, arena_lines, run_arena
-    from zephyr.verbs.asked_teachers import TeacherOptions
-    from zephyr.verbs.judged_run import JudgedRun, print_result, resumable, table_of
+    from zephyr.pipeline.asked_teachers import TeacherOptions
+    from zephyr.pipeline.judged_run import JudgedRun
+    from zephyr.verbs.arena_run import ArenaRun, run_arena
+    from zephyr.verbs.judged_printing import print_result
 
     teachers = TeacherOptions(api_key_env, concurrency, offline, seed)
     run = ArenaRun(
@@ -61,9 +62,9 @@ def arena(  # noqa: PLR0913 - typer makes an option of every parameter
         judge_prompts=judge_prompts,
         swap=swap,
     )
-    with resumable():
-        result, scores = run_arena(run)
-    print_result(result, out, table_of(arena_lines(scores)), as_json=as_json)
+    with can_go_on():
+        result, _ = run_arena(run)
+    print_result(result, out, as_json=as_json)
 
 
 def alpaca_eval(  # noqa: PLR0913 - typer makes an option of every parameter
@@ -98,9 +99,10 @@ def alpaca_eval(  # noqa: PLR0913 - typer makes an option of every parameter
     """Compare a model with AlpacaEval's baseline. Every call is kept; run again to go on where it stopped."""
     quiet_libraries(offline=offline)
     from zephyr.evaluate.alpaca_eval import AnswerSettings
-    from zephyr.verbs.alpaca_eval_run import AlpacaEvalRun, alpaca_lines, run_alpaca_eval
-    from zephyr.verbs.asked_teachers import TeacherOptions
-    from zephyr.verbs.judged_run import JudgedRun, print_result, resumable, table_of
+    from zephyr.pipeline.alpaca_eval_run import AlpacaEvalRun, run_alpaca_eval
+    from zephyr.pipeline.asked_teachers import TeacherOptions
+    from zephyr.pipeline.judged_run import JudgedRun
+    from zephyr.verbs.judged_printing import print_result
 
     run = AlpacaEvalRun(
         model=model,
@@ -113,6 +115,6 @@ def alpaca_eval(  # noqa: PLR0913 - typer makes an option of every parameter
         gamed=gamed,
         swap=swap,
     )
-    with resumable():
-        result, scores = run_alpaca_eval(run)
-    print_result(result, out, table_of(alpaca_lines(scores)), as_json=as_json)
+    with can_go_on():
+        result, _ = run_alpaca_eval(run)
+    print_result(result, out, as_json=as_json)

@@ -6,20 +6,14 @@ from pathlib import Path
 
 from zephyr.errors import DataError
 from zephyr.evaluate.alpaca_eval import read_outputs
-from zephyr.evaluate.arena import ArenaScores, Match, Orders, Played, arena_scores, play
+from zephyr.evaluate.arena import ArenaScores, Match, Orders, arena_scores, play
 from zephyr.evaluate.arena_wording import PUBLISHED_PAIR, OwnPairs, PairWording, PublishedPairs
 from zephyr.evaluate.judged_calls import replies_to
 from zephyr.evaluate.judged_score import JudgedScore
 from zephyr.evaluate.mt_bench import MtBenchSettings
 from zephyr.evaluate.results import Item, Result, write_result
 from zephyr.judging.published_prompts import read_judge_prompts
-from zephyr.records.fields import Json
-from zephyr.records.rows import Prompt, prompt_id
-from zephyr.records.writing import write_jsonl
-from zephyr.teachers.ledger import Ledger
-from zephyr.teachers.protocol import ChatRequest
-from zephyr.verbs.feedback_files import open_rows
-from zephyr.verbs.judged_run import (
+from zephyr.pipeline.judged_run import (
     JudgedRun,
     answers_file,
     file_hash,
@@ -27,8 +21,14 @@ from zephyr.verbs.judged_run import (
     refuse_scripted,
     teacher_form,
     watched,
+    write_verdicts,
 )
-from zephyr.verbs.mt_bench_run import MtBenchInputs, bench_answers, bench_protocol
+from zephyr.pipeline.mt_bench_run import MtBenchInputs, bench_answers, bench_protocol
+from zephyr.records.fields import Json
+from zephyr.records.rows import Prompt, prompt_id
+from zephyr.teachers.ledger import Ledger
+from zephyr.teachers.protocol import ChatRequest
+from zephyr.verbs.feedback_files import open_rows
 
 NAME = "arena"
 
@@ -63,9 +63,9 @@ def run_arena(run: ArenaRun) -> tuple[Result, ArenaScores]:
     wording = pair_wording(run.judge_prompts, seed=run.settings.seed)
     if (run.prompts is None) == (run.mt_bench is None):
         raise DataError("zephyr arena", "needs prompts, from one place", "name --prompts FILE or --mt-bench DIR")
-    with shared.open_ledger(*run.models) as ledger:
-        contest = _on_mt_bench(run, ledger) if run.mt_bench else _on_prompts(run, ledger)
-        judge = open_ledgered(shared.judge, "rates", shared.teachers, ledger)
+    with shared.ledgers(*run.models) as ledgers:
+        contest = _on_mt_bench(run, ledgers.answers) if run.mt_bench else _on_prompts(run, ledgers.answers)
+        judge = open_ledgered(shared.judge, "rates", shared.teachers, ledgers.judge)
         with watched("judge", len(contest.matches) * (1 + run.swap), judge) as calling:
             orders: Orders = "both" if run.swap else "given"
             played = play(contest.matches, judge.teacher, wording, calling, orders=orders)
@@ -104,24 +104,6 @@ def pair_wording(judge_prompts: Path | None, *, seed: int) -> PairWording:
 def arena_lines(scores: ArenaScores) -> list[tuple[str, JudgedScore]]:
     """The scores with the names under which they are told."""
     return [("win_rate", scores.win_rate), ("adjusted_win_rate", scores.adjusted), *scores.categories.items()]
-
-
-def write_verdicts(out: Path, played: Sequence[Played]) -> None:
-    """Nothing; every answer and verdict is in the folder."""
-    rows: list[dict[str, Json]] = [
-        {
-            "key": one.match.key,
-            "category": one.match.category,
-            "turns": list(one.match.turns),
-            "first": list(one.match.first),
-            "second": list(one.match.second),
-            "given": None if one.given is None else dict(one.given._asdict()),
-            "swapped": None if one.swapped is None else dict(one.swapped._asdict()),
-            "share": one.share,
-        }
-        for one in played
-    ]
-    write_jsonl(out / "judgments.jsonl", rows, replace=True)
 
 
 def _on_mt_bench(run: ArenaRun, ledger: Ledger) -> Contest:

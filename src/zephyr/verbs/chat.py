@@ -18,7 +18,7 @@ def chat(
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer in tokens.")] = 256,
     offline: Offline = False,
 ) -> None:
-    """Talk with a model. /new forgets what was said, /exit or Ctrl-D ends."""
+    """Talk with a model. Ctrl-C stops an answer, /new forgets what was said, /exit or Ctrl-D ends."""
     quiet_libraries(offline=offline)
     import torch
 
@@ -33,14 +33,13 @@ def chat(
     sampling = Sampling(max_new_tokens, temperature, top_k or None, top_p)
 
     def read() -> str | None:
-        try:
-            return str(input("> "))
-        except EOFError:
-            return None
+        while True:
+            try:
+                return str(input("> "))
+            except EOFError:
+                typer.echo("")
+                return None
+            except KeyboardInterrupt:
+                typer.echo("\n(Ctrl-D or /exit ends)")
 
-    try:
-        talk(
-            Conversation(loaded, sampling, system), read, lambda text: print(escape_controls(text), end="", flush=True)
-        )
-    except KeyboardInterrupt:
-        typer.echo("")
+    talk(Conversation(loaded, sampling, system), read, lambda text: print(escape_controls(text), end="", flush=True))

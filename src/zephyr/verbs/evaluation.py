@@ -3,24 +3,33 @@
 import json
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from zephyr.verbs.options import TEACHER_FORMS, CapTokens, Concurrency, KeyEnv
 from zephyr.verbs.terminal import Offline, can_go_on, escape_controls, quiet_libraries
 
+if TYPE_CHECKING:
+    from zephyr.pipeline.benchmarks import Benchmarked
+
 Toggle = Literal["auto", "on", "off"]
+Names = Annotated[
+    str,
+    typer.Option(
+        help="By commas: tasks of lm-eval, mt_bench, alpaca_eval_1 or _2, and profiles: "
+        "open-llm-leaderboard-v1, ifeval, zephyr-card."
+    ),
+]
+Judge = Annotated[
+    str | None, typer.Option(metavar="JUDGE", help=f"Who rates mt_bench and alpaca_eval: {TEACHER_FORMS}")
+]
 
 
 def evaluate(  # noqa: PLR0913 - typer makes an option of every parameter
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A model folder or a hub id.")],
     *,
-    tasks: Annotated[
-        str,
-        typer.Option(
-            help="Tasks of lm-eval and profiles, by commas: open-llm-leaderboard-v1, ifeval, zephyr-card.",
-        ),
-    ],
+    tasks: Names,
     data: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Local copies of the tasks' data; without it, the hub's.")
     ] = None,
@@ -33,17 +42,26 @@ def evaluate(  # noqa: PLR0913 - typer makes an option of every parameter
         Toggle, typer.Option(help="The model's own template; auto: for ifeval alone, if there is one.")
     ] = "auto",
     system: Annotated[str | None, typer.Option(help="System message.")] = None,
+    judge: Judge = None,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Longest answer that is judged; default: as published, 1024 or 2048.")
+    ] = None,
+    cap_tokens: CapTokens = None,
+    api_key_env: KeyEnv = "OPENAI_API_KEY",
+    concurrency: Concurrency = 64,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; default: by the device.")] = None,
     max_tokens: Annotated[int | None, typer.Option(min=1, help="Most tokens computed together.")] = None,
     print_json: Annotated[bool, typer.Option("--json", help="Print the results as one JSON object.")] = False,
     offline: Offline = False,
 ) -> None:
-    """Measure a model on benchmarks, with lm-eval's tasks and our prefix trees."""
+    """Measure a model on benchmarks: lm-eval's tasks on prefix trees, and those that a judge rates."""
     quiet_libraries(offline=offline)
     # lm-eval draws a bar a task with tqdm, which reads this when it is imported.
     os.environ.setdefault("TQDM_DISABLE", "1")
-    from zephyr.evaluate.harness.report import EVALUATION, as_json, table
-    from zephyr.evaluate.harness.run import EvalOptions, run
+    from zephyr.evaluate.harness.run import EvalOptions
+    from zephyr.pipeline.asked_teachers import TeacherOptions
+    from zephyr.pipeline.benchmarks import run_benchmarks
+    from zephyr.pipeline.judged_benchmarks import Judging
 
     folder = out or Path("evaluations") / (Path(model).name or "model")
     options = EvalOptions(
@@ -58,7 +76,23 @@ def evaluate(  # noqa: PLR0913 - typer makes an option of every parameter
         max_tokens=max_tokens,
         offline=offline,
     )
+    judging = Judging(judge, TeacherOptions(api_key_env, concurrency, offline), cap_tokens)
     with can_go_on():
-        told = run(model, options)
-    text = f"{table(told)}\n{folder / EVALUATION}"
-    typer.echo(json.dumps(as_json(told), ensure_ascii=False) if print_json else escape_controls(text))
+        found = run_benchmarks(model, options, judging, max_new_tokens=max_new_tokens)
+    if print_json:
+        typer.echo(json.dumps(found.fields(), ensure_ascii=False))
+    else:
+        _print(found, folder)
+
+
+def _print(found: "Benchmarked", folder: Path) -> None:
+    """Nothing; prints tables, what is left out, and the file that holds it all."""
+    from zephyr.evaluate.harness.report import EVALUATION, table
+    from zephyr.verbs.judged_printing import print_result
+
+    if found.tasks.results:
+        typer.echo(escape_controls(table(found.tasks)))
+    for result in found.judged:
+        print_result(result, folder / result.benchmark)
+    for line in (*found.left_out, str(folder / EVALUATION)):
+        typer.echo(escape_controls(line))

@@ -108,7 +108,7 @@ def rate(  # noqa: PLR0913 - typer makes an option of every parameter
     from zephyr.feedback.judge import JudgeSettings
     from zephyr.feedback.judged_files import calls_beside
     from zephyr.feedback.ray_stage import RaySettings
-    from zephyr.verbs.asked_teachers import TeacherOptions
+    from zephyr.pipeline.asked_teachers import TeacherOptions
     from zephyr.verbs.feedback_files import asked_aspects, open_prompts_or_answers, refuse_place
     from zephyr.verbs.judge_run import JudgeRun, forecast, ledger_beside, run_judge
 
@@ -156,7 +156,7 @@ def audit(  # noqa: PLR0913 - typer makes an option of every parameter
     """Measure a judge: consistency, biases, what it misses, agreement with labels; else on the closed world."""
     quiet_libraries(offline=offline)
     from zephyr.feedback.judge import JudgeSettings
-    from zephyr.verbs.asked_teachers import TeacherOptions
+    from zephyr.pipeline.asked_teachers import TeacherOptions
     from zephyr.verbs.feedback_files import asked_aspects
     from zephyr.verbs.judge_audit import AuditRun, audit_fields, print_audit, run_audit
 

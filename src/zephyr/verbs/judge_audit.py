@@ -16,9 +16,9 @@ from zephyr.errors import DataError
 from zephyr.feedback.audit import Audit, Measure, audit
 from zephyr.feedback.audit_items import AuditItem, read_llmbar, read_pandalm, world_items
 from zephyr.feedback.judge import JudgeSettings
+from zephyr.pipeline.asked_teachers import TeacherOptions, cap_for, open_teacher
 from zephyr.progress import show_progress
 from zephyr.teachers.ledger import Ledger
-from zephyr.verbs.asked_teachers import TeacherOptions, cap_for, open_teacher
 from zephyr.verbs.terminal import escape_controls
 
 WORLD_ITEMS = 200

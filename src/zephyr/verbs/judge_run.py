@@ -15,13 +15,13 @@ from zephyr.feedback.candidates import CandidateSettings, answer_prompts
 from zephyr.feedback.judge import Judged, JudgeSettings, judge
 from zephyr.feedback.judged_files import calls_beside, without_ratings, write_judged
 from zephyr.feedback.ray_stage import LEDGER, Opened, Opener, Plan, RaySettings, rate_over_ray
+from zephyr.pipeline.asked_teachers import TeacherOptions, asked_together, cap_for, open_plain
 from zephyr.progress import show_progress
 from zephyr.records.rows import Prompt, Rated
 from zephyr.teachers.ledger import Ledger
 from zephyr.teachers.ledgered import LedgeredTeacher
 from zephyr.teachers.prices import Cap
 from zephyr.teachers.protocol import ChatReply, ChatRequest, Teacher
-from zephyr.verbs.asked_teachers import TeacherOptions, asked_together, cap_for, open_plain
 
 Accounts = dict[str, object]
 

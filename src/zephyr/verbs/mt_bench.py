@@ -1,13 +1,14 @@
 """`zephyr mt-bench`: a model on MT-Bench, rated by a judge."""
 
 from pathlib import Path
+from textwrap import indent
 from typing import Annotated, Literal
 
 import typer
 
 from zephyr.verbs.judged_options import BenchData, JudgeName, Limit, LongestAnswer, Model, OutFolder, PrintJson
 from zephyr.verbs.options import CapTokens, Concurrency, KeyEnv, Seed
-from zephyr.verbs.terminal import Offline, quiet_libraries
+from zephyr.verbs.terminal import Offline, can_go_on, escape_controls, quiet_libraries
 
 Wording = Annotated[
     Literal["own", "published"],
@@ -18,9 +19,7 @@ Wording = Annotated[
 def list_wrong_references(data: Path | None) -> None:
     """Nothing; prints the reference answers that were reported wrong and ends the command, if that was asked for."""
     if data is not None:
-        from zephyr.verbs.mt_bench_run import print_wrong_references
-
-        print_wrong_references(data)
+        _print_wrong_references(data)
         raise typer.Exit
 
 
@@ -58,9 +57,10 @@ def mt_bench(  # noqa: PLR0913 - typer makes an option of every parameter
     """Have a model answer MT-Bench and a judge rate it. Every call is kept; run again to go on where it stopped."""
     quiet_libraries(offline=offline)
     from zephyr.evaluate.mt_bench import MtBenchSettings
-    from zephyr.verbs.asked_teachers import TeacherOptions
-    from zephyr.verbs.judged_run import JudgedRun, print_result, resumable, table_of
-    from zephyr.verbs.mt_bench_run import MtBenchRun, run_mt_bench, score_lines
+    from zephyr.pipeline.asked_teachers import TeacherOptions
+    from zephyr.pipeline.judged_run import JudgedRun
+    from zephyr.pipeline.mt_bench_run import MtBenchRun, run_mt_bench
+    from zephyr.verbs.judged_printing import print_result
 
     # The eager callback above ends the command, so this option is never seen here.
     assert list_wrong is None
@@ -73,6 +73,20 @@ def mt_bench(  # noqa: PLR0913 - typer makes an option of every parameter
         published_wording=wording == "published",
         without_wrong_references=wrong_references == "leave-out",
     )
-    with resumable():
-        result, scores = run_mt_bench(run)
-    print_result(result, out, table_of(score_lines(scores)), as_json=as_json)
+    with can_go_on():
+        result, _ = run_mt_bench(run)
+    print_result(result, out, as_json=as_json)
+
+
+def _print_wrong_references(data: Path) -> None:
+    """Nothing; prints the questions whose reference answer was reported wrong, with that answer."""
+    from zephyr.evaluate.mt_bench_questions import REPORTED_WRONG
+    from zephyr.pipeline.mt_bench_run import MtBenchInputs
+
+    questions = MtBenchInputs(data, limit=None, without_wrong=False).questions
+    for question in questions:
+        if question.number in REPORTED_WRONG:
+            typer.echo(f"{question.number} ({question.category})")
+            for turn, (asked, answer) in enumerate(zip(question.turns, question.references, strict=False), start=1):
+                told = f"turn {turn}: {asked}\nreference: {answer}"
+                typer.echo(indent(escape_controls(told), "  "))

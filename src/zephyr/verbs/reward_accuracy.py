@@ -7,7 +7,7 @@ import typer
 
 from zephyr.verbs.judged_options import PrintJson
 from zephyr.verbs.options import BadRows, Seed
-from zephyr.verbs.terminal import Offline, quiet_libraries
+from zephyr.verbs.terminal import Offline, can_go_on, quiet_libraries
 
 
 def reward_accuracy(  # noqa: PLR0913 - typer makes an option of every parameter
@@ -30,12 +30,11 @@ def reward_accuracy(  # noqa: PLR0913 - typer makes an option of every parameter
     quiet_libraries(offline=offline)
     import json
 
-    from zephyr.verbs.judged_run import resumable
     from zephyr.verbs.reward_accuracy_run import RewardRun, metric_lines, run_reward_accuracy
     from zephyr.verbs.tables import print_rows
 
     run = RewardRun(policy, reference, pairs, out, beta, max_tokens, limit, seed, bad_rows, offline)
-    with resumable():
+    with can_go_on():
         result, found = run_reward_accuracy(run)
     if as_json:
         typer.echo(json.dumps({"protocol": result.protocol, "scores": result.scores, "output": str(out)}))

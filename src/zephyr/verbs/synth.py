@@ -69,7 +69,7 @@ def synth(  # noqa: PLR0913 - typer makes an option of every parameter
 ) -> None:
     """Let a teacher write dialogues to learn from. The same command after a stop goes on and asks nothing twice."""
     quiet_libraries(offline=offline)
-    from zephyr.verbs.asked_teachers import TeacherOptions
+    from zephyr.pipeline.asked_teachers import TeacherOptions
     from zephyr.verbs.feedback_files import refuse_place
     from zephyr.verbs.synth_run import Growing, SynthRun, Talking, parse_sectors, parse_turns, run_synth, tasks_beside
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from zephyr.errors import DataError, did_you_mean
+from zephyr.pipeline.asked_teachers import TeacherOptions, asked_together, cap_for, open_plain
 from zephyr.progress import show_progress
 from zephyr.records.rows import Chat
 from zephyr.records.writing import write_jsonl
@@ -23,7 +24,6 @@ from zephyr.synth.tasks import Task, task_fields
 from zephyr.teachers.ledger import Ledger
 from zephyr.teachers.ledgered import LedgeredTeacher
 from zephyr.teachers.protocol import Teacher
-from zephyr.verbs.asked_teachers import TeacherOptions, asked_together, cap_for, open_plain
 from zephyr.world import prompts
 
 Accounts = dict[str, object]

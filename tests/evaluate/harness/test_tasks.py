@@ -7,7 +7,7 @@ import pytest
 from tests.evaluate.harness.small_data import small_data
 from zephyr.errors import DataError
 from zephyr.evaluate.harness.evaluation import data_hash
-from zephyr.evaluate.harness.profiles import PROFILES, Wanted, expand, main_metric, notes_of
+from zephyr.evaluate.harness.profiles import PROFILES, Wanted, expand, judged_names, main_metric, notes_of
 from zephyr.evaluate.harness.tasks import build_requests, load_tasks, mmlu_subjects
 
 
@@ -92,6 +92,16 @@ def test_profiles_stand_for_their_tasks_with_their_shots() -> None:
     assert expand(["zephyr-card"], None) == expand(["open-llm-leaderboard-v1", "ifeval"], None)
     assert expand(["gsm8k", "open-llm-leaderboard-v1"], 2)[0] == Wanted("gsm8k", 2)
     assert expand(["winogrande"], None) == [Wanted("winogrande", None)]
+
+
+def test_judged_benchmarks_are_told_apart_from_tasks() -> None:
+    assert judged_names(["gsm8k", "alpaca_eval", "zephyr-card", "mt_bench"]) == [
+        "alpaca_eval_2",
+        "mt_bench",
+        "alpaca_eval_1",
+    ]
+    assert judged_names(["open-llm-leaderboard-v1"]) == []
+    assert expand(["mt_bench", "gsm8k"], None) == [Wanted("gsm8k", None)]
 
 
 def test_a_task_is_known_by_the_leaderboards_metric() -> None:

@@ -25,11 +25,11 @@ class Entry(NamedTuple):
 
 @dataclass(frozen=True)
 class Profile:
-    """Tasks that are shown together, means over some of their scores, and what the profile leaves to others."""
+    """Tasks that are shown together, means over some of their scores, and judged benchmarks beside them."""
 
     entries: tuple[Entry, ...]
     averages: tuple[tuple[str, tuple[str, ...]], ...] = ()
-    left_out: tuple[str, ...] = ()
+    judged: tuple[str, ...] = ()
 
 
 _GSM8K_NOTE = (
@@ -61,18 +61,36 @@ PROFILES = {
     "zephyr-card": Profile(
         (*_LEADERBOARD, _IFEVAL),
         (("mean of seven tasks", (*_SIX, "drop")), ("mean of six tasks, without DROP", _SIX)),
-        ("MT-Bench and AlpacaEval need a judge: zephyr mt-bench, zephyr alpaca-eval",),
+        ("mt_bench", "alpaca_eval_1"),
     ),
 }
 
 
+# Benchmarks that a judge rates, by the names they may be asked for.
+JUDGED = {
+    "mt_bench": "mt_bench",
+    "alpaca_eval": "alpaca_eval_2",
+    "alpaca_eval_1": "alpaca_eval_1",
+    "alpaca_eval_2": "alpaca_eval_2",
+}
+
+
+def judged_names(names: Sequence[str]) -> list[str]:
+    """The judged benchmarks that names of benchmarks and profiles stand for, each once."""
+    found: dict[str, None] = {}
+    for name in names:
+        brought = [JUDGED[name]] if name in JUDGED else PROFILES[name].judged if name in PROFILES else ()
+        found.update(dict.fromkeys(brought))
+    return list(found)
+
+
 def expand(names: Sequence[str], shots: int | None) -> list[Wanted]:
-    """The tasks that names of tasks and profiles stand for, each once; `shots` overrides those of a profile.
+    """lm-eval's tasks that names of tasks and profiles stand for, each once; `shots` overrides those of a profile.
 
     A task keeps the shots of the first name that brings it in; named by itself, those of its definition.
     """
     found: dict[str, Wanted] = {}
-    for name in names:
+    for name in (one for one in names if one not in JUDGED):
         profile = PROFILES.get(name)
         members = [Wanted(one.task, one.shots) for one in profile.entries] if profile else [Wanted(name)]
         for task, usual in members:

@@ -130,8 +130,7 @@ def table(told: Evaluated) -> str:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     lines += [f"{title}: {value:.2f}" for title, value in told.averages.items()]
-    left_out = [one for name in told.asked if name in PROFILES for one in PROFILES[name].left_out]
-    return "\n".join([*lines, *said, *left_out])
+    return "\n".join([*lines, *said])
 
 
 def _rows(result: Result) -> list[Line]:

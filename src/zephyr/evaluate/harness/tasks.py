@@ -18,7 +18,7 @@ from typing import NamedTuple, Protocol, cast
 from zephyr.errors import DataError, did_you_mean
 from zephyr.evaluate.harness.local_data import LocalCopy, local_copies
 from zephyr.evaluate.harness.local_rows import Doc
-from zephyr.evaluate.harness.profiles import PROFILES, Wanted
+from zephyr.evaluate.harness.profiles import JUDGED, PROFILES, Wanted
 from zephyr.evaluate.harness.punkt import provide_sentence_splitter
 from zephyr.records.fields import show
 
@@ -102,7 +102,7 @@ def load_tasks(wanted: Sequence[Wanted], *, data_dir: Path | None, offline: bool
     copies = local_copies(subjects)
     definitions = _DEFINITIONS | {f"{MMLU}_{subject}": f"mmlu/default/mmlu_{subject}.yaml" for subject in subjects}
     foreign = [one.name for one in wanted if one.name not in definitions and one.name != MMLU]
-    _check_names(foreign, [*definitions, MMLU, *PROFILES])
+    _check_names(foreign, [*definitions, MMLU, *PROFILES, *JUDGED])
     quiet_harness()
     found: dict[str, LoadedTask] = {}
     for name, shots in wanted:

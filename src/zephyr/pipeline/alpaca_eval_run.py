@@ -1,4 +1,4 @@
-"""A run of `zephyr alpaca-eval`: a model's answers against a baseline's, their verdicts, and the win rates."""
+"""A run of AlpacaEval: a model's answers against a baseline's, their verdicts, and the win rates."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,11 +25,7 @@ from zephyr.evaluate.judged_score import JudgedScore
 from zephyr.evaluate.length_controlled import read_difficulty, read_gamed
 from zephyr.evaluate.results import Item, Result, write_result
 from zephyr.judging.published_prompts import read_turns_prompt
-from zephyr.records.fields import Json
-from zephyr.records.writing import write_jsonl
-from zephyr.teachers.ledger import Ledger
-from zephyr.verbs.arena_run import write_verdicts
-from zephyr.verbs.judged_run import (
+from zephyr.pipeline.judged_run import (
     JudgedRun,
     answers_file,
     file_hash,
@@ -37,12 +33,16 @@ from zephyr.verbs.judged_run import (
     refuse_scripted,
     teacher_form,
     watched,
+    write_verdicts,
 )
+from zephyr.records.fields import Json
+from zephyr.records.writing import write_jsonl
+from zephyr.teachers.ledger import Ledger
 
 
 @dataclass(frozen=True)
 class AlpacaEvalRun:
-    """What `zephyr alpaca-eval` is told."""
+    """What a run of AlpacaEval is told."""
 
     model: str
     data: Path
@@ -68,11 +68,11 @@ def run_alpaca_eval(run: AlpacaEvalRun) -> tuple[Result, AlpacaEvalScores]:
     difficulty = None if run.difficulty is None else _enough(run.difficulty, len(instructions))
     gamed = None if run.gamed is None else read_gamed(run.gamed)
     shared = run.shared
-    with shared.open_ledger(run.model) as ledger:
-        answers, model_hash = _answers(run, instructions, ledger)
+    with shared.ledgers(run.model) as ledgers:
+        answers, model_hash = _answers(run, instructions, ledgers.answers)
         rows = ({"instruction": text, "output": said, "generator": run.model} for text, said in answers.items())
         write_jsonl(shared.out / "answers.jsonl", rows, replace=True)
-        judge = open_ledgered(shared.judge, "rates", shared.teachers, ledger)
+        judge = open_ledgered(shared.judge, "rates", shared.teachers, ledgers.judge)
         matches = matches_of(instructions, answers)
         orders: dict[str, Orders] = {
             match.key: "both" if run.swap else published_order(match.turns[0]) for match in matches

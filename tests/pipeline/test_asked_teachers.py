@@ -4,12 +4,12 @@ import pytest
 
 from tests.teachers.hostile_server import running_server
 from zephyr.errors import RecipeError, TeacherError
+from zephyr.pipeline.asked_teachers import TeacherOptions, asked_together, cap_for, open_plain
 from zephyr.teachers.batch_file import BatchTeacher
 from zephyr.teachers.endpoint import EndpointTeacher
 from zephyr.teachers.prices import Cap
 from zephyr.teachers.scripted import ScriptedJudge, ScriptedTeacher
 from zephyr.teachers.vllm_engine import is_installed
-from zephyr.verbs.asked_teachers import TeacherOptions, asked_together, cap_for, open_plain
 
 OPTIONS = TeacherOptions(concurrency=7)
 SECTION = """\

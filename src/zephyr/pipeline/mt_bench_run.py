@@ -1,11 +1,8 @@
-"""A run of `zephyr mt-bench`: a model's answers, their ratings, and the scores, in one folder."""
+"""A run of MT-Bench: a model's answers, their ratings, and the scores, in one folder."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from textwrap import indent
-
-import typer
 
 from zephyr.errors import DataError
 from zephyr.evaluate.judged_score import JudgedScore
@@ -30,10 +27,7 @@ from zephyr.evaluate.mt_bench_questions import (
 from zephyr.evaluate.mt_bench_wording import PUBLISHED_SINGLE, OwnScores, PublishedScores, ScoreWording
 from zephyr.evaluate.results import Item, Result, write_result
 from zephyr.judging.published_prompts import JudgePrompts, read_judge_prompts
-from zephyr.records.fields import Json
-from zephyr.records.writing import write_jsonl
-from zephyr.teachers.ledger import Ledger
-from zephyr.verbs.judged_run import (
+from zephyr.pipeline.judged_run import (
     JudgedRun,
     answers_file,
     file_hash,
@@ -42,14 +36,16 @@ from zephyr.verbs.judged_run import (
     teacher_form,
     watched,
 )
-from zephyr.verbs.terminal import escape_controls
+from zephyr.records.fields import Json
+from zephyr.records.writing import write_jsonl
+from zephyr.teachers.ledger import Ledger
 
 NAME = "mt_bench"
 
 
 @dataclass(frozen=True)
 class MtBenchRun:
-    """What `zephyr mt-bench` is told."""
+    """What a run of MT-Bench is told."""
 
     model: str
     data: Path
@@ -87,10 +83,10 @@ def run_mt_bench(run: MtBenchRun) -> tuple[Result, MtBenchScores]:
         refuse_scripted(run.shared.judge, "--wording published")
         wording = PublishedScores(inputs.judge_prompts(PUBLISHED_SINGLE))
     shared = run.shared
-    with shared.open_ledger(run.model) as ledger:
-        answers, model_hash = bench_answers(run.model, inputs, run.settings, shared, ledger)
+    with shared.ledgers(run.model) as ledgers:
+        answers, model_hash = bench_answers(run.model, inputs, run.settings, shared, ledgers.answers)
         write_jsonl(shared.out / "answers.jsonl", answer_rows(answers, run.model), replace=True)
-        judge = open_ledgered(shared.judge, "rates", shared.teachers, ledger)
+        judge = open_ledgered(shared.judge, "rates", shared.teachers, ledgers.judge)
         with watched("judge", inputs.num_turns, judge) as calling:
             ratings = rate_answers(answers, inputs.questions, judge.teacher, wording, run.settings, calling)
     write_jsonl(shared.out / "judgments.jsonl", (rating._asdict() for rating in ratings), replace=True)
@@ -153,17 +149,6 @@ def score_lines(scores: MtBenchScores) -> list[tuple[str, JudgedScore]]:
         ("without_reported_wrong", scores.without_reported_wrong),
         *scores.categories.items(),
     ]
-
-
-def print_wrong_references(data: Path) -> None:
-    """Nothing; prints the questions whose reference answer was reported wrong, with that answer."""
-    questions = MtBenchInputs(data, limit=None, without_wrong=False).questions
-    for question in questions:
-        if question.number in REPORTED_WRONG:
-            typer.echo(f"{question.number} ({question.category})")
-            for turn, (asked, answer) in enumerate(zip(question.turns, question.references, strict=False), start=1):
-                told = f"turn {turn}: {asked}\nreference: {answer}"
-                typer.echo(indent(escape_controls(told), "  "))
 
 
 def _items(ratings: Sequence[TurnRating]) -> list[Item]:

@@ -1,49 +1,61 @@
-"""What the judged benchmarks share on a command line: models and judges over one ledger, progress, what is printed."""
+"""What the judged benchmarks share: models and judges over ledgers, progress, every game with its verdicts."""
 
 import hashlib
-import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-import typer
-
 from zephyr.errors import DataError
+from zephyr.evaluate.arena import Played
 from zephyr.evaluate.judged_calls import Calling
-from zephyr.evaluate.judged_score import JudgedScore
-from zephyr.evaluate.results import Result
+from zephyr.pipeline.asked_teachers import FILES, Named, TeacherOptions, cap_for, open_plain
 from zephyr.progress import show_progress
+from zephyr.recipe.feedback_section import LocalTeacher, ScriptedTeacher
 from zephyr.records.fields import Json
+from zephyr.records.writing import write_jsonl
 from zephyr.teachers.ledger import Ledger
 from zephyr.teachers.ledgered import LedgeredTeacher
 from zephyr.teachers.protocol import Teacher
-from zephyr.verbs.asked_teachers import FILES, TeacherOptions, cap_for, open_plain
-from zephyr.verbs.tables import print_rows
-from zephyr.verbs.terminal import INTERRUPTED
 
 # A local model answers so many at once; a killed run loses no more than these.
 LOCAL_TOGETHER = 16
 ANSWERS_FORM = "answers:"
+CALLS = "calls.sqlite"
 _TEACHER_FORMS = ("local:", "vllm:", "endpoint:")
+
+
+class Ledgers(NamedTuple):
+    """Where answers are kept, and where the judge's replies are: in one file, as a rule."""
+
+    answers: Ledger
+    judge: Ledger
 
 
 @dataclass(frozen=True)
 class JudgedRun:
-    """What all judged benchmarks are told."""
+    """What all judged benchmarks are told; `judge_ledger`: a file of the judge's calls that others share."""
 
-    judge: str
+    judge: Named
     out: Path
     teachers: TeacherOptions
     cap_tokens: int | None = None
     limit: int | None = None
+    judge_ledger: Path | None = None
 
-    def open_ledger(self, *models: str) -> Ledger:
+    @contextmanager
+    def ledgers(self, *models: str) -> Iterator[Ledgers]:
         """Where every call of the judge and these models is kept, in the run's folder, which is made."""
         self.out.mkdir(parents=True, exist_ok=True)
-        asked = (teacher_form(model) for model in models if not model.startswith(ANSWERS_FORM))
-        return Ledger(self.out / "calls.sqlite", cap_for((*asked, self.judge), self.cap_tokens))
+        asked = [teacher_form(model) for model in models if not model.startswith(ANSWERS_FORM)]
+        shared = [] if self.judge_ledger else [self.judge]
+        with ExitStack() as stack:
+            own = stack.enter_context(Ledger(self.out / CALLS, cap_for((*asked, *shared), self.cap_tokens)))
+            if self.judge_ledger is None:
+                yield Ledgers(own, own)
+                return
+            yield Ledgers(own, stack.enter_context(Ledger(self.judge_ledger, cap_for([self.judge], self.cap_tokens))))
 
 
 class Opened(NamedTuple):
@@ -71,19 +83,20 @@ def teacher_form(model: str) -> str:
     )
 
 
-def refuse_scripted(judge: str, option: str) -> None:
+def refuse_scripted(judge: Named, option: str) -> None:
     """Nothing; a DataError if the judge is the scripted one, which reads no prompts but our own."""
-    if judge == "scripted":
+    if judge == "scripted" or isinstance(judge, ScriptedTeacher):
         raise DataError(option, "the scripted judge reads our own wording alone", "name another judge, or leave it out")
 
 
 def open_ledgered(
-    named: str, part: Literal["writes", "rates"], options: TeacherOptions, ledger: Ledger | None
+    named: Named, part: Literal["writes", "rates"], options: TeacherOptions, ledger: Ledger | None
 ) -> Opened:
     """The teacher of that name, with its answers kept."""
     teacher, identity = open_plain(named, part, options)
     kept = teacher if ledger is None else LedgeredTeacher(teacher, ledger, identity=identity)
-    together = LOCAL_TOGETHER if named.startswith("local:") else Calling().together
+    is_local = named.startswith("local:") if isinstance(named, str) else isinstance(named, LocalTeacher)
+    together = LOCAL_TOGETHER if is_local else Calling().together
     return Opened(kept, together, hashlib.sha256(identity.encode()).hexdigest()[:16])
 
 
@@ -94,37 +107,24 @@ def watched(label: str, total: int, opened: Opened) -> Iterator[Calling]:
         yield Calling(opened.together, display.update)
 
 
-@contextmanager
-def resumable() -> Iterator[None]:
-    """Nothing; an interrupt ends the command with the word that it can be continued."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        typer.echo("stopped; the same command goes on from here", err=True)
-        raise typer.Exit(INTERRUPTED) from None
-
-
 def file_hash(path: Path) -> str:
     """A short hash of a file, for protocols."""
     return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
-def table_of(lines: Sequence[tuple[str, JudgedScore]]) -> list[dict[str, object]]:
-    """Scores by name as the rows of a table."""
-    return [{"score of": name, **score.fields()} for name, score in lines]
-
-
-def print_result(result: Result, out: Path, rows: Sequence[Mapping[str, object]], *, as_json: bool) -> None:
-    """Nothing; prints the scores as a table with their doubt, or the result as JSON."""
-    told: dict[str, Json] = {name: value for name, value in result._asdict().items() if name != "items"}
-    if as_json:
-        typer.echo(json.dumps({**told, "output": str(out)}))
-        return
-    typer.echo(f"{result.benchmark} of {result.model}, judged by {result.protocol['judge']}")
-    print_rows(rows)
-    consistency = result.scores.get("swap_consistency")
-    if isinstance(consistency, float):
-        typer.echo(f"the two orders agree in {consistency:.1f} % of the pairs")
-    if any(row.get("label") == "incomplete" for row in rows):
-        typer.echo("incomplete: more than 2 % of the judgments are missing; do not publish these as scores")
-    typer.echo(f"-> {out}")
+def write_verdicts(out: Path, played: Sequence[Played]) -> None:
+    """Nothing; every answer and verdict is in the folder."""
+    rows: list[dict[str, Json]] = [
+        {
+            "key": one.match.key,
+            "category": one.match.category,
+            "turns": list(one.match.turns),
+            "first": list(one.match.first),
+            "second": list(one.match.second),
+            "given": None if one.given is None else dict(one.given._asdict()),
+            "swapped": None if one.swapped is None else dict(one.swapped._asdict()),
+            "share": one.share,
+        }
+        for one in played
+    ]
+    write_jsonl(out / "judgments.jsonl", rows, replace=True)

@@ -1,13 +1,14 @@
 """Teachers as a command line names them: scripted, local:FOLDER, vllm:FOLDER, endpoint:MODEL@URL, or a file.
 
-A file holds the section that a recipe has for a teacher: for prices and caps, headers, limits, files of calls.
+A file holds the section that a recipe has for a teacher: for prices and caps, headers, limits, files of calls. Where a
+recipe itself names the teacher, the section stands for its name.
 """
 
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from zephyr.errors import TeacherError
 from zephyr.recipe.feedback_section import EndpointTeacher, LocalTeacher, VllmTeacher
@@ -19,6 +20,9 @@ from zephyr.teachers.protocol import Teacher
 
 FORMS = "scripted, local:FOLDER, vllm:FOLDER, endpoint:MODEL@URL or FILE.yaml with a recipe's teacher section"
 FILES = (".yaml", ".yml")
+# Teachers that are loaded to be opened.
+_LOADED = ("local:", "vllm:")
+Named: TypeAlias = str | TeacherSection
 
 
 @dataclass(frozen=True)
@@ -32,15 +36,17 @@ class TeacherOptions:
 
 
 def open_teacher(
-    named: str, part: Literal["writes", "rates"], options: TeacherOptions, ledger: Ledger | None = None
+    named: Named, part: Literal["writes", "rates"], options: TeacherOptions, ledger: Ledger | None = None
 ) -> Teacher:
     """The teacher of that name, whose answers are kept in the ledger if there is one. Raises ZephyrError."""
     teacher, identity = open_plain(named, part, options)
     return teacher if ledger is None else LedgeredTeacher(teacher, ledger, identity=identity)
 
 
-def open_plain(named: str, part: Literal["writes", "rates"], options: TeacherOptions) -> tuple[Teacher, str]:
+def open_plain(named: Named, part: Literal["writes", "rates"], options: TeacherOptions) -> tuple[Teacher, str]:
     """The teacher of that name, and whose answers count as its own in a ledger. Raises ZephyrError."""
+    if not isinstance(named, str):
+        return _of_section(named, named.name, part, options)
     if named.endswith(FILES):
         return _of_section(read_section(named), named, part, options)
     form, _, rest = named.partition(":")
@@ -53,20 +59,28 @@ def open_plain(named: str, part: Literal["writes", "rates"], options: TeacherOpt
     raise TeacherError("teacher", f"there is none of that name, got '{named}'", f"name {FORMS}")
 
 
-def cap_for(named: Iterable[str], max_tokens: int | None) -> Cap:
+def look_at(named: Named, options: TeacherOptions) -> None:
+    """Nothing; a ZephyrError for a teacher that cannot be asked, as far as that shows before a model is loaded."""
+    section = read_section(named) if isinstance(named, str) and named.endswith(FILES) else named
+    if isinstance(section, LocalTeacher | VllmTeacher) or (isinstance(section, str) and section.startswith(_LOADED)):
+        return
+    open_plain(named, "rates", options)
+
+
+def cap_for(named: Iterable[Named], max_tokens: int | None) -> Cap:
     """The most that a command's calls may cost: what it says itself, and the files that name its teachers."""
     from zephyr.pipeline.endpoints import cap_of
 
-    cap = cap_of(read_section(one) for one in named if one.endswith(FILES))
+    cap = cap_of(_sections(named))
     limits = [limit for limit in (cap.max_tokens, max_tokens) if limit is not None]
     return Cap(min(limits, default=None), cap.max_price)
 
 
-def asked_together(default: int, named: Iterable[str]) -> int:
+def asked_together(default: int, named: Iterable[Named]) -> int:
     """How many prompts are asked about together: more where one of these teachers takes files of calls."""
     from zephyr.pipeline import endpoints
 
-    return endpoints.asked_together(default, [read_section(one) for one in named if one.endswith(FILES)])
+    return endpoints.asked_together(default, _sections(named))
 
 
 def read_section(file: str) -> TeacherSection:
@@ -74,6 +88,15 @@ def read_section(file: str) -> TeacherSection:
     from zephyr.recipe.loading import read_teacher
 
     return read_teacher(Path(file))
+
+
+def _sections(named: Iterable[Named]) -> list[TeacherSection]:
+    """Those of the teachers that have a section."""
+    return [
+        read_section(one) if isinstance(one, str) else one
+        for one in named
+        if not isinstance(one, str) or one.endswith(FILES)
+    ]
 
 
 def _of_section(

@@ -1,0 +1,1 @@
+"""Models as llama.cpp reads them: converted, quantised, and proven to say what they said before."""

@@ -1,0 +1,198 @@
+"""A model as proven GGUF files in a folder of their own, with Modelfiles for Ollama and an account of the proof.
+
+A file gets its name when it is proven; one that is not keeps `.unproven` behind it.
+"""
+
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from zephyr.atomic import replace_text
+from zephyr.deliver.gguf.conversion import Converted, Merged, convert, load_merged, stops_of
+from zephyr.deliver.gguf.file import FORMATS, ReadBack, quantize, read_back, write_file
+from zephyr.deliver.gguf.libraries import load_gguf, load_llama_cpp
+from zephyr.deliver.gguf.modelfile import modelfile
+from zephyr.deliver.gguf.proof import EXACT, Proof, prove
+from zephyr.deliver.gguf.reference import make_reference
+from zephyr.errors import DataError, ModelError, did_you_mean
+from zephyr.models.loading import Source
+
+ACCOUNT = "export.json"
+UNPROVEN = ".unproven"
+_SHOWN_FAILURES = 3
+_OLLAMA_NAMES = {"temp": "temperature"}
+
+
+@dataclass(frozen=True)
+class ExportSettings:
+    """What is exported, as what, and where to."""
+
+    source: Source
+    name: str
+    formats: tuple[str, ...]
+    folder: Path
+    force: bool = False
+    dtype: str = "float32"
+    num_threads: int = os.cpu_count() or 1
+
+
+class Exported(NamedTuple):
+    """One file, what it holds and how it was proven."""
+
+    path: Path
+    form: str
+    held: ReadBack
+    proof: Proof
+
+
+def export(settings: ExportSettings, say: Callable[[str], None]) -> list[Exported]:
+    """The files, all of them proven. Raises ModelError where one is not: it is then left as NAME.gguf.unproven."""
+    paths = target_paths(settings)
+    load_gguf()
+    llama_cpp = load_llama_cpp()
+    merged = load_merged(settings.source, dtype=settings.dtype)
+    converted = convert(merged.loaded, settings.name, settings.source.name)
+    for note in converted.notes:
+        say(f"note: {note}")
+    if merged.max_logit_difference is not None:
+        say(f"adapters merged; a logit of the probe moved by {merged.max_logit_difference:.2g} at most")
+    settings.folder.mkdir(parents=True, exist_ok=True)
+    exported = []
+    for one in _proven(settings, paths, merged, converted):
+        exported.append(one)
+        say(told(one))
+        account = _account(settings, merged, converted, exported) | {"llama_cpp_python": llama_cpp.__version__}
+        replace_text(settings.folder / ACCOUNT, json.dumps(account, indent=1, ensure_ascii=False))
+    _refuse_unproven(exported)
+    return exported
+
+
+def target_paths(settings: ExportSettings) -> dict[str, Path]:
+    """The path of each format, none of which is taken. Raises DataError for unknown formats and for taken names."""
+    if not settings.formats:
+        raise DataError("--gguf", "names no format", f"name some of {', '.join(FORMATS)}")
+    for form in settings.formats:
+        if form not in FORMATS:
+            raise DataError("--gguf", f"unknown format '{form}'{did_you_mean(form, FORMATS)}", "name one of them")
+    paths = {form: settings.folder / f"{settings.name}-{form}.gguf" for form in settings.formats}
+    named = [place for path in paths.values() for place in (path, _unproven(path), _modelfile_path(path))]
+    taken = [place for place in (*named, settings.folder / ACCOUNT) if place.exists()]
+    if taken and not settings.force:
+        raise DataError(str(taken[0]), "is there already", "give another --out, or --force to write over it")
+    return paths
+
+
+def told(exported: Exported) -> str:
+    """A file and its proof in a few lines."""
+    held, proof = exported.held, exported.proof
+    verdict = "NOT PROVEN" if proof.failures else "proven"
+    ties = f" (and {proof.greedy_ties} but for a tie)" if proof.greedy_ties else ""
+    spread = f"; they vary by {proof.logit_deviation:.3g}; best token the same: {proof.same_best_token:.1%}"
+    lines = [
+        f"{exported.path.name}: {verdict}; {held.num_bytes:,} bytes, {held.bits_per_weight:g} bits a weight",
+        f"compared: {proof.templates} rendered conversations, the ids of {proof.texts} texts",
+        f"greedy continuations equal: {proof.greedy_equal} of {proof.greedy_compared}{ties}",
+        f"logits off by {proof.mean_logit_error:.3g} on average, {proof.max_logit_error:.3g} at most{spread}",
+        f"perplexity {proof.perplexity_of_model:.4f} -> {proof.perplexity:.4f} ({proof.perplexity_change:+.2%})",
+    ]
+    if held.fallbacks:
+        kinds = ", ".join(f"{count} {kind}" for kind, count in Counter(held.fallbacks.values()).items())
+        lines.append(f"label: llama.cpp fell back for {len(held.fallbacks)} matrices ({kinds})")
+    return "\n  ".join((*lines, *(f"failure: {failure}" for failure in proof.failures[:_SHOWN_FAILURES])))
+
+
+def _proven(
+    settings: ExportSettings, paths: dict[str, Path], merged: Merged, converted: Converted
+) -> Iterator[Exported]:
+    """The files one by one as they are made and compared; each then has the name that it has earned."""
+    reference = make_reference(merged.loaded)
+    exact = _partial(settings, EXACT)
+    try:
+        write_file(exact, converted.header, converted.tensors)
+        # The exact one last: the others are made from it before it gets its name.
+        for form in sorted(paths, key=lambda form: form == EXACT):
+            made = _partial(settings, form)
+            if form != EXACT:
+                quantize(exact, made, form, num_threads=settings.num_threads)
+            proof = prove(
+                made, form, converted.header, reference, merged.loaded.tokenizer, num_threads=settings.num_threads
+            )
+            exported = Exported(paths[form], form, read_back(made, form), proof)
+            _name(made, exported, _modelfile(paths[form], merged, converted))
+            yield exported
+    finally:
+        for form in (EXACT, *paths):
+            _partial(settings, form).unlink(missing_ok=True)
+
+
+def _name(made: Path, exported: Exported, text: str) -> None:
+    """Nothing; afterwards the file has the name that it has earned, and its Modelfile if it is proven."""
+    for old in (exported.path, _unproven(exported.path), _modelfile_path(exported.path)):
+        old.unlink(missing_ok=True)
+    if exported.proof.failures:
+        made.rename(_unproven(exported.path))
+    else:
+        made.rename(exported.path)
+        replace_text(_modelfile_path(exported.path), text)
+
+
+def _modelfile(path: Path, merged: Merged, converted: Converted) -> str:
+    header, tokenizer = converted.header, merged.loaded.tokenizer
+    parameters = {_OLLAMA_NAMES.get(name, name): float(value) for name, value in header.sampling.items()}
+    parameters["num_ctx"] = float(header.sizes.settings["context_length"])
+    # Ollama puts bos first if the file says so.
+    begins = str(tokenizer.bos_token) if converted.writes_bos and not header.vocabulary.adds_bos else ""
+    return modelfile(
+        path.name,
+        template=str(tokenizer.chat_template or ""),
+        stops=stops_of(merged.loaded),
+        parameters=parameters,
+        starts_with=begins + " " * header.leading_space,
+    )
+
+
+def _account(
+    settings: ExportSettings, merged: Merged, converted: Converted, exported: Sequence[Exported]
+) -> dict[str, object]:
+    return {
+        "model": settings.source.name,
+        "adapters_merged_max_logit_difference": merged.max_logit_difference,
+        "compared_with": f"transformers in {settings.dtype}",
+        "notes": converted.notes,
+        "files": {
+            one.path.name: {
+                "proven": not one.proof.failures,
+                "format": one.form,
+                **asdict(one.held),
+                "proof": one.proof.to_fields(),
+            }
+            for one in exported
+        },
+    }
+
+
+def _refuse_unproven(exported: Sequence[Exported]) -> None:
+    failed = [one for one in exported if one.proof.failures]
+    if failed:
+        first = failed[0]
+        raise ModelError(
+            ", ".join(one.path.name for one in failed),
+            f"does not say what the model says: {first.proof.failures[0]}",
+            f"it is kept as {_unproven(first.path).name}, do not publish it; {ACCOUNT} has all that differs",
+        )
+
+
+def _partial(settings: ExportSettings, form: str) -> Path:
+    return settings.folder / f".{settings.name}-{form}.gguf.partial"
+
+
+def _unproven(path: Path) -> Path:
+    return path.with_name(path.name + UNPROVEN)
+
+
+def _modelfile_path(path: Path) -> Path:
+    return path.with_suffix(".Modelfile")

@@ -1,0 +1,103 @@
+"""What stands before the page: who is let in, what may be asked for, how much, and what the page itself may load.
+
+Of gradio's many addresses only those that the page needs are open: no uploads, no files, no proxy.
+"""
+
+import base64
+import binascii
+import hmac
+import re
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import PlainTextResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+BODY_BYTES = 1 << 20
+LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+_OPEN = re.compile(
+    r"/|/config/?|/theme\.css|/favicon\.ico|/(assets|static)/[\w./-]+"
+    r"|/gradio_api/(info/?|theme\.css|startup-events|heartbeat/\w+|queue/(join|data)|run/predict/?|cancel|reset/?)"
+)
+_OWN = "'self' 'unsafe-inline'"
+_HEADERS = {
+    # Whatever a model writes, the browser loads nothing from elsewhere.
+    "content-security-policy": (
+        f"default-src 'self'; script-src {_OWN} 'unsafe-eval'; style-src {_OWN}; img-src 'self' data: blob:; "
+        "font-src 'self' data:; worker-src 'self' blob:; frame-ancestors 'none'; form-action 'none'; base-uri 'self'"
+    ),
+    "referrer-policy": "no-referrer",
+    "x-content-type-options": "nosniff",
+}
+
+
+class Door:
+    """The application behind its rules. Without a `token` only pages that this machine shows itself get in."""
+
+    def __init__(self, application: ASGIApp, token: str | None, body_bytes: int = BODY_BYTES) -> None:
+        self._application = application
+        self._token = token
+        self._body_bytes = body_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or answer it with the reason why not."""
+        if scope["type"] == "lifespan":
+            await self._application(scope, receive, send)
+        elif scope["type"] == "http":
+            answer = self._refusal(scope) or self._application
+            await answer(scope, receive, _with_headers(send))
+        else:
+            await send({"type": "websocket.close"})
+
+    def _refusal(self, scope: Scope) -> Response | None:
+        headers = Headers(scope=scope)
+        host = urlsplit(f"//{headers.get('host', '')}")
+        if self._token is None and host.hostname not in LOOPBACK:
+            return _refused(400, "without a token only localhost is served")
+        if self._token is not None and not _holds(headers.get("authorization", ""), self._token):
+            ask = {"www-authenticate": 'Basic realm="Zephyr: any user name, the token as password"'}
+            return _refused(401, "the token is missing or wrong", ask)
+        origin = headers.get("origin")
+        if origin is not None and urlsplit(origin).netloc != host.netloc:
+            return _refused(403, "a page of another site may not ask")
+        if not _OPEN.fullmatch(scope["path"]) or ".." in scope["path"]:
+            return _refused(404, "nothing is served here; the page is at /")
+        return self._size_refusal(scope["method"], headers)
+
+    def _size_refusal(self, method: str, headers: Headers) -> Response | None:
+        length = headers.get("content-length")
+        if length is None:
+            has_body = method not in {"GET", "HEAD"} or "transfer-encoding" in headers
+            return _refused(411, "the length of the body is not said") if has_body else None
+        # The server reads no more than this from the connection.
+        if not length.isdecimal() or len(length) > 18 or int(length) > self._body_bytes:
+            return _refused(413, f"the body is larger than {self._body_bytes:,} bytes")
+        return None
+
+
+def _holds(authorization: str, token: str) -> bool:
+    """Whether the header brings the token: as a browser's password, or as a bearer."""
+    # Headers hold any bytes; starlette gives them as latin-1.
+    kind, _, given = authorization.encode("latin-1").partition(b" ")
+    if kind.lower() == b"basic":
+        try:
+            given = base64.b64decode(given, validate=True).partition(b":")[2]
+        except binascii.Error:
+            return False
+    elif kind.lower() != b"bearer":
+        return False
+    # In constant time.
+    return hmac.compare_digest(given, token.encode())
+
+
+def _refused(status: int, reason: str, headers: dict[str, str] | None = None) -> Response:
+    return PlainTextResponse(reason + "\n", status_code=status, headers=headers)
+
+
+def _with_headers(send: Send) -> Send:
+    async def sending(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            MutableHeaders(scope=message).update(_HEADERS)
+        await send(message)
+
+    return sending

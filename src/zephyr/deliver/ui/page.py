@@ -1,0 +1,232 @@
+"""The chat page in gradio's components; what a visitor may do next follows from the talk alone.
+
+What people and models write is shown as text, never as markup.
+"""
+
+import html
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import gradio as gr
+from gradio.components import Component
+
+from zephyr.deliver.ui.talk import Speaks, Talk
+from zephyr.deliver.ui.votes import Choice, VoteFile
+from zephyr.errors import ZephyrError
+from zephyr.models.sampling import Sampling
+from zephyr.records.fields import printable
+
+Updates = dict[Component, object]
+SIDES = ("Left", "Right")
+CHOICES: dict[Choice, str] = {"left": "Left is better", "tie": "Tie", "right": "Right is better"}
+MOST_TOKENS = 4096
+# Of gradio's chat the button that empties one side alone is left out.
+STYLE = """
+.gradio-container { width: 100% !important; max-width: 76rem !important; margin: 0 auto !important; }
+.answer .message-content span { white-space: pre-wrap; overflow-wrap: anywhere; }
+.answer button[title="Clear"] { display: none; }
+.hint { min-height: 1.5rem; opacity: .85; }
+.buttons { flex-wrap: nowrap !important; align-items: stretch; }
+.buttons button { min-width: 0 !important; }
+@media (max-width: 640px) {
+  .gradio-container main { padding: .5rem !important; }
+  .duel .answer { height: 32vh !important; min-height: 0 !important; }
+}
+"""
+
+
+@dataclass(frozen=True)
+class Parlour:
+    """Who speaks on the page, how at first, and where votes go; with two speakers there is a place for votes."""
+
+    speakers: Sequence[Speaks]
+    sampling: Sampling
+    system: str = ""
+    votes: VoteFile | None = None
+
+
+class Page:
+    """The components and what they do; `blocks` is what gradio serves."""
+
+    def __init__(self, parlour: Parlour) -> None:
+        assert (parlour.votes is None) == (len(parlour.speakers) == 1)
+        self._parlour = parlour
+        self._num = len(parlour.speakers)
+        with gr.Blocks(analytics_enabled=False, title="Zephyr", fill_width=True) as self.blocks:
+            self._talk = gr.State(Talk(self._num))
+            with gr.Row(elem_classes="duel" if self._num == 2 else "", equal_height=True):
+                self._chats = [self._chat(side) for side in range(self._num)]
+            self._hint = gr.Markdown(_hint(Talk(self._num)), elem_classes="hint", visible=self._num == 2)
+            with gr.Row(elem_classes="buttons", visible=self._num == 2):
+                self._votes = {
+                    choice: gr.Button(words, interactive=False, size="md") for choice, words in CHOICES.items()
+                }
+            self._box = gr.Textbox(
+                placeholder="Say something", show_label=False, submit_btn=True, max_lines=8, autofocus=True
+            )
+            with gr.Row(elem_classes="buttons"):
+                self._again = gr.Button("Regenerate", interactive=False, size="md")
+                self._new = gr.Button("New conversation", size="md")
+            with gr.Accordion("Settings", open=False):
+                self._settings = self._sampling_settings()
+            self._connect()
+
+    def _chat(self, side: int) -> gr.Chatbot:
+        return gr.Chatbot(
+            label=self._label(Talk(self._num), side),
+            height="58vh" if self._num == 1 else "50vh",
+            min_width=280,
+            buttons=[],
+            feedback_options=None,
+            elem_classes="answer",
+            render_markdown=False,
+        )
+
+    def _sampling_settings(self) -> list[Component]:
+        first = self._parlour.sampling
+        system = gr.Textbox(self._parlour.system, label="System prompt", lines=2, max_lines=8)
+        with gr.Row():
+            temperature = gr.Slider(0, 2, first.temperature, step=0.05, label="Temperature", info="0: the likeliest")
+            top_k = gr.Slider(0, 200, first.top_k or 0, step=1, label="Top k", info="0: of all tokens")
+            top_p = gr.Slider(0.05, 1, first.top_p, step=0.05, label="Top p", info="1: of all tokens")
+            length = gr.Slider(1, MOST_TOKENS, first.max_new_tokens, step=1, label="Longest answer", info="in tokens")
+        return [system, temperature, top_k, top_p, length]
+
+    def _connect(self) -> None:
+        seen = [*self._chats, self._hint, *self._votes.values(), self._box, self._again, self._new]
+        # One answer at a time, whoever asks: several would only wait for each other.
+        gr.on(
+            [self._box.submit], self._ask, [self._talk, self._box, *self._settings], seen,
+            concurrency_limit=1, concurrency_id="model", show_progress="hidden", api_visibility="private",
+        )  # fmt: skip
+        gr.on(
+            [self._again.click], self._regenerate, [self._talk, *self._settings], seen,
+            concurrency_limit=1, concurrency_id="model", show_progress="hidden", api_visibility="private",
+        )  # fmt: skip
+        self._box.stop(_stop, [self._talk], [], queue=False, api_visibility="private")
+        self._new.click(self._forget, [self._talk], [self._talk, *seen], queue=False, api_visibility="private")
+        for choice, button in self._votes.items():
+            button.click(self._voter(choice), [self._talk], seen, queue=False, api_visibility="private")
+
+    # ---- what visitors do ----
+
+    def _ask(
+        self, talk: Talk, text: str, system: str, temperature: float, top_k: float, top_p: float, length: float
+    ) -> Iterator[Updates]:
+        if text.strip() and talk.can_ask:
+            talk.ask(text, system)
+            yield {self._box: gr.update(value="")}
+            yield from self._answer(talk, _sampling(temperature, top_k, top_p, length))
+
+    def _regenerate(
+        self, talk: Talk, system: str, temperature: float, top_k: float, top_p: float, length: float
+    ) -> Iterator[Updates]:
+        if talk.can_regenerate:
+            talk.regenerate(system)
+            yield from self._answer(talk, _sampling(temperature, top_k, top_p, length))
+
+    def _answer(self, talk: Talk, sampling: Sampling) -> Iterator[Updates]:
+        talk.is_writing = True
+        yield self._shown(talk)
+        try:
+            for _ in talk.write(self._parlour.speakers, sampling):
+                yield self._answers(talk)
+        except (ZephyrError, RuntimeError) as error:
+            # Too long for the model or its memory: the visitor may ask something else.
+            gr.Warning(html.escape(printable(str(error))))
+        yield self._shown(talk)
+
+    def _voter(self, choice: Choice) -> Callable[[Talk], Updates]:
+        def vote(talk: Talk) -> Updates:
+            if talk.can_prefer or (talk.can_vote and choice == "tie"):
+                assert self._parlour.votes is not None
+                try:
+                    self._parlour.votes.add(talk.prompt, talk.judged(self._parlour.speakers), choice)
+                except OSError as error:
+                    return {self._hint: f"The vote could not be saved ({error.strerror}). Vote again."}
+                talk.choice = choice
+            return self._shown(talk)
+
+        return vote
+
+    def _forget(self, talk: Talk) -> Updates:
+        _stop(talk)
+        anew = Talk(self._num)
+        return {self._talk: anew, **self._shown(anew)}
+
+    # ---- what they see ----
+
+    def _shown(self, talk: Talk) -> Updates:
+        placeholder = "Say something" if talk.can_ask or talk.is_writing else "First vote"
+        return {
+            **self._answers(talk),
+            self._hint: _hint(talk),
+            **{
+                button: gr.update(
+                    interactive=talk.can_vote if choice == "tie" else talk.can_prefer,
+                    variant="primary" if choice == talk.choice else "secondary",
+                )
+                for choice, button in self._votes.items()
+            },
+            self._box: gr.update(
+                interactive=talk.can_ask or talk.is_writing,
+                submit_btn=talk.can_ask,
+                stop_btn=talk.is_writing,
+                placeholder=placeholder,
+            ),
+            self._again: gr.update(interactive=talk.can_regenerate),
+        }
+
+    def _answers(self, talk: Talk) -> Updates:
+        return {
+            chat: gr.update(value=_turns(talk, side), label=self._label(talk, side))
+            for side, chat in enumerate(self._chats)
+        }
+
+    def _label(self, talk: Talk, side: int) -> str:
+        speakers = self._parlour.speakers
+        if self._num == 1:
+            return printable(speakers[0].name)
+        return SIDES[side] if talk.choice is None else f"{SIDES[side]}: {printable(speakers[talk.sides[side]].name)}"
+
+
+def _stop(talk: Talk) -> None:
+    talk.is_stopped = True
+
+
+def _sampling(temperature: float, top_k: float, top_p: float, length: float) -> Sampling:
+    return Sampling(int(length), temperature, int(top_k) or None, top_p)
+
+
+def _turns(talk: Talk, side: int) -> list[dict[str, str]]:
+    """All turns as one side has them."""
+    turns = [{"role": message.role, "content": _visible(message.content)} for message in talk.said]
+    if talk.asked:
+        answer = _visible(talk.answers[side]) or ("…" if talk.is_writing else "(nothing)")
+        turns += [{"role": "user", "content": _visible(talk.asked)}, {"role": "assistant", "content": answer}]
+    return turns
+
+
+def _visible(text: str) -> str:
+    """The text as gradio must have it so that every character shows.
+
+    Its chat takes even plain messages for HTML, and moves the lines of a text to the left (6.31).
+    """
+    shown = "".join(char if char in "\n\t" else printable(char) for char in text)
+    return html.escape(shown).replace("\n", "<br>")
+
+
+def _hint(talk: Talk) -> str:
+    """What to do next, in words that are ours alone."""
+    if talk.num_models == 1 or talk.is_writing:
+        return ""
+    if not talk.asked:
+        return "Two models answer, without names. Vote for the better answer, and you see whose it was."
+    if talk.choice is not None:
+        kept = "Chance keeps the left answer" if talk.choice == "tie" else "The better answer is kept"
+        return f"Saved. {kept} for both; for the next question the sides are drawn anew."
+    if talk.can_prefer:
+        return "Which answer is better?"
+    if talk.can_vote:
+        return "Both say the same: a tie."
+    return "Without two whole answers there is no vote. Regenerate, or ask something else."

@@ -1,0 +1,25 @@
+"""Speakers that say what a test tells them to, piece by piece."""
+
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, field
+
+from zephyr.models.sampling import Sampling
+from zephyr.records.messages import Message, Messages
+
+
+@dataclass
+class Scripted:
+    """Answers with the pieces that `script` makes of the conversation; what it was asked stands in `heard`."""
+
+    name: str
+    script: Callable[[Messages], Sequence[str]]
+    heard: list[tuple[Messages, Sampling]] = field(default_factory=list)
+    closed: int = 0
+
+    def answer(self, messages: Sequence[Message], sampling: Sampling) -> Generator[str, None, None]:
+        """The pieces."""
+        self.heard.append((tuple(messages), sampling))
+        try:
+            yield from self.script(tuple(messages))
+        finally:
+            self.closed += 1

@@ -1,0 +1,148 @@
+"""Real files through llama.cpp itself; slow, and only where the extra `export` is installed."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from tests.data import mistral_tokenizer
+from zephyr.cli import app
+from zephyr.data.templates import TemplateSettings, jinja_of
+from zephyr.deliver.gguf import export as exporting
+from zephyr.deliver.gguf import tensors
+from zephyr.deliver.gguf.libraries import are_installed
+from zephyr.deliver.gguf.vocabulary import NORMAL
+from zephyr.errors import DataError, ModelError
+from zephyr.models.adapters import LoraSettings, add_lora, save_adapter
+from zephyr.models.loading import Source, save_model
+from zephyr.models.tiny import tiny_model, tiny_tokenizer
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not are_installed(), reason="the extra export (gguf, llama-cpp-python) is not installed"),
+]
+ALL = ("f16", "q8_0", "q4_k_m")
+
+
+def saved(folder, name, tokenizer, **settings):
+    """A tiny model whose logits vary as a trained one's do."""
+    model = tiny_model(name, vocab_size=len(tokenizer), sliding_window=None, **settings)
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    save_model(model, tokenizer, folder)
+    return folder
+
+
+def exported(folder, out, *formats, **settings):
+    said = []
+    done = exporting.export(
+        exporting.ExportSettings(Source(str(folder), offline=True), "tiny", formats, out, **settings), said.append
+    )
+    return {one.form: one for one in done}, said
+
+
+def with_template(tokenizer, *, bos):
+    tokenizer.chat_template = jinja_of(TemplateSettings("zephyr", bos=bos))
+    return tokenizer
+
+
+@pytest.mark.parametrize("name", ["llama", "mistral"])
+def test_tiny_models_are_proven_in_every_format(name, tmp_path):
+    tokenizer = with_template(tiny_tokenizer(), bos=True)
+    folder = saved(tmp_path / "model", name, tokenizer, hidden=64)
+    done, _ = exported(folder, tmp_path / "out", *ALL)
+    account = json.loads((tmp_path / "out" / "export.json").read_text())
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "export.json",
+        *(f"tiny-{form}.{ending}" for form in ALL for ending in ("gguf", "Modelfile")),
+    }
+    assert all(file["proven"] for file in account["files"].values())
+    exact = done["f16"].proof
+    assert (exact.templates, exact.greedy_equal + exact.greedy_ties) == (4, 4)
+    assert exact.texts > 40
+    assert exact.mean_logit_error < done["q8_0"].proof.mean_logit_error < done["q4_k_m"].proof.mean_logit_error
+    # Rows of 64 numbers have no room for the blocks of 256 that Q4_K wants.
+    assert set(done["q4_k_m"].held.fallbacks.values()) <= {"Q5_0", "Q5_1", "Q8_0"}
+    assert done["q4_k_m"].held.fallbacks
+    assert not done["f16"].held.fallbacks
+
+
+def test_a_tiny_mixtral_is_proven(tmp_path):
+    # Four bits move the router of random weights too far: that file is refused, and rightly.
+    folder = saved(tmp_path / "model", "mixtral", with_template(tiny_tokenizer(), bos=True), hidden=64)
+    done, _ = exported(folder, tmp_path / "out", "f16", "q8_0")
+    assert done["f16"].proof.greedy_equal + done["f16"].proof.greedy_ties == 4
+    assert done["f16"].proof.mean_logit_error < done["q8_0"].proof.mean_logit_error
+
+
+@pytest.mark.parametrize("bos", [False, True])
+def test_a_sentencepiece_tokenizer_gives_the_same_ids(bos, tmp_path):
+    folder = saved(tmp_path / "model", "llama", with_template(mistral_tokenizer.new(), bos=bos))
+    done, said = exported(folder, tmp_path / "out", "f16")
+    assert done["f16"].proof.templates == 4
+    assert any("begin" in line for line in said)
+    stored = "{{ ' ' }}" * (not bos) + jinja_of(TemplateSettings("zephyr", bos=bos))
+    assert exporting.load_gguf().GGUFReader(done["f16"].path).fields["tokenizer.chat_template"].contents() == stored
+
+
+def test_adapters_are_merged_first(tmp_path):
+    tokenizer = with_template(tiny_tokenizer(), bos=True)
+    base = saved(tmp_path / "base", "llama", tokenizer)
+    model = add_lora(tiny_model("llama", vocab_size=len(tokenizer)), LoraSettings(r=4))
+    model.peft_config["default"].base_model_name_or_path = str(base)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.2)
+    save_adapter(model, tmp_path / "adapter")
+    plain, _ = exported(base, tmp_path / "plain", "f16")
+    adapted, said = exported(tmp_path / "adapter", tmp_path / "adapted", "f16")
+    account = json.loads((tmp_path / "adapted" / "export.json").read_text())
+    assert 0 < account["adapters_merged_max_logit_difference"] < 1e-3
+    assert said[0].startswith("adapters merged")
+    assert adapted["f16"].proof.perplexity_of_model != plain["f16"].proof.perplexity_of_model
+
+
+def test_a_file_that_says_something_else_is_refused(tmp_path, monkeypatch):
+    folder = saved(tmp_path / "model", "llama", with_template(tiny_tokenizer(), bos=True))
+    monkeypatch.setattr(tensors, "permute", lambda weight, num_heads: weight)
+    with pytest.raises(ModelError, match=r"tiny-f16.gguf: does not say what the model says"):
+        exported(folder, tmp_path / "out", "f16")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"export.json", "tiny-f16.gguf.unproven"}
+    (file,) = json.loads((tmp_path / "out" / "export.json").read_text())["files"].values()
+    assert not file["proven"]
+    assert any("greedy" in failure for failure in file["proof"]["failures"])
+
+
+def test_other_tokens_are_refused_and_said(tmp_path, monkeypatch):
+    folder = saved(tmp_path / "model", "llama", with_template(tiny_tokenizer(), bos=True))
+    convert = exporting.convert
+
+    def wrong(*arguments):
+        converted = convert(*arguments)
+        # The texts of control tokens are then texts like others.
+        kinds = (NORMAL,) * len(converted.header.vocabulary.kinds)
+        header = replace(converted.header, vocabulary=replace(converted.header.vocabulary, kinds=kinds))
+        return converted._replace(header=header)
+
+    monkeypatch.setattr(exporting, "convert", wrong)
+    with pytest.raises(ModelError, match=r"becomes .* instead of"):
+        exported(folder, tmp_path / "out", "f16")
+
+
+def test_nothing_is_overwritten_without_a_word(tmp_path):
+    folder = saved(tmp_path / "model", "llama", with_template(tiny_tokenizer(), bos=True))
+    command = ["export", str(folder), "--gguf", "q8_0", "--out", str(tmp_path / "out"), "--name", "tiny", "--offline"]
+    first = CliRunner().invoke(app, command)
+    assert first.exit_code == 0, first.output
+    assert "tiny-q8_0.gguf: proven" in first.output
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "export.json",
+        "tiny-q8_0.gguf",
+        "tiny-q8_0.Modelfile",
+    }
+    again = CliRunner().invoke(app, command)
+    assert isinstance(again.exception, DataError)
+    assert "is there already; give another --out, or --force" in str(again.exception)
+    assert CliRunner().invoke(app, [*command, "--force"]).exit_code == 0

@@ -1,0 +1,223 @@
+"""The page in a real browser: typed, streamed, stopped, written again, voted on; nothing is loaded from elsewhere."""
+
+import json
+import re
+import shutil
+import socket
+import threading
+import time
+
+import pytest
+
+pytest.importorskip("gradio", reason="no gradio: pip install 'zephyr-align[ui]'")
+pytest.importorskip("playwright.sync_api", reason="no playwright to drive a browser with")
+
+import uvicorn
+from playwright import sync_api
+
+from tests.deliver.spoken import Scripted
+from zephyr.deliver.ui.page import Parlour
+from zephyr.deliver.ui.serving import door_to
+from zephyr.deliver.ui.votes import VoteFile
+from zephyr.models.sampling import Sampling
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine"),
+]
+HOSTILE = (
+    "<img src=http://192.0.2.1/x onerror=alert(1)><b>bold</b>\n  *stars* ![p](http://192.0.2.1/y)\x1b[31m & &amp; "
+    "<script>document.title='taken'</script>"
+)
+SHOWN = HOSTILE.replace("\x1b", r"\x1b")
+# Of a loaded machine.
+PATIENCE = 60_000
+
+
+class Served:
+    """The page on a free port, in a thread."""
+
+    def __init__(self, parlour, token=None):
+        self.socket = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self.socket.getsockname()[1]}/"
+        self.server = uvicorn.Server(uvicorn.Config(door_to(parlour, token), log_level="warning"))
+        self.thread = threading.Thread(target=self.server.run, args=([self.socket],))
+        self.thread.start()
+
+    def close(self):
+        self.server.should_exit = self.server.force_exit = True
+        self.thread.join(30)
+        self.socket.close()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def open_page(browser, request):
+    """A function that serves speakers and gives the page, whose requests must all go to this machine."""
+
+    def open_it(speakers, *, votes=None, **options):
+        served = Served(Parlour(speakers, Sampling(64, 0.7, 50, 0.95), "Be kind.", votes), options.pop("token", None))
+        request.addfinalizer(served.close)
+        context = browser.new_context(**options)
+        request.addfinalizer(context.close)
+        page, asked = context.new_page(), []
+        page.set_default_timeout(PATIENCE)
+        page.on("request", lambda one: asked.append(one.url))
+        page.on("dialog", lambda dialog: asked.append(f"dialog {dialog.message}"))
+        request.addfinalizer(lambda: check_requests(asked, served.url))
+        page.goto(served.url)
+        page.get_by_placeholder("Say something").wait_for()
+        return page
+
+    return open_it
+
+
+def check_requests(asked, url):
+    assert len(asked) > 3
+    assert [one for one in asked if not one.startswith((url, "data:", "blob:"))] == []
+
+
+def ask(page, text):
+    box = page.get_by_placeholder("Say something")
+    box.fill(text)
+    box.press("Enter")
+
+
+def button(page, name):
+    return page.get_by_role("button", name=name, exact=True)
+
+
+def expect(locator):
+    return sync_api.expect(locator)
+
+
+def slow(pieces, gate):
+    """The pieces, of which the last waits for the gate."""
+    yield from pieces[:-1]
+    gate.wait(60)
+    yield pieces[-1]
+
+
+def test_one_model_streams_is_stopped_and_answers_again(open_page):
+    gate, turns = threading.Event(), []
+
+    def script(said):
+        turns.append(said)
+        return slow([f"answer {len(turns)} ", "and ", "the rest"], gate)
+
+    speaker = Scripted("<i>mine</i>", script)
+    page = open_page([speaker])
+    expect(page.get_by_text("<i>mine</i>")).to_be_visible()
+    ask(page, "Hi?")
+    # The last piece is not there yet.
+    expect(page.get_by_text("answer 1 and")).to_be_visible(timeout=PATIENCE)
+    expect(page.get_by_text("the rest")).to_have_count(0)
+    expect(button(page, "Regenerate")).to_be_disabled()
+    gate.set()
+    expect(page.get_by_text("answer 1 and the rest")).to_be_visible(timeout=PATIENCE)
+    expect(button(page, "Regenerate")).to_be_enabled(timeout=PATIENCE)
+    button(page, "Regenerate").click()
+    expect(page.get_by_text("answer 2 and the rest")).to_be_visible(timeout=PATIENCE)
+    expect(page.get_by_text("answer 1")).to_have_count(0)
+    gate.clear()
+    ask(page, "And now?")
+    expect(page.get_by_text("answer 3 and")).to_be_visible(timeout=PATIENCE)
+    page.locator("button.stop-button").click()
+    time.sleep(1)
+    gate.set()
+    expect(button(page, "Regenerate")).to_be_enabled(timeout=PATIENCE)
+    prompts = [[message.content for message in said] for said in turns]
+    assert prompts[:2] == [["Be kind.", "Hi?"]] * 2
+    assert prompts[2] == ["Be kind.", "Hi?", "answer 2 and the rest", "And now?"]
+    button(page, "New conversation").click()
+    expect(page.get_by_text("answer 2")).to_have_count(0, timeout=PATIENCE)
+
+
+def test_settings_reach_the_model(open_page):
+    speaker = Scripted("mine", lambda said: ["yes"])
+    page = open_page([speaker])
+    page.get_by_text("Settings").click()
+    page.get_by_label("System prompt").fill("Be brief.")
+    for label, value in (("Temperature", "0"), ("Top k", "7"), ("Top p", "0.5"), ("Longest answer", "9")):
+        number = page.get_by_label(f"number input for {label}")
+        number.fill(value)
+        number.press("Tab")
+    ask(page, "Hi?")
+    expect(page.get_by_text("yes", exact=True)).to_be_visible(timeout=PATIENCE)
+    ((said, sampling),) = speaker.heard
+    assert said[0].content == "Be brief."
+    assert sampling == Sampling(9, 0.0, 7, 0.5)
+
+
+def test_what_a_model_writes_is_text(open_page):
+    page = open_page([Scripted("mine", lambda said: [HOSTILE])])
+    ask(page, "<b>Hi?</b>")
+    expect(button(page, "Regenerate")).to_be_enabled(timeout=PATIENCE)
+    shown = [element.inner_text() for element in page.locator(".message-content").all()]
+    assert shown == ["<b>Hi?</b>", SHOWN]
+    assert page.title() == "Zephyr"
+    assert page.locator(".message-content :is(img, b, i, em, script)").count() == 0
+
+
+@pytest.mark.parametrize("options", [{}, {"viewport": {"width": 390, "height": 844}}])
+def test_two_models_are_voted_on_blindly(open_page, tmp_path, options):
+    names = {"from one": "model-one", "from two": "model-two"}
+    votes = VoteFile(tmp_path / "votes.jsonl")
+    speakers = [Scripted(name, lambda said, text=text: [text[:5], text[5:]]) for text, name in names.items()]
+    page = open_page(speakers, votes=votes, **options)
+    for number, choice in enumerate(("Left is better", "Tie", "Right is better")):
+        expect(button(page, choice)).to_be_disabled()
+        ask(page, f"Question {number}?")
+        expect(button(page, choice)).to_be_enabled(timeout=PATIENCE)
+        # Neither on the page nor in what the browser holds.
+        assert "model-" not in page.content()
+        assert page.get_by_role("textbox").first.is_disabled()
+        left, right = (
+            chat.locator(".bot .message-content").last.inner_text() for chat in page.locator(".answer").all()
+        )
+        button(page, choice).click()
+        expect(page.get_by_text(f"Left: {names[left]}")).to_be_visible(timeout=PATIENCE)
+        expect(page.get_by_text(f"Right: {names[right]}")).to_be_visible()
+        expect(page.get_by_text(re.compile("^Saved"))).to_be_visible()
+        path = votes.ties_path if choice == "Tie" else votes.path
+        row = json.loads(path.read_text().splitlines()[-1])
+        if choice == "Tie":
+            assert [answer["model"] for answer in row["answers"]] == [names[left], names[right]]
+        else:
+            won = left if choice.startswith("Left") else right
+            assert (row["chosen"][-1]["content"], row["model_chosen"]) == (won, names[won])
+    assert len(votes.path.read_text().splitlines()) == 2
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+
+
+def test_a_vote_that_cannot_be_saved_stays_open(open_page, tmp_path, monkeypatch):
+    votes = VoteFile(tmp_path / "votes.jsonl")
+    page = open_page([Scripted(name, lambda said, name=name: [name]) for name in ("a", "b")], votes=votes)
+    ask(page, "Hi?")
+    expect(button(page, "Tie")).to_be_enabled(timeout=PATIENCE)
+
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(VoteFile, "add", fail)
+        button(page, "Left is better").click()
+        expect(page.get_by_text("could not be saved (No space left on device)")).to_be_visible(timeout=PATIENCE)
+    button(page, "Left is better").click()
+    expect(page.get_by_text(re.compile("^Saved"))).to_be_visible(timeout=PATIENCE)
+    assert len(votes.path.read_text().splitlines()) == 1
+
+
+def test_a_visitor_with_the_token_is_let_in(open_page):
+    credentials = {"username": "anybody", "password": "secret"}
+    page = open_page([Scripted("mine", lambda said: ["yes"])], token="secret", http_credentials=credentials)
+    ask(page, "Hi?")
+    expect(page.get_by_text("yes", exact=True)).to_be_visible(timeout=PATIENCE)
