@@ -5,14 +5,15 @@ VENV := .venv
 RUN := $(VENV)/bin
 PIP := $(RUN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 # Stamps: an environment is made again only when what it was made from has changed.
+READY := $(VENV)/.ready
 DEV_READY := $(VENV)/.dev-ready
 DOCS_READY := $(VENV)/.docs-ready
 
 .PHONY: setup demo test test-all check docs clean
 
-setup: $(DEV_READY)
+setup: $(READY)
 
-demo: $(DEV_READY)
+demo: $(READY)
 	$(RUN)/zephyr run recipes/quickstart.yaml --offline
 
 test: $(DEV_READY)
@@ -39,10 +40,14 @@ $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "$(PYTHON) is Python %d.%d, but Zephyr needs 3.11 or newer; name one: make setup PYTHON=python3.12" % sys.version_info[:2])'
 	$(PYTHON) -m venv $(VENV)
 
-$(DEV_READY): pyproject.toml constraints.txt | $(VENV)/bin/python
+$(READY): pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) --editable .
+	touch $@
+
+$(DEV_READY): $(READY)
 	$(PIP) --editable '.[dev]'
 	touch $@
 
-$(DOCS_READY): pyproject.toml constraints.txt | $(VENV)/bin/python
+$(DOCS_READY): $(READY)
 	$(PIP) --editable '.[docs]'
 	touch $@

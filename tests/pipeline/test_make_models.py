@@ -81,11 +81,14 @@ def test_4bit_weights_are_refused_before_the_run_begins(tmp_path):
 def test_feedback_serves_every_kind_of_objective(trained, output, objective):
     fields = mini_fields(trained)
     fields["feedback"]["binarize"] = {"output": output}
-    fields["align"]["objective"] = objective
-    summary = run(fields, until="align")
+    fields["align"] |= {"objective": objective, "data": fields["align"]["data"] | {"eval_share": 0.3}}
+    fields["evaluate"] = {"tasks": [{"name": "preference"}]}
+    summary = run(fields, until="evaluate")
     _, found = facts(fields, summary, "align")
     assert found["steps"] >= 1
     assert found["loss"] > 0
+    # Single labels cannot be compared; of a list the best and the worst are.
+    assert (summary["metrics"]["preference/pairs"] > 0) == (output != "kto")
 
 
 def test_a_packed_batch_holds_as_many_dialogues_as_fill_its_tokens(trained):

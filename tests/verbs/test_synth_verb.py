@@ -132,3 +132,24 @@ def test_nonsense_of_a_real_model_is_counted_and_never_crashes(generator, local_
     assert "wrote nothing that can be used" in said
     assert " x failed: " in said
     assert not (tmp_path / "out.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("generator", "calls"),
+    [
+        # An answer a dialogue; the person and the answer of a turn; lists of instructions, then class and examples.
+        (("world", "--count", 400), [400]),
+        (("ultrachat", "--count", 400, "--turns", "3", "--sectors", "world"), [1200, 1200]),
+        (("self_instruct", "--count", 400, "--seeds", "seeds.jsonl"), [100, 800]),
+    ],
+)
+def test_a_dry_run_counts_calls_and_makes_none(generator, calls, seeds, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = ("synth", "--generator", *generator, *ENDPOINT, "-o", "chats.jsonl", "--max-new-tokens", 100)
+    assert zephyr(*words, "--dry-run", "--json") == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["output"] == "nothing (dry run)"
+    asked = [value for value in said.values() if isinstance(value, dict)]
+    assert [one["calls"] for one in asked] == calls
+    assert asked[0]["most_answer_tokens"] % 100 == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == [seeds.name]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from zephyr.errors import TeacherError
-from zephyr.recipe.feedback_section import EndpointTeacher, LocalTeacher, VllmTeacher
+from zephyr.recipe.feedback_section import EndpointTeacher, LocalTeacher, ScriptedTeacher, VllmTeacher
 from zephyr.recipe.feedback_section import Teacher as TeacherSection
 from zephyr.teachers.ledger import Ledger
 from zephyr.teachers.ledgered import LedgeredTeacher
@@ -65,6 +65,23 @@ def look_at(named: Named, options: TeacherOptions) -> None:
     if isinstance(section, LocalTeacher | VllmTeacher) or (isinstance(section, str) and section.startswith(_LOADED)):
         return
     open_plain(named, "rates", options)
+
+
+def section_of(named: Named) -> TeacherSection:
+    """The teacher as a recipe would name it. Raises ZephyrError for a form that there is not."""
+    if not isinstance(named, str):
+        return named
+    if named.endswith(FILES):
+        return read_section(named)
+    form, _, rest = named.partition(":")
+    model, _, url = rest.rpartition("@")
+    if form == "scripted" and not rest:
+        return ScriptedTeacher()
+    if form == "endpoint" and model:
+        return EndpointTeacher(base_url=url, model=model)
+    if form in ("local", "vllm") and rest:
+        return LocalTeacher(model=rest) if form == "local" else VllmTeacher(model=rest)
+    raise TeacherError("teacher", f"there is none of that name, got '{named}'", f"name {FORMS}")
 
 
 def cap_for(named: Iterable[Named], max_tokens: int | None) -> Cap:

@@ -72,17 +72,20 @@ def refuse_teachers(recipe: Recipe, stage: str) -> None:
 def calls_of_synth(recipe: Recipe) -> Iterator[str]:
     """Lines on what the synth stage will ask; none for the scripted teacher, which costs nothing."""
     section = recipe.synth
-    if section is None or isinstance(section.teacher, ScriptedTeacher):
-        return
+    if section is not None and not isinstance(section.teacher, ScriptedTeacher):
+        yield from _lines(recipe, asked_by_synth(section, seed=recipe.seed, data_dir=recipe.data_dir))
+
+
+def asked_by_synth(section: SynthSection, *, seed: int, data_dir: Path) -> list[Asked]:
+    """What the section asks of each of its teachers, none of which is the scripted one. Raises ZephyrError."""
     generator = section.generator
     match generator:
         case WorldSynth():
-            asked = _of_world(recipe, section, generator)
+            return _of_world(section, generator, seed)
         case SelfInstructSynth():
-            asked = _of_lists(recipe, section, generator)
+            return _of_lists(section, generator, seed, data_dir)
         case UltraChatSynth():
-            asked = _of_talks(recipe, section, generator)
-    yield from _lines(recipe, asked)
+            return _of_talks(section, generator, seed)
 
 
 def calls_of_feedback(recipe: Recipe, sample: Sequence[Prompt], num_prompts: int) -> Iterator[str]:
@@ -104,18 +107,18 @@ def calls_of_feedback(recipe: Recipe, sample: Sequence[Prompt], num_prompts: int
     yield from _lines(recipe, [*pool, judged])
 
 
-def _of_world(recipe: Recipe, section: SynthSection, generator: WorldSynth) -> list[Asked]:
+def _of_world(section: SynthSection, generator: WorldSynth, seed: int) -> list[Asked]:
     count = min(SAMPLE, generator.num_dialogues)
     asked = _dry(section.teacher, generator.num_dialogues / count)
-    for _ in write_dialogues(prompts("train", recipe.seed, count), asked.teacher, _answers(section, 0), Counter()):
+    for _ in write_dialogues(prompts("train", seed, count), asked.teacher, _answers(section, 0), Counter()):
         pass
     return [asked]
 
 
-def _of_lists(recipe: Recipe, section: SynthSection, generator: SelfInstructSynth) -> list[Asked]:
+def _of_lists(section: SynthSection, generator: SelfInstructSynth, seed: int, data_dir: Path) -> list[Asked]:
     """Lists of instructions, then a class and examples for each that is kept."""
-    growth = GrowthSettings(generator.num_instructions, seed=recipe.seed, patience_rounds=1)
-    seeds = read_seeds(recipe.data_dir / generator.seeds, growth)[:SAMPLE]
+    growth = GrowthSettings(generator.num_instructions, seed=seed, patience_rounds=1)
+    seeds = read_seeds(data_dir / generator.seeds, growth)[:SAMPLE]
     instructions = [seed.instruction for seed in seeds]
     lists = _dry(section.teacher, generator.num_instructions / KEPT_OF_A_LIST / growth.requests_per_round)
     lists = lists._replace(teacher=DryTeacher(lists.teacher.name, prices_of(section.teacher), fails=True))
@@ -127,18 +130,18 @@ def _of_lists(recipe: Recipe, section: SynthSection, generator: SelfInstructSynt
     return [lists._replace(who=f"{lists.who} (lists of instructions)"), tasks._replace(who=f"{tasks.who} (tasks)")]
 
 
-def _of_talks(recipe: Recipe, section: SynthSection, generator: UltraChatSynth) -> list[Asked]:
+def _of_talks(section: SynthSection, generator: UltraChatSynth, seed: int) -> list[Asked]:
     count = min(SAMPLE, generator.num_dialogues)
     times = generator.num_dialogues / count
     answers = _dry(section.teacher, times)
     person = _dry(generator.person or section.teacher, times)
     plan = PlanSettings(
-        recipe.seed,
+        seed,
         generator.min_turns,
         generator.max_turns,
         {"world": generator.world, "writing": generator.writing, "materials": generator.materials},
     )
-    settings = TalkSettings(answers=_answers(section, recipe.seed), min_turns=generator.min_turns)
+    settings = TalkSettings(answers=_answers(section, seed), min_turns=generator.min_turns)
     passages = ("A text of others.",) if generator.passages else ()
     talker = Talker(person.teacher, answers.teacher, settings, passages=passages)
     for _ in talker.dialogues((plan_talk(number, plan) for number in range(1, count + 1)), Counter()):

@@ -119,13 +119,17 @@ def _as_line(messages: Messages) -> str:
 
 
 def _preference(work: Work) -> Facts:
-    """Reward accuracy and margins on the pairs that align has held out."""
+    """Reward accuracy and margins on what align has held out: pairs, and of a list its best and worst answer."""
     align = work.recipe.align
     assert align is not None
     assert "align" in work.inputs
-    held = [Pair(one.prompt, *one.completions) for one in comparisons(work.inputs["align"], "eval")]
+    held = [
+        Pair(one.prompt, one.completions[0], one.completions[-1])
+        for one in comparisons(work.inputs["align"], "eval")
+        if len(one.completions) == 2 or one.ratings[0] > one.ratings[-1]
+    ]
     if not held:
-        return {}
+        return {"preference/pairs": 0}
     reference = starting_source(work, "align")
     policy = Source(str(work.inputs["align"] / MODEL), offline=True)
     logps, ref_logps = (

@@ -63,6 +63,7 @@ def synth(  # noqa: PLR0913 - typer makes an option of every parameter
     api_key_env: KeyEnv = "OPENAI_API_KEY",
     concurrency: Concurrency = 64,
     cap_tokens: CapTokens = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say how much is to be asked, and ask nothing.")] = False,
     force: Force = False,
     as_json: AsJson = False,
     offline: Offline = False,
@@ -71,7 +72,16 @@ def synth(  # noqa: PLR0913 - typer makes an option of every parameter
     quiet_libraries(offline=offline)
     from zephyr.pipeline.asked_teachers import TeacherOptions
     from zephyr.verbs.feedback_files import refuse_place
-    from zephyr.verbs.synth_run import Growing, SynthRun, Talking, parse_sectors, parse_turns, run_synth, tasks_beside
+    from zephyr.verbs.synth_run import (
+        Growing,
+        SynthRun,
+        Talking,
+        forecast,
+        parse_sectors,
+        parse_turns,
+        run_synth,
+        tasks_beside,
+    )
 
     refuse_place(out, force=force, read=str(seeds or ""))
     # That file goes with the rounds beside it, so it may be written again, but never over the seeds.
@@ -88,5 +98,6 @@ def synth(  # noqa: PLR0913 - typer makes an option of every parameter
         cap_tokens=cap_tokens,
     )
     with can_go_on():
-        accounts = run_synth(run, out, force=force)
-    tell({"generator": generator, "output": str(out)}, accounts, as_json=as_json)
+        accounts = forecast(run) if dry_run else run_synth(run, out, force=force)
+    written = "nothing (dry run)" if dry_run else str(out)
+    tell({"generator": generator, "output": written}, accounts, as_json=as_json)

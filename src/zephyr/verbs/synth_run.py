@@ -9,8 +9,12 @@ from pathlib import Path
 from typing import Literal
 
 from zephyr.errors import DataError, did_you_mean
-from zephyr.pipeline.asked_teachers import TeacherOptions, asked_together, cap_for, open_plain
+from zephyr.pipeline.asked_teachers import TeacherOptions, asked_together, cap_for, open_plain, section_of
+from zephyr.pipeline.calls_ahead import asked_by_synth
 from zephyr.progress import show_progress
+from zephyr.recipe.feedback_section import ScriptedTeacher
+from zephyr.recipe.feedback_section import Teacher as TeacherSection
+from zephyr.recipe.synth_section import SelfInstructSynth, SynthSection, UltraChatSynth, WorldSynth
 from zephyr.records.rows import Chat
 from zephyr.records.writing import write_jsonl
 from zephyr.synth.dialogues import WritingSettings, write_dialogues
@@ -95,6 +99,58 @@ def run_synth(run: SynthRun, out: Path, *, force: bool) -> Accounts:
             raise DataError(teacher.name, f"wrote nothing that can be used ({said})", "ask a stronger teacher")
         num_dialogues = write_jsonl(out, chain(beginning, rows), replace=force)
     return {"dialogues": num_dialogues, "counts": dict(counts), "ledger": str(run.ledger)}
+
+
+def forecast(run: SynthRun) -> Accounts:
+    """How much would be asked of whom, from a sample; nothing is asked. Raises ZephyrError."""
+    _refuse_options(run)
+    if run.teacher == "scripted":
+        return {"the scripted teacher": "is a rule, and costs nothing"}
+    answering = _answering(run.teacher, run.talking.max_new_tokens)
+    section = SynthSection(generator=_generator(run), teacher=answering)
+    return {
+        one.who: {
+            "calls": round(one.teacher.calls * one.times),
+            "likely_prompt_tokens": one.spend.prompt_tokens,
+            "most_answer_tokens": one.spend.completion_tokens,
+            **({"most_price": round(one.spend.price, 2)} if one.spend.price else {}),
+        }
+        for one in asked_by_synth(section, seed=run.seed, data_dir=Path())
+    }
+
+
+def _answering(named: str, max_new_tokens: int) -> TeacherSection:
+    """The teacher's section, with answers as long as the command allows."""
+    section = section_of(named)
+    if isinstance(section, ScriptedTeacher):
+        return section
+    return section.model_copy(
+        update={"sampling": section.sampling.model_copy(update={"max_new_tokens": max_new_tokens})}
+    )
+
+
+def _generator(run: SynthRun) -> WorldSynth | SelfInstructSynth | UltraChatSynth:
+    """What a recipe would have for the command's options."""
+    if run.generator == "world":
+        return WorldSynth(num_dialogues=run.count, num_pretrain_texts=0, num_feedback_prompts=0)
+    if run.generator == "self_instruct":
+        growing = run.growing
+        return SelfInstructSynth(
+            seeds=str(growing.seeds),
+            num_instructions=run.count,
+            classification_only=growing.classification_only,
+            requests_per_round=growing.requests_per_round,
+        )
+    talking, (fewest, most) = run.talking, run.talking.turns
+    return UltraChatSynth(
+        num_dialogues=run.count,
+        min_turns=fewest,
+        max_turns=most,
+        world=talking.sectors.get("world", 0),
+        writing=talking.sectors.get("writing", 0),
+        materials=talking.sectors.get("materials", 0),
+        person=None if talking.person is None else section_of(talking.person),
+    )
 
 
 def parse_turns(text: str) -> tuple[int, int]:
