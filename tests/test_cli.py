@@ -48,5 +48,5 @@ def test_unknown_verb_ends_with_two(capsys):
 
 
 def test_module_runs_as_a_program():
-    done = subprocess.run([sys.executable, "-m", "zephyr.cli", "--version"], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-m", "zephyr", "--version"], capture_output=True, text=True, check=True)
     assert done.stdout == f"zephyr {__version__}\n"

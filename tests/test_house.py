@@ -210,7 +210,7 @@ def test_import_is_light(line):
 
 def test_help_is_light_and_fits_a_screen():
     done = subprocess.run(
-        [sys.executable, "-X", "importtime", "-m", "zephyr.cli", "--help"],
+        [sys.executable, "-X", "importtime", "-m", "zephyr", "--help"],
         capture_output=True,
         text=True,
         check=True,

@@ -98,7 +98,3 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise
         typer.echo(f"error: {escape_controls(str(error))}", err=True)
         sys.exit(USER_MISTAKE)
-
-
-if __name__ == "__main__":
-    main()

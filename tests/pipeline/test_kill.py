@@ -18,7 +18,7 @@ KILLS = 12
 
 
 def command(recipe):
-    return [sys.executable, "-m", "zephyr.cli", "run", str(recipe), "--offline"]
+    return [sys.executable, "-m", "zephyr", "run", str(recipe), "--offline"]
 
 
 def summary_of(folder):

@@ -10,7 +10,7 @@ import yaml
 
 from tests.pipeline.mini import mini_fields
 
-WORDS = ["-m", "zephyr.cli", "run"]
+WORDS = ["-m", "zephyr", "run"]
 ALONE = [sys.executable, *WORDS]
 TOGETHER = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *WORDS]
 

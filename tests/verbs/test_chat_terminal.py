@@ -25,7 +25,7 @@ class Terminal:
         self.pid, self.handle = pty.fork()
         if self.pid == 0:
             os.environ |= {"TERM": "dumb", "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
-            os.execv(sys.executable, [sys.executable, "-m", "zephyr.cli", *command])
+            os.execv(sys.executable, [sys.executable, "-m", "zephyr", *command])
         self.seen = ""
         self.read = 0
 

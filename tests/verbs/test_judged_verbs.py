@@ -148,7 +148,7 @@ def test_killed_runs_repeat_no_judgment(bench, tmp_path):
     dice, num_kills, in_flight = random.Random(1), 3, 4
     ledger = tmp_path / "out" / "calls.sqlite"
     with running_server(delay=0.05) as server:
-        words = [sys.executable, "-m", "zephyr.cli", "mt-bench", "scripted", "--judge", f"endpoint:j@{server.base_url}"]
+        words = [sys.executable, "-m", "zephyr", "mt-bench", "scripted", "--judge", f"endpoint:j@{server.base_url}"]
         words += ["--data", str(bench), "-o", str(tmp_path / "out"), "--concurrency", str(in_flight), "--offline"]
         killed = []
         for _ in range(num_kills):
