@@ -10,6 +10,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import random
+import signal
 import sys
 from pathlib import Path
 
@@ -19,6 +20,10 @@ import pytest
 import torch
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+
+# A shell ignores Ctrl-C for what it starts in the background, and so would the programs that tests interrupt.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The same examples on every machine and every day; a slow machine is no failure.
 hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True, print_blob=True)
