@@ -1,3 +1,5 @@
+import errno
+import os
 import subprocess
 import sys
 
@@ -40,6 +42,36 @@ def test_mistake_is_one_line_without_traceback_or_terminal_codes(failing_verb, c
 def test_traceback_shows_where_it_came_from(failing_verb, arguments):
     with pytest.raises(ModelError):
         cli.main(arguments)
+
+
+@pytest.mark.parametrize(
+    ("number", "remedy"),
+    [
+        (errno.ENOSPC, "(No space left on device); make room, then try again"),
+        (errno.EROFS, "(Read-only file system); name a place that can be written to"),
+        (errno.EACCES, "(Permission denied); change its rights, or name another place"),
+    ],
+)
+def test_what_a_disk_refuses_is_a_mistake_too(monkeypatch, capsys, number, remedy):
+    def write() -> None:
+        raise OSError(number, os.strerror(number), "report.html")
+
+    monkeypatch.setattr(cli.app, "registered_commands", [*cli.app.registered_commands])
+    cli.app.command("write")(write)
+    assert run("write") == 2
+    assert capsys.readouterr().err == f"error: report.html: cannot be used {remedy}\n"
+    with pytest.raises(OSError, match="report"):
+        cli.main(["--traceback", "write"])
+
+
+def test_what_no_file_is_to_blame_for_keeps_its_traceback(monkeypatch):
+    def lose() -> None:
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    monkeypatch.setattr(cli.app, "registered_commands", [*cli.app.registered_commands])
+    cli.app.command("lose")(lose)
+    with pytest.raises(OSError, match="allocate"):
+        cli.main(["lose"])
 
 
 def test_unknown_verb_ends_with_two(capsys):

@@ -46,22 +46,26 @@ def write_file(path: Path, chunks: Iterable[bytes | memoryview]) -> FileRecord:
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Nothing; afterwards `path` holds `text`, and at no moment held a part of it."""
+    """Nothing; afterwards `path` holds `text`, and at no moment held a part of it. An OSError carries its name."""
     beside = path.with_name(f"{path.name}.partial-{_owner()}")
-    beside.unlink(missing_ok=True)
     try:
-        write_file(beside, [text.encode()])
-        beside.replace(path)
-    finally:
         beside.unlink(missing_ok=True)
-    sync_folder(path.parent)
+        try:
+            write_file(beside, [text.encode()])
+            beside.replace(path)
+        finally:
+            beside.unlink(missing_ok=True)
+        sync(path.parent)
+    except OSError as error:
+        # The file beside it is nothing that a user has heard of.
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
-def sync_folder(folder: Path) -> None:
-    """Nothing; afterwards the folder's entries (new names, renames) survive a power cut."""
-    if os.name == "nt":  # Windows has no handle for syncing a folder.
+def sync(path: Path) -> None:
+    """Nothing; afterwards the file's bytes, or the folder's entries (new names, renames), survive a power cut."""
+    if os.name == "nt" and path.is_dir():  # Windows has no handle for syncing a folder.
         return
-    handle = os.open(folder, os.O_RDONLY)
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
@@ -83,14 +87,14 @@ def publish(partial: Path, final: Path, records: Mapping[str, FileRecord]) -> No
     files = {name: record._asdict() for name, record in sorted(records.items())}
     text = json.dumps({"format": MANIFEST_FORMAT, "files": files}, indent=1)
     write_file(partial / MANIFEST, [text.encode()])
-    sync_folder(partial)
+    sync(partial)
     replaced = final.with_name(f"{final.name}.replaced-{_owner()}")
     if final.exists():
         # A folder cannot be renamed over a full one. Between these two renames the old one is still found,
         # under its second name, by whoever looks for whole folders.
         final.rename(replaced)
     partial.rename(final)
-    sync_folder(final.parent)
+    sync(final.parent)
     discard(replaced)
 
 

@@ -5,7 +5,7 @@ Nothing here may import torch at the top: `zephyr --help` must answer at once.
 
 import sys
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -31,7 +31,7 @@ from zephyr.verbs import (
     ui,
     winrate,
 )
-from zephyr.verbs.terminal import escape_controls
+from zephyr.verbs.terminal import disk_mistake, escape_controls
 
 TRACEBACK = "--traceback"
 USER_MISTAKE = 2
@@ -96,5 +96,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except ZephyrError as error:
         if wants_traceback:
             raise
-        typer.echo(f"error: {escape_controls(str(error))}", err=True)
-        sys.exit(USER_MISTAKE)
+        _end(error)
+    except OSError as error:
+        # A run says this in words of its own; here is what the disk refused to all other verbs.
+        mistake = disk_mistake(error)
+        if wants_traceback or mistake is None:
+            raise
+        _end(mistake)
+
+
+def _end(mistake: ZephyrError) -> NoReturn:
+    typer.echo(f"error: {escape_controls(str(mistake))}", err=True)
+    sys.exit(USER_MISTAKE)

@@ -115,6 +115,21 @@ def test_a_file_that_says_something_else_is_refused(tmp_path, monkeypatch):
     assert any("greedy" in failure for failure in file["proof"]["failures"])
 
 
+def test_a_stop_in_the_middle_leaves_proven_files_alone(tmp_path):
+    folder = saved(tmp_path / "model", "llama", with_template(tiny_tokenizer(), bos=True))
+    settings = exporting.ExportSettings(Source(str(folder), offline=True), "tiny", ("q8_0", "f16"), tmp_path / "out")
+
+    def stop_when_proven(text):
+        if ": proven" in text:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        exporting.export(settings, stop_when_proven)
+    left = {path.name for path in (tmp_path / "out").iterdir()}
+    assert left == {"export.json", "tiny-q8_0.gguf", "tiny-q8_0.Modelfile"}, caught
+    assert list(json.loads((tmp_path / "out" / "export.json").read_text())["files"]) == ["tiny-q8_0.gguf"]
+
+
 def test_other_tokens_are_refused_and_said(tmp_path, monkeypatch):
     folder = saved(tmp_path / "model", "llama", with_template(tiny_tokenizer(), bos=True))
     convert = exporting.convert
@@ -129,6 +144,13 @@ def test_other_tokens_are_refused_and_said(tmp_path, monkeypatch):
     monkeypatch.setattr(exporting, "convert", wrong)
     with pytest.raises(ModelError, match=r"becomes .* instead of"):
         exported(folder, tmp_path / "out", "f16")
+
+
+@pytest.mark.parametrize("name", ["a/b", "../a", ""])
+def test_a_name_stays_in_its_folder(tmp_path, name):
+    settings = exporting.ExportSettings(Source("none"), name, ("f16",), tmp_path)
+    with pytest.raises(DataError, match="--name"):
+        exporting.target_paths(settings)
 
 
 def test_nothing_is_overwritten_without_a_word(tmp_path):

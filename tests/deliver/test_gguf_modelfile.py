@@ -8,7 +8,8 @@ def test_a_modelfile_says_template_stops_and_sampling():
     text = modelfile(
         "mine-q8_0.gguf",
         template=ZEPHYR,
-        stops=["</s>"],
+        eos="</s>",
+        stops=["<|stop|>", "</s>"],
         parameters={"temperature": 0.7, "top_k": 50.0, "num_ctx": 512.0},
         starts_with="<s>",
     )
@@ -18,6 +19,7 @@ def test_a_modelfile_says_template_stops_and_sampling():
         'TEMPLATE """<s>{{ range .Messages }}<|{{ .Role }}|>\n'
         "{{ .Content }}</s>\n"
         '{{ end }}<|assistant|>\n"""\n'
+        'PARAMETER stop "<|stop|>"\n'
         'PARAMETER stop "</s>"\n'
         "PARAMETER temperature 0.7\n"
         "PARAMETER top_k 50\n"
@@ -37,6 +39,6 @@ def test_templates_of_ours_are_known_with_and_without_bos():
 def test_what_go_cannot_say_is_left_to_ollama():
     assert LAYOUTS["llama3"].strips
     assert go_template(jinja_of(TemplateSettings("llama3")), "</s>") is None
-    text = modelfile("a.gguf", template="{{ messages }}", stops=[], parameters={})
+    text = modelfile("a.gguf", template="{{ messages }}", eos="</s>", stops=[], parameters={})
     assert "\nTEMPLATE" not in text
     assert "# TEMPLATE: the one in the file" in text

@@ -87,11 +87,11 @@ def test_pages_of_other_sites_are_kept_out():
 
 
 def test_a_token_opens_the_door_and_nothing_else_does():
-    app = guarded_app(token="secret")
-    for header in ({}, {"authorization": "Bearer wrong"}, {"authorization": "secret"}):
+    app = guarded_app(token="sécret")
+    for header in ({}, {"authorization": "Bearer secret"}, {"authorization": "sécret".encode()}):
         assert ask(app, "GET", "/v1/models", headers=header).status_code == 401
         assert ask(app, "POST", "/v1/chat/completions", json=ASKED, headers=header).status_code == 401
-    good = {"authorization": "Bearer secret"}
+    good = {"authorization": "Bearer sécret".encode()}
     assert ask(app, "GET", "/v1/models", headers=good, host="machine.example").status_code == 200
 
 

@@ -141,6 +141,44 @@ def test_one_model_streams_is_stopped_and_answers_again(open_page):
     expect(page.get_by_text("answer 2")).to_have_count(0, timeout=PATIENCE)
 
 
+def test_a_new_conversation_stays_empty_while_the_old_answer_ends(open_page):
+    gate = threading.Event()
+    speaker = Scripted("mine", lambda said: slow(["answer ", "and ", "the rest"], gate))
+    page = open_page([speaker])
+    ask(page, "Hi?")
+    expect(page.get_by_text("answer and")).to_be_visible(timeout=PATIENCE)
+    button(page, "New conversation").click()
+    expect(page.get_by_text("answer and")).to_have_count(0, timeout=PATIENCE)
+    gate.set()
+    time.sleep(2)
+    assert page.locator(".message-content").count() == 0
+    gate.clear()
+    ask(page, "And now?")
+    expect(page.get_by_text("answer and")).to_be_visible(timeout=PATIENCE)
+    assert [message.content for message in speaker.heard[-1][0]] == ["Be kind.", "And now?"]
+    gate.set()
+    expect(button(page, "Regenerate")).to_be_enabled(timeout=PATIENCE)
+
+
+def test_two_votes_at_once_are_one(open_page, tmp_path, monkeypatch):
+    votes = VoteFile(tmp_path / "votes.jsonl")
+    page = open_page([Scripted(name, lambda said, name=name: [name]) for name in ("a", "b")], votes=votes)
+    ask(page, "Hi?")
+    expect(button(page, "Tie")).to_be_enabled(timeout=PATIENCE)
+    add = VoteFile.add
+
+    def slowly(*arguments):
+        time.sleep(2)
+        return add(*arguments)
+
+    monkeypatch.setattr(VoteFile, "add", slowly)
+    button(page, "Left is better").click()
+    button(page, "Right is better").click()
+    expect(page.get_by_text(re.compile("^Saved"))).to_be_visible(timeout=PATIENCE)
+    time.sleep(3)
+    assert len(votes.path.read_text().splitlines()) == 1
+
+
 def test_settings_reach_the_model(open_page):
     speaker = Scripted("mine", lambda said: ["yes"])
     page = open_page([speaker])

@@ -89,6 +89,12 @@ def test_pages_of_other_sites_may_not_ask():
         assert ask(headers={"origin": origin}).status == 403
 
 
+@pytest.mark.parametrize("headers", [{"host": "[::1"}, {"host": "["}, {"origin": "http://["}])
+def test_what_is_no_address_is_refused(headers):
+    answer = ask(headers=headers)
+    assert (answer.status, answer.text) == (400, "the host or the origin is no address\n")
+
+
 def test_a_body_has_a_length_and_is_no_larger_than_allowed():
     for length, status in (("100", 200), ("101", 413), ("9" * 30, 413), ("-1", 413), ("many", 413)):
         answer = ask("/gradio_api/queue/join", method="POST", headers={"content-length": length})

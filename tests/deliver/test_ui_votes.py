@@ -108,6 +108,20 @@ def test_a_vote_that_cannot_be_saved_leaves_the_file_as_it_was(tmp_path, monkeyp
     assert len(read(votes.path, "preference")) == 2
 
 
+def test_a_first_vote_whose_folder_cannot_be_saved_is_not_there(tmp_path, monkeypatch):
+    votes = VoteFile(tmp_path / "votes.jsonl")
+
+    def fail(_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as broken:
+        broken.setattr("zephyr.deliver.ui.votes.sync", fail)
+        with pytest.raises(OSError, match="Input/output"):
+            votes.add(PROMPT, (LEFT, RIGHT), "left")
+    votes.add(PROMPT, (LEFT, RIGHT), "left")
+    assert len(read(votes.path, "preference")) == 1
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [('{"chosen": 1, "rej', "no whole row"), ('{"text": "a diary"}\n', "they are no votes"), ("5\n\n", "no votes")],

@@ -5,14 +5,17 @@ import json
 import pytest
 
 from zephyr.evaluate.alpaca_eval import (
+    AnswerSettings,
     Instruction,
+    InstructionAnswers,
     alpaca_eval_scores,
+    answer_instructions,
     matches_of,
     model_share,
     published_order,
     read_instructions,
 )
-from zephyr.evaluate.arena import Game, Match, Played, arena_scores, play
+from zephyr.evaluate.arena import Game, Match, Played, arena_scores, missing_causes, play
 from zephyr.evaluate.arena_wording import PUBLISHED_PAIR, OwnPairs, PublishedPairs, RankedPairs, WeightedPairs
 from zephyr.evaluate.judged_calls import Calling
 from zephyr.evaluate.mt_bench_questions import find_files
@@ -92,6 +95,7 @@ def test_equal_and_missing_answers_are_not_judged():
     played = play(matches, judge, OwnPairs(), Calling())
     assert judge.num_asked == 2
     assert [one.share for one in played] == [0.5, None, 1.0]
+    assert [game.reason for game in played[1].games] == ["no answer in the file"] * 2
     scores = arena_scores(played)
     assert (scores.adjusted.n, scores.adjusted.missing) == (2, 1)
     assert scores.swap_consistency == 100.0
@@ -109,7 +113,9 @@ def test_one_order_alone():
 
 def test_verdicts_that_do_not_come_are_missing():
     played = play([match("1")], Judging(lambda _: None), OwnPairs(), Calling())
-    assert [game.reason for game in played[0].games] == ["down", "down"]
+    assert [game.reason for game in played[0].games] == ["failed judge call: down"] * 2
+    # Counted are matches, not their games.
+    assert missing_causes(played) == {"failed judge call": 1}
     played = play([match("1")], Judging(lambda _: "A, I think."), OwnPairs(), Calling())
     assert arena_scores(played).win_rate.fields()["label"] == "incomplete"
 
@@ -126,6 +132,28 @@ def test_ranks_and_weights_of_alpaca_eval():
     assert (weighted.max_tokens, weighted.top_logprobs, weighted.temperature) == (1, 5, 1.0)
 
 
+def test_alpaca_eval_keeps_why_an_answer_is_missing():
+    class Model:
+        name = "model"
+
+        def answer(self, requests):
+            for one in requests:
+                is_long = one.messages[0].content == "Long"
+                yield ChatReply(
+                    one.key, "", "error" if is_long else "stop", "9 tokens and 9 new ones exceed 9" * is_long
+                )
+
+    instructions = [Instruction("Long", "b", ""), Instruction("Short", "b", "")]
+    answers = answer_instructions(Model(), instructions, AnswerSettings(), Calling())
+    assert answers.texts == {"Long": None, "Short": ""}
+    played = play(matches_of(instructions, answers), likes("b"), OwnPairs(), Calling())
+    reason = "prompt too long: 9 tokens and 9 new ones exceed 9"
+    assert [game.reason for game in played[0].games] == [reason, reason]
+    # An empty answer is an answer, and loses.
+    assert model_share(played[1]) == 0.0
+    assert missing_causes(played) == {"prompt too long": 1}
+
+
 def test_published_orders_are_those_of_alpaca_eval():
     orders = [published_order(f"Task {number}") for number in range(400)]
     # Drawn by Python's generator from "is_switched_outputsTask 00" and so on.
@@ -136,7 +164,7 @@ def test_published_orders_are_those_of_alpaca_eval():
 def test_alpaca_eval_scores_of_a_model_that_wins_three_of_four():
     instructions = [Instruction(f"Task {n}", "b" * 10, "koala" if n % 2 else "vicuna") for n in range(40)]
     answers = {one.text: "good" + "!" * (n % 7) if n % 4 else "bad" for n, one in enumerate(instructions)}
-    played = play(matches_of(instructions, answers), likes("good"), OwnPairs(), Calling())
+    played = play(matches_of(instructions, InstructionAnswers(answers, {})), likes("good"), OwnPairs(), Calling())
     scores = alpaca_eval_scores(played, difficulty=None)
     # The baseline lacks the word, and where both lack it the judge ties.
     assert scores.as_published.score == pytest.approx(75 + 25 / 2)

@@ -3,9 +3,9 @@
 import pytest
 
 from zephyr.errors import DataError
-from zephyr.evaluate.judged_calls import Calling
+from zephyr.evaluate.judged_calls import Calling, count_causes, why_no_answer
 from zephyr.evaluate.mt_bench import MtBenchSettings, TurnRating, answer_questions, mt_bench_scores, rate_answers
-from zephyr.evaluate.mt_bench_questions import Question, answer_rows, find_files, read_answers, read_questions
+from zephyr.evaluate.mt_bench_questions import Answered, Question, answer_rows, find_files, read_answers, read_questions
 from zephyr.evaluate.mt_bench_wording import PUBLISHED_SINGLE, OwnScores, PublishedScores
 from zephyr.judging import Rating, read_question, write_reply
 from zephyr.judging.published_prompts import read_judge_prompts
@@ -72,7 +72,7 @@ def test_aggregation_without_failures():
 def test_turn_2_is_asked_on_the_models_own_answer():
     model = Recording(lambda request: f" so {len(request.messages)} ")
     answers = answer_questions(model, QUESTIONS, SETTINGS, Calling(together=1))
-    assert answers == {81: ("so 1", "so 3"), 111: ("so 1", "so 3")}
+    assert answers == Answered({81: ("so 1", "so 3"), 111: ("so 1", "so 3")}, {})
     last = model.requests[-1]
     assert last.messages == (Message("user", "1 + 1?"), Message("assistant", "so 1"), Message("user", "And 1 more?"))
     assert [request.temperature for request in model.requests] == [0.7, 0.0, 0.7, 0.0]
@@ -82,12 +82,12 @@ def test_turn_2_is_asked_on_the_models_own_answer():
 def test_an_answer_that_fails_is_neither_continued_nor_judged():
     model = Recording(lambda request: None if "Write." in request.messages[0].content else "2")
     answers = answer_questions(model, QUESTIONS, SETTINGS, Calling())
-    assert answers == {81: (None, None), 111: ("2", "2")}
+    assert answers.turns == {81: (None, None), 111: ("2", "2")}
     judge = Recording(lambda _: write_reply("overall", [Rating(8, "Right.")]))
     found = rate_answers(answers, QUESTIONS, judge, OwnScores(), SETTINGS, Calling())
     assert [(one.key, one.rating, one.reason) for one in found] == [
-        ("81/1", None, "no answer to rate"),
-        ("81/2", None, "no answer to rate"),
+        ("81/1", None, "error of the model: down"),
+        ("81/2", None, "error of the model: down"),
         ("111/1", 8.0, ""),
         ("111/2", 8.0, ""),
     ]
@@ -95,9 +95,35 @@ def test_an_answer_that_fails_is_neither_continued_nor_judged():
     assert {(request.temperature, request.max_tokens) for request in judge.requests} == {(0.0, 2048)}
 
 
+def test_missing_judgments_say_why_and_are_counted_by_cause():
+    too_long = ChatReply("", "", "error", "40 tokens and 9 new ones exceed 40")
+    assert why_no_answer(too_long) == "prompt too long: 40 tokens and 9 new ones exceed 40"
+    refused = "status 400: This model's maximum context length is 4096 tokens"
+    assert why_no_answer(too_long._replace(error=refused)) == f"prompt too long: {refused}"
+    assert why_no_answer(too_long._replace(error="")) == "error of the model"
+    assert why_no_answer(ChatReply("", "", "stop")) == ""
+    # Of four turns one is answered without a rating, one call fails, and two answers are not in the file.
+    judge = Recording(lambda request: None if "Shorten." in str(request.messages) else "Rating: none")
+    found = rate_answers(Answered({81: ("", "b")}, {}), QUESTIONS, judge, OwnScores(), SETTINGS, Calling())
+    assert [one.reason for one in found] == [
+        "no rating in the judge's reply",
+        "failed judge call: down",
+        "no answer in the file",
+        "no answer in the file",
+    ]
+    counted = count_causes([*(one.reason for one in found), "", why_no_answer(too_long)])
+    assert counted == {
+        "no answer in the file": 2,
+        "no rating in the judge's reply": 1,
+        "failed judge call": 1,
+        "prompt too long": 1,
+    }
+
+
 def test_own_wording_asks_about_the_last_answer_with_references_so_far():
     judge = Recording(lambda _: "no form at all")
-    found = rate_answers({111: ("two", "three")}, QUESTIONS[1:], judge, OwnScores(), SETTINGS, Calling())
+    given = Answered({111: ("two", "three")}, {})
+    found = rate_answers(given, QUESTIONS[1:], judge, OwnScores(), SETTINGS, Calling())
     assert [(one.rating, one.reason) for one in found] == [(None, "no rating in the judge's reply")] * 2
     first, second = (read_question(request.messages) for request in judge.requests)
     assert first.answers == ("two",)

@@ -1,8 +1,10 @@
 """Loading and saving: what is whole comes back the same, and what is not is refused in words."""
 
 import json
+import os
 import resource
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -126,6 +128,23 @@ def test_missing_folder_and_folder_without_config(tmp_path):
         load_model(Source(str(tmp_path / "nowhere")))
     with pytest.raises(ModelError, match=r"holds no config\.json"):
         load_model(Source(str(tmp_path)))
+
+
+def test_folder_of_a_run_names_its_newest_model(saved, tmp_path):
+    run = tmp_path / "run"
+    for age, stage in ((30, "sft-1"), (10, "align-2"), (0, ".align-3.partial")):
+        shutil.copytree(saved, run / stage / "model")
+        made = time.time() - age
+        os.utime(run / stage / "model", (made, made))
+    for folder in (run, run / "align-2"):
+        with pytest.raises(ModelError, match=rf"name the folder with it; did you mean '{run}/align-2/model'\?$"):
+            load_tokenizer(Source(str(folder)))
+
+
+def test_file_is_no_model(tmp_path):
+    (tmp_path / "recipe.yaml").write_text("name: x")
+    with pytest.raises(ModelError, match=r"recipe\.yaml: is a file, and a model is a folder; name the folder with its"):
+        load_tokenizer(Source(str(tmp_path / "recipe.yaml")))
 
 
 def test_hub_id_offline_that_is_not_cached():

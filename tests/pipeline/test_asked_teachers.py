@@ -4,12 +4,14 @@ import pytest
 
 from tests.teachers.hostile_server import running_server
 from zephyr.errors import RecipeError, TeacherError
-from zephyr.pipeline.asked_teachers import TeacherOptions, asked_together, cap_for, open_plain
+from zephyr.pipeline.asked_teachers import TeacherOptions, asked_together, cap_for, open_plain, section_of
 from zephyr.teachers.batch_file import BatchTeacher
 from zephyr.teachers.endpoint import EndpointTeacher
 from zephyr.teachers.prices import Cap
+from zephyr.teachers.protocol import ChatRequest
 from zephyr.teachers.scripted import ScriptedJudge, ScriptedTeacher
 from zephyr.teachers.vllm_engine import is_installed
+from zephyr.world import check, prompts
 
 OPTIONS = TeacherOptions(concurrency=7)
 SECTION = """\
@@ -40,6 +42,35 @@ def test_names():
     assert (identity, teacher.settings.concurrency) == ("a/b at http://127.0.0.1:9/v1", 7)
     with pytest.raises(TeacherError, match=r"name scripted, local:FOLDER, vllm:FOLDER, endpoint:MODEL@URL or FILE"):
         open_plain("vlm:x", "writes", OPTIONS)
+
+
+@pytest.mark.parametrize("named", ["endpoint:m", "endpoint:m@nowhere", "endpoint:@http://127.0.0.1:9/v1"])
+def test_an_endpoint_without_model_or_address(named):
+    for asked in (section_of, lambda name: open_plain(name, "writes", OPTIONS)):
+        with pytest.raises(TeacherError, match=f"names no model at an address, got '{named}'"):
+            asked(named)
+
+
+def test_a_name_becomes_the_section_that_a_recipe_would_have():
+    section = section_of("endpoint:a@b@http://127.0.0.1:9/v1/")
+    assert (section.model, section.base_url) == ("a@b", "http://127.0.0.1:9/v1/")
+    assert [section_of(f"{form}:x").name for form in ("local", "vllm")] == ["local", "vllm"]
+    assert section_of(section) is section
+
+
+def test_the_scripted_teacher_of_a_file_errs_as_often_as_it_says(tmp_path):
+    path = tmp_path / "teacher.yaml"
+    path.write_text("name: scripted\n")
+    usual = open_plain(str(path), "writes", OPTIONS)[1]
+    assert usual == open_plain("scripted", "writes", OPTIONS)[1] == "scripted teacher with seed 0"
+    path.write_text("name: scripted\nfault_rate: 0.0\n")
+    teacher, identity = open_plain(str(path), "writes", OPTIONS)
+    assert identity == "scripted teacher with seed 0 and fault rate 0"
+    asked = prompts("train", 0, 40)
+    requests = [ChatRequest(str(number), prompt.messages) for number, prompt in enumerate(asked)]
+    assert all(
+        check(request.messages, reply.text) for request, reply in zip(requests, teacher.answer(requests), strict=True)
+    )
 
 
 def test_a_file_holds_what_a_recipe_can_say(file):

@@ -6,12 +6,21 @@ import pytest
 
 from tests.pipeline.mini import mini_fields, mini_recipe
 from tests.synth.form_teacher import FormTeacher
-from zephyr.errors import RecipeError, TeacherError
-from zephyr.pipeline.calls_ahead import calls_of_feedback, calls_of_synth, first_prompts, refuse_teachers, world_prompts
+from zephyr.errors import DataError, RecipeError, TeacherError
+from zephyr.pipeline.calls_ahead import (
+    asked_by_synth,
+    calls_of_feedback,
+    calls_of_synth,
+    first_prompts,
+    refuse_teachers,
+    world_prompts,
+)
 from zephyr.pipeline.check import check_lines
 from zephyr.pipeline.make_synth import make_synth
 from zephyr.pipeline.stages import Work, plan_stages
+from zephyr.recipe.feedback_section import EndpointTeacher
 from zephyr.recipe.schema import Recipe
+from zephyr.recipe.synth_section import SelfInstructSynth, SynthSection
 from zephyr.records.messages import Message
 from zephyr.records.rows import Prompt
 from zephyr.records.writing import write_jsonl
@@ -114,6 +123,15 @@ def test_a_run_asks_for_about_what_was_foretold(name, tmp_path, monkeypatch):
     make_synth(Work(recipe, "synth", folder, {}, tmp_path))
     assert 0.5 < len(teacher.asked) / foretold < 2
     assert len(lines) == 2
+
+
+def test_too_few_classification_seeds_are_said_before_the_run(tmp_path):
+    seeds = [Task("", f"Seed task about subject number {n}", n < 3, (Instance("", "x"),)) for n in range(16)]
+    write_jsonl(tmp_path / "seeds.jsonl", map(task_fields, seeds))
+    generator = SelfInstructSynth(seeds="seeds.jsonl", classification_only=True)
+    section = SynthSection(generator=generator, teacher=EndpointTeacher.model_validate(ENDPOINT))
+    with pytest.raises(DataError, match="8 classification seed tasks, got 3 of 16"):
+        asked_by_synth(section, seed=0, data_dir=tmp_path)
 
 
 def test_what_is_missing_is_said_before_the_run(tmp_path, monkeypatch):

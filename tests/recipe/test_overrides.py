@@ -72,6 +72,10 @@ def test_a_variant_chosen_anew_is_no_reason_to_drop(tmp_path):
         ("evaluate.tasks.99999999999=1", "evaluate.tasks has 2 items, numbered 0 to 1, got 99999999999"),
         ("seed=[1", "override seed"),
         ("seed=!!python/name:os.system x", "override seed"),
+        (
+            "sft.trian.learning_rate=1",
+            "override, sft.trian: there is no such key, got {'learning_rate': 1}; did you mean",
+        ),
         ("sft.train.lr=1", "override, sft.train.lr: there is no such key, got 1"),
     ],
 )

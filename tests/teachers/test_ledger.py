@@ -233,3 +233,11 @@ def test_an_owner_is_alive_for_as_long_as_its_process():
     assert not is_alive(f"{host} {pid} {float(started) - 5:.2f} {token}")
     assert not is_alive(f"{host} 999999999 {started} {token}")
     assert is_alive(f"elsewhere {pid} 1.00 {token}")
+
+
+def test_a_place_that_cannot_hold_a_ledger_is_said(tmp_path):
+    (tmp_path / "calls.sqlite").mkdir()
+    with pytest.raises(
+        ResourceError, match=r"calls\.sqlite: cannot be opened \(unable to open database file\); see that"
+    ):
+        open_file(tmp_path / "calls.sqlite")

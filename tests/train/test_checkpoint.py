@@ -230,6 +230,11 @@ def test_replacing_text_is_all_or_nothing(tmp_path):
     assert names(tmp_path) == ["log"]
 
 
+def test_a_text_that_cannot_be_written_names_its_own_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"'[^']*nowhere/report\.html'$"):
+        atomic.replace_text(tmp_path / "nowhere" / "report.html", "one\n")
+
+
 def test_kills_at_random_moments_lose_no_finished_checkpoint(tmp_path):
     context = forked()
     moments = random.Random(7)

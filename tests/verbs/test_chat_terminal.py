@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from tests.teachers.served_model import save_replying_model
+from zephyr import cli
 from zephyr.models.tiny import tiny_model, tiny_tokenizer
 
 ANSWER = "It is \x1b]0;mine\x07\x1b[31mred.\x1b[0m"
@@ -117,6 +118,8 @@ def test_a_conversation_as_people_have_it(open_chat, replying):
         assert chat.until(PROMPT).splitlines() == [question, SHOWN]
     chat.type("\n")
     chat.until("> ")
+    # Python's input() misses an interrupt between its prompt and its reading.
+    time.sleep(0.5)
     chat.type("\x03")
     chat.until("(Ctrl-D or /exit ends)")
     chat.until("> ")
@@ -140,3 +143,13 @@ def test_ctrl_c_ends_an_answer_and_not_the_conversation(open_chat, babbling):
     chat.until("> ")
     chat.type("/exit\n")
     assert chat.end() == 0
+
+
+@pytest.mark.parametrize(
+    ("option", "said"), [(("--top-p", "0"), "top_p must be"), (("--temperature", "inf"), "temper")]
+)
+def test_what_no_distribution_has_is_said_before_a_model_is_loaded(option, said, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["chat", str(tmp_path / "none"), *option])
+    assert stop.value.code == 2
+    assert said in capsys.readouterr().err

@@ -47,6 +47,8 @@ def test_a_card_goes_into_the_model_folder(run, mt_bench, capsys):
 def test_a_card_of_no_run_is_refused(tmp_path, capsys):
     assert zephyr("card", tmp_path) == 2
     assert "holds no run.lock.json; name the folder of a run" in capsys.readouterr().err
+    assert zephyr("report", tmp_path / "nowhere") == 2
+    assert "nowhere: there is no such folder; name the folder of a run" in capsys.readouterr().err
 
 
 def test_an_audit_is_printed_and_machine_readable(run, tmp_path, capsys):

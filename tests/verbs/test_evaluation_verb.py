@@ -1,6 +1,7 @@
 """`zephyr eval`: scores from local files, without network, and going on after a kill."""
 
 import json
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -90,6 +91,41 @@ def test_mistakes_show_before_a_model_is_loaded(place: Path, tmp_path: Path, cap
     assert "nowhere: there is no such folder" in capsys.readouterr().err
     assert zephyr([*nowhere, "--tasks", ","]) == 2
     assert "--tasks: names no task" in capsys.readouterr().err
+
+
+@pytest.fixture
+def short(place: Path, tmp_path: Path) -> Path:
+    """A folder with a model that takes 512 tokens, and data."""
+    folder = tmp_path / "short"
+    folder.mkdir()
+    shutil.copytree(place / "model", folder / "model")
+    config = json.loads((folder / "model" / "config.json").read_text())
+    (folder / "model" / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 512}))
+    (folder / "data").symlink_to(place / "data")
+    return folder
+
+
+def test_an_answer_that_cannot_fit_is_refused_before_any_task_runs(short: Path, tmp_path: Path, capsys) -> None:
+    assert zephyr(words(short, tmp_path / "out", "--tasks", "winogrande,gsm8k,ifeval")) == 2
+    assert capsys.readouterr().err == (
+        f"error: {short / 'model'}: a context of 512 tokens has no room for a prompt and the longest answer of "
+        "ifeval (1,280 new tokens); leave that out of --tasks, cut answers with --max-new-tokens 256 "
+        "(max_new_tokens in a recipe), or use a model of longer context\n"
+    )
+    assert answered(tmp_path / "out" / "requests.sqlite") == 0
+
+
+def test_answers_that_are_cut_shorter_than_published_are_a_deviation(short: Path, tmp_path: Path, capsys) -> None:
+    more = ("--tasks", "winogrande,gsm8k,ifeval", "--limit", 1, "--max-new-tokens", 9)
+    assert zephyr(words(short, tmp_path / "out", *more)) == 0
+    printed = capsys.readouterr().out
+    assert "ifeval: answers end after 9 new tokens, not after the definition's 1,280" in printed
+    assert "gsm8k: answers end after 9 new tokens, not after the definition's 256" in printed
+    assert "winogrande: answers" not in printed
+    told = json.loads((tmp_path / "out" / "evaluation.json").read_text())["tasks"]["ifeval"]["protocol"]
+    assert told["prompt"]["generation_kwargs"]["max_gen_toks"] == 9
+    sample = json.loads((tmp_path / "out" / "samples" / "ifeval.jsonl").read_text().splitlines()[0])
+    assert len(sample["answers"][0]) < 100
 
 
 # ---- benchmarks that a judge rates ----

@@ -85,6 +85,21 @@ def test_talks_are_written(teacher, tmp_path, capsys):
     assert [len(row["messages"]) for row in lines(out)] == [6] * 10
 
 
+def test_one_teacher_in_both_parts_is_opened_once(tmp_path, monkeypatch):
+    opened = []
+
+    def open_double(named, part, options):
+        opened.append(named)
+        return FormTeacher(), named
+
+    monkeypatch.setattr("zephyr.verbs.synth_run.open_plain", open_double)
+    words = ("synth", "--generator", "ultrachat", "--teacher", "local:x", "--sectors", "world", "--count", 2)
+    assert zephyr(*words, "--person", "local:x", "-o", tmp_path / "same.jsonl") == 0
+    assert opened == ["local:x"]
+    assert zephyr(*words, "--person", "local:y", "-o", tmp_path / "two.jsonl") == 0
+    assert opened[1:] == ["local:x", "local:y"]
+
+
 def test_the_closed_world_needs_no_model(tmp_path, capsys):
     out = tmp_path / "world.jsonl"
     assert zephyr("synth", "--generator", "world", "--teacher", "scripted", "-o", out, "--count", 20, "--json") == 0

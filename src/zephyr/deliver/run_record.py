@@ -74,7 +74,8 @@ def read_run(folder: Path) -> RunRecord:
     """The record of the run in a folder. Raises DataError where none of its stages is finished."""
     path = folder / LOCK
     if not path.is_file():
-        raise DataError(str(folder), f"holds no {LOCK}", "name the folder of a run: output_dir/name of its recipe")
+        what = f"holds no {LOCK}" if folder.is_dir() else "there is no such folder"
+        raise DataError(str(folder), what, "name the folder of a run: output_dir/name of its recipe")
     lock = read_json(path)
     stages = {}
     for name, planned in entries(lock, "stages").items():

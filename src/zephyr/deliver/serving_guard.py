@@ -156,8 +156,8 @@ def _check_token(request: Request, guarded: Guarded) -> None:
     if guarded.token is None:
         return
     given = request.headers.get("authorization", "")
-    # Compared in constant time, as bytes: a header may hold anything.
-    if not hmac.compare_digest(given.encode("utf-8", "replace"), f"Bearer {guarded.token}".encode()):
+    # Compared in constant time, as the bytes that came: starlette gives them as latin-1.
+    if not hmac.compare_digest(given.encode("latin-1"), f"Bearer {guarded.token}".encode()):
         raise RefusedError(401, "the token is missing or wrong; send Authorization: Bearer TOKEN")
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from zephyr.errors import DataError
 from zephyr.evaluate.arena import Match, Orders, Played
-from zephyr.evaluate.judged_calls import Calling, replies_to
+from zephyr.evaluate.judged_calls import Calling, replies_to, why_no_answer
 from zephyr.evaluate.judged_score import JudgedScore, Judgment, judged_score
 from zephyr.evaluate.length_controlled import LengthControlled, Rows, length_controlled, length_terms
 from zephyr.records.messages import Message
@@ -32,6 +32,13 @@ class Instruction(NamedTuple):
     text: str
     baseline: str
     subset: str
+
+
+class InstructionAnswers(NamedTuple):
+    """Answers by instruction, None or none at all where one is missing, and why that is."""
+
+    texts: Mapping[str, str | None]
+    reasons: Mapping[str, str]
 
 
 class AnswerSettings(NamedTuple):
@@ -83,7 +90,7 @@ def read_outputs(path: Path) -> dict[str, str]:
 
 def answer_instructions(
     model: Teacher, instructions: Sequence[Instruction], settings: AnswerSettings, calling: Calling
-) -> dict[str, str | None]:
+) -> InstructionAnswers:
     """The model's answers by instruction, None where one failed."""
     requests = [
         ChatRequest(
@@ -98,17 +105,25 @@ def answer_instructions(
         for number, one in enumerate(instructions)
     ]
     replies = replies_to(model, requests, calling)
-    said = (replies[str(number)] for number in range(len(instructions)))
-    return {
-        one.text: None if reply.finish_reason == "error" else reply.text
-        for one, reply in zip(instructions, said, strict=True)
+    reasons = {one.text: why_no_answer(replies[str(number)]) for number, one in enumerate(instructions)}
+    texts = {
+        one.text: None if reasons[one.text] else replies[str(number)].text for number, one in enumerate(instructions)
     }
+    return InstructionAnswers(texts, reasons)
 
 
-def matches_of(instructions: Sequence[Instruction], answers: Mapping[str, str | None]) -> list[Match]:
+def matches_of(instructions: Sequence[Instruction], answers: InstructionAnswers) -> list[Match]:
     """The baseline's answers against the model's, in this order."""
     return [
-        Match(str(number), str(number), one.subset, (one.text,), (one.baseline,), (answers.get(one.text),))
+        Match(
+            key=str(number),
+            prompt=str(number),
+            category=one.subset,
+            turns=(one.text,),
+            first=(one.baseline,),
+            second=(answers.texts.get(one.text),),
+            reason=answers.reasons.get(one.text, ""),
+        )
         for number, one in enumerate(instructions)
     ]
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from zephyr.evaluate.arena_wording import PairWording
-from zephyr.evaluate.judged_calls import Calling, replies_to
+from zephyr.evaluate.judged_calls import NO_ANSWER, Calling, count_causes, replies_to, why_no_verdict
 from zephyr.evaluate.judged_score import JudgedScore, Judgment, judged_score
 from zephyr.records.messages import Messages
 from zephyr.teachers.protocol import ChatRequest, Teacher
@@ -22,7 +22,7 @@ class Match(NamedTuple):
     """The answers of assistants A and B to a user's turns; None where an answer failed to come.
 
     `prompt` names what is drawn together in intervals: the turns of one question have one. `context` was said
-    before the first turn.
+    before the first turn; `reason` is why an answer is missing.
     """
 
     key: str
@@ -33,6 +33,7 @@ class Match(NamedTuple):
     second: tuple[str | None, ...]
     references: tuple[str, ...] = ()
     context: Messages = ()
+    reason: str = ""
 
     @property
     def swapped(self) -> "Match":
@@ -127,16 +128,21 @@ def play(
         if order_of[match.key] not in (order, "both"):
             return None
         if not match.is_whole:
-            return Game(None, reason="no answer to compare")
+            return Game(None, reason=match.reason or NO_ANSWER)
         if match.first == match.second:
             return Game(TIE, reason="equal answers")
         reply = replies[f"{match.key} {order}"]
         read = None if reply.finish_reason == "error" else wording.read(reply.text)
         if read is None:
-            return Game(None, reply.text, reply.error or "no verdict in the judge's reply")
+            return Game(None, reply.text, why_no_verdict(reply, "no verdict in the judge's reply"))
         return Game(read if order == "given" else 1 - read, reply.text)
 
     return [Played(match, game(match, "given"), game(match, "swapped")) for match in matches]
+
+
+def missing_causes(played: Sequence[Played]) -> dict[str, int]:
+    """How many matches lack a verdict, by cause; a match whose two games lack one counts for the first."""
+    return count_causes(next((game.reason for game in one.games if game.share is None), "") for one in played)
 
 
 def arena_scores(played: Sequence[Played], *, seed: int = 0) -> ArenaScores:

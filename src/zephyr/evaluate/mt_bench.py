@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from zephyr.evaluate.judged_calls import Calling, replies_to
+from zephyr.evaluate.judged_calls import NO_ANSWER, Calling, replies_to, why_no_answer, why_no_verdict
 from zephyr.evaluate.judged_score import JudgedScore, Judgment, judged_score
-from zephyr.evaluate.mt_bench_questions import REPORTED_WRONG, Answers, Question
+from zephyr.evaluate.mt_bench_questions import REPORTED_WRONG, Answered, Answers, Question
 from zephyr.evaluate.mt_bench_wording import ScoreWording
 from zephyr.records.messages import Message, Messages
 from zephyr.teachers.protocol import ChatRequest, Teacher
@@ -61,9 +61,10 @@ class MtBenchScores(NamedTuple):
 
 def answer_questions(
     model: Teacher, questions: Sequence[Question], settings: MtBenchSettings, calling: Calling
-) -> dict[int, tuple[str | None, ...]]:
+) -> Answered:
     """The model's answers by question, one a turn; None for an answer that failed, and for all that follow it."""
     answers: dict[int, tuple[str | None, ...]] = {question.number: () for question in questions}
+    reasons: dict[str, str] = {}
     for turn in range(max((len(question.turns) for question in questions), default=0)):
         asked = {str(one.number): one for one in questions if turn < len(one.turns) and None not in answers[one.number]}
         requests = [
@@ -81,14 +82,17 @@ def answer_questions(
         replies = replies_to(model, requests, calling)
         for question in questions:
             if turn < len(question.turns):
-                reply = replies.get(str(question.number))
-                said = None if reply is None or reply.finish_reason == "error" else reply.text.strip()
-                answers[question.number] += (said,)
-    return answers
+                reply, key = replies.get(str(question.number)), f"{question.number}/{turn + 1}"
+                # What was not asked, as the turn before it failed, is missing for that turn's reason.
+                reason = why_no_answer(reply) if reply else reasons[f"{question.number}/{turn}"]
+                answers[question.number] += (reply.text.strip() if reply and not reason else None,)
+                if reason:
+                    reasons[key] = reason
+    return Answered(answers, reasons)
 
 
 def rate_answers(
-    answers: Answers,
+    answered: Answered,
     questions: Sequence[Question],
     judge: Teacher,
     wording: ScoreWording,
@@ -99,7 +103,7 @@ def rate_answers(
     turns = [(question, turn) for question in questions for turn in range(1, len(question.turns) + 1)]
     requests = []
     for question, turn in turns:
-        said = _said(answers, question, turn)
+        said = _said(answered.turns, question, turn)
         if said is not None:
             messages = wording.ask(question, said)
             asked = ChatRequest(f"{question.number}/{turn}", messages, 0.0, 1.0, 0, settings.judge_max_tokens)
@@ -107,11 +111,12 @@ def rate_answers(
     replies = replies_to(judge, requests, calling)
     found = []
     for question, turn in turns:
-        reply = replies.get(f"{question.number}/{turn}")
-        rating, reason = None, "no answer to rate"
+        key = f"{question.number}/{turn}"
+        reply = replies.get(key)
+        rating, reason = None, answered.reasons.get(key, NO_ANSWER)
         if reply is not None:
             rating = None if reply.finish_reason == "error" else wording.read(reply.text)
-            reason = "" if rating is not None else reply.error or "no rating in the judge's reply"
+            reason = "" if rating is not None else why_no_verdict(reply, "no rating in the judge's reply")
         text = "" if reply is None else reply.text
         found.append(TurnRating(question.number, question.category, turn, rating, text, reason))
     return found

@@ -33,6 +33,13 @@ _SOURCE = "FastChat's fastchat/llm_judge/data/mt_bench (github.com/lm-sys/FastCh
 Answers = Mapping[int, tuple[str | None, ...]]  # by question, one a turn; None where there is no answer
 
 
+class Answered(NamedTuple):
+    """A model's answers, and why some are missing, by turn as 81/1."""
+
+    turns: Answers
+    reasons: Mapping[str, str]
+
+
 class Question(NamedTuple):
     """A question of several turns; `references` answers them, or is empty."""
 

@@ -31,6 +31,7 @@ from transformers import (
 from transformers.utils.logging import disable_progress_bar
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
+from zephyr.atomic import sync
 from zephyr.errors import ModelError, ResourceError, did_you_mean
 
 _log = logging.getLogger(__name__)
@@ -229,9 +230,18 @@ def check_source(source: Source) -> None:
     folder = Path(source.name)
     if folder.is_dir():
         if not (folder / "config.json").is_file():
-            raise ModelError(source.name, "holds no config.json, so it is no model folder", "name the folder with it")
+            raise ModelError(source.name, "holds no config.json, so it is no model folder", _folder_below(folder))
+    elif folder.is_file():
+        raise ModelError(source.name, "is a file, and a model is a folder", "name the folder with its config.json")
     elif _is_path(source.name):
         raise ModelError(source.name, "there is no such folder", "check the path")
+
+
+def _folder_below(folder: Path) -> str:
+    """The remedy for a folder that may be a run's or a stage's: it names the newest model in it."""
+    found = [*folder.glob("model/config.json"), *folder.glob("[!.]*/model/config.json")]
+    newest = max((path.parent for path in found), key=lambda model: model.stat().st_mtime, default=None)
+    return "name the folder with it" if newest is None else f"name the folder with it; did you mean '{newest}'?"
 
 
 def _is_path(name: str) -> bool:
@@ -279,7 +289,10 @@ def unreadable(source: Source, what: str, error: Exception) -> ModelError:
             f"is no folder, and its {what} is not in the local cache of the hub ({reason})",
             "fetch it once while online, or name a folder",
         )
-    return ModelError(source.name, f"its {what} cannot be read ({reason})", "check the name, or fetch it again")
+    cannot = f"its {what} cannot be read"
+    if not Path(source.name).is_dir():
+        cannot = f"is no folder here, and {cannot} from the hub"
+    return ModelError(source.name, f"{cannot} ({reason})", "check the name, or fetch it again")
 
 
 # ---- saving ----
@@ -322,9 +335,9 @@ def new_folder(folder: Path) -> Iterator[Path]:
         partial.mkdir(parents=True)
         yield partial
         for path in (*partial.iterdir(), partial):
-            _sync(path)
+            sync(path)
         partial.rename(folder)
-        _sync(folder.parent)
+        sync(folder.parent)
     except (OSError, SafetensorError) as error:
         full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "os error 28" in str(error)
         if not full:
@@ -333,13 +346,3 @@ def new_folder(folder: Path) -> Iterator[Path]:
         raise ResourceError(str(name), "the disk is full; nothing was saved", "make room, then save again") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-
-
-def _sync(path: Path) -> None:
-    if os.name == "nt" and path.is_dir():  # Windows cannot open folders
-        return
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -9,6 +9,7 @@ from zephyr.evaluate.alpaca_eval import (
     AlpacaEvalScores,
     AnswerSettings,
     Instruction,
+    InstructionAnswers,
     Version,
     alpaca_eval_scores,
     answer_instructions,
@@ -19,7 +20,7 @@ from zephyr.evaluate.alpaca_eval import (
     read_instructions,
     read_outputs,
 )
-from zephyr.evaluate.arena import Orders, Played, arena_scores, play
+from zephyr.evaluate.arena import Orders, Played, arena_scores, missing_causes, play
 from zephyr.evaluate.arena_wording import OwnPairs, PairWording, RankedPairs, WeightedPairs
 from zephyr.evaluate.judged_score import JudgedScore
 from zephyr.evaluate.length_controlled import read_difficulty, read_gamed
@@ -70,7 +71,7 @@ def run_alpaca_eval(run: AlpacaEvalRun) -> tuple[Result, AlpacaEvalScores]:
     shared = run.shared
     with shared.ledgers(run.model) as ledgers:
         answers, model_hash = _answers(run, instructions, ledgers.answers)
-        rows = ({"instruction": text, "output": said, "generator": run.model} for text, said in answers.items())
+        rows = ({"instruction": text, "output": said, "generator": run.model} for text, said in answers.texts.items())
         write_jsonl(shared.out / "answers.jsonl", rows, replace=True)
         judge = open_ledgered(shared.judge, "rates", shared.teachers, ledgers.judge)
         matches = matches_of(instructions, answers)
@@ -122,6 +123,10 @@ def _told(scores: AlpacaEvalScores, played: list[Played]) -> dict[str, Json]:
     told: dict[str, Json] = {name: dict(score.fields()) for name, score in alpaca_lines(scores)}
     arena = arena_scores(played)
     told |= {"swap_consistency": arena.swap_consistency, "shown_first": arena.shown_first}
+    told |= {
+        "missing_causes": dict(missing_causes(played)),
+        "empty_answers": sum(one.match.second == ("",) for one in played),
+    }
     if scores.length_controlled is not None:
         told["length_controlled_weights"] = dict(scores.length_controlled.weights._asdict())
     return told
@@ -143,11 +148,12 @@ def _enough(path: Path, num_instructions: int) -> list[float]:
     return difficulty[:num_instructions]
 
 
-def _answers(run: AlpacaEvalRun, instructions: list[Instruction], ledger: Ledger) -> tuple[dict[str, str | None], str]:
+def _answers(run: AlpacaEvalRun, instructions: list[Instruction], ledger: Ledger) -> tuple[InstructionAnswers, str]:
     path = answers_file(run.model)
     if path is not None:
         outputs = read_outputs(path)
-        return {one.text: outputs.get(one.text) for one in instructions}, file_hash(path)
+        texts = {one.text: outputs.get(one.text) for one in instructions}
+        return InstructionAnswers(texts, {}), file_hash(path)
     opened = open_ledgered(teacher_form(run.model), "writes", run.shared.teachers, ledger)
     with watched(f"answers of {opened.teacher.name}", len(instructions), opened) as calling:
         return answer_instructions(opened.teacher, instructions, run.settings, calling), opened.identity

@@ -45,18 +45,18 @@ def open_teacher(
 
 def open_plain(named: Named, part: Literal["writes", "rates"], options: TeacherOptions) -> tuple[Teacher, str]:
     """The teacher of that name, and whose answers count as its own in a ledger. Raises ZephyrError."""
-    if not isinstance(named, str):
-        return _of_section(named, named.name, part, options)
-    if named.endswith(FILES):
-        return _of_section(read_section(named), named, part, options)
-    form, _, rest = named.partition(":")
-    if form == "scripted" and not rest:
-        return _scripted(part, options)
-    if form in ("local", "vllm") and rest:
-        return _local(rest, options) if form == "local" else _vllm(VllmTeacher(model=rest), options)
-    if form == "endpoint" and rest:
-        return _endpoint(rest, options)
-    raise TeacherError("teacher", f"there is none of that name, got '{named}'", f"name {FORMS}")
+    section = section_of(named)
+    match section:
+        case ScriptedTeacher():
+            return _scripted(section, part, options)
+        case LocalTeacher():
+            return _local(section.model, options)
+        case VllmTeacher():
+            return _vllm(section, options)
+        case EndpointTeacher() if isinstance(named, str) and not named.endswith(FILES):
+            return _addressed(section, options)
+        case EndpointTeacher():
+            return _endpoint(section, named if isinstance(named, str) else named.name, options)
 
 
 def look_at(named: Named, options: TeacherOptions) -> None:
@@ -74,11 +74,10 @@ def section_of(named: Named) -> TeacherSection:
     if named.endswith(FILES):
         return read_section(named)
     form, _, rest = named.partition(":")
-    model, _, url = rest.rpartition("@")
     if form == "scripted" and not rest:
         return ScriptedTeacher()
-    if form == "endpoint" and model:
-        return EndpointTeacher(base_url=url, model=model)
+    if form == "endpoint" and rest:
+        return _endpoint_section(rest)
     if form in ("local", "vllm") and rest:
         return LocalTeacher(model=rest) if form == "local" else VllmTeacher(model=rest)
     raise TeacherError("teacher", f"there is none of that name, got '{named}'", f"name {FORMS}")
@@ -116,24 +115,26 @@ def _sections(named: Iterable[Named]) -> list[TeacherSection]:
     ]
 
 
-def _of_section(
-    section: TeacherSection, named: str, part: Literal["writes", "rates"], options: TeacherOptions
-) -> tuple[Teacher, str]:
-    from zephyr.pipeline.endpoints import address_of, endpoint_teacher
-
-    if isinstance(section, EndpointTeacher):
-        teacher = endpoint_teacher(section, where=named, offline=options.offline)
-        return teacher, address_of(section, where=named, offline=options.offline).identity
-    if isinstance(section, VllmTeacher):
-        return _vllm(section, options)
-    return _local(section.model, options) if isinstance(section, LocalTeacher) else _scripted(part, options)
+def _endpoint_section(place: str) -> EndpointTeacher:
+    """The section for MODEL@URL."""
+    model, _, url = place.rpartition("@")
+    if not model or not url.startswith(("http://", "https://")):
+        remedy = "write endpoint:MODEL@URL with the URL's http:// or https:// and its /v1"
+        raise TeacherError("teacher", f"names no model at an address, got 'endpoint:{place}'", remedy)
+    return EndpointTeacher(base_url=url, model=model)
 
 
-def _scripted(part: str, options: TeacherOptions) -> tuple[Teacher, str]:
-    from zephyr.teachers.scripted import ScriptedJudge, ScriptedTeacher
+def _scripted(section: ScriptedTeacher, part: str, options: TeacherOptions) -> tuple[Teacher, str]:
+    from zephyr.teachers.scripted import ScriptedJudge
+    from zephyr.teachers.scripted import ScriptedTeacher as Scripted
 
-    teacher = ScriptedTeacher(seed=options.seed) if part == "writes" else ScriptedJudge(seed=options.seed)
-    return teacher, f"{teacher.name} with seed {options.seed}"
+    if part == "rates":
+        judge = ScriptedJudge(seed=options.seed)
+        return judge, f"{judge.name} with seed {options.seed}"
+    teacher = Scripted(section.fault_rate, seed=options.seed)
+    # The usual rate is not said, so that older ledgers are still known.
+    rate = "" if section.fault_rate == ScriptedTeacher().fault_rate else f" and fault rate {section.fault_rate:g}"
+    return teacher, f"{teacher.name} with seed {options.seed}{rate}"
 
 
 def _local(folder: str, options: TeacherOptions) -> tuple[Teacher, str]:
@@ -179,19 +180,25 @@ def _files_of(folder: Path) -> str:
     return ", ".join(f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in files)
 
 
-def _endpoint(place: str, options: TeacherOptions) -> tuple[Teacher, str]:
+def _endpoint(section: EndpointTeacher, where: str, options: TeacherOptions) -> tuple[Teacher, str]:
+    """By a section of a recipe, which says all there is to say."""
+    from zephyr.pipeline.endpoints import address_of, endpoint_teacher
+
+    teacher = endpoint_teacher(section, where=where, offline=options.offline)
+    return teacher, address_of(section, where=where, offline=options.offline).identity
+
+
+def _addressed(section: EndpointTeacher, options: TeacherOptions) -> tuple[Teacher, str]:
+    """By an address on a command line, whose options say the rest; not every server wants a key."""
     from zephyr.teachers.address import Address
     from zephyr.teachers.calling import CallSettings
-    from zephyr.teachers.endpoint import EndpointTeacher
+    from zephyr.teachers.endpoint import EndpointTeacher as AddressedTeacher
 
-    model, _, url = place.rpartition("@")
-    if not model or not url.startswith(("http://", "https://")):
-        remedy = "write endpoint:MODEL@URL with the URL's http:// or https:// and its /v1"
-        raise TeacherError("teacher", f"names no model at an address, got 'endpoint:{place}'", remedy)
+    url = section.base_url
     if options.offline and not _is_loopback(url):
         raise TeacherError("teacher", f"is at another machine, got {url}", "leave --offline out, or name a local one")
-    address = Address(url, model, os.environ.get(options.api_key_env, ""))
-    return EndpointTeacher(address, CallSettings(concurrency=options.concurrency)), address.identity
+    address = Address(url, section.model, os.environ.get(options.api_key_env, ""))
+    return AddressedTeacher(address, CallSettings(concurrency=options.concurrency)), address.identity
 
 
 def _is_loopback(url: str) -> bool:

@@ -41,17 +41,14 @@ class Benchmarked(NamedTuple):
         return {**as_json(whole), "left_out": [*self.left_out]}
 
 
-def run_benchmarks(
-    model: str, options: EvalOptions, judging: Judging, *, max_new_tokens: int | None = None
-) -> Benchmarked:
+def run_benchmarks(model: str, options: EvalOptions, judging: Judging) -> Benchmarked:
     """All that the options name, of one model; their folder holds every answer, and a rerun goes on from it.
 
-    `max_new_tokens`: the longest answer to be judged, where that is not as published.
     What is wrong with names, files or the judge is raised before a model is loaded.
     """
     wanted = judged_names(options.names)
     left_out = without_judge(options.names, wanted) if judging.judge is None else []
-    bench = Bench(options.data, options.out, options.limit, max_new_tokens)
+    bench = Bench(options.data, options.out, options.limit, options.max_new_tokens)
     judged = judged_ahead(model, [] if left_out else wanted, bench, judging)
     has_tasks = bool(expand(options.names, None)) or not judged
     told = run(model, options) if has_tasks else Evaluated(options.names, [], {})
@@ -66,7 +63,7 @@ def benchmark_scores(work: Work, task: HarnessTask, number: int, titles: Mapping
     for stage, title in titles.items():
         options = _options(work.recipe, task, work.folder / f"{number}-{task.name}-{stage}")
         model, judging = str(work.inputs[stage] / MODEL), _judging(work, task)
-        told = run_benchmarks(model, options, judging, max_new_tokens=task.max_new_tokens)
+        told = run_benchmarks(model, options, judging)
         results = (*told.tasks.results, *told.judged)
         found[title] = {one.benchmark: _score(one, options.out.name) for one in results}
     return found
@@ -108,6 +105,7 @@ def _options(recipe: Recipe, task: HarnessTask, out: Path) -> EvalOptions:
         shots=task.shots,
         limit=task.limit,
         chat_template=task.chat_template,
+        max_new_tokens=task.max_new_tokens,
         offline=recipe.offline,
     )
 

@@ -117,9 +117,11 @@ def _of_world(section: SynthSection, generator: WorldSynth, seed: int) -> list[A
 
 def _of_lists(section: SynthSection, generator: SelfInstructSynth, seed: int, data_dir: Path) -> list[Asked]:
     """Lists of instructions, then a class and examples for each that is kept."""
-    growth = GrowthSettings(generator.num_instructions, seed=seed, patience_rounds=1)
+    growth = GrowthSettings(
+        generator.num_instructions, seed=seed, classification_only=generator.classification_only, patience_rounds=1
+    )
     seeds = read_seeds(data_dir / generator.seeds, growth)[:SAMPLE]
-    instructions = [seed.instruction for seed in seeds]
+    instructions = [task.instruction for task in seeds]
     lists = _dry(section.teacher, generator.num_instructions / KEPT_OF_A_LIST / growth.requests_per_round)
     lists = lists._replace(teacher=DryTeacher(lists.teacher.name, prices_of(section.teacher), fails=True))
     next(InstructionPool(instructions, growth).grow(lists.teacher))

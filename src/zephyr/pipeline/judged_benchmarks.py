@@ -11,7 +11,7 @@ from zephyr.evaluate.mt_bench import MtBenchSettings
 from zephyr.evaluate.results import Result
 from zephyr.pipeline.alpaca_eval_run import AlpacaEvalRun, run_alpaca_eval
 from zephyr.pipeline.asked_teachers import FORMS, Named, TeacherOptions, look_at
-from zephyr.pipeline.judged_run import JudgedRun
+from zephyr.pipeline.judged_run import CALLS, JudgedRun
 from zephyr.pipeline.mt_bench_run import NAME, MtBenchInputs, MtBenchRun, run_mt_bench
 
 _VERSIONS: dict[str, Version] = {"alpaca_eval_1": "1", "alpaca_eval_2": "2"}
@@ -59,7 +59,15 @@ def judged_ahead(model: str, wanted: Sequence[str], bench: Bench, judging: Judgi
         remedy = "put its authors' files into DIR/mt_bench or DIR/alpaca_eval, and name DIR with --data"
         raise DataError(f"task {wanted[0]}", "is read from files, and no folder is named", remedy)
     look_at(judging.judge, judging.teachers)
-    shared = JudgedRun(judging.judge, bench.out, judging.teachers, judging.cap_tokens, bench.limit, judging.ledger)
+    shared = JudgedRun(
+        judging.judge,
+        bench.out,
+        judging.teachers,
+        judging.cap_tokens,
+        bench.limit,
+        ledger=bench.out / CALLS,  # of all benchmarks, so that a cap is one of the whole evaluation
+        judge_ledger=judging.ledger,
+    )
     longest = bench.max_new_tokens
     return [_ready(name, model, data, replace(shared, out=bench.out / name), longest) for name in wanted]
 

@@ -35,13 +35,18 @@ class Ledgers(NamedTuple):
 
 @dataclass(frozen=True)
 class JudgedRun:
-    """What all judged benchmarks are told; `judge_ledger`: a file of the judge's calls that others share."""
+    """What all judged benchmarks are told.
+
+    `ledger`: the file of all calls, if that is not one of `out` alone; `judge_ledger`: one of the judge's calls, which
+    others share. A cap holds for all calls of a file.
+    """
 
     judge: Named
     out: Path
     teachers: TeacherOptions
     cap_tokens: int | None = None
     limit: int | None = None
+    ledger: Path | None = None
     judge_ledger: Path | None = None
 
     @contextmanager
@@ -51,7 +56,9 @@ class JudgedRun:
         asked = [teacher_form(model) for model in models if not model.startswith(ANSWERS_FORM)]
         shared = [] if self.judge_ledger else [self.judge]
         with ExitStack() as stack:
-            own = stack.enter_context(Ledger(self.out / CALLS, cap_for((*asked, *shared), self.cap_tokens)))
+            own = stack.enter_context(
+                Ledger(self.ledger or self.out / CALLS, cap_for((*asked, *shared), self.cap_tokens))
+            )
             if self.judge_ledger is None:
                 yield Ledgers(own, own)
                 return

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from zephyr.errors import DataError
+from zephyr.evaluate.judged_calls import count_causes
 from zephyr.evaluate.judged_score import JudgedScore
 from zephyr.evaluate.mt_bench import (
     MtBenchScores,
@@ -16,7 +17,7 @@ from zephyr.evaluate.mt_bench import (
 )
 from zephyr.evaluate.mt_bench_questions import (
     REPORTED_WRONG,
-    Answers,
+    Answered,
     BenchFiles,
     Question,
     answer_rows,
@@ -85,7 +86,7 @@ def run_mt_bench(run: MtBenchRun) -> tuple[Result, MtBenchScores]:
     shared = run.shared
     with shared.ledgers(run.model) as ledgers:
         answers, model_hash = bench_answers(run.model, inputs, run.settings, shared, ledgers.answers)
-        write_jsonl(shared.out / "answers.jsonl", answer_rows(answers, run.model), replace=True)
+        write_jsonl(shared.out / "answers.jsonl", answer_rows(answers.turns, run.model), replace=True)
         judge = open_ledgered(shared.judge, "rates", shared.teachers, ledgers.judge)
         with watched("judge", inputs.num_turns, judge) as calling:
             ratings = rate_answers(answers, inputs.questions, judge.teacher, wording, run.settings, calling)
@@ -101,18 +102,23 @@ def run_mt_bench(run: MtBenchRun) -> tuple[Result, MtBenchScores]:
         "references_left_out": left_out,
         "swap_consistency": None,
     }
-    result = Result(NAME, run.model, protocol, score_fields(scores), list(_items(ratings)))
+    told: dict[str, Json] = {
+        **score_fields(scores),
+        "missing_causes": dict(count_causes(one.reason for one in ratings)),
+        "empty_answers": sum(answers.turns.get(one.number, ()).count("") for one in inputs.questions),
+    }
+    result = Result(NAME, run.model, protocol, told, _items(ratings))
     write_result(shared.out, result)
     return result, scores
 
 
 def bench_answers(
     model: str, inputs: MtBenchInputs, settings: MtBenchSettings, shared: JudgedRun, ledger: Ledger
-) -> tuple[Answers, str]:
+) -> tuple[Answered, str]:
     """A model's answers, asked for or from a file, and what says whose they are."""
     path = answers_file(model)
     if path is not None:
-        return read_answers(path), file_hash(path)
+        return Answered(read_answers(path), {}), file_hash(path)
     opened = open_ledgered(teacher_form(model), "writes", shared.teachers, ledger)
     with watched(f"answers of {opened.teacher.name}", len(inputs.questions), opened) as calling:
         return answer_questions(opened.teacher, inputs.questions, settings, calling), opened.identity

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeAlias
 
-from zephyr.atomic import replace_text, sync_folder
+from zephyr.atomic import replace_text, sync
 from zephyr.errors import CheckpointError
 
 STAGE = "stage.json"
@@ -73,7 +73,7 @@ def publish(run_folder: Path, key: StageKey, *, seconds: float, facts: Facts) ->
     folder = work_folder(run_folder, key)
     replace_text(folder / STAGE, json.dumps({"format": FORMAT, **asdict(record)}, indent=1, ensure_ascii=False) + "\n")
     folder.rename(run_folder / key.folder_name)
-    sync_folder(run_folder)
+    sync(run_folder)
     return record
 
 

@@ -44,7 +44,7 @@ class HarnessTask(Section):
     chat_template: Literal["auto", "on", "off"] = Field("auto", description="auto: for `ifeval` alone")
     judge: Teacher | None = Field(None, description="who rates mt_bench and alpaca_eval; null: nobody")
     max_new_tokens: int | None = Field(
-        None, ge=1, description="longest answer that is judged; null: as published, 1024 or 2048"
+        None, ge=1, description="longest answer, of generation tasks and those that are judged; null: as published"
     )
 
 

@@ -80,7 +80,8 @@ def _finish(
     overridden = apply_overrides(fill_tags(data), overrides)
     result = validate(fill_tags(overridden.data))
     if isinstance(result, list):
-        raise broken(str(file), result, {**places, **dict.fromkeys(overridden.keys, "override")})
+        made = {keys[:end]: "override" for keys in overridden.keys for end in range(1, len(keys))}
+        raise broken(str(file), result, {**made, **places, **dict.fromkeys(overridden.keys, "override")})
     return Loaded(result, file, (*notes, *overridden.notes))
 
 

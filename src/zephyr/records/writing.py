@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from zephyr.atomic import sync_folder, write_file
+from zephyr.atomic import sync, write_file
 from zephyr.errors import DataError
 from zephyr.records.fields import Json, printable
 from zephyr.records.messages import Message, Messages
@@ -34,7 +34,7 @@ def write_jsonl(path: Path, objects: Iterable[Mapping[str, Json] | Record], *, r
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
-    sync_folder(path.parent)
+    sync(path.parent)
     return lines.count
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 
-from zephyr.errors import DataError
+from zephyr.errors import DataError, ResourceError
 
 FORMAT = 1
 APPLICATION = 0x5A_43_41_4C  # "ZCAL", in the file's header
@@ -73,18 +73,30 @@ CREATE TABLE IF NOT EXISTS holds (
 def open_file(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
     """A connection to the ledger at `path`, which is made unless it is to be read only.
 
-    It may be used by several threads, one at a time.
+    It may be used by several threads, one at a time. Raises DataError for another file, ResourceError for a disk
+    that is full or read-only.
     """
     if read_only and not path.is_file():
         raise DataError(str(path), "there is no such ledger", "name the calls.sqlite of a run folder")
     path.parent.mkdir(parents=True, exist_ok=True)
-    connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+    try:
+        connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+    except sqlite3.OperationalError as error:
+        raise _cannot_open(path, error) from error
     try:
         _prepare(connection, read_only=read_only)
+    except sqlite3.OperationalError as error:
+        connection.close()
+        raise _cannot_open(path, error) from error
     except (sqlite3.DatabaseError, _OtherFormatError) as error:
         connection.close()
         raise DataError(str(path), f"is no call ledger of this version ({error})", "name another file") from error
     return connection
+
+
+def _cannot_open(path: Path, error: sqlite3.OperationalError) -> ResourceError:
+    remedy = "see that its folder can be written to and its disk has room"
+    return ResourceError(str(path), f"cannot be opened ({error})", remedy)
 
 
 class _OtherFormatError(Exception):

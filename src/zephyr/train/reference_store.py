@@ -19,7 +19,7 @@ import numpy.typing as npt
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from zephyr.atomic import discard, partial_folder, remove_leftovers, sync_folder, write_file
+from zephyr.atomic import discard, partial_folder, remove_leftovers, sync, write_file
 from zephyr.errors import ResourceError
 from zephyr.trees.forest import ScoredSequence
 
@@ -183,7 +183,7 @@ def _write_whole(path: Path, content: bytes) -> None:
             (beside / path.name).replace(path)
         finally:
             discard(beside)
-        sync_folder(path.parent)
+        sync(path.parent)
     except OSError as error:
         raise ResourceError(
             str(path),

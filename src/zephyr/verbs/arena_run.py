@@ -3,12 +3,13 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from zephyr.errors import DataError
 from zephyr.evaluate.alpaca_eval import read_outputs
-from zephyr.evaluate.arena import ArenaScores, Match, Orders, arena_scores, play
+from zephyr.evaluate.arena import ArenaScores, Match, Orders, arena_scores, missing_causes, play
 from zephyr.evaluate.arena_wording import PUBLISHED_PAIR, OwnPairs, PairWording, PublishedPairs
-from zephyr.evaluate.judged_calls import replies_to
+from zephyr.evaluate.judged_calls import replies_to, why_no_answer
 from zephyr.evaluate.judged_score import JudgedScore
 from zephyr.evaluate.mt_bench import MtBenchSettings
 from zephyr.evaluate.results import Item, Result, write_result
@@ -86,6 +87,7 @@ def run_arena(run: ArenaRun) -> tuple[Result, ArenaScores]:
         "ties": scores.ties,
         "swap_consistency": scores.swap_consistency,
         "shown_first": scores.shown_first,
+        "missing_causes": dict(missing_causes(played)),
     }
     items = [Item(NAME, one.match.key, one.match.prompt, one.match.category, _percent(one.share)) for one in played]
     result = Result(NAME, run.models[0], protocol, told, items)
@@ -118,9 +120,10 @@ def _on_mt_bench(run: ArenaRun, ledger: Ledger) -> Contest:
             prompt=str(one.number),
             category=one.category,
             turns=one.turns[:turn],
-            first=_up_to(first.get(one.number, ()), turn),
-            second=_up_to(second.get(one.number, ()), turn),
+            first=_up_to(first.turns.get(one.number, ()), turn),
+            second=_up_to(second.turns.get(one.number, ()), turn),
             references=one.references[:turn],
+            reason=_reason(run.models, (first.reasons, second.reasons), f"{one.number}/{turn}"),
         )
         for one in inputs.questions
         for turn in range(1, len(one.turns) + 1)
@@ -133,7 +136,9 @@ def _on_prompts(run: ArenaRun, ledger: Ledger) -> Contest:
     assert run.prompts is not None
     rows = open_rows(run.prompts, "prompt", shape="auto", bad_rows="stop", offline=run.shared.teachers.offline)
     prompts = [prompt for _, prompt in zip(range(run.shared.limit or len(rows)), rows, strict=False)]
-    (first, first_hash), (second, second_hash) = (_answers(model, prompts, run, ledger) for model in run.models)
+    (first, first_reasons, first_hash), (second, second_reasons, second_hash) = (
+        _answers(model, prompts, run, ledger) for model in run.models
+    )
     matches = [
         Match(
             key=str(number),
@@ -143,6 +148,7 @@ def _on_prompts(run: ArenaRun, ledger: Ledger) -> Contest:
             first=(mine,),
             second=(theirs,),
             context=prompt.messages[:-1],
+            reason=_reason(run.models, (first_reasons, second_reasons), str(number)),
         )
         for number, (prompt, mine, theirs) in enumerate(zip(prompts, first, second, strict=True))
     ]
@@ -158,11 +164,19 @@ def _on_prompts(run: ArenaRun, ledger: Ledger) -> Contest:
     return Contest(matches, protocol)
 
 
-def _answers(model: str, prompts: Sequence[Prompt], run: ArenaRun, ledger: Ledger) -> tuple[list[str | None], str]:
+class _Answers(NamedTuple):
+    """A model's answers in the order of the prompts, why some are missing by number, and what says whose they are."""
+
+    texts: list[str | None]
+    reasons: Mapping[str, str]
+    identity: str
+
+
+def _answers(model: str, prompts: Sequence[Prompt], run: ArenaRun, ledger: Ledger) -> _Answers:
     path = answers_file(model)
     if path is not None:
         outputs = read_outputs(path)
-        return [outputs.get(prompt.messages[-1].content) for prompt in prompts], file_hash(path)
+        return _Answers([outputs.get(prompt.messages[-1].content) for prompt in prompts], {}, file_hash(path))
     opened = open_ledgered(teacher_form(model), "writes", run.shared.teachers, ledger)
     settings = run.settings
     requests = [
@@ -179,8 +193,15 @@ def _answers(model: str, prompts: Sequence[Prompt], run: ArenaRun, ledger: Ledge
     ]
     with watched(f"answers of {opened.teacher.name}", len(requests), opened) as calling:
         replies = replies_to(opened.teacher, requests, calling)
-    said = [replies[request.key] for request in requests]
-    return [None if reply.finish_reason == "error" else reply.text for reply in said], opened.identity
+    reasons = {request.key: why_no_answer(replies[request.key]) for request in requests}
+    texts = [None if reasons[request.key] else replies[request.key].text for request in requests]
+    return _Answers(texts, reasons, opened.identity)
+
+
+def _reason(models: tuple[str, str], reasons: tuple[Mapping[str, str], Mapping[str, str]], key: str) -> str:
+    """Why an answer is missing and whose it is; empty if none is, or if that is not known."""
+    told = [f"{of[key]} ({model})" for model, of in zip(models, reasons, strict=True) if of.get(key)]
+    return told[0] if told else ""
 
 
 def _up_to(answers: tuple[str | None, ...], turn: int) -> tuple[str | None, ...]:

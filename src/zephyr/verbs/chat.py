@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from zephyr.errors import DataError
 from zephyr.verbs.terminal import Offline, escape_controls, quiet_libraries
 
 
@@ -26,11 +27,16 @@ def chat(
     from zephyr.models.loading import Source, load
     from zephyr.models.sampling import Sampling
 
+    try:
+        sampling = Sampling(max_new_tokens, temperature, top_k or None, top_p)
+    except ValueError as error:
+        raise DataError("zephyr chat", str(error), "change that option") from error
     dtype = "bfloat16" if torch.accelerator.is_available() else "float32"
     loaded = load(
         Source(model, offline=offline), dtype=dtype, device=str(torch.accelerator.current_accelerator() or "cpu")
     )
-    sampling = Sampling(max_new_tokens, temperature, top_k or None, top_p)
+
+    torch.seed()  # otherwise every start would draw the same answers as the last
 
     def read() -> str | None:
         while True:

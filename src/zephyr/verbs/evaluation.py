@@ -44,7 +44,8 @@ def evaluate(  # noqa: PLR0913 - typer makes an option of every parameter
     system: Annotated[str | None, typer.Option(help="System message.")] = None,
     judge: Judge = None,
     max_new_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Longest answer that is judged; default: as published, 1024 or 2048.")
+        int | None,
+        typer.Option(min=1, help="Longest answer of any task, for a model of short context; default: as published."),
     ] = None,
     cap_tokens: CapTokens = None,
     api_key_env: KeyEnv = "OPENAI_API_KEY",
@@ -74,11 +75,12 @@ def evaluate(  # noqa: PLR0913 - typer makes an option of every parameter
         system=system,
         dtype=dtype,
         max_tokens=max_tokens,
+        max_new_tokens=max_new_tokens,
         offline=offline,
     )
     judging = Judging(judge, TeacherOptions(api_key_env, concurrency, offline), cap_tokens)
     with can_go_on():
-        found = run_benchmarks(model, options, judging, max_new_tokens=max_new_tokens)
+        found = run_benchmarks(model, options, judging)
     if print_json:
         typer.echo(json.dumps(found.fields(), ensure_ascii=False))
     else:

@@ -81,12 +81,12 @@ def run_synth(run: SynthRun, out: Path, *, force: bool) -> Accounts:
     growth, seeds = _growth(run), []
     if run.growing.seeds is not None:
         seeds = read_seeds(run.growing.seeds, growth)
-    named = [run.teacher, *([run.talking.person] if run.talking.person else [])]
-    opened = [open_plain(one, "writes", run.teachers) for one in named]
+    named = [run.teacher, run.talking.person or run.teacher]
+    opened = {one: open_plain(one, "writes", run.teachers) for one in dict.fromkeys(named)}
     counts: Counter[str] = Counter()
     with Ledger(run.ledger, cap_for(named, run.cap_tokens)) as ledger:
-        asked = [LedgeredTeacher(one, ledger, identity=identity) for one, identity in opened]
-        teacher, person = asked[0], asked[-1]
+        asked = {one: LedgeredTeacher(each, ledger, identity=identity) for one, (each, identity) in opened.items()}
+        teacher, person = (asked[one] for one in named)
         if run.generator == "self_instruct":
             rows: Iterable[Chat] = _instructed(run, seeds, growth, teacher, out, counts)
         elif run.generator == "ultrachat":

@@ -1,5 +1,6 @@
 """What all verbs share on a terminal: text that cannot steer it, options, and libraries that keep quiet."""
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,13 +8,36 @@ from typing import Annotated
 
 import typer
 
+from zephyr.errors import ResourceError
+
 INTERRUPTED = 130
+_DISK_REMEDIES = {
+    errno.ENOSPC: "make room, then try again",
+    errno.EDQUOT: "make room, then try again",
+    errno.EFBIG: "raise the limit on file sizes, then try again",
+    errno.EROFS: "name a place that can be written to",
+    errno.EACCES: "change its rights, or name another place",
+    errno.EPERM: "change its rights, or name another place",
+    errno.ENOTDIR: "name another place",
+    errno.EISDIR: "name a file",
+    errno.ENOENT: "check the path",
+    errno.EIO: "mend the disk, or name another place",
+}
 Offline = Annotated[bool, typer.Option("--offline", help="Touch no network.")]
 
 
 def escape_controls(text: str) -> str:
     """The text with control characters written out, so that quoted data cannot steer the terminal."""
     return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+
+
+def disk_mistake(error: OSError) -> ResourceError | None:
+    """What a disk refused, in a user's words; None where that is no user's to mend, or no file is named."""
+    where = error.filename2 or error.filename
+    remedy = _DISK_REMEDIES.get(error.errno or 0)
+    if where is None or remedy is None:
+        return None
+    return ResourceError(os.fsdecode(where), f"cannot be used ({error.strerror})", remedy)
 
 
 def quiet_libraries(*, offline: bool) -> None:

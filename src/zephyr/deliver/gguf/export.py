@@ -6,12 +6,13 @@ A file gets its name when it is proven; one that is not keeps `.unproven` behind
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from zephyr.atomic import replace_text
+from zephyr.atomic import replace_text, sync
 from zephyr.deliver.gguf.conversion import Converted, Merged, convert, load_merged, stops_of
 from zephyr.deliver.gguf.file import FORMATS, ReadBack, quantize, read_back, write_file
 from zephyr.deliver.gguf.libraries import load_gguf, load_llama_cpp
@@ -62,17 +63,21 @@ def export(settings: ExportSettings, say: Callable[[str], None]) -> list[Exporte
         say(f"adapters merged; a logit of the probe moved by {merged.max_logit_difference:.2g} at most")
     settings.folder.mkdir(parents=True, exist_ok=True)
     exported = []
-    for one in _proven(settings, paths, merged, converted):
-        exported.append(one)
-        say(told(one))
-        account = _account(settings, merged, converted, exported) | {"llama_cpp_python": llama_cpp.__version__}
-        replace_text(settings.folder / ACCOUNT, json.dumps(account, indent=1, ensure_ascii=False))
+    # Closed, so that partial files go at once, whatever stops the loop.
+    with closing(_proven(settings, paths, merged, converted)) as made:
+        for one in made:
+            exported.append(one)
+            account = _account(settings, merged, converted, exported) | {"llama_cpp_python": llama_cpp.__version__}
+            replace_text(settings.folder / ACCOUNT, json.dumps(account, indent=1, ensure_ascii=False))
+            say(told(one))
     _refuse_unproven(exported)
     return exported
 
 
 def target_paths(settings: ExportSettings) -> dict[str, Path]:
     """The path of each format, none of which is taken. Raises DataError for unknown formats and for taken names."""
+    if not settings.name or Path(settings.name).name != settings.name:
+        raise DataError("--name", f"is to be a file's name, got '{settings.name}'", "name the folder with --out")
     if not settings.formats:
         raise DataError("--gguf", "names no format", f"name some of {', '.join(FORMATS)}")
     for form in settings.formats:
@@ -107,7 +112,7 @@ def told(exported: Exported) -> str:
 
 def _proven(
     settings: ExportSettings, paths: dict[str, Path], merged: Merged, converted: Converted
-) -> Iterator[Exported]:
+) -> Generator[Exported, None, None]:
     """The files one by one as they are made and compared; each then has the name that it has earned."""
     reference = make_reference(merged.loaded)
     exact = _partial(settings, EXACT)
@@ -131,6 +136,7 @@ def _proven(
 
 def _name(made: Path, exported: Exported, text: str) -> None:
     """Nothing; afterwards the file has the name that it has earned, and its Modelfile if it is proven."""
+    sync(made)
     for old in (exported.path, _unproven(exported.path), _modelfile_path(exported.path)):
         old.unlink(missing_ok=True)
     if exported.proof.failures:
@@ -149,6 +155,7 @@ def _modelfile(path: Path, merged: Merged, converted: Converted) -> str:
     return modelfile(
         path.name,
         template=str(tokenizer.chat_template or ""),
+        eos=str(tokenizer.eos_token),
         stops=stops_of(merged.loaded),
         parameters=parameters,
         starts_with=begins + " " * header.leading_space,

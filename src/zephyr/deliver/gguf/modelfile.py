@@ -13,11 +13,13 @@ _QUOTES = '"""'
 
 
 def modelfile(
-    file: str, *, template: str, stops: Sequence[str], parameters: Mapping[str, float], starts_with: str = ""
+    file: str, *, template: str, eos: str, stops: Sequence[str], parameters: Mapping[str, float], starts_with: str = ""
 ) -> str:
-    """The text of the Modelfile for `file` beside it; `starts_with`: what nobody but the template puts first."""
+    """The text of the Modelfile for `file` beside it.
+
+    `eos`: what the template writes where it names that token. `starts_with`: what nobody but the template puts first.
+    """
     lines = [f"# ollama create NAME -f {file.removesuffix('.gguf')}.Modelfile", f"FROM ./{file}"]
-    eos = stops[0] if stops else ""
     written = go_template(template, eos)
     if written is None:
         lines.append("# TEMPLATE: the one in the file, if Ollama knows one like it; `ollama show` tells")

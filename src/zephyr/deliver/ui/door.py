@@ -51,14 +51,17 @@ class Door:
 
     def _refusal(self, scope: Scope) -> Response | None:
         headers = Headers(scope=scope)
-        host = urlsplit(f"//{headers.get('host', '')}")
+        try:
+            host = urlsplit(f"//{headers.get('host', '')}")
+            origin = urlsplit(headers["origin"]) if "origin" in headers else None
+        except ValueError:
+            return _refused(400, "the host or the origin is no address")
         if self._token is None and host.hostname not in LOOPBACK:
             return _refused(400, "without a token only localhost is served")
         if self._token is not None and not _holds(headers.get("authorization", ""), self._token):
             ask = {"www-authenticate": 'Basic realm="Zephyr: any user name, the token as password"'}
             return _refused(401, "the token is missing or wrong", ask)
-        origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc != host.netloc:
+        if origin is not None and origin.netloc != host.netloc:
             return _refused(403, "a page of another site may not ask")
         if not _OPEN.fullmatch(scope["path"]) or ".." in scope["path"]:
             return _refused(404, "nothing is served here; the page is at /")

@@ -6,6 +6,7 @@ What people and models write is shown as text, never as markup.
 import html
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from threading import Lock
 
 import gradio as gr
 from gradio.components import Component
@@ -52,6 +53,8 @@ class Page:
         assert (parlour.votes is None) == (len(parlour.speakers) == 1)
         self._parlour = parlour
         self._num = len(parlour.speakers)
+        # Clicks are served side by side: of two, the second must find what the first has changed.
+        self._deciding = Lock()
         with gr.Blocks(analytics_enabled=False, title="Zephyr", fill_width=True) as self.blocks:
             self._talk = gr.State(Talk(self._num))
             with gr.Row(elem_classes="duel" if self._num == 2 else "", equal_height=True):
@@ -113,44 +116,58 @@ class Page:
     def _ask(
         self, talk: Talk, text: str, system: str, temperature: float, top_k: float, top_p: float, length: float
     ) -> Iterator[Updates]:
-        if text.strip() and talk.can_ask:
+        sampling = _sampling(temperature, top_k, top_p, length)
+        with self._deciding:
+            if not text.strip() or not talk.can_ask:
+                return
             talk.ask(text, system)
-            yield {self._box: gr.update(value="")}
-            yield from self._answer(talk, _sampling(temperature, top_k, top_p, length))
+            talk.is_writing = True
+        yield {self._box: gr.update(value="")}
+        yield from self._answer(talk, sampling)
 
     def _regenerate(
         self, talk: Talk, system: str, temperature: float, top_k: float, top_p: float, length: float
     ) -> Iterator[Updates]:
-        if talk.can_regenerate:
+        sampling = _sampling(temperature, top_k, top_p, length)
+        with self._deciding:
+            if not talk.can_regenerate:
+                return
             talk.regenerate(system)
-            yield from self._answer(talk, _sampling(temperature, top_k, top_p, length))
+            talk.is_writing = True
+        yield from self._answer(talk, sampling)
 
     def _answer(self, talk: Talk, sampling: Sampling) -> Iterator[Updates]:
-        talk.is_writing = True
-        yield self._shown(talk)
+        """What is shown while the answers grow, as long as the visitor has not begun anew."""
         try:
+            yield self._shown(talk)
             for _ in talk.write(self._parlour.speakers, sampling):
-                yield self._answers(talk)
+                if not talk.is_left:
+                    yield self._answers(talk)
         except (ZephyrError, RuntimeError) as error:
             # Too long for the model or its memory: the visitor may ask something else.
             gr.Warning(html.escape(printable(str(error))))
-        yield self._shown(talk)
+        finally:
+            talk.is_writing = False
+        # What comes last gradio sends once more at the end (6.31): it must not bring back what was left.
+        yield {self._hint: gr.skip()} if talk.is_left else self._shown(talk)
 
     def _voter(self, choice: Choice) -> Callable[[Talk], Updates]:
         def vote(talk: Talk) -> Updates:
-            if talk.can_prefer or (talk.can_vote and choice == "tie"):
-                assert self._parlour.votes is not None
-                try:
-                    self._parlour.votes.add(talk.prompt, talk.judged(self._parlour.speakers), choice)
-                except OSError as error:
-                    return {self._hint: f"The vote could not be saved ({error.strerror}). Vote again."}
-                talk.choice = choice
+            with self._deciding:
+                if talk.can_prefer or (talk.can_vote and choice == "tie"):
+                    assert self._parlour.votes is not None
+                    try:
+                        self._parlour.votes.add(talk.prompt, talk.judged(self._parlour.speakers), choice)
+                    except OSError as error:
+                        return {self._hint: f"The vote could not be saved ({error.strerror}). Vote again."}
+                    talk.choice = choice
             return self._shown(talk)
 
         return vote
 
     def _forget(self, talk: Talk) -> Updates:
         _stop(talk)
+        talk.is_left = True
         anew = Talk(self._num)
         return {self._talk: anew, **self._shown(anew)}
 

@@ -41,6 +41,7 @@ class Talk:
     is_writing: bool = False
     is_whole: bool = False
     is_stopped: bool = False
+    is_left: bool = False  # for another conversation
     choice: Choice | None = None
 
     @property

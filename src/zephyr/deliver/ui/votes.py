@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from zephyr.atomic import sync_folder
+from zephyr.atomic import sync
 from zephyr.errors import DataError
 from zephyr.records.fields import Json, printable
 from zephyr.records.messages import Messages
@@ -62,13 +62,13 @@ def _append(path: Path, fields: Mapping[str, Json]) -> None:
             while line:
                 line = line[os.write(handle, line) :]
             os.fsync(handle)
+            if is_new:
+                sync(path.parent)
         except OSError:
             os.ftruncate(handle, size)
             raise
     finally:
         os.close(handle)
-    if is_new:
-        sync_folder(path.parent)
 
 
 def _check_folder(path: Path) -> None:

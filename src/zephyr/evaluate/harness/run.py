@@ -30,7 +30,10 @@ _CHAT_TASKS = ("ifeval",)
 
 @dataclass(frozen=True)
 class EvalOptions:
-    """What is asked for; `names` are tasks and profiles, `out` the folder of the results."""
+    """What is asked for; `names` are tasks and profiles, `out` the folder of the results.
+
+    `max_new_tokens`: the longest answer, for a model whose context has no room for the published one.
+    """
 
     names: tuple[str, ...]
     data: Path | None
@@ -41,6 +44,7 @@ class EvalOptions:
     system: str | None = None
     dtype: str | None = None
     max_tokens: int | None = None
+    max_new_tokens: int | None = None
     offline: bool = False
 
 
@@ -48,11 +52,14 @@ def run(model: str, options: EvalOptions) -> Evaluated:
     """The results of a model; they and every answer are in the folder `out` afterwards."""
     tasks = tasks_of(options)
     # Behind the tasks, which say so where lm-eval is not installed.
-    from zephyr.evaluate.harness.language_model import ForestLM
+    from zephyr.evaluate.harness.answer_lengths import cut_short, refuse_without_room
+    from zephyr.evaluate.harness.language_model import ForestLM, longest_sequence
 
+    tasks = {name: cut_short(one, options.max_new_tokens) for name, one in tasks.items()}
     dtype = options.dtype or ("bfloat16" if torch.accelerator.is_available() else "float32")
     device = str(torch.accelerator.current_accelerator() or "cpu")
     loaded = load(Source(model, offline=options.offline), dtype=dtype, device=device)
+    refuse_without_room(tasks, longest_sequence(loaded), model=model)
     identity = weights_hash(loaded.model)
     finished = FinishedRequests(options.out / REQUESTS, of=f"{identity} {dtype}")
     try:

@@ -47,6 +47,7 @@ class TaskConfig(Protocol):
     dataset_name: str | None
     metadata: dict[str, object] | None
     output_type: str
+    generation_kwargs: dict[str, object] | None
 
     def to_dict(self) -> dict[str, object]: ...
 
