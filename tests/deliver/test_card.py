@@ -21,7 +21,9 @@ def run(tmp_path):
 def test_the_hub_reads_the_front_matter_back(run):
     data = ModelCard(card_of(run)).data
     assert (data.base_model, data.datasets, data.language) == ("someone/base", ["someone/prompts"], ["en"])
-    assert (data.library_name, data.pipeline_tag, data.model_name) == ("transformers", "text-generation", "small")
+    told = {"library_name": "transformers", "pipeline_tag": "text-generation"}
+    assert told.items() <= data.to_dict().items()
+    assert data.model_name == "small"
     assert data.license is None  # no record says one
     score, perplexity = data.eval_results
     assert (score.metric_type, score.metric_value, score.dataset_name) == (
