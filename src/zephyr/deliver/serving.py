@@ -17,11 +17,11 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from ipaddress import ip_address
 from pathlib import Path
 from typing import IO, Literal, NoReturn
 
 from zephyr.errors import ResourceError
+from zephyr.teachers.address import is_loopback
 
 Engine = Literal["auto", "vllm", "transformers"]
 LOOPBACK = "127.0.0.1"
@@ -71,7 +71,7 @@ def check_access(settings: ServeSettings) -> None:
     """Nothing, if nobody from outside is let in without a token. Raises ResourceError."""
     if settings.token is not None and not settings.token.strip():
         raise ResourceError("the token", "is empty", "put a long random text into its variable")
-    if settings.token is None and not _is_loopback(settings.host):
+    if settings.token is None and not is_loopback(settings.host):
         raise ResourceError(
             f"--host {settings.host}",
             "would let others in without a token",
@@ -182,12 +182,3 @@ def _stop(process: "subprocess.Popen[bytes]") -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False

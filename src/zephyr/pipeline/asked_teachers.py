@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
+from urllib.parse import urlsplit
 
 from zephyr.errors import TeacherError
 from zephyr.recipe.feedback_section import EndpointTeacher, LocalTeacher, ScriptedTeacher, VllmTeacher
@@ -138,17 +139,15 @@ def _scripted(section: ScriptedTeacher, part: str, options: TeacherOptions) -> t
 
 
 def _local(folder: str, options: TeacherOptions) -> tuple[Teacher, str]:
-    import torch
-
     from zephyr.data.encoding import DialogueEncoder
     from zephyr.data.templates import TemplateSettings
     from zephyr.models.identity import weights_hash
     from zephyr.models.loading import Source, load
+    from zephyr.models.placement import placement
     from zephyr.teachers.local import LocalTeacher
 
-    device = torch.accelerator.current_accelerator(check_available=True)
-    dtype = "float32" if device is None else "bfloat16"
-    loaded = load(Source(folder, offline=options.offline), dtype=dtype, device=str(device or "cpu"))
+    device, dtype = placement()
+    loaded = load(Source(folder, offline=options.offline), dtype=dtype, device=device)
     # The layout that the model was trained with stands in its tokenizer.
     encoder = DialogueEncoder(loaded.tokenizer, TemplateSettings(name="own"))
     teacher = LocalTeacher(loaded.model, encoder, name=folder)
@@ -190,18 +189,12 @@ def _endpoint(section: EndpointTeacher, where: str, options: TeacherOptions) -> 
 
 def _addressed(section: EndpointTeacher, options: TeacherOptions) -> tuple[Teacher, str]:
     """By an address on a command line, whose options say the rest; not every server wants a key."""
-    from zephyr.teachers.address import Address
+    from zephyr.teachers.address import Address, is_loopback
     from zephyr.teachers.calling import CallSettings
     from zephyr.teachers.endpoint import EndpointTeacher as AddressedTeacher
 
     url = section.base_url
-    if options.offline and not _is_loopback(url):
+    if options.offline and not is_loopback(urlsplit(url).hostname):
         raise TeacherError("teacher", f"is at another machine, got {url}", "leave --offline out, or name a local one")
     address = Address(url, section.model, os.environ.get(options.api_key_env, ""))
     return AddressedTeacher(address, CallSettings(concurrency=options.concurrency)), address.identity
-
-
-def _is_loopback(url: str) -> bool:
-    from urllib.parse import urlsplit
-
-    return urlsplit(url).hostname in {"localhost", "127.0.0.1", "::1"}

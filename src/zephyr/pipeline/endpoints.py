@@ -8,14 +8,13 @@ from urllib.parse import urlsplit
 from zephyr.errors import RecipeError
 from zephyr.recipe.feedback_section import EndpointTeacher as EndpointSection
 from zephyr.recipe.feedback_section import Teacher as TeacherSection
-from zephyr.teachers.address import Address
+from zephyr.teachers.address import Address, is_loopback
 from zephyr.teachers.calling import CallSettings
 from zephyr.teachers.prices import Cap, Prices
 from zephyr.teachers.protocol import Teacher
 
 # Prompts that are asked about together where files of calls go out: a server may take a day for one.
 PROMPTS_BY_FILES = 5_000
-LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
 
 
@@ -42,11 +41,11 @@ def endpoint_teacher(section: EndpointSection, *, where: str, offline: bool) -> 
 def address_of(section: EndpointSection, *, where: str, offline: bool) -> Address:
     """Where the server is and what it wants to see, with the environment's values in it."""
     host = urlsplit(section.base_url).hostname
-    if offline and host not in LOOPBACK:
+    if offline and not is_loopback(host):
         remedy = "set offline to false, or name a server on this machine"
         raise RecipeError(f"{where}.base_url", f"is at another machine, got {host}", remedy)
     key = os.environ.get(section.api_key_env, "")
-    if not key and host not in LOOPBACK:
+    if not key and not is_loopback(host):
         raise RecipeError(f"{where}.api_key_env", f"{section.api_key_env} is not set", "export it, and run again")
     secrets: list[str] = []
 

@@ -10,7 +10,7 @@ from zephyr.pipeline.make_feedback import PAIRS
 from zephyr.pipeline.make_synth import DIALOGUES, TEXTS
 from zephyr.pipeline.stage_folder import Facts
 from zephyr.pipeline.stages import Work
-from zephyr.pipeline.tokens import prepare_once, write_dialogues, write_preferences
+from zephyr.pipeline.tokens import prepare_once, store_dialogues, store_preferences
 from zephyr.recipe.schema import AlignSection, PretrainSection, SftSection
 from zephyr.records.rows import Chat, Preference, Text
 
@@ -26,11 +26,11 @@ def prepare_rows(work: Work, encoder: DialogueEncoder) -> Facts:
     def prepare(tokens: Path) -> Facts:
         if isinstance(section, PretrainSection):
             texts, longest = stage_rows(recipe, data, Text, before), data.max_length
-            return write_dialogues(tokens, data, texts, lambda row: split_text(encoder.text(row.text), longest))
+            return store_dialogues(tokens, data, texts, lambda row: split_text(encoder.text(row.text), longest))
         if isinstance(section, AlignSection):
-            return write_preferences(tokens, section, stage_rows(recipe, data, Preference, before), encoder)
+            return store_preferences(tokens, section, stage_rows(recipe, data, Preference, before), encoder)
         loss_on = section.objective.loss_on
-        return write_dialogues(
+        return store_dialogues(
             tokens,
             data,
             stage_rows(recipe, data, Chat, before),

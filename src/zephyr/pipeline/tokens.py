@@ -42,7 +42,7 @@ def prepare_once(folder: Path, prepare: Callable[[Path], Facts]) -> Facts:
     return found
 
 
-def write_dialogues(
+def store_dialogues(
     tokens: Path,
     data: DataSection,
     rows: Rows[R],
@@ -74,7 +74,7 @@ def write_dialogues(
     return facts
 
 
-def write_preferences(tokens: Path, section: AlignSection, rows: Rows[Preference], encoder: DialogueEncoder) -> Facts:
+def store_preferences(tokens: Path, section: AlignSection, rows: Rows[Preference], encoder: DialogueEncoder) -> Facts:
     """The facts; afterwards the rows stand in the folder as stores of preferences."""
     data, facts = section.data, Facts()
     window = window_of(data)

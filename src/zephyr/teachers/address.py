@@ -3,6 +3,7 @@
 import base64
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from urllib.parse import urlsplit, urlunsplit
 
 HIDDEN = "[hidden]"
@@ -38,3 +39,13 @@ class Address:
             if len(secret) >= SHORTEST_SECRET:
                 text = text.replace(secret, HIDDEN)
         return text
+
+
+def is_loopback(host: str | None) -> bool:
+    """Whether the host, without brackets or a port, is this machine alone."""
+    if host is None or host == "localhost":
+        return host is not None
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False

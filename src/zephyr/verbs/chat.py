@@ -25,16 +25,15 @@ def chat(
 
     from zephyr.deliver.chat import Conversation, talk
     from zephyr.models.loading import Source, load
+    from zephyr.models.placement import placement
     from zephyr.models.sampling import Sampling
 
     try:
         sampling = Sampling(max_new_tokens, temperature, top_k or None, top_p)
     except ValueError as error:
         raise DataError("zephyr chat", str(error), "change that option") from error
-    dtype = "bfloat16" if torch.accelerator.is_available() else "float32"
-    loaded = load(
-        Source(model, offline=offline), dtype=dtype, device=str(torch.accelerator.current_accelerator() or "cpu")
-    )
+    device, dtype = placement()
+    loaded = load(Source(model, offline=offline), dtype=dtype, device=device)
 
     torch.seed()  # otherwise every start would draw the same answers as the last
 

@@ -9,7 +9,6 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from zephyr.data.encoding import DialogueEncoder
@@ -23,6 +22,7 @@ from zephyr.evaluate.results import Item, Result, write_result
 from zephyr.evaluate.reward_accuracy import HeldPair, RewardAccuracy, kept_logps, margins, parts_of, reward_accuracy
 from zephyr.models.identity import weights_hash
 from zephyr.models.loading import Source, load_model, load_tokenizer, num_embeddings
+from zephyr.models.placement import placement
 from zephyr.progress import show_progress
 from zephyr.records.fields import Json, printable
 from zephyr.records.rows import Preference
@@ -143,8 +143,7 @@ def _unfit(row: Preference) -> str:
 
 
 def _logps(name: str, pairs: Sequence[HeldPair], run: RewardRun) -> tuple[Tensor, str]:
-    device = str(torch.accelerator.current_accelerator(check_available=True) or "cpu")
-    dtype = "float32" if device == "cpu" else "bfloat16"
+    device, dtype = placement()
     model = load_model(Source(name, offline=run.offline), dtype=dtype, device=device)
     highest = max(int(ids.max()) for held in pairs for ids in held.pair if len(ids))
     if highest >= num_embeddings(model):

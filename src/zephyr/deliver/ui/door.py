@@ -13,8 +13,9 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from zephyr.teachers.address import is_loopback
+
 BODY_BYTES = 1 << 20
-LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 _OPEN = re.compile(
     r"/|/config/?|/theme\.css|/favicon\.ico|/(assets|static)/[\w./-]+"
     r"|/gradio_api/(info/?|theme\.css|startup-events|heartbeat/\w+|queue/(join|data)|run/predict/?|cancel|reset/?)"
@@ -56,7 +57,7 @@ class Door:
             origin = urlsplit(headers["origin"]) if "origin" in headers else None
         except ValueError:
             return _refused(400, "the host or the origin is no address")
-        if self._token is None and host.hostname not in LOOPBACK:
+        if self._token is None and not is_loopback(host.hostname):
             return _refused(400, "without a token only localhost is served")
         if self._token is not None and not _holds(headers.get("authorization", ""), self._token):
             ask = {"www-authenticate": 'Basic realm="Zephyr: any user name, the token as password"'}

@@ -12,6 +12,7 @@ from zephyr.deliver.serving import ServeSettings, bound_socket, check_access
 from zephyr.deliver.ui.votes import VoteFile
 from zephyr.errors import ResourceError
 from zephyr.models.loading import Loaded, Source, check_source, load
+from zephyr.models.placement import placement
 from zephyr.models.sampling import Sampling
 from zephyr.records.fields import printable
 
@@ -71,6 +72,5 @@ def _names(served: Sequence[ServeSettings]) -> list[str]:
 
 
 def _loaded(model: str, *, offline: bool) -> Loaded:
-    device = torch.accelerator.current_accelerator()
-    source = Source(model, offline=offline)
-    return load(source, dtype="float32" if device is None else "bfloat16", device=str(device or "cpu"))
+    device, dtype = placement()
+    return load(Source(model, offline=offline), dtype=dtype, device=device)

@@ -7,8 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-import torch
-
 from zephyr.errors import DataError
 from zephyr.evaluate.harness.evaluation import EvaluationSettings, TaskScores, evaluate_tasks
 from zephyr.evaluate.harness.finished import FinishedRequests
@@ -17,6 +15,7 @@ from zephyr.evaluate.harness.report import Evaluated, evaluated, save
 from zephyr.evaluate.harness.tasks import LoadedTask, load_tasks
 from zephyr.models.identity import weights_hash
 from zephyr.models.loading import Source, load
+from zephyr.models.placement import placement
 from zephyr.records.fields import Json
 
 if TYPE_CHECKING:
@@ -56,8 +55,8 @@ def run(model: str, options: EvalOptions) -> Evaluated:
     from zephyr.evaluate.harness.language_model import ForestLM, longest_sequence
 
     tasks = {name: cut_short(one, options.max_new_tokens) for name, one in tasks.items()}
-    dtype = options.dtype or ("bfloat16" if torch.accelerator.is_available() else "float32")
-    device = str(torch.accelerator.current_accelerator() or "cpu")
+    device, usual = placement()
+    dtype = options.dtype or usual
     loaded = load(Source(model, offline=options.offline), dtype=dtype, device=device)
     refuse_without_room(tasks, longest_sequence(loaded), model=model)
     identity = weights_hash(loaded.model)
