@@ -94,11 +94,11 @@ async def _all(ask: Callable, asked: list[ChatRequest], concurrency: int) -> int
 
 
 def _ours(base_url: str, asked: list[ChatRequest], concurrency: int) -> int:
-    from zephyr.teachers.address import Address
-    from zephyr.teachers.calling import CallSettings
-    from zephyr.teachers.endpoint import EndpointTeacher
-    from zephyr.teachers.ledger import Ledger
-    from zephyr.teachers.ledgered import LedgeredTeacher
+    from zephyr.teachers.endpoint.address import Address
+    from zephyr.teachers.endpoint.retrying_call import CallSettings
+    from zephyr.teachers.endpoint.teacher import EndpointTeacher
+    from zephyr.teachers.ledger.cached_teacher import LedgeredTeacher
+    from zephyr.teachers.ledger.ledger import Ledger
 
     with tempfile.TemporaryDirectory(prefix="ledger-") as folder, Ledger(Path(folder) / "calls.sqlite") as ledger:
         endpoint = EndpointTeacher(Address(base_url, "echo"), CallSettings(concurrency=concurrency))
@@ -156,9 +156,9 @@ def measure(side: str, base_url: str, calls: int, concurrency: int) -> dict[str,
 
 def reopening(rows: int) -> dict[str, object]:
     """How long a ledger with so many rows takes to open and to give an answer."""
-    from zephyr.teachers.attempts import Attempt
-    from zephyr.teachers.ledger import Ledger
-    from zephyr.teachers.prices import Spend
+    from zephyr.teachers.endpoint.attempts import Attempt
+    from zephyr.teachers.ledger.ledger import Ledger
+    from zephyr.teachers.ledger.prices import Spend
     from zephyr.teachers.protocol import ChatReply
 
     with tempfile.TemporaryDirectory(prefix="ledger-") as folder:

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import numpy as np
 
-from zephyr.models.empty import empty_model
 from zephyr.models.loading import Source, load_model, load_tokenizer
+from zephyr.models.meta_model import empty_model
 from zephyr.train.distributed import built_on_rank_zero, pick_device, process_group
 from zephyr.train.examples import Comparison
+from zephyr.train.export import save_trained
 from zephyr.train.job import TrainJob
 from zephyr.train.loop import train
 from zephyr.train.objectives import build_objective
-from zephyr.train.saving import save_trained
 from zephyr.train.settings import TrainSettings
 
 QUESTIONS = ("How are you?", "Is it late?", "Are you there?", "Was it good?", "Shall we go?")

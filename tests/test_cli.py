@@ -5,7 +5,8 @@ import sys
 
 import pytest
 
-from zephyr import __version__, cli
+from zephyr import __version__
+from zephyr.cli import main as cli
 from zephyr.errors import ModelError
 
 

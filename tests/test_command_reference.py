@@ -7,8 +7,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from zephyr.cli import app
-from zephyr.command_reference import reference_page
+from zephyr.cli.command_reference import reference_page
+from zephyr.cli.main import app
 
 SECTION = re.compile(r"^#{2,3} zephyr ([\w -]+)\n(.*?)(?=^##|\Z)", re.MULTILINE | re.DOTALL)
 TYPED = re.compile(r"^(?: {4})?(?:.*\| |torchrun .*-m )?(zephyr(?:\.cli)? \w.*)$", re.MULTILINE)
@@ -18,7 +18,7 @@ NO_COMMAND = ("COMMAND", "...")
 
 def test_the_page_is_the_one_that_is_printed(repository):
     page = (repository / "docs" / "commands.md").read_text()
-    assert page == reference_page(), "print it anew: python -m zephyr.command_reference > docs/commands.md"
+    assert page == reference_page(), "print it anew: python -m zephyr.cli.command_reference > docs/commands.md"
 
 
 def test_every_option_in_the_help_of_a_command_is_on_its_page_and_no_other():

@@ -201,7 +201,7 @@ def test_every_file_says_what_it_is_for():
     assert [str(path) for path in files if not ast.get_docstring(ast.parse(path.read_text()))] == []
 
 
-@pytest.mark.parametrize("line", ["import zephyr", "import zephyr.cli", "import zephyr.errors"])
+@pytest.mark.parametrize("line", ["import zephyr", "import zephyr.cli.main", "import zephyr.errors"])
 def test_import_is_light(line):
     check = f"import sys; {line}; print(sorted({{'torch', 'transformers', 'numpy'}} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
@@ -231,7 +231,7 @@ def test_makefile_has_exactly_the_known_targets():
 
 def check_command(words: list[str]) -> str | None:
     """What is wrong with a command of the README, or None."""
-    from zephyr.cli import app
+    from zephyr.cli.main import app
 
     verbs = {command.name for command in app.registered_commands}
     verbs |= {group.typer_instance.info.name for group in app.registered_groups if group.typer_instance}

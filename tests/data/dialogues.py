@@ -3,7 +3,7 @@
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
-from zephyr.data.templates import LAYOUTS
+from zephyr.data.tokenize.templates import LAYOUTS
 from zephyr.models.tiny import tiny_tokenizer
 from zephyr.records.messages import Message, Messages
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from zephyr.data.benchmark_texts import Benchmark, read_benchmarks
+from zephyr.data.filters.benchmark_texts import Benchmark, read_benchmarks
 from zephyr.errors import DataError
 
 

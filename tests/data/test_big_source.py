@@ -9,8 +9,8 @@ NUM_ROWS = 1_000_000
 READ = """
 import re, sys
 from pathlib import Path
-from zephyr.data.mixture import mix
-from zephyr.data.sources import Source, open_source
+from zephyr.data.read.mixture import mix
+from zephyr.data.read.sources import Source, open_source
 
 records = open_source(Source("big.jsonl"), "chat", data_dir=Path(sys.argv[1]), offline=True)
 seen = sum(1 for _ in mix([records], seed=0, shuffle=True))

@@ -4,8 +4,8 @@ from collections import Counter
 import pytest
 
 from tests.data.rows import chat, pair, rated
-from zephyr.data.benchmark_texts import Benchmark, read_benchmarks
-from zephyr.data.decontamination import BenchmarkIndex, DecontaminationFilter
+from zephyr.data.filters.benchmark_texts import Benchmark, read_benchmarks
+from zephyr.data.filters.decontamination import BenchmarkIndex, DecontaminationFilter
 
 THIRTEEN = "one two three four five six seven eight nine ten eleven twelve thirteen"
 EIGHT = "which language do all people of Europe speak"

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from tests.data import mistral_tokenizer
 from tests.data.dialogues import ANSWER, ORDINARY, answers, chat_tokenizer, prompts
-from zephyr.data.encoding import DialogueEncoder
-from zephyr.data.templates import ASSISTANT, LAYOUTS, TEMPLATE_TEXT, TemplateSettings
+from zephyr.data.tokenize.encoding import DialogueEncoder
+from zephyr.data.tokenize.templates import ASSISTANT, LAYOUTS, TEMPLATE_TEXT, TemplateSettings
 from zephyr.errors import RecipeError
 from zephyr.records.messages import ROLES, Message
 

@@ -1,6 +1,6 @@
 import json
 
-from zephyr.data.filter_report import FilterCounts, FilterReport
+from zephyr.data.filters.report import FilterCounts, FilterReport
 
 
 def report():

@@ -3,13 +3,13 @@ import json
 import pytest
 
 from tests.data.rows import chat, pair
-from zephyr.data.decontamination import DecontaminationFilter
-from zephyr.data.filters import FILTERS, apply_filters, build_filter
-from zephyr.data.languages import LanguageFilter
-from zephyr.data.lengths import LengthFilter
-from zephyr.data.near_duplicates import DuplicateFilter
-from zephyr.data.refusals import RefusalFilter
-from zephyr.data.truecasing import TruecaseFilter
+from zephyr.data.filters.apply import FILTERS, apply_filters, build_filter
+from zephyr.data.filters.decontamination import DecontaminationFilter
+from zephyr.data.filters.languages import LanguageFilter
+from zephyr.data.filters.lengths import LengthFilter
+from zephyr.data.filters.near_duplicates import DuplicateFilter
+from zephyr.data.filters.refusals import RefusalFilter
+from zephyr.data.filters.truecasing import TruecaseFilter
 
 OPTIONS = {
     "truecase": ({}, TruecaseFilter),

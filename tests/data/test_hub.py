@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from zephyr.data.sources import Source, open_source, source_hash
+from zephyr.data.read.sources import Source, open_source, source_hash
 from zephyr.errors import DataError
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

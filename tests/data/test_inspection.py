@@ -5,10 +5,10 @@ from rich.console import Console
 
 from tests.data import mistral_tokenizer
 from tests.data.dialogues import chat_tokenizer
-from zephyr.data.encoding import DialogueEncoder
-from zephyr.data.inspection import show_dialogue, show_preference, token_texts, visible
-from zephyr.data.templates import TemplateSettings
-from zephyr.data.token_store import StoredPreference
+from zephyr.data.tokenize.encoding import DialogueEncoder
+from zephyr.data.tokenize.inspection import show_dialogue, show_preference, token_texts, visible
+from zephyr.data.tokenize.templates import TemplateSettings
+from zephyr.data.tokenize.token_store import StoredPreference
 from zephyr.records.messages import Message
 
 

@@ -1,7 +1,7 @@
 import pytest
 
 from tests.data.rows import chat
-from zephyr.data.languages import LanguageFilter, language_of
+from zephyr.data.filters.languages import LanguageFilter, language_of
 
 SENTENCES = {
     "en": "The committee will meet again on Thursday to discuss the plans for the new library.",

@@ -1,7 +1,7 @@
 import pytest
 
 from tests.data.rows import chat, pair, prompt, rated
-from zephyr.data.lengths import LengthFilter
+from zephyr.data.filters.lengths import LengthFilter
 from zephyr.records.rows import Text
 
 

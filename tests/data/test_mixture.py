@@ -5,8 +5,8 @@ from collections import Counter
 
 import pytest
 
-from zephyr.data.mixture import mix
-from zephyr.data.sources import Source, open_source
+from zephyr.data.read.mixture import mix
+from zephyr.data.read.sources import Source, open_source
 from zephyr.errors import DataError
 
 

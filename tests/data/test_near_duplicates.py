@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.data.rows import chat, pair
-from zephyr.data.near_duplicates import (
+from zephyr.data.filters.near_duplicates import (
     MISSED_SHARE,
     DuplicateFilter,
     NearDuplicates,

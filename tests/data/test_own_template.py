@@ -3,8 +3,8 @@ from hypothesis import given, settings
 from tokenizers import AddedToken
 
 from tests.data.dialogues import ANSWER, ORDINARY, answers, chat_tokenizer, plain_dicts, prompts
-from zephyr.data.encoding import DialogueEncoder
-from zephyr.data.templates import LAYOUTS, TemplateSettings, jinja_of
+from zephyr.data.tokenize.encoding import DialogueEncoder
+from zephyr.data.tokenize.templates import LAYOUTS, TemplateSettings, jinja_of
 from zephyr.errors import DataError, ModelError, RecipeError
 from zephyr.models.tiny import TINY_CHAT_TEMPLATE, tiny_tokenizer
 from zephyr.records.messages import Message

@@ -2,7 +2,7 @@ import pytest
 from tokenizers import AddedToken, normalizers
 
 from tests.data import mistral_tokenizer
-from zephyr.data.plain_text import PlainText
+from zephyr.data.tokenize.plain_text import PlainText
 from zephyr.errors import ModelError
 from zephyr.models.tiny import tiny_tokenizer
 

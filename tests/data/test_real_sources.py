@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from zephyr.data.sources import Source, open_source
+from zephyr.data.read.sources import Source, open_source
 
 CHATS = [
     ("sft/nemo_aligner", 1_024),

@@ -1,7 +1,7 @@
 import pytest
 
 from tests.data.rows import chat, pair, prompt, rated
-from zephyr.data.refusals import OWN_PHRASE, PHRASES, RefusalFilter, find_refusal, own_phrase
+from zephyr.data.filters.refusals import OWN_PHRASE, PHRASES, RefusalFilter, find_refusal, own_phrase
 from zephyr.records.rows import Text
 
 SAID = [

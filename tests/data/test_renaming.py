@@ -2,7 +2,7 @@
 
 import pytest
 
-from zephyr.data.renaming import is_wanted, renamed
+from zephyr.data.read.columns import is_wanted, renamed
 from zephyr.records.fields import Fault, Row
 
 FIELDS = {"q": "Hi", "turns": [{"content": "a"}, "b"], "a.b": 1, "ok": True, "none": None, "score": 1.5, "rest": 0}

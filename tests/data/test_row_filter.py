@@ -1,7 +1,7 @@
 import pytest
 
 from tests.data.rows import chat, pair, prompt, rated
-from zephyr.data.row_filter import Fault, all_texts, with_texts, without_faulty_answers
+from zephyr.data.filters.row_filter import Fault, all_texts, with_texts, without_faulty_answers
 from zephyr.records.rows import Answer, Text
 
 ROWS = [

@@ -1,7 +1,7 @@
 import json
 
 from zephyr.data.scan_report import Finding, ScanReport
-from zephyr.data.shares import Share
+from zephyr.data.statistics import Share
 
 
 def finding(count, *, of=10):

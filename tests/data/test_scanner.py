@@ -4,8 +4,8 @@ import json
 import pytest
 
 from tests.data.rows import pair, rated, turns
-from zephyr.data.benchmark_texts import Benchmark, read_benchmarks
-from zephyr.data.decontamination import BenchmarkIndex
+from zephyr.data.filters.benchmark_texts import Benchmark, read_benchmarks
+from zephyr.data.filters.decontamination import BenchmarkIndex
 from zephyr.data.scanner import MEANINGS, scan_preferences
 from zephyr.records.rows import Answer, Rated
 

@@ -1,6 +1,6 @@
 import pytest
 
-from zephyr.data.shares import wilson
+from zephyr.data.statistics import wilson
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zephyr.data.sources import Source, held_out, open_source, source_hash
+from zephyr.data.read.sources import Source, held_out, open_source, source_hash
 from zephyr.errors import DataError
 from zephyr.records.messages import Message
 from zephyr.records.rows import Answer, Chat

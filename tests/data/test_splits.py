@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zephyr.data.splits import parse_split
+from zephyr.data.read.splits import parse_split
 from zephyr.errors import DataError
 
 

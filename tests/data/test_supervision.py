@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 
 from tests.data.dialogues import ANSWER, ORDINARY, chat_tokenizer
-from zephyr.data.encoding import DialogueEncoder
-from zephyr.data.supervision import Share, Supervision
-from zephyr.data.templates import TemplateSettings
+from zephyr.data.tokenize.encoding import DialogueEncoder
+from zephyr.data.tokenize.loss_mask_stats import Share, Supervision
+from zephyr.data.tokenize.templates import TemplateSettings
 from zephyr.errors import DataError
 from zephyr.records.messages import Message
 

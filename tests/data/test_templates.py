@@ -2,8 +2,8 @@ import pytest
 from hypothesis import given, settings
 
 from tests.data.dialogues import ANSWER, ORDINARY, chat_tokenizer, plain_dicts, prompts
-from zephyr.data.encoding import DialogueEncoder
-from zephyr.data.templates import LAYOUTS, TemplateSettings, control_pattern, jinja_of, split_controls
+from zephyr.data.tokenize.encoding import DialogueEncoder
+from zephyr.data.tokenize.templates import LAYOUTS, TemplateSettings, control_pattern, jinja_of, split_controls
 from zephyr.errors import ModelError
 from zephyr.models.tiny import tiny_tokenizer
 from zephyr.records.messages import Message

@@ -3,7 +3,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.data.rows import chat, pair, prompt
-from zephyr.data.truecasing import TruecaseFilter, truecase
+from zephyr.data.filters.truecasing import TruecaseFilter, truecase
 
 REPAIRED = [
     ("hello. how are you? i am", "Hello. How are you? I am"),

@@ -3,9 +3,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zephyr.data.encoding import Encoded
-from zephyr.data.templates import ASSISTANT, TEMPLATE_TEXT
-from zephyr.data.truncation import TruncationReport, Window, fit_dialogue, fit_preference, split_text
+from zephyr.data.tokenize.encoding import Encoded
+from zephyr.data.tokenize.templates import ASSISTANT, TEMPLATE_TEXT
+from zephyr.data.tokenize.truncation import TruncationReport, Window, fit_dialogue, fit_preference, split_text
 from zephyr.errors import DataError
 
 RULES = ("keep_start", "keep_end", "trl_0.7", "drop")

@@ -5,7 +5,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zephyr.data.words import ngram_hashes, word_hashes, words
+from zephyr.data.filters.ngrams import ngram_hashes, word_hashes, words
 
 
 def test_case_punctuation_and_apostrophes_do_not_count():
@@ -48,6 +48,6 @@ def test_equal_ngrams_are_those_of_equal_words(letters, ngram):
 
 
 def test_hashes_are_the_same_in_every_process():
-    program = "from zephyr.data.words import *; print(ngram_hashes(word_hashes('the same words'), 3)[0])"
+    program = "from zephyr.data.filters.ngrams import *; print(ngram_hashes(word_hashes('the same words'), 3)[0])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert np.uint64(int(done.stdout)) == ngram_hashes(word_hashes("the same words"), 3)[0]

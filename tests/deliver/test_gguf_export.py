@@ -8,8 +8,8 @@ import torch
 from typer.testing import CliRunner
 
 from tests.data import mistral_tokenizer
-from zephyr.cli import app
-from zephyr.data.templates import TemplateSettings, jinja_of
+from zephyr.cli.main import app
+from zephyr.data.tokenize.templates import TemplateSettings, jinja_of
 from zephyr.deliver.gguf import export as exporting
 from zephyr.deliver.gguf import tensors
 from zephyr.deliver.gguf.libraries import are_installed

@@ -1,4 +1,4 @@
-from zephyr.data.templates import LAYOUTS, TemplateSettings, jinja_of
+from zephyr.data.tokenize.templates import LAYOUTS, TemplateSettings, jinja_of
 from zephyr.deliver.gguf.modelfile import go_template, modelfile
 
 ZEPHYR = jinja_of(TemplateSettings("zephyr"))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from zephyr.data.templates import TemplateSettings, jinja_of
+from zephyr.data.tokenize.templates import TemplateSettings, jinja_of
 from zephyr.deliver.gguf import proof
 from zephyr.deliver.gguf.conversion import Loaded
 from zephyr.deliver.gguf.file import Header

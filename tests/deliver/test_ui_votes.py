@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from zephyr.data.sources import Source, open_source
+from zephyr.data.read.sources import Source, open_source
 from zephyr.deliver.ui.votes import VoteFile
 from zephyr.errors import DataError
 from zephyr.records.messages import Message

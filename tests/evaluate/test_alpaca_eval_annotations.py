@@ -6,7 +6,7 @@ import math
 import pytest
 
 from zephyr.errors import DataError
-from zephyr.evaluate.alpaca_eval_annotations import chosen, mean_and_error, read_annotations, win_rates
+from zephyr.evaluate.judged.alpaca_eval_annotations import chosen, mean_and_error, read_annotations, win_rates
 
 MODEL = {"generator_1": "base", "generator_2": "mine", "annotator": "judge"}
 

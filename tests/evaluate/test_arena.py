@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from zephyr.evaluate.alpaca_eval import (
+from zephyr.evaluate.judged.alpaca_eval import (
     AnswerSettings,
     Instruction,
     InstructionAnswers,
@@ -15,10 +15,10 @@ from zephyr.evaluate.alpaca_eval import (
     published_order,
     read_instructions,
 )
-from zephyr.evaluate.arena import Game, Match, Played, arena_scores, missing_causes, play
-from zephyr.evaluate.arena_wording import PUBLISHED_PAIR, OwnPairs, PublishedPairs, RankedPairs, WeightedPairs
-from zephyr.evaluate.judged_calls import Calling
-from zephyr.evaluate.mt_bench_questions import find_files
+from zephyr.evaluate.judged.arena import Game, Match, Played, arena_scores, missing_causes, play
+from zephyr.evaluate.judged.arena_wording import PUBLISHED_PAIR, OwnPairs, PublishedPairs, RankedPairs, WeightedPairs
+from zephyr.evaluate.judged.calls import Calling
+from zephyr.evaluate.judged.mt_bench_questions import find_files
 from zephyr.judging.comparing import read_comparison, write_verdict
 from zephyr.judging.published_prompts import TurnsPrompt, read_judge_prompts
 from zephyr.records.messages import Message

@@ -5,7 +5,7 @@ import statistics
 
 import pytest
 
-from zephyr.evaluate.judged_score import Judgment, clustered_error, judged_score
+from zephyr.evaluate.judged.score import Judgment, clustered_error, judged_score
 
 
 def test_what_is_missing_is_counted_and_not_guessed():

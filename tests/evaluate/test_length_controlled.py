@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from zephyr.errors import DataError
-from zephyr.evaluate.length_controlled import (
+from zephyr.evaluate.judged.length_controlled import (
     Rows,
     Weights,
     fit,
@@ -59,7 +59,7 @@ def test_gamed_baselines_hold_the_length_weight_down():
 
 def test_the_fit_is_the_minimum_of_scikit_learns_problem():
     linear = pytest.importorskip("sklearn.linear_model")
-    from zephyr.evaluate import length_controlled as module
+    from zephyr.evaluate.judged import length_controlled as module
 
     rows = drawn(400, Weights(-1.0, 0.3, 0.5))
     features, target, weight = module._table(rows, None)

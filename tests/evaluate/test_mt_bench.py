@@ -3,10 +3,17 @@
 import pytest
 
 from zephyr.errors import DataError
-from zephyr.evaluate.judged_calls import Calling, count_causes, why_no_answer
-from zephyr.evaluate.mt_bench import MtBenchSettings, TurnRating, answer_questions, mt_bench_scores, rate_answers
-from zephyr.evaluate.mt_bench_questions import Answered, Question, answer_rows, find_files, read_answers, read_questions
-from zephyr.evaluate.mt_bench_wording import PUBLISHED_SINGLE, OwnScores, PublishedScores
+from zephyr.evaluate.judged.calls import Calling, count_causes, why_no_answer
+from zephyr.evaluate.judged.mt_bench import MtBenchSettings, TurnRating, answer_questions, mt_bench_scores, rate_answers
+from zephyr.evaluate.judged.mt_bench_questions import (
+    Answered,
+    Question,
+    answer_rows,
+    find_files,
+    read_answers,
+    read_questions,
+)
+from zephyr.evaluate.judged.mt_bench_wording import PUBLISHED_SINGLE, OwnScores, PublishedScores
 from zephyr.judging import Rating, read_question, write_reply
 from zephyr.judging.published_prompts import read_judge_prompts
 from zephyr.records.messages import Message

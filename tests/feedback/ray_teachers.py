@@ -3,8 +3,8 @@
 from functools import partial
 from pathlib import Path
 
-from zephyr.data.encoding import DialogueEncoder
-from zephyr.data.templates import TemplateSettings
+from zephyr.data.tokenize.encoding import DialogueEncoder
+from zephyr.data.tokenize.templates import TemplateSettings
 from zephyr.feedback.ray_stage import Opened, Opener
 from zephyr.models.loading import Source, load
 from zephyr.teachers.local import LocalTeacher

@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zephyr.feedback.binarize import BinarizeSettings, binarize, gather
+from zephyr.records.formats import convert
 from zephyr.records.messages import Message
 from zephyr.records.reading import read_rows
 from zephyr.records.rows import Answer, Rated, prompt_id
-from zephyr.records.shapes import convert
 
 
 def rated(*scores: float | None, name: str = "q") -> Rated:

@@ -9,10 +9,10 @@ from zephyr.errors import DataError
 from zephyr.feedback.judge import JudgeSettings, judge
 from zephyr.feedback.judged_files import calls_beside, without_ratings, write_judged
 from zephyr.judging import Rating, read_question, write_reply
+from zephyr.records.formats import convert
 from zephyr.records.messages import Message
 from zephyr.records.reading import read_rows
 from zephyr.records.rows import Answer, Rated, prompt_id
-from zephyr.records.shapes import convert
 
 ROWS = [
     Rated("r1", (Message("user", "one"),), (Answer("a", "big"), Answer("b", "small")), "s", "known"),

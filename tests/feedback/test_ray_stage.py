@@ -8,18 +8,18 @@ import pytest
 import torch
 
 from tests.feedback.ray_teachers import JUDGE, OneByOne, local, open_judge, open_local
-from zephyr.data.encoding import DialogueEncoder
-from zephyr.data.templates import TemplateSettings
+from zephyr.data.tokenize.encoding import DialogueEncoder
+from zephyr.data.tokenize.templates import TemplateSettings
 from zephyr.errors import TeacherError
 from zephyr.feedback import ray_stage
 from zephyr.feedback.candidates import CandidateSettings, answer_prompts
 from zephyr.feedback.judge import JudgeSettings, judge
 from zephyr.feedback.judged_files import write_judged
 from zephyr.feedback.ray_stage import Opened, Opener, Plan, RaySettings, rate_over_ray
-from zephyr.models.fresh import learn_tokenizer, new_model
+from zephyr.models.new_model import learn_tokenizer, new_model
 from zephyr.records.rows import Answer, Rated
-from zephyr.teachers.ledger import Ledger
-from zephyr.teachers.prices import Cap
+from zephyr.teachers.ledger.ledger import Ledger
+from zephyr.teachers.ledger.prices import Cap
 from zephyr.teachers.scripted import ScriptedJudge
 from zephyr.world import prompts
 

@@ -18,9 +18,9 @@ from zephyr.models.adapters import (
     merge_adapters,
     save_adapter,
 )
-from zephyr.models.identity import weights_hash
 from zephyr.models.loading import Source, load, save_model
 from zephyr.models.tiny import TINY, tiny_model, tiny_tokenizer
+from zephyr.models.weight_hash import weights_hash
 
 IDS = torch.arange(4, 52).view(2, 24)
 # peft refuses adapters on Mamba's output projection.

@@ -5,8 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import GenerationConfig
 
-from zephyr.models.fresh import MIN_VOCABULARY, learn_tokenizer, new_model, set_generation
 from zephyr.models.loading import save_model
+from zephyr.models.new_model import MIN_VOCABULARY, learn_tokenizer, new_model, set_generation
 from zephyr.models.sampling import Sampling
 
 TEXTS = ["the cat sat on the mat", "the dog ate 2024 cats", "<|user|>\n"] * 20

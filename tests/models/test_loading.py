@@ -13,7 +13,6 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from zephyr.errors import ModelError, ResourceError
-from zephyr.models.identity import resolved_revision, weights_hash
 from zephyr.models.loading import (
     Source,
     TrustedCode,
@@ -27,6 +26,7 @@ from zephyr.models.loading import (
     save_model,
 )
 from zephyr.models.tiny import TINY, tiny_model, tiny_tokenizer
+from zephyr.models.weight_hash import resolved_revision, weights_hash
 
 IDS = torch.arange(4, 24)[None]
 

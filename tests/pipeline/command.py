@@ -7,7 +7,7 @@ from typing import NamedTuple
 import pytest
 import yaml
 
-from zephyr import cli
+from zephyr.cli import main as cli
 
 TRAIN = {
     "precision": "float32",

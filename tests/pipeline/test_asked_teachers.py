@@ -5,9 +5,9 @@ import pytest
 from tests.teachers.hostile_server import running_server
 from zephyr.errors import RecipeError, TeacherError
 from zephyr.pipeline.asked_teachers import TeacherOptions, asked_together, cap_for, open_plain, section_of
-from zephyr.teachers.batch_file import BatchTeacher
-from zephyr.teachers.endpoint import EndpointTeacher
-from zephyr.teachers.prices import Cap
+from zephyr.teachers.endpoint.batch_file import BatchTeacher
+from zephyr.teachers.endpoint.teacher import EndpointTeacher
+from zephyr.teachers.ledger.prices import Cap
 from zephyr.teachers.protocol import ChatRequest
 from zephyr.teachers.scripted import ScriptedJudge, ScriptedTeacher
 from zephyr.teachers.vllm_engine import is_installed
@@ -126,7 +126,7 @@ def test_an_engine_without_its_library(tmp_path):
 
 
 def test_a_file_serves_a_command(tmp_path, capsys):
-    from zephyr import cli
+    from zephyr.cli import main as cli
 
     path, out = tmp_path / "teacher.yaml", tmp_path / "dialogues.jsonl"
     with running_server() as server:

@@ -4,10 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
+from tests.cli.judged_benches import write_mt_bench
 
 from tests.evaluate.harness.small_data import small_data
 from tests.pipeline.mini import mini_recipe
-from tests.verbs.judged_benches import write_mt_bench
 from zephyr.errors import DataError
 from zephyr.models.loading import save_model
 from zephyr.models.tiny import tiny_model, tiny_tokenizer

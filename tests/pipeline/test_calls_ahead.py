@@ -25,8 +25,8 @@ from zephyr.records.messages import Message
 from zephyr.records.rows import Prompt
 from zephyr.records.writing import write_jsonl
 from zephyr.synth.tasks import Instance, Task, task_fields
-from zephyr.teachers.ledger import Ledger
-from zephyr.teachers.ledgered import LedgeredTeacher
+from zephyr.teachers.ledger.cached_teacher import LedgeredTeacher
+from zephyr.teachers.ledger.ledger import Ledger
 from zephyr.teachers.scripted import ScriptedTeacher
 from zephyr.teachers.vllm_engine import is_installed
 

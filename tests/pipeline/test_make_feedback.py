@@ -15,7 +15,7 @@ from zephyr.pipeline.make_feedback import make_feedback
 from zephyr.pipeline.stages import Work, plan_stages
 from zephyr.recipe.schema import Recipe
 from zephyr.records.writing import write_jsonl
-from zephyr.teachers.ledger import Ledger
+from zephyr.teachers.ledger.ledger import Ledger
 from zephyr.teachers.scripted import ScriptedJudge, ScriptedTeacher
 from zephyr.world import prompts
 

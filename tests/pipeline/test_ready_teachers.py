@@ -9,8 +9,9 @@ from zephyr.pipeline.endpoints import asked_together, cap_of, prices_of
 from zephyr.pipeline.ready import rater, writer
 from zephyr.pipeline.stages import Work
 from zephyr.recipe.feedback_section import EndpointTeacher, LocalTeacher, ScriptedTeacher, VllmTeacher
-from zephyr.teachers import batch_file, endpoint
-from zephyr.teachers.prices import Cap, Prices
+from zephyr.teachers.endpoint import batch_file
+from zephyr.teachers.endpoint import teacher as endpoint
+from zephyr.teachers.ledger.prices import Cap, Prices
 from zephyr.teachers.vllm_engine import EngineSettings
 
 HERE = {"model": "m", "base_url": "http://127.0.0.1:9/v1"}

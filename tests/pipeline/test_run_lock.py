@@ -8,9 +8,9 @@ import sys
 import pytest
 
 from zephyr.errors import ResourceError
-from zephyr.pipeline.run_lock import hold_lock
+from zephyr.runs.lock import hold_lock
 
-HOLD = "import sys, time; from pathlib import Path; from zephyr.pipeline.run_lock import hold_lock\n"
+HOLD = "import sys, time; from pathlib import Path; from zephyr.runs.lock import hold_lock\n"
 HOLD += "with hold_lock(Path(sys.argv[1])):\n    print('held', flush=True)\n    time.sleep(60)\n"
 
 

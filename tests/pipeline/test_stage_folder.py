@@ -3,7 +3,7 @@
 import pytest
 
 from zephyr.errors import CheckpointError
-from zephyr.pipeline.stage_folder import StageKey, finished, flatten, publish, why_again, work_folder
+from zephyr.runs.stage_folder import StageKey, finished, flatten, publish, why_again, work_folder
 
 
 def key(**settings):

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from zephyr.errors import DataError
 from zephyr.records.fields import Fault, Row
+from zephyr.records.formats import SHAPES, convert, detect_shape, records_of, unknown_shape
 from zephyr.records.messages import Message
 from zephyr.records.rows import Answer, Chat, Preference, Prompt, Rated, Text
-from zephyr.records.shapes import SHAPES, convert, detect_shape, records_of, unknown_shape
 from zephyr.records.writing import to_fields
 
 QUESTION, ANSWER = Message("user", "Hi"), Message("assistant", "Hello!")

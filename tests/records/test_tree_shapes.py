@@ -1,7 +1,7 @@
 """Message trees: the dialogues along the best answers, and the pairs among ranked ones."""
 
 from zephyr.records.fields import Fault, Row
-from zephyr.records.shapes import detect_shape, records_of
+from zephyr.records.formats import detect_shape, records_of
 
 
 def node(role, text, *replies, rank=None, deleted=False):

@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zephyr.errors import DataError
+from zephyr.records.formats import convert, detect_shape
 from zephyr.records.messages import Message
 from zephyr.records.reading import read_rows
 from zephyr.records.rows import Answer, Chat, Preference, Prompt, Rated, Text
-from zephyr.records.shapes import convert, detect_shape
 from zephyr.records.writing import to_fields, write_jsonl
 
 FILLED = st.text(st.characters(codec="utf-8"), min_size=1, max_size=30).filter(str.strip)

@@ -16,8 +16,8 @@ from zephyr.synth.instances import InstanceSettings
 from zephyr.synth.instructions import GrowthSettings
 from zephyr.synth.self_instruct import divide, read_seeds, self_instruct
 from zephyr.synth.tasks import Instance, Task, read_tasks, task_fields
-from zephyr.teachers.ledger import Ledger
-from zephyr.teachers.ledgered import LedgeredTeacher
+from zephyr.teachers.ledger.cached_teacher import LedgeredTeacher
+from zephyr.teachers.ledger.ledger import Ledger
 from zephyr.teachers.protocol import ChatReply
 
 SEEDS = [Task(f"s{n}", f"Seed task about subject number {n}", n % 3 == 0, (Instance("", "x"),)) for n in range(24)]

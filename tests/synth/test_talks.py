@@ -12,8 +12,8 @@ from zephyr.synth.dialogues import WritingSettings
 from zephyr.synth.role_guard import answer_fault, person_fault, person_text
 from zephyr.synth.talk_plan import SECTORS, PlanSettings, plan_talk, topics
 from zephyr.synth.talks import Talker, TalkSettings, ask_for_follow_up, shortened
-from zephyr.teachers.ledger import Ledger
-from zephyr.teachers.ledgered import LedgeredTeacher
+from zephyr.teachers.ledger.cached_teacher import LedgeredTeacher
+from zephyr.teachers.ledger.ledger import Ledger
 from zephyr.teachers.protocol import ChatReply
 
 PLAN = PlanSettings(seed=5)

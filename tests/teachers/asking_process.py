@@ -9,12 +9,12 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tests.teachers.calls import KEY, questions
-from zephyr.teachers.address import Address
-from zephyr.teachers.calling import CallSettings
-from zephyr.teachers.endpoint import EndpointTeacher
-from zephyr.teachers.ledger import Ledger
-from zephyr.teachers.ledgered import LedgeredTeacher
-from zephyr.teachers.retries import Backoff
+from zephyr.teachers.endpoint.address import Address
+from zephyr.teachers.endpoint.retries import Backoff
+from zephyr.teachers.endpoint.retrying_call import CallSettings
+from zephyr.teachers.endpoint.teacher import EndpointTeacher
+from zephyr.teachers.ledger.cached_teacher import LedgeredTeacher
+from zephyr.teachers.ledger.ledger import Ledger
 
 
 def main(base_url: str, path: str, count: int, concurrency: int) -> None:

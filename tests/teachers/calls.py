@@ -2,10 +2,10 @@
 
 from tests.teachers.hostile_server import Running, digest_of
 from zephyr.records.messages import Message
-from zephyr.teachers.address import Address
-from zephyr.teachers.calling import CallSettings
+from zephyr.teachers.endpoint.address import Address
+from zephyr.teachers.endpoint.retries import Backoff
+from zephyr.teachers.endpoint.retrying_call import CallSettings
 from zephyr.teachers.protocol import ChatRequest
-from zephyr.teachers.retries import Backoff
 
 KEY = "sk-a-key-that-must-not-be-seen"
 

@@ -18,9 +18,9 @@ from pathlib import Path
 import torch
 from tokenizers import AddedToken
 
-from zephyr.data.encoding import DialogueEncoder
-from zephyr.data.templates import TemplateSettings
-from zephyr.models.fresh import learn_tokenizer, new_model, set_generation
+from zephyr.data.tokenize.encoding import DialogueEncoder
+from zephyr.data.tokenize.templates import TemplateSettings
+from zephyr.models.new_model import learn_tokenizer, new_model, set_generation
 from zephyr.models.sampling import Sampling
 from zephyr.records.messages import Message
 

@@ -12,13 +12,13 @@ from zephyr.errors import TeacherError
 from zephyr.judging import RatingQuestion, ask, parse_reply
 from zephyr.records.messages import Message
 from zephyr.teachers import batch_file
-from zephyr.teachers.address import Address
-from zephyr.teachers.batch_file import BatchTeacher
-from zephyr.teachers.calling import CallSettings
-from zephyr.teachers.endpoint import EndpointTeacher
-from zephyr.teachers.ledger import Ledger
-from zephyr.teachers.ledgered import LedgeredTeacher
-from zephyr.teachers.prices import Cap, Prices
+from zephyr.teachers.endpoint.address import Address
+from zephyr.teachers.endpoint.batch_file import BatchTeacher
+from zephyr.teachers.endpoint.retrying_call import CallSettings
+from zephyr.teachers.endpoint.teacher import EndpointTeacher
+from zephyr.teachers.ledger.cached_teacher import LedgeredTeacher
+from zephyr.teachers.ledger.ledger import Ledger
+from zephyr.teachers.ledger.prices import Cap, Prices
 from zephyr.teachers.protocol import ChatRequest
 
 PRICED = replace(QUICK, prices=Prices(prompt=1e6, completion=2e6))

@@ -18,15 +18,15 @@ from tests.teachers.calls import KEY, QUICK, address, expected, questions
 from tests.teachers.hostile_server import FAULTS, HARMLESS, running_server
 from zephyr.errors import TeacherError
 from zephyr.records.messages import Message
-from zephyr.teachers.address import HIDDEN, Address
-from zephyr.teachers.chat_format import Answered, Unusable, body_of, read_completion, read_response
-from zephyr.teachers.endpoint import EndpointTeacher
-from zephyr.teachers.ledger import Ledger
-from zephyr.teachers.ledgered import LedgeredTeacher
-from zephyr.teachers.limits import AdaptiveConcurrency, Pace
-from zephyr.teachers.prices import Cap, Prices
+from zephyr.teachers.endpoint.address import HIDDEN, Address
+from zephyr.teachers.endpoint.chat_format import Answered, Unusable, body_of, read_completion, read_response
+from zephyr.teachers.endpoint.limits import AdaptiveConcurrency, Pace
+from zephyr.teachers.endpoint.retries import Backoff, retry_after, trouble_of_status
+from zephyr.teachers.endpoint.teacher import EndpointTeacher
+from zephyr.teachers.ledger.cached_teacher import LedgeredTeacher
+from zephyr.teachers.ledger.ledger import Ledger
+from zephyr.teachers.ledger.prices import Cap, Prices
 from zephyr.teachers.protocol import ChatReply, ChatRequest
-from zephyr.teachers.retries import Backoff, retry_after, trouble_of_status
 
 USAGE = {"prompt_tokens": 3, "completion_tokens": 5}
 

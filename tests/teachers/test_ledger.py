@@ -13,12 +13,12 @@ import pytest
 from tests.teachers.calls import questions
 from zephyr.errors import DataError, ResourceError, TeacherError
 from zephyr.teachers import ledger_writer
-from zephyr.teachers.attempts import Attempt
-from zephyr.teachers.ledger import Ledger, request_hash
-from zephyr.teachers.ledger_file import is_alive, new_owner, open_file
-from zephyr.teachers.ledger_report import failed_tries, find_calls, summarize
-from zephyr.teachers.ledgered import LedgeredTeacher
-from zephyr.teachers.prices import Cap, Prices, Spend, most_prompt_tokens
+from zephyr.teachers.endpoint.attempts import Attempt
+from zephyr.teachers.ledger.cached_teacher import LedgeredTeacher
+from zephyr.teachers.ledger.file import is_alive, new_owner, open_file
+from zephyr.teachers.ledger.ledger import Ledger, request_hash
+from zephyr.teachers.ledger.prices import Cap, Prices, Spend, most_prompt_tokens
+from zephyr.teachers.ledger.report import failed_tries, find_calls, summarize
 from zephyr.teachers.protocol import ChatReply, ChatRequest
 from zephyr.teachers.scripted import ScriptedTeacher
 

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zephyr.teachers.chat_client import is_behind_proxy
-from zephyr.teachers.short_exchange import ShortExchanges
+from zephyr.teachers.endpoint.chat_client import is_behind_proxy
+from zephyr.teachers.endpoint.http_transport import ShortExchanges
 
 OK = b"HTTP/1.1 200 OK\r\n"
 WHOLE = OK + b"content-length: 5\r\n\r\nhello"

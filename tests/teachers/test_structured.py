@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from tests.teachers.calls import QUICK, questions
 from zephyr.judging import ParseFailure, RatingQuestion, ask, parse_reply
 from zephyr.records.messages import Message
-from zephyr.teachers.attempts import NoBooks
-from zephyr.teachers.calling import Caller, CallSettings, fresh_limits
-from zephyr.teachers.chat_format import Answered
+from zephyr.teachers.endpoint.attempts import NoBooks
+from zephyr.teachers.endpoint.chat_format import Answered
+from zephyr.teachers.endpoint.retries import trouble_of_status
+from zephyr.teachers.endpoint.retrying_call import Caller, CallSettings, fresh_limits
+from zephyr.teachers.endpoint.structured import written_out
 from zephyr.teachers.protocol import ChatReply, ChatRequest
-from zephyr.teachers.retries import trouble_of_status
-from zephyr.teachers.structured import written_out
 
 CONVERSATION = (Message("user", "Red or blue?"),)
 TWO = RatingQuestion("helpfulness", CONVERSATION, ("Red.", "Blue."))

@@ -3,8 +3,8 @@
 import json
 
 from zephyr.records.messages import Message
-from zephyr.teachers.chat_format import body_of, read_completion
-from zephyr.teachers.ledger import canonical, request_hash
+from zephyr.teachers.endpoint.chat_format import body_of, read_completion
+from zephyr.teachers.ledger.ledger import canonical, request_hash
 from zephyr.teachers.protocol import ChatRequest
 
 REQUEST = ChatRequest("k", (Message("user", "Which?"),), max_tokens=1)

@@ -19,8 +19,8 @@ from torch.distributed.tensor import DTensor
 from torch.optim import AdamW, Optimizer, RMSprop
 
 from zephyr.errors import ResourceError
-from zephyr.train.checkpoint import Identity, Progress, TrainingState, save_checkpoint
-from zephyr.train.resume import load_latest
+from zephyr.train.checkpoint.checkpoint import Identity, Progress, TrainingState, save_checkpoint
+from zephyr.train.checkpoint.resume import load_latest
 
 IDENTITY = Identity(data_hash="d1", recipe_hash="r1", model_hash="m1")
 

@@ -20,17 +20,17 @@ from tests.models.exact_norms import with_exact_norms
 from tests.train.checkpoint_runs import forked
 from zephyr.errors import ZephyrError
 from zephyr.models.adapters import LoraSettings, add_lora
+from zephyr.models.collectives import on_every_rank, rank
 from zephyr.models.generation import generate
 from zephyr.models.sampling import Sampling
 from zephyr.models.scorer import CausalLM, plain_model
 from zephyr.models.tiny import tiny_model, tiny_tokenizer
-from zephyr.models.together import on_every_rank, rank
 from zephyr.train.distributed import process_group, whole_state_dict
 from zephyr.train.examples import Comparison, Dialogue, Example, with_mismatched_completions
+from zephyr.train.export import save_trained
 from zephyr.train.job import TrainJob
 from zephyr.train.loop import train
 from zephyr.train.objectives import build_objective
-from zephyr.train.saving import save_trained
 from zephyr.train.settings import TrainSettings
 from zephyr.train.tracker import LOG
 

@@ -6,8 +6,8 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
 
+from zephyr.models.batch_scoring import forest_of, token_visits
 from zephyr.models.scorer import ForestScorer
-from zephyr.models.tables import forest_of, token_visits
 from zephyr.models.tiny import tiny_model
 from zephyr.train.examples import Comparison, Dialogue
 from zephyr.train.objectives import build_objective

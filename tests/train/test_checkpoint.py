@@ -29,14 +29,14 @@ from tests.train.checkpoint_runs import (
 )
 from zephyr import atomic
 from zephyr.errors import CheckpointError, ResourceError
-from zephyr.train.checkpoint import (
+from zephyr.train.checkpoint.checkpoint import (
     Progress,
     checkpoint_folders,
     prune_checkpoints,
     save_checkpoint,
 )
-from zephyr.train.random_state import random_state, restore_random_state
-from zephyr.train.resume import load_latest
+from zephyr.train.checkpoint.random_state import random_state, restore_random_state
+from zephyr.train.checkpoint.resume import load_latest
 
 KINDS = ["adamw", "adamw-fused", "adamw-amsgrad", "rmsprop"]
 

@@ -8,7 +8,7 @@ import torch
 from safetensors import safe_open
 
 from tests.train.checkpoint_runs import assert_same, fail_on_rank, forked, run_rank
-from zephyr.train.checkpoint import whole_checkpoints
+from zephyr.train.checkpoint.checkpoint import whole_checkpoints
 
 
 def run_ranks(target, world, folder, mode):

@@ -14,7 +14,7 @@ from tests.train.tiny_runs import logged, tiny_job
 from zephyr.errors import ResourceError
 from zephyr.models.tiny import tiny_model
 from zephyr.train import loop
-from zephyr.train.checkpoint import whole_checkpoints
+from zephyr.train.checkpoint.checkpoint import whole_checkpoints
 from zephyr.train.loop import train
 
 

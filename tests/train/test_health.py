@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from zephyr.train.health import (
+from zephyr.train.checks.health import (
     GENERATED_TOKENS,
     HealthMonitor,
     accuracy_at_chance,
@@ -191,7 +191,7 @@ def test_broken_numbers_are_left_out():
 
 def test_long_histories_are_not_read_at_every_line(monkeypatch):
     calls = []
-    monkeypatch.setattr("zephyr.train.health.CHECKS", (lambda history: calls.append(len(history)),))
+    monkeypatch.setattr("zephyr.train.checks.health.CHECKS", (lambda history: calls.append(len(history)),))
     monitor = HealthMonitor()
     for step in range(10_000):
         monitor.observe({"step": step, "loss": 0.5})

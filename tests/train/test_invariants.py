@@ -9,17 +9,17 @@ import torch
 from torch import nn
 
 from zephyr.errors import InvariantError
+from zephyr.models.batch_scoring import score_table
 from zephyr.models.scorer import ForestScorer
-from zephyr.models.tables import score_table
 from zephyr.models.tiny import TINY, tiny_model
-from zephyr.train.examples import Comparison, with_mismatched_completions
-from zephyr.train.invariants import (
+from zephyr.train.checks.invariants import (
     check_first_loss,
     check_layouts_agree,
     check_no_leak,
     check_reference_agrees,
     logp_tolerance,
 )
+from zephyr.train.examples import Comparison, with_mismatched_completions
 from zephyr.train.losses.pairs import PAIR_LOSSES
 from zephyr.train.objectives import Scored, build_objective
 from zephyr.trees import rule

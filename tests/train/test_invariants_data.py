@@ -7,8 +7,8 @@ import torch
 
 from tests.train.test_invariants import DPO, make_pairs, make_scorer, table_of
 from zephyr.errors import InvariantError
-from zephyr.models.tables import ABSENT
-from zephyr.train.invariants import check_finite, check_supervision
+from zephyr.models.batch_scoring import ABSENT
+from zephyr.train.checks.invariants import check_finite, check_supervision
 from zephyr.trees.forest import all_scored, completion_scored
 
 STOP = 2

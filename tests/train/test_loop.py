@@ -12,10 +12,10 @@ from tests.train.checkpoint_runs import assert_same
 from tests.train.tiny_runs import OPTIONS, column, examples_for, logged, pairs, tiny_job, weights
 from zephyr.errors import CheckpointError, RecipeError
 from zephyr.models.adapters import LoraSettings, add_lora
+from zephyr.models.batch_scoring import forest_of
 from zephyr.models.scorer import ForestScorer
-from zephyr.models.tables import forest_of
 from zephyr.models.tiny import tiny_model
-from zephyr.train.checkpoint import checkpoint_folders
+from zephyr.train.checkpoint.checkpoint import checkpoint_folders
 from zephyr.train.loop import train
 from zephyr.train.objectives import Scored
 

@@ -9,8 +9,8 @@ import torch
 from tests.train.tiny_runs import column, logged, pairs, tiny_job, weights
 from zephyr.errors import DataError, RecipeError
 from zephyr.models.adapters import LoraSettings, add_lora
+from zephyr.models.batch_scoring import forest_of
 from zephyr.models.scorer import ForestScorer
-from zephyr.models.tables import forest_of
 from zephyr.models.tiny import tiny_model
 from zephyr.train.loop import train
 from zephyr.train.moving_reference import moving_reference

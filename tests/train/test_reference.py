@@ -7,8 +7,8 @@ from torch import nn
 
 from tests.train.reference_runs import MODEL, keys_of, make_rows, start_ranks
 from zephyr.errors import DataError, InvariantError
+from zephyr.models.batch_scoring import frozen, score_table
 from zephyr.models.scorer import ForestScorer
-from zephyr.models.tables import frozen, score_table
 from zephyr.models.tiny import tiny_model
 from zephyr.train import reference
 from zephyr.train.reference import describe_reference, fill_reference, mix_reference

@@ -21,11 +21,11 @@ from tests.train.checkpoint_runs import (
 )
 from zephyr import atomic
 from zephyr.errors import CheckpointError
-from zephyr.train.checkpoint import (
+from zephyr.train.checkpoint.checkpoint import (
     Progress,
     whole_checkpoints,
 )
-from zephyr.train.resume import load_latest
+from zephyr.train.checkpoint.resume import load_latest
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ import numpy as np
 from zephyr.models.generation import generate
 from zephyr.models.sampling import Sampling
 from zephyr.models.tiny import tiny_model, tiny_tokenizer
-from zephyr.train.health import GENERATED_TOKENS
-from zephyr.train.samples import SAMPLES, sample_writer
+from zephyr.train.checks.health import GENERATED_TOKENS
+from zephyr.train.sample_generations import SAMPLES, sample_writer
 
 
 def test_samples_of_every_evaluation_are_kept(tmp_path: Path) -> None:

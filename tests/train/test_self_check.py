@@ -8,12 +8,13 @@ import torch
 
 from tests.train.tiny_runs import examples_for, logged, pairs, tiny_job, weights
 from zephyr.errors import DataError, InvariantError, ModelError
-from zephyr.models import tables
+from zephyr.models import batch_scoring as tables
 from zephyr.models.adapters import LoraSettings, add_lora
 from zephyr.models.tiny import EOS_ID, tiny_model
-from zephyr.train import invariants, loop, self_check, step
 from zephyr.train import job as jobs
-from zephyr.train.checkpoint import whole_checkpoints
+from zephyr.train import loop, step
+from zephyr.train.checkpoint.checkpoint import whole_checkpoints
+from zephyr.train.checks import invariants, self_check
 from zephyr.train.examples import Dialogue
 from zephyr.train.loop import train
 from zephyr.train.reference_store import ReferenceStore

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from zephyr.data.shares import Share
+from zephyr.data.statistics import Share
 from zephyr.data.tally import Tally, shortened
 from zephyr.records.fields import Json
 

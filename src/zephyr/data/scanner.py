@@ -13,14 +13,14 @@ from itertools import combinations
 from typing import NamedTuple
 
 from zephyr.data.critiques import stated_rating, tone_of
-from zephyr.data.decontamination import BenchmarkIndex
-from zephyr.data.near_duplicates import jaccard, normalized, shingles_of
+from zephyr.data.filters.decontamination import BenchmarkIndex
+from zephyr.data.filters.near_duplicates import jaccard, normalized, shingles_of
+from zephyr.data.filters.ngrams import words
+from zephyr.data.filters.refusals import find_refusal
+from zephyr.data.filters.row_filter import all_texts
 from zephyr.data.overall_score import FAULTY_SCORE, mean_rating, repair_overall_score
-from zephyr.data.refusals import find_refusal
-from zephyr.data.row_filter import all_texts
 from zephyr.data.scan_report import Finding, ScanReport
-from zephyr.data.shares import wilson
-from zephyr.data.words import words
+from zephyr.data.statistics import wilson
 from zephyr.records.messages import Messages
 from zephyr.records.rows import Answer, Preference, Rated
 

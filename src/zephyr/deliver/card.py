@@ -9,7 +9,7 @@ from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from zephyr.data.hub import is_hub_id
+from zephyr.data.read.hub import is_hub_id
 from zephyr.deliver.card_parts import (
     citation,
     evaluation_results,

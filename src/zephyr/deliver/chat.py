@@ -3,8 +3,8 @@
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 
-from zephyr.data.encoding import DialogueEncoder
-from zephyr.data.templates import TemplateSettings
+from zephyr.data.tokenize.encoding import DialogueEncoder
+from zephyr.data.tokenize.templates import TemplateSettings
 from zephyr.models.loading import Loaded
 from zephyr.models.sampling import Sampling
 from zephyr.models.streaming import stream_answer

@@ -3,11 +3,11 @@
 from contextlib import closing
 from pathlib import Path
 
-from zephyr.data.token_store import DialogueStore, PreferenceStore
+from zephyr.data.tokenize.token_store import DialogueStore, PreferenceStore
 from zephyr.deliver.run_facts import title_of
 from zephyr.deliver.run_record import RunRecord, at, entries, number, read_json
-from zephyr.teachers.ledger_file import open_file
-from zephyr.teachers.ledger_report import TeacherSummary, summarize
+from zephyr.teachers.ledger.file import open_file
+from zephyr.teachers.ledger.report import TeacherSummary, summarize
 
 MOST_PAIRS = 20_000
 LEDGER = "calls.sqlite"

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import IO, Literal, NoReturn
 
 from zephyr.errors import ResourceError
-from zephyr.teachers.address import is_loopback
+from zephyr.teachers.endpoint.address import is_loopback
 
 Engine = Literal["auto", "vllm", "transformers"]
 LOOPBACK = "127.0.0.1"

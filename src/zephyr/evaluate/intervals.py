@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from zephyr.data.shares import wilson
+from zephyr.data.statistics import wilson
 
 DRAWS = 2000
 

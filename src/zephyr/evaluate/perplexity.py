@@ -4,8 +4,8 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from zephyr.models.batch_scoring import device_of, score_table
 from zephyr.models.scorer import CausalLM, ForestScorer
-from zephyr.models.tables import device_of, score_table
 from zephyr.trees.forest import ScoredSequence
 
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from zephyr.evaluate.intervals import Estimate, bootstrap_mean
+from zephyr.models.batch_scoring import device_of, score_table
 from zephyr.models.scorer import CausalLM, ForestScorer
-from zephyr.models.tables import device_of, score_table
 from zephyr.trees.forest import Ids, completion_scored
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zephyr.data.overall_score import mean_rating
-from zephyr.data.shares import wilson
+from zephyr.data.statistics import wilson
 from zephyr.feedback.audit_items import FIRST, SECOND, TIE, AuditItem
 from zephyr.feedback.judge import Judged, JudgeSettings, judge
 from zephyr.judging import OVERALL

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from zephyr.data.spool import Spool
+from zephyr.data.read.record_cache import Spool
 from zephyr.feedback.judge import JudgeCall, Judged
 from zephyr.judging import TEMPLATE_VERSION
 from zephyr.records.fields import Json

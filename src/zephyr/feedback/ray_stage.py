@@ -25,14 +25,14 @@ from zephyr.feedback.candidates import CandidateSettings, answer_prompts
 from zephyr.feedback.judge import JudgeSettings, judge
 from zephyr.feedback.judged_files import CALLS, without_ratings, write_judged
 from zephyr.records.fields import Json, Row
+from zephyr.records.formats import convert
 from zephyr.records.reading import read_rows
 from zephyr.records.rows import Prompt, Rated, prompt_id
-from zephyr.records.shapes import convert
 from zephyr.records.writing import to_fields, write_jsonl
-from zephyr.teachers.ledger import Ledger
-from zephyr.teachers.ledger_merge import merge_ledgers
-from zephyr.teachers.ledgered import LedgeredTeacher
-from zephyr.teachers.prices import Cap
+from zephyr.teachers.ledger.cached_teacher import LedgeredTeacher
+from zephyr.teachers.ledger.ledger import Ledger
+from zephyr.teachers.ledger.merge import merge_ledgers
+from zephyr.teachers.ledger.prices import Cap
 from zephyr.teachers.protocol import Teacher
 
 RATINGS = "ratings.jsonl"

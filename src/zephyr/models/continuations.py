@@ -13,9 +13,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from zephyr.models.batch_scoring import device_of, frozen
 from zephyr.models.head import output_head
 from zephyr.models.scorer import ForestScorer
-from zephyr.models.tables import device_of, frozen
 from zephyr.trees.forest import Forest, Ids, ScoredSequence, build_forest
 from zephyr.trees.score import predict_edges
 

@@ -14,8 +14,8 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from zephyr.errors import did_you_mean
-from zephyr.models.fresh import learn_tokenizer
 from zephyr.models.loading import caps_scores
+from zephyr.models.new_model import learn_tokenizer
 
 NUM_HEADS = 4
 NUM_KV_HEADS = 2

@@ -15,7 +15,6 @@ from zephyr.pipeline.make_models import make_start
 from zephyr.pipeline.prepare import prepare_rows
 from zephyr.pipeline.ready import base_source, encoder_for
 from zephyr.pipeline.recorded import binarize_recorded
-from zephyr.pipeline.stage_folder import MODEL, Facts, finished
 from zephyr.pipeline.stages import Planned, Work
 from zephyr.pipeline.telling import facts_in_words, left_out_lines
 from zephyr.pipeline.tokens import none_left
@@ -24,6 +23,7 @@ from zephyr.recipe.data_section import DataSection
 from zephyr.recipe.model_section import NewModel
 from zephyr.recipe.schema import Recipe
 from zephyr.records.rows import Rated, Record
+from zephyr.runs.stage_folder import MODEL, Facts, finished
 
 Say = Callable[[str], None]
 

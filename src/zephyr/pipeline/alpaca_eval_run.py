@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from zephyr.errors import DataError
-from zephyr.evaluate.alpaca_eval import (
+from zephyr.evaluate.judged.alpaca_eval import (
     BASELINES,
     AlpacaEvalScores,
     AnswerSettings,
@@ -20,10 +20,10 @@ from zephyr.evaluate.alpaca_eval import (
     read_instructions,
     read_outputs,
 )
-from zephyr.evaluate.arena import Orders, Played, arena_scores, missing_causes, play
-from zephyr.evaluate.arena_wording import OwnPairs, PairWording, RankedPairs, WeightedPairs
-from zephyr.evaluate.judged_score import JudgedScore
-from zephyr.evaluate.length_controlled import read_difficulty, read_gamed
+from zephyr.evaluate.judged.arena import Orders, Played, arena_scores, missing_causes, play
+from zephyr.evaluate.judged.arena_wording import OwnPairs, PairWording, RankedPairs, WeightedPairs
+from zephyr.evaluate.judged.length_controlled import read_difficulty, read_gamed
+from zephyr.evaluate.judged.score import JudgedScore
 from zephyr.evaluate.results import Item, Result, write_result
 from zephyr.judging.published_prompts import read_turns_prompt
 from zephyr.pipeline.judged_run import (
@@ -38,7 +38,7 @@ from zephyr.pipeline.judged_run import (
 )
 from zephyr.records.fields import Json
 from zephyr.records.writing import write_jsonl
-from zephyr.teachers.ledger import Ledger
+from zephyr.teachers.ledger.ledger import Ledger
 
 
 @dataclass(frozen=True)

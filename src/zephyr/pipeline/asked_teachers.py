@@ -14,9 +14,9 @@ from urllib.parse import urlsplit
 from zephyr.errors import TeacherError
 from zephyr.recipe.feedback_section import EndpointTeacher, LocalTeacher, ScriptedTeacher, VllmTeacher
 from zephyr.recipe.feedback_section import Teacher as TeacherSection
-from zephyr.teachers.ledger import Ledger
-from zephyr.teachers.ledgered import LedgeredTeacher
-from zephyr.teachers.prices import Cap
+from zephyr.teachers.ledger.cached_teacher import LedgeredTeacher
+from zephyr.teachers.ledger.ledger import Ledger
+from zephyr.teachers.ledger.prices import Cap
 from zephyr.teachers.protocol import Teacher
 
 FORMS = "scripted, local:FOLDER, vllm:FOLDER, endpoint:MODEL@URL or FILE.yaml with a recipe's teacher section"
@@ -139,11 +139,11 @@ def _scripted(section: ScriptedTeacher, part: str, options: TeacherOptions) -> t
 
 
 def _local(folder: str, options: TeacherOptions) -> tuple[Teacher, str]:
-    from zephyr.data.encoding import DialogueEncoder
-    from zephyr.data.templates import TemplateSettings
-    from zephyr.models.identity import weights_hash
+    from zephyr.data.tokenize.encoding import DialogueEncoder
+    from zephyr.data.tokenize.templates import TemplateSettings
     from zephyr.models.loading import Source, load
     from zephyr.models.placement import placement
+    from zephyr.models.weight_hash import weights_hash
     from zephyr.teachers.local import LocalTeacher
 
     device, dtype = placement()
@@ -155,10 +155,10 @@ def _local(folder: str, options: TeacherOptions) -> tuple[Teacher, str]:
 
 
 def _vllm(section: VllmTeacher, options: TeacherOptions) -> tuple[Teacher, str]:
-    from zephyr.data.encoding import DialogueEncoder
-    from zephyr.data.templates import TemplateSettings
-    from zephyr.models.identity import resolved_revision
+    from zephyr.data.tokenize.encoding import DialogueEncoder
+    from zephyr.data.tokenize.templates import TemplateSettings
     from zephyr.models.loading import Source, load_tokenizer
+    from zephyr.models.weight_hash import resolved_revision
     from zephyr.teachers.vllm_engine import EngineSettings, is_installed, not_installed, open_vllm
 
     if not is_installed():
@@ -189,9 +189,9 @@ def _endpoint(section: EndpointTeacher, where: str, options: TeacherOptions) -> 
 
 def _addressed(section: EndpointTeacher, options: TeacherOptions) -> tuple[Teacher, str]:
     """By an address on a command line, whose options say the rest; not every server wants a key."""
-    from zephyr.teachers.address import Address, is_loopback
-    from zephyr.teachers.calling import CallSettings
-    from zephyr.teachers.endpoint import EndpointTeacher as AddressedTeacher
+    from zephyr.teachers.endpoint.address import Address, is_loopback
+    from zephyr.teachers.endpoint.retrying_call import CallSettings
+    from zephyr.teachers.endpoint.teacher import EndpointTeacher as AddressedTeacher
 
     url = section.base_url
     if options.offline and not is_loopback(urlsplit(url).hostname):

@@ -17,12 +17,12 @@ from zephyr.pipeline.asked_teachers import TeacherOptions
 from zephyr.pipeline.judged_benchmarks import Bench, Judging, judged_ahead, without_judge
 from zephyr.pipeline.ledgers import CALLS
 from zephyr.pipeline.ready import answering_source
-from zephyr.pipeline.stage_folder import MODEL, Facts
 from zephyr.pipeline.stages import Work
 from zephyr.recipe.evaluate_section import HarnessTask
 from zephyr.recipe.feedback_section import EndpointTeacher, LocalTeacher, VllmTeacher
 from zephyr.recipe.schema import Recipe
 from zephyr.records.fields import Json
+from zephyr.runs.stage_folder import MODEL, Facts
 
 # The score that a judged benchmark is known by.
 AS_PUBLISHED = "as_published"

@@ -5,12 +5,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import cast
 
-from zephyr.data.hub import is_hub_id
-from zephyr.data.sources import Records
+from zephyr.data.read.hub import is_hub_id
+from zephyr.data.read.sources import Records
 from zephyr.errors import DataError, DeviceError, ModelError, Problems
-from zephyr.models.empty import num_parameters
-from zephyr.models.identity import resolved_revision
 from zephyr.models.loading import Source, Tokenizer, load_tokenizer
+from zephyr.models.meta_model import num_parameters
+from zephyr.models.weight_hash import resolved_revision
 from zephyr.pipeline.benchmarks import benchmark_lines
 from zephyr.pipeline.calls_ahead import (
     calls_of_feedback,

@@ -7,18 +7,18 @@ from pathlib import Path
 from typing import Generic, Literal, NamedTuple, TypeVar, cast
 
 from zephyr.atomic import replace_text
-from zephyr.data.filter_report import FilterReport
-from zephyr.data.filters import apply_filters, build_filter
-from zephyr.data.mixture import mix
-from zephyr.data.row_filter import RowFilter
-from zephyr.data.sources import Records, Source, held_out, open_source, source_hash
+from zephyr.data.filters.apply import apply_filters, build_filter
+from zephyr.data.filters.report import FilterReport
+from zephyr.data.filters.row_filter import RowFilter
+from zephyr.data.read.mixture import mix
+from zephyr.data.read.sources import Records, Source, held_out, open_source, source_hash
 from zephyr.errors import DataError, Problems
-from zephyr.pipeline.stage_folder import Facts
 from zephyr.recipe.data_section import DataSection, DataSource, Filter
 from zephyr.recipe.schema import Recipe
 from zephyr.records.fields import printable
 from zephyr.records.messages import Message, Messages
 from zephyr.records.rows import Chat, Kind, Preference, Prompt, Rated, Record, Text
+from zephyr.runs.stage_folder import Facts
 
 R = TypeVar("R", bound=Record)
 

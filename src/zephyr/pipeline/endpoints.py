@@ -8,9 +8,9 @@ from urllib.parse import urlsplit
 from zephyr.errors import RecipeError
 from zephyr.recipe.feedback_section import EndpointTeacher as EndpointSection
 from zephyr.recipe.feedback_section import Teacher as TeacherSection
-from zephyr.teachers.address import Address, is_loopback
-from zephyr.teachers.calling import CallSettings
-from zephyr.teachers.prices import Cap, Prices
+from zephyr.teachers.endpoint.address import Address, is_loopback
+from zephyr.teachers.endpoint.retrying_call import CallSettings
+from zephyr.teachers.ledger.prices import Cap, Prices
 from zephyr.teachers.protocol import Teacher
 
 # Prompts that are asked about together where files of calls go out: a server may take a day for one.
@@ -20,8 +20,8 @@ _VARIABLE = re.compile(r"\$\{(\w+)\}")
 
 def endpoint_teacher(section: EndpointSection, *, where: str, offline: bool) -> Teacher:
     """The teacher; RecipeError without its key, or if it is elsewhere and the recipe is offline."""
-    from zephyr.teachers.batch_file import BatchTeacher
-    from zephyr.teachers.endpoint import EndpointTeacher
+    from zephyr.teachers.endpoint.batch_file import BatchTeacher
+    from zephyr.teachers.endpoint.teacher import EndpointTeacher
 
     address = address_of(section, where=where, offline=offline)
     settings = CallSettings(

@@ -10,14 +10,14 @@ from heapq import nlargest
 from itertools import islice
 from typing import NamedTuple
 
-from zephyr.data.encoding import DialogueEncoder
-from zephyr.data.filters import apply_filters
-from zephyr.data.mixture import Mixture, mix
-from zephyr.data.row_filter import context
+from zephyr.data.filters.apply import apply_filters
+from zephyr.data.filters.row_filter import context
+from zephyr.data.read.mixture import Mixture, mix
+from zephyr.data.read.sources import Records
 from zephyr.data.scanner import scan_preferences
-from zephyr.data.sources import Records
-from zephyr.data.supervision import Supervision
-from zephyr.data.truncation import Loss, TruncationReport, fit_dialogue, fit_preference, split_text
+from zephyr.data.tokenize.encoding import DialogueEncoder
+from zephyr.data.tokenize.loss_mask_stats import Supervision
+from zephyr.data.tokenize.truncation import Loss, TruncationReport, fit_dialogue, fit_preference, split_text
 from zephyr.errors import DataError
 from zephyr.pipeline.data_rows import Accounts, filters_of
 from zephyr.pipeline.inputs import Trains

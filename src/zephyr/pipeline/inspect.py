@@ -7,19 +7,19 @@ from typing import TypeVar
 
 from rich.console import Console
 
-from zephyr.data.inspection import show_dialogue, show_preference
-from zephyr.data.token_store import StoredPreference
+from zephyr.data.tokenize.inspection import show_dialogue, show_preference
+from zephyr.data.tokenize.token_store import StoredPreference
 from zephyr.errors import DataError, RecipeError, did_you_mean
 from zephyr.models.loading import Source, Tokenizer, load_tokenizer
 from zephyr.pipeline.data_rows import hash_of_source, stage_rows
 from zephyr.pipeline.make_feedback import PAIRS
 from zephyr.pipeline.make_synth import DIALOGUES, TEXTS
 from zephyr.pipeline.ready import encoder_for, tokenizer_of
-from zephyr.pipeline.stage_folder import MODEL, finished
 from zephyr.pipeline.stages import plan_stages, starting_model, taken_stages
 from zephyr.recipe.data_section import DataSection
 from zephyr.recipe.schema import Recipe
 from zephyr.records.rows import Chat, Preference, Record, Text
+from zephyr.runs.stage_folder import MODEL, finished
 
 SHOWN = ("sft", "align", "pretrain")
 R = TypeVar("R", bound=Record)

@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from zephyr.errors import DataError
-from zephyr.evaluate.alpaca_eval import AnswerSettings, Version, find_baseline, read_instructions
 from zephyr.evaluate.harness.profiles import JUDGED
-from zephyr.evaluate.mt_bench import MtBenchSettings
+from zephyr.evaluate.judged.alpaca_eval import AnswerSettings, Version, find_baseline, read_instructions
+from zephyr.evaluate.judged.mt_bench import MtBenchSettings
 from zephyr.evaluate.results import Result
 from zephyr.pipeline.alpaca_eval_run import AlpacaEvalRun, run_alpaca_eval
 from zephyr.pipeline.asked_teachers import FORMS, Named, TeacherOptions, look_at

@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from zephyr.errors import DataError
-from zephyr.evaluate.arena import Played
-from zephyr.evaluate.judged_calls import Calling
+from zephyr.evaluate.judged.arena import Played
+from zephyr.evaluate.judged.calls import Calling
 from zephyr.pipeline.asked_teachers import FILES, Named, TeacherOptions, cap_for, open_plain
 from zephyr.progress import show_progress
 from zephyr.recipe.feedback_section import LocalTeacher, ScriptedTeacher
 from zephyr.records.fields import Json
 from zephyr.records.writing import write_jsonl
-from zephyr.teachers.ledger import Ledger
-from zephyr.teachers.ledgered import LedgeredTeacher
+from zephyr.teachers.ledger.cached_teacher import LedgeredTeacher
+from zephyr.teachers.ledger.ledger import Ledger
 from zephyr.teachers.protocol import Teacher
 
 # A local model answers so many at once; a killed run loses no more than these.

@@ -10,9 +10,9 @@ from zephyr.pipeline.endpoints import cap_of, prices_of
 from zephyr.pipeline.stages import Work
 from zephyr.recipe.feedback_section import EndpointTeacher, ScriptedTeacher
 from zephyr.recipe.feedback_section import Teacher as TeacherSection
-from zephyr.teachers.ledger import Ledger
-from zephyr.teachers.ledgered import LedgeredTeacher
-from zephyr.teachers.prices import Cap
+from zephyr.teachers.ledger.cached_teacher import LedgeredTeacher
+from zephyr.teachers.ledger.ledger import Ledger
+from zephyr.teachers.ledger.prices import Cap
 from zephyr.teachers.protocol import Teacher
 
 CALLS = "calls.sqlite"

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from zephyr.atomic import replace_text
-from zephyr.data.sources import Records
+from zephyr.data.read.sources import Records
 from zephyr.feedback.binarize import binarize
 from zephyr.feedback.candidates import answer_prompts
 from zephyr.feedback.judge import judge
@@ -18,12 +18,12 @@ from zephyr.pipeline.ledgers import StageLedgers
 from zephyr.pipeline.make_synth import PROMPTS
 from zephyr.pipeline.ready import answering, rater, writer
 from zephyr.pipeline.recorded import binarize_recorded, binarize_settings, none_made
-from zephyr.pipeline.stage_folder import Facts
 from zephyr.pipeline.stages import Work
 from zephyr.recipe.data_section import DataSection, DataSource
 from zephyr.recipe.feedback_section import FeedbackSection
 from zephyr.records.rows import Prompt, Rated
 from zephyr.records.writing import write_jsonl
+from zephyr.runs.stage_folder import Facts
 
 CANDIDATES = "candidates.jsonl"
 RATINGS = "ratings.jsonl"

@@ -9,7 +9,6 @@ from zephyr.pipeline.data_rows import open_records
 from zephyr.pipeline.endpoints import asked_together
 from zephyr.pipeline.ledgers import StageLedgers
 from zephyr.pipeline.ready import writer
-from zephyr.pipeline.stage_folder import Facts
 from zephyr.pipeline.stages import Work
 from zephyr.progress import show_progress
 from zephyr.recipe.feedback_section import ScriptedTeacher
@@ -18,6 +17,7 @@ from zephyr.recipe.synth_section import SelfInstructSynth, SynthSection, UltraCh
 from zephyr.records.fields import Json
 from zephyr.records.rows import Record, Text
 from zephyr.records.writing import write_jsonl
+from zephyr.runs.stage_folder import Facts
 from zephyr.synth.dialogues import WritingSettings, write_dialogues
 from zephyr.synth.encodings import PLAIN, VARIED, encode_tasks
 from zephyr.synth.instances import InstanceSettings

@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from zephyr.errors import DataError
-from zephyr.evaluate.judged_calls import count_causes
-from zephyr.evaluate.judged_score import JudgedScore
-from zephyr.evaluate.mt_bench import (
+from zephyr.evaluate.judged.calls import count_causes
+from zephyr.evaluate.judged.mt_bench import (
     MtBenchScores,
     MtBenchSettings,
     TurnRating,
@@ -15,7 +14,7 @@ from zephyr.evaluate.mt_bench import (
     mt_bench_scores,
     rate_answers,
 )
-from zephyr.evaluate.mt_bench_questions import (
+from zephyr.evaluate.judged.mt_bench_questions import (
     REPORTED_WRONG,
     Answered,
     BenchFiles,
@@ -25,7 +24,8 @@ from zephyr.evaluate.mt_bench_questions import (
     read_answers,
     read_questions,
 )
-from zephyr.evaluate.mt_bench_wording import PUBLISHED_SINGLE, OwnScores, PublishedScores, ScoreWording
+from zephyr.evaluate.judged.mt_bench_wording import PUBLISHED_SINGLE, OwnScores, PublishedScores, ScoreWording
+from zephyr.evaluate.judged.score import JudgedScore
 from zephyr.evaluate.results import Item, Result, write_result
 from zephyr.judging.published_prompts import JudgePrompts, read_judge_prompts
 from zephyr.pipeline.judged_run import (
@@ -39,7 +39,7 @@ from zephyr.pipeline.judged_run import (
 )
 from zephyr.records.fields import Json
 from zephyr.records.writing import write_jsonl
-from zephyr.teachers.ledger import Ledger
+from zephyr.teachers.ledger.ledger import Ledger
 
 NAME = "mt_bench"
 

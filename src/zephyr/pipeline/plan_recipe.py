@@ -1,4 +1,4 @@
-"""`zephyr plan`: a recipe's stages as plain values for `zephyr.plan`, and what comes of them line by line.
+"""`zephyr plan`: a recipe's stages as plain values for `zephyr.estimate`, and what comes of them line by line.
 
 On accelerators all is arithmetic. On this machine a new model's stages are timed for some seconds instead. Where the
 run has happened, what its stages took stands beside.
@@ -14,9 +14,14 @@ import psutil
 import torch
 
 from zephyr.errors import DataError, ModelError, ResourceError
-from zephyr.models.empty import empty_model
-from zephyr.models.fresh import new_model
+from zephyr.estimate.duration import Cluster
+from zephyr.estimate.lines import comparison_lines, machine_line, memory_line, training_lines, work_line
+from zephyr.estimate.memory import memory_of
+from zephyr.estimate.shapes import KNOWN_SHAPES, Json, ModelShape, shape_of
+from zephyr.estimate.work import Adapters, Training
 from zephyr.models.loading import Tokenizer, unreadable
+from zephyr.models.meta_model import empty_model
+from zephyr.models.new_model import new_model
 from zephyr.pipeline.calls_ahead import calls_of_feedback, calls_of_synth, world_prompts
 from zephyr.pipeline.disk import room_for
 from zephyr.pipeline.foreseen import Foreseen, num_world_prompts, synth_sample
@@ -27,11 +32,6 @@ from zephyr.pipeline.plan_rows import SampledRows, sampled_rows
 from zephyr.pipeline.plan_seconds import predicted_seconds, seconds_taken
 from zephyr.pipeline.ready import base_source, encoder_for, tokenizer_of
 from zephyr.pipeline.stages import Work
-from zephyr.plan.duration import Cluster
-from zephyr.plan.memory import memory_of
-from zephyr.plan.shapes import KNOWN_SHAPES, Json, ModelShape, shape_of
-from zephyr.plan.telling import comparison_lines, machine_line, memory_line, training_lines, work_line
-from zephyr.plan.work import Adapters, Training
 from zephyr.recipe.evaluate_section import WorldTask
 from zephyr.recipe.model_section import NewModel
 from zephyr.recipe.schema import AlignSection, PretrainSection, Recipe, SftSection

@@ -4,13 +4,13 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from zephyr.estimate.work import Training
 from zephyr.pipeline.foreseen import num_world_prompts
 from zephyr.pipeline.plan_calibration import LENGTH_FACTOR, Speeds
 from zephyr.pipeline.plan_rows import SampledRows
-from zephyr.pipeline.stage_folder import STAGE
-from zephyr.plan.work import Training
 from zephyr.recipe.evaluate_section import WorldTask
 from zephyr.recipe.schema import Recipe
+from zephyr.runs.stage_folder import STAGE
 
 # A pass forward beside a step, which is forward, backward and update.
 FORWARD_SHARE = 1 / 3

@@ -3,13 +3,12 @@
 from dataclasses import replace
 from typing import NamedTuple
 
-from zephyr.data.encoding import DialogueEncoder
-from zephyr.data.templates import TemplateSettings
+from zephyr.data.tokenize.encoding import DialogueEncoder
+from zephyr.data.tokenize.templates import TemplateSettings
 from zephyr.errors import RecipeError
-from zephyr.models.fresh import MIN_VOCABULARY, learn_tokenizer
 from zephyr.models.loading import Source, Tokenizer, TrustedCode, load_model, load_tokenizer
+from zephyr.models.new_model import MIN_VOCABULARY, learn_tokenizer
 from zephyr.pipeline.endpoints import endpoint_teacher
-from zephyr.pipeline.stage_folder import MODEL
 from zephyr.pipeline.stages import Work, starting_model
 from zephyr.recipe.feedback_section import EndpointTeacher as EndpointSection
 from zephyr.recipe.feedback_section import LocalTeacher as LocalSection
@@ -18,6 +17,7 @@ from zephyr.recipe.feedback_section import Teacher as TeacherSection
 from zephyr.recipe.feedback_section import VllmTeacher as VllmSection
 from zephyr.recipe.model_section import NewModel
 from zephyr.recipe.schema import Recipe
+from zephyr.runs.stage_folder import MODEL
 from zephyr.teachers.local import LocalTeacher
 from zephyr.teachers.protocol import Teacher
 from zephyr.teachers.scripted import ScriptedJudge, ScriptedTeacher

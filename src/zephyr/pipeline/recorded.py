@@ -3,7 +3,7 @@
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 
-from zephyr.data.sources import Records
+from zephyr.data.read.sources import Records
 from zephyr.errors import DataError
 from zephyr.feedback.binarize import Binarized, BinarizeSettings, binarize, gather
 from zephyr.recipe.feedback_section import FeedbackSection

@@ -14,15 +14,15 @@ from zephyr.pipeline.make_evaluation import make_evaluation
 from zephyr.pipeline.make_feedback import make_feedback
 from zephyr.pipeline.make_models import make_align, make_pretrain, make_sft
 from zephyr.pipeline.make_synth import make_synth
-from zephyr.pipeline.ranks import is_leader
 from zephyr.pipeline.ready import base_source
-from zephyr.pipeline.run_lock import hold_lock
-from zephyr.pipeline.stage_folder import Plain
 from zephyr.pipeline.stages import Maker, plan_stages
 from zephyr.pipeline.summary import print_summary, write_summary
 from zephyr.recipe.model_section import PretrainedModel
 from zephyr.recipe.schema import Recipe
 from zephyr.records.fields import printable
+from zephyr.runs.lock import hold_lock
+from zephyr.runs.ranks import is_leader
+from zephyr.runs.stage_folder import Plain
 
 MAKERS: dict[str, Maker] = {
     "synth": make_synth,
@@ -68,6 +68,6 @@ def run_recipe(
 
 def _revision(recipe: Recipe) -> str | None:
     """The commit of a model on the hub, None for a folder or a new model."""
-    from zephyr.models.identity import resolved_revision
+    from zephyr.models.weight_hash import resolved_revision
 
     return resolved_revision(base_source(recipe)) if isinstance(recipe.model, PretrainedModel) else None

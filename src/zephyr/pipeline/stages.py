@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from zephyr.errors import Problems
-from zephyr.pipeline.stage_folder import Facts, Plain, StageKey, flatten
 from zephyr.recipe.data_section import DataSection, DataSource, DecontaminationFilter
 from zephyr.recipe.schema import Recipe
 from zephyr.recipe.synth_section import SelfInstructSynth, UltraChatSynth
+from zephyr.runs.stage_folder import Facts, Plain, StageKey, flatten
 
 # What changes the way a stage is done, or what is said of it, but never its result.
 _FREE_SETTINGS = (

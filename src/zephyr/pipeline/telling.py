@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from zephyr.pipeline.stage_folder import Facts, Plain
+from zephyr.runs.stage_folder import Facts, Plain
 
 # Facts that count what was not used, by reason, and what they are called.
 _LEFT_OUT = {

@@ -10,26 +10,26 @@ import torch
 
 from zephyr.atomic import replace_text
 from zephyr.models.adapters import LoraSettings, add_lora, load_4bit, load_adapter, merge_adapters, refuse_4bit
-from zephyr.models.empty import empty_model
-from zephyr.models.fresh import set_generation
+from zephyr.models.collectives import from_rank_zero
 from zephyr.models.loading import load_model, save_model
+from zephyr.models.meta_model import empty_model
+from zephyr.models.new_model import set_generation
 from zephyr.models.sampling import Sampling
 from zephyr.models.scorer import CausalLM, plain_model
-from zephyr.models.together import from_rank_zero
 from zephyr.pipeline.inputs import Trains
-from zephyr.pipeline.ranks import is_leader
 from zephyr.pipeline.ready import Ready
-from zephyr.pipeline.stage_folder import MODEL, Facts
 from zephyr.recipe.schema import PretrainSection
 from zephyr.recipe.train_section import LoraSection, TrainSection
-from zephyr.train.checkpoint import checkpoint_folders
+from zephyr.runs.ranks import is_leader
+from zephyr.runs.stage_folder import MODEL, Facts
+from zephyr.train.checkpoint.checkpoint import checkpoint_folders
 from zephyr.train.distributed import built_on_rank_zero, pick_device, process_group
 from zephyr.train.examples import Comparison, Dialogue, Example
+from zephyr.train.export import save_trained
 from zephyr.train.job import TrainJob
 from zephyr.train.loop import TrainOutcome, train
 from zephyr.train.objectives import Objective
-from zephyr.train.samples import sample_writer
-from zephyr.train.saving import save_trained
+from zephyr.train.sample_generations import sample_writer
 from zephyr.train.settings import TrainSettings
 
 ADAPTER = "adapter"

@@ -1,12 +1,12 @@
 """The files that a run leaves behind, by stage: what a user may look for there afterwards."""
 
-from zephyr.pipeline.stage_folder import MODEL, STAGE
 from zephyr.pipeline.tokens import TOKENS
 from zephyr.pipeline.training import ADAPTER, OUTCOME
 from zephyr.recipe.feedback_section import EndpointTeacher, ScriptedTeacher
 from zephyr.recipe.model_section import NewModel
 from zephyr.recipe.schema import PretrainSection, Recipe
 from zephyr.recipe.synth_section import SelfInstructSynth, WorldSynth
+from zephyr.runs.stage_folder import MODEL, STAGE
 from zephyr.train.tracker import LOG
 
 RUN_FILES = ("run.lock.json", "summary.json")

@@ -7,7 +7,7 @@ mended but refused, for a talk of two assistants teaches the wrong thing.
 import re
 from collections.abc import Sequence
 
-from zephyr.data.refusals import find_refusal
+from zephyr.data.filters.refusals import find_refusal
 from zephyr.records.messages import Message
 from zephyr.teachers.protocol import ChatReply
 

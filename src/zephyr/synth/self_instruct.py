@@ -1,7 +1,7 @@
 """Self-Instruct from its seeds to dialogues: instructions grow, are told apart, and get instances.
 
 Growing goes on where it stopped (`rounds_file`). The later steps ask the same again after a stop, so the teacher
-should have a ledger before it (`zephyr.teachers.ledgered`), which repeats no finished call.
+should have a ledger before it (`zephyr.teachers.ledger.cached_teacher`), which repeats no finished call.
 """
 
 from collections import Counter
@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from zephyr.data.sources import held_out
+from zephyr.data.read.sources import held_out
 from zephyr.errors import DataError
 from zephyr.records.messages import Messages
 from zephyr.records.rows import Chat, Prompt

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from zephyr.teachers.prices import BYTES_A_TOKEN, Prices, Spend, likely_prompt_tokens
+from zephyr.teachers.ledger.prices import BYTES_A_TOKEN, Prices, Spend, likely_prompt_tokens
 from zephyr.teachers.protocol import ChatReply, ChatRequest
 
 _WORD = " lorem"

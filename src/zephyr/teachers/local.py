@@ -21,7 +21,7 @@ WINDOW_REQUESTS = 4096
 
 
 class Encoder(Protocol):
-    """The way from a conversation to ids and from ids to text: `zephyr.data.encoding.DialogueEncoder`."""
+    """The way from a conversation to ids and from ids to text: `zephyr.data.tokenize.encoding.DialogueEncoder`."""
 
     stop_ids: tuple[int, ...]
 

@@ -24,9 +24,9 @@ from torch.distributed.rendezvous import rendezvous
 from torch.distributed.tensor import DTensor
 
 from zephyr.errors import DeviceError, ModelError
+from zephyr.models.batch_scoring import reshard
+from zephyr.models.collectives import is_distributed, on_every_rank, rank
 from zephyr.models.scorer import decoder_layers
-from zephyr.models.tables import reshard
-from zephyr.models.together import is_distributed, on_every_rank, rank
 from zephyr.train.settings import Precision
 
 T = TypeVar("T")
@@ -99,7 +99,7 @@ def built_on_rank_zero(build: Callable[[], T], build_empty: Callable[[], T]) -> 
     """What ``build`` gives on rank 0 and ``build_empty`` on the others; a failure is raised on every rank.
 
     For models too large to be held by every process: ``build`` loads the weights onto the CPU, ``build_empty``
-    makes the same architecture on the meta device (``zephyr.models.empty``). Training shards the two together.
+    makes the same architecture on the meta device (``zephyr.models.meta_model``). Training shards the two together.
     """
     built: list[T] = []
     on_every_rank(lambda: built.append(build() if rank() == 0 else build_empty()))

@@ -15,13 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from zephyr.errors import DataError, ModelError, RecipeError
-from zephyr.models.identity import weights_hash
+from zephyr.models.batch_scoring import Row, unique_tokens
+from zephyr.models.collectives import from_rank_zero, is_distributed, on_every_rank, rank
 from zephyr.models.loading import check_finite_weights, check_token_ids, num_embeddings
 from zephyr.models.scorer import CausalLM, ForestScorer, decoder_layers, plain_model
-from zephyr.models.tables import Row, unique_tokens
-from zephyr.models.together import from_rank_zero, is_distributed, on_every_rank, rank
+from zephyr.models.weight_hash import weights_hash
 from zephyr.train.allocator import keep_freed_memory
-from zephyr.train.checkpoint import Identity
+from zephyr.train.checkpoint.checkpoint import Identity
 from zephyr.train.distributed import is_empty, pick_device, shard
 from zephyr.train.examples import Example, check_examples
 from zephyr.train.objectives import Objective

@@ -18,22 +18,22 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
 from zephyr.errors import RecipeError, did_you_mean
-from zephyr.models.tables import score_table
-from zephyr.models.together import from_rank_zero, rank
+from zephyr.models.batch_scoring import score_table
+from zephyr.models.collectives import from_rank_zero, rank
 from zephyr.progress import SILENT, Display, show_progress
-from zephyr.train.checkpoint import Progress, TrainingState, prune_checkpoints, save_checkpoint
+from zephyr.train.checkpoint.checkpoint import Progress, TrainingState, prune_checkpoints, save_checkpoint
+from zephyr.train.checkpoint.resume import load_latest, load_weights
+from zephyr.train.checkpoint.timer import SaveClock
+from zephyr.train.checks.health import HealthMonitor, HealthNote
+from zephyr.train.checks.invariants import check_finite
+from zephyr.train.checks.self_check import check_before_training, check_first_step
 from zephyr.train.distributed import full_value, runs_alone
-from zephyr.train.health import HealthMonitor, HealthNote
-from zephyr.train.invariants import check_finite
 from zephyr.train.job import Examples, Prepared, TrainJob, prepare
 from zephyr.train.metrics import Shares, added, as_line, over_ranks, plain, shares_of
 from zephyr.train.moving_reference import MovingReference, moving_reference
 from zephyr.train.optimizers import build_optimizer
-from zephyr.train.resume import load_latest, load_weights
 from zephyr.train.sampler import StepPlan, plan_steps
-from zephyr.train.save_clock import SaveClock
 from zephyr.train.schedules import Schedule, count_warmup_steps, learning_rate_at
-from zephyr.train.self_check import check_before_training, check_first_step
 from zephyr.train.settings import TrainSettings
 from zephyr.train.step import Batch, accumulate_gradients, objective_loss
 from zephyr.train.tracker import LOG, NOWHERE, Run, Tracker, open_trackers

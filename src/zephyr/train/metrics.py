@@ -7,9 +7,9 @@ from typing import NamedTuple, cast
 
 import torch
 
-from zephyr.models.together import on_every_rank
+from zephyr.models.collectives import on_every_rank
+from zephyr.train.checkpoint.optimizer_state import Json, JsonObject
 from zephyr.train.objectives import Metric
-from zephyr.train.optimizer_state import Json, JsonObject
 
 
 class Shares(NamedTuple):

@@ -19,8 +19,8 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
 from zephyr.errors import RecipeError
+from zephyr.models.batch_scoring import Row, score_table
 from zephyr.models.scorer import CausalLM, ForestScorer
-from zephyr.models.tables import Row, score_table
 from zephyr.train.objectives import Objective
 from zephyr.train.reference import mix_reference
 from zephyr.train.step import Engine

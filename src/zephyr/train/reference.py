@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from zephyr.errors import InvariantError
+from zephyr.models.batch_scoring import Row, device_of, frozen, score_rows, unique_tokens
+from zephyr.models.collectives import on_every_rank, rank, world_size
 from zephyr.models.scorer import ForestScorer
-from zephyr.models.tables import Row, device_of, frozen, score_rows, unique_tokens
-from zephyr.models.together import on_every_rank, rank, world_size
 from zephyr.train.reference_store import Logps, ReferenceStore, sequence_key
 from zephyr.trees.budget import cut_micro_batches
 

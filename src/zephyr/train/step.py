@@ -9,9 +9,7 @@ from typing import NamedTuple, overload
 import torch
 from torch import Tensor
 
-from zephyr.models.router import ExpertUse, balance_loss, expert_use
-from zephyr.models.scorer import ForestScorer
-from zephyr.models.tables import (
+from zephyr.models.batch_scoring import (
     Row,
     ScoreTable,
     my_micro_batches,
@@ -20,7 +18,9 @@ from zephyr.models.tables import (
     sum_over_ranks,
     token_visits,
 )
-from zephyr.models.together import is_distributed, world_size
+from zephyr.models.collectives import is_distributed, world_size
+from zephyr.models.router import ExpertUse, balance_loss, expert_use
+from zephyr.models.scorer import ForestScorer
 from zephyr.train.metrics import Shares
 from zephyr.train.objectives import Example, Metric, Objective, Scored, Totals
 

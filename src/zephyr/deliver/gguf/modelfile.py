@@ -7,7 +7,7 @@ written out for it; another model's is left to Ollama.
 from collections.abc import Mapping, Sequence
 from itertools import product
 
-from zephyr.data.templates import LAYOUTS, Layout, TemplateSettings, jinja_of
+from zephyr.data.tokenize.templates import LAYOUTS, Layout, TemplateSettings, jinja_of
 
 _QUOTES = '"""'
 

@@ -13,7 +13,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from zephyr.teachers.address import is_loopback
+from zephyr.teachers.endpoint.address import is_loopback
 
 BODY_BYTES = 1 << 20
 _OPEN = re.compile(

@@ -13,9 +13,9 @@ from zephyr.evaluate.harness.finished import FinishedRequests
 from zephyr.evaluate.harness.profiles import expand
 from zephyr.evaluate.harness.report import Evaluated, evaluated, save
 from zephyr.evaluate.harness.tasks import LoadedTask, load_tasks
-from zephyr.models.identity import weights_hash
 from zephyr.models.loading import Source, load
 from zephyr.models.placement import placement
+from zephyr.models.weight_hash import weights_hash
 from zephyr.records.fields import Json
 
 if TYPE_CHECKING:

@@ -1,0 +1,107 @@
+"""The files that the verbs of feedback read and write."""
+
+from pathlib import Path
+from typing import Literal, cast, get_args, overload
+
+from zephyr.data.read.sources import Records, Source, open_source
+from zephyr.errors import DataError, did_you_mean
+from zephyr.feedback.binarize import gather
+from zephyr.judging import ASPECTS, OVERALL
+from zephyr.records.fields import printable
+from zephyr.records.formats import Shape
+from zephyr.records.rows import Answer, Preference, Prompt, Rated
+
+WRITTEN = ".jsonl"
+BadRows = Literal["stop", "drop"]
+
+
+@overload
+def open_rows(path: str, kind: Literal["rated"], *, shape: str, bad_rows: BadRows, offline: bool) -> Records[Rated]: ...
+@overload
+def open_rows(
+    path: str, kind: Literal["prompt"], *, shape: str, bad_rows: BadRows, offline: bool
+) -> Records[Prompt]: ...
+def open_rows(
+    path: str, kind: Literal["rated", "prompt"], *, shape: str, bad_rows: BadRows, offline: bool
+) -> Records[Rated] | Records[Prompt]:
+    """The records of a file, folder, glob or hub id, as a user names it."""
+    if shape not in ("auto", *get_args(Shape)):
+        raise DataError(
+            "--shape",
+            f"there is no shape, got '{printable(shape)}'",
+            did_you_mean(shape, get_args(Shape)).removeprefix("; "),
+        )
+    source = Source(path, shape=cast("Shape", shape), bad_rows=bad_rows)
+    if kind == "rated":
+        return open_source(source, "rated", data_dir=Path(), offline=offline)
+    return open_source(source, "prompt", data_dir=Path(), offline=offline)
+
+
+def open_prompts_or_answers(
+    path: str, *, answered: bool, shape: str, bad_rows: BadRows, offline: bool
+) -> Records[Rated] | Records[Prompt] | list[Rated]:
+    """Prompts alone, or with the answers they have."""
+    if answered:
+        return open_answers(path, shape=shape, bad_rows=bad_rows, offline=offline)
+    return open_rows(path, "prompt", shape=shape, bad_rows=bad_rows, offline=offline)
+
+
+def open_answers(path: str, *, shape: str, bad_rows: BadRows, offline: bool) -> Records[Rated] | list[Rated]:
+    """Prompts with their answers, of rated answers as well as of preferences."""
+    try:
+        return open_rows(path, "rated", shape=shape, bad_rows=bad_rows, offline=offline)
+    except DataError:
+        # Pairs and labels hold answers too; if it was not that, the first error tells what is wrong.
+        pairs = _open_pairs(path, bad_rows=bad_rows, offline=offline)
+        if pairs is not None:
+            return gather(pairs)
+        if _holds_prompts(path, bad_rows=bad_rows, offline=offline):
+            where, what = printable(path), "holds prompts without answers"
+            raise DataError(where, what, "name who is to answer them with --models") from None
+        raise
+
+
+def _open_pairs(path: str, *, bad_rows: BadRows, offline: bool) -> list[Rated] | None:
+    try:
+        records = open_source(Source(path, bad_rows=bad_rows), "preference", data_dir=Path(), offline=offline)
+    except DataError:
+        return None
+    return [_answers_of(record) for record in records]
+
+
+def _holds_prompts(path: str, *, bad_rows: BadRows, offline: bool) -> bool:
+    try:
+        prompts = open_source(Source(path, bad_rows=bad_rows), "prompt", data_dir=Path(), offline=offline)
+    except DataError:
+        return False
+    return set(prompts.shapes.values()) == {"prompt"}
+
+
+def _answers_of(row: Preference) -> Rated:
+    models = row.models or ("",) * len(row.completions)
+    answers = tuple(Answer(text, model) for text, model in zip(row.completions, models, strict=True))
+    return Rated(row.name, row.prompt, answers, row.source)
+
+
+def asked_aspects(named: str) -> tuple[str, ...]:
+    """The aspects that a user names, "all" or separated by commas. Raises DataError."""
+    every = (*ASPECTS, OVERALL)
+    aspects = every if named == "all" else tuple(name.strip() for name in named.split(","))
+    for name in aspects:
+        if name not in every:
+            meant = did_you_mean(name, every).removeprefix("; ")
+            raise DataError("--aspects", f"there is no such aspect, got '{printable(name)}'", meant)
+    return aspects
+
+
+def refuse_place(out: Path, *, force: bool, read: str) -> None:
+    """Nothing; a DataError before any work if a file cannot be written at `out`, or would be written over."""
+    shown = printable(str(out))
+    if out.suffix != WRITTEN:
+        raise DataError(shown, f"what is written are JSON lines, got the ending '{out.suffix}'", f"end it in {WRITTEN}")
+    if not out.parent.is_dir():
+        raise DataError(shown, "there is no such folder", f"make {printable(str(out.parent))} first")
+    if out.exists() and Path(read).exists() and out.samefile(read):
+        raise DataError(shown, "is the file that is read", "choose another name")
+    if out.exists() and not force:
+        raise DataError(shown, "is there already", "choose another name, or write over it with --force")

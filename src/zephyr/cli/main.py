@@ -1,0 +1,110 @@
+"""The `zephyr` command: which verbs there are, and the place where a user's mistakes are printed.
+
+Nothing here may import torch at the top: `zephyr --help` must answer at once.
+"""
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated, NoReturn
+
+import typer
+
+from zephyr import __version__
+from zephyr.cli import (
+    arena,
+    calls,
+    chat,
+    compare,
+    deliver,
+    environment,
+    evaluation,
+    export,
+    feedback,
+    judge,
+    mt_bench,
+    plan,
+    recipes,
+    reward_accuracy,
+    serve,
+    synth,
+    ui,
+    winrate,
+)
+from zephyr.cli.terminal import disk_mistake, escape_controls
+from zephyr.errors import ZephyrError
+
+TRACEBACK = "--traceback"
+USER_MISTAKE = 2
+
+app = typer.Typer(
+    name="zephyr",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    epilog=f"{TRACEBACK}, anywhere on the line, shows where in the code an error came from.",
+)
+app.command("run")(recipes.run)
+app.command("check")(recipes.check)
+app.command("plan")(plan.plan)
+app.command("inspect")(recipes.inspect)
+app.add_typer(recipes.shipped)
+app.command("chat")(chat.chat)
+app.command("serve")(serve.serve)
+app.command("ui")(ui.ui)
+app.command("synth")(synth.synth)
+app.add_typer(judge.judge)
+app.command("binarize")(feedback.binarize)
+app.command("winrate")(winrate.winrate)
+app.command("mt-bench")(mt_bench.mt_bench)
+app.command("alpaca-eval")(arena.alpaca_eval)
+app.command("arena")(arena.arena)
+app.command("eval")(evaluation.evaluate)
+app.command("compare")(compare.compare)
+app.command("reward-accuracy")(reward_accuracy.reward_accuracy)
+app.add_typer(deliver.card)
+app.command("report")(deliver.report)
+app.command("export")(export.export)
+app.add_typer(calls.calls)
+app.command("env")(environment.print_environment)
+
+
+def print_version(wanted: bool) -> None:
+    """Nothing: prints the version and ends the command, if that was asked for."""
+    if wanted:
+        typer.echo(f"zephyr {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def zephyr(
+    show_version: Annotated[
+        bool,
+        typer.Option("--version", callback=print_version, is_eager=True, help="Print the version and stop."),
+    ] = False,
+) -> None:
+    """Turn a base language model into a chat model, and prove that it worked."""
+    # The eager callback above ends the command, so the option is never seen here.
+    assert not show_version
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Nothing: runs the command line, and prints a user's mistake in one line with exit code 2."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    wants_traceback = TRACEBACK in words
+    try:
+        app([word for word in words if word != TRACEBACK], prog_name="zephyr")
+    except ZephyrError as error:
+        if wants_traceback:
+            raise
+        _end(error)
+    except OSError as error:
+        # A run says this in words of its own; here is what the disk refused to all other verbs.
+        mistake = disk_mistake(error)
+        if wants_traceback or mistake is None:
+            raise
+        _end(mistake)
+
+
+def _end(mistake: ZephyrError) -> NoReturn:
+    typer.echo(f"error: {escape_controls(str(mistake))}", err=True)
+    sys.exit(USER_MISTAKE)

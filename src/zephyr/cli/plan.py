@@ -1,0 +1,35 @@
+"""`zephyr plan`: what a run will take, before it."""
+
+from typing import Annotated
+
+import typer
+
+from zephyr.cli.recipes import Overrides, RecipeName
+from zephyr.cli.terminal import Offline, escape_controls, quiet_libraries
+
+
+def plan(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    gpus: Annotated[int, typer.Option(min=1, help="How many accelerators, 8 to a node.")] = 1,
+    gpu: Annotated[
+        str | None, typer.Option(metavar="NAME", help="a100-80g, h100-80g, ...; left out: this machine, timed.")
+    ] = None,
+    utilisation: Annotated[float, typer.Option(min=0.01, max=1, help="Share of its peak that training reaches.")] = 0.4,
+    seconds: Annotated[float, typer.Option(min=1, help="How long this machine is timed.")] = 10.0,
+    offline: Offline = False,
+) -> None:
+    """Foretell a run: memory, operations, hours, tokens to teachers, disk; beside them what a run took."""
+    quiet_libraries(offline=offline)
+    from zephyr.estimate.devices import device_named
+    from zephyr.estimate.duration import Cluster
+
+    cluster = None if gpu is None else Cluster(device_named(gpu), gpus, utilisation)
+    from zephyr.pipeline.asking import asked_recipe
+    from zephyr.pipeline.plan_recipe import plan_lines
+
+    asked = asked_recipe(recipe, overrides or [], offline=offline)
+    for note in asked.notes:
+        typer.echo(escape_controls(note), err=True)
+    for line in plan_lines(asked.recipe, cluster, calibration_seconds=seconds):
+        typer.echo(escape_controls(line))

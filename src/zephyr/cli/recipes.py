@@ -1,0 +1,104 @@
+"""`zephyr run`, `check`, `inspect` and `recipes`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from zephyr.cli.terminal import INTERRUPTED, Offline, escape_controls, quiet_libraries
+
+if TYPE_CHECKING:
+    from zephyr.pipeline.asking import Asked
+
+shipped = typer.Typer(name="recipes", no_args_is_help=True, help="List or copy the recipes that come with Zephyr.")
+
+RecipeName = Annotated[
+    str, typer.Argument(metavar="RECIPE", help="A YAML file, the name of a shipped recipe, or a run.lock.json.")
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="Settings instead of the recipe's: sft.train.seed=1"),
+]
+
+
+def run(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    until: Annotated[str | None, typer.Option(metavar="STAGE", help="Stop after this stage.")] = None,
+    only: Annotated[str | None, typer.Option(metavar="STAGE", help="Make this stage alone.")] = None,
+    offline: Offline = False,
+) -> None:
+    """Run a recipe: what is finished is skipped, what was stopped goes on."""
+    try:
+        asked = _asked(recipe, overrides, offline=offline)
+        from rich.console import Console
+
+        from zephyr.pipeline.disk import disk_faults
+        from zephyr.pipeline.run import run_recipe
+
+        with disk_faults(asked.recipe.output_dir):
+            run_recipe(asked.recipe, until=until, only=only, pinned=asked.pinned, console=Console())
+    except KeyboardInterrupt as stop:
+        from zephyr.runs.ranks import is_leader
+
+        if is_leader():
+            stage = f" in {stop.args[0]}" if stop.args else ""
+            typer.echo(f"stopped{stage}: what is finished is kept, and the same command goes on from there", err=True)
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def check(recipe: RecipeName, overrides: Overrides = None, offline: Offline = False) -> None:
+    """Check a recipe and its inputs, count tokens and steps, name every file to be written; train nothing."""
+    asked = _asked(recipe, overrides, offline=offline)
+    from zephyr.pipeline.check import check_lines
+
+    for line in check_lines(asked.recipe):
+        typer.echo(escape_controls(line))
+
+
+def inspect(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    row: Annotated[int, typer.Option(min=1, help="Which row, counted from 1.")] = 1,
+    stage: Annotated[str | None, typer.Option(metavar="STAGE", help="pretrain, sft or align.")] = None,
+    offline: Offline = False,
+) -> None:
+    """Show a row as the model gets it: its tokens in colour, who says them, which of them are learnt, and the tree."""
+    asked = _asked(recipe, overrides, offline=offline)
+    from rich.console import Console
+
+    from zephyr.pipeline.inspect import inspect_row
+
+    inspect_row(asked.recipe, row=row, stage=stage, console=Console())
+
+
+@shipped.command("list")
+def list_recipes() -> None:
+    """List the recipes that come with Zephyr."""
+    from zephyr.recipe.shipped import shipped_recipes
+
+    for recipe in shipped_recipes():
+        typer.echo(f"{recipe.name:<28}{recipe.summary}")
+
+
+@shipped.command("copy")
+def copy_recipe(
+    name: Annotated[str, typer.Argument(help="Name of a shipped recipe.")],
+    folder: Annotated[Path, typer.Argument(help="Where the file goes.")] = Path(),
+) -> None:
+    """Copy a shipped recipe into a folder, to be changed there; never overwrites a file."""
+    from zephyr.recipe import shipped as at_hand
+
+    typer.echo(str(at_hand.copy_recipe(name, folder)))
+
+
+def _asked(recipe: str, overrides: list[str] | None, *, offline: bool) -> "Asked":
+    """The recipe that is asked for, with what was translated said."""
+    quiet_libraries(offline=offline)
+    from zephyr.pipeline.asking import asked_recipe
+    from zephyr.runs.ranks import is_leader
+
+    asked = asked_recipe(recipe, overrides or [], offline=offline)
+    for note in asked.notes if is_leader() else ():
+        typer.echo(escape_controls(note), err=True)
+    return asked

@@ -1,0 +1,46 @@
+"""`zephyr reward-accuracy`: how often a policy, against its reference, prefers what was preferred."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from zephyr.cli.judged_options import PrintJson
+from zephyr.cli.options import BadRows, Seed
+from zephyr.cli.terminal import Offline, can_go_on, quiet_libraries
+
+
+def reward_accuracy(  # noqa: PLR0913 - typer makes an option of every parameter
+    policy: Annotated[str, typer.Argument(metavar="POLICY", help="A model folder or a hub id.")],
+    pairs: Annotated[str, typer.Argument(metavar="PAIRS", help="Pairs of any shape: a file, folder, or hub id.")],
+    *,
+    reference: Annotated[str, typer.Option(metavar="MODEL", help="The model that the policy was trained from.")],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder for log-probs and metrics.")],
+    beta: Annotated[float, typer.Option(min=0, help="Of the reward; the policy's own, for comparable margins.")] = 0.1,
+    max_tokens: Annotated[
+        int, typer.Option(min=2, help="Longest prompt with answer; longer pairs are left out.")
+    ] = 4096,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many pairs.")] = None,
+    seed: Seed = 0,
+    bad_rows: BadRows = "stop",
+    as_json: PrintJson = False,
+    offline: Offline = False,
+) -> None:
+    """Measure reward accuracy and margins on held-out pairs, by source and length. Run again to go on."""
+    quiet_libraries(offline=offline)
+    import json
+
+    from zephyr.cli.reward_accuracy_run import RewardRun, metric_lines, run_reward_accuracy
+    from zephyr.cli.tables import print_rows
+
+    run = RewardRun(policy, reference, pairs, out, beta, max_tokens, limit, seed, bad_rows, offline)
+    with can_go_on():
+        result, found = run_reward_accuracy(run)
+    if as_json:
+        typer.echo(json.dumps({"protocol": result.protocol, "scores": result.scores, "output": str(out)}))
+        return
+    print_rows(metric_lines(found))
+    left_out = result.protocol["left_out"]
+    for reason, count in left_out.items() if isinstance(left_out, dict) else ():
+        typer.echo(f"left out: {count} ({reason})")
+    typer.echo(f"-> {out}")

@@ -1,0 +1,114 @@
+"""Rows that hold what a model will be examined on: words in a row of an evaluation set's prompt, or its very code.
+
+A prompt of at least `ngram` words is found by any `ngram` words in a row of it, a shorter one only whole: anywhere in a
+text if it has at least eight words, else as a text of its own (five words in a row mean nothing in a long answer). A
+prompt of fewer than three words is not looked for. Code of HumanEval is looked for as it stands, but for case and
+spaces. All texts of a row are looked at, prompts and answers.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zephyr.data.filters.benchmark_texts import Benchmark
+from zephyr.data.filters.ngrams import Hashes, ngram_hashes, word_hashes
+from zephyr.data.filters.row_filter import Verdict, all_texts
+from zephyr.records.rows import Record
+
+SHORTEST_PROMPT = 3
+SHORTEST_INSIDE = 8
+
+
+class Overlap(NamedTuple):
+    """What a text shares with a file of an evaluation set, and how its prompt or code begins."""
+
+    benchmark: str
+    shared: str
+
+
+class _Table(NamedTuple):
+    """Hashes of words in a row, sorted, and for each the number of the prompt it is from."""
+
+    hashes: Hashes
+    prompts: NDArray[np.int64]
+
+
+class BenchmarkIndex:
+    """The words of evaluation sets, to look texts up in."""
+
+    def __init__(self, benchmarks: Iterable[Benchmark], *, ngram: int) -> None:
+        if ngram < SHORTEST_PROMPT:
+            raise ValueError(f"overlap takes at least {SHORTEST_PROMPT} words in a row, got {ngram}")
+        self._ngram = ngram
+        self._prompts: list[Overlap] = []
+        self._fragments: list[tuple[Overlap, str]] = []
+        hashes: dict[int, list[Hashes]] = defaultdict(list)
+        owners: dict[int, list[NDArray[np.int64]]] = defaultdict(list)
+        for benchmark in benchmarks:
+            self._fragments += [(Overlap(benchmark.name, code), _spaced(code)) for code in benchmark.fragments]
+            for prompt in dict.fromkeys(benchmark.prompts):
+                of_words = word_hashes(prompt)
+                length = min(ngram, len(of_words))
+                if length >= SHORTEST_PROMPT:
+                    rows = np.unique(ngram_hashes(of_words, length))
+                    hashes[length].append(rows)
+                    owners[length].append(np.full(len(rows), len(self._prompts)))
+                    self._prompts.append(Overlap(benchmark.name, prompt))
+        self._tables = {length: _sorted(hashes[length], owners[length]) for length in sorted(hashes, reverse=True)}
+
+    def find(self, texts: Sequence[str]) -> tuple[Overlap, ...]:
+        """One overlap for each benchmark that shares words or code with one of `texts`, in the benchmarks' order."""
+        found: dict[str, Overlap] = {}
+        for text in texts:
+            for number in self._shared_prompts(word_hashes(text)):
+                overlap = self._prompts[number]
+                found.setdefault(overlap.benchmark, overlap)
+            if self._fragments:
+                code = _spaced(text)
+                for overlap, fragment in self._fragments:
+                    if fragment in code:
+                        found.setdefault(overlap.benchmark, overlap)
+        return tuple(found.values())
+
+    def _shared_prompts(self, of_words: Hashes) -> Iterator[int]:
+        for length, table in self._tables.items():
+            if len(of_words) < length or (len(of_words) > length < min(SHORTEST_INSIDE, self._ngram)):
+                continue
+            rows = ngram_hashes(of_words, length)
+            starts = np.searchsorted(table.hashes, rows, side="left")
+            # One look at the candidates; the rows that hit are few.
+            hits = table.hashes[np.minimum(starts, len(table.hashes) - 1)] == rows
+            for start, row in zip(starts[hits], rows[hits], strict=True):
+                end = np.searchsorted(table.hashes, row, side="right")
+                yield from table.prompts[start:end].tolist()
+
+
+class DecontaminationFilter:
+    """Drops rows that overlap with an evaluation set."""
+
+    name = "decontamination"
+
+    def __init__(self, index: BenchmarkIndex, *, without_prompts: Sequence[str] = ()) -> None:
+        self._index = index
+        self.notes = tuple(f"{file} holds no prompts, so nothing was compared with it" for file in without_prompts)
+
+    def judge(self, record: Record) -> Verdict:
+        """What becomes of `record`."""
+        overlaps = self._index.find(all_texts(record))
+        if not overlaps:
+            return Verdict(record)
+        return Verdict(None, f"overlaps with {overlaps[0].benchmark}", overlaps[0].shared)
+
+
+def _sorted(hashes: list[Hashes], prompts: list[NDArray[np.int64]]) -> _Table:
+    every = np.concatenate(hashes)
+    # Stable, so that the first benchmark that was named comes first.
+    order = np.argsort(every, kind="stable")
+    return _Table(every[order], np.concatenate(prompts)[order])
+
+
+def _spaced(text: str) -> str:
+    return " ".join(text.lower().split())

@@ -1,0 +1,1 @@
+"""Rows of files, folders and the hub as records: splits, columns, mixtures."""

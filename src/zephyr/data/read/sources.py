@@ -1,0 +1,264 @@
+"""Sources of a recipe as records: files, folders, globs or the hub; split, renamed, chosen, checked and counted.
+
+Everything is read and checked when a source is opened, before any other work begins; the records then wait on disk.
+How they are mixed is told in mixture.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Generic, Literal, TypeVar, cast, overload
+
+from zephyr.data.read.columns import is_wanted, renamed
+from zephyr.data.read.hub import HubRows, is_hub_id, open_hub
+from zephyr.data.read.record_cache import Spool
+from zephyr.data.read.splits import Split, parse_split
+from zephyr.errors import DataError
+from zephyr.records.fields import SHOWN_FAULTS, Fault, Row, printable
+from zephyr.records.formats import Shape, detect_shape, records_of, unknown_shape
+from zephyr.records.lines import BLOCK_BYTES, opened
+from zephyr.records.messages import Messages
+from zephyr.records.reading import READERS, find_files, is_glob, nearest_entry, read_items
+from zephyr.records.rows import Chat, Kind, Preference, Prompt, Rated, Record, Text, prompt_id
+
+R = TypeVar("R", bound=Record)
+
+# More rows than any file has, for slices that do not depend on their number.
+_UNCOUNTED = 2**62
+
+
+@dataclass(frozen=True)
+class Source:
+    """Rows of one file, folder, glob or data set on the hub, as a recipe has it."""
+
+    path: str
+    split: str = "train"
+    config: str | None = None
+    revision: str | None = None
+    shape: Shape | Literal["auto"] = "auto"
+    columns: Mapping[str, str] = field(default_factory=dict)
+    where: Mapping[str, str] = field(default_factory=dict)
+    weight: float = 1.0
+    max_rows: int | None = None
+    bad_rows: Literal["stop", "drop"] = "stop"
+
+
+class Records(Generic[R]):
+    """The records of a source, in its order, as often as wanted; `counts` has the rows left out, by reason."""
+
+    def __init__(self, source: Source, spool: Spool[R], counts: Counter[str], shapes: Mapping[str, Shape]) -> None:
+        self.source = source
+        self.counts = counts
+        self.shapes = shapes
+        self._spool = spool
+
+    def __len__(self) -> int:
+        return len(self._spool)
+
+    def __iter__(self) -> Iterator[R]:
+        return iter(self._spool)
+
+    def __getitem__(self, index: int) -> R:
+        return self._spool[index]
+
+    def largest(self, count: int) -> list[int]:
+        """The places of the `count` records that take most bytes, the largest first; no record is read for it."""
+        return self._spool.largest(count)
+
+
+@overload
+def open_source(source: Source, kind: Literal["text"], *, data_dir: Path, offline: bool) -> Records[Text]: ...
+@overload
+def open_source(source: Source, kind: Literal["chat"], *, data_dir: Path, offline: bool) -> Records[Chat]: ...
+@overload
+def open_source(source: Source, kind: Literal["prompt"], *, data_dir: Path, offline: bool) -> Records[Prompt]: ...
+@overload
+def open_source(source: Source, kind: Literal["rated"], *, data_dir: Path, offline: bool) -> Records[Rated]: ...
+@overload
+def open_source(
+    source: Source, kind: Literal["preference"], *, data_dir: Path, offline: bool
+) -> Records[Preference]: ...
+def open_source(source: Source, kind: Kind, *, data_dir: Path, offline: bool) -> Records[R]:
+    """The records of `kind` in a source, read whole and checked.
+
+    A DataError says all rows that cannot be used, the first five in words, unless `bad_rows` is "drop": then they
+    are left out and counted. Answers that stand in rows of their own are put together by prompt.
+    """
+    gathering: _Gathering[R] = _Gathering(source, kind)
+    for file, item in _items(source, data_dir, offline=offline):
+        gathering.take(file, item)
+        if gathering.is_full:
+            break
+    return gathering.records()
+
+
+class _Gathering(Generic[R]):
+    """What has been read of a source so far."""
+
+    def __init__(self, source: Source, kind: Kind) -> None:
+        self._source = source
+        self._kind = kind
+        self._spool: Spool[R] = Spool(kind)
+        self._shapes: dict[str, Shape] = {}
+        self._counts: Counter[str] = Counter()
+        self._faults: list[Fault] = []
+        self._reasons: Counter[str] = Counter()
+        # The places of the rows that answer one prompt; where a row holds all its answers, it stands alone.
+        self._by_prompt: dict[str, list[int]] = {}
+
+    @property
+    def is_full(self) -> bool:
+        """Whether as many records are there as the source is to give."""
+        most = self._source.max_rows
+        return most is not None and self._kind != "rated" and len(self._spool) >= most
+
+    def take(self, file: str, item: Row | Fault) -> None:
+        """Nothing; the row's records are in the spool, or what is wrong with it is noted."""
+        if isinstance(item, Row) and not is_wanted(item.fields, self._source.where):
+            self._counts[f"not {_conditions(self._source)}"] += 1
+            return
+        row = renamed(item, self._source.columns) if isinstance(item, Row) else item
+        records = records_of(row, self._shape(file, row), self._kind) if isinstance(row, Row) else row
+        if isinstance(records, Fault):
+            self._reasons[records.reason] += 1
+            if len(self._faults) < SHOWN_FAULTS:
+                self._faults.append(records)
+        elif not records:
+            self._counts[f"without {self._kind} records"] += 1
+        else:
+            for record in records:
+                self._add(record, is_answer_row=self._shapes[file] == "rated")
+
+    def _add(self, record: Record, *, is_answer_row: bool) -> None:
+        if self.is_full:
+            return
+        place = len(self._spool)
+        if isinstance(record, Rated):
+            key = prompt_id(record.prompt) if is_answer_row else f"row {place}"
+            self._by_prompt.setdefault(key, []).append(place)
+        elif isinstance(record, Prompt) and is_answer_row:
+            places = self._by_prompt.setdefault(prompt_id(record.messages), [place])
+            if places != [place]:
+                self._counts["prompt already there"] += 1
+                return
+        source = record.source or printable(self._source.path)
+        self._spool.append(cast("R", record._replace(source=source)))
+
+    def _shape(self, file: str, row: Row) -> Shape:
+        if file not in self._shapes:
+            shape = detect_shape(row.fields, self._kind) if self._source.shape == "auto" else self._source.shape
+            if shape is None:
+                raise unknown_shape(row, self._kind)
+            self._shapes[file] = shape
+        return self._shapes[file]
+
+    def records(self) -> Records[R]:
+        """All records; a DataError if rows are faulty and may not be left out, or if none is left."""
+        where = printable(self._source.path)
+        num_faults = self._reasons.total()
+        if num_faults and self._source.bad_rows == "stop":
+            remedy = "mend what is wrong, or set bad_rows: drop, which leaves such rows out and counts them"
+            if num_faults == 1:
+                raise DataError(self._faults[0].name, self._faults[0].what, remedy)
+            raise DataError(where, self._faults_in_words(num_faults), remedy)
+        counts = self._counts + self._reasons
+        spool = self._merged() if self._kind == "rated" else self._spool
+        if not len(spool):
+            what = f"no {self._kind} records are left of {counts.total():,} rows" if counts else "there are no rows"
+            reasons = f" ({_counted(counts)})" if counts else ""
+            raise DataError(where, what + reasons, "check the file, split, shape, columns and where of the source")
+        return Records(self._source, spool, counts, dict(self._shapes))
+
+    def _faults_in_words(self, num_faults: int) -> str:
+        said = "; ".join(f"{fault.name}: {fault.what}" for fault in self._faults)
+        more = f"; and {num_faults - len(self._faults):,} more" if num_faults > len(self._faults) else ""
+        return f"{num_faults:,} rows cannot be used ({_counted(self._reasons)}): {said}{more}"
+
+    def _merged(self) -> Spool[R]:
+        """The rated prompts, each with all its answers, in the order of their first ones."""
+        merged: Spool[R] = Spool(self._kind)
+        for places in islice(self._by_prompt.values(), self._source.max_rows):
+            first, *others = (cast("Rated", self._spool[place]) for place in places)
+            answers = (*first.answers, *(answer for other in others for answer in other.answers))
+            merged.append(cast("R", first._replace(answers=answers)))
+        return merged
+
+
+def source_hash(source: Source, data_dir: Path, *, offline: bool = False) -> str:
+    """The SHA-256 of the names and bytes of a source's files, or of the commit of its data set on the hub."""
+    digest = hashlib.sha256()
+    files = _locate(source, data_dir)
+    if files is None:
+        rows = _hub_rows(source, offline=offline)
+        digest.update(f"{source.path}@{rows.commit}".encode())
+    for path in files or ():
+        # The size ends a file's bytes, so that nothing can be moved from one file to the next unnoticed.
+        digest.update(f"\n{path.name}\n{path.stat().st_size}\n".encode(errors="surrogateescape"))
+        with opened(path, printable(path.name), unpack=False) as file:
+            while block := file.read(BLOCK_BYTES):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def held_out(prompt: Messages, share: float, seed: int) -> bool:
+    """Whether a prompt belongs to the held-out share; equal prompts fall on the same side, whatever else is there."""
+    digest = hashlib.sha256(f"{seed}:{prompt_id(prompt)}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") < share * 2**64
+
+
+def _items(source: Source, data_dir: Path, *, offline: bool) -> Iterator[tuple[str, Row | Fault]]:
+    """The rows of the source's split, each with the file it stands in, or with nothing for the hub."""
+    files = _locate(source, data_dir)
+    split = parse_split(source.split, printable(source.path))
+    if files is None:
+        rows = _hub_rows(source, offline=offline)
+        chosen = split.rows(len(rows))
+        yield from (("", row) for row in islice(rows, chosen.start, chosen.stop))
+        return
+    num_rows = sum(1 for file in files for _ in read_items(file)) if split.needs_count else _UNCOUNTED
+    chosen = split.rows(num_rows)
+    items = ((str(file), item) for file in files for item in read_items(file))
+    yield from islice(items, chosen.start, chosen.stop)
+
+
+def _hub_rows(source: Source, *, offline: bool) -> HubRows:
+    split = parse_split(source.split, source.path)
+    return open_hub(source.path, source.config, split=split.name, revision=source.revision, offline=offline)
+
+
+def _locate(source: Source, data_dir: Path) -> list[Path] | None:
+    """The files of a source; None if it is on the hub."""
+    path = data_dir / Path(source.path).expanduser()
+    if path.exists() or is_glob(path):
+        files = find_files(path)
+        return _files_of_split(files, parse_split(source.split, printable(source.path))) if path.is_dir() else files
+    is_folder_here = any((data_dir / part).exists() for part in Path(source.path).parts[:1])
+    if is_hub_id(source.path) and not is_folder_here and not source.path.lower().endswith((*READERS, ".gz")):
+        return None
+    missing = path.absolute()
+    raise DataError(
+        printable(str(missing)), "no such file or folder", f"check path and data_dir{nearest_entry(missing)}"
+    )
+
+
+def _files_of_split(files: list[Path], split: Split) -> list[Path]:
+    """The files of a folder that are named after the split (`test.jsonl`, `test-00000-of-00002.parquet`).
+
+    Where none is, all of them are `train`.
+    """
+    named = [file for file in files if file.name.split(".")[0].split("-")[0] == split.name]
+    if named or split.name == "train":
+        return named or files
+    remedy = f"there are {', '.join(printable(file.name) for file in files[:SHOWN_FAULTS])}"
+    raise DataError(printable(str(files[0].parent)), f"no file is named after the split '{split.name}'", remedy)
+
+
+def _conditions(source: Source) -> str:
+    return printable(" and ".join(f"{name}: {value}" for name, value in source.where.items()))
+
+
+def _counted(counts: Counter[str]) -> str:
+    return ", ".join(f"{count:,} x {reason}" for reason, count in counts.most_common())

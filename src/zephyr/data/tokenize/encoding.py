@@ -1,0 +1,206 @@
+"""Dialogues as token ids with their loss mask, prompts that end where the answer begins, completions.
+
+Control tokens are put in as ids and everything else is encoded as plain text, so a text can say `</s>` without
+ending anything. An answer is encoded apart from what stands before it, exactly as generation meets it: the ids
+of a prompt and of a completion are those inside the dialogue. How long a row may be is truncation's part.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from itertools import groupby, takewhile
+from typing import Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from zephyr.data.tokenize.plain_text import Ids, Place, PlainText, Tokenizer, Tokens
+from zephyr.data.tokenize.templates import (
+    ASSISTANT,
+    LAYOUTS,
+    TEMPLATE_TEXT,
+    LayoutTemplate,
+    Piece,
+    Template,
+    TemplateSettings,
+    jinja_of,
+)
+from zephyr.data.tokenize.tokenizer_template import OwnTemplate
+from zephyr.errors import ModelError, RecipeError
+from zephyr.records.messages import Message
+
+LossOn = Literal["assistant", "everything"]
+_PROBE = (Message("user", "a"),)
+
+
+class Encoded(NamedTuple):
+    """A tokenised text: ids (n,); `scored` (n,), the tokens to learn, never the first; the `roles` that say them.
+
+    Roles are indices into ROLES, or TEMPLATE_TEXT for what nobody says; a stop token is said by the assistant.
+    """
+
+    ids: Ids
+    scored: npt.NDArray[np.bool_]
+    roles: npt.NDArray[np.int8]
+
+    def part(self, start: int, end: int) -> "Encoded":
+        """The tokens from `start` to before `end`; its first is not scored, as nothing precedes it there."""
+        scored = self.scored[start:end].copy()
+        scored[:1] = False
+        return Encoded(self.ids[start:end], scored, self.roles[start:end])
+
+
+class DialogueEncoder:
+    """Turns messages into ids under one chat template; raises ModelError if the tokenizer does not fit it."""
+
+    def __init__(self, tokenizer: Tokenizer, settings: TemplateSettings) -> None:
+        self.settings, self._template, controls, own = _resolve(tokenizer, settings)
+        #: The template to store in the tokenizer, so that others render what was trained on.
+        self.chat_template = jinja_of(self.settings, own=own)
+        self._plain = PlainText(tokenizer, controls)
+        self._ids = {control: self._plain.control_id(control) for control in controls}
+        self._bos = tokenizer.bos_token if _begins_with_bos(tokenizer) else None
+        self._eos = tokenizer.eos_token
+        self._prompt_ends: Place = "control" if self._template.pieces(_PROBE, generation=True)[-1].control else "text"
+        probe = self._template.answer("a")
+        stop = probe[_stop_index(probe)].text
+        #: The ids that end an answer, the template's own first.
+        self.stop_ids = tuple(dict.fromkeys(self._ids[text] for text in (stop, self._eos) if text))
+
+    def render(self, messages: Sequence[Message], *, generation: bool = False) -> str:
+        """The text of a dialogue; with `generation`, up to where the assistant's next answer begins."""
+        return "".join(piece.text for piece in self._template.pieces(messages, generation=generation))
+
+    def dialogue(self, messages: Sequence[Message], *, loss_on: LossOn) -> Encoded:
+        """The whole dialogue; `assistant` scores each answer with its stop token, `everything` all but the first."""
+        return self._encode([*self._template.pieces(messages), *self._extra_eos()], "start", loss_on)
+
+    def prompt(self, messages: Sequence[Message]) -> Ids:
+        """The ids up to where the assistant's answer begins."""
+        return self._encode(self._template.pieces(messages, generation=True), "start", "everything").ids
+
+    def completion(self, text: str) -> Ids:
+        """The ids of an answer and its stop token, and with `extra_eos` all that follows in a dialogue's end."""
+        pieces = self._template.answer(text)
+        if not self.settings.extra_eos:
+            pieces = pieces[: _stop_index(pieces) + 1]
+        return self._encode([*pieces, *self._extra_eos()], self._prompt_ends, "everything").ids
+
+    def text(self, text: str) -> Encoded:
+        """Plain text to pretrain on, between the tokens that begin and end a sequence, where the tokenizer has them."""
+        before, after = (np.array([self._ids[end]] if end else [], np.int64) for end in (self._bos, self._eos))
+        # A tokenizer that adds bos itself tokenises what follows as the start of a text.
+        ids = np.concatenate([before, self._plain.encode(text, "start").ids, after])
+        return _with_mask(ids, np.full(len(ids), TEMPLATE_TEXT, np.int8), "everything")
+
+    def text_of(self, completion: Sequence[int]) -> str:
+        """The text of a completion's ids up to its stop token, other control tokens left out."""
+        return self._plain.decode(list(takewhile(lambda token: token not in self.stop_ids, map(int, completion))))
+
+    def _extra_eos(self) -> list[Piece]:
+        return [Piece(self._eos, control=True)] if self.settings.extra_eos and self._eos else []
+
+    def _encode(self, pieces: Iterable[Piece], place: Place, loss_on: LossOn) -> Encoded:
+        """The ids of `pieces`; texts between control tokens are encoded as one, but each answer by itself."""
+        ids: list[Ids] = []
+        roles: list[npt.NDArray[np.int8]] = []
+        filled = (piece for piece in pieces if piece.text)
+        for (control, _), group in groupby(filled, lambda piece: (piece.control, piece.role == ASSISTANT)):
+            run = list(group)
+            if control:
+                ids.append(np.array([self._ids[piece.text] for piece in run], np.int64))
+                roles.append(np.array([piece.role for piece in run], np.int8))
+            else:
+                tokens = self._tokens("".join(piece.text for piece in run), place)
+                ids.append(tokens.ids)
+                roles.append(_roles(tokens, run))
+            place = "control" if control else "text"
+        if not ids:
+            return _with_mask(np.zeros(0, np.int64), np.zeros(0, np.int8), loss_on)
+        return _with_mask(np.concatenate(ids), np.concatenate(roles), loss_on)
+
+    def _tokens(self, text: str, place: Place) -> Tokens:
+        if place != "control" or not self.settings.legacy_space:
+            return self._plain.encode(text, place)
+        if self._plain.has_dummy_space:
+            return self._plain.encode(text, "start")
+        space, tokens = self._plain.encode(" ", place), self._plain.encode(text, "text")
+        return Tokens(np.concatenate([space.ids, tokens.ids]), np.concatenate([space.spans * 0, tokens.spans]))
+
+
+class _Resolved(NamedTuple):
+    """Settings without an open question, the template they name, its control tokens, and its jinja if it is own."""
+
+    settings: TemplateSettings
+    template: Template
+    controls: tuple[str, ...]
+    own: str
+
+
+def _resolve(tokenizer: Tokenizer, settings: TemplateSettings) -> _Resolved:
+    bos, eos = tokenizer.bos_token or "", tokenizer.eos_token or ""
+    if settings.extra_eos and not eos:
+        raise RecipeError("chat_template.extra_eos", "the tokenizer has no eos token", "leave it out")
+    ends = [token for token in (bos, eos) if token]
+    if settings.name == "own":
+        own = OwnTemplate(tokenizer, empty_system=settings.empty_system)
+        begins = own.pieces(_PROBE)[0].text == bos
+        if settings.bos not in (None, begins):
+            raise RecipeError(
+                "chat_template.bos",
+                f"the model's own template begins {'with' if begins else 'without'} a bos token, got {settings.bos}",
+                "leave it out, or choose another template",
+            )
+        return _Resolved(replace(settings, bos=begins), own, tuple({*own.controls, *ends}), own.source)
+    if settings.bos and not bos:
+        raise RecipeError("chat_template.bos", "the tokenizer has no bos token", "leave it out or set it to false")
+    layout = LAYOUTS[settings.name]
+    if not (layout.stop or eos):
+        raise ModelError(
+            f"chat template {settings.name}",
+            "ends messages with eos, which the tokenizer does not have",
+            "add an eos token",
+        )
+    settings = replace(settings, bos=_begins_with_bos(tokenizer) if settings.bos is None else settings.bos)
+    template = LayoutTemplate(layout, bos=bos if settings.bos else "", eos=eos, empty_system=settings.empty_system)
+    return _Resolved(settings, template, tuple({*layout.controls, *ends}), "")
+
+
+def _begins_with_bos(tokenizer: Tokenizer) -> bool:
+    """Whether the tokenizer puts its bos token before a text of its own accord."""
+    if not tokenizer.bos_token:
+        return False
+    found = [
+        np.asarray(
+            tokenizer(
+                "a", add_special_tokens=add, split_special_tokens=False, return_offsets_mapping=False, verbose=False
+            )["input_ids"]
+        )
+        for add in (False, True)
+    ]
+    return len(found[1]) > len(found[0]) and bool(np.array_equal(found[1][1 : len(found[0]) + 1], found[0]))
+
+
+def _stop_index(pieces: Sequence[Piece]) -> int:
+    """Where the control token that ends an answer stands in the pieces of that answer."""
+    stops = [index for index, piece in enumerate(pieces) if piece.control and piece.role == ASSISTANT]
+    if not stops:
+        raise ModelError(
+            "the model's own chat template",
+            "ends an answer without a control token, so a model would never learn to stop",
+            "set chat_template.name to zephyr, chatml or llama3",
+        )
+    return stops[-1]
+
+
+def _roles(tokens: Tokens, pieces: Sequence[Piece]) -> npt.NDArray[np.int8]:
+    """The role of each token; one that joins template text and a message is the message's."""
+    by_character = np.repeat(np.array([piece.role for piece in pieces], np.int8), [len(piece.text) for piece in pieces])
+    last = len(by_character) - 1
+    first_of, last_of = np.minimum(tokens.spans[:, 0], last), np.clip(tokens.spans[:, 1] - 1, 0, last)
+    return np.maximum(by_character[first_of], by_character[np.maximum(first_of, last_of)])
+
+
+def _with_mask(ids: Ids, roles: npt.NDArray[np.int8], loss_on: LossOn) -> Encoded:
+    scored = roles == ASSISTANT if loss_on == "assistant" else np.ones(len(ids), np.bool_)
+    scored[:1] = False
+    return Encoded(ids, scored, roles)

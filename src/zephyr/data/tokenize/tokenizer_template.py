@@ -1,0 +1,183 @@
+"""The chat template that comes with a tokenizer, cut into pieces by watching what it makes of stand-ins.
+
+Every message is rendered as a stand-in of one character; a template may lay them out as it likes. What the
+assistant says is found by rendering the dialogue up to each answer, with and without it. A template for which
+these renderings do not continue each other (it rewrites earlier answers) cannot be trained on as it is served,
+and is refused.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from itertools import zip_longest
+
+import jinja2
+from jinja2.ext import Extension, loopcontrols
+from jinja2.nodes import Node
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from zephyr.data.tokenize.plain_text import AddedToken, Tokenizer
+from zephyr.data.tokenize.templates import ASSISTANT, Piece, control_pattern, split_controls, with_system
+from zephyr.errors import DataError, ModelError
+from zephyr.records.messages import ROLES, Message
+
+WHERE = "the model's own chat template"
+MOST_TEMPLATE_CHARACTERS = 200_000
+MOST_RENDERED_CHARACTERS = 50_000_000
+_OTHER_TEMPLATE = "set chat_template.name to zephyr, chatml or llama3"
+_PROBE = (Message("user", "a"), Message("assistant", "b"), Message("user", "c"), Message("assistant", "d"))
+_NOTHING = Piece("")
+
+# A plane of Unicode that is nobody's: one character stands in for one message.
+_FIRST_STAND_IN = 0xF0000
+_STAND_IN = re.compile("([\U000f0000-\U000ffffd])")
+
+
+class _GenerationTag(Extension):
+    """Lets `{% generation %}` pass, with which some templates mark what the assistant says."""
+
+    tags = {"generation"}  # noqa: RUF012 - as jinja declares it
+
+    def parse(self, parser: Parser) -> list[Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+class OwnTemplate:
+    """Lays messages out as the tokenizer's `chat_template` does."""
+
+    def __init__(self, tokenizer: Tokenizer, *, empty_system: bool) -> None:
+        self.source = _source_of(tokenizer)
+        added = tokenizer.added_tokens_decoder.values()
+        self._controls = control_pattern([token.content for token in added if _controls(token)])
+        self._empty_system = empty_system
+        self._special = {name: text for name, text in tokenizer.special_tokens_map.items() if isinstance(text, str)}
+        self._jinja = _compile(self.source)
+        #: The control tokens that the template writes.
+        self.controls = {piece.text for piece in self.pieces(_PROBE) if piece.control}
+        greedy = [token.content for token in added if token.content in self.controls and (token.lstrip or token.rstrip)]
+        if greedy:
+            raise ModelError(WHERE, f"uses {greedy[0]!r}, which swallows the white space beside it", _OTHER_TEMPLATE)
+
+    def pieces(self, messages: Sequence[Message], *, generation: bool = False) -> list[Piece]:
+        messages = with_system(messages) if self._empty_system else messages
+        # An empty text stays one: templates may ask whether there is any.
+        stand_ins = [
+            Message(message.role, chr(_FIRST_STAND_IN + number) if message.content else "")
+            for number, message in enumerate(messages)
+        ]
+        text = self._render(stand_ins, generation=generation)
+        pieces: list[Piece] = []
+        position = 0
+        for start, end in self._answers(stand_ins, text):
+            pieces += split_controls(text[position:start], self._controls)
+            pieces += split_controls(text[start:end], self._controls, ASSISTANT)
+            position = end
+        pieces += split_controls(text[position:], self._controls)
+        return _fill(pieces, messages, self._render(messages, generation=generation))
+
+    def answer(self, text: str) -> list[Piece]:
+        prompt = _PROBE[:1]
+        return self.pieces((*prompt, Message("assistant", text)))[len(self.pieces(prompt, generation=True)) :]
+
+    def _answers(self, messages: Sequence[Message], text: str) -> Iterator[tuple[int, int]]:
+        """Where each answer starts and ends, its stop token included, in `text`, the rendering of all messages."""
+        for number, message in enumerate(messages):
+            if message.role != "assistant":
+                continue
+            before = self._render(messages[:number], generation=True)
+            after = self._render(messages[: number + 1])
+            if not (after.startswith(before) and text.startswith(after)):
+                raise ModelError(
+                    WHERE,
+                    "renders an answer differently once more messages follow, or not where it asks for one",
+                    _OTHER_TEMPLATE,
+                )
+            said = after.index(message.content, len(before)) + len(message.content)
+            stop = self._controls.search(after, said)
+            yield len(before), stop.end() if stop else said
+
+    def _render(self, messages: Sequence[Message], *, generation: bool = False) -> str:
+        values = {"messages": [message._asdict() for message in messages], "add_generation_prompt": generation}
+        nothing = {"tools": None, "documents": None}
+        blocks: list[str] = []
+        room = MOST_RENDERED_CHARACTERS
+        try:
+            for block in self._jinja.generate(self._special | nothing | values):
+                room -= len(block)
+                if room < 0:
+                    raise ModelError(WHERE, f"writes over {MOST_RENDERED_CHARACTERS:,} characters", _OTHER_TEMPLATE)
+                blocks.append(block)
+        except (jinja2.TemplateError, TypeError, ValueError) as error:
+            raise DataError(WHERE, f"refuses these messages ({error})", _OTHER_TEMPLATE) from error
+        return "".join(blocks)
+
+
+def _controls(token: AddedToken) -> bool:
+    # Added tokens can also be frequent words or runs of spaces; some models forget to mark their <|...|> as special.
+    return token.special or (token.content.startswith("<|") and token.content.endswith("|>"))
+
+
+def _fill(pieces: Sequence[Piece], messages: Sequence[Message], rendered: str) -> list[Piece]:
+    """The pieces with the messages in the places of their stand-ins; joined they must be `rendered`."""
+    parts = [Piece(text, role, control) for outer, role, control in pieces for text in _STAND_IN.split(outer) if text]
+    filled: list[Piece] = []
+    position = 0
+    for part, following in zip_longest(parts, parts[1:], fillvalue=_NOTHING):
+        piece = part
+        if _STAND_IN.fullmatch(part.text):
+            message = messages[ord(part.text) - _FIRST_STAND_IN]
+            behind = "" if _STAND_IN.match(following.text) else following.text
+            text = _as_rendered(message.content, behind, rendered, position)
+            piece = Piece(text, ROLES.index(message.role))
+        filled.append(piece)
+        position += len(piece.text)
+    if "".join(piece.text for piece in filled) != rendered:
+        raise ModelError(WHERE, "depends on what the messages say, or changes it", _OTHER_TEMPLATE)
+    return filled
+
+
+def _as_rendered(content: str, behind: str, rendered: str, position: int) -> str:
+    """The content as it stands at `position`, before `behind`: many templates take off white space around it."""
+    forms = (content, content.strip(), content.lstrip(), content.rstrip())
+    return next((form for form in forms if rendered.startswith(form + behind, position)), content)
+
+
+def _source_of(tokenizer: Tokenizer) -> str:
+    """The text of the tokenizer's chat template, the one named default where it has several."""
+    found = tokenizer.chat_template
+    source = found.get("default") if isinstance(found, Mapping) else found
+    if not isinstance(source, str):
+        raise ModelError(WHERE, "is missing: its tokenizer has none", _OTHER_TEMPLATE)
+    if len(source) > MOST_TEMPLATE_CHARACTERS:
+        raise ModelError(WHERE, f"is longer than {MOST_TEMPLATE_CHARACTERS:,} characters", _OTHER_TEMPLATE)
+    return source
+
+
+def _compile(source: str) -> jinja2.Template:
+    """The template in jinja's sandbox, with the names that transformers gives to templates."""
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, loopcontrols]
+    )
+    environment.filters["tojson"] = _to_json
+    environment.globals["raise_exception"] = _refuse
+    environment.globals["strftime_now"] = _now
+    try:
+        return environment.from_string(source)
+    except jinja2.TemplateError as error:
+        raise ModelError(WHERE, f"is no jinja template ({error})", _OTHER_TEMPLATE) from error
+
+
+def _to_json(value: object, indent: int | None = None) -> str:
+    # Jinja's own filter escapes characters of HTML.
+    return json.dumps(value, ensure_ascii=False, indent=indent)
+
+
+def _refuse(reason: str) -> None:
+    raise jinja2.TemplateError(reason)
+
+
+def _now(form: str) -> str:
+    return datetime.now().astimezone().strftime(form)

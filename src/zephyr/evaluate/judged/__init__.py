@@ -1,0 +1,1 @@
+"""Benchmarks that a judge rates: MT-Bench, AlpacaEval, comparisons of two models."""

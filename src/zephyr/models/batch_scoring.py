@@ -1,0 +1,147 @@
+"""Scores of many examples as tables with a row an example and a column a sequence.
+
+The one way to score without gradients: the reference's log-probs, every evaluation, and the first pass of an
+objective that couples its examples all go through ``score_table``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
+
+from zephyr.models.collectives import is_distributed, rank, world_size
+from zephyr.models.scorer import ForestScorer
+from zephyr.trees.budget import cut_micro_batches
+from zephyr.trees.forest import ABSENT, Forest, ScoredSequence, build_forest
+from zephyr.trees.score import SequenceScores
+
+# What one example scores: its sequences, a column each.
+Row = Sequence[ScoredSequence]
+
+
+class ScoreTable(NamedTuple):
+    """``logps`` (n, C) float64, ``num_tokens`` (n, C) int64, ``mean_logits`` (n, C); absent sequences are 0."""
+
+    logps: Tensor
+    num_tokens: Tensor
+    mean_logits: Tensor
+
+    def rows(self, indices: Sequence[int]) -> ScoreTable:
+        """The rows ``indices``."""
+        chosen = torch.tensor(indices, dtype=torch.int64, device=self.logps.device)
+        return ScoreTable(*(column.index_select(0, chosen) for column in self))
+
+
+def forest_of(rows: Sequence[Row], num_columns: int) -> Forest:
+    """One forest of all the rows' sequences; short rows are filled with absent sequences."""
+    return build_forest([s for row in rows for s in [*row, *[ABSENT] * (num_columns - len(row))]])
+
+
+def token_visits(rows: Sequence[Row], num_columns: int) -> Tensor:
+    """(T,) float64: in how many sequences each token of ``forest_of`` would be computed if nothing were shared.
+
+    Within a row, a sequence that repeats another or begins it is no computation of its own.
+    """
+    forest = forest_of(rows, num_columns)
+    reach, ends = forest.reach.tolist(), torch.zeros(forest.num_tokens, dtype=torch.float64)
+    for of_row in forest.last.view(-1, num_columns).tolist():
+        distinct = {last for last in of_row if last >= 0}
+        for last in distinct:
+            if not any(last < other < reach[last] for other in distinct):
+                ends[last] += 1
+    # A token is visited by the sequences that end in the subtree under it.
+    before = torch.cat([ends.new_zeros(1), ends.cumsum(0)])
+    return before[forest.reach] - before[:-1]
+
+
+def as_table(scores: SequenceScores, num_columns: int) -> ScoreTable:
+    """The scores of ``forest_of`` as a table."""
+    return ScoreTable(*(x.view(-1, num_columns) for x in (scores.logps, scores.num_tokens, scores.mean_logits)))
+
+
+def unique_tokens(rows: Sequence[Row]) -> list[int]:
+    """How many unique tokens each row holds: what it costs in a micro-batch."""
+    return [build_forest(list(row)).num_tokens for row in rows]
+
+
+def my_micro_batches(rows: Sequence[Row], *, max_tokens: int, names: Sequence[str] | None = None) -> list[list[int]]:
+    """The micro-batches of this rank, as lists of indices into ``rows``; every rank has the same number of them."""
+    sizes = unique_tokens(rows)
+    return cut_micro_batches(sizes, max_tokens=max_tokens, world_size=world_size(), names=names)[rank()]
+
+
+def score_table(
+    scorer: ForestScorer,
+    rows: Sequence[Row],
+    *,
+    max_tokens: int,
+    device: torch.device,
+    after: Callable[[list[int]], None] | None = None,
+) -> ScoreTable:
+    """The scores of every row without gradients, computed by all ranks together and known to each, on the CPU.
+
+    ``after`` is called behind each of this rank's micro-batches with its indices.
+    """
+    num_columns = max((len(row) for row in rows), default=1)
+    table = torch.zeros(3, len(rows), num_columns, dtype=torch.float64)
+    for indices in my_micro_batches(rows, max_tokens=max_tokens):
+        with frozen(scorer):
+            scores = score_rows(scorer, [rows[index] for index in indices], num_columns, device)
+            if indices:
+                table[:, indices] = torch.stack([column.double().cpu() for column in scores])
+        if after is not None:
+            after(indices)
+    total = sum_over_ranks(table, device)
+    return ScoreTable(total[0], total[1].long(), total[2])
+
+
+def device_of(scorer: object) -> torch.device:
+    """Where a scorer computes; the CPU for a plain function."""
+    return next(scorer.parameters()).device if isinstance(scorer, nn.Module) else torch.device("cpu")
+
+
+@contextmanager
+def frozen(scorer: object) -> Iterator[None]:
+    """No gradients inside the block, and a module in eval mode (in training a router may add noise)."""
+    modules = list(scorer.modules()) if isinstance(scorer, nn.Module) else []
+    was_training = [module.training for module in modules]
+    # FSDP2 keeps the buffers it gathers into; made in inference mode, they break training (torch 2.13).
+    parameters = scorer.parameters() if isinstance(scorer, nn.Module) else ()
+    is_sharded = any(isinstance(parameter, DTensor) for parameter in parameters)
+    for module in modules:
+        module.training = False
+    try:
+        with torch.no_grad() if is_sharded else torch.inference_mode():
+            yield
+    finally:
+        for module, training in zip(modules, was_training, strict=True):
+            module.training = training
+        if isinstance(scorer, nn.Module):
+            reshard(scorer)
+
+
+def reshard(scorer: nn.Module) -> None:
+    """Free the whole weights that a forward without a backward has left gathered."""
+    if isinstance(scorer, FSDPModule):
+        scorer.reshard()
+
+
+def score_rows(scorer: ForestScorer, rows: Sequence[Row], num_columns: int, device: torch.device) -> ScoreTable:
+    """The scores of a micro-batch of rows, of which there may be none, in one forest."""
+    return as_table(scorer(forest_of(rows, num_columns).to(device)), num_columns)
+
+
+def sum_over_ranks(values: Tensor, device: torch.device) -> Tensor:
+    """The elementwise sum of a CPU tensor over all ranks, on the CPU."""
+    if not is_distributed():
+        return values
+    moved = values.to(device)
+    dist.all_reduce(moved)
+    return moved.cpu()

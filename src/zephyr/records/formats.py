@@ -1,0 +1,244 @@
+"""The shapes that rows are published in: telling them apart by their fields, and converting them to records.
+
+A new shape is a reader in one of the `*_shapes` files and a line of `SHAPES` here.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal, NamedTuple
+
+from zephyr.errors import DataError, did_you_mean
+from zephyr.records.dialogue_formats import (
+    ALPACA_ANSWERS,
+    COMPLETIONS,
+    PROMPTS,
+    from_alpaca,
+    from_messages,
+    from_prompt,
+    from_prompt_completion,
+    from_sharegpt,
+)
+from zephyr.records.fields import SHOWN_CHARACTERS, SHOWN_FAULTS, Fault, Row, listed, printable
+from zephyr.records.messages import Message, MessageFault, Messages, find_message_faults
+from zephyr.records.preference_formats import from_hh_rlhf, from_kto, from_preference
+from zephyr.records.rated_formats import from_rated, from_ultrafeedback
+from zephyr.records.rows import Chat, Kind, Preference, Prompt, Rated, Record, Text
+from zephyr.records.tree_formats import tree_chats, tree_preferences
+from zephyr.records.values import Fields, UnusableError, filled_text, first_of
+
+Shape = Literal[
+    "messages", "prompt_completion", "preference", "ultrafeedback", "rated", "sharegpt", "alpaca", "kto", "hh_rlhf",
+    "oasst_tree", "text", "prompt",
+]  # fmt: skip
+TEXTS = ("text", "story", "content")
+Reader = Callable[[Row], Sequence[Record]]
+
+
+class Layout(NamedTuple):
+    """What tells a shape, in words and as a rule, and the records that can be made of it."""
+
+    fields: str
+    fits: Callable[[Fields], bool]
+    kinds: Mapping[Kind, Reader]
+
+
+def detect_shape(fields: Fields, kind: Kind | None = None) -> Shape | None:
+    """The first shape whose fields these are, and of which records of `kind` can be made; None if there is none."""
+    for shape, layout in SHAPES.items():
+        if (kind is None or kind in layout.kinds) and layout.fits(fields):
+            return shape
+    return None
+
+
+def convert(row: Row, shape: Shape, kind: Kind) -> Record:
+    """The one record that a row is, or a DataError with all that is wrong with it."""
+    records = records_of(row, shape, kind)
+    if isinstance(records, Fault):
+        raise DataError(records.name, records.what, "mend the row, or leave it out")
+    if len(records) != 1:
+        raise ValueError(f"{row.name} holds {len(records)} records; records_of gives them all")
+    return records[0]
+
+
+def records_of(row: Row, shape: Shape, kind: Kind) -> Sequence[Record] | Fault:
+    """The records of a row: one, or any number of a tree; or all that is wrong with it."""
+    reader = SHAPES[shape].kinds.get(kind)
+    if reader is None:
+        known = listed(name for name, layout in SHAPES.items() if kind in layout.kinds)
+        raise DataError(row.name, f"rows of shape '{shape}' hold no {kind} records", f"these shapes do: {known}")
+    try:
+        return reader(row)
+    except UnusableError as error:
+        said = "; ".join(fault.what for fault in error.faults[:SHOWN_FAULTS])
+        more = len(error.faults) - SHOWN_FAULTS
+        return Fault(row.name, error.faults[0].reason, f"{said}; and {more} more" if more > 0 else said)
+    except RecursionError:
+        return Fault(row.name, "nested too deeply", "is nested too deeply")
+
+
+def unknown_shape(row: Row, kind: Kind) -> DataError:
+    """The error for a row of which no records of `kind` can be made: what is there, and what is needed."""
+    other = detect_shape(row.fields)
+    if other is not None:
+        what = f"has the shape '{other}' ({SHAPES[other].fields}), which holds {listed(SHAPES[other].kinds)} records"
+        hint = ""
+    else:
+        what = f"has the fields {listed(row.fields)}"
+        hint = _nearest_names(row.fields, kind)
+    needed = dict.fromkeys(layout.fields for layout in SHAPES.values() if kind in layout.kinds)
+    remedy = f"needed are {' | '.join(needed)}; rename fields with columns, or say the shape"
+    return DataError(row.name, f"{what}, and no {kind} records can be made of it{hint}", remedy)
+
+
+def _nearest_names(fields: Fields, kind: Kind) -> str:
+    """The tail of a message: the first field whose name is almost one that is needed."""
+    needed = " ".join(layout.fields for layout in SHAPES.values() if kind in layout.kinds)
+    names = set(re.findall(r"\w+", needed)) - set(fields)
+    for field in fields:
+        hint = did_you_mean(field, names)
+        if hint.startswith("; did you mean"):
+            return f" ('{printable(field)[:SHOWN_CHARACTERS]}'{hint.replace(';', ':')})"
+    return ""
+
+
+def _source(row: Row) -> str:
+    return _text(row, "source")
+
+
+def _text(row: Row, name: str) -> str:
+    """A field that is of use if it is a text, and else as good as absent."""
+    value = row.fields.get(name)
+    return value if isinstance(value, str) else ""
+
+
+def _dialogue(read: Callable[[Fields], Messages]) -> Mapping[Kind, Reader]:
+    """Chats and prompts of a reader of dialogues; the prompt of a finished dialogue is all but its last answer."""
+
+    def chats(row: Row) -> Sequence[Record]:
+        messages = _sound(read(row.fields), ends_with="assistant")
+        return [Chat(row.name, messages, _source(row))]
+
+    def prompts(row: Row) -> Sequence[Record]:
+        messages = read(row.fields)
+        if messages and messages[-1].role == "assistant":
+            messages = messages[:-1]
+        return [Prompt(row.name, _sound(messages, ends_with="user"), _source(row), _text(row, "knowledge"))]
+
+    return {"chat": chats, "prompt": prompts}
+
+
+def _sound(messages: Messages, *, ends_with: Literal["user", "assistant"]) -> Messages:
+    faults: list[MessageFault] = find_message_faults(messages, ends_with=ends_with)
+    if faults:
+        raise UnusableError(faults)
+    return messages
+
+
+def _preference(read: Callable[[Row], Preference]) -> Mapping[Kind, Reader]:
+    """Preferences, prompts, and the dialogues that end with the chosen answer."""
+
+    def preferences(row: Row) -> Sequence[Record]:
+        return [read(row)._replace(source=_source(row), rule=_text(row, "rule"))]
+
+    def prompts(row: Row) -> Sequence[Record]:
+        return [Prompt(row.name, read(row).prompt, _source(row))]
+
+    def chats(row: Row) -> Sequence[Record]:
+        pair = read(row)
+        return [Chat(row.name, (*pair.prompt, Message("assistant", pair.completions[0])), _source(row))]
+
+    return {"preference": preferences, "prompt": prompts, "chat": chats}
+
+
+def _rated(read: Callable[[Row], Rated]) -> Mapping[Kind, Reader]:
+    def rated(row: Row) -> Sequence[Record]:
+        return [read(row)._replace(source=_source(row))]
+
+    def prompts(row: Row) -> Sequence[Record]:
+        found = read(row)
+        return [Prompt(row.name, found.prompt, _source(row), found.knowledge)]
+
+    return {"rated": rated, "prompt": prompts}
+
+
+def _texts(row: Row) -> Sequence[Record]:
+    return [Text(row.name, filled_text(row.fields[first_of(row.fields, TEXTS)], "text"), _source(row))]
+
+
+def _tree_prompts(row: Row) -> Sequence[Record]:
+    return [Prompt(chat.name, chat.messages[:1]) for chat in tree_chats(row)[:1]]
+
+
+def _has(fields: Fields, *groups: Sequence[str]) -> bool:
+    """Whether there is a field of every group."""
+    return all(any(name in fields for name in group) for group in groups)
+
+
+def _fits_ultrafeedback(fields: Fields) -> bool:
+    completions = fields.get("completions")
+    first = completions[0] if isinstance(completions, list) and completions else None
+    return isinstance(first, dict) and "response" in first
+
+
+def _fits_hh_rlhf(fields: Fields) -> bool:
+    chosen = fields.get("chosen")
+    is_text = isinstance(chosen, str) and chosen.lstrip().startswith("Human:")
+    return is_text and "rejected" in fields
+
+
+def _fits_tree(fields: Fields) -> bool:
+    prompt = fields.get("prompt")
+    return isinstance(prompt, dict) and "replies" in prompt
+
+
+def _fits_kto(fields: Fields) -> bool:
+    has_dialogue = _has(fields, ("messages", "conversations")) or _has(fields, PROMPTS, COMPLETIONS)
+    return has_dialogue and str(fields.get("label")).lower() in {"true", "false"}
+
+
+# In this order they are tried: what has more fields stands before what it would be mistaken for.
+SHAPES: Mapping[Shape, Layout] = {
+    "ultrafeedback": Layout(
+        "instruction, completions (response, annotations)", _fits_ultrafeedback, _rated(from_ultrafeedback)
+    ),
+    "oasst_tree": Layout(
+        "prompt (role, text, replies)",
+        _fits_tree,
+        {
+            "chat": tree_chats,
+            "preference": tree_preferences,
+            "prompt": _tree_prompts,
+        },
+    ),
+    "rated": Layout(
+        "prompt, completion, score",
+        lambda fields: _has(fields, PROMPTS, (*COMPLETIONS, "answers"), ("score", "answers")),
+        _rated(from_rated),
+    ),
+    "hh_rlhf": Layout("chosen, rejected (Human: ...)", _fits_hh_rlhf, _preference(from_hh_rlhf)),
+    "preference": Layout(
+        "prompt, chosen, rejected",
+        lambda fields: _has(fields, ("chosen",), ("rejected",)) or _has(fields, ("completions",), ("ratings",)),
+        _preference(from_preference),
+    ),
+    "kto": Layout(
+        "prompt, completion, label",
+        _fits_kto,
+        {
+            "preference": _preference(from_kto)["preference"],
+            "prompt": _preference(from_kto)["prompt"],
+        },
+    ),
+    "messages": Layout("messages", lambda fields: "messages" in fields, _dialogue(from_messages)),
+    "sharegpt": Layout("conversations", lambda fields: "conversations" in fields, _dialogue(from_sharegpt)),
+    "alpaca": Layout(
+        "instruction, output",
+        lambda fields: _has(fields, ("instruction",), ALPACA_ANSWERS),
+        _dialogue(from_alpaca),
+    ),
+    "prompt_completion": Layout(
+        "prompt, completion", lambda fields: _has(fields, PROMPTS, COMPLETIONS), _dialogue(from_prompt_completion)
+    ),
+    "prompt": Layout("prompt", lambda fields: _has(fields, PROMPTS), {"prompt": _dialogue(from_prompt)["prompt"]}),
+    "text": Layout("text", lambda fields: _has(fields, TEXTS), {"text": _texts}),
+}

@@ -1,0 +1,145 @@
+"""Preferences from the shapes they are published in: chosen and rejected, lists with ratings, labels, HH-RLHF text."""
+
+from collections.abc import Callable, Sequence
+
+from zephyr.records.dialogue_formats import (
+    PROMPTS,
+    from_alpaca,
+    from_hh_text,
+    from_messages,
+    from_prompt,
+    from_prompt_completion,
+    from_sharegpt,
+    with_system,
+)
+from zephyr.records.fields import Json, Row
+from zephyr.records.messages import MessageFault, Messages, find_message_faults
+from zephyr.records.rows import Preference
+from zephyr.records.values import (
+    Fields,
+    UnusableError,
+    first_of,
+    label_of,
+    messages_of,
+    score_of,
+    text_of,
+    unusable,
+)
+
+PAIR = ("chosen", "rejected")
+
+
+def from_preference(row: Row) -> Preference:
+    """The pair of `chosen` and `rejected`, or the list of `completions` with their `ratings`."""
+    if "completions" in row.fields:
+        return _from_list(row)
+    chosen, rejected = (row.fields.get(name) for name in PAIR)
+    if isinstance(chosen, str) or isinstance(rejected, str) or chosen is None or rejected is None:
+        completions: tuple[str, ...] = (text_of(chosen, "chosen answer"), text_of(rejected, "rejected answer"))
+        prompt = _prompt(row.fields)
+    else:
+        prompt, completions = _split(row.fields, messages_of(chosen, "chosen"), messages_of(rejected, "rejected"))
+    models = _models([row.fields.get(f"model_{name}") for name in PAIR])
+    return _checked(Preference(row.name, prompt, completions, _pair_ratings(row.fields), models=models))
+
+
+def from_hh_rlhf(row: Row) -> Preference:
+    """The pair of two HH-RLHF dialogues, which differ in their last answer alone."""
+    chosen, rejected = (from_hh_text(text_of(row.fields.get(name), f"{name} dialogue")) for name in PAIR)
+    prompt, completions = _split(row.fields, chosen, rejected)
+    return _checked(Preference(row.name, prompt, completions, _pair_ratings(row.fields)))
+
+
+def from_kto(row: Row) -> Preference:
+    """One completion, rated 1 where its `label` is true and 0 where it is false."""
+    readers: dict[str, Callable[[Fields], Messages]] = {
+        "messages": from_messages,
+        "conversations": from_sharegpt,
+        "instruction": from_alpaca,
+        "prompt": from_prompt_completion,
+    }
+    messages = readers[first_of(row.fields, tuple(readers))](row.fields)
+    faults = find_message_faults(messages, ends_with="assistant")
+    if faults:
+        raise UnusableError(faults)
+    rating = 1.0 if label_of(row.fields.get("label")) else 0.0
+    models = _models([row.fields.get("model")])
+    return Preference(row.name, messages[:-1], (messages[-1].content,), (rating,), models=models)
+
+
+def _models(names: Sequence[Json]) -> tuple[str, ...]:
+    """The names of models; nothing where not one of them is known."""
+    models = tuple(name if isinstance(name, str) else "" for name in names)
+    return models if any(models) else ()
+
+
+def _from_list(row: Row) -> Preference:
+    completions, ratings = row.fields.get("completions"), row.fields.get("ratings")
+    if not isinstance(completions, list) or not isinstance(ratings, list) or len(completions) != len(ratings):
+        raise unusable("ratings do not fit", "completions and ratings are not two lists of the same length")
+    if not completions:
+        raise unusable("no completions", "there are no completions")
+    texts = [text_of(completion, f"completion {number}") for number, completion in enumerate(completions, 1)]
+    numbers = [_rating(rating, f"rating {number}") for number, rating in enumerate(ratings, 1)]
+    # Stable: of equal ratings the one that stands first stays first.
+    order = sorted(range(len(texts)), key=lambda place: -numbers[place])
+    named = row.fields.get("models")
+    models = _models([named[place] for place in order] if isinstance(named, list) and len(named) == len(texts) else [])
+    completions_down = tuple(texts[place] for place in order)
+    ratings_down = tuple(numbers[place] for place in order)
+    return _checked(Preference(row.name, _prompt(row.fields), completions_down, ratings_down, models=models))
+
+
+def _rating(value: Json, what: str) -> float:
+    score = score_of(value, what)
+    if score is None:
+        raise unusable("null rating", f"the {what} is null")
+    return score
+
+
+def _pair_ratings(fields: Fields) -> tuple[float, float]:
+    """The scores of the pair; 1 and 0 where the row has none."""
+    chosen, rejected = (score_of(fields.get(f"score_{name}"), f"score_{name}") for name in PAIR)
+    if chosen is None and rejected is None:
+        return 1.0, 0.0
+    if chosen is None or rejected is None:
+        raise unusable("null score", "one of score_chosen and score_rejected is missing")
+    return chosen, rejected
+
+
+def _prompt(fields: Fields) -> Messages:
+    if not any(name in fields for name in (*PROMPTS, "messages", "conversations")):
+        what = "chosen and rejected are texts and there is no prompt (as text or messages)"
+        raise unusable("no prompt", what)
+    if any(name in fields for name in PROMPTS):
+        return from_prompt(fields)
+    return from_messages(fields) if "messages" in fields else from_sharegpt(fields)
+
+
+def _split(fields: Fields, chosen: Messages, rejected: Messages) -> tuple[Messages, tuple[str, ...]]:
+    """The prompt that two dialogues share, and their last answers; of answers alone the row has the prompt."""
+    faults = [
+        MessageFault(f"no {name} answer", f"{name} does not end with an answer")
+        for name, messages in zip(PAIR, (chosen, rejected), strict=True)
+        if not messages or messages[-1].role != "assistant"
+    ]
+    if faults:
+        raise UnusableError(faults)
+    completions = (chosen[-1].content, rejected[-1].content)
+    if len(chosen) == 1 and len(rejected) == 1:
+        return _prompt(fields), completions
+    if chosen[:-1] != rejected[:-1]:
+        what = "chosen and rejected differ before their last message, so they do not answer one prompt"
+        raise unusable("no common prompt", what)
+    return with_system(fields, chosen[:-1]), completions
+
+
+def _checked(preference: Preference) -> Preference:
+    faults = find_message_faults(preference.prompt, ends_with="user")
+    for number, completion in enumerate(preference.completions):
+        if not completion.strip():
+            name = f"{PAIR[number]} answer" if len(preference.completions) == 2 else f"completion {number + 1}"
+            faults.append(MessageFault("empty answer", f"the {name} is empty"))
+    if faults:
+        raise UnusableError(faults)
+    return preference

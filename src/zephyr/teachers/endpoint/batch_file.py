@@ -1,0 +1,218 @@
+"""A teacher by OpenAI's Batch API: files of calls, answered within a day for half the price.
+
+The server is told the name of every file, which follows from what is in it; so a run that was stopped finds its
+batches again and pays for none twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import itertools
+import json
+import random
+import time
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar
+
+import openai
+
+from zephyr.errors import TeacherError
+from zephyr.teachers.endpoint.address import Address
+from zephyr.teachers.endpoint.attempts import Attempt, Books, NoBooks
+from zephyr.teachers.endpoint.chat_client import ChatClient
+from zephyr.teachers.endpoint.chat_format import Answered, Unusable, read_completion
+from zephyr.teachers.endpoint.retries import Trouble, retry_after
+from zephyr.teachers.endpoint.retrying_call import CallSettings, attempt_of, request_body
+from zephyr.teachers.endpoint.structured import ResponseForms, with_schema, written_out
+from zephyr.teachers.ledger.cached_teacher import cap_reached
+from zephyr.teachers.ledger.prices import Spend, most_spend
+from zephyr.teachers.protocol import ChatReply, ChatRequest
+
+if TYPE_CHECKING:
+    from openai.types import Batch
+
+# The server's own limits are 50,000 calls and 200 MB a file.
+CALLS_A_FILE = 20_000
+POLL_SECONDS = 30.0
+OVER = ("completed", "failed", "expired", "cancelled")
+NAME = "zephyr"  # the key of a file's name in what the server keeps of a batch
+PLACE: Literal["/v1/chat/completions"] = "/v1/chat/completions"
+
+T = TypeVar("T")
+
+
+class _Part(NamedTuple):
+    """The calls of one file, by the names they have in it, and its lines."""
+
+    name: str
+    calls: dict[str, ChatRequest]
+    lines: list[bytes]
+
+
+class BatchTeacher:
+    """Answers by batches. A call that its batch did not answer is a failure, and asked again by the next run."""
+
+    def __init__(
+        self, address: Address, settings: CallSettings | None = None, *, poll_seconds: float = POLL_SECONDS
+    ) -> None:
+        settings = settings or CallSettings()
+        self.name = address.model
+        self.identity = address.identity
+        self.address = address
+        self.settings = replace(settings, prices=settings.prices.halved())
+        self._poll_seconds = poll_seconds
+        self._forms = ResponseForms(is_wanted=settings.structured)
+
+    def answer(self, requests: Sequence[ChatRequest]) -> Iterator[ChatReply]:
+        """One reply for every request, in order."""
+        return self.answer_with_books(requests, NoBooks())
+
+    def answer_with_books(self, requests: Sequence[ChatRequest], books: Books) -> Iterator[ChatReply]:
+        """As `answer`, with every call written down when its batch is over; TeacherError if the cap has no room."""
+        if not requests:
+            return
+        parts = [self._part(requests[start : start + CALLS_A_FILE]) for start in range(0, len(requests), CALLS_A_FILE)]
+        attempts = [attempt for found in asyncio.run(self._all(parts, books)) for attempt in found]
+        for request, attempt in zip(requests, attempts, strict=True):
+            yield attempt.reply._replace(key=request.key)
+
+    def _part(self, requests: Sequence[ChatRequest]) -> _Part:
+        calls = {f"call-{index}": request for index, request in enumerate(requests)}
+        lines = [self._line(name, request) for name, request in calls.items()]
+        return _Part(hashlib.sha256(b"\n".join(lines)).hexdigest()[:32], calls, lines)
+
+    def _line(self, name: str, request: ChatRequest) -> bytes:
+        body = request_body(request, self.address.model, self.settings)
+        question = self._forms.question_of(request)
+        if question is not None:
+            body = with_schema(body, question)
+        call = {"custom_id": name, "method": "POST", "url": PLACE, "body": body}
+        return json.dumps(call, ensure_ascii=True).encode()
+
+    async def _all(self, parts: Sequence[_Part], books: Books) -> list[list[Attempt]]:
+        deadline = self.settings.deadline_seconds
+        async with ChatClient(self.address, deadline_seconds=deadline, takes_files=True) as chat:
+            try:
+                return await asyncio.gather(*(self._answered(part, chat.client, books) for part in parts))
+            except openai.APIError as error:
+                what = f"the batch could not be made or read ({self.address.hide(str(error))[:300]})"
+                raise TeacherError(self.identity, what, "run again to go on, or set batch to false") from error
+
+    async def _answered(self, part: _Part, client: openai.AsyncOpenAI, books: Books) -> list[Attempt]:
+        """The calls of a file, which is sent unless the server has it; all are written down."""
+        began = time.monotonic()
+        held: Spend | None = None
+        found = await self._patiently(partial(_find, client, part.name))
+        if found is None:
+            held = await self._hold(part, books)
+            found = await self._send(client, part)
+        batch = found
+        while batch.status not in OVER:
+            await asyncio.sleep(self._poll_seconds)
+            batch = await self._patiently(partial(client.batches.retrieve, batch.id))
+        if batch.status == "failed":
+            reasons = [str(error.message) for error in (batch.errors and batch.errors.data) or []]
+            what = f"batch {batch.id} was refused: {self.address.hide('; '.join(reasons))[:300] or 'no reason given'}"
+            raise TeacherError(self.identity, what, "mend that, or set batch to false")
+        results = await self._results(client, batch)
+        seconds = time.monotonic() - began
+        attempts = [self._attempt(request, results.get(name), batch, seconds) for name, request in part.calls.items()]
+        for index, (request, attempt) in enumerate(zip(part.calls.values(), attempts, strict=True), start=1):
+            # What was held for the file goes back with the last of its calls.
+            books.record(request, attempt, held if index == len(attempts) else None)
+        return attempts
+
+    async def _hold(self, part: _Part, books: Books) -> Spend | None:
+        """What is held in the cap for a file; None without a cap, TeacherError if there is no room.
+
+        A file that the server has already is paid for, so nothing is held for it.
+        """
+        most = Spend()
+        for request in part.calls.values():
+            most = most.plus(most_spend(request, self.settings.prices))
+        hold = books.reserve(most)
+        if hold is None:
+            return None
+        refusal = await asyncio.wrap_future(hold)
+        if refusal:
+            raise cap_reached(self.identity, refusal)
+        return most
+
+    async def _send(self, client: openai.AsyncOpenAI, part: _Part) -> Batch:
+        file = (f"{part.name}.jsonl", b"\n".join(part.lines))
+        sent = await self._patiently(partial(client.files.create, file=file, purpose="batch"))
+
+        async def create() -> Batch:
+            # A try whose response was lost may have made it.
+            return await _find(client, part.name) or await client.batches.create(
+                input_file_id=sent.id, endpoint=PLACE, completion_window="24h", metadata={NAME: part.name}
+            )
+
+        return await self._patiently(create)
+
+    async def _results(self, client: openai.AsyncOpenAI, batch: Batch) -> dict[str, dict[str, object]]:
+        """What the batch says, by the names of its calls."""
+        results: dict[str, dict[str, object]] = {}
+        for file in (batch.output_file_id, batch.error_file_id):
+            if file:
+                content = await self._patiently(partial(client.files.content, file))
+                results |= {str(result.get("custom_id")): result for result in _lines(content.content)}
+        return results
+
+    async def _patiently(self, ask: Callable[[], Awaitable[T]]) -> T:
+        """What is asked for; a server that is out of order for a moment is asked again."""
+        for number in itertools.count(1):
+            try:
+                return await ask()
+            except (openai.APIConnectionError, openai.InternalServerError, openai.RateLimitError) as error:
+                if number >= self.settings.max_tries:
+                    raise
+                headers = error.response.headers if isinstance(error, openai.APIStatusError) else {}
+                await asyncio.sleep(self.settings.backoff.pause(number, retry_after(headers), random.Random()))
+        raise AssertionError("there is always another try or an error")
+
+    def _attempt(
+        self, request: ChatRequest, result: Mapping[str, object] | None, batch: Batch, seconds: float
+    ) -> Attempt:
+        """What the batch says about a call, in the form of the books."""
+        got = _read(result, f"batch {batch.id} is {batch.status} without it")
+        if isinstance(got, Trouble):
+            got = got._replace(reason=self.address.hide(got.reason)[:300])
+        else:
+            question, text = self._forms.question_of(request), self.address.hide(got.text)
+            got = got._replace(text=text if question is None else written_out(question, text))
+        attempt = attempt_of(request, got, most_spend(request, self.settings.prices), self.settings.prices)
+        return attempt._replace(latency_seconds=seconds)
+
+
+async def _find(client: openai.AsyncOpenAI, name: str) -> Batch | None:
+    """The batch of that name, unless it is over and answered nothing."""
+    async for batch in client.batches.list(limit=100):
+        answered = batch.request_counts.completed if batch.request_counts else 0
+        if (batch.metadata or {}).get(NAME) == name and (answered or batch.status not in OVER):
+            return batch
+    return None
+
+
+def _lines(content: bytes) -> Iterator[dict[str, object]]:
+    """The lines of a result file; what is no JSON object is left out, and its call counts as unanswered."""
+    for line in content.splitlines():
+        with contextlib.suppress(ValueError):
+            result: object = json.loads(line)
+            if isinstance(result, dict):
+                yield result
+
+
+def _read(result: Mapping[str, object] | None, missing: str) -> Answered | Trouble:
+    if result is None:
+        return Trouble(missing)
+    response = result.get("response")
+    if not isinstance(response, dict) or response.get("status_code") != HTTPStatus.OK:
+        return Trouble(f"in the batch: {json.dumps(result.get('error') or response)}")
+    read = read_completion(response.get("body"))
+    return Trouble(read.reason, may_be_billed=True) if isinstance(read, Unusable) else read

@@ -1,0 +1,145 @@
+"""A teacher behind an address: any server that speaks OpenAI's chat completions.
+
+Calls run in a thread with an event loop of its own, so that the server is kept busy while the replies are being
+used, and this works inside other event loops. Replies come out in the order of the requests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import queue
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from zephyr.errors import ZephyrError
+from zephyr.teachers.endpoint.address import Address
+from zephyr.teachers.endpoint.attempts import Books, NoBooks
+from zephyr.teachers.endpoint.chat_client import ChatClient
+from zephyr.teachers.endpoint.retrying_call import Caller, CallSettings, fresh_limits
+from zephyr.teachers.protocol import ChatReply, ChatRequest
+
+# Calls that may be begun before the one whose reply is due; their replies wait in memory.
+AHEAD = 4096
+HAND_OVER_SECONDS = 0.01
+LOOK_SECONDS = 0.02
+
+_Handed = list[tuple[int, ChatReply]]
+
+
+class EndpointTeacher:
+    """Answers with a model behind an address. What it learns about the server's limits it keeps."""
+
+    def __init__(self, address: Address, settings: CallSettings | None = None) -> None:
+        self.name = address.model
+        self.identity = address.identity
+        self.address = address
+        self.settings = settings or CallSettings()
+        self._limits = fresh_limits(self.settings)
+
+    def answer(self, requests: Sequence[ChatRequest]) -> Iterator[ChatReply]:
+        """One reply for every request, in order."""
+        return self.answer_with_books(requests, NoBooks())
+
+    def answer_with_books(self, requests: Sequence[ChatRequest], books: Books) -> Iterator[ChatReply]:
+        """As `answer`, with every try written down; TeacherError if no call can succeed, or none fits the cap."""
+        if not requests:
+            return
+        run = _Run(self, requests, books)
+        with ThreadPoolExecutor(1, thread_name_prefix="endpoint") as thread:
+            finished = thread.submit(run.work)
+            finished.add_done_callback(lambda _: run.handed.put(None))
+            try:
+                yield from run.in_order(finished)
+            finally:
+                run.stop()
+
+    async def call_all(self, run: _Run) -> None:
+        """Nothing; every request of the run is answered, or the run stopped."""
+        settings = self.settings
+        async with ChatClient(self.address, deadline_seconds=settings.deadline_seconds) as client:
+            caller = Caller(client, settings, self._limits, run.books)
+            num_workers = min(settings.concurrency, len(run.requests))
+            async with asyncio.TaskGroup() as group:
+                for _ in range(num_workers):
+                    group.create_task(run.answer_some(caller))
+
+
+class _Run:
+    """The requests of one `answer`, between the thread that calls and the one that takes the replies."""
+
+    def __init__(self, teacher: EndpointTeacher, requests: Sequence[ChatRequest], books: Books) -> None:
+        self.requests = requests
+        self.books = books
+        self.handed: queue.SimpleQueue[_Handed | None] = queue.SimpleQueue()
+        self._teacher = teacher
+        self._next = 0
+        self._num_taken = 0  # written by the one who takes, read by those who call
+        self._outbox: _Handed = []
+        self._failure: ZephyrError | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._is_stopped = False
+
+    def work(self) -> None:
+        """Nothing; all replies are handed over. Runs in the thread that calls."""
+        asyncio.run(self._main())
+        if self._failure is not None:
+            raise self._failure
+
+    def in_order(self, finished: Future[None]) -> Iterator[ChatReply]:
+        """The replies in the order of the requests, each as soon as it can be given."""
+        early: dict[int, ChatReply] = {}
+        while (handed := self.handed.get()) is not None:
+            early.update(handed)
+            while self._num_taken in early:
+                yield early.pop(self._num_taken)
+                self._num_taken += 1
+        finished.result()
+
+    def stop(self) -> None:
+        """Nothing; calls in flight are given up. Does nothing once all is done."""
+        self._is_stopped = True
+        if self._loop is not None and self._task is not None:
+            with contextlib.suppress(RuntimeError):  # The loop is closed: all is done.
+                self._loop.call_soon_threadsafe(self._task.cancel)
+
+    async def answer_some(self, caller: Caller) -> None:
+        """Nothing; takes one request after another until none is left. Many of these run at once."""
+        while self._next < len(self.requests) and self._failure is None:
+            index = self._next
+            self._next += 1
+            while index - self._num_taken > AHEAD:  # noqa: ASYNC110 - another thread takes
+                await asyncio.sleep(LOOK_SECONDS)
+            try:
+                reply = await caller.call(self.requests[index])
+            except ZephyrError as error:
+                # Calls in flight are let finish: they may be paid for.
+                if self._failure is None:
+                    self._failure = error
+            else:
+                self._hand_over(index, reply._replace(key=self.requests[index].key))
+
+    def _hand_over(self, index: int, reply: ChatReply) -> None:
+        # Handing over wakes the other thread, so a moment's replies go together.
+        if not self._outbox:
+            asyncio.get_running_loop().call_later(HAND_OVER_SECONDS, self._send)
+        self._outbox.append((index, reply))
+
+    def _send(self) -> None:
+        if self._outbox:
+            self.handed.put(self._outbox)
+            self._outbox = []
+
+    async def _main(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._task = asyncio.create_task(self._teacher.call_all(self))
+        if self._is_stopped:
+            self._task.cancel()
+        try:
+            await self._task
+        except asyncio.CancelledError:
+            if not self._is_stopped:
+                raise
+        finally:
+            self._send()

@@ -1,0 +1,1 @@
+"""The ledger of calls: every try, what it cost, and the teacher that answers from it."""

@@ -1,0 +1,187 @@
+"""The call ledger: one row for every try of every call, in a SQLite file that is only ever appended to.
+
+Several processes may share one. A row is on disk for good when `flush` returns, and at most moments after
+`record`; a process that dies loses the rows of these moments. Keys never come here: who asks keeps them out.
+"""
+
+import hashlib
+import json
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple, Self, cast
+
+from zephyr.teachers.endpoint.attempts import Attempt
+from zephyr.teachers.ledger.file import open_file
+from zephyr.teachers.ledger.prices import Cap, Spend
+from zephyr.teachers.ledger.writer import LedgerWriter, Row
+from zephyr.teachers.protocol import ChatReply, ChatRequest
+
+LOOKED_UP_TOGETHER = 500  # values in one query
+_REPLY = "finish_reason, response, prompt_tokens, completion_tokens"
+_ANSWERED = "FROM calls INDEXED BY answers WHERE finish_reason <> 'error'"
+_FIND = f"SELECT request_hash, min(id) {_ANSWERED}"
+_ANSWER = f"SELECT {_REPLY} {_ANSWERED} AND request_hash = ? ORDER BY id LIMIT 1"
+
+
+class Total(NamedTuple):
+    """What was asked of one teacher, over all runs."""
+
+    teacher: str
+    tries: int
+    answers: int
+    estimated: int  # tries of unknown cost, counted at the most
+    prompt_tokens: int
+    completion_tokens: int
+    price: float
+    latency_seconds: float  # of all tries together
+
+
+def canonical(request: ChatRequest) -> str:
+    """All of the request that an answer depends on, as JSON: everything but its key."""
+    fields = request._asdict()
+    del fields["key"]
+    if not request.top_logprobs:  # ledgers from before there were any know the request without them
+        del fields["top_logprobs"]
+    fields["messages"] = [[message.role, message.content] for message in request.messages]
+    return json.dumps(fields, ensure_ascii=True, sort_keys=True, separators=(",", ":"))
+
+
+def request_hash(identity: str, request: ChatRequest) -> str:
+    """The name of a call in the ledger: equal for equal requests to the same teacher."""
+    return hashlib.sha256(f"{identity}\n{canonical(request)}".encode()).hexdigest()
+
+
+class Ledger:
+    """An open ledger. Close it, or use it in a `with`; the cap holds for all calls it ever took."""
+
+    def __init__(self, path: Path, cap: Cap | None = None) -> None:
+        self.path = path
+        self._cap = cap or Cap()
+        self._writer = LedgerWriter(path, self._cap)
+        self._reading = open_file(path)
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Nothing; every row is on disk."""
+        try:
+            self._writer.close()
+        finally:
+            with self._lock:
+                self._reading.close()
+
+    def books(self, identity: str) -> "LedgerBooks":
+        """The part of the ledger that is about one teacher."""
+        return LedgerBooks(self, identity)
+
+    def write(self, row: Row, held: Spend | None = None) -> None:
+        """Nothing; the row is committed soon, and what was held for it given back."""
+        self._writer.write(row, held)
+
+    def hold(self, most: Spend) -> Future[str] | None:
+        """None without a cap; else an empty text once so much is held, or why it never will be."""
+        return self._writer.hold(most) if self._cap.is_set else None
+
+    def flush(self) -> None:
+        """Nothing; all rows of before are on disk."""
+        self._writer.flush()
+
+    def find(self, hashes: Iterable[str]) -> dict[str, int]:
+        """The number of the row that answers it, for every hash that is answered."""
+        waiting = list(hashes)
+        found: dict[str, int] = {}
+        for start in range(0, len(waiting), LOOKED_UP_TOGETHER):
+            part = waiting[start : start + LOOKED_UP_TOGETHER]
+            query = f"{_FIND} AND request_hash IN ({_places(part)}) GROUP BY request_hash"
+            found.update(cast("list[tuple[str, int]]", self._query(query, part)))
+        return found
+
+    def replies(self, rows: Sequence[int]) -> Iterator[ChatReply]:
+        """The answers in these rows, in their order, without keys."""
+        for start in range(0, len(rows), LOOKED_UP_TOGETHER):
+            part = rows[start : start + LOOKED_UP_TOGETHER]
+            query = f"SELECT id, {_REPLY} FROM calls WHERE id IN ({_places(part)})"  # noqa: S608 - all of it stands here
+            by_row = {int(str(row)): fields for row, *fields in self._query(query, part)}
+            yield from (_reply(by_row[row]) for row in part)
+
+    def answer_to(self, wanted: str) -> ChatReply | None:
+        """The answer to the request of that hash, without a key."""
+        rows = self._query(_ANSWER, (wanted,))
+        return _reply(rows[0]) if rows else None
+
+    def totals(self) -> list[Total]:
+        """What was asked of every teacher."""
+        rows = self._query(f"SELECT {', '.join(Total._fields)} FROM totals ORDER BY teacher")  # noqa: S608
+        return [Total(*cast("Total", row)) for row in rows]
+
+    def _query(self, query: str, values: Sequence[str | int] = ()) -> list[tuple[object, ...]]:
+        with self._lock:
+            return self._reading.execute(query, values).fetchall()
+
+
+class LedgerBooks:
+    """A ledger's rows about one teacher, under the `attempts.Books` protocol."""
+
+    def __init__(self, ledger: Ledger, identity: str) -> None:
+        self._ledger = ledger
+        self._identity = identity
+
+    def answered(self, request: ChatRequest) -> ChatReply | None:
+        """The answer that the ledger holds."""
+        found = self._ledger.answer_to(request_hash(self._identity, request))
+        return None if found is None else found._replace(key=request.key)
+
+    def reserve(self, most: Spend) -> Future[str] | None:
+        """See `Ledger.hold`."""
+        return self._ledger.hold(most)
+
+    def record(self, request: ChatRequest, attempt: Attempt, held: Spend | None = None) -> None:
+        """Nothing; the try becomes a row."""
+        reply, spend = attempt.reply, attempt.spend
+        row = Row(
+            request_hash(self._identity, request),
+            self._identity,
+            reply.finish_reason,
+            attempt.number,
+            spend.prompt_tokens,
+            spend.completion_tokens,
+            spend.price,
+            attempt.is_estimated,
+            round(attempt.latency_seconds, 4),
+            round(time.time(), 3),
+            reply.error,
+            _storable(reply.text),
+            canonical(request),
+        )
+        self._ledger.write(row, held)
+
+
+def _places(values: Sequence[object]) -> str:
+    return ", ".join("?" * len(values))
+
+
+def _storable(text: str) -> str:
+    """The text without lone surrogates, which no file can hold."""
+    return text.encode("utf-8", "replace").decode() if not text.isascii() else text
+
+
+def _reply(fields: Sequence[object]) -> ChatReply:
+    finish_reason, text, prompt_tokens, completion_tokens = cast("tuple[str, str, int, int]", tuple(fields))
+    return ChatReply(
+        "",
+        text,
+        "length" if finish_reason == "length" else "stop",
+        prompt_tokens=prompt_tokens,
+        completion_tokens=completion_tokens,
+    )

@@ -1,0 +1,218 @@
+"""The thread that writes a ledger: all rows that wait go into one transaction, and holds are kept with them."""
+
+import queue
+import sqlite3
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from zephyr.errors import ResourceError
+from zephyr.teachers.ledger.file import is_alive, new_owner, open_file
+from zephyr.teachers.ledger.prices import Cap, Spend
+
+# How long rows may wait for others to share their commit.
+PAUSE_SECONDS = 0.01
+# How often a call without room in the cap looks whether another process has given some back.
+LOOK_SECONDS = 0.2
+LOST = "in flight when its process ended; counted at the most it can have cost"
+
+
+class Row(NamedTuple):
+    """A row of `calls`, in the order of its columns."""
+
+    request_hash: str
+    teacher: str
+    finish_reason: str
+    attempt: int
+    prompt_tokens: int
+    completion_tokens: int
+    price: float
+    is_estimated: bool
+    latency_seconds: float
+    finished_at: float
+    error: str
+    response: str
+    request: str
+
+
+INSERT = f"INSERT INTO calls ({', '.join(Row._fields)}) VALUES ({', '.join('?' * len(Row._fields))})"  # noqa: S608
+
+
+@dataclass(frozen=True)
+class _Write:
+    row: Row
+    held: Spend | None
+
+
+@dataclass(frozen=True)
+class _Hold:
+    most: Spend
+    answer: Future[str]
+
+
+@dataclass(frozen=True)
+class _Flush:
+    done: Future[None]
+
+
+_Order = _Write | _Hold | _Flush | None
+
+
+class LedgerWriter:
+    """Takes rows and holds from any thread. What cannot be written is raised at the next call of a method."""
+
+    def __init__(self, path: Path, cap: Cap) -> None:
+        self._path = path
+        self._cap = cap
+        self._owner = new_owner()
+        self._connection = open_file(path)
+        self._orders: queue.SimpleQueue[_Order] = queue.SimpleQueue()
+        self._waiting: list[_Hold] = []
+        self._held = Spend()
+        self._num_held = 0
+        self._failure: ResourceError | None = None
+        self._thread = threading.Thread(target=self._work, name="ledger", daemon=True)
+        self._thread.start()
+
+    def write(self, row: Row, held: Spend | None) -> None:
+        """Nothing; the row is committed soon, and what was held for it given back."""
+        self._raise_failure()
+        self._orders.put(_Write(row, held))
+
+    def hold(self, most: Spend) -> Future[str]:
+        """An empty text once so much is held under the cap, or why it never will be."""
+        self._raise_failure()
+        answer: Future[str] = Future()
+        self._orders.put(_Hold(most, answer))
+        return answer
+
+    def flush(self) -> None:
+        """Nothing; all rows of before are on disk."""
+        done: Future[None] = Future()
+        self._orders.put(_Flush(done))
+        while self._thread.is_alive() and not done.done():
+            try:
+                done.result(timeout=LOOK_SECONDS)
+            except TimeoutError:
+                continue
+        self._raise_failure()
+
+    def close(self) -> None:
+        """Nothing; all rows are on disk, and calls still in flight are counted as lost."""
+        if self._thread.is_alive():
+            self._orders.put(None)
+            self._thread.join()
+        self._connection.close()
+        self._raise_failure()
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+
+    def _work(self) -> None:
+        orders: list[_Order] = []
+        try:
+            while None not in orders:
+                orders = self._gather()
+                self._commit([order for order in orders if order is not None], is_last=None in orders)
+        except sqlite3.Error as error:
+            self._failure = ResourceError(
+                str(self._path), f"cannot be written ({error})", "see that its disk has room, and run again"
+            )
+            self._refuse(orders)
+
+    def _gather(self) -> list[_Order]:
+        """What waits, after a moment for more to come."""
+        orders: list[_Order] = []
+        try:
+            orders.append(self._orders.get(timeout=LOOK_SECONDS if self._waiting else None))
+        except queue.Empty:
+            return orders
+        if orders != [None]:
+            time.sleep(PAUSE_SECONDS)
+        while not self._orders.empty():
+            orders.append(self._orders.get())
+        return orders
+
+    def _commit(self, orders: Sequence[_Write | _Hold | _Flush], *, is_last: bool) -> None:
+        writes = [order for order in orders if isinstance(order, _Write)]
+        self._waiting += [order for order in orders if isinstance(order, _Hold)]
+        answers: list[tuple[_Hold, str]] = []
+        if writes or self._waiting or is_last:
+            self._connection.execute("BEGIN IMMEDIATE")
+            self._connection.executemany(INSERT, [order.row for order in writes])
+            for order in writes:
+                if order.held is not None:
+                    self._held, self._num_held = self._held.plus(order.held, -1), self._num_held - 1
+            if self._cap.is_set:
+                answers = self._answer_holds()
+                self._write_hold(is_last=is_last)
+            self._connection.execute("COMMIT")
+        for hold, answer in answers:
+            self._waiting.remove(hold)
+            hold.answer.set_result(answer)
+        for flush in (order for order in orders if isinstance(order, _Flush)):
+            flush.done.set_result(None)
+
+    def _answer_holds(self) -> list[tuple[_Hold, str]]:
+        """The holds that can be answered now."""
+        if not self._waiting:
+            return []
+        self._write_off_the_dead()
+        spent = _sum(self._connection, "totals")
+        others = _sum(self._connection, "holds", self._owner)
+        answers: list[tuple[_Hold, str]] = []
+        for hold in self._waiting:
+            in_flight = others.plus(self._held)
+            if self._cap.allows(spent.plus(in_flight).plus(hold.most)):
+                self._held, self._num_held = self._held.plus(hold.most), self._num_held + 1
+                answers.append((hold, ""))
+            elif not in_flight.tokens:
+                answers.append((hold, _no_room(self._cap, spent, hold.most)))
+        return answers
+
+    def _write_hold(self, *, is_last: bool) -> None:
+        self._connection.execute("DELETE FROM holds WHERE owner = ?", (self._owner,))
+        if self._num_held and is_last:
+            self._connection.execute(INSERT, _lost(self._num_held, self._held))
+        elif self._num_held:
+            values = (self._owner, self._num_held, *self._held)
+            self._connection.execute("INSERT INTO holds VALUES (?, ?, ?, ?, ?)", values)
+
+    def _write_off_the_dead(self) -> None:
+        """Nothing; what processes that died may have spent is counted as spent."""
+        for owner, calls, *spend in self._connection.execute("SELECT * FROM holds").fetchall():
+            if owner != self._owner and not is_alive(owner):
+                self._connection.execute("DELETE FROM holds WHERE owner = ?", (owner,))
+                self._connection.execute(INSERT, _lost(calls, Spend(*spend)))
+
+    def _refuse(self, orders: Sequence[_Order]) -> None:
+        """Nothing; whoever waits for an answer is told that there will be none."""
+        for order in {*self._waiting, *(order for order in orders if isinstance(order, _Hold))}:
+            if not order.answer.done():
+                order.answer.set_exception(self._failure)
+
+
+def _lost(calls: int, spend: Spend) -> Row:
+    error = f"{calls} calls {LOST}"
+    return Row("", "(lost)", "error", 1, *spend, True, 0.0, time.time(), error, "", "")
+
+
+def _sum(connection: sqlite3.Connection, table: str, but_for: str = "") -> Spend:
+    sums = "total(prompt_tokens), total(completion_tokens), total(price)"
+    query = f"SELECT {sums} FROM {table}"  # noqa: S608 - the names stand in this file
+    if but_for:
+        prompt, completion, price = connection.execute(f"{query} WHERE owner <> ?", (but_for,)).fetchone()
+    else:
+        prompt, completion, price = connection.execute(query).fetchone()
+    return Spend(int(prompt), int(completion), float(price))
+
+
+def _no_room(cap: Cap, spent: Spend, most: Spend) -> str:
+    if cap.max_tokens is not None and spent.tokens + most.tokens > cap.max_tokens:
+        return f"{spent.tokens} of {cap.max_tokens} tokens are spent, and the next call may take {most.tokens}"
+    return f"{spent.price:.4f} of {cap.max_price} are spent, and the next call may cost {most.price:.4f}"

@@ -1,0 +1,1 @@
+"""Checkpoints: atomic, checksummed, free of pickles; and going on from the newest whole one."""

@@ -1,1 +1,0 @@
-"""The verbs of the command, a file for each group. Heavy libraries are imported when a verb runs."""

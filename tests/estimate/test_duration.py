@@ -1,0 +1,65 @@
+from dataclasses import replace
+
+import pytest
+from tests.estimate.test_memory import DPO
+
+from zephyr.errors import RecipeError
+from zephyr.estimate.devices import DEVICES, device_named
+from zephyr.estimate.duration import HOUR, Cluster, duration_of
+from zephyr.estimate.known_rows import known_rows
+from zephyr.estimate.lines import comparison_lines, in_time, training_lines
+from zephyr.estimate.shapes import KNOWN_SHAPES
+from zephyr.estimate.work import stage_flops
+
+SIXTEEN = Cluster(DEVICES["a100-80g"], 16)
+BETA = replace(DPO, rows=replace(DPO.rows, held_out=2000), eval_steps=100)
+
+
+def test_arithmetic_is_operations_over_what_the_cluster_reaches():
+    assert duration_of(BETA, SIXTEEN).arithmetic == stage_flops(BETA) / (16 * 312e12 * 0.4)
+    assert duration_of(BETA, SIXTEEN._replace(num_devices=1)).traffic == 0
+
+
+def test_traffic_of_a_141b_model_by_hand():
+    shape = KNOWN_SHAPES["mistral-community/Mixtral-8x22B-v0.1"]
+    rows = known_rows("argilla/distilabel-capybara-dpo-7k-binarized", "train")
+    assert rows is not None
+    orpo = replace(DPO, shape=shape, rows=rows.rows, precision="pure_bf16", has_reference=False, max_length=2048)
+    # Two bytes of every weight twice, and of its gradient once; 31 of 32 parts come from others at 450 GB/s x 0.7.
+    a_step = 6 * 140_620_634_112 * 31 / 32 / (450e9 * 0.7)
+    found = duration_of(orpo, Cluster(DEVICES["h100-80g"], 32))
+    assert found.traffic == pytest.approx(711 * a_step)
+    assert found.least == found.traffic
+    assert found.most == found.traffic + found.arithmetic
+
+
+def test_the_published_hours_of_dpo_are_met_by_the_usual_way_of_computing():
+    usual = duration_of(BETA, SIXTEEN, as_usual=True)
+    assert 2 * HOUR < usual.least < usual.most < 4 * HOUR
+    assert duration_of(BETA, SIXTEEN).least < usual.least
+
+
+def test_lines_of_a_published_stage():
+    lines = list(training_lines(BETA, SIXTEEN, recipe_name="zephyr-7b-beta"))
+    assert any(line.startswith("published: 2 to 4 h on 16 a100-80g") for line in lines)
+    assert lines[-1].startswith("fits: ")
+    small = list(training_lines(BETA, Cluster(DEVICES["l4-24g"], 2), recipe_name="mine"))
+    assert not any("published" in line for line in small)
+    assert small[-1].startswith("does not fit: ")
+
+
+def test_prediction_beside_actual():
+    lines = list(comparison_lines({"sft": 130.0, "align": 50.0}, {"sft": 100.0}, 10))
+    assert lines[1].split() == ["sft", "2", "min", "took", "2", "min", "+30%"]
+    assert "took" not in lines[2]
+    assert lines[3].split()[-1] == "+30%"  # of the stages that both know
+
+
+@pytest.mark.parametrize(("seconds", "words"), [(3.14, "3.1 s"), (42, "42 s"), (600, "10 min"), (8640, "2.4 h")])
+def test_times_as_one_reads_them(seconds, words):
+    assert in_time(seconds) == words
+
+
+def test_an_unknown_device_is_refused_with_a_suggestion():
+    with pytest.raises(RecipeError, match="did you mean 'a100-80g'"):
+        device_named("a100-80")

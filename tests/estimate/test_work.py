@@ -1,0 +1,75 @@
+from dataclasses import replace
+
+import pytest
+from tests.estimate.test_shapes import TINY
+
+from zephyr.estimate.known_rows import known_rows
+from zephyr.estimate.shapes import KNOWN_SHAPES
+from zephyr.estimate.work import Adapters, RowLengths, Training, forward_flops, stage_flops, train_flops
+
+PAIR = RowLengths(num_rows=10, prompt_tokens=3, completion_tokens=2, num_completions=2)
+
+
+def test_a_pass_over_a_pair_by_hand():
+    # 288 weights meet 7 tokens. The prompt's tokens see 1 + 2 + 3 keys, those of each answer 4 + 5.
+    weights, attention, head = 2 * 288 * 7, 4 * 2 * 2 * 2 * (6 + 9 + 9), 2 * 10 * 4 * 4
+    assert forward_flops(TINY, PAIR) == weights + attention + head == 5120
+    # With the prompt twice: 10 tokens, and its 6 keys twice.
+    assert forward_flops(TINY, PAIR, shared=False) == 2 * 288 * 10 + 32 * 30 + head
+
+
+def test_a_window_bounds_the_keys():
+    narrow = replace(TINY, sliding_window=1)
+    assert forward_flops(TINY, PAIR) - forward_flops(narrow, PAIR) == 32 * (24 - 7)
+
+
+def test_backward_recomputing_and_adapters():
+    training = Training("align", TINY, PAIR, train_batch_size=4)
+    assert train_flops(training) == 3 * 5120
+    assert train_flops(replace(training, activation_checkpointing=True)) == 4 * 5120
+    assert train_flops(replace(training, adapters=Adapters(2))) == 2 * 5120
+
+
+def test_adapters_by_hand():
+    # Rank 3; rows and columns of q, o (4 and 4), k, v (4 and 2), and three matrices of 4 and 8, in two layers.
+    assert Adapters(3).parameters(TINY) == 3 * 2 * (2 * 8 + 2 * 6 + 3 * 12)
+    assert Adapters(3, attention_only=True).parameters(TINY) == 3 * 2 * 28
+
+
+def test_the_reference_and_evaluations_are_counted():
+    rows = replace(PAIR, held_out=5)
+    training = Training("align", TINY, rows, train_batch_size=4, num_train_epochs=2, eval_steps=2, has_reference=True)
+    assert (training.steps_per_epoch, training.num_steps, training.num_evaluations) == (3, 6, 3)
+    once = 10 + 5
+    assert stage_flops(training) == 5120 * (2 * 10 * 3 + 3 * 5 + once)
+    in_every_step = 2 * 10 + 3 * 5
+    assert stage_flops(training, as_usual=True) == forward_flops(TINY, rows, shared=False) * (
+        2 * 10 * 3 + 3 * 5 + in_every_step
+    )
+
+
+@pytest.mark.parametrize(
+    ("num_rows", "batch", "epochs", "steps"),
+    [(61_966, 32, 3, 5811), (61_135, 128, 1, 478), (7_563, 32, 3, 711)],
+)
+def test_steps_of_the_published_runs(num_rows, batch, epochs, steps):
+    rows = replace(PAIR, num_rows=num_rows)
+    assert Training("align", TINY, rows, batch, epochs).num_steps == steps
+
+
+def test_max_steps_cut_the_work():
+    training = Training("align", TINY, PAIR, train_batch_size=5, max_steps=1)
+    assert (training.num_steps, training.trained_tokens) == (1, 5 * 7)
+
+
+def test_ultrachat_fills_the_published_sequences():
+    known = known_rows("HuggingFaceH4/ultrachat_200k", "train_sft")
+    assert known is not None
+    assert round(known.rows.num_rows * known.rows.tokens / 2048, -3) == 139_000
+    assert known_rows("someone/else", "train") is None
+
+
+def test_a_token_of_a_7b_model_takes_six_operations_a_weight():
+    shape, rows = KNOWN_SHAPES["mistralai/Mistral-7B-v0.1"], RowLengths(1, 0, 2048)
+    a_token = train_flops(Training("sft", shape, rows, 1)) / 2048
+    assert a_token == pytest.approx(6 * 7.11e9 + 3 * 4 * 32 * 4096 * 1024.5, rel=1e-3)
