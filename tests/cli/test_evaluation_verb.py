@@ -10,8 +10,8 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.cli.judged_benches import write_baseline, write_mt_bench
 
+from tests.cli.judged_benches import write_baseline, write_mt_bench
 from tests.evaluate.harness.small_data import small_data
 from zephyr.cli import main as cli
 from zephyr.evaluate.results import read_results

@@ -5,8 +5,8 @@ import sqlite3
 from pathlib import Path
 
 import pytest
-from tests.cli.judged_benches import plain_prompts, write_baseline, write_mt_bench
 
+from tests.cli.judged_benches import plain_prompts, write_baseline, write_mt_bench
 from tests.teachers.hostile_server import running_server
 from zephyr.cli import main as cli
 from zephyr.models.loading import save_model

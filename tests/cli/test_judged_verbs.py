@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.cli.judged_benches import plain_prompts, write_baseline, write_mt_bench
 
+from tests.cli.judged_benches import plain_prompts, write_baseline, write_mt_bench
 from tests.teachers.hostile_server import running_server
 from tests.teachers.served_model import save_replying_model, serving
 from zephyr.cli import main as cli

@@ -1,8 +1,8 @@
 from dataclasses import replace
 
 import pytest
-from tests.estimate.test_memory import DPO
 
+from tests.estimate.test_memory import DPO
 from zephyr.errors import RecipeError
 from zephyr.estimate.devices import DEVICES, device_named
 from zephyr.estimate.duration import HOUR, Cluster, duration_of

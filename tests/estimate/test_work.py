@@ -1,8 +1,8 @@
 from dataclasses import replace
 
 import pytest
-from tests.estimate.test_shapes import TINY
 
+from tests.estimate.test_shapes import TINY
 from zephyr.estimate.known_rows import known_rows
 from zephyr.estimate.shapes import KNOWN_SHAPES
 from zephyr.estimate.work import Adapters, RowLengths, Training, forward_flops, stage_flops, train_flops

@@ -4,16 +4,16 @@ import json
 from pathlib import Path
 
 import pytest
-from tests.cli.judged_benches import write_mt_bench
 
+from tests.cli.judged_benches import write_mt_bench
 from tests.evaluate.harness.small_data import small_data
 from tests.pipeline.mini import mini_recipe
 from zephyr.errors import DataError
 from zephyr.models.loading import save_model
 from zephyr.models.tiny import tiny_model, tiny_tokenizer
 from zephyr.pipeline.benchmarks import benchmark_lines, benchmark_scores
-from zephyr.pipeline.stages import Work
 from zephyr.recipe.schema import Recipe
+from zephyr.stages.stage import Work
 
 
 def recipe_with(tmp_path: Path, *tasks: str, **more: object) -> Recipe:

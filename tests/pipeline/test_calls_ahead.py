@@ -17,13 +17,14 @@ from zephyr.pipeline.calls_ahead import (
 )
 from zephyr.pipeline.check import check_lines
 from zephyr.pipeline.make_synth import make_synth
-from zephyr.pipeline.stages import Work, plan_stages
-from zephyr.recipe.feedback_section import EndpointTeacher
+from zephyr.pipeline.stages import plan_stages
 from zephyr.recipe.schema import Recipe
 from zephyr.recipe.synth_section import SelfInstructSynth, SynthSection
+from zephyr.recipe.teacher_section import EndpointSection
 from zephyr.records.messages import Message
 from zephyr.records.rows import Prompt
 from zephyr.records.writing import write_jsonl
+from zephyr.stages.stage import Work
 from zephyr.synth.tasks import Instance, Task, task_fields
 from zephyr.teachers.ledger.cached_teacher import LedgeredTeacher
 from zephyr.teachers.ledger.ledger import Ledger
@@ -129,7 +130,7 @@ def test_too_few_classification_seeds_are_said_before_the_run(tmp_path):
     seeds = [Task("", f"Seed task about subject number {n}", n < 3, (Instance("", "x"),)) for n in range(16)]
     write_jsonl(tmp_path / "seeds.jsonl", map(task_fields, seeds))
     generator = SelfInstructSynth(seeds="seeds.jsonl", classification_only=True)
-    section = SynthSection(generator=generator, teacher=EndpointTeacher.model_validate(ENDPOINT))
+    section = SynthSection(generator=generator, teacher=EndpointSection.model_validate(ENDPOINT))
     with pytest.raises(DataError, match="8 classification seed tasks, got 3 of 16"):
         asked_by_synth(section, seed=0, data_dir=tmp_path)
 

@@ -7,7 +7,7 @@ import pytest
 from tests.deliver.small_run import write_run
 from tests.pipeline.mini import mini_recipe
 from zephyr.pipeline import make_delivery
-from zephyr.pipeline.stages import Work
+from zephyr.stages.stage import Work
 from zephyr.teachers.protocol import ChatReply
 
 

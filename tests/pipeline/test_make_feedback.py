@@ -12,9 +12,10 @@ from tests.pipeline.mini import mini_fields
 from zephyr.errors import DataError, TeacherError
 from zephyr.feedback import ray_stage
 from zephyr.pipeline.make_feedback import make_feedback
-from zephyr.pipeline.stages import Work, plan_stages
+from zephyr.pipeline.stages import plan_stages
 from zephyr.recipe.schema import Recipe
 from zephyr.records.writing import write_jsonl
+from zephyr.stages.stage import Work
 from zephyr.teachers.ledger.ledger import Ledger
 from zephyr.teachers.scripted import ScriptedJudge, ScriptedTeacher
 from zephyr.world import prompts

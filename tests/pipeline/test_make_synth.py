@@ -7,12 +7,13 @@ from pydantic import ValidationError
 
 from tests.pipeline.mini import mini_fields
 from tests.synth.form_teacher import FormTeacher
+from zephyr.data.read.stage_rows import hash_of_source
 from zephyr.errors import DataError
-from zephyr.pipeline.data_rows import hash_of_source
 from zephyr.pipeline.make_synth import make_synth
-from zephyr.pipeline.stages import Work, plan_stages
+from zephyr.pipeline.stages import plan_stages
 from zephyr.recipe.schema import Recipe
 from zephyr.records.writing import write_jsonl
+from zephyr.stages.stage import Work
 from zephyr.synth.tasks import Instance, Task, task_fields
 
 LOCAL = {"name": "local", "model": "somewhere"}

@@ -10,7 +10,8 @@ from tests.pipeline.mini import mini_fields, mini_recipe
 from zephyr.errors import DataError, RecipeError, ResourceError
 from zephyr.pipeline.asking import asked_recipe
 from zephyr.pipeline.run import run_recipe
-from zephyr.recipe.schema import STAGES, Recipe
+from zephyr.recipe.schema import Recipe
+from zephyr.recipe.stage_sections import STAGES
 from zephyr.runs.lock import hold_lock
 
 

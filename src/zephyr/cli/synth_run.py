@@ -12,9 +12,8 @@ from zephyr.errors import DataError, did_you_mean
 from zephyr.pipeline.asked_teachers import TeacherOptions, asked_together, cap_for, open_plain, section_of
 from zephyr.pipeline.calls_ahead import asked_by_synth
 from zephyr.progress import show_progress
-from zephyr.recipe.feedback_section import ScriptedTeacher
-from zephyr.recipe.feedback_section import Teacher as TeacherSection
 from zephyr.recipe.synth_section import SelfInstructSynth, SynthSection, UltraChatSynth, WorldSynth
+from zephyr.recipe.teacher_section import ScriptedSection, TeacherSection
 from zephyr.records.rows import Chat
 from zephyr.records.writing import write_jsonl
 from zephyr.synth.dialogues import WritingSettings, write_dialogues
@@ -122,7 +121,7 @@ def forecast(run: SynthRun) -> Accounts:
 def _answering(named: str, max_new_tokens: int) -> TeacherSection:
     """The teacher's section, with answers as long as the command allows."""
     section = section_of(named)
-    if isinstance(section, ScriptedTeacher):
+    if isinstance(section, ScriptedSection):
         return section
     return section.model_copy(
         update={"sampling": section.sampling.model_copy(update={"max_new_tokens": max_new_tokens})}

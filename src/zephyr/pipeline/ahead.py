@@ -6,16 +6,16 @@ The rows of a training stage become tokens here already, if its tokenizer is the
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from zephyr.data.read.stage_rows import open_all, stage_rows
 from zephyr.errors import Problems
 from zephyr.models.loading import Source, Tokenizer, load_tokenizer
 from zephyr.pipeline.benchmarks import benchmark_lines
-from zephyr.pipeline.data_rows import open_all, stage_rows
 from zephyr.pipeline.inputs import other_inputs, row_kind, training_section
 from zephyr.pipeline.make_models import make_start
 from zephyr.pipeline.prepare import prepare_rows
 from zephyr.pipeline.ready import base_source, encoder_for
 from zephyr.pipeline.recorded import binarize_recorded
-from zephyr.pipeline.stages import Planned, Work
+from zephyr.pipeline.stages import Planned
 from zephyr.pipeline.telling import facts_in_words, left_out_lines
 from zephyr.pipeline.tokens import none_left
 from zephyr.pipeline.training import refuse_device
@@ -24,6 +24,7 @@ from zephyr.recipe.model_section import NewModel
 from zephyr.recipe.schema import Recipe
 from zephyr.records.rows import Rated, Record
 from zephyr.runs.stage_folder import MODEL, Facts, finished
+from zephyr.stages.stage import Work
 
 Say = Callable[[str], None]
 

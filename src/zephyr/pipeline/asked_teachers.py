@@ -12,8 +12,7 @@ from typing import Literal, TypeAlias
 from urllib.parse import urlsplit
 
 from zephyr.errors import TeacherError
-from zephyr.recipe.feedback_section import EndpointTeacher, LocalTeacher, ScriptedTeacher, VllmTeacher
-from zephyr.recipe.feedback_section import Teacher as TeacherSection
+from zephyr.recipe.teacher_section import EndpointSection, LocalSection, ScriptedSection, TeacherSection, VllmSection
 from zephyr.teachers.ledger.cached_teacher import LedgeredTeacher
 from zephyr.teachers.ledger.ledger import Ledger
 from zephyr.teachers.ledger.prices import Cap
@@ -48,22 +47,22 @@ def open_plain(named: Named, part: Literal["writes", "rates"], options: TeacherO
     """The teacher of that name, and whose answers count as its own in a ledger. Raises ZephyrError."""
     section = section_of(named)
     match section:
-        case ScriptedTeacher():
+        case ScriptedSection():
             return _scripted(section, part, options)
-        case LocalTeacher():
+        case LocalSection():
             return _local(section.model, options)
-        case VllmTeacher():
+        case VllmSection():
             return _vllm(section, options)
-        case EndpointTeacher() if isinstance(named, str) and not named.endswith(FILES):
+        case EndpointSection() if isinstance(named, str) and not named.endswith(FILES):
             return _addressed(section, options)
-        case EndpointTeacher():
+        case EndpointSection():
             return _endpoint(section, named if isinstance(named, str) else named.name, options)
 
 
 def look_at(named: Named, options: TeacherOptions) -> None:
     """Nothing; a ZephyrError for a teacher that cannot be asked, as far as that shows before a model is loaded."""
     section = read_section(named) if isinstance(named, str) and named.endswith(FILES) else named
-    if isinstance(section, LocalTeacher | VllmTeacher) or (isinstance(section, str) and section.startswith(_LOADED)):
+    if isinstance(section, LocalSection | VllmSection) or (isinstance(section, str) and section.startswith(_LOADED)):
         return
     open_plain(named, "rates", options)
 
@@ -76,11 +75,11 @@ def section_of(named: Named) -> TeacherSection:
         return read_section(named)
     form, _, rest = named.partition(":")
     if form == "scripted" and not rest:
-        return ScriptedTeacher()
+        return ScriptedSection()
     if form == "endpoint" and rest:
         return _endpoint_section(rest)
     if form in ("local", "vllm") and rest:
-        return LocalTeacher(model=rest) if form == "local" else VllmTeacher(model=rest)
+        return LocalSection(model=rest) if form == "local" else VllmSection(model=rest)
     raise TeacherError("teacher", f"there is none of that name, got '{named}'", f"name {FORMS}")
 
 
@@ -116,16 +115,16 @@ def _sections(named: Iterable[Named]) -> list[TeacherSection]:
     ]
 
 
-def _endpoint_section(place: str) -> EndpointTeacher:
+def _endpoint_section(place: str) -> EndpointSection:
     """The section for MODEL@URL."""
     model, _, url = place.rpartition("@")
     if not model or not url.startswith(("http://", "https://")):
         remedy = "write endpoint:MODEL@URL with the URL's http:// or https:// and its /v1"
         raise TeacherError("teacher", f"names no model at an address, got 'endpoint:{place}'", remedy)
-    return EndpointTeacher(base_url=url, model=model)
+    return EndpointSection(base_url=url, model=model)
 
 
-def _scripted(section: ScriptedTeacher, part: str, options: TeacherOptions) -> tuple[Teacher, str]:
+def _scripted(section: ScriptedSection, part: str, options: TeacherOptions) -> tuple[Teacher, str]:
     from zephyr.teachers.scripted import ScriptedJudge
     from zephyr.teachers.scripted import ScriptedTeacher as Scripted
 
@@ -134,7 +133,7 @@ def _scripted(section: ScriptedTeacher, part: str, options: TeacherOptions) -> t
         return judge, f"{judge.name} with seed {options.seed}"
     teacher = Scripted(section.fault_rate, seed=options.seed)
     # The usual rate is not said, so that older ledgers are still known.
-    rate = "" if section.fault_rate == ScriptedTeacher().fault_rate else f" and fault rate {section.fault_rate:g}"
+    rate = "" if section.fault_rate == ScriptedSection().fault_rate else f" and fault rate {section.fault_rate:g}"
     return teacher, f"{teacher.name} with seed {options.seed}{rate}"
 
 
@@ -144,17 +143,18 @@ def _local(folder: str, options: TeacherOptions) -> tuple[Teacher, str]:
     from zephyr.models.loading import Source, load
     from zephyr.models.placement import placement
     from zephyr.models.weight_hash import weights_hash
-    from zephyr.teachers.local import LocalTeacher
 
     device, dtype = placement()
     loaded = load(Source(folder, offline=options.offline), dtype=dtype, device=device)
     # The layout that the model was trained with stands in its tokenizer.
     encoder = DialogueEncoder(loaded.tokenizer, TemplateSettings(name="own"))
+    from zephyr.teachers.local import LocalTeacher
+
     teacher = LocalTeacher(loaded.model, encoder, name=folder)
     return teacher, f"{weights_hash(loaded.model)} with {encoder.chat_template}"
 
 
-def _vllm(section: VllmTeacher, options: TeacherOptions) -> tuple[Teacher, str]:
+def _vllm(section: VllmSection, options: TeacherOptions) -> tuple[Teacher, str]:
     from zephyr.data.tokenize.encoding import DialogueEncoder
     from zephyr.data.tokenize.templates import TemplateSettings
     from zephyr.models.loading import Source, load_tokenizer
@@ -179,7 +179,7 @@ def _files_of(folder: Path) -> str:
     return ", ".join(f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in files)
 
 
-def _endpoint(section: EndpointTeacher, where: str, options: TeacherOptions) -> tuple[Teacher, str]:
+def _endpoint(section: EndpointSection, where: str, options: TeacherOptions) -> tuple[Teacher, str]:
     """By a section of a recipe, which says all there is to say."""
     from zephyr.pipeline.endpoints import address_of, endpoint_teacher
 
@@ -187,7 +187,7 @@ def _endpoint(section: EndpointTeacher, where: str, options: TeacherOptions) -> 
     return teacher, address_of(section, where=where, offline=options.offline).identity
 
 
-def _addressed(section: EndpointTeacher, options: TeacherOptions) -> tuple[Teacher, str]:
+def _addressed(section: EndpointSection, options: TeacherOptions) -> tuple[Teacher, str]:
     """By an address on a command line, whose options say the rest; not every server wants a key."""
     from zephyr.teachers.endpoint.address import Address, is_loopback
     from zephyr.teachers.endpoint.retrying_call import CallSettings

@@ -17,12 +17,12 @@ from zephyr.pipeline.asked_teachers import TeacherOptions
 from zephyr.pipeline.judged_benchmarks import Bench, Judging, judged_ahead, without_judge
 from zephyr.pipeline.ledgers import CALLS
 from zephyr.pipeline.ready import answering_source
-from zephyr.pipeline.stages import Work
 from zephyr.recipe.evaluate_section import HarnessTask
-from zephyr.recipe.feedback_section import EndpointTeacher, LocalTeacher, VllmTeacher
 from zephyr.recipe.schema import Recipe
+from zephyr.recipe.teacher_section import EndpointSection, LocalSection, VllmSection
 from zephyr.records.fields import Json
 from zephyr.runs.stage_folder import MODEL, Facts
+from zephyr.stages.stage import Work
 
 # The score that a judged benchmark is known by.
 AS_PUBLISHED = "as_published"
@@ -113,8 +113,8 @@ def _options(recipe: Recipe, task: HarnessTask, out: Path) -> EvalOptions:
 def _judging(work: Work, task: HarnessTask) -> Judging:
     """The judge of a recipe; what an endpoint is paid for serves the whole run, and counts for its caps."""
     judge = task.judge
-    if isinstance(judge, LocalTeacher | VllmTeacher):
+    if isinstance(judge, LocalSection | VllmSection):
         judge = judge.model_copy(update={"model": answering_source(judge.model, work).name})
     teachers = TeacherOptions(offline=work.recipe.offline, seed=work.recipe.seed)
-    ledger = work.run_folder / CALLS if isinstance(judge, EndpointTeacher) else None
+    ledger = work.run_folder / CALLS if isinstance(judge, EndpointSection) else None
     return Judging(judge, teachers, ledger=ledger)

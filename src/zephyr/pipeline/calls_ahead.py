@@ -15,12 +15,11 @@ from zephyr.feedback.judge import judge
 from zephyr.pipeline.endpoints import cap_of, endpoint_teacher, prices_of
 from zephyr.pipeline.feedback_settings import answering_of, judging_of
 from zephyr.pipeline.ledgers import CALLS
-from zephyr.pipeline.stages import Work
-from zephyr.recipe.feedback_section import EndpointTeacher, ScriptedTeacher, VllmTeacher
-from zephyr.recipe.feedback_section import Teacher as TeacherSection
 from zephyr.recipe.schema import Recipe
 from zephyr.recipe.synth_section import SelfInstructSynth, SynthSection, UltraChatSynth, WorldSynth
+from zephyr.recipe.teacher_section import EndpointSection, ScriptedSection, TeacherSection, VllmSection
 from zephyr.records.rows import Prompt
+from zephyr.stages.stage import Work
 from zephyr.synth.dialogues import WritingSettings, write_dialogues
 from zephyr.synth.instances import InstanceSettings, classify, write_instances
 from zephyr.synth.instructions import GrowthSettings, InstructionPool
@@ -63,16 +62,16 @@ class Asked(NamedTuple):
 def refuse_teachers(recipe: Recipe, stage: str) -> None:
     """Nothing if the stage's teachers can be asked. Raises ZephyrError for a missing key or library."""
     for where, section in _sections(recipe, stage):
-        if isinstance(section, EndpointTeacher):
+        if isinstance(section, EndpointSection):
             endpoint_teacher(section, where=f"{stage}.{where}", offline=recipe.offline)
-        elif isinstance(section, VllmTeacher) and not is_installed():
+        elif isinstance(section, VllmSection) and not is_installed():
             raise not_installed()
 
 
 def calls_of_synth(recipe: Recipe) -> Iterator[str]:
     """Lines on what the synth stage will ask; none for the scripted teacher, which costs nothing."""
     section = recipe.synth
-    if section is not None and not isinstance(section.teacher, ScriptedTeacher):
+    if section is not None and not isinstance(section.teacher, ScriptedSection):
         yield from _lines(recipe, asked_by_synth(section, seed=recipe.seed, data_dir=recipe.data_dir))
 
 
@@ -155,7 +154,7 @@ def _of_talks(section: SynthSection, generator: UltraChatSynth, seed: int) -> li
 
 
 def _answers(section: SynthSection, seed: int) -> WritingSettings:
-    assert not isinstance(section.teacher, ScriptedTeacher)
+    assert not isinstance(section.teacher, ScriptedSection)
     return WritingSettings(max_tokens=section.teacher.sampling.max_new_tokens, seed=seed)
 
 
@@ -165,14 +164,14 @@ def _dry(section: TeacherSection, times: float) -> Asked:
 
 
 def _name(section: TeacherSection) -> str:
-    return "the scripted teacher" if isinstance(section, ScriptedTeacher) else section.model
+    return "the scripted teacher" if isinstance(section, ScriptedSection) else section.model
 
 
 def _lines(recipe: Recipe, asked: Sequence[Asked]) -> Iterator[str]:
     """A line a teacher that is no rule; what is in the run's ledger already; and whether a cap can be met."""
-    told = [one for one in asked if not isinstance(one.section, ScriptedTeacher)]
+    told = [one for one in asked if not isinstance(one.section, ScriptedSection)]
     yield from (one.line() for one in told)
-    paid = [one for one in told if isinstance(one.section, EndpointTeacher)]
+    paid = [one for one in told if isinstance(one.section, EndpointSection)]
     before = _spent(recipe.output_dir / recipe.name / CALLS) if paid else Spend()
     if before.tokens:
         yield f"the run's ledger holds {before.tokens:,} tokens, price {before.price:,.2f}, that are not asked again"

@@ -7,6 +7,7 @@ from typing import cast
 
 from zephyr.data.read.hub import is_hub_id
 from zephyr.data.read.sources import Records
+from zephyr.data.read.stage_rows import filters_of, name_of, open_records
 from zephyr.errors import DataError, DeviceError, ModelError, Problems
 from zephyr.models.loading import Source, Tokenizer, load_tokenizer
 from zephyr.models.meta_model import num_parameters
@@ -19,7 +20,6 @@ from zephyr.pipeline.calls_ahead import (
     refuse_teachers,
     world_prompts,
 )
-from zephyr.pipeline.data_rows import filters_of, name_of, open_records
 from zephyr.pipeline.disk import room_for, writable_folder
 from zephyr.pipeline.forecast import Stage, foretell, foretell_held_out, preference_lines
 from zephyr.pipeline.foreseen import Foreseen, num_world_prompts, synth_sample
@@ -28,16 +28,17 @@ from zephyr.pipeline.make_feedback import PAIRS
 from zephyr.pipeline.make_models import learnt_tokenizer
 from zephyr.pipeline.ready import STAGE_MODEL, base_source, encoder_for, tokenizer_of
 from zephyr.pipeline.recorded import binarize_recorded
-from zephyr.pipeline.stages import Work, taken_stages
+from zephyr.pipeline.stages import taken_stages
 from zephyr.pipeline.telling import left_out_lines
 from zephyr.pipeline.training import refuse_device
 from zephyr.pipeline.written import files_of, run_files
 from zephyr.recipe.data_section import DataSource, DecontaminationFilter
-from zephyr.recipe.feedback_section import LocalTeacher
 from zephyr.recipe.model_section import NewModel
 from zephyr.recipe.schema import Recipe
+from zephyr.recipe.teacher_section import LocalSection
 from zephyr.records.rows import Preference, Prompt, Rated, Record
 from zephyr.records.writing import write_jsonl
+from zephyr.stages.stage import Work
 
 NOT_LOOKED_AT = "on the hub, not looked at offline"
 
@@ -232,6 +233,6 @@ def _named_models(recipe: Recipe) -> Iterator[tuple[str, str]]:
     named = [("feedback.candidates", name) for name in feedback.candidates.models]
     asked = [("feedback.candidates", one) for one in feedback.candidates.teachers]
     for key, teacher in [*asked, ("feedback.judge", feedback.judge)]:
-        if isinstance(teacher, LocalTeacher):
+        if isinstance(teacher, LocalSection):
             named.append((key, teacher.model))
     yield from ((key, name) for key, name in named if not name.startswith(STAGE_MODEL))

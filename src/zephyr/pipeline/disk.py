@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 from zephyr.errors import ResourceError
 from zephyr.pipeline.inputs import Trains, training_section
-from zephyr.recipe.schema import PretrainSection, Recipe
+from zephyr.recipe.schema import Recipe
+from zephyr.recipe.stage_sections import PretrainSection
 
 GIGABYTE = 10**9
 # Of one weight: in float32, and with Adam's two moments beside it.

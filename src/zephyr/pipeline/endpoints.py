@@ -6,8 +6,7 @@ from collections.abc import Iterable
 from urllib.parse import urlsplit
 
 from zephyr.errors import RecipeError
-from zephyr.recipe.feedback_section import EndpointTeacher as EndpointSection
-from zephyr.recipe.feedback_section import Teacher as TeacherSection
+from zephyr.recipe.teacher_section import EndpointSection, TeacherSection
 from zephyr.teachers.endpoint.address import Address, is_loopback
 from zephyr.teachers.endpoint.retrying_call import CallSettings
 from zephyr.teachers.ledger.prices import Cap, Prices

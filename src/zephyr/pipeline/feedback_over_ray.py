@@ -11,11 +11,11 @@ from zephyr.feedback.ray_stage import Opened, Opener, Plan, RaySettings, rate_ov
 from zephyr.pipeline.endpoints import cap_of
 from zephyr.pipeline.feedback_settings import answering_of, judging_of
 from zephyr.pipeline.ready import answering, rater, writer
-from zephyr.pipeline.stages import Work
 from zephyr.progress import show_progress
 from zephyr.recipe.feedback_section import FeedbackSection
-from zephyr.recipe.feedback_section import Teacher as TeacherSection
+from zephyr.recipe.teacher_section import TeacherSection
 from zephyr.records.rows import Prompt
+from zephyr.stages.stage import Work
 
 
 class Shared(NamedTuple):

@@ -3,8 +3,8 @@
 from zephyr.feedback.candidates import CandidateSettings
 from zephyr.feedback.judge import JudgeSettings
 from zephyr.pipeline.endpoints import asked_together
-from zephyr.pipeline.stages import Work
 from zephyr.recipe.feedback_section import FeedbackSection
+from zephyr.stages.stage import Work
 
 
 def answering_of(section: FeedbackSection, work: Work) -> CandidateSettings:

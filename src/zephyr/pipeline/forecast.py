@@ -14,15 +14,16 @@ from zephyr.data.filters.apply import apply_filters
 from zephyr.data.filters.row_filter import context
 from zephyr.data.read.mixture import Mixture, mix
 from zephyr.data.read.sources import Records
+from zephyr.data.read.stage_rows import Accounts, filters_of
 from zephyr.data.scanner import scan_preferences
 from zephyr.data.tokenize.encoding import DialogueEncoder
 from zephyr.data.tokenize.loss_mask_stats import Supervision
 from zephyr.data.tokenize.truncation import Loss, TruncationReport, fit_dialogue, fit_preference, split_text
 from zephyr.errors import DataError
-from zephyr.pipeline.data_rows import Accounts, filters_of
 from zephyr.pipeline.inputs import Trains
 from zephyr.pipeline.tokens import check_losses, none_left, refuse_completions, window_of
-from zephyr.recipe.schema import AlignSection, Recipe, SftSection
+from zephyr.recipe.schema import Recipe
+from zephyr.recipe.stage_sections import AlignSection, SftSection
 from zephyr.records.rows import Chat, Preference, Rated, Record, Text
 from zephyr.train.sampler import plan_steps
 from zephyr.train.schedules import count_warmup_steps

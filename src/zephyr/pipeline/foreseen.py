@@ -5,10 +5,10 @@ from typing import NamedTuple
 
 from zephyr.pipeline.make_synth import make_synth
 from zephyr.pipeline.prepare import MADE_ROWS
-from zephyr.pipeline.stages import Work
-from zephyr.recipe.feedback_section import ScriptedTeacher
 from zephyr.recipe.schema import Recipe
 from zephyr.recipe.synth_section import WorldSynth
+from zephyr.recipe.teacher_section import ScriptedSection
+from zephyr.stages.stage import Work
 
 # As many as a check looks at.
 MADE_AHEAD = 1000
@@ -27,7 +27,7 @@ def synth_sample(recipe: Recipe, folder: Path) -> dict[str, Foreseen]:
     Nothing where a model writes them: that would take the run's time and money.
     """
     synth = recipe.synth
-    if synth is None or not isinstance(synth.generator, WorldSynth) or not isinstance(synth.teacher, ScriptedTeacher):
+    if synth is None or not isinstance(synth.generator, WorldSynth) or not isinstance(synth.teacher, ScriptedSection):
         return {}
     counts = {"sft": synth.generator.num_dialogues, "pretrain": synth.generator.num_pretrain_texts}
     small = {

@@ -5,7 +5,8 @@ from typing import NamedTuple, TypeAlias
 
 from zephyr.recipe.data_section import DataSection, DataSource
 from zephyr.recipe.evaluate_section import PerplexityTask, PreferenceTask
-from zephyr.recipe.schema import AlignSection, PretrainSection, Recipe, SftSection
+from zephyr.recipe.schema import Recipe
+from zephyr.recipe.stage_sections import AlignSection, PretrainSection, SftSection
 from zephyr.records.rows import Chat, Preference, Prompt, Rated, Record, Text
 
 Trains: TypeAlias = PretrainSection | SftSection | AlignSection

@@ -7,11 +7,11 @@ from typing import TypeVar
 
 from rich.console import Console
 
+from zephyr.data.read.stage_rows import hash_of_source, stage_rows
 from zephyr.data.tokenize.inspection import show_dialogue, show_preference
 from zephyr.data.tokenize.token_store import StoredPreference
 from zephyr.errors import DataError, RecipeError, did_you_mean
 from zephyr.models.loading import Source, Tokenizer, load_tokenizer
-from zephyr.pipeline.data_rows import hash_of_source, stage_rows
 from zephyr.pipeline.make_feedback import PAIRS
 from zephyr.pipeline.make_synth import DIALOGUES, TEXTS
 from zephyr.pipeline.ready import encoder_for, tokenizer_of

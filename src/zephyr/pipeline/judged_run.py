@@ -12,7 +12,7 @@ from zephyr.evaluate.judged.arena import Played
 from zephyr.evaluate.judged.calls import Calling
 from zephyr.pipeline.asked_teachers import FILES, Named, TeacherOptions, cap_for, open_plain
 from zephyr.progress import show_progress
-from zephyr.recipe.feedback_section import LocalTeacher, ScriptedTeacher
+from zephyr.recipe.teacher_section import LocalSection, ScriptedSection
 from zephyr.records.fields import Json
 from zephyr.records.writing import write_jsonl
 from zephyr.teachers.ledger.cached_teacher import LedgeredTeacher
@@ -92,7 +92,7 @@ def teacher_form(model: str) -> str:
 
 def refuse_scripted(judge: Named, option: str) -> None:
     """Nothing; a DataError if the judge is the scripted one, which reads no prompts but our own."""
-    if judge == "scripted" or isinstance(judge, ScriptedTeacher):
+    if judge == "scripted" or isinstance(judge, ScriptedSection):
         raise DataError(option, "the scripted judge reads our own wording alone", "name another judge, or leave it out")
 
 
@@ -102,7 +102,7 @@ def open_ledgered(
     """The teacher of that name, with its answers kept."""
     teacher, identity = open_plain(named, part, options)
     kept = teacher if ledger is None else LedgeredTeacher(teacher, ledger, identity=identity)
-    is_local = named.startswith("local:") if isinstance(named, str) else isinstance(named, LocalTeacher)
+    is_local = named.startswith("local:") if isinstance(named, str) else isinstance(named, LocalSection)
     together = LOCAL_TOGETHER if is_local else Calling().together
     return Opened(kept, together, hashlib.sha256(identity.encode()).hexdigest()[:16])
 

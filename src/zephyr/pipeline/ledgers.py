@@ -7,9 +7,8 @@ from types import TracebackType
 from typing import Self
 
 from zephyr.pipeline.endpoints import cap_of, prices_of
-from zephyr.pipeline.stages import Work
-from zephyr.recipe.feedback_section import EndpointTeacher, ScriptedTeacher
-from zephyr.recipe.feedback_section import Teacher as TeacherSection
+from zephyr.recipe.teacher_section import EndpointSection, ScriptedSection, TeacherSection
+from zephyr.stages.stage import Work
 from zephyr.teachers.ledger.cached_teacher import LedgeredTeacher
 from zephyr.teachers.ledger.ledger import Ledger
 from zephyr.teachers.ledger.prices import Cap
@@ -41,9 +40,9 @@ class StageLedgers:
 
     def before(self, teacher: Teacher, section: TeacherSection | None) -> Teacher:
         """The teacher with its ledger before it; itself if it is a rule. A local model may have no section."""
-        if isinstance(section, ScriptedTeacher):
+        if isinstance(section, ScriptedSection):
             return teacher
-        is_paid = isinstance(section, EndpointTeacher)
+        is_paid = isinstance(section, EndpointSection)
         path = (self._work.run_folder if is_paid else self._work.folder) / CALLS
         if path not in self._open:
             self._open[path] = self._stack.enter_context(Ledger(path, self._cap if is_paid else Cap()))

@@ -10,10 +10,10 @@ from zephyr.deliver.report import report_of
 from zephyr.deliver.run_record import StageRecord, read_run
 from zephyr.pipeline.make_evaluation import SAMPLES, titles
 from zephyr.pipeline.ready import STAGE_MODEL, answering
-from zephyr.pipeline.stages import Work
-from zephyr.recipe.schema import DeliverSection
+from zephyr.recipe.stage_sections import DeliverSection
 from zephyr.records.messages import Message
 from zephyr.runs.stage_folder import Facts
+from zephyr.stages.stage import Work
 from zephyr.teachers.protocol import ChatRequest, paired, seed_for
 
 REPORT = "report.html"

@@ -13,12 +13,13 @@ from zephyr.evaluate.world import WorldSettings, score_world
 from zephyr.models.loading import Source, load_model
 from zephyr.pipeline.benchmarks import benchmark_scores
 from zephyr.pipeline.ready import STAGE_MODEL, answering, starting_source
-from zephyr.pipeline.stages import Work
 from zephyr.pipeline.tokens import comparisons, dialogues
 from zephyr.recipe.evaluate_section import HarnessTask, PreferenceTask, WorldTask
+from zephyr.recipe.section import Plain
 from zephyr.records.messages import Messages
 from zephyr.records.rows import Prompt
-from zephyr.runs.stage_folder import MODEL, Facts, Plain
+from zephyr.runs.stage_folder import MODEL, Facts
+from zephyr.stages.stage import Work
 from zephyr.trees.forest import ScoredSequence
 from zephyr.world import prompts
 

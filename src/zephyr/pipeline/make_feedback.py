@@ -7,23 +7,23 @@ from pathlib import Path
 
 from zephyr.atomic import replace_text
 from zephyr.data.read.sources import Records
+from zephyr.data.read.stage_rows import Accounts, open_all, open_records, stage_rows
 from zephyr.feedback.binarize import binarize
 from zephyr.feedback.candidates import answer_prompts
 from zephyr.feedback.judge import judge
 from zephyr.feedback.judged_files import CALLS, write_judged
-from zephyr.pipeline.data_rows import Accounts, open_all, open_records, stage_rows
 from zephyr.pipeline.feedback_over_ray import rate_with_workers
 from zephyr.pipeline.feedback_settings import answering_of, judging_of
 from zephyr.pipeline.ledgers import StageLedgers
 from zephyr.pipeline.make_synth import PROMPTS
 from zephyr.pipeline.ready import answering, rater, writer
 from zephyr.pipeline.recorded import binarize_recorded, binarize_settings, none_made
-from zephyr.pipeline.stages import Work
 from zephyr.recipe.data_section import DataSection, DataSource
 from zephyr.recipe.feedback_section import FeedbackSection
 from zephyr.records.rows import Prompt, Rated
 from zephyr.records.writing import write_jsonl
 from zephyr.runs.stage_folder import Facts
+from zephyr.stages.stage import Work
 
 CANDIDATES = "candidates.jsonl"
 RATINGS = "ratings.jsonl"

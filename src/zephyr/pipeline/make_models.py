@@ -6,13 +6,12 @@ from pathlib import Path
 
 import torch
 
+from zephyr.data.read.stage_rows import open_records, stage_rows
 from zephyr.models.loading import Tokenizer, save_model
 from zephyr.models.new_model import learn_tokenizer, new_model
-from zephyr.pipeline.data_rows import open_records, stage_rows
 from zephyr.pipeline.make_synth import DIALOGUES
 from zephyr.pipeline.prepare import prepare_rows, rows_made_before
 from zephyr.pipeline.ready import START, encoder_for, ready_for, tokenizer_of
-from zephyr.pipeline.stages import Work
 from zephyr.pipeline.tokens import comparisons, dialogues
 from zephyr.pipeline.training import Training, train_model
 from zephyr.recipe.data_section import DataSource
@@ -21,6 +20,7 @@ from zephyr.records.messages import Message, Messages
 from zephyr.records.rows import Chat, Text
 from zephyr.runs.ranks import is_leader, wait_until
 from zephyr.runs.stage_folder import Facts
+from zephyr.stages.stage import Work
 from zephyr.train.examples import Comparison, with_mismatched_completions
 from zephyr.train.objectives import build_objective
 

@@ -4,20 +4,19 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from zephyr.data.read.stage_rows import open_records
 from zephyr.errors import DataError
-from zephyr.pipeline.data_rows import open_records
 from zephyr.pipeline.endpoints import asked_together
 from zephyr.pipeline.ledgers import StageLedgers
 from zephyr.pipeline.ready import writer
-from zephyr.pipeline.stages import Work
 from zephyr.progress import show_progress
-from zephyr.recipe.feedback_section import ScriptedTeacher
-from zephyr.recipe.feedback_section import Teacher as TeacherSection
 from zephyr.recipe.synth_section import SelfInstructSynth, SynthSection, UltraChatSynth, WorldSynth
+from zephyr.recipe.teacher_section import ScriptedSection, TeacherSection
 from zephyr.records.fields import Json
 from zephyr.records.rows import Record, Text
 from zephyr.records.writing import write_jsonl
 from zephyr.runs.stage_folder import Facts
+from zephyr.stages.stage import Work
 from zephyr.synth.dialogues import WritingSettings, write_dialogues
 from zephyr.synth.encodings import PLAIN, VARIED, encode_tasks
 from zephyr.synth.instances import InstanceSettings
@@ -127,7 +126,7 @@ def _talked(work: Work, generator: UltraChatSynth, person: Teacher, teacher: Tea
 
 def _writing(section: TeacherSection, seed: int) -> WritingSettings:
     """How the teacher answers."""
-    if isinstance(section, ScriptedTeacher):
+    if isinstance(section, ScriptedSection):
         return WritingSettings(seed=seed)
     sampling = section.sampling
     together = asked_together(WritingSettings.chunk_prompts, [section])

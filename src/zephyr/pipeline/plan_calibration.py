@@ -19,10 +19,10 @@ from zephyr.feedback.judge import judge
 from zephyr.models.generation import generate
 from zephyr.models.sampling import Sampling
 from zephyr.pipeline.feedback_settings import answering_of, judging_of
-from zephyr.pipeline.stages import Work
-from zephyr.recipe.feedback_section import ScriptedTeacher as ScriptedSection
 from zephyr.recipe.schema import Recipe
+from zephyr.recipe.teacher_section import ScriptedSection
 from zephyr.recipe.train_section import TrainSection
+from zephyr.stages.stage import Work
 from zephyr.teachers.scripted import ScriptedJudge, ScriptedTeacher
 from zephyr.train.examples import Comparison, Example
 from zephyr.train.job import TrainJob, build_engine

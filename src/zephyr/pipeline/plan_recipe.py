@@ -31,10 +31,11 @@ from zephyr.pipeline.plan_calibration import Timed, measure_speeds
 from zephyr.pipeline.plan_rows import SampledRows, sampled_rows
 from zephyr.pipeline.plan_seconds import predicted_seconds, seconds_taken
 from zephyr.pipeline.ready import base_source, encoder_for, tokenizer_of
-from zephyr.pipeline.stages import Work
 from zephyr.recipe.evaluate_section import WorldTask
 from zephyr.recipe.model_section import NewModel
-from zephyr.recipe.schema import AlignSection, PretrainSection, Recipe, SftSection
+from zephyr.recipe.schema import Recipe
+from zephyr.recipe.stage_sections import AlignSection, PretrainSection, SftSection
+from zephyr.stages.stage import Work
 from zephyr.train.objectives import Objective, build_objective
 
 SFT: Objective = build_objective("sft", {})

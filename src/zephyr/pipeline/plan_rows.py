@@ -14,17 +14,18 @@ from typing import NamedTuple
 
 from zephyr.data.read.mixture import mix
 from zephyr.data.read.sources import Records
+from zephyr.data.read.stage_rows import name_of, open_records
 from zephyr.data.tokenize.encoding import DialogueEncoder
 from zephyr.data.tokenize.truncation import fit_dialogue, fit_preference, split_text
 from zephyr.errors import DataError
 from zephyr.estimate.known_rows import known_rows
 from zephyr.estimate.work import RowLengths
-from zephyr.pipeline.data_rows import name_of, open_records
 from zephyr.pipeline.foreseen import Foreseen, num_world_prompts
 from zephyr.pipeline.inputs import Trains, row_kind
 from zephyr.pipeline.tokens import window_of
 from zephyr.recipe.data_section import DataSource
-from zephyr.recipe.schema import AlignSection, Recipe, SftSection
+from zephyr.recipe.schema import Recipe
+from zephyr.recipe.stage_sections import AlignSection, SftSection
 from zephyr.records.rows import Chat, Preference, Record, Text
 from zephyr.train.examples import Comparison, Dialogue, Example
 from zephyr.world import faulty_answer, ideal_answer, prompts

@@ -9,15 +9,12 @@ from zephyr.errors import RecipeError
 from zephyr.models.loading import Source, Tokenizer, TrustedCode, load_model, load_tokenizer
 from zephyr.models.new_model import MIN_VOCABULARY, learn_tokenizer
 from zephyr.pipeline.endpoints import endpoint_teacher
-from zephyr.pipeline.stages import Work, starting_model
-from zephyr.recipe.feedback_section import EndpointTeacher as EndpointSection
-from zephyr.recipe.feedback_section import LocalTeacher as LocalSection
-from zephyr.recipe.feedback_section import ScriptedTeacher as ScriptedSection
-from zephyr.recipe.feedback_section import Teacher as TeacherSection
-from zephyr.recipe.feedback_section import VllmTeacher as VllmSection
+from zephyr.pipeline.stages import starting_model
 from zephyr.recipe.model_section import NewModel
 from zephyr.recipe.schema import Recipe
+from zephyr.recipe.teacher_section import EndpointSection, LocalSection, ScriptedSection, TeacherSection, VllmSection
 from zephyr.runs.stage_folder import MODEL
+from zephyr.stages.stage import Work
 from zephyr.teachers.local import LocalTeacher
 from zephyr.teachers.protocol import Teacher
 from zephyr.teachers.scripted import ScriptedJudge, ScriptedTeacher

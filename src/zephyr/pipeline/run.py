@@ -5,8 +5,8 @@ import logging
 from rich.console import Console
 from rich.markup import escape
 
+from zephyr.data.read.stage_rows import hash_of_source
 from zephyr.pipeline.ahead import look_ahead
-from zephyr.pipeline.data_rows import hash_of_source
 from zephyr.pipeline.execute import chosen_stages, execute
 from zephyr.pipeline.lock_file import Pinned, check_inputs, write_lock_file
 from zephyr.pipeline.make_delivery import make_delivery
@@ -19,10 +19,10 @@ from zephyr.pipeline.stages import Maker, plan_stages
 from zephyr.pipeline.summary import print_summary, write_summary
 from zephyr.recipe.model_section import PretrainedModel
 from zephyr.recipe.schema import Recipe
+from zephyr.recipe.section import Plain
 from zephyr.records.fields import printable
 from zephyr.runs.lock import hold_lock
 from zephyr.runs.ranks import is_leader
-from zephyr.runs.stage_folder import Plain
 
 MAKERS: dict[str, Maker] = {
     "synth": make_synth,

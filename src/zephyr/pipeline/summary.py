@@ -10,7 +10,7 @@ from rich.table import Table
 from zephyr.atomic import replace_text
 from zephyr.pipeline.execute import RunOutcome
 from zephyr.recipe.schema import Recipe
-from zephyr.runs.stage_folder import Plain
+from zephyr.recipe.section import Plain
 
 SUMMARY = "summary.json"
 SHOWN_SAMPLES = 3

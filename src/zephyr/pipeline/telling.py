@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator
 
-from zephyr.runs.stage_folder import Facts, Plain
+from zephyr.recipe.section import Plain
+from zephyr.runs.stage_folder import Facts
 
 # Facts that count what was not used, by reason, and what they are called.
 _LEFT_OUT = {

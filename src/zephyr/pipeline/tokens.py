@@ -6,15 +6,15 @@ from pathlib import Path
 from typing import TypeVar
 
 from zephyr.atomic import discard, replace_text
+from zephyr.data.read.stage_rows import Accounts, Part, Rows
 from zephyr.data.tokenize.encoding import DialogueEncoder, Encoded, LossOn
 from zephyr.data.tokenize.loss_mask_stats import Supervision
 from zephyr.data.tokenize.token_store import DialogueStore, PreferenceStore
 from zephyr.data.tokenize.token_writer import TokenWriter
 from zephyr.data.tokenize.truncation import TruncationReport, Window, fit_dialogue, fit_preference
 from zephyr.errors import DataError
-from zephyr.pipeline.data_rows import Accounts, Part, Rows
 from zephyr.recipe.data_section import DataSection
-from zephyr.recipe.schema import AlignSection
+from zephyr.recipe.stage_sections import AlignSection
 from zephyr.recipe.train_section import ListwiseObjective
 from zephyr.records.rows import Chat, Preference, Text
 from zephyr.runs.ranks import is_leader, wait_until

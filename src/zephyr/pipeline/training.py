@@ -18,7 +18,7 @@ from zephyr.models.sampling import Sampling
 from zephyr.models.scorer import CausalLM, plain_model
 from zephyr.pipeline.inputs import Trains
 from zephyr.pipeline.ready import Ready
-from zephyr.recipe.schema import PretrainSection
+from zephyr.recipe.stage_sections import PretrainSection
 from zephyr.recipe.train_section import LoraSection, TrainSection
 from zephyr.runs.ranks import is_leader
 from zephyr.runs.stage_folder import MODEL, Facts

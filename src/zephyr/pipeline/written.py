@@ -2,10 +2,11 @@
 
 from zephyr.pipeline.tokens import TOKENS
 from zephyr.pipeline.training import ADAPTER, OUTCOME
-from zephyr.recipe.feedback_section import EndpointTeacher, ScriptedTeacher
 from zephyr.recipe.model_section import NewModel
-from zephyr.recipe.schema import PretrainSection, Recipe
+from zephyr.recipe.schema import Recipe
+from zephyr.recipe.stage_sections import PretrainSection
 from zephyr.recipe.synth_section import SelfInstructSynth, WorldSynth
+from zephyr.recipe.teacher_section import EndpointSection, ScriptedSection
 from zephyr.runs.stage_folder import MODEL, STAGE
 from zephyr.train.tracker import LOG
 
@@ -45,7 +46,7 @@ def _of_synth(recipe: Recipe) -> list[str]:
         return [*made, "texts.jsonl"]
     if isinstance(generator, SelfInstructSynth):
         made += ["instructions.jsonl", "tasks.jsonl", "rounds.jsonl"]
-    return made if isinstance(teacher, ScriptedTeacher | EndpointTeacher) else [*made, "calls.sqlite"]
+    return made if isinstance(teacher, ScriptedSection | EndpointSection) else [*made, "calls.sqlite"]
 
 
 def _of_training(recipe: Recipe, stage: str) -> list[str]:

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from zephyr.recipe.data_section import DataSection, DataSource
 from zephyr.recipe.evaluate_section import PerplexityTask, PreferenceTask
-from zephyr.recipe.feedback_section import LocalTeacher, SamplingSection, ScriptedTeacher, Teacher, VllmTeacher
 from zephyr.recipe.model_section import NewModel
+from zephyr.recipe.stage_sections import RecipeFields
 from zephyr.recipe.synth_section import UltraChatSynth, WorldSynth
+from zephyr.recipe.teacher_section import LocalSection, SamplingSection, ScriptedSection, TeacherSection, VllmSection
 from zephyr.recipe.train_section import DpoObjective, ListwiseObjective, TrainSection
-
-if TYPE_CHECKING:
-    from zephyr.recipe.schema import Recipe
 
 TRAINING_STAGES = ("pretrain", "sft", "align")
 # The stages whose rows a training stage takes when it names no sources.
@@ -42,12 +40,12 @@ class Conflict(NamedTuple):
         return f"{self.key}: {self.what}; {self.remedy}"
 
 
-def find_conflicts(recipe: Recipe) -> list[Conflict]:
+def find_conflicts(recipe: RecipeFields) -> list[Conflict]:
     """All settings of a recipe that are at odds with each other."""
     return [conflict for check in CHECKS for conflict in check(recipe)]
 
 
-def _inputs(recipe: Recipe) -> Iterator[Conflict]:
+def _inputs(recipe: RecipeFields) -> Iterator[Conflict]:
     if not recipe.stages:
         yield Conflict("recipe", "has no stage", "write at least one of sft, align, evaluate")
     for stage, maker in MAKERS.items():
@@ -61,12 +59,12 @@ def _inputs(recipe: Recipe) -> Iterator[Conflict]:
         yield Conflict("feedback.prompts", "is empty, and nothing else says what to ask", remedy, ("feedback", "synth"))
 
 
-def _synth(recipe: Recipe) -> Iterator[Conflict]:
+def _synth(recipe: RecipeFields) -> Iterator[Conflict]:
     if recipe.synth is None or isinstance(recipe.synth.generator, WorldSynth):
         return
     generator = recipe.synth.generator
     for key, teacher in _synth_teachers(recipe):
-        if isinstance(teacher, ScriptedTeacher):
+        if isinstance(teacher, ScriptedSection):
             what = f"scripted knows the closed world alone, and generator {generator.name} asks for more"
             yield Conflict(key, what, "choose local, vllm or endpoint", ("synth.generator",))
     if recipe.pretrain is not None and not recipe.pretrain.data.sources:
@@ -74,7 +72,7 @@ def _synth(recipe: Recipe) -> Iterator[Conflict]:
         yield Conflict("pretrain.data.sources", what, "name sources", ("synth.generator",))
 
 
-def _new_model(recipe: Recipe) -> Iterator[Conflict]:
+def _new_model(recipe: RecipeFields) -> Iterator[Conflict]:
     model = recipe.model
     if not isinstance(model, NewModel):
         return
@@ -91,7 +89,7 @@ def _new_model(recipe: Recipe) -> Iterator[Conflict]:
             yield Conflict(f"{stage}.lora.load_in_4bit", "is for models from the hub", "set it to false", ("model",))
 
 
-def _held_out(recipe: Recipe) -> Iterator[Conflict]:
+def _held_out(recipe: RecipeFields) -> Iterator[Conflict]:
     for stage in TRAINING_STAGES:
         data, train = _data(recipe, stage), _train(recipe, stage)
         if data is None or train is None:
@@ -119,7 +117,7 @@ def _overlaps(stage: str, data: DataSection) -> Iterator[Conflict]:
             yield Conflict(f"{stage}.data.eval_sources.{number}", what, remedy, (f"{stage}.data.sources",))
 
 
-def _truncation(recipe: Recipe) -> Iterator[Conflict]:
+def _truncation(recipe: RecipeFields) -> Iterator[Conflict]:
     for stage in TRAINING_STAGES:
         data = _data(recipe, stage)
         if data is None:
@@ -134,7 +132,7 @@ def _truncation(recipe: Recipe) -> Iterator[Conflict]:
             yield Conflict(f"{stage}.data.truncation.rule", what, "choose keep_start, keep_end or drop")
 
 
-def _schedules(recipe: Recipe) -> Iterator[Conflict]:
+def _schedules(recipe: RecipeFields) -> Iterator[Conflict]:
     for stage in TRAINING_STAGES:
         train = _train(recipe, stage)
         if train is not None and train.lr_scheduler_type == "constant" and (train.warmup_ratio or train.warmup_steps):
@@ -142,7 +140,7 @@ def _schedules(recipe: Recipe) -> Iterator[Conflict]:
             yield Conflict(f"{stage}.train.lr_scheduler_type", "constant has no warm-up", remedy)
 
 
-def _adapters(recipe: Recipe) -> Iterator[Conflict]:
+def _adapters(recipe: RecipeFields) -> Iterator[Conflict]:
     for stage in ("sft", "align"):
         lora = getattr(getattr(recipe, stage), "lora", None)
         if lora is not None and lora.lora_dropout:
@@ -150,7 +148,7 @@ def _adapters(recipe: Recipe) -> Iterator[Conflict]:
             yield Conflict(f"{stage}.lora.lora_dropout", what, "leave it out")
 
 
-def _objective(recipe: Recipe) -> Iterator[Conflict]:
+def _objective(recipe: RecipeFields) -> Iterator[Conflict]:
     if recipe.align is None:
         return
     objective, feedback = recipe.align.objective, recipe.feedback
@@ -185,7 +183,7 @@ def _loss_options(objective: DpoObjective) -> Iterator[Conflict]:
         yield Conflict("align.objective.f_alpha", what, "give both or none")
 
 
-def _asked_teachers(recipe: Recipe) -> Iterator[Conflict]:
+def _asked_teachers(recipe: RecipeFields) -> Iterator[Conflict]:
     feedback = recipe.feedback
     if feedback is None:
         return
@@ -202,7 +200,7 @@ def _asked_teachers(recipe: Recipe) -> Iterator[Conflict]:
         yield Conflict("feedback.candidates", f"two that answer have one name, got '{twice}' twice", "name each once")
 
 
-def _stage_references(recipe: Recipe) -> Iterator[Conflict]:
+def _stage_references(recipe: RecipeFields) -> Iterator[Conflict]:
     feedback = recipe.feedback
     if feedback is not None and not feedback.recorded:
         models = feedback.candidates.models
@@ -217,12 +215,12 @@ def _stage_references(recipe: Recipe) -> Iterator[Conflict]:
         yield from _reference(recipe, "align", "align.start", recipe.align.start)
 
 
-def _model_reference(recipe: Recipe, stage: str, key: str, teacher: Teacher) -> Iterator[Conflict]:
-    if isinstance(teacher, LocalTeacher | VllmTeacher):
+def _model_reference(recipe: RecipeFields, stage: str, key: str, teacher: TeacherSection) -> Iterator[Conflict]:
+    if isinstance(teacher, LocalSection | VllmSection):
         yield from _reference(recipe, stage, f"{key}.model", teacher.model)
 
 
-def _reference(recipe: Recipe, stage: str, key: str, name: str) -> Iterator[Conflict]:
+def _reference(recipe: RecipeFields, stage: str, key: str, name: str) -> Iterator[Conflict]:
     if not name.startswith(STAGE_REFERENCE):
         return
     before = recipe.stages[: recipe.stages.index(stage)]
@@ -234,7 +232,7 @@ def _reference(recipe: Recipe, stage: str, key: str, name: str) -> Iterator[Conf
         yield Conflict(key, what, f"{known}; or name a folder or a hub id", (wanted,))
 
 
-def _tasks(recipe: Recipe) -> Iterator[Conflict]:
+def _tasks(recipe: RecipeFields) -> Iterator[Conflict]:
     needed = {PreferenceTask: "align", PerplexityTask: "sft"}
     tasks = recipe.evaluate.tasks if recipe.evaluate is not None else []
     for number, task in enumerate(tasks):
@@ -248,7 +246,7 @@ def _tasks(recipe: Recipe) -> Iterator[Conflict]:
             yield Conflict(f"evaluate.tasks.{number}.sources", what, remedy, _held_out_keys(stage))
 
 
-def _synth_teachers(recipe: Recipe) -> Iterator[tuple[str, Teacher]]:
+def _synth_teachers(recipe: RecipeFields) -> Iterator[tuple[str, TeacherSection]]:
     """The teachers of the synth stage, by their keys."""
     if recipe.synth is not None:
         yield "synth.teacher", recipe.synth.teacher
@@ -257,12 +255,12 @@ def _synth_teachers(recipe: Recipe) -> Iterator[tuple[str, Teacher]]:
             yield "synth.generator.person", generator.person
 
 
-def _data(recipe: Recipe, stage: str) -> DataSection | None:
+def _data(recipe: RecipeFields, stage: str) -> DataSection | None:
     data = getattr(getattr(recipe, stage), "data", None)
     return data if isinstance(data, DataSection) else None
 
 
-def _train(recipe: Recipe, stage: str) -> TrainSection | None:
+def _train(recipe: RecipeFields, stage: str) -> TrainSection | None:
     train = getattr(getattr(recipe, stage), "train", None)
     return train if isinstance(train, TrainSection) else None
 
@@ -304,7 +302,7 @@ def _rows(split: str) -> _Rows:
     return _Rows(found["split"], unit, start + end * (start < 0), stop + end * (stop < 0))
 
 
-CHECKS: tuple[Callable[[Recipe], Iterator[Conflict]], ...] = (
+CHECKS: tuple[Callable[[RecipeFields], Iterator[Conflict]], ...] = (
     _inputs,
     _synth,
     _new_model,

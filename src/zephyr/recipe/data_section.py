@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from zephyr.recipe.section import Section
+from zephyr.recipe.section import FREE, Section
 
 Shape = Literal[
     "auto", "messages", "prompt_completion", "preference", "ultrafeedback", "rated", "sharegpt", "alpaca", "kto",
@@ -31,7 +31,7 @@ class DataSource(Section):
     bad_rows: Literal["stop", "drop"] = Field(
         "stop", description="rows that cannot be used: stop, or count and leave out"
     )
-    license: str | None = Field(None, description="licence of the data, for the model card")
+    license: str | None = Field(None, description="licence of the data, for the model card", json_schema_extra=FREE)
 
 
 class TruecaseFilter(Section):

@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from zephyr.recipe.data_section import DataSource
-from zephyr.recipe.feedback_section import SamplingSection, Teacher
-from zephyr.recipe.section import Section
+from zephyr.recipe.section import FREE, Section
+from zephyr.recipe.teacher_section import SamplingSection, TeacherSection
 
 
 class WorldTask(Section):
@@ -42,7 +42,7 @@ class HarnessTask(Section):
     shots: int | None = Field(None, ge=0, description="shots of every task; without it, its own")
     limit: int | None = Field(None, ge=1, description="only so many documents of each task: a trial")
     chat_template: Literal["auto", "on", "off"] = Field("auto", description="auto: for `ifeval` alone")
-    judge: Teacher | None = Field(None, description="who rates mt_bench and alpaca_eval; null: nobody")
+    judge: TeacherSection | None = Field(None, description="who rates mt_bench and alpaca_eval; null: nobody")
     max_new_tokens: int | None = Field(
         None, ge=1, description="longest answer, of generation tasks and those that are judged; null: as published"
     )
@@ -55,4 +55,6 @@ class EvaluateSection(Section):
     """Measurements of the models a run has made."""
 
     tasks: list[Task] = Field(min_length=1, description="what is measured")
-    batch_tokens: int = Field(65_536, ge=256, description="tokens of key-value cache while answers are sampled")
+    batch_tokens: int = Field(
+        65_536, ge=256, description="tokens of key-value cache while answers are sampled", json_schema_extra=FREE
+    )

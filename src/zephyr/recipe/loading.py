@@ -9,12 +9,13 @@ import yaml
 
 from zephyr.errors import RecipeError
 from zephyr.recipe import handbook
-from zephyr.recipe.feedback_section import Teacher
-from zephyr.recipe.outline import Keys, Plain, fill_tags
+from zephyr.recipe.outline import Keys, fill_tags
 from zephyr.recipe.overrides import Override, apply_overrides, parse_overrides
 from zephyr.recipe.problems import broken
 from zephyr.recipe.schema import Recipe
+from zephyr.recipe.section import Plain
 from zephyr.recipe.shipped import find_shipped
+from zephyr.recipe.teacher_section import TeacherSection
 from zephyr.recipe.validating import validate
 from zephyr.recipe.yaml_text import read_yaml
 
@@ -85,7 +86,7 @@ def _finish(
     return Loaded(result, file, (*notes, *overridden.notes))
 
 
-def read_teacher(file: Path) -> Teacher:
+def read_teacher(file: Path) -> TeacherSection:
     """The teacher of a file that holds its section of a recipe alone; a RecipeError says all that is wrong with it."""
     document = read_yaml(_read_text(file), str(file))
     above = ("synth", "teacher")

@@ -8,9 +8,8 @@ from typing import Annotated, NamedTuple, TypeAlias, Union, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from zephyr.recipe.schema import Recipe
-from zephyr.recipe.section import Section
+from zephyr.recipe.section import Plain, Section
 
-Plain: TypeAlias = "bool | int | float | str | list[Plain] | dict[str, Plain] | None"
 Keys: TypeAlias = tuple[str | int, ...]
 
 

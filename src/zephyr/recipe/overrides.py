@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from zephyr.errors import RecipeError
-from zephyr.recipe.outline import PLAIN, Keys, Plain, dotted, one_line, place_at, value_at
+from zephyr.recipe.outline import PLAIN, Keys, dotted, one_line, place_at, value_at
+from zephyr.recipe.section import Plain
 from zephyr.recipe.yaml_text import read_yaml
 
 

@@ -7,8 +7,8 @@ from typing import NamedTuple
 from pydantic_core import ErrorDetails
 
 from zephyr.errors import RecipeError, did_you_mean
-from zephyr.recipe.outline import PLAIN, TOP, Keys, Place, Plain, all_keys, dotted, one_line, place_at, place_of_field
-from zephyr.recipe.section import Section
+from zephyr.recipe.outline import PLAIN, TOP, Keys, Place, all_keys, dotted, one_line, place_at, place_of_field
+from zephyr.recipe.section import Plain, Section
 
 MOST_LINES = 5
 REFERENCE = "see docs/recipes.md"

@@ -10,8 +10,9 @@ from annotated_types import Ge, Gt, Le, Lt, MinLen
 from pydantic.fields import FieldInfo
 
 from zephyr.recipe.outline import place_of_field
-from zephyr.recipe.schema import STAGES, Recipe
+from zephyr.recipe.schema import Recipe
 from zephyr.recipe.section import Section
+from zephyr.recipe.stage_sections import STAGES
 
 INTRODUCTION = """\
 # Recipes

@@ -1,9 +1,33 @@
 """What every section of a recipe is: a frozen record that knows all its keys and refuses others."""
 
-from pydantic import BaseModel, ConfigDict
+from typing import TypeAlias
+
+from pydantic import BaseModel, ConfigDict, JsonValue
+
+Plain: TypeAlias = "str | int | float | bool | list[Plain] | dict[str, Plain] | None"
+# Marks a field that says how work is done, logged, saved or paid for: it cannot change a result.
+FREE: dict[str, JsonValue] = {"changes_result": False}
 
 
 class Section(BaseModel):
     """A part of a recipe."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+
+    def result_settings(self) -> dict[str, Plain]:
+        """The settings that a result depends on, as plain nested values: all but the fields marked FREE."""
+        plain = self.model_dump(mode="json")
+        return {
+            name: _result_settings(getattr(self, name), plain[name])
+            for name, field in type(self).model_fields.items()
+            if field.json_schema_extra != FREE
+        }
+
+
+def _result_settings(value: object, plain: Plain) -> Plain:
+    """The plain form of a field's value, without what is FREE in the sections that it holds."""
+    if isinstance(value, Section):
+        return value.result_settings()
+    if isinstance(value, list | tuple) and isinstance(plain, list):
+        return [_result_settings(item, of) for item, of in zip(value, plain, strict=True)]
+    return plain

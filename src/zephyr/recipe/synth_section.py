@@ -5,8 +5,8 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from zephyr.recipe.data_section import DataSource
-from zephyr.recipe.feedback_section import ScriptedTeacher, Teacher
 from zephyr.recipe.section import Section
+from zephyr.recipe.teacher_section import ScriptedSection, TeacherSection
 
 
 class WorldSynth(Section):
@@ -53,7 +53,7 @@ class UltraChatSynth(Section):
     passages: list[DataSource] = Field(
         default_factory=list, description="texts to talk about; empty: the teacher who plays the person writes them"
     )
-    person: Teacher | None = Field(None, description="who plays the person; null: the teacher that answers")
+    person: TeacherSection | None = Field(None, description="who plays the person; null: the teacher that answers")
 
     @model_validator(mode="after")
     def _can_be_drawn(self) -> "UltraChatSynth":
@@ -71,4 +71,4 @@ class SynthSection(Section):
     """Dialogues written by a teacher."""
 
     generator: Generator = Field(default_factory=WorldSynth, description="what is asked")
-    teacher: Teacher = Field(default_factory=ScriptedTeacher, description="who answers")
+    teacher: TeacherSection = Field(default_factory=ScriptedSection, description="who answers")

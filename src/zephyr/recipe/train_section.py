@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from zephyr.recipe.section import Section
+from zephyr.recipe.section import FREE, Section
 
 Scheduler = Literal["linear", "cosine", "cosine_with_min_lr", "inverse_sqrt", "constant_with_warmup", "constant"]
 Optimizer = Literal["adamw_torch", "adamw_bnb_8bit", "adamw_torchao_8bit", "rmsprop"]
@@ -23,7 +23,9 @@ class TrainSection(Section):
     num_train_epochs: float = Field(1.0, gt=0, description="passes over the data")
     max_steps: int | None = Field(None, ge=1, description="stop after this many optimizer steps")
     train_batch_size: int = Field(32, ge=1, description="examples of one optimizer step, over all devices")
-    max_tokens_per_micro_batch: int = Field(8192, ge=16, description="distinct tokens of one forward pass a device")
+    max_tokens_per_micro_batch: int = Field(
+        8192, ge=16, description="distinct tokens of one forward pass a device", json_schema_extra=FREE
+    )
     lr_scheduler_type: Scheduler = Field("linear", description="shape of the learning rate")
     warmup_ratio: float = Field(0.0, ge=0, le=1, description="share of the steps that warm up")
     warmup_steps: int | None = Field(None, ge=0, description="steps that warm up, instead of warmup_ratio")
@@ -38,24 +40,31 @@ class TrainSection(Section):
         "bf16", description="bf16 computes in bfloat16 on float32 weights, pure_bf16 keeps bfloat16 weights"
     )
     activation_checkpointing: bool = Field(False, description="recompute activations: less memory, a third slower")
-    compile: bool = Field(False, description="torch.compile of the layers")
+    compile: bool = Field(False, description="torch.compile of the layers", json_schema_extra=FREE)
     router_aux_loss_coef: float = Field(0.0, ge=0, description="weight of a mixture of experts' balance loss")
-    logging_steps: int = Field(10, ge=1, description="steps between two lines of the log")
+    logging_steps: int = Field(10, ge=1, description="steps between two lines of the log", json_schema_extra=FREE)
     eval_steps: int | None = Field(None, ge=1, description="steps between two evaluations; null: at the end alone")
-    save_steps: int | None = Field(None, ge=1, description="steps between two checkpoints; null: by the clock alone")
+    save_steps: int | None = Field(
+        None, ge=1, description="steps between two checkpoints; null: by the clock alone", json_schema_extra=FREE
+    )
     save_seconds: float | None = Field(
         120.0,
         gt=0,
         description="seconds between two checkpoints, more where saving would take over 5 %; null: no clock",
+        json_schema_extra=FREE,
     )
-    save_total_limit: int = Field(2, ge=1, description="checkpoints that are kept")
+    save_total_limit: int = Field(2, ge=1, description="checkpoints that are kept", json_schema_extra=FREE)
     metric_for_best_model: str | None = Field(
         None,
         description="hand on the weights of the evaluation best by this metric, such as eval_loss; null: the last",
     )
     greater_is_better: bool = Field(False, description="whether a larger metric_for_best_model is better")
-    report_to: list[Tracker] = Field(default_factory=list, description="trackers beside the log file")
-    self_checks: bool = Field(True, description="prove packing, sharing and the first loss before training")
+    report_to: list[Tracker] = Field(
+        default_factory=list, description="trackers beside the log file", json_schema_extra=FREE
+    )
+    self_checks: bool = Field(
+        True, description="prove packing, sharing and the first loss before training", json_schema_extra=FREE
+    )
 
     @model_validator(mode="after")
     def _one_warmup(self) -> "TrainSection":

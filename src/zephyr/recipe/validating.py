@@ -14,9 +14,10 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from zephyr.recipe.conflicts import Conflict
-from zephyr.recipe.outline import PLAIN, TOP, Keys, Place, Plain, dotted, place_at, place_of_field, value_at
+from zephyr.recipe.outline import PLAIN, TOP, Keys, Place, dotted, place_at, place_of_field, value_at
 from zephyr.recipe.problems import Problem, from_detail, quoted
 from zephyr.recipe.schema import CONFLICTS, Recipe
+from zephyr.recipe.section import Plain
 
 # A misspelt section may hold misspelt keys, which show when the section is read.
 MOST_LAYERS = 4

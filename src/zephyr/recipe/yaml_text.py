@@ -9,7 +9,8 @@ from typing import NamedTuple
 import yaml
 
 from zephyr.errors import RecipeError
-from zephyr.recipe.outline import Keys, Plain, dotted, one_line
+from zephyr.recipe.outline import Keys, dotted, one_line
+from zephyr.recipe.section import Plain
 
 # An alias can repeat what stands elsewhere; a few of them in each other make a file grow without bound.
 MAX_VALUES = 20_000

@@ -14,6 +14,7 @@ from typing import TypeAlias
 
 from zephyr.atomic import replace_text, sync
 from zephyr.errors import CheckpointError
+from zephyr.recipe.section import Plain
 
 STAGE = "stage.json"
 MODEL = "model"
@@ -21,7 +22,6 @@ FORMAT = 1
 KEY_LENGTH = 10
 LISTED_CHANGES = 4
 
-Plain: TypeAlias = "str | int | float | bool | list[Plain] | dict[str, Plain] | None"
 Facts: TypeAlias = dict[str, Plain]
 
 

@@ -3,8 +3,9 @@
 import re
 from typing import NamedTuple
 
-from zephyr.recipe.outline import Keys, Plain
+from zephyr.recipe.outline import Keys
 from zephyr.recipe.problems import Problem, quoted
+from zephyr.recipe.section import Plain
 
 _HELD_OUT = re.compile(r"(?:^|[^a-z])(?:test|validation|valid|eval|dev)(?:[^a-z]|$)")
 

@@ -3,8 +3,8 @@
 from zephyr.errors import did_you_mean
 from zephyr.recipe.handbook import keys as known
 from zephyr.recipe.handbook.writer import Translation
-from zephyr.recipe.outline import Plain
 from zephyr.recipe.problems import Problem, quoted
+from zephyr.recipe.section import Plain
 
 # Keys that belong to the trainer of one objective.
 _OBJECTIVES_BY_KEY = {

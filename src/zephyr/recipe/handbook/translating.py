@@ -20,8 +20,9 @@ from zephyr.recipe.handbook.training import (
     translate_training,
 )
 from zephyr.recipe.handbook.writer import Translation
-from zephyr.recipe.outline import Keys, Plain
+from zephyr.recipe.outline import Keys
 from zephyr.recipe.problems import Problem, broken, quoted
+from zephyr.recipe.section import Plain
 
 _OURS = {"model", "sft", "align", "pretrain"}
 _MARKERS = {"<|user|>": "zephyr", "<|im_start|>": "chatml", "<|start_header_id|>": "llama3"}

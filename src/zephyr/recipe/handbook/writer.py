@@ -3,8 +3,9 @@
 import re
 from pathlib import Path
 
-from zephyr.recipe.outline import Keys, Plain
+from zephyr.recipe.outline import Keys
 from zephyr.recipe.problems import Problem, quoted
+from zephyr.recipe.section import Plain
 
 
 class Translation:

@@ -1,0 +1,93 @@
+"""The sections of a recipe, one a stage, in the order of the stages. Defaults live in sections and nowhere else."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from zephyr.recipe.data_section import DataSection
+from zephyr.recipe.evaluate_section import EvaluateSection
+from zephyr.recipe.feedback_section import FeedbackSection
+from zephyr.recipe.model_section import ChatTemplateSection, ModelSection
+from zephyr.recipe.section import Section
+from zephyr.recipe.synth_section import SynthSection
+from zephyr.recipe.teacher_section import SamplingSection
+from zephyr.recipe.train_section import AlignObjective, LoraSection, SftObjective, TrainSection
+
+STAGES = ("synth", "pretrain", "sft", "feedback", "align", "evaluate", "deliver")
+
+
+class PretrainSection(Section):
+    """Continued pretraining on plain text, every token scored."""
+
+    data: DataSection = Field(default_factory=DataSection, description="texts; none: those of the synth stage")
+    train: TrainSection = Field(description="hyper-parameters")
+
+
+class SftSection(Section):
+    """Supervised fine-tuning on dialogues: dSFT where a teacher wrote them."""
+
+    data: DataSection = Field(default_factory=DataSection, description="dialogues; none: those of the synth stage")
+    objective: SftObjective = Field(default_factory=SftObjective, description="which tokens count")
+    batch_counts: Literal["dialogues", "packed"] = Field(
+        "dialogues",
+        description="what train_batch_size counts; packed: sequences of max_length tokens filled with dialogues, as in "
+        "the published runs, so that a step takes as many dialogues as hold that many tokens",
+    )
+    train: TrainSection = Field(description="hyper-parameters")
+    lora: LoraSection | None = Field(None, description="train adapters instead of all weights")
+
+    def dialogues_per_step(self, mean_tokens: float) -> int:
+        """How many dialogues of `mean_tokens` tokens on average make an optimizer step."""
+        if self.batch_counts == "dialogues":
+            return self.train.train_batch_size
+        return max(1, round(self.train.train_batch_size * self.data.max_length / mean_tokens))
+
+
+class AlignSection(Section):
+    """Preference training: dDPO where a judge rated the answers."""
+
+    data: DataSection = Field(default_factory=DataSection, description="pairs; none: those of the feedback stage")
+    objective: AlignObjective = Field(description="what is optimised")
+    train: TrainSection = Field(description="hyper-parameters")
+    lora: LoraSection | None = Field(None, description="train adapters instead of all weights")
+    start: str | None = Field(None, description="model to start from; null: the model of the last stage before")
+    chat_template: ChatTemplateSection | None = Field(None, description="layout of dialogues here; null: the recipe's")
+
+
+class DeliverSection(Section):
+    """What is made of the last model for others."""
+
+    report: bool = Field(True, description="write a report of the run")
+    sample_prompts: list[str] = Field(default_factory=list, description="prompts every model answers in the report")
+    sampling: SamplingSection = Field(default_factory=SamplingSection, description="how they are answered")
+
+
+class RecipeFields(Section):
+    """The keys of a recipe, each sound alone; `Recipe` refuses those that are at odds with each other."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="name of the run and of its folder")
+    description: str = Field("", description="a sentence for the card and the report")
+    seed: int = Field(42, ge=0, description="every random choice of the run follows from it")
+    offline: bool = Field(False, description="touch no network")
+    output_dir: Path = Field(Path("runs"), description="folder that takes the run's folder")
+    data_dir: Path = Field(Path(), description="relative paths of data are looked up here")
+    model: ModelSection = Field(description="the base model")
+    chat_template: ChatTemplateSection = Field(default_factory=ChatTemplateSection, description="layout of dialogues")
+    synth: SynthSection | None = Field(None, description="a teacher writes dialogues")
+    pretrain: PretrainSection | None = Field(None, description="the base model reads plain text")
+    sft: SftSection | None = Field(None, description="it learns dialogues")
+    feedback: FeedbackSection | None = Field(None, description="answers are rated")
+    align: AlignSection | None = Field(None, description="it learns to prefer")
+    evaluate: EvaluateSection | None = Field(None, description="the models are measured")
+    deliver: DeliverSection | None = Field(None, description="the result is made ready for others")
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """The stages of this run, in order."""
+        return tuple(stage for stage in STAGES if getattr(self, stage) is not None)
+
+    def template_of(self, stage: str) -> ChatTemplateSection:
+        """The layout of dialogues in a stage."""
+        own = self.align.chat_template if stage == "align" and self.align is not None else None
+        return own or self.chat_template

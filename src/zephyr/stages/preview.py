@@ -1,0 +1,53 @@
+"""What can be known of a run before it: the recipe, a folder for samples, and the rows its stages will make."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from zephyr.data.read.hub import is_hub_id
+from zephyr.data.read.sources import Records
+from zephyr.data.read.stage_rows import name_of, open_records
+from zephyr.errors import DataError, Problems
+from zephyr.recipe.data_section import DataSource
+from zephyr.recipe.schema import Recipe
+from zephyr.records.rows import Record
+
+NOT_READ_OFFLINE = "on the hub, not read offline"
+
+
+class MadeRows(NamedTuple):
+    """A file with a sample of the rows that an earlier stage of the run will make, and how many it will make."""
+
+    file: Path
+    num_rows: int
+
+
+@dataclass(frozen=True)
+class Preview:
+    """A look at a recipe before its run. Stages look in their order; `made` takes what later ones will read.
+
+    ``folder`` is a temporary one. ``made``: rows by the stage that will read them ("sft", "align", "feedback").
+    """
+
+    recipe: Recipe
+    folder: Path
+    problems: Problems = field(default_factory=Problems)
+    made: dict[str, MadeRows] = field(default_factory=dict)
+
+    def open_sources(
+        self, sources: Iterable[DataSource], kind: type[Record], parts: list[Records[Record]]
+    ) -> Iterator[str]:
+        """A line for every source; its records are appended to `parts` if it can be read here."""
+        for source in sources:
+            with self.problems.noted():
+                try:
+                    records: Records[Record] = open_records(self.recipe, source, kind)
+                except DataError:
+                    if not (self.recipe.offline and is_hub_id(source.path)):
+                        raise
+                    yield f"{name_of(source)}: {NOT_READ_OFFLINE}"
+                    continue
+                parts.append(records)
+                left_out = ", ".join(f"{count:,} x {reason}" for reason, count in records.counts.items())
+                yield f"{name_of(source)}: {len(records):,} rows" + (f", left out {left_out}" if left_out else "")

@@ -1,0 +1,45 @@
+"""What a stage of a run is: one record that says what it reads and writes, how it is checked, estimated and made."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from zephyr.recipe.data_section import DataSource
+from zephyr.recipe.schema import Recipe
+from zephyr.runs.stage_folder import Facts
+from zephyr.stages.preview import Preview
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a stage is made from: the recipe, its own folder, and the finished folders of the stages it reads."""
+
+    recipe: Recipe
+    stage: str
+    folder: Path
+    inputs: Mapping[str, Path]
+    run_folder: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One stage of a run. Its file in `zephyr.stages` fills this in with plain functions of that file.
+
+    ``reads``: the earlier stages whose results it takes, if the recipe has them. ``sources``: its data from outside,
+    whose content is part of its hash. ``outputs``: the names in its finished folder, folders with a slash behind.
+    ``check``: lines about its inputs and its work before the run, mistakes go to ``preview.problems``. ``estimate``:
+    lines about work, memory, time and cost. ``preflight``: facts about inputs from outside, looked at before the first
+    stage of a run begins. ``run``: makes the stage in ``work.folder`` and returns the facts to remember. ``version`` is
+    raised when the code begins to make something else of the same settings. ``trains``: every rank takes part.
+    """
+
+    name: str
+    version: int
+    reads: Callable[[Recipe], tuple[str, ...]]
+    sources: Callable[[Recipe], Sequence[DataSource]]
+    outputs: Callable[[Recipe], list[str]]
+    check: Callable[[Preview], Iterator[str]]
+    estimate: Callable[[Preview], Iterator[str]]
+    preflight: Callable[[Work], Facts]
+    run: Callable[[Work], Facts]
+    trains: bool = False
