@@ -9,12 +9,11 @@ from typing import NamedTuple
 from zephyr.recipe.data_section import DataSection, DataSource
 from zephyr.recipe.evaluate_section import PerplexityTask, PreferenceTask
 from zephyr.recipe.model_section import NewModel
-from zephyr.recipe.stage_sections import RecipeFields
+from zephyr.recipe.stage_sections import TRAINING_STAGES, RecipeFields
 from zephyr.recipe.synth_section import UltraChatSynth, WorldSynth
 from zephyr.recipe.teacher_section import LocalSection, SamplingSection, ScriptedSection, TeacherSection, VllmSection
 from zephyr.recipe.train_section import DpoObjective, ListwiseObjective, TrainSection
 
-TRAINING_STAGES = ("pretrain", "sft", "align")
 # The stages whose rows a training stage takes when it names no sources.
 MAKERS = {"pretrain": "synth", "sft": "synth", "align": "feedback"}
 # The options of dpo that belong to some of its losses alone.

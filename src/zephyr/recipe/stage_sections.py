@@ -1,7 +1,7 @@
 """The sections of a recipe, one a stage, in the order of the stages. Defaults live in sections and nowhere else."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from pydantic import Field
 
@@ -15,6 +15,9 @@ from zephyr.recipe.teacher_section import SamplingSection
 from zephyr.recipe.train_section import AlignObjective, LoraSection, SftObjective, TrainSection
 
 STAGES = ("synth", "pretrain", "sft", "feedback", "align", "evaluate", "deliver")
+# The names for code that means another stage than its own.
+SYNTH, PRETRAIN, SFT, FEEDBACK, ALIGN, EVALUATE, DELIVER = STAGES
+TRAINING_STAGES = (PRETRAIN, SFT, ALIGN)
 
 
 class PretrainSection(Section):
@@ -53,6 +56,9 @@ class AlignSection(Section):
     lora: LoraSection | None = Field(None, description="train adapters instead of all weights")
     start: str | None = Field(None, description="model to start from; null: the model of the last stage before")
     chat_template: ChatTemplateSection | None = Field(None, description="layout of dialogues here; null: the recipe's")
+
+
+TrainingSection: TypeAlias = PretrainSection | SftSection | AlignSection
 
 
 class DeliverSection(Section):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from zephyr.recipe.data_section import DataSource
 from zephyr.recipe.schema import Recipe
+from zephyr.recipe.section import Plain
 from zephyr.runs.stage_folder import Facts
 from zephyr.stages.preview import Preview
 
@@ -21,6 +22,10 @@ class Work:
     run_folder: Path
 
 
+def _nothing_else(_recipe: Recipe) -> dict[str, Plain]:
+    return {}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Stage:
     """One stage of a run. Its file in `zephyr.stages` fills this in with plain functions of that file.
@@ -30,7 +35,9 @@ class Stage:
     ``check``: lines about its inputs and its work before the run, mistakes go to ``preview.problems``. ``estimate``:
     lines about work, memory, time and cost. ``preflight``: facts about inputs from outside, looked at before the first
     stage of a run begins. ``run``: makes the stage in ``work.folder`` and returns the facts to remember. ``version`` is
-    raised when the code begins to make something else of the same settings. ``trains``: every rank takes part.
+    raised when the code begins to make something else of the same settings. ``depends_on``: settings outside the
+    stage's own section that its result depends on, beside the seed, by their key in the recipe. ``trains``: every rank
+    takes part.
     """
 
     name: str
@@ -42,4 +49,5 @@ class Stage:
     estimate: Callable[[Preview], Iterator[str]]
     preflight: Callable[[Work], Facts]
     run: Callable[[Work], Facts]
+    depends_on: Callable[[Recipe], dict[str, Plain]] = _nothing_else
     trains: bool = False
