@@ -11,7 +11,7 @@ from tests.teachers.calls import KEY, QUICK, questions
 from zephyr.errors import TeacherError
 from zephyr.judging import RatingQuestion, ask, parse_reply
 from zephyr.records.messages import Message
-from zephyr.teachers import batch_file
+from zephyr.teachers.endpoint import batch_file
 from zephyr.teachers.endpoint.address import Address
 from zephyr.teachers.endpoint.batch_file import BatchTeacher
 from zephyr.teachers.endpoint.retrying_call import CallSettings

@@ -12,8 +12,8 @@ import pytest
 
 from tests.teachers.calls import questions
 from zephyr.errors import DataError, ResourceError, TeacherError
-from zephyr.teachers import ledger_writer
 from zephyr.teachers.endpoint.attempts import Attempt
+from zephyr.teachers.ledger import writer as ledger_writer
 from zephyr.teachers.ledger.cached_teacher import LedgeredTeacher
 from zephyr.teachers.ledger.file import is_alive, new_owner, open_file
 from zephyr.teachers.ledger.ledger import Ledger, request_hash
