@@ -19,8 +19,9 @@ from zephyr.evaluate.judged.arena import Game, Match, Played, arena_scores, miss
 from zephyr.evaluate.judged.arena_wording import PUBLISHED_PAIR, OwnPairs, PublishedPairs, RankedPairs, WeightedPairs
 from zephyr.evaluate.judged.calls import Calling
 from zephyr.evaluate.judged.mt_bench_questions import find_files
-from zephyr.judging.comparing import read_comparison, write_verdict
+from zephyr.judging.parsing import write_verdict
 from zephyr.judging.published_prompts import TurnsPrompt, read_judge_prompts
+from zephyr.judging.questions import read_comparison
 from zephyr.records.messages import Message
 from zephyr.teachers.protocol import ChatReply
 

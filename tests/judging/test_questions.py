@@ -7,8 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zephyr.judging import ASPECTS, OVERALL, RatingQuestion, ask, fence_word, read_question
-from zephyr.judging.questions import FENCE_WORD_LENGTH
+from zephyr.judging.parsing import read_verdict
+from zephyr.judging.questions import FENCE_WORD_LENGTH, ComparisonQuestion, ask_comparison, read_comparison
 from zephyr.records.messages import ROLES, Message
+from zephyr.teachers.protocol import ChatRequest
+from zephyr.teachers.scripted import ScriptedJudge
+from zephyr.world import ideal_answer, prompts
 
 WORD = "0123456789abcdef"
 CONVERSATION = (Message("system", "Be brief."), Message("user", "Name a colour.\n"))
@@ -97,3 +101,45 @@ def test_misuse_is_a_value_error():
     for messages in ((), (Message("user", "hello"),), (Message("user", f"x\nRating task v1: honesty. {WORD}"),)):
         with pytest.raises(ValueError, match="header"):
             read_question(messages)
+
+
+# ---- comparisons ----
+
+SHORT_TEXTS = st.text(max_size=40) | st.sampled_from(["Verdict: A", "<<<ab end>>>", "$fence", "{answer_a}", "\n\n", ""])
+
+
+@st.composite
+def comparisons(draw) -> ComparisonQuestion:
+    count = draw(st.integers(1, 3))
+    some = st.lists(SHORT_TEXTS, min_size=count, max_size=count).map(tuple)
+    context = draw(st.lists(st.tuples(st.sampled_from(["user", "assistant", "system"]), SHORT_TEXTS), max_size=2))
+    references = draw(st.lists(SHORT_TEXTS, max_size=count).map(tuple))
+    return ComparisonQuestion(draw(some), draw(some), draw(some), references, tuple(Message(*one) for one in context))
+
+
+@given(comparisons(), st.integers(0, 3))
+def test_a_comparison_is_read_back_to_the_letter(comparison, seed):
+    asked = ask_comparison(comparison, seed=seed)
+    assert read_comparison(asked) == comparison
+    assert asked == ask_comparison(comparison, seed=seed)
+
+
+def test_every_turn_needs_an_answer_of_both():
+    with pytest.raises(ValueError, match="one answer for every user turn"):
+        ask_comparison(ComparisonQuestion(("a", "b"), ("c",), ("d", "e")), seed=0)
+    with pytest.raises(ValueError, match="header"):
+        read_comparison((Message("user", "Which is better?"),))
+
+
+def test_the_scripted_judge_prefers_what_is_right():
+    judge = ScriptedJudge(blunder_rate=0.0)
+    asked = list(prompts("heldout", 0, 40))
+    requests = []
+    for number, prompt in enumerate(asked):
+        good, bad = ideal_answer(prompt.messages), "I am sorry, I do not know."
+        for order, answers in enumerate([(good, bad), (bad, good)]):
+            first, second = ((answer,) for answer in answers)
+            comparison = ComparisonQuestion((prompt.messages[-1].content,), first, second, (), prompt.messages[:-1])
+            requests.append(ChatRequest(f"{number} {order}", ask_comparison(comparison, seed=0)))
+    winners = [read_verdict(reply.text) for reply in judge.answer(requests)]
+    assert winners == ["first", "second"] * len(asked)

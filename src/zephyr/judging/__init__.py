@@ -1,9 +1,15 @@
-"""How a judge is asked to rate texts, and how its reply is read: no model, no network, no torch."""
+"""Questions to a judge and the parsing of its replies: no model, no network, no torch."""
 
-from zephyr.judging.aspects import ASPECTS, OVERALL, ParseFailure, Rating, RatingQuestion
-from zephyr.judging.parsing import parse_reply
-from zephyr.judging.questions import TEMPLATE_VERSION, ask, fence_word, read_question
-from zephyr.judging.replies import write_reply
+from zephyr.judging.parsing import ParseFailure, Rating, parse_reply, write_reply
+from zephyr.judging.questions import (
+    ASPECTS,
+    OVERALL,
+    TEMPLATE_VERSION,
+    RatingQuestion,
+    ask,
+    fence_word,
+    read_question,
+)
 
 __all__ = [
     "ASPECTS",

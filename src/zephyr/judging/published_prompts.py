@@ -1,7 +1,7 @@
 """The published judge prompts of MT-Bench and AlpacaEval, read from the files their authors distribute.
 
 Texts are put in by name in one pass, so a text that itself holds `{answer_a}` stays as it is; unlike our own wording
-nothing fences them. How replies are read is told in `verdicts`.
+nothing fences them. Their replies are read in `parsing`.
 """
 
 import hashlib
@@ -19,14 +19,14 @@ _TURN = re.compile(r"<\|im_start\|>(\w+)\n(.*?)<\|im_end\|>", re.DOTALL)
 
 
 class JudgePrompt(NamedTuple):
-    """One prompt: what the judge is told, and the question with named places for texts."""
+    """One prompt: the system message, and the question with named places for texts."""
 
     name: str
     system: str
     template: str
 
     def messages(self, texts: Mapping[str, str]) -> Messages:
-        """The conversation that puts the question."""
+        """The messages with the texts filled in."""
         return (Message("system", self.system), Message("user", _filled(self.template, texts)))
 
 
@@ -43,7 +43,7 @@ def _filled(template: str, texts: Mapping[str, str]) -> str:
 
 
 def read_judge_prompts(path: Path, needed: tuple[str, ...]) -> JudgePrompts:
-    """The judge prompts of FastChat's judge_prompts.jsonl; DataError if one of those needed is not there."""
+    """The judge prompts of FastChat's judge_prompts.jsonl. Raises DataError if a needed one is missing."""
     found: dict[str, JudgePrompt] = {}
     for row in read_rows(path):
         name, system, template = (row.fields.get(key) for key in ("name", "system_prompt", "prompt_template"))
@@ -63,12 +63,12 @@ class TurnsPrompt(NamedTuple):
     turns: Messages
 
     def messages(self, texts: Mapping[str, str]) -> Messages:
-        """The conversation with the texts in it."""
+        """The messages with the texts filled in."""
         return tuple(Message(role, _filled(content, texts)) for role, content in self.turns)
 
 
 def read_turns_prompt(path: Path) -> TurnsPrompt:
-    """The prompt in a text file of AlpacaEval's evaluators_configs; DataError if it is none for two outputs."""
+    """The prompt in a text file of AlpacaEval's evaluators_configs. Raises DataError if it compares no two outputs."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

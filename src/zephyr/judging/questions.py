@@ -1,8 +1,8 @@
-"""Questions to a judge: templates with fenced texts, and their inverse.
+"""Questions to a judge: ratings of texts by one aspect, and comparisons of two assistants; and their inverse.
 
-Every text that someone else wrote stands between two lines that carry a fence word. The word is drawn anew
-for every question and occurs in none of its texts, so no text can end its own fence or open another's. What a
-judge answers is read in `parsing`; which texts are asked about, and in which order, is left to the caller.
+Every text that someone else wrote stands between two lines that carry a fence word. The word is drawn anew for every
+question and occurs in none of its texts, so no text can end its own fence or open another's. What a judge replies is
+read in `parsing`; which texts are shown, and in which order, is left to the caller.
 """
 
 import functools
@@ -11,21 +11,170 @@ import re
 from collections.abc import Iterable, Iterator
 from importlib import resources
 from string import Template
+from typing import NamedTuple, get_args
 
-from zephyr.judging.aspects import OVERALL, RatingQuestion, scale_of
+from zephyr.errors import did_you_mean
+from zephyr.recipe.feedback_section import Aspect
 from zephyr.records.messages import ROLES, Message, Messages
 
+OVERALL: Aspect = "overall"
+ASPECTS: tuple[Aspect, ...] = tuple(aspect for aspect in get_args(Aspect) if aspect != OVERALL)
 TEMPLATE_VERSION = "v1"
 FENCE_WORD_LENGTH = 16
 
-_HEADER = re.compile(r"Rating task (\w+): (\w+)\. Fence word: ([0-9a-f]+)\.\n")
+_RATING_HEADER = re.compile(r"Rating task (\w+): (\w+)\. Fence word: ([0-9a-f]+)\.\n")
+_COMPARISON_HEADER = re.compile(r"Comparing task (\w+)\. Fence word: ([0-9a-f]+)\.\n")
+_ROLES = {role: role for role in ROLES}
 
 
-@functools.cache
-def template_text(name: str) -> Template:
-    """The template of that file name, of the current version."""
-    text = resources.files("zephyr.judging").joinpath("templates", TEMPLATE_VERSION, name)
-    return Template(text.read_text(encoding="utf-8").strip())
+class Scale(NamedTuple):
+    """The ratings an aspect may get."""
+
+    low: float
+    high: float
+    optional: bool = False  # "N/A" is a rating too
+    typed: bool = False  # a list of fault or merit types may come before the rating
+
+
+# Scales and fields of UltraFeedback: arXiv 2310.01377
+SCALES = {
+    "instruction_following": Scale(1, 5),
+    "honesty": Scale(1, 5, optional=True),
+    "truthfulness": Scale(1, 5, typed=True),
+    "helpfulness": Scale(1, 5, typed=True),
+    OVERALL: Scale(1, 10),
+}
+
+
+class RatingQuestion(NamedTuple):
+    """Texts to rate by one aspect: all answers to a conversation at once, or one answer for "overall".
+
+    `notes` is additional information for the judge: reference knowledge, or the principle the answer was to follow.
+    """
+
+    aspect: str
+    conversation: Messages
+    answers: tuple[str, ...]
+    notes: str = ""
+
+
+class ComparisonQuestion(NamedTuple):
+    """A user's turns, two assistants' answers to each of them, and reference answers, if there are any.
+
+    `context` is the dialogue before the first of the turns, the same for both.
+    """
+
+    turns: tuple[str, ...]
+    first: tuple[str, ...]
+    second: tuple[str, ...]
+    references: tuple[str, ...] = ()
+    context: Messages = ()
+
+    def conversation(self, answers: tuple[str, ...]) -> Messages:
+        """The dialogue with the assistant that gave these answers, up to the last user turn."""
+        said = [*self.context, Message("user", self.turns[0])]
+        for answer, turn in zip(answers, self.turns[1:], strict=False):
+            said += [Message("assistant", answer), Message("user", turn)]
+        return tuple(said)
+
+
+def scale_of(aspect: str) -> Scale:
+    """The scale of an aspect. Raises ValueError for an unknown one."""
+    if aspect not in SCALES:
+        raise ValueError(f"no aspect '{aspect}'{did_you_mean(aspect, SCALES)}")
+    return SCALES[aspect]
+
+
+def ask(question: RatingQuestion, *, nonce: str) -> Messages:
+    """The messages that ask a judge the question; `nonce` is its fence word, see `fence_word`.
+
+    Raises ValueError for an unknown aspect, a wrong number of answers, or a fence word that occurs in a text.
+    """
+    scale_of(question.aspect)
+    num_answers = len(question.answers)
+    if num_answers == 0 or (question.aspect == OVERALL and num_answers != 1):
+        raise ValueError(f"'{question.aspect}' is not asked about {num_answers} answers")
+    if re.fullmatch(r"[0-9a-f]{8,}", nonce) is None:
+        raise ValueError(f"the fence word must be 8 or more digits of lower-case hexadecimal, got {nonce!r}")
+    if _occurs(nonce, _foreign_texts(question)):
+        raise ValueError(f"the fence word {nonce} occurs in a text; draw it with fence_word")
+    conversation = [fenced(nonce, f"{turn.role} turn", turn.content) for turn in question.conversation]
+    answers = [fenced(nonce, f"text {number}", text) for number, text in enumerate(question.answers, start=1)]
+    notes = [fenced(nonce, "notes", question.notes)] if question.notes else ["None."]
+    fields = {"aspect": question.aspect, "version": TEMPLATE_VERSION, "fence": nonce, "count": str(num_answers)}
+    user = template_text(f"{question.aspect}.txt").substitute(
+        fields,
+        rules=template_text("rules.txt").substitute(fields),
+        conversation="\n\n".join(conversation),
+        notes="\n\n".join(notes),
+        answers="\n\n".join(answers),
+    )
+    return (Message("system", template_text("system.txt").substitute(fields)), Message("user", user))
+
+
+def fenced(nonce: str, label: str, text: str) -> str:
+    """The text between two lines that carry the fence word; the first also carries the label."""
+    return f"<<<{nonce} {label}>>>\n{text}\n<<<{nonce} end>>>"
+
+
+def read_question(messages: Messages) -> RatingQuestion:
+    """The question that `ask` wrote into these messages, verbatim; for rule-based judges and tests.
+
+    Raises ValueError if `ask` did not write them.
+    """
+    user = messages[-1].content if messages else ""
+    header = _RATING_HEADER.match(user)
+    if header is None:
+        raise ValueError("the messages do not begin with the header of a rating task")
+    nonce = header[3]
+    found = re.findall(rf"<<<{nonce} ([a-z]+)[ \w]*>>>\n(.*?)\n<<<{nonce} end>>>", user, flags=re.DOTALL)
+    conversation = tuple(Message(_ROLES[kind], text) for kind, text in found if kind in _ROLES)
+    answers = tuple(text for kind, text in found if kind == "text")
+    notes = "".join(text for kind, text in found if kind == "notes")
+    return RatingQuestion(header[2], conversation, answers, notes)
+
+
+def ask_comparison(comparison: ComparisonQuestion, *, seed: int) -> Messages:
+    """The messages that ask a judge which assistant was better; equal for equal seeds and texts.
+
+    Raises ValueError unless each assistant has one answer for every user turn.
+    """
+    if not len(comparison.turns) == len(comparison.first) == len(comparison.second) > 0:
+        raise ValueError("each assistant needs one answer for every user turn")
+    texts = (*comparison.first, *comparison.second, *comparison.references)
+    users = tuple(Message("user", turn) for turn in comparison.turns)
+    nonce = fence_word(RatingQuestion("comparison", (*comparison.context, *users), texts), seed=seed)
+    earlier = [
+        fenced(nonce, f"earlier {message.role} {number}", message.content)
+        for number, message in enumerate(comparison.context, start=1)
+    ]
+    fields = {"version": TEMPLATE_VERSION, "fence": nonce}
+    user = template_text("comparison.txt").substitute(
+        fields,
+        turns="\n\n".join([*earlier, _fenced_all(nonce, "user turn", comparison.turns)]),
+        first=_fenced_all(nonce, "A answer", comparison.first),
+        second=_fenced_all(nonce, "B answer", comparison.second),
+        references=_fenced_all(nonce, "reference answer", comparison.references) or "None.",
+    )
+    return (Message("system", template_text("system.txt").substitute(fields)), Message("user", user))
+
+
+def read_comparison(messages: Messages) -> ComparisonQuestion:
+    """The question that `ask_comparison` wrote into these messages, verbatim; for rule-based judges and tests.
+
+    Raises ValueError if `ask_comparison` did not write them.
+    """
+    user = messages[-1].content if messages else ""
+    header = _COMPARISON_HEADER.match(user)
+    if header is None:
+        raise ValueError("the messages do not begin with the header of a comparing task")
+    nonce = header[2]
+    found = re.findall(rf"<<<{nonce} (\w+) (\w+) \d+>>>\n(.*?)\n<<<{nonce} end>>>", user, flags=re.DOTALL)
+    turns, first, second, references = (
+        tuple(text for kind, _, text in found if kind == wanted) for wanted in ("user", "A", "B", "reference")
+    )
+    context = tuple(Message(_ROLES[role], text) for kind, role, text in found if kind == "earlier")
+    return ComparisonQuestion(turns, first, second, references, context)
 
 
 def fence_word(question: RatingQuestion, *, seed: int) -> str:
@@ -53,48 +202,12 @@ def _occurs(word: str, texts: Iterable[str]) -> bool:
     return any(word in text.lower() for text in texts)
 
 
-def ask(question: RatingQuestion, *, nonce: str) -> Messages:
-    """The conversation that puts the question to a judge; `nonce` is the fence word, see `fence_word`."""
-    scale_of(question.aspect)
-    num_answers = len(question.answers)
-    if num_answers == 0 or (question.aspect == OVERALL and num_answers != 1):
-        raise ValueError(f"'{question.aspect}' is not asked about {num_answers} answers")
-    if re.fullmatch(r"[0-9a-f]{8,}", nonce) is None:
-        raise ValueError(f"the fence word must be 8 or more digits of lower-case hexadecimal, got {nonce!r}")
-    if _occurs(nonce, _foreign_texts(question)):
-        raise ValueError(f"the fence word {nonce} occurs in a text; draw it with fence_word")
-    conversation = [fenced(nonce, f"{turn.role} turn", turn.content) for turn in question.conversation]
-    answers = [fenced(nonce, f"text {number}", text) for number, text in enumerate(question.answers, start=1)]
-    notes = [fenced(nonce, "notes", question.notes)] if question.notes else ["None."]
-    fields = {"aspect": question.aspect, "version": TEMPLATE_VERSION, "fence": nonce, "count": str(num_answers)}
-    user = template_text(f"{question.aspect}.txt").substitute(
-        fields,
-        rules=template_text("rules.txt").substitute(fields),
-        conversation="\n\n".join(conversation),
-        notes="\n\n".join(notes),
-        answers="\n\n".join(answers),
-    )
-    return (Message("system", template_text("system.txt").substitute(fields)), Message("user", user))
+@functools.cache
+def template_text(name: str) -> Template:
+    """The template of this file name, in the current version."""
+    text = resources.files("zephyr.judging").joinpath("templates", TEMPLATE_VERSION, name)
+    return Template(text.read_text(encoding="utf-8").strip())
 
 
-def fenced(nonce: str, label: str, text: str) -> str:
-    """The text between two lines that carry the fence word, the first of which names it."""
-    return f"<<<{nonce} {label}>>>\n{text}\n<<<{nonce} end>>>"
-
-
-def read_question(messages: Messages) -> RatingQuestion:
-    """The question that `ask` put into these messages, to the letter; ValueError if it did not write them.
-
-    For judges that are rules, and for tests.
-    """
-    user = messages[-1].content if messages else ""
-    header = _HEADER.match(user)
-    if header is None:
-        raise ValueError("the messages do not begin with the header of a rating task")
-    nonce = header[3]
-    fenced = re.findall(rf"<<<{nonce} ([a-z]+)[ \w]*>>>\n(.*?)\n<<<{nonce} end>>>", user, flags=re.DOTALL)
-    roles = {role: role for role in ROLES}
-    conversation = tuple(Message(roles[kind], text) for kind, text in fenced if kind in roles)
-    answers = tuple(text for kind, text in fenced if kind == "text")
-    notes = "".join(text for kind, text in fenced if kind == "notes")
-    return RatingQuestion(header[2], conversation, answers, notes)
+def _fenced_all(nonce: str, label: str, texts: tuple[str, ...]) -> str:
+    return "\n\n".join(fenced(nonce, f"{label} {number}", text) for number, text in enumerate(texts, start=1))

@@ -11,8 +11,8 @@ from random import Random
 from typing import NamedTuple
 
 from zephyr.judging import OVERALL, Rating, RatingQuestion, read_question, write_reply
-from zephyr.judging.comparing import Comparison, read_comparison, write_verdict
-from zephyr.judging.verdicts import Winner
+from zephyr.judging.parsing import Winner, write_verdict
+from zephyr.judging.questions import ComparisonQuestion, read_comparison
 from zephyr.records.messages import Messages
 from zephyr.teachers.protocol import ChatReply, ChatRequest
 from zephyr.world import Findings, examine, faulty_answer, ideal_answer, is_known
@@ -87,7 +87,7 @@ class ScriptedJudge:
             return self._verdict(read_comparison(messages))
         return write_reply(question.aspect, self._ratings(question))
 
-    def _verdict(self, asked: Comparison) -> str:
+    def _verdict(self, asked: ComparisonQuestion) -> str:
         first, second = (
             _critique(self._impression(RatingQuestion(OVERALL, asked.conversation(answers), ()), answers[-1]))
             for answers in (asked.first, asked.second)

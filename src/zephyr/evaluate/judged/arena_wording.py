@@ -3,10 +3,9 @@
 import json
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from zephyr.judging.comparing import Comparison, ask_comparison, read_verdict
+from zephyr.judging.parsing import Winner, published_winner, ranked_preference, read_verdict, token_preference
 from zephyr.judging.published_prompts import JudgePrompts, TurnsPrompt
-from zephyr.judging.questions import TEMPLATE_VERSION
-from zephyr.judging.verdicts import Winner, published_winner, ranked_preference, token_preference
+from zephyr.judging.questions import TEMPLATE_VERSION, ComparisonQuestion, ask_comparison
 from zephyr.records.messages import Messages
 
 if TYPE_CHECKING:
@@ -50,7 +49,9 @@ class OwnPairs(NamedTuple):
     def ask(self, match: "Match") -> Messages:
         """See PairWording."""
         first, second = _whole(match)
-        return ask_comparison(Comparison(match.turns, first, second, match.references, match.context), seed=self.seed)
+        return ask_comparison(
+            ComparisonQuestion(match.turns, first, second, match.references, match.context), seed=self.seed
+        )
 
     def read(self, reply: str) -> float | None:
         """See PairWording."""

@@ -4,8 +4,8 @@ from typing import NamedTuple, Protocol
 
 from zephyr.evaluate.judged.mt_bench_questions import Question
 from zephyr.judging import OVERALL, TEMPLATE_VERSION, ParseFailure, RatingQuestion, ask, fence_word, parse_reply
+from zephyr.judging.parsing import published_score
 from zephyr.judging.published_prompts import JudgePrompts
-from zephyr.judging.verdicts import published_score
 from zephyr.records.messages import Message, Messages
 
 PUBLISHED_SINGLE = ("single-v1", "single-math-v1", "single-v1-multi-turn", "single-math-v1-multi-turn")
