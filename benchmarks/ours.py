@@ -14,12 +14,12 @@ from task import Pair, Run, Task
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from zephyr.models.loading import Source, load_model
+from zephyr.runs.layout import TRAIN_LOG
 from zephyr.train.examples import Comparison, Dialogue, Example
 from zephyr.train.job import TrainJob
 from zephyr.train.loop import train
 from zephyr.train.objectives import build_objective
 from zephyr.train.settings import TrainSettings
-from zephyr.train.tracker import LOG
 
 PRECISIONS = {"float32": "float32", "bfloat16": "pure_bf16"}
 
@@ -60,7 +60,7 @@ def trained(task: Task, pairs: list[Pair], ticks: list[float]) -> tuple[list[flo
         training = job(task, pairs, Path(temporary))
         ticks[:] = [time.perf_counter()]
         train(training)
-        lines = (training.folder / LOG).read_text().splitlines()
+        lines = (training.folder / TRAIN_LOG).read_text().splitlines()
     return [json.loads(line)["loss"] for line in lines], training.settings
 
 

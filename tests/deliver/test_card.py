@@ -9,8 +9,8 @@ from tests.deliver.small_run import RECIPE, write_run
 from zephyr.deliver.card import card_of, default_place
 from zephyr.deliver.card_audit import audit_card
 from zephyr.deliver.run_facts import Score
-from zephyr.deliver.run_record import read_run
 from zephyr.errors import DataError
+from zephyr.runs.reader import read_run
 
 
 @pytest.fixture

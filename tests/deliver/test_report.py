@@ -8,7 +8,7 @@ import pytest
 from tests.deliver.small_run import write_run
 from zephyr.deliver.report import Outside, report_of
 from zephyr.deliver.run_facts import Score
-from zephyr.deliver.run_record import read_run
+from zephyr.runs.reader import read_run
 
 VOID = {"meta", "br", "line", "circle", "polyline", "polygon"}
 

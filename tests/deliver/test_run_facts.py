@@ -4,7 +4,7 @@ import json
 
 from tests.deliver.small_run import write_run
 from zephyr.deliver.run_facts import Score, scores_of
-from zephyr.deliver.run_record import read_run
+from zephyr.runs.reader import read_run
 
 
 def test_benchmarks_are_told_by_model_with_their_files(tmp_path):

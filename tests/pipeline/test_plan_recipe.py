@@ -8,8 +8,8 @@ import yaml
 
 from tests.pipeline.command import zephyr
 from tests.pipeline.mini import mini_fields
-from zephyr.pipeline.plan_seconds import seconds_taken
 from zephyr.recipe.shipped import shipped_recipes
+from zephyr.runs.reader import seconds_taken
 
 
 @pytest.fixture

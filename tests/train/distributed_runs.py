@@ -25,6 +25,7 @@ from zephyr.models.generation import generate
 from zephyr.models.sampling import Sampling
 from zephyr.models.scorer import CausalLM, plain_model
 from zephyr.models.tiny import tiny_model, tiny_tokenizer
+from zephyr.runs.layout import TRAIN_LOG
 from zephyr.train.distributed import process_group, whole_state_dict
 from zephyr.train.examples import Comparison, Dialogue, Example, with_mismatched_completions
 from zephyr.train.export import save_trained
@@ -32,7 +33,6 @@ from zephyr.train.job import TrainJob
 from zephyr.train.loop import train
 from zephyr.train.objectives import build_objective
 from zephyr.train.settings import TrainSettings
-from zephyr.train.tracker import LOG
 
 VOCABULARY = 300  # as many as the tiny tokenizer needs
 # Seven examples in batches of three: the last step has one, and most of its ranks none.
@@ -140,7 +140,7 @@ def run_job(job: TrainJob) -> None:
 
 
 def ended(folder: Path) -> Ended:
-    lines = [json.loads(line) for line in (folder / LOG).read_text().splitlines()]
+    lines = [json.loads(line) for line in (folder / TRAIN_LOG).read_text().splitlines()]
     return Ended(lines, torch.load(folder / "weights.pt", weights_only=True))
 
 

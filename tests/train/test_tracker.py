@@ -11,8 +11,9 @@ import types
 import pytest
 
 from zephyr.errors import RecipeError
+from zephyr.runs.layout import TRAIN_LOG
 from zephyr.train import tracker
-from zephyr.train.tracker import LOG, Run, open_trackers
+from zephyr.train.tracker import Run, open_trackers
 
 
 def run_at(folder, resumed_step=None):
@@ -23,7 +24,7 @@ def lines(folder):
     def refuse(word):
         raise AssertionError(word)
 
-    return [json.loads(line, parse_constant=refuse) for line in (folder / LOG).read_text().splitlines()]
+    return [json.loads(line, parse_constant=refuse) for line in (folder / TRAIN_LOG).read_text().splitlines()]
 
 
 def log_steps(folder, steps, resumed_step=None):
@@ -36,17 +37,17 @@ def log_steps(folder, steps, resumed_step=None):
 def test_each_step_is_one_line_that_is_there_at_once(tmp_path):
     opened = open_trackers(["jsonl"], run_at(tmp_path / "run"))
     opened.log(1, {"loss": 0.1 + 0.2, "epoch": 0})
-    assert (tmp_path / "run" / LOG).read_text() == '{"step": 1, "loss": 0.30000000000000004, "epoch": 0}\n'
+    assert (tmp_path / "run" / TRAIN_LOG).read_text() == '{"step": 1, "loss": 0.30000000000000004, "epoch": 0}\n'
     opened.close()
 
 
 def test_a_resumed_run_has_each_step_once(tmp_path):
     log_steps(tmp_path, range(1, 8))  # killed after step 7, the last checkpoint is of step 4
-    with (tmp_path / LOG).open("a") as file:
+    with (tmp_path / TRAIN_LOG).open("a") as file:
         file.write('{"step": 8, "lo')
     log_steps(tmp_path, range(5, 11), resumed_step=4).close()
     assert [line["step"] for line in lines(tmp_path)] == list(range(1, 11))
-    assert sorted(path.name for path in tmp_path.iterdir()) == [LOG]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [TRAIN_LOG]
 
 
 def test_a_fresh_start_leaves_no_lines_of_an_older_run(tmp_path):

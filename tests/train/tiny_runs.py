@@ -7,11 +7,11 @@ import numpy as np
 from torch import Tensor, nn
 
 from zephyr.models.tiny import EOS_ID, tiny_model
+from zephyr.runs.layout import TRAIN_LOG
 from zephyr.train.examples import Comparison, Dialogue, with_mismatched_completions
 from zephyr.train.job import TrainJob
 from zephyr.train.objectives import build_objective
 from zephyr.train.settings import TrainSettings
-from zephyr.train.tracker import LOG
 
 # Six steps of two epochs over 24 examples, several micro-batches a step.
 SETTINGS = TrainSettings(learning_rate=1.0e-3, train_batch_size=8, max_tokens_per_micro_batch=80, num_train_epochs=2)
@@ -84,7 +84,7 @@ def tiny_job(folder: Path, objective: str = "dpo", **changes: object) -> TrainJo
 
 
 def logged(folder: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (folder / LOG).read_text().splitlines()]
+    return [json.loads(line) for line in (folder / TRAIN_LOG).read_text().splitlines()]
 
 
 def column(folder: Path, name: str) -> list[float]:

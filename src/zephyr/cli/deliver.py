@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from typer import Context
 
     from zephyr.deliver.report import Outside
-    from zephyr.deliver.run_record import RunRecord
+    from zephyr.runs.reader import RunRecord
 
 OF = "of"
 
@@ -46,7 +46,7 @@ def of(run: Run, out: Out = None, results: Results = None) -> None:
     """Write the model card of a run into its model's folder, as README.md."""
     from zephyr.atomic import replace_text
     from zephyr.deliver.card import card_of, default_place
-    from zephyr.deliver.run_record import read_run
+    from zephyr.runs.reader import read_run
 
     record = read_run(run)
     text = card_of(record, results=_outside(record, results or [], None).scores)
@@ -93,13 +93,14 @@ def report(
     """Write the report of a run: one HTML page, report.html in its folder, that needs nothing else."""
     from zephyr.atomic import replace_text
     from zephyr.deliver.report import report_of
-    from zephyr.deliver.run_record import read_run
     from zephyr.errors import DataError
+    from zephyr.runs.layout import REPORT
+    from zephyr.runs.reader import read_run
 
     if published is not None and not results:
         raise DataError("--published", "needs a score to set beside it", "name an evaluation: --results FOLDER")
     record = read_run(run)
-    place = out or run / "report.html"
+    place = out or run / REPORT
     replace_text(place, report_of(record, outside=_outside(record, results or [], published)))
     typer.echo(f"-> {place}", err=True)
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 from zephyr.deliver.report import Outside
 from zephyr.deliver.run_facts import Score, title_of
-from zephyr.deliver.run_record import RunRecord, at, number
 from zephyr.evaluate.compare_radar import category_means, radar_svg, top_of
 from zephyr.evaluate.published import beside_published, published_deviations
 from zephyr.evaluate.results import Result, read_results
+from zephyr.runs.reader import RunRecord, at, number
 
 LEAST_AXES = 3
 

@@ -42,8 +42,6 @@ def export(
 
 def name_of(model: str) -> str:
     """What a model is called: its folder's name, that of the run for a run's model, or the last part of a hub id."""
-    folder = Path(model).resolve()
-    if not folder.is_dir():
-        return model.rpartition("/")[2]
-    # runs/NAME/STAGE-HASH/model
-    return folder.parent.parent.name if folder.name == "model" else folder.name
+    from zephyr.runs.reader import model_name
+
+    return model_name(Path(model)) if Path(model).is_dir() else model.rpartition("/")[2]

@@ -24,12 +24,12 @@ from zephyr.deliver.card_parts import (
     training_table,
 )
 from zephyr.deliver.run_facts import Score, scores_of, title_of
-from zephyr.deliver.run_record import RunRecord, at, entries
 from zephyr.errors import DataError
 from zephyr.records.fields import Json
 from zephyr.records.reading import READERS
+from zephyr.runs.layout import CARD
+from zephyr.runs.reader import RunRecord, at, entries
 
-CARD = "README.md"
 _DATA_SECTIONS = (
     ("pretrain", "data", "sources"),
     ("sft", "data", "sources"),

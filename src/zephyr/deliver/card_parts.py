@@ -14,8 +14,8 @@ from zephyr.deliver.run_facts import (
     spread,
     written,
 )
-from zephyr.deliver.run_record import RunRecord, at, entries, num_parameters, number, read_json
 from zephyr.records.fields import Json
+from zephyr.runs.reader import RunRecord, at, count_weights, entries, number, read_json
 
 METHODS = {
     "dpo": "Direct Preference Optimization (DPO)",
@@ -71,7 +71,7 @@ def model_description(run: RunRecord) -> str:
     """What the model is, from its own files and the recipe."""
     assert run.model_folder is not None
     config = read_json(run.model_folder / "config.json")
-    size, kind = num_parameters(run.model_folder), at(config, "model_type")
+    size, kind = count_weights(run.model_folder), at(config, "model_type")
     base = at(run.recipe, "model", "name_or_path")
     revision = f" at revision {run.model_revision}" if run.model_revision else ""
     objective = at(run.recipe, "align", "objective", "name") if "align" in run.stages else None
@@ -111,9 +111,8 @@ def intended_use(run: RunRecord) -> str:
     config = read_json(place) if place.is_file() else None
     names = ("max_new_tokens", "do_sample", "temperature", "top_k", "top_p")
     sampling = ", ".join(f"{name}={at(config, name)!r}" for name in names if at(config, name) is not None)
-    samples = run.stages["evaluate"].folder / "samples.json" if "evaluate" in run.stages else None
-    asked = read_json(samples) if samples is not None and samples.is_file() else None
-    first = str(at(asked[0], "prompt")) if isinstance(asked, list) and asked else "Hello!"
+    asked = run.stages["evaluate"].samples() if "evaluate" in run.stages else []
+    first = str(at(asked[0], "prompt")) if asked else "Hello!"
     prompt = json.dumps("Hello!" if "```" in first else first, ensure_ascii=False)
     usage = _USAGE.format(prompt=prompt, sampling=sampling or "max_new_tokens=256")
     words = "It answers messages, laid out by the chat template in its tokenizer, with 🤗 Transformers:"

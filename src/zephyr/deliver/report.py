@@ -30,8 +30,8 @@ from zephyr.deliver.run_facts import (
     spread,
     written,
 )
-from zephyr.deliver.run_record import RunRecord, StageRecord, at, number
 from zephyr.records.fields import Json
+from zephyr.runs.reader import FinishedStage, RunRecord, at, number
 
 PAIR_CURVES = (
     ("Rewards", ("rewards/chosen", "rewards/rejected")),
@@ -127,7 +127,7 @@ def _data(run: RunRecord) -> list[str]:
     return [grid(pictures), table(["stage", "what", "count"], rows)]
 
 
-def _curves(stage: StageRecord) -> list[str]:
+def _curves(stage: FinishedStage) -> list[str]:
     log = stage.log()
     if not log:
         return []

@@ -1,25 +1,21 @@
 """The numbers of a report that lie in a run's files: answers, scores by task, lengths in tokens, calls and prices."""
 
 from contextlib import closing
-from pathlib import Path
 
 from zephyr.data.tokenize.token_store import DialogueStore, PreferenceStore
 from zephyr.deliver.run_facts import title_of
-from zephyr.deliver.run_record import RunRecord, at, entries, number, read_json
+from zephyr.runs.reader import RunRecord, at, entries, number, read_json
 from zephyr.teachers.ledger.file import open_file
 from zephyr.teachers.ledger.report import TeacherSummary, summarize
 
 MOST_PAIRS = 20_000
-LEDGER = "calls.sqlite"
 
 
 def answers_of(run: RunRecord) -> list[tuple[str, list[tuple[str, str]]]]:
     """The recipe's sample prompts and the first that were measured, each with what all models said."""
     found = []
     for name in ("deliver", "evaluate"):
-        path = run.stages[name].folder / "samples.json" if name in run.stages else None
-        samples = read_json(path) if path is not None and path.is_file() else None
-        for one in samples if isinstance(samples, list) else []:
+        for one in run.stages[name].samples() if name in run.stages else []:
             said = [(model, str(text)) for model, text in entries(one, "answers").items()]
             found.append((str(at(one, "prompt") or ""), said))
     return found
@@ -32,7 +28,7 @@ def scores_by_task(run: RunRecord) -> tuple[list[str], list[list[str]]]:
     models = []
     for name in ("pretrain", "sft", "align") if stage is not None else ():
         assert stage is not None
-        for path in sorted(stage.folder.glob(f"*-world-{name}.json")):
+        for path in stage.measurements("world", name):
             models.append(title_of(run, name))
             for task, share in entries(read_json(path), "by_task").items():
                 value = number(share)
@@ -42,7 +38,7 @@ def scores_by_task(run: RunRecord) -> tuple[list[str], list[list[str]]]:
 
 def preference_lengths(run: RunRecord) -> list[tuple[str, list[int]]]:
     """The lengths in tokens of the best and the other answers that align has trained on; of the first 20,000 rows."""
-    folder = _tokens(run, "align")
+    folder = run.stages["align"].train_tokens() if "align" in run.stages else None
     if folder is None:
         return []
     store = PreferenceStore(
@@ -57,7 +53,7 @@ def example_lengths(run: RunRecord) -> dict[str, list[int]]:
     """The lengths in tokens of the rows of the stages that read whole texts."""
     found = {}
     for stage in ("pretrain", "sft"):
-        folder = _tokens(run, stage)
+        folder = run.stages[stage].train_tokens() if stage in run.stages else None
         if folder is not None:
             store = DialogueStore(folder, lambda name, _ids, _mask: name, verify=False)
             found[stage] = [int(length) for length in store.lengths()]
@@ -66,12 +62,10 @@ def example_lengths(run: RunRecord) -> dict[str, list[int]]:
 
 def costs_of(run: RunRecord) -> list[list[str]]:
     """A line for every teacher and judge whose calls are in a ledger: requests, tokens, price, seconds."""
-    paths = [run.folder / LEDGER, *(stage.folder / LEDGER for stage in run.stages.values())]
     found: list[TeacherSummary] = []
-    for path in paths:
-        if path.is_file():
-            with closing(open_file(path, read_only=True)) as ledger:
-                found += summarize(ledger)
+    for path in run.ledgers():
+        with closing(open_file(path, read_only=True)) as ledger:
+            found += summarize(ledger)
     return [
         [
             one.teacher,
@@ -92,9 +86,3 @@ def seconds_in_words(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
-
-
-def _tokens(run: RunRecord, stage: str) -> Path | None:
-    """The folder of a stage's training rows as tokens; None where it has none."""
-    folder = run.stages[stage].folder / "tokens" / "train" if stage in run.stages else None
-    return folder if folder is not None and folder.is_dir() else None

@@ -3,8 +3,9 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from zephyr.deliver.run_record import RunRecord, StageRecord, at, entries, number
 from zephyr.records.fields import Json
+from zephyr.runs.layout import STAGE_FILE
+from zephyr.runs.reader import FinishedStage, RunRecord, at, entries, listed, number
 
 TITLES = {"pretrain": "base", "sft": "dSFT"}
 STAGE_WORDS = {
@@ -70,7 +71,7 @@ def scores_of(run: RunRecord) -> list[Score]:
     return [*_world_scores(run, stage), *_benchmarks(run, stage), *_metrics(run, stage)]
 
 
-def _world_scores(run: RunRecord, stage: StageRecord) -> Iterator[Score]:
+def _world_scores(run: RunRecord, stage: FinishedStage) -> Iterator[Score]:
     for model, told in entries(stage.facts, "scores").items():
         value = number(at(told, "score"))
         if value is not None:
@@ -87,7 +88,7 @@ def _world_scores(run: RunRecord, stage: StageRecord) -> Iterator[Score]:
             )
 
 
-def _benchmarks(run: RunRecord, stage: StageRecord) -> Iterator[Score]:
+def _benchmarks(run: RunRecord, stage: FinishedStage) -> Iterator[Score]:
     """The field's benchmarks; a judged one of which too many judgments are missing has no score to be shown."""
     for model, found in entries(stage.facts, "benchmarks").items():
         for benchmark, told in entries(found).items():
@@ -107,7 +108,7 @@ def _benchmarks(run: RunRecord, stage: StageRecord) -> Iterator[Score]:
             )
 
 
-def _metrics(run: RunRecord, stage: StageRecord) -> Iterator[Score]:
+def _metrics(run: RunRecord, stage: FinishedStage) -> Iterator[Score]:
     metrics = entries(stage.facts, "metrics")
     pairs = number(metrics.get("preference/prompts"))
     for name, told in metrics.items():
@@ -128,11 +129,11 @@ def _metrics(run: RunRecord, stage: StageRecord) -> Iterator[Score]:
         )
 
 
-def _measurement(run: RunRecord, stage: StageRecord, task: str, model: str) -> str:
+def _measurement(run: RunRecord, stage: FinishedStage, task: str, model: str) -> str:
     """The file of a measurement, from the run's folder on."""
     made_by = next((name for name in ("pretrain", "sft", "align") if title_of(run, name) == model), "")
-    found = sorted(stage.folder.glob(f"*-{task}{f'-{made_by}' if made_by else ''}.json"))
-    return run.relative(found[0] if found else stage.folder / "stage.json")
+    found = stage.measurements(task, made_by)
+    return run.relative(found[0] if found else stage.folder / STAGE_FILE)
 
 
 def spread(score: Score) -> str:
@@ -180,7 +181,7 @@ def health_of(run: RunRecord) -> list[str]:
     return [
         f"{stage.name}, step {written(at(note, 'step'))}: {at(note, 'words')}"
         for stage in run.stages.values()
-        for note in _listed(stage.facts.get("health"))
+        for note in listed(stage.facts, "health")
     ]
 
 
@@ -193,8 +194,8 @@ def makers_of(run: RunRecord) -> dict[str, str]:
         "candidates": "",
     }
     if "feedback" in run.stages and not at(recipe, "feedback", "recorded"):
-        pool = _listed(at(recipe, "feedback", "candidates", "models"))
-        teachers = [_asked(one) for one in _listed(at(recipe, "feedback", "candidates", "teachers"))]
+        pool = listed(recipe, "feedback", "candidates", "models")
+        teachers = [_asked(one) for one in listed(recipe, "feedback", "candidates", "teachers")]
         found["judge"] = _asked(at(recipe, "feedback", "judge"))
         found["candidates"] = ", ".join([*map(str, pool), *teachers])
     return {role: name for role, name in found.items() if name}
@@ -207,7 +208,3 @@ def _asked(section: Json) -> str:
         fault_rate = number(at(section, "fault_rate"))
         return "scripted (rules)" + (f", {fault_rate:.0%} of its answers faulty on purpose" if fault_rate else "")
     return f"{model} ({kind})" if model else str(kind or "")
-
-
-def _listed(value: Json) -> list[Json]:
-    return value if isinstance(value, list) else []

@@ -23,7 +23,8 @@ from zephyr.recipe.data_section import DataSection
 from zephyr.recipe.model_section import NewModel
 from zephyr.recipe.schema import Recipe
 from zephyr.records.rows import Rated, Record
-from zephyr.runs.stage_folder import MODEL, Facts, finished
+from zephyr.runs.layout import MODEL
+from zephyr.runs.stage_folder import Facts, finished
 from zephyr.stages.stage import Work
 
 Say = Callable[[str], None]

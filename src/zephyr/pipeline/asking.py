@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from zephyr.errors import RecipeError
-from zephyr.pipeline.lock_file import LOCK_FILE, Pinned, read_lock_file
+from zephyr.pipeline.lock_file import Pinned, read_lock_file
 from zephyr.recipe.loading import read_recipe
 from zephyr.recipe.schema import Recipe
 from zephyr.records.fields import printable
+from zephyr.runs.layout import LOCK_FILE
 
 
 class Asked(NamedTuple):

@@ -15,13 +15,13 @@ from zephyr.evaluate.harness.run import EvalOptions, run, tasks_of
 from zephyr.evaluate.results import RESULT, Result
 from zephyr.pipeline.asked_teachers import TeacherOptions
 from zephyr.pipeline.judged_benchmarks import Bench, Judging, judged_ahead, without_judge
-from zephyr.pipeline.ledgers import CALLS
 from zephyr.pipeline.ready import answering_source
 from zephyr.recipe.evaluate_section import HarnessTask
 from zephyr.recipe.schema import Recipe
 from zephyr.recipe.teacher_section import EndpointSection, LocalSection, VllmSection
 from zephyr.records.fields import Json
-from zephyr.runs.stage_folder import MODEL, Facts
+from zephyr.runs.layout import LEDGER, MODEL
+from zephyr.runs.stage_folder import Facts
 from zephyr.stages.stage import Work
 
 # The score that a judged benchmark is known by.
@@ -116,5 +116,5 @@ def _judging(work: Work, task: HarnessTask) -> Judging:
     if isinstance(judge, LocalSection | VllmSection):
         judge = judge.model_copy(update={"model": answering_source(judge.model, work).name})
     teachers = TeacherOptions(offline=work.recipe.offline, seed=work.recipe.seed)
-    ledger = work.run_folder / CALLS if isinstance(judge, EndpointSection) else None
+    ledger = work.run_folder / LEDGER if isinstance(judge, EndpointSection) else None
     return Judging(judge, teachers, ledger=ledger)

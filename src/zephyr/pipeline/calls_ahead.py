@@ -14,11 +14,11 @@ from zephyr.feedback.candidates import answer_prompts
 from zephyr.feedback.judge import judge
 from zephyr.pipeline.endpoints import cap_of, endpoint_teacher, prices_of
 from zephyr.pipeline.feedback_settings import answering_of, judging_of
-from zephyr.pipeline.ledgers import CALLS
 from zephyr.recipe.schema import Recipe
 from zephyr.recipe.synth_section import SelfInstructSynth, SynthSection, UltraChatSynth, WorldSynth
 from zephyr.recipe.teacher_section import EndpointSection, ScriptedSection, TeacherSection, VllmSection
 from zephyr.records.rows import Prompt
+from zephyr.runs.layout import LEDGER
 from zephyr.stages.stage import Work
 from zephyr.synth.dialogues import WritingSettings, write_dialogues
 from zephyr.synth.instances import InstanceSettings, classify, write_instances
@@ -172,7 +172,7 @@ def _lines(recipe: Recipe, asked: Sequence[Asked]) -> Iterator[str]:
     told = [one for one in asked if not isinstance(one.section, ScriptedSection)]
     yield from (one.line() for one in told)
     paid = [one for one in told if isinstance(one.section, EndpointSection)]
-    before = _spent(recipe.output_dir / recipe.name / CALLS) if paid else Spend()
+    before = _spent(recipe.output_dir / recipe.name / LEDGER) if paid else Spend()
     if before.tokens:
         yield f"the run's ledger holds {before.tokens:,} tokens, price {before.price:,.2f}, that are not asked again"
     cap = cap_of(one.section for one in paid if one.section is not None)

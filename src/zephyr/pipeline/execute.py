@@ -10,8 +10,9 @@ from zephyr.errors import CheckpointError, RecipeError, did_you_mean
 from zephyr.pipeline.stages import TRAINING, Maker, Planned, taken_stages
 from zephyr.pipeline.telling import facts_in_words, left_out_lines
 from zephyr.recipe.schema import Recipe
+from zephyr.runs.layout import MODEL
 from zephyr.runs.ranks import is_leader, wait_until
-from zephyr.runs.stage_folder import MODEL, Facts, StageRecord, finished, publish, why_again, work_folder
+from zephyr.runs.stage_folder import Facts, StageRecord, finished, publish, why_again, work_folder
 from zephyr.stages.stage import Work
 
 Say = Callable[[str], None]

@@ -19,7 +19,8 @@ from zephyr.pipeline.stages import plan_stages, starting_model, taken_stages
 from zephyr.recipe.data_section import DataSection
 from zephyr.recipe.schema import Recipe
 from zephyr.records.rows import Chat, Preference, Record, Text
-from zephyr.runs.stage_folder import MODEL, finished
+from zephyr.runs.layout import MODEL
+from zephyr.runs.stage_folder import finished
 
 SHOWN = ("sft", "align", "pretrain")
 R = TypeVar("R", bound=Record)

@@ -11,8 +11,9 @@ from zephyr.evaluate.judged.mt_bench import MtBenchSettings
 from zephyr.evaluate.results import Result
 from zephyr.pipeline.alpaca_eval_run import AlpacaEvalRun, run_alpaca_eval
 from zephyr.pipeline.asked_teachers import FORMS, Named, TeacherOptions, look_at
-from zephyr.pipeline.judged_run import CALLS, JudgedRun
+from zephyr.pipeline.judged_run import JudgedRun
 from zephyr.pipeline.mt_bench_run import NAME, MtBenchInputs, MtBenchRun, run_mt_bench
+from zephyr.runs.layout import LEDGER
 
 _VERSIONS: dict[str, Version] = {"alpaca_eval_1": "1", "alpaca_eval_2": "2"}
 
@@ -65,7 +66,7 @@ def judged_ahead(model: str, wanted: Sequence[str], bench: Bench, judging: Judgi
         judging.teachers,
         judging.cap_tokens,
         bench.limit,
-        ledger=bench.out / CALLS,  # of all benchmarks, so that a cap is one of the whole evaluation
+        ledger=bench.out / LEDGER,  # of all benchmarks, so that a cap is one of the whole evaluation
         judge_ledger=judging.ledger,
     )
     longest = bench.max_new_tokens

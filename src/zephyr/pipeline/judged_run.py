@@ -15,6 +15,7 @@ from zephyr.progress import show_progress
 from zephyr.recipe.teacher_section import LocalSection, ScriptedSection
 from zephyr.records.fields import Json
 from zephyr.records.writing import write_jsonl
+from zephyr.runs.layout import LEDGER
 from zephyr.teachers.ledger.cached_teacher import LedgeredTeacher
 from zephyr.teachers.ledger.ledger import Ledger
 from zephyr.teachers.protocol import Teacher
@@ -22,7 +23,6 @@ from zephyr.teachers.protocol import Teacher
 # A local model answers so many at once; a killed run loses no more than these.
 LOCAL_TOGETHER = 16
 ANSWERS_FORM = "answers:"
-CALLS = "calls.sqlite"
 _TEACHER_FORMS = ("local:", "vllm:", "endpoint:")
 
 
@@ -57,7 +57,7 @@ class JudgedRun:
         shared = [] if self.judge_ledger else [self.judge]
         with ExitStack() as stack:
             own = stack.enter_context(
-                Ledger(self.ledger or self.out / CALLS, cap_for((*asked, *shared), self.cap_tokens))
+                Ledger(self.ledger or self.out / LEDGER, cap_for((*asked, *shared), self.cap_tokens))
             )
             if self.judge_ledger is None:
                 yield Ledgers(own, own)

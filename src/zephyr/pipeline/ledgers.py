@@ -8,13 +8,12 @@ from typing import Self
 
 from zephyr.pipeline.endpoints import cap_of, prices_of
 from zephyr.recipe.teacher_section import EndpointSection, ScriptedSection, TeacherSection
+from zephyr.runs.layout import LEDGER
 from zephyr.stages.stage import Work
 from zephyr.teachers.ledger.cached_teacher import LedgeredTeacher
 from zephyr.teachers.ledger.ledger import Ledger
 from zephyr.teachers.ledger.prices import Cap
 from zephyr.teachers.protocol import Teacher
-
-CALLS = "calls.sqlite"
 
 
 class StageLedgers:
@@ -43,7 +42,7 @@ class StageLedgers:
         if isinstance(section, ScriptedSection):
             return teacher
         is_paid = isinstance(section, EndpointSection)
-        path = (self._work.run_folder if is_paid else self._work.folder) / CALLS
+        path = (self._work.run_folder if is_paid else self._work.folder) / LEDGER
         if path not in self._open:
             self._open[path] = self._stack.enter_context(Ledger(path, self._cap if is_paid else Cap()))
         return LedgeredTeacher(teacher, self._open[path], prices=prices_of(section) if section is not None else None)

@@ -14,8 +14,8 @@ from zephyr.atomic import replace_text
 from zephyr.errors import DataError, RecipeError
 from zephyr.pipeline.stages import Planned
 from zephyr.recipe.schema import Recipe
+from zephyr.runs.layout import LOCK_FILE
 
-LOCK_FILE = "run.lock.json"
 FORMAT = 1
 _PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "peft", "numpy", "datasets", "pydantic")
 

@@ -5,18 +5,17 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from zephyr.atomic import replace_text
-from zephyr.deliver.card import CARD, card_of, default_place
+from zephyr.deliver.card import card_of, default_place
 from zephyr.deliver.report import report_of
-from zephyr.deliver.run_record import StageRecord, read_run
-from zephyr.pipeline.make_evaluation import SAMPLES, titles
+from zephyr.pipeline.make_evaluation import titles
 from zephyr.pipeline.ready import STAGE_MODEL, answering
 from zephyr.recipe.stage_sections import DeliverSection
 from zephyr.records.messages import Message
+from zephyr.runs.layout import CARD, REPORT, SAMPLES
+from zephyr.runs.reader import FinishedStage, read_run
 from zephyr.runs.stage_folder import Facts
 from zephyr.stages.stage import Work
 from zephyr.teachers.protocol import ChatRequest, paired, seed_for
-
-REPORT = "report.html"
 
 
 def make_delivery(work: Work) -> Facts:
@@ -27,7 +26,7 @@ def make_delivery(work: Work) -> Facts:
         replace_text(work.folder / SAMPLES, json.dumps(_answered(work, section), indent=1, ensure_ascii=False))
     run = read_run(work.run_folder)
     # The folder of this stage has not got its last name yet.
-    here = StageRecord(work.stage, work.folder, seconds=0.0, finished="", facts={})
+    here = FinishedStage(work.stage, work.folder, seconds=0.0, finished="", facts={})
     facts: Facts = {}
     if section.report:
         replace_text(work.folder / REPORT, report_of(replace(run, stages={**run.stages, work.stage: here})))

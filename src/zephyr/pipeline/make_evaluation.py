@@ -18,14 +18,14 @@ from zephyr.recipe.evaluate_section import HarnessTask, PreferenceTask, WorldTas
 from zephyr.recipe.section import Plain
 from zephyr.records.messages import Messages
 from zephyr.records.rows import Prompt
-from zephyr.runs.stage_folder import MODEL, Facts
+from zephyr.runs.layout import MODEL, SAMPLES, measurement_file
+from zephyr.runs.stage_folder import Facts
 from zephyr.stages.stage import Work
 from zephyr.trees.forest import ScoredSequence
 from zephyr.world import prompts
 
 Value = TypeVar("Value")
 
-SAMPLES = "samples.json"
 SHOWN_SAMPLES = 12
 MAX_TOKENS = 8192
 # What a stage's model is called, as in the paper.
@@ -43,12 +43,12 @@ def make_evaluation(work: Work) -> Facts:
         if isinstance(task, WorldTask):
             scores |= _world(work, task, number)
         elif isinstance(task, PreferenceTask):
-            metrics |= _kept(work.folder / f"{number}-preference.json", lambda: _preference(work))
+            metrics |= _kept(work.folder / measurement_file(number, "preference"), lambda: _preference(work))
         elif isinstance(task, HarnessTask):
             for title, found in benchmark_scores(work, task, number, titles(work)).items():
                 benchmarks.setdefault(title, {}).update(found)
         else:
-            metrics |= _kept(work.folder / f"{number}-perplexity.json", lambda: _perplexities(work))
+            metrics |= _kept(work.folder / measurement_file(number, "perplexity"), lambda: _perplexities(work))
     return {"scores": scores, "metrics": metrics, "benchmarks": dict(benchmarks)}
 
 
@@ -89,7 +89,7 @@ def _world(work: Work, task: WorldTask, number: int) -> Facts:
     answers: dict[str, list[str]] = {}
     for stage, title in titles(work).items():
         measure = partial(_world_of, stage, work, asked, settings)
-        found = _kept(work.folder / f"{number}-world-{stage}.json", measure)
+        found = _kept(work.folder / measurement_file(number, "world", stage), measure)
         scores[title] = found["score"]
         answers[title] = cast("list[str]", found["answers"])
     samples = [

@@ -29,12 +29,13 @@ from zephyr.pipeline.inputs import Trains, training_section
 from zephyr.pipeline.make_models import learnt_tokenizer
 from zephyr.pipeline.plan_calibration import Timed, measure_speeds
 from zephyr.pipeline.plan_rows import SampledRows, sampled_rows
-from zephyr.pipeline.plan_seconds import predicted_seconds, seconds_taken
+from zephyr.pipeline.plan_seconds import predicted_seconds
 from zephyr.pipeline.ready import base_source, encoder_for, tokenizer_of
 from zephyr.recipe.evaluate_section import WorldTask
 from zephyr.recipe.model_section import NewModel
 from zephyr.recipe.schema import Recipe
 from zephyr.recipe.stage_sections import AlignSection, PretrainSection, SftSection
+from zephyr.runs.reader import seconds_taken
 from zephyr.stages.stage import Work
 from zephyr.train.objectives import Objective, build_objective
 

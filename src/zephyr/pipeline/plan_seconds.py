@@ -1,8 +1,6 @@
-"""Seconds of a recipe's stages from measured speeds, and those that its run took."""
+"""Seconds of a recipe's stages from measured speeds."""
 
-import json
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 
 from zephyr.estimate.work import Training
 from zephyr.pipeline.foreseen import num_world_prompts
@@ -10,7 +8,6 @@ from zephyr.pipeline.plan_calibration import LENGTH_FACTOR, Speeds
 from zephyr.pipeline.plan_rows import SampledRows
 from zephyr.recipe.evaluate_section import WorldTask
 from zephyr.recipe.schema import Recipe
-from zephyr.runs.stage_folder import STAGE
 
 # A pass forward beside a step, which is forward, backward and update.
 FORWARD_SHARE = 1 / 3
@@ -38,19 +35,6 @@ def predicted_seconds(
             if isinstance(task, WorldTask)
         )
     return {stage: seconds[stage] for stage in recipe.stages if stage in seconds}
-
-
-def seconds_taken(run_folder: Path, stages: Sequence[str]) -> dict[str, float]:
-    """Seconds that the newest finished folder of each stage took."""
-    newest: dict[str, tuple[str, float]] = {}
-    for path in run_folder.glob(f"*/{STAGE}"):
-        try:
-            record = json.loads(path.read_bytes())
-            stage, found = str(record["key"]["stage"]), (str(record["finished"]), float(record["seconds"]))
-        except (OSError, ValueError, KeyError, TypeError):
-            continue  # another program's, or damaged: a run says so, a plan does without
-        newest[stage] = max(newest.get(stage, found), found)
-    return {stage: newest[stage][1] for stage in stages if stage in newest}
 
 
 def _of_training(training: Training, step_seconds: float, seconds_per_row: float) -> float:

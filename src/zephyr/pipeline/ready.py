@@ -13,7 +13,7 @@ from zephyr.pipeline.stages import starting_model
 from zephyr.recipe.model_section import NewModel
 from zephyr.recipe.schema import Recipe
 from zephyr.recipe.teacher_section import EndpointSection, LocalSection, ScriptedSection, TeacherSection, VllmSection
-from zephyr.runs.stage_folder import MODEL
+from zephyr.runs.layout import MODEL
 from zephyr.stages.stage import Work
 from zephyr.teachers.local import LocalTeacher
 from zephyr.teachers.protocol import Teacher

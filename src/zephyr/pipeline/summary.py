@@ -11,8 +11,8 @@ from zephyr.atomic import replace_text
 from zephyr.pipeline.execute import RunOutcome
 from zephyr.recipe.schema import Recipe
 from zephyr.recipe.section import Plain
+from zephyr.runs.layout import MODEL, REPORT, SAMPLES, SUMMARY
 
-SUMMARY = "summary.json"
 SHOWN_SAMPLES = 3
 _MODEL_STAGES = ("align", "sft", "pretrain")
 
@@ -38,7 +38,7 @@ def write_summary(recipe: Recipe, outcome: RunOutcome) -> dict[str, Plain]:
 
 def last_model(outcome: RunOutcome) -> Path | None:
     """The folder of the best model the run has made so far."""
-    made = [outcome.folders[stage] / "model" for stage in _MODEL_STAGES if stage in outcome.folders]
+    made = [outcome.folders[stage] / MODEL for stage in _MODEL_STAGES if stage in outcome.folders]
     return made[0] if made else None
 
 
@@ -54,7 +54,7 @@ def print_summary(console: Console, outcome: RunOutcome, summary: dict[str, Plai
         console.print(line)
     report = outcome.folders.get("deliver")
     if report is not None:
-        console.print(f"report  {escape(str(report / 'report.html'))}", soft_wrap=True)
+        console.print(f"report  {escape(str(report / REPORT))}", soft_wrap=True)
     model = last_model(outcome)
     if model is not None:
         console.print(f"chat    zephyr chat {escape(str(model))}", soft_wrap=True)
@@ -85,7 +85,7 @@ def _benchmark_table(benchmarks: dict[str, Plain]) -> Table:
 
 def _sample_lines(outcome: RunOutcome) -> list[str]:
     folder = outcome.folders.get("evaluate")
-    path = folder / "samples.json" if folder is not None else None
+    path = folder / SAMPLES if folder is not None else None
     if path is None or not path.exists():
         return []
     lines = []

@@ -17,11 +17,11 @@ from zephyr.recipe.data_section import DataSection
 from zephyr.recipe.stage_sections import AlignSection
 from zephyr.recipe.train_section import ListwiseObjective
 from zephyr.records.rows import Chat, Preference, Text
+from zephyr.runs.layout import TOKENS
 from zephyr.runs.ranks import is_leader, wait_until
 from zephyr.runs.stage_folder import Facts
 from zephyr.train.examples import Comparison, Dialogue
 
-TOKENS = "tokens"
 ACCOUNTS = "accounts.json"
 PARTS: tuple[Part, ...] = ("train", "eval")  # in this order: reading the first fills the second
 R = TypeVar("R", Chat, Text)

@@ -20,8 +20,9 @@ from zephyr.pipeline.inputs import Trains
 from zephyr.pipeline.ready import Ready
 from zephyr.recipe.stage_sections import PretrainSection
 from zephyr.recipe.train_section import LoraSection, TrainSection
+from zephyr.runs.layout import MODEL, TRAIN
 from zephyr.runs.ranks import is_leader
-from zephyr.runs.stage_folder import MODEL, Facts
+from zephyr.runs.stage_folder import Facts
 from zephyr.train.checkpoint.checkpoint import checkpoint_folders
 from zephyr.train.distributed import built_on_rank_zero, pick_device, process_group
 from zephyr.train.examples import Comparison, Dialogue, Example
@@ -72,7 +73,7 @@ def train_model(training: Training, *, folder: Path, reference_store: Path) -> F
             _train(training, folder, reference_store)
     if not is_leader():
         return {}
-    for checkpoint in checkpoint_folders(folder / "train"):
+    for checkpoint in checkpoint_folders(folder / TRAIN):
         shutil.rmtree(checkpoint, ignore_errors=True)  # the model is whole, and nothing resumes from here
     facts: Facts = json.loads((folder / OUTCOME).read_bytes())
     return facts
@@ -85,13 +86,13 @@ def _train(training: Training, folder: Path, reference_store: Path) -> None:
         objective=training.objective,
         settings=_settings(training.section, training.seed),
         examples=training.examples,
-        folder=folder / "train",
+        folder=folder / TRAIN,
         eval_examples=training.eval_examples,
         reference_store=reference_store,
         stop_ids=training.stop_ids,
         scores_everything=training.scores_everything,
         name=training.ready.start.name,
-        sample=_sampler(training, model, folder / "train"),
+        sample=_sampler(training, model, folder / TRAIN),
     )
     outcome = train(job)
     from_rank_zero(lambda: replace_text(folder / OUTCOME, json.dumps(_facts(training, outcome), indent=1)))

@@ -1,16 +1,26 @@
 """The files that a run leaves behind, by stage: what a user may look for there afterwards."""
 
-from zephyr.pipeline.tokens import TOKENS
 from zephyr.pipeline.training import ADAPTER, OUTCOME
 from zephyr.recipe.model_section import NewModel
 from zephyr.recipe.schema import Recipe
 from zephyr.recipe.stage_sections import PretrainSection
 from zephyr.recipe.synth_section import SelfInstructSynth, WorldSynth
 from zephyr.recipe.teacher_section import EndpointSection, ScriptedSection
-from zephyr.runs.stage_folder import MODEL, STAGE
-from zephyr.train.tracker import LOG
+from zephyr.runs.layout import (
+    CARD,
+    LEDGER,
+    LOCK_FILE,
+    MODEL,
+    REPORT,
+    SAMPLES,
+    STAGE_FILE,
+    SUMMARY,
+    TOKENS,
+    TRAIN,
+    TRAIN_LOG,
+)
 
-RUN_FILES = ("run.lock.json", "summary.json")
+RUN_FILES = (LOCK_FILE, SUMMARY)
 
 
 def files_of(recipe: Recipe, stage: str) -> list[str]:
@@ -21,14 +31,14 @@ def files_of(recipe: Recipe, stage: str) -> list[str]:
         case "feedback":
             made = ["pairs.jsonl"]
             if recipe.feedback is not None and not recipe.feedback.recorded:
-                made += ["candidates.jsonl", "ratings.jsonl", "calls.jsonl", "calls.sqlite", "counts.json"]
+                made += ["candidates.jsonl", "ratings.jsonl", "calls.jsonl", LEDGER, "counts.json"]
         case "evaluate":
-            made = ["samples.json", "a file for every measurement"]
+            made = [SAMPLES, "a file for every measurement"]
         case "deliver":
-            made = ["report.html", "README.md"]
+            made = [REPORT, CARD]
         case _:
             made = _of_training(recipe, stage)
-    return [*made, STAGE]
+    return [*made, STAGE_FILE]
 
 
 def run_files(recipe: Recipe) -> list[str]:
@@ -46,12 +56,12 @@ def _of_synth(recipe: Recipe) -> list[str]:
         return [*made, "texts.jsonl"]
     if isinstance(generator, SelfInstructSynth):
         made += ["instructions.jsonl", "tasks.jsonl", "rounds.jsonl"]
-    return made if isinstance(teacher, ScriptedSection | EndpointSection) else [*made, "calls.sqlite"]
+    return made if isinstance(teacher, ScriptedSection | EndpointSection) else [*made, LEDGER]
 
 
 def _of_training(recipe: Recipe, stage: str) -> list[str]:
     section = getattr(recipe, stage)
-    made = [f"{MODEL}/", f"{TOKENS}/", f"train/{LOG}", OUTCOME]
+    made = [f"{MODEL}/", f"{TOKENS}/", f"{TRAIN}/{TRAIN_LOG}", OUTCOME]
     if isinstance(section, PretrainSection):
         return [*made, "start/"] if isinstance(recipe.model, NewModel) else made
     return [*made, f"{ADAPTER}/"] if section.lora is not None else made

@@ -15,11 +15,9 @@ from typing import TypeAlias
 from zephyr.atomic import replace_text, sync
 from zephyr.errors import CheckpointError
 from zephyr.recipe.section import Plain
+from zephyr.runs.layout import STAGE_FILE, stage_folder_name
 
-STAGE = "stage.json"
-MODEL = "model"
 FORMAT = 1
-KEY_LENGTH = 10
 LISTED_CHANGES = 4
 
 Facts: TypeAlias = dict[str, Plain]
@@ -42,7 +40,7 @@ class StageKey:
     @property
     def folder_name(self) -> str:
         """The name of the finished folder."""
-        return f"{self.stage}-{self.digest[:KEY_LENGTH]}"
+        return stage_folder_name(self.stage, self.digest)
 
     @property
     def work_name(self) -> str:
@@ -71,7 +69,9 @@ def publish(run_folder: Path, key: StageKey, *, seconds: float, facts: Facts) ->
     """The record of the stage, whose work folder has become its finished one."""
     record = StageRecord(key, round(seconds, 2), datetime.now(UTC).isoformat(timespec="seconds"), facts)
     folder = work_folder(run_folder, key)
-    replace_text(folder / STAGE, json.dumps({"format": FORMAT, **asdict(record)}, indent=1, ensure_ascii=False) + "\n")
+    replace_text(
+        folder / STAGE_FILE, json.dumps({"format": FORMAT, **asdict(record)}, indent=1, ensure_ascii=False) + "\n"
+    )
     folder.rename(run_folder / key.folder_name)
     sync(run_folder)
     return record
@@ -79,7 +79,7 @@ def publish(run_folder: Path, key: StageKey, *, seconds: float, facts: Facts) ->
 
 def finished(run_folder: Path, key: StageKey) -> StageRecord | None:
     """The record of a finished stage, None if it is not there."""
-    path = run_folder / key.folder_name / STAGE
+    path = run_folder / key.folder_name / STAGE_FILE
     if not path.parent.is_dir():
         return None
     record = _read(path)
@@ -92,7 +92,7 @@ def finished(run_folder: Path, key: StageKey) -> StageRecord | None:
 
 def why_again(run_folder: Path, key: StageKey) -> str | None:
     """How the newest finished folder of this stage differs from what is asked for; None if there is none."""
-    earlier = [_read(path) for path in run_folder.glob(f"{key.stage}-*/{STAGE}")]
+    earlier = [_read(path) for path in run_folder.glob(f"{key.stage}-*/{STAGE_FILE}")]
     if not earlier:
         return None
     newest = max(earlier, key=lambda record: record.finished)

@@ -21,6 +21,7 @@ from zephyr.errors import RecipeError, did_you_mean
 from zephyr.models.batch_scoring import score_table
 from zephyr.models.collectives import from_rank_zero, rank
 from zephyr.progress import SILENT, Display, show_progress
+from zephyr.runs.layout import TRAIN_LOG
 from zephyr.train.checkpoint.checkpoint import Progress, TrainingState, prune_checkpoints, save_checkpoint
 from zephyr.train.checkpoint.resume import load_latest, load_weights
 from zephyr.train.checkpoint.timer import SaveClock
@@ -36,7 +37,7 @@ from zephyr.train.sampler import StepPlan, plan_steps
 from zephyr.train.schedules import Schedule, count_warmup_steps, learning_rate_at
 from zephyr.train.settings import TrainSettings
 from zephyr.train.step import Batch, accumulate_gradients, objective_loss
-from zephyr.train.tracker import LOG, NOWHERE, Run, Tracker, open_trackers
+from zephyr.train.tracker import NOWHERE, Run, Tracker, open_trackers
 
 logger = logging.getLogger(__name__)
 
@@ -128,7 +129,7 @@ def _begin(job: TrainJob, prepared: Prepared) -> _Run:
     resumed = load_latest(job.folder, state, identity=prepared.identity)
     tracked = Run(job.folder, job.folder.name, dataclasses.asdict(settings), resumed.step if resumed else None)
     tracker = open_trackers(settings.report_to, tracked) if rank() == 0 else NOWHERE
-    past = _logged_lines(job.folder / LOG)  # as the tracker has left them, up to the checkpoint
+    past = _logged_lines(job.folder / TRAIN_LOG)  # as the tracker has left them, up to the checkpoint
     last = past[-1] if past and resumed and resumed.step == plan.num_steps else {}
     return _Run(
         job=job,

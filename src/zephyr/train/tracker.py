@@ -18,8 +18,8 @@ from typing import NamedTuple, Protocol, cast
 
 from zephyr.atomic import replace_text
 from zephyr.errors import RecipeError, ResourceError, did_you_mean
+from zephyr.runs.layout import TRAIN_LOG
 
-LOG = "train_log.jsonl"
 # Two runs of one name must not flow into each other at the others' side, but a resumed one must go on.
 RUN_ID = "wandb_id.txt"
 PROJECT = "zephyr"
@@ -74,7 +74,7 @@ class _JsonLines:
     """
 
     def __init__(self, run: Run) -> None:
-        path = run.folder / LOG
+        path = run.folder / TRAIN_LOG
         with _disk(path):
             replace_text(path, _lines_through(path, run.resumed_step))
             self._file = path.open("ab", buffering=0)
