@@ -12,11 +12,12 @@ import torch
 
 from tests.feedback.ray_teachers import OneByOne
 from zephyr.cli import main as cli
-from zephyr.data.read.sources import Source, open_source
+from zephyr.data.read.sources import open_source
 from zephyr.data.tokenize.encoding import DialogueEncoder
-from zephyr.data.tokenize.templates import TemplateSettings
 from zephyr.feedback import ray_stage
 from zephyr.models.new_model import learn_tokenizer, new_model
+from zephyr.recipe.data_section import DataSource
+from zephyr.recipe.model_section import ChatTemplateSection
 from zephyr.records.writing import write_jsonl
 from zephyr.teachers.ledger.ledger import Ledger
 from zephyr.teachers.scripted import ScriptedJudge
@@ -120,7 +121,7 @@ def test_ultrafeedbacks_raw_shape(ultrafeedback, tmp_path, capsys):
 def test_rows_are_read_by_us_and_by_arrow(ultrafeedback, tmp_path, capsys):
     out = tmp_path / "pairs.jsonl"
     found = printed_json(capsys, "binarize", ultrafeedback, "-o", out)
-    again = list(open_source(Source(str(out)), "preference", data_dir=tmp_path, offline=True))
+    again = list(open_source(DataSource(path=str(out)), "preference", data_dir=tmp_path, offline=True))
     rows = lines(out)
     assert [one.completions for one in again] == [
         (row["chosen"][-1]["content"], row["rejected"][-1]["content"]) for row in rows
@@ -136,7 +137,7 @@ def test_rows_are_read_by_us_and_by_arrow(ultrafeedback, tmp_path, capsys):
 def test_lists_and_labels(ultrafeedback, tmp_path, capsys, output):
     out = tmp_path / "rows.jsonl"
     found = printed_json(capsys, "binarize", ultrafeedback, "-o", out, "--output", output, "--chosen", "mean")
-    again = list(open_source(Source(str(out)), "preference", data_dir=tmp_path, offline=True))
+    again = list(open_source(DataSource(path=str(out)), "preference", data_dir=tmp_path, offline=True))
     assert len(again) == found[output] == len(lines(out))
     lengths = {len(one.completions) for one in again}
     assert lengths == {1} if output == "kto" else lengths <= {2, 3, 4}
@@ -353,7 +354,7 @@ def local_model(tmp_path_factory):
     """A folder with a tiny model of random weights, which can read a question and answers nonsense."""
     folder = tmp_path_factory.mktemp("models") / "tiny"
     tokenizer = learn_tokenizer([], vocab_size=260, max_length=8192)
-    tokenizer.chat_template = DialogueEncoder(tokenizer, TemplateSettings()).chat_template
+    tokenizer.chat_template = DialogueEncoder(tokenizer, ChatTemplateSection()).chat_template
     sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
     sizes |= {"num_key_value_heads": 1, "max_position_embeddings": 8192}
     new_model("mistral", sizes, tokenizer, seed=0, dtype=torch.float32).save_pretrained(folder)

@@ -16,10 +16,10 @@ from tests.teachers.hostile_server import running_server
 from tests.teachers.served_model import save_replying_model, serving
 from zephyr.cli import main as cli
 from zephyr.data.tokenize.encoding import DialogueEncoder
-from zephyr.data.tokenize.templates import TemplateSettings
 from zephyr.evaluate.judged.mt_bench_questions import REPORTED_WRONG
 from zephyr.judging import Rating, write_reply
 from zephyr.models.new_model import learn_tokenizer, new_model
+from zephyr.recipe.model_section import ChatTemplateSection
 from zephyr.records.writing import write_jsonl
 from zephyr.world import ideal_answer
 
@@ -61,7 +61,7 @@ def bench(tmp_path_factory):
 def save_tiny_model(folder: Path, seed: int) -> None:
     torch.manual_seed(seed)
     tokenizer = learn_tokenizer([one.messages[0].content for one in plain_prompts(50)], vocab_size=300, max_length=4096)
-    tokenizer.chat_template = DialogueEncoder(tokenizer, TemplateSettings()).chat_template
+    tokenizer.chat_template = DialogueEncoder(tokenizer, ChatTemplateSection()).chat_template
     sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
     sizes |= {"num_key_value_heads": 1, "max_position_embeddings": 4096}
     model = new_model("mistral", sizes, tokenizer, seed=seed, dtype=torch.float32)

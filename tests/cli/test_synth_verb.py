@@ -8,8 +8,8 @@ import torch
 from tests.synth.form_teacher import FormTeacher
 from zephyr.cli.main import main
 from zephyr.data.tokenize.encoding import DialogueEncoder
-from zephyr.data.tokenize.templates import TemplateSettings
 from zephyr.models.new_model import learn_tokenizer, new_model
+from zephyr.recipe.model_section import ChatTemplateSection
 from zephyr.records.writing import write_jsonl
 from zephyr.synth.tasks import Instance, Task, read_tasks, task_fields
 
@@ -130,7 +130,7 @@ def local_model(tmp_path_factory):
     """A folder with a tiny model of random weights, which answers nonsense."""
     folder = tmp_path_factory.mktemp("models") / "tiny"
     tokenizer = learn_tokenizer([], vocab_size=260, max_length=8192)
-    tokenizer.chat_template = DialogueEncoder(tokenizer, TemplateSettings()).chat_template
+    tokenizer.chat_template = DialogueEncoder(tokenizer, ChatTemplateSection()).chat_template
     sizes = {"hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1}
     sizes |= {"num_key_value_heads": 1, "max_position_embeddings": 8192}
     new_model("mistral", sizes, tokenizer, seed=0, dtype=torch.float32).save_pretrained(folder)

@@ -10,9 +10,10 @@ READ = """
 import re, sys
 from pathlib import Path
 from zephyr.data.read.mixture import mix
-from zephyr.data.read.sources import Source, open_source
+from zephyr.data.read.sources import open_source
+from zephyr.recipe.data_section import DataSource
 
-records = open_source(Source("big.jsonl"), "chat", data_dir=Path(sys.argv[1]), offline=True)
+records = open_source(DataSource(path="big.jsonl"), "chat", data_dir=Path(sys.argv[1]), offline=True)
 seen = sum(1 for _ in mix([records], seed=0, shuffle=True))
 # Not getrusage: its peak is inherited from the process that started this one.
 print(seen, int(re.search(r"VmHWM:\\s*(\\d+)", Path("/proc/self/status").read_text())[1]) // 1024)

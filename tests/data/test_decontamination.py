@@ -5,7 +5,8 @@ import pytest
 
 from tests.data.rows import chat, pair, rated
 from zephyr.data.filters.benchmark_texts import Benchmark, read_benchmarks
-from zephyr.data.filters.decontamination import BenchmarkIndex, DecontaminationFilter
+from zephyr.data.filters.decontamination import BenchmarkIndex
+from zephyr.recipe.data_section import DecontaminationFilter
 
 THIRTEEN = "one two three four five six seven eight nine ten eleven twelve thirteen"
 EIGHT = "which language do all people of Europe speak"
@@ -39,8 +40,8 @@ def test_words_in_a_row_are_overlap(prompt, text, found):
 def test_the_number_of_words_is_a_setting():
     assert index("a b c d e", ngram=3).find(["x b c d y"]) != ()
     assert index("a b c d e", ngram=4).find(["x b c d y"]) == ()
-    with pytest.raises(ValueError, match="at least 3 words"):
-        index("a b c", ngram=2)
+    with pytest.raises(ValueError, match=r"ngram\n  Input should be greater than or equal to 3"):
+        DecontaminationFilter(name="decontamination", against=["a.jsonl"], ngram=2)
 
 
 def test_code_is_found_as_it_stands_but_for_case_and_spaces():
@@ -59,12 +60,12 @@ def test_empty_benchmarks_overlap_with_nothing():
 
 
 def test_filter_looks_at_every_text_of_a_row():
-    row_filter = DecontaminationFilter(index(EIGHT))
+    benchmarks = index(EIGHT)
     for row in (chat("Hi", EIGHT), pair("Hi", "No", EIGHT), rated(EIGHT, "All of them?"), rated("Hi", "A", EIGHT)):
-        verdict = row_filter.judge(row)
+        verdict = benchmarks.judge(row)
         assert verdict == (None, "overlaps with set.jsonl", EIGHT)
     clean = chat("Hi", "Hello")
-    assert row_filter.judge(clean).record is clean
+    assert benchmarks.judge(clean).record is clean
 
 
 def overlap_counts(found):

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from tests.data import mistral_tokenizer
 from tests.data.dialogues import ANSWER, ORDINARY, answers, chat_tokenizer, prompts
 from zephyr.data.tokenize.encoding import DialogueEncoder
-from zephyr.data.tokenize.templates import ASSISTANT, LAYOUTS, TEMPLATE_TEXT, TemplateSettings
+from zephyr.data.tokenize.templates import ASSISTANT, LAYOUTS, TEMPLATE_TEXT
 from zephyr.errors import RecipeError
+from zephyr.recipe.model_section import ChatTemplateSection
 from zephyr.records.messages import ROLES, Message
 
 # With Mistral's tokenizer: <|system|> at the very start, the others after a newline; "Hi" and "Hello" inside a text.
@@ -23,11 +24,11 @@ BOS, EOS, NEWLINE, SPACE, HI, HELLO, MARK = 1, 2, 13, 28705, 23809, 16230, 28808
 GREETING = (Message("system", ""), Message("user", "Hi"))
 
 SETTINGS = [
-    TemplateSettings("zephyr"),
-    TemplateSettings("zephyr", empty_system=True, bos=False),
-    TemplateSettings("zephyr", extra_eos=True, legacy_space=True),
-    TemplateSettings("chatml", bos=False),
-    TemplateSettings("llama3"),
+    ChatTemplateSection(name="zephyr"),
+    ChatTemplateSection(name="zephyr", empty_system=True, bos=False),
+    ChatTemplateSection(name="zephyr", extra_eos=True, legacy_space=True),
+    ChatTemplateSection(name="chatml", bos=False),
+    ChatTemplateSection(name="llama3"),
 ]
 # A byte-level tokenizer for all of them, and Mistral's for those that need no added token.
 CASES = [("tiny", settings) for settings in SETTINGS] + [
@@ -39,13 +40,13 @@ FEWER = hypothesis.settings(max_examples=40)
 
 
 @functools.cache
-def encoder_for(tokenizer: str, settings: TemplateSettings) -> DialogueEncoder:
+def encoder_for(tokenizer: str, settings: ChatTemplateSection) -> DialogueEncoder:
     return DialogueEncoder(TOKENIZERS[tokenizer](), settings)
 
 
 @pytest.mark.parametrize("legacy", [True, False])
 def test_mistral_ids_of_the_zephyr_prompt(legacy):
-    settings = TemplateSettings("zephyr", bos=False, legacy_space=legacy)
+    settings = ChatTemplateSection(name="zephyr", bos=False, legacy_space=legacy)
     encoder = DialogueEncoder(mistral_tokenizer.load(), settings)
     space = [SPACE] if legacy else []
     assert encoder.prompt(GREETING).tolist() == [
@@ -58,16 +59,16 @@ def test_mistral_ids_of_the_zephyr_prompt(legacy):
 
 def test_mistral_puts_bos_first_unless_told_otherwise():
     tokenizer = mistral_tokenizer.load()
-    found = [DialogueEncoder(tokenizer, TemplateSettings("zephyr", bos=bos)) for bos in (None, True, False)]
+    found = [DialogueEncoder(tokenizer, ChatTemplateSection(name="zephyr", bos=bos)) for bos in (None, True, False)]
     starts = [encoder.prompt(GREETING).tolist()[:2] for encoder in found]
     assert starts == [[BOS, 28789], [BOS, 28789], [523, 28766]]
-    assert [encoder.settings.bos for encoder in found] == [True, True, False]
-    legacy = DialogueEncoder(tokenizer, TemplateSettings("zephyr", legacy_space=True))
+    assert [encoder.section.bos for encoder in found] == [True, True, False]
+    legacy = DialogueEncoder(tokenizer, ChatTemplateSection(name="zephyr", legacy_space=True))
     assert legacy.prompt(GREETING).tolist()[:2] == [BOS, 523]
 
 
 def test_extra_eos_ends_sequences_as_in_trl_0_7():
-    settings = TemplateSettings("zephyr", bos=False, legacy_space=True, extra_eos=True)
+    settings = ChatTemplateSection(name="zephyr", bos=False, legacy_space=True, extra_eos=True)
     encoder = DialogueEncoder(mistral_tokenizer.load(), settings)
     ending = [HELLO, MARK, EOS, SPACE, NEWLINE, EOS]
     dialogue = encoder.dialogue((*GREETING, Message("assistant", "Hello!")), loss_on="assistant")
@@ -135,7 +136,7 @@ def test_the_mask_is_the_answers_and_their_stop_tokens(tokenizer, settings):
 
 
 def test_roles_cover_what_each_role_says():
-    encoded = encoder_for("tiny", TemplateSettings("zephyr")).dialogue(
+    encoded = encoder_for("tiny", ChatTemplateSection(name="zephyr")).dialogue(
         (*ORDINARY, Message("assistant", ANSWER)), loss_on="assistant"
     )
     said = [encoded.ids[encoded.roles == role] for role in (*range(len(ROLES)), TEMPLATE_TEXT)]
@@ -181,7 +182,7 @@ def test_the_text_of_a_completion_comes_back(tokenizer, settings):
 
 
 def test_plain_text_stands_between_the_tokens_that_begin_and_end_a_sequence():
-    encoder = DialogueEncoder(mistral_tokenizer.load(), TemplateSettings("zephyr"))
+    encoder = DialogueEncoder(mistral_tokenizer.load(), ChatTemplateSection(name="zephyr"))
     encoded = encoder.text("Hi</s>")
     assert encoded.ids.tolist() == [BOS, 15359, 700, 28713, 28767, EOS]
     assert encoded.scored.tolist() == [False, True, True, True, True, True]
@@ -192,10 +193,10 @@ def test_settings_that_the_tokenizer_cannot_follow_are_refused():
     tokenizer = chat_tokenizer()
     tokenizer.bos_token = None
     with pytest.raises(RecipeError, match=r"chat_template\.bos: the tokenizer has no bos token; leave it out"):
-        DialogueEncoder(tokenizer, TemplateSettings("chatml", bos=True))
+        DialogueEncoder(tokenizer, ChatTemplateSection(name="chatml", bos=True))
     tokenizer.eos_token = None
     with pytest.raises(RecipeError, match=r"chat_template\.extra_eos: the tokenizer has no eos token"):
-        DialogueEncoder(tokenizer, TemplateSettings("chatml", extra_eos=True))
+        DialogueEncoder(tokenizer, ChatTemplateSection(name="chatml", extra_eos=True))
 
 
 def test_every_layout_is_tried():

@@ -5,8 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from zephyr.data.read.sources import Source, open_source, source_hash
+from zephyr.data.read.sources import open_source, source_hash
 from zephyr.errors import DataError
+from zephyr.recipe.data_section import DataSource
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 ADDRESS = f"hf://datasets/owner/chats@{COMMIT}/data/train-00000.parquet"
@@ -40,7 +41,7 @@ def hub(monkeypatch):
 
 
 def test_rows_come_from_the_split_and_its_slice(hub, tmp_path):
-    source = Source("owner/chats", split="train_sft[:30%]", config="en", revision="v1")
+    source = DataSource(path="owner/chats", split="train_sft[:30%]", config="en", revision="v1")
     records = open_source(source, "chat", data_dir=tmp_path, offline=False)
     assert hub == [("owner/chats", "en", "train_sft", "v1")]
     assert [record.name for record in records] == [f"owner/chats:train_sft row {number}" for number in (1, 2, 3)]
@@ -48,49 +49,49 @@ def test_rows_come_from_the_split_and_its_slice(hub, tmp_path):
 
 
 def test_the_hash_is_that_of_the_commit(hub, tmp_path):
-    by_branch = source_hash(Source("owner/chats", revision="main"), tmp_path)
-    assert by_branch == source_hash(Source("owner/chats", revision=COMMIT), tmp_path)
-    assert by_branch != source_hash(Source("owner/chats", revision=COMMIT[::-1]), tmp_path)
+    by_branch = source_hash(DataSource(path="owner/chats", revision="main"), tmp_path)
+    assert by_branch == source_hash(DataSource(path="owner/chats", revision=COMMIT), tmp_path)
+    assert by_branch != source_hash(DataSource(path="owner/chats", revision=COMMIT[::-1]), tmp_path)
 
 
 def test_what_the_hub_does_not_have_is_refused(hub, tmp_path):
     with pytest.raises(
         DataError, match=r"^owner/chat: cannot be had from the hub \(.*FileNotFoundError.*; check the name"
     ):
-        open_source(Source("owner/chat"), "chat", data_dir=tmp_path, offline=False)
+        open_source(DataSource(path="owner/chat"), "chat", data_dir=tmp_path, offline=False)
     with pytest.raises(
         DataError, match=r"^owner/chat: is no file here and not in the cache.*; run once without offline"
     ):
-        open_source(Source("owner/chat"), "chat", data_dir=tmp_path, offline=True)
+        open_source(DataSource(path="owner/chat"), "chat", data_dir=tmp_path, offline=True)
 
 
 def test_errors_of_the_library_are_said(hub, tmp_path):
     with pytest.raises(DataError, match=r"cannot be had from the hub \(.*DatasetsError: a file of it is damaged"):
-        open_source(Source("owner/broken"), "chat", data_dir=tmp_path, offline=False)
+        open_source(DataSource(path="owner/broken"), "chat", data_dir=tmp_path, offline=False)
 
 
 def test_a_folder_here_comes_before_the_hub(hub, tmp_path):
     (tmp_path / "owner").mkdir()
     with pytest.raises(DataError, match="no such file or folder"):
-        open_source(Source("owner/chats"), "chat", data_dir=tmp_path, offline=False)
+        open_source(DataSource(path="owner/chats"), "chat", data_dir=tmp_path, offline=False)
     assert hub == []
 
 
 @pytest.mark.parametrize("path", ["chats", "owner/chats.jsonl", "./owner/chats", "a/b/c", "owner/chats.csv.gz"])
 def test_what_cannot_be_a_data_set_is_looked_for_here_alone(hub, tmp_path, path):
     with pytest.raises(DataError, match="no such file or folder"):
-        open_source(Source(path), "chat", data_dir=tmp_path, offline=False)
+        open_source(DataSource(path=path), "chat", data_dir=tmp_path, offline=False)
     assert hub == []
 
 
 def test_without_the_library_it_says_what_to_install(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(DataError, match=r"read by the package datasets; pip install 'zephyr-align\[hub\]'"):
-        open_source(Source("owner/chats"), "chat", data_dir=tmp_path, offline=False)
+        open_source(DataSource(path="owner/chats"), "chat", data_dir=tmp_path, offline=False)
 
 
 def test_the_library_itself_refuses_offline_what_it_does_not_have(tmp_path, monkeypatch):
     pytest.importorskip("datasets")
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path)
     with pytest.raises(DataError, match="not in the cache of the hub"):
-        open_source(Source("nobody-here/nothing-at-all"), "chat", data_dir=tmp_path, offline=True)
+        open_source(DataSource(path="nobody-here/nothing-at-all"), "chat", data_dir=tmp_path, offline=True)

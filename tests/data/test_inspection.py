@@ -7,8 +7,8 @@ from tests.data import mistral_tokenizer
 from tests.data.dialogues import chat_tokenizer
 from zephyr.data.tokenize.encoding import DialogueEncoder
 from zephyr.data.tokenize.inspection import show_dialogue, show_preference, token_texts, visible
-from zephyr.data.tokenize.templates import TemplateSettings
 from zephyr.data.tokenize.token_store import StoredPreference
+from zephyr.recipe.model_section import ChatTemplateSection
 from zephyr.records.messages import Message
 
 
@@ -22,7 +22,7 @@ def printed(to: Console) -> str:
 
 
 def mistral() -> DialogueEncoder:
-    return DialogueEncoder(mistral_tokenizer.load(), TemplateSettings("zephyr", bos=False))
+    return DialogueEncoder(mistral_tokenizer.load(), ChatTemplateSection(name="zephyr", bos=False))
 
 
 def test_a_dialogue_shows_its_tokens_roles_and_mask():
@@ -79,7 +79,7 @@ def test_completions_that_are_equal_or_begin_alike_end_at_their_own_place():
 
 
 def test_nothing_that_a_terminal_obeys_is_printed():
-    encoder = DialogueEncoder(chat_tokenizer(), TemplateSettings("zephyr"))
+    encoder = DialogueEncoder(chat_tokenizer(), ChatTemplateSection(name="zephyr"))
     to = console()
     messages = (Message("user", "a\x1b[31mb\u202ec\x07"), Message("assistant", "\x9b2J\r\n"))
     show_dialogue(to, chat_tokenizer(), "a\x1b]0;x\x07 row 1", encoder.dialogue(messages, loss_on="assistant"))
@@ -90,6 +90,6 @@ def test_nothing_that_a_terminal_obeys_is_printed():
 
 def test_token_texts_join_to_the_text():
     for tokenizer in (mistral_tokenizer.load(), chat_tokenizer()):
-        encoder = DialogueEncoder(tokenizer, TemplateSettings("zephyr", bos=False))
+        encoder = DialogueEncoder(tokenizer, ChatTemplateSection(name="zephyr", bos=False))
         texts = token_texts(tokenizer, encoder.completion(" Hello  there, é").tolist(), before=[13])
         assert "".join(texts).replace("�", "") == " Hello  there, é</s>"

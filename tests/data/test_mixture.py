@@ -6,8 +6,9 @@ from collections import Counter
 import pytest
 
 from zephyr.data.read.mixture import mix
-from zephyr.data.read.sources import Source, open_source
+from zephyr.data.read.sources import open_source
 from zephyr.errors import DataError
+from zephyr.recipe.data_section import DataSource
 
 
 @pytest.fixture
@@ -15,7 +16,7 @@ def parts(tmp_path):
     def part(name, num_rows, weight=1.0):
         lines = "".join(json.dumps({"text": f"{name}{number}"}) + "\n" for number in range(num_rows))
         (tmp_path / f"{name}.jsonl").write_text(lines)
-        return open_source(Source(f"{name}.jsonl", weight=weight), "text", data_dir=tmp_path, offline=True)
+        return open_source(DataSource(path=f"{name}.jsonl", weight=weight), "text", data_dir=tmp_path, offline=True)
 
     return part
 

@@ -7,23 +7,22 @@ from hypothesis import strategies as st
 from tests.data.rows import chat, pair
 from zephyr.data.filters.near_duplicates import (
     MISSED_SHARE,
-    DuplicateFilter,
     NearDuplicates,
+    SeenRows,
     banding,
     jaccard,
     normalized,
     shingles_of,
 )
+from zephyr.recipe.data_section import DuplicateFilter
 from zephyr.records.rows import Text
 
 NUMBERS = " ".join(str(number) for number in range(100))
 
 
 def kept(texts, threshold):
-    row_filter = DuplicateFilter(threshold=threshold)
-    return [
-        place for place, text in enumerate(texts) if row_filter.judge(Text(f"row {place}", text)).record is not None
-    ]
+    seen = SeenRows(DuplicateFilter(name="duplicates", threshold=threshold))
+    return [place for place, text in enumerate(texts) if seen.judge(Text(f"row {place}", text)).record is not None]
 
 
 def test_jaccard_by_hand():
@@ -49,20 +48,20 @@ def test_near_duplicates_share_most_of_their_shingles():
 
 
 def test_first_row_stays_and_is_named():
-    row_filter = DuplicateFilter(threshold=0.8)
-    assert row_filter.judge(chat("Count.", NUMBERS, name="a.jsonl row 1")).record is not None
-    equal = row_filter.judge(chat("count.", NUMBERS, name="b.jsonl row 2"))
+    seen = SeenRows(DuplicateFilter(name="duplicates", threshold=0.8))
+    assert seen.judge(chat("Count.", NUMBERS, name="a.jsonl row 1")).record is not None
+    equal = seen.judge(chat("count.", NUMBERS, name="b.jsonl row 2"))
     assert equal.reason == "equal to an earlier row"
     assert equal.evidence.startswith("a.jsonl row 1: ")
-    near = row_filter.judge(chat("Count!", NUMBERS + " 100", name="b.jsonl row 3"))
+    near = seen.judge(chat("Count!", NUMBERS + " 100", name="b.jsonl row 3"))
     assert near.reason == "nearly equal to an earlier row"
     assert near.evidence.startswith("a.jsonl row 1: ")
 
 
 def test_preferences_with_the_same_prompt_are_no_duplicates():
-    row_filter = DuplicateFilter(threshold=0.8)
-    assert row_filter.judge(pair("Count.", NUMBERS, "no")).record is not None
-    assert row_filter.judge(pair("Count.", " ".join(reversed(NUMBERS.split())), "no")).record is not None
+    seen = SeenRows(DuplicateFilter(name="duplicates", threshold=0.8))
+    assert seen.judge(pair("Count.", NUMBERS, "no")).record is not None
+    assert seen.judge(pair("Count.", " ".join(reversed(NUMBERS.split())), "no")).record is not None
 
 
 WORDS = st.lists(st.sampled_from("abcdefgh"), min_size=0, max_size=14).map(" ".join)
@@ -115,8 +114,8 @@ def test_few_pairs_at_the_threshold_go_unseen():
 
 @pytest.mark.parametrize("threshold", [0, -1, 1.1])
 def test_threshold_is_a_similarity(threshold):
-    with pytest.raises(ValueError, match="Jaccard similarity"):
-        DuplicateFilter(threshold=threshold)
+    with pytest.raises(ValueError, match=r"threshold\n  Input should be"):
+        DuplicateFilter(name="duplicates", threshold=threshold)
 
 
 def test_repeated_instructions_of_a_real_set_are_found(shared_data):

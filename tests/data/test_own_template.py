@@ -4,12 +4,13 @@ from tokenizers import AddedToken
 
 from tests.data.dialogues import ANSWER, ORDINARY, answers, chat_tokenizer, plain_dicts, prompts
 from zephyr.data.tokenize.encoding import DialogueEncoder
-from zephyr.data.tokenize.templates import LAYOUTS, TemplateSettings, jinja_of
+from zephyr.data.tokenize.templates import LAYOUTS, jinja_of
 from zephyr.errors import DataError, ModelError, RecipeError
 from zephyr.models.tiny import TINY_CHAT_TEMPLATE, tiny_tokenizer
+from zephyr.recipe.model_section import ChatTemplateSection
 from zephyr.records.messages import Message
 
-OWN = TemplateSettings("own")
+OWN = ChatTemplateSection(name="own")
 DIALOGUE = (*ORDINARY, Message("assistant", ANSWER))
 
 # In the manner of Mistral's instruct models: no text asks for the answer, and a space begins it.
@@ -34,7 +35,7 @@ def with_template(template: object) -> DialogueEncoder:
 
 @pytest.mark.parametrize("name", sorted(LAYOUTS))
 def test_a_known_layout_read_from_its_jinja_gives_the_same_ids(name):
-    known = DialogueEncoder(chat_tokenizer(), TemplateSettings(name, bos=False))
+    known = DialogueEncoder(chat_tokenizer(), ChatTemplateSection(name=name, bos=False))
     own = with_template(known.chat_template)
     assert own.stop_ids == known.stop_ids
 
@@ -57,7 +58,7 @@ def test_an_answer_begins_where_generation_does():
     assert encoded.ids[encoded.scored].tolist() == encoder.completion("Yes ").tolist()
     assert encoded.ids.tolist() == [*encoder.prompt(messages).tolist(), *encoder.completion("Yes ").tolist()]
     assert encoder.text_of(encoder.completion("Yes ")) == " Yes"
-    assert encoder.settings.bos
+    assert encoder.section.bos
 
 
 def test_it_renders_as_transformers_does():
@@ -70,7 +71,7 @@ def test_it_renders_as_transformers_does():
 
 def test_an_empty_system_message_is_put_before_the_models_own_template_too():
     tokenizer = tiny_tokenizer()
-    encoder = DialogueEncoder(tokenizer, TemplateSettings("own", empty_system=True))
+    encoder = DialogueEncoder(tokenizer, ChatTemplateSection(name="own", empty_system=True))
     rendered = tokenizer.apply_chat_template(
         plain_dicts(ORDINARY[1:]), chat_template=encoder.chat_template, tokenize=False
     )
@@ -81,7 +82,7 @@ def test_an_empty_system_message_is_put_before_the_models_own_template_too():
 def test_stop_tokens_that_are_not_marked_as_special_are_control_tokens_all_the_same():
     tokenizer = tiny_tokenizer()
     tokenizer.add_tokens([AddedToken(text, special=False) for text in LAYOUTS["chatml"].controls])
-    tokenizer.chat_template = jinja_of(TemplateSettings("chatml", bos=False))
+    tokenizer.chat_template = jinja_of(ChatTemplateSection(name="chatml", bos=False))
     encoder = DialogueEncoder(tokenizer, OWN)
     stop = tokenizer.convert_tokens_to_ids("<|im_end|>")
     assert encoder.stop_ids == (stop, tokenizer.eos_token_id)
@@ -125,7 +126,7 @@ def test_a_template_that_refuses_a_message_says_why():
 
 def test_bos_is_the_templates_own_matter():
     with pytest.raises(RecipeError, match="begins without a bos token, got True; leave it out"):
-        DialogueEncoder(tiny_tokenizer(), TemplateSettings("own", bos=True))
+        DialogueEncoder(tiny_tokenizer(), ChatTemplateSection(name="own", bos=True))
 
 
 def test_control_tokens_that_swallow_white_space_are_refused():

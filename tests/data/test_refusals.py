@@ -1,7 +1,10 @@
+from functools import partial
+
 import pytest
 
 from tests.data.rows import chat, pair, prompt, rated
-from zephyr.data.filters.refusals import OWN_PHRASE, PHRASES, RefusalFilter, find_refusal, own_phrase
+from zephyr.data.filters.refusals import OWN_PHRASE, PHRASES, find_refusal, judge_refusals, own_phrase
+from zephyr.recipe.data_section import RefusalFilter
 from zephyr.records.rows import Text
 
 SAID = [
@@ -72,33 +75,33 @@ def test_own_phrases_are_whole_words_in_any_case_with_any_apostrophe():
     assert find_refusal("Well, BEEP boop!", own).reason == OWN_PHRASE
     assert find_refusal("I can\u2019t say.", own).reason == OWN_PHRASE
     assert find_refusal("beep boops", own) is None
-    with pytest.raises(ValueError, match="a phrase needs words"):
-        own_phrase("  ")
+    with pytest.raises(ValueError, match=r"phrases\.0\n  String should match"):
+        RefusalFilter(name="refusals", phrases=[" **  "])
 
 
 REFUSAL = "I'm sorry, but I can't help with that."
-FILTER = RefusalFilter(phrases=())
+judge = partial(judge_refusals, ())
 
 
 def test_dialogue_is_dropped_for_any_refusing_turn_of_the_assistant():
-    assert FILTER.judge(chat("Hi", REFUSAL, "Please", "Fine.")).record is None
-    assert FILTER.judge(chat(REFUSAL, "Who says so?")).record is not None
-    assert FILTER.judge(prompt("Hi", REFUSAL, "Please")).record is None
-    assert FILTER.judge(Text("a.txt row 1", REFUSAL)).record is None
+    assert judge(chat("Hi", REFUSAL, "Please", "Fine.")).record is None
+    assert judge(chat(REFUSAL, "Who says so?")).record is not None
+    assert judge(prompt("Hi", REFUSAL, "Please")).record is None
+    assert judge(Text("a.txt row 1", REFUSAL)).record is None
 
 
 def test_of_a_preference_only_the_best_completion_counts():
-    assert FILTER.judge(pair("Hi", REFUSAL, "Hello.")).record is None
-    assert FILTER.judge(pair("Hi", "Hello.", REFUSAL)).record is not None
-    assert FILTER.judge(pair("Hi", REFUSAL, ratings=[0.0])).record is not None
-    assert FILTER.judge(pair("Hi", REFUSAL, ratings=[1.0])).record is None
+    assert judge(pair("Hi", REFUSAL, "Hello.")).record is None
+    assert judge(pair("Hi", "Hello.", REFUSAL)).record is not None
+    assert judge(pair("Hi", REFUSAL, ratings=[0.0])).record is not None
+    assert judge(pair("Hi", REFUSAL, ratings=[1.0])).record is None
 
 
 def test_refusing_answers_are_taken_out_of_rated_rows():
-    verdict = FILTER.judge(rated("Hi", "Hello.", REFUSAL))
+    verdict = judge(rated("Hi", "Hello.", REFUSAL))
     assert verdict.record == rated("Hi", "Hello.")
     assert verdict.reason == "refuses"
-    assert FILTER.judge(rated("Hi", REFUSAL)).record is None
+    assert judge(rated("Hi", REFUSAL)).record is None
 
 
 def test_refusals_in_real_answers(shared_data):

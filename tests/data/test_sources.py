@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zephyr.data.read.sources import Source, held_out, open_source, source_hash
+from zephyr.data.read.sources import held_out, open_source, source_hash
 from zephyr.errors import DataError
+from zephyr.recipe.data_section import DataSource
 from zephyr.records.messages import Message
 from zephyr.records.rows import Answer, Chat
 
@@ -35,7 +36,7 @@ def folder(tmp_path):
 
 
 def opened(folder, path, kind="chat", **settings):
-    return open_source(Source(path, **settings), kind, data_dir=folder, offline=True)
+    return open_source(DataSource(path=path, **settings), kind, data_dir=folder, offline=True)
 
 
 def questions(records):
@@ -189,16 +190,16 @@ def test_prompts_of_other_shapes_may_come_twice(folder):
 
 
 def test_the_hash_follows_bytes_and_names_alone(folder):
-    source = Source("sets")
+    source = DataSource(path="sets")
     first = source_hash(source, folder)
     (folder / "sets" / "test.jsonl").write_text("another split")
     assert source_hash(source, folder) == first
-    assert source_hash(Source("sets", weight=2.0), folder) == first
+    assert source_hash(DataSource(path="sets", weight=2.0), folder) == first
     (folder / "sets").rename(folder / "elsewhere")
-    assert source_hash(Source("elsewhere"), folder) == first
+    assert source_hash(DataSource(path="elsewhere"), folder) == first
     path = folder / "elsewhere" / "train-1.jsonl"
     path.write_bytes(path.read_bytes() + b"\n")
-    assert source_hash(Source("elsewhere"), folder) != first
+    assert source_hash(DataSource(path="elsewhere"), folder) != first
 
 
 def test_a_file_that_cannot_be_read_is_named(folder, monkeypatch):
@@ -207,7 +208,7 @@ def test_a_file_that_cannot_be_read_is_named(folder, monkeypatch):
 
     monkeypatch.setattr("pathlib.Path.open", refuse)
     with pytest.raises(DataError, match=r"^chats\.jsonl: cannot be read \(Permission denied\); check the file"):
-        source_hash(Source("chats.jsonl"), folder)
+        source_hash(DataSource(path="chats.jsonl"), folder)
     assert "Permission denied" in refusal(folder, "chats.jsonl")
 
 

@@ -4,11 +4,11 @@ import pytest
 from tests.data.dialogues import ANSWER, ORDINARY, chat_tokenizer
 from zephyr.data.tokenize.encoding import DialogueEncoder
 from zephyr.data.tokenize.loss_mask_stats import Share, Supervision
-from zephyr.data.tokenize.templates import TemplateSettings
 from zephyr.errors import DataError
+from zephyr.recipe.model_section import ChatTemplateSection
 from zephyr.records.messages import Message
 
-ENCODER = DialogueEncoder(chat_tokenizer(), TemplateSettings("zephyr"))
+ENCODER = DialogueEncoder(chat_tokenizer(), ChatTemplateSection(name="zephyr"))
 DIALOGUE = (*ORDINARY, Message("assistant", ANSWER))
 
 

@@ -3,9 +3,10 @@ from hypothesis import given, settings
 
 from tests.data.dialogues import ANSWER, ORDINARY, chat_tokenizer, plain_dicts, prompts
 from zephyr.data.tokenize.encoding import DialogueEncoder
-from zephyr.data.tokenize.templates import LAYOUTS, TemplateSettings, control_pattern, jinja_of, split_controls
+from zephyr.data.tokenize.templates import LAYOUTS, control_pattern, jinja_of, split_controls
 from zephyr.errors import ModelError
 from zephyr.models.tiny import tiny_tokenizer
+from zephyr.recipe.model_section import ChatTemplateSection
 from zephyr.records.messages import Message
 
 TOKENIZER = chat_tokenizer()
@@ -14,7 +15,7 @@ HELLO = Message("assistant", "Hello!")
 
 
 def zephyr(**switches: bool) -> DialogueEncoder:
-    return DialogueEncoder(TOKENIZER, TemplateSettings("zephyr", **{"bos": False, **switches}))
+    return DialogueEncoder(TOKENIZER, ChatTemplateSection(name="zephyr", **{"bos": False, **switches}))
 
 
 def by_transformers(encoder: DialogueEncoder, messages: tuple[Message, ...], *, generation: bool) -> str:
@@ -52,18 +53,18 @@ def test_zephyr_renders_its_published_strings(messages, generation, expected):
 def test_zephyr_in_jinja_drops_other_roles():
     messages = [{"role": "user", "content": "Hi"}, {"role": "tool", "content": "42"}]
     rendered = TOKENIZER.apply_chat_template(
-        messages, chat_template=jinja_of(TemplateSettings("zephyr")), tokenize=False, add_generation_prompt=True
+        messages, chat_template=jinja_of(ChatTemplateSection(name="zephyr")), tokenize=False, add_generation_prompt=True
     )
     assert rendered == "<|user|>\nHi</s>\n<|assistant|>\n"
 
 
 def test_chatml_and_llama3_render_their_published_strings():
     messages = (Message("system", "Be brief."), Message("user", " Hi \n"))
-    chatml = DialogueEncoder(TOKENIZER, TemplateSettings("chatml", bos=False))
+    chatml = DialogueEncoder(TOKENIZER, ChatTemplateSection(name="chatml", bos=False))
     assert chatml.render(messages, generation=True) == (
         "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n Hi \n<|im_end|>\n<|im_start|>assistant\n"
     )
-    llama3 = DialogueEncoder(TOKENIZER, TemplateSettings("llama3"))
+    llama3 = DialogueEncoder(TOKENIZER, ChatTemplateSection(name="llama3"))
     assert llama3.render(messages, generation=True) == (
         "<s><|start_header_id|>system<|end_header_id|>\n\nBe brief.<|eot_id|>"
         "<|start_header_id|>user<|end_header_id|>\n\nHi<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"
@@ -74,7 +75,7 @@ def test_chatml_and_llama3_render_their_published_strings():
 @pytest.mark.parametrize("bos", [True, False])
 @pytest.mark.parametrize("empty_system", [True, False])
 def test_jinja_renders_what_we_render(name, bos, empty_system):
-    encoder = DialogueEncoder(TOKENIZER, TemplateSettings(name, empty_system=empty_system, bos=bos))
+    encoder = DialogueEncoder(TOKENIZER, ChatTemplateSection(name=name, empty_system=empty_system, bos=bos))
 
     @settings(max_examples=30)
     @given(prompts())
@@ -98,7 +99,7 @@ def test_what_ends_training_sequences_is_no_part_of_the_stored_template():
 
 def test_a_template_whose_tokens_are_missing_is_refused():
     with pytest.raises(ModelError, match=r"needs the control token '<\|im_(start|end)\|>', .* choose another"):
-        DialogueEncoder(tiny_tokenizer(), TemplateSettings("chatml"))
+        DialogueEncoder(tiny_tokenizer(), ChatTemplateSection(name="chatml"))
 
 
 def test_of_two_control_tokens_the_longer_is_found():

@@ -3,7 +3,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.data.rows import chat, pair, prompt
-from zephyr.data.filters.truecasing import TruecaseFilter, truecase
+from zephyr.data.filters.truecasing import truecase, truecase_record
 
 REPAIRED = [
     ("hello. how are you? i am", "Hello. How are you? I am"),
@@ -81,12 +81,12 @@ def test_long_odd_texts_come_through_unchanged(text):
 
 
 def test_filter_changes_every_text_and_says_where():
-    verdict = TruecaseFilter().judge(chat("hi there. who is it?", "Nobody. just me."))
+    verdict = truecase_record(chat("hi there. who is it?", "Nobody. just me."))
     assert verdict.record == chat("Hi there. Who is it?", "Nobody. Just me.")
     assert (verdict.reason, verdict.evidence) == ("capital letters", "Hi there. Who is it?")
-    assert TruecaseFilter().judge(pair("Why?", "Well. so", "No.")).record == pair("Why?", "Well. So", "No.")
+    assert truecase_record(pair("Why?", "Well. so", "No.")).record == pair("Why?", "Well. So", "No.")
 
 
 def test_filter_hands_on_the_same_row_where_nothing_changes():
     row = prompt("Nothing to do here.")
-    assert TruecaseFilter().judge(row).record is row
+    assert truecase_record(row).record is row

@@ -5,10 +5,16 @@ from hypothesis import strategies as st
 
 from zephyr.data.tokenize.encoding import Encoded
 from zephyr.data.tokenize.templates import ASSISTANT, TEMPLATE_TEXT
-from zephyr.data.tokenize.truncation import TruncationReport, Window, fit_dialogue, fit_preference, split_text
+from zephyr.data.tokenize.truncation import TruncationReport, fit_dialogue, fit_preference, split_text
 from zephyr.errors import DataError
+from zephyr.recipe.data_section import DataSection
 
 RULES = ("keep_start", "keep_end", "trl_0.7", "drop")
+
+
+def window(max_length: int, rule: str = "keep_start", max_prompt_length: int | None = None, **limits) -> DataSection:
+    truncation = {"rule": rule, **limits}
+    return DataSection(max_length=max_length, max_prompt_length=max_prompt_length, truncation=truncation)
 
 
 def ids(length: int, first: int = 0) -> np.ndarray:
@@ -22,8 +28,8 @@ def dialogue(*turns: int, loss_on: str = "assistant") -> Encoded:
     return Encoded(ids(len(roles)), scored, roles.astype(np.int8))
 
 
-def lengths(prompt: int, completions: tuple[int, ...], window: Window) -> tuple[int, ...]:
-    fitted = fit_preference(ids(prompt), [ids(length, 5000) for length in completions], window)
+def lengths(prompt: int, completions: tuple[int, ...], data: DataSection) -> tuple[int, ...]:
+    fitted = fit_preference(ids(prompt), [ids(length, 5000) for length in completions], data)
     assert fitted.loss.usable
     assert fitted.loss.tokens == prompt + sum(completions)
     kept = (len(fitted.prompt), *map(len, fitted.completions))
@@ -41,58 +47,58 @@ def lengths(prompt: int, completions: tuple[int, ...], window: Window) -> tuple[
     ],
 )
 def test_the_rule_of_trl_0_7(before, after, stops_lost):
-    window = Window(1024, "trl_0.7", 512)
+    data = window(1024, "trl_0.7", 512)
     prompt, *completions = before
-    assert lengths(prompt, tuple(completions), window) == after
-    fitted = fit_preference(ids(prompt), [ids(length) for length in completions], window)
+    assert lengths(prompt, tuple(completions), data) == after
+    fitted = fit_preference(ids(prompt), [ids(length) for length in completions], data)
     assert fitted.loss.stops_lost == stops_lost
     assert fitted.prompt.tolist() == ids(prompt).tolist()[-after[0] :]
     assert [each.tolist() for each in fitted.completions] == [ids(length).tolist() for length in after[1:]]
 
 
 @pytest.mark.parametrize(
-    ("before", "window", "after"),
+    ("before", "data", "after"),
     [
-        ((6, 3, 2), Window(10), (6, 3, 2)),
-        ((6, 7, 2), Window(10), (6, 4, 2)),
-        ((9, 7, 2), Window(10), (9, 1, 1)),
-        ((9, 7, 2), Window(10, "keep_end"), (3, 7, 2)),
-        ((9, 12, 2), Window(10, "keep_end"), (1, 9, 2)),
-        ((9, 2, 2), Window(20, "keep_end", 4), (4, 2, 2)),
-        ((9, 5, 2), Window(10, "keep_end", 4), (4, 5, 2)),
-        ((6, 3, 2), Window(10, "drop"), (6, 3, 2)),
+        ((6, 3, 2), window(10), (6, 3, 2)),
+        ((6, 7, 2), window(10), (6, 4, 2)),
+        ((9, 7, 2), window(10), (9, 1, 1)),
+        ((9, 7, 2), window(10, "keep_end"), (3, 7, 2)),
+        ((9, 12, 2), window(10, "keep_end"), (1, 9, 2)),
+        ((9, 2, 2), window(20, "keep_end", 4), (4, 2, 2)),
+        ((9, 5, 2), window(10, "keep_end", 4), (4, 5, 2)),
+        ((6, 3, 2), window(10, "drop"), (6, 3, 2)),
     ],
 )
-def test_preferences_by_the_other_rules(before, window, after):
+def test_preferences_by_the_other_rules(before, data, after):
     prompt, *completions = before
-    assert lengths(prompt, tuple(completions), window) == after
+    assert lengths(prompt, tuple(completions), data) == after
 
 
 @pytest.mark.parametrize(
-    ("before", "window", "fate"),
+    ("before", "data", "fate"),
     [
-        ((10, 1), Window(10), "unfit"),
-        ((5, 1), Window(10, "keep_start", 4), "unfit"),
-        ((5, 6), Window(10, "drop"), "dropped"),
-        ((5, 1), Window(10, "drop", 4), "dropped"),
+        ((10, 1), window(10), "unfit"),
+        ((5, 1), window(10, "keep_start", 4), "unfit"),
+        ((5, 6), window(10, "drop"), "dropped"),
+        ((5, 1), window(10, "drop", 4), "dropped"),
     ],
 )
-def test_preferences_that_cannot_be_used(before, window, fate):
+def test_preferences_that_cannot_be_used(before, data, fate):
     prompt, *completions = before
-    loss = fit_preference(ids(prompt), [ids(length) for length in completions], window).loss
+    loss = fit_preference(ids(prompt), [ids(length) for length in completions], data).loss
     assert (loss.fate, loss.usable, loss.tokens_lost) == (fate, False, sum(before))
 
 
 @given(
     st.sampled_from(RULES),
-    st.integers(2, 12),
-    st.integers(1, 15),
-    st.lists(st.integers(1, 15), min_size=1, max_size=4),
+    st.integers(8, 20),
+    st.integers(1, 25),
+    st.lists(st.integers(1, 25), min_size=1, max_size=4),
     st.booleans(),
 )
 def test_no_rule_empties_an_answer(rule, max_length, prompt, completions, limited):
     limit = max(1, max_length // 2) if limited or rule == "trl_0.7" else None
-    fitted = fit_preference(ids(prompt), [ids(length) for length in completions], Window(max_length, rule, limit))
+    fitted = fit_preference(ids(prompt), [ids(length) for length in completions], window(max_length, rule, limit))
     if fitted.loss.usable:
         assert len(fitted.prompt) >= 1
         assert min(map(len, fitted.completions)) >= 1
@@ -115,7 +121,7 @@ def test_no_rule_empties_an_answer(rule, max_length, prompt, completions, limite
     ],
 )
 def test_dialogues_by_rule(turns, rule, kept, scored, stops_lost):
-    fitted = fit_dialogue(dialogue(*turns), Window(8, rule, 4))
+    fitted = fit_dialogue(dialogue(*turns), window(8, rule, 4))
     assert fitted.encoded.ids.tolist() == list(kept)
     assert int(fitted.encoded.scored.sum()) == scored
     assert not fitted.encoded.scored[0]
@@ -125,22 +131,22 @@ def test_dialogues_by_rule(turns, rule, kept, scored, stops_lost):
 
 @pytest.mark.parametrize("loss_on", ["assistant", "everything"])
 def test_a_dialogue_of_which_no_answer_is_left_is_unfit(loss_on):
-    fitted = fit_dialogue(dialogue(8, 3, loss_on=loss_on), Window(8))
+    fitted = fit_dialogue(dialogue(8, 3, loss_on=loss_on), window(8))
     assert fitted.loss.fate == "unfit"
     assert fitted.loss.reason == "8 tokens stand before its first answer"
-    assert fit_dialogue(dialogue(8, 3), Window(8, "drop")).loss.fate == "dropped"
+    assert fit_dialogue(dialogue(8, 3), window(8, "drop")).loss.fate == "dropped"
 
 
 def test_fitting_leaves_the_whole_row_as_it_was():
     row = dialogue(2, 10)
-    fit_dialogue(row, Window(8, "keep_end"))
+    fit_dialogue(row, window(8, "keep_end"))
     assert row.scored.sum() == 10
 
 
-@given(st.integers(1, 30), st.integers(2, 9))
+@given(st.integers(1, 50), st.integers(8, 20))
 def test_texts_are_split_without_loss(length, max_length):
     text = Encoded(ids(length), np.arange(length) > 0, np.full(length, TEMPLATE_TEXT, np.int8))
-    pieces = list(split_text(text, max_length))
+    pieces = list(split_text(text, window(max_length)))
     joined = [token for piece in pieces for token in piece.ids.tolist()]
     # But for a last token that would stand alone: it has nothing to be predicted from.
     assert joined == list(range(length))[: length - (length % max_length == 1)]
@@ -148,10 +154,10 @@ def test_texts_are_split_without_loss(length, max_length):
     assert all(piece.scored.tolist() == [False] + [True] * (len(piece.ids) - 1) for piece in pieces)
 
 
-def report_of(*rows: tuple[int, int], rule: str = "keep_start") -> TruncationReport:
-    report = TruncationReport(Window(10, rule))
+def report_of(*rows: tuple[int, int], rule: str = "keep_start", **limits) -> TruncationReport:
+    report = TruncationReport(window(10, rule, **limits))
     for number, turns in enumerate(rows, 1):
-        report.add(f"chats.jsonl row {number}", fit_dialogue(dialogue(*turns), report.window).loss)
+        report.add(f"chats.jsonl row {number}", fit_dialogue(dialogue(*turns), report.data).loss)
     return report
 
 
@@ -175,9 +181,9 @@ def test_the_report_counts_what_was_lost():
 
 
 def test_more_loss_than_allowed_is_one_message():
-    report = report_of((3, 3), (3, 9), (12, 3), (5, 5))
+    rows = ((3, 3), (3, 9), (12, 3), (5, 5))
     with pytest.raises(DataError) as caught:
-        report.check(max_rows_share=0.2, max_tokens_share=0.5)
+        report_of(*rows, max_rows_share=0.2, max_tokens_share=0.5).check()
     assert str(caught.value) == (
         "window of 10 tokens, rule keep_start: 1 row leaves no room for an answer: chats.jsonl row 3 (12 tokens stand "
         "before its first answer); 50.0% of the rows are cut or left out where 20.0% may be; the worst are chats.jsonl "
@@ -186,19 +192,17 @@ def test_more_loss_than_allowed_is_one_message():
         "prompts, drop leaves out what is too long"
     )
     with pytest.raises(DataError, match=r"39.5% of the tokens are cut or left out where 20.0% may be"):
-        report.check(max_rows_share=0.5, max_tokens_share=0.2, unfit="drop")
-    report.check(max_rows_share=0.5, max_tokens_share=0.4, unfit="drop")
-    with pytest.raises(DataError, match=r"row 3 \(12 tokens stand before its first answer\); raise"):
-        report.check(max_rows_share=1, max_tokens_share=1)
+        report_of(*rows, max_rows_share=0.5, max_tokens_share=0.2).check()
+    unfit_alone = r"row 3 \(12 tokens stand before its first answer\); raise"
+    with pytest.raises(DataError, match=unfit_alone):
+        report_of(*rows, max_rows_share=0.5, max_tokens_share=0.4).check()
+    with pytest.raises(DataError, match=unfit_alone):
+        report_of(*rows, max_rows_share=0, max_tokens_share=0).check(shares=False)
 
 
 def test_rows_that_a_rule_leaves_out_are_allowed_within_the_limits():
-    report = report_of((3, 3), (12, 3), rule="drop")
+    report = report_of((3, 3), (12, 3), rule="drop", max_rows_share=0.5, max_tokens_share=0.8)
     assert report.rows["dropped"] == 1
-    report.check(max_rows_share=0.5, max_tokens_share=0.8)
-
-
-def test_impossible_windows_are_refused():
-    for wrong in ({"max_length": 10, "max_prompt_length": 10}, {"max_length": 10, "rule": "trl_0.7"}):
-        with pytest.raises(ValueError, match=r"window|trl_0\.7"):
-            Window(**wrong)
+    report.check()
+    with pytest.raises(DataError, match=r"71.4% of the tokens"):
+        report_of((3, 3), (12, 3), rule="drop", max_rows_share=0.5, max_tokens_share=0.7).check()

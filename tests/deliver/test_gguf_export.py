@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from tests.data import mistral_tokenizer
 from zephyr.cli.main import app
-from zephyr.data.tokenize.templates import TemplateSettings, jinja_of
+from zephyr.data.tokenize.templates import jinja_of
 from zephyr.deliver.gguf import export as exporting
 from zephyr.deliver.gguf import tensors
 from zephyr.deliver.gguf.libraries import are_installed
@@ -18,6 +18,7 @@ from zephyr.errors import DataError, ModelError
 from zephyr.models.adapters import LoraSettings, add_lora, save_adapter
 from zephyr.models.loading import Source, save_model
 from zephyr.models.tiny import tiny_model, tiny_tokenizer
+from zephyr.recipe.model_section import ChatTemplateSection
 
 pytestmark = [
     pytest.mark.slow,
@@ -43,7 +44,7 @@ def exported(folder, out, *formats, **settings):
 
 
 def with_template(tokenizer, *, bos):
-    tokenizer.chat_template = jinja_of(TemplateSettings("zephyr", bos=bos))
+    tokenizer.chat_template = jinja_of(ChatTemplateSection(name="zephyr", bos=bos))
     return tokenizer
 
 
@@ -82,7 +83,7 @@ def test_a_sentencepiece_tokenizer_gives_the_same_ids(bos, tmp_path):
     done, said = exported(folder, tmp_path / "out", "f16")
     assert done["f16"].proof.templates == 4
     assert any("begin" in line for line in said)
-    stored = "{{ ' ' }}" * (not bos) + jinja_of(TemplateSettings("zephyr", bos=bos))
+    stored = "{{ ' ' }}" * (not bos) + jinja_of(ChatTemplateSection(name="zephyr", bos=bos))
     assert exporting.load_gguf().GGUFReader(done["f16"].path).fields["tokenizer.chat_template"].contents() == stored
 
 

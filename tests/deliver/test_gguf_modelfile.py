@@ -1,7 +1,8 @@
-from zephyr.data.tokenize.templates import LAYOUTS, TemplateSettings, jinja_of
+from zephyr.data.tokenize.templates import LAYOUTS, jinja_of
 from zephyr.deliver.gguf.modelfile import go_template, modelfile
+from zephyr.recipe.model_section import ChatTemplateSection
 
-ZEPHYR = jinja_of(TemplateSettings("zephyr"))
+ZEPHYR = jinja_of(ChatTemplateSection(name="zephyr"))
 
 
 def test_a_modelfile_says_template_stops_and_sampling():
@@ -29,16 +30,16 @@ def test_a_modelfile_says_template_stops_and_sampling():
 
 def test_templates_of_ours_are_known_with_and_without_bos():
     for bos in (False, True):
-        written = go_template(jinja_of(TemplateSettings("chatml", bos=bos)), "</s>")
+        written = go_template(jinja_of(ChatTemplateSection(name="chatml", bos=bos)), "</s>")
         message = "<|im_start|>{{ .Role }}\n{{ .Content }}<|im_end|>\n"
         assert written == "{{ range .Messages }}" + message + "{{ end }}<|im_start|>assistant\n"
-    empty = go_template(jinja_of(TemplateSettings("zephyr", empty_system=True)), "</s>")
+    empty = go_template(jinja_of(ChatTemplateSection(name="zephyr", empty_system=True)), "</s>")
     assert str(empty).startswith('{{ if ne (index .Messages 0).Role "system" }}<|system|>\n</s>\n{{ end }}{{ range')
 
 
 def test_what_go_cannot_say_is_left_to_ollama():
     assert LAYOUTS["llama3"].strips
-    assert go_template(jinja_of(TemplateSettings("llama3")), "</s>") is None
+    assert go_template(jinja_of(ChatTemplateSection(name="llama3")), "</s>") is None
     text = modelfile("a.gguf", template="{{ messages }}", eos="</s>", stops=[], parameters={})
     assert "\nTEMPLATE" not in text
     assert "# TEMPLATE: the one in the file" in text

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from zephyr.data.tokenize.templates import TemplateSettings, jinja_of
+from zephyr.data.tokenize.templates import jinja_of
 from zephyr.deliver.gguf import proof
 from zephyr.deliver.gguf.conversion import Loaded
 from zephyr.deliver.gguf.file import Header
@@ -14,6 +14,7 @@ from zephyr.deliver.gguf.reference import ids_of, log_probs, make_reference, ren
 from zephyr.deliver.gguf.tensors import read_sizes
 from zephyr.deliver.gguf.vocabulary import read_vocabulary
 from zephyr.models.tiny import tiny_model, tiny_tokenizer
+from zephyr.recipe.model_section import ChatTemplateSection
 from zephyr.records.messages import Message
 
 
@@ -44,7 +45,7 @@ class Stand:
 @pytest.fixture(scope="module")
 def loaded():
     tokenizer = tiny_tokenizer()
-    tokenizer.chat_template = jinja_of(TemplateSettings("zephyr", bos=True))
+    tokenizer.chat_template = jinja_of(ChatTemplateSection(name="zephyr", bos=True))
     return Loaded(tiny_model("llama", vocab_size=384), tokenizer)
 
 
@@ -129,7 +130,7 @@ def test_other_ids_are_shown_with_the_text(proven, loaded):
 
 
 def test_another_template_fails_though_it_is_rendered(proven, loaded):
-    done = proven(metadata={"tokenizer.chat_template": jinja_of(TemplateSettings("zephyr"))})
+    done = proven(metadata={"tokenizer.chat_template": jinja_of(ChatTemplateSection(name="zephyr"))})
     assert done.failures[0] == "the chat template in the file is another one"
     assert done.failures[1].startswith("the template renders '<|user|>")
     assert "instead of '<s><|user|>" in done.failures[1]

@@ -7,9 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from zephyr.data.read.sources import Source, open_source
+from zephyr.data.read.sources import open_source
 from zephyr.deliver.ui.votes import VoteFile
 from zephyr.errors import DataError
+from zephyr.recipe.data_section import DataSource
 from zephyr.records.messages import Message
 from zephyr.records.rows import Answer, prompt_id
 
@@ -23,7 +24,7 @@ LEFT, RIGHT = Answer("Jupiter.", "one"), Answer("Mars\n<b>!</b> \x1b[31m", "two"
 
 
 def read(path, kind):
-    return list(open_source(Source(str(path)), kind, data_dir=path.parent, offline=True))
+    return list(open_source(DataSource(path=str(path)), kind, data_dir=path.parent, offline=True))
 
 
 def test_a_vote_is_a_preference_that_training_reads(tmp_path):

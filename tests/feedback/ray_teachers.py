@@ -4,9 +4,9 @@ from functools import partial
 from pathlib import Path
 
 from zephyr.data.tokenize.encoding import DialogueEncoder
-from zephyr.data.tokenize.templates import TemplateSettings
 from zephyr.feedback.ray_stage import Opened, Opener
 from zephyr.models.loading import Source, load
+from zephyr.recipe.model_section import ChatTemplateSection
 from zephyr.teachers.local import LocalTeacher
 from zephyr.teachers.scripted import ScriptedJudge
 
@@ -17,7 +17,7 @@ def open_judge() -> Opened:
 
 def open_local(folder: str) -> Opened:
     loaded = load(Source(folder, offline=True), dtype="float32")
-    encoder = DialogueEncoder(loaded.tokenizer, TemplateSettings(name="own"))
+    encoder = DialogueEncoder(loaded.tokenizer, ChatTemplateSection(name="own"))
     return Opened(LocalTeacher(loaded.model, encoder, name="local"), folder)
 
 

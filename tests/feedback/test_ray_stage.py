@@ -9,7 +9,6 @@ import torch
 
 from tests.feedback.ray_teachers import JUDGE, OneByOne, local, open_judge, open_local
 from zephyr.data.tokenize.encoding import DialogueEncoder
-from zephyr.data.tokenize.templates import TemplateSettings
 from zephyr.errors import TeacherError
 from zephyr.feedback import ray_stage
 from zephyr.feedback.candidates import CandidateSettings, answer_prompts
@@ -17,6 +16,7 @@ from zephyr.feedback.judge import JudgeSettings, judge
 from zephyr.feedback.judged_files import write_judged
 from zephyr.feedback.ray_stage import Opened, Opener, Plan, RaySettings, rate_over_ray
 from zephyr.models.new_model import learn_tokenizer, new_model
+from zephyr.recipe.model_section import ChatTemplateSection
 from zephyr.records.rows import Answer, Rated
 from zephyr.teachers.ledger.ledger import Ledger
 from zephyr.teachers.ledger.prices import Cap
@@ -129,7 +129,7 @@ def test_a_cap_holds_for_all_partitions_together(in_process, tmp_path):
 def local_model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models") / "tiny"
     tokenizer = learn_tokenizer([], vocab_size=260, max_length=2048)
-    tokenizer.chat_template = DialogueEncoder(tokenizer, TemplateSettings()).chat_template
+    tokenizer.chat_template = DialogueEncoder(tokenizer, ChatTemplateSection()).chat_template
     sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
     sizes |= {"num_key_value_heads": 1, "max_position_embeddings": 2048}
     new_model("mistral", sizes, tokenizer, seed=0, dtype=torch.float32).save_pretrained(folder)

@@ -19,9 +19,9 @@ import torch
 from tokenizers import AddedToken
 
 from zephyr.data.tokenize.encoding import DialogueEncoder
-from zephyr.data.tokenize.templates import TemplateSettings
 from zephyr.models.new_model import learn_tokenizer, new_model, set_generation
 from zephyr.models.sampling import Sampling
+from zephyr.recipe.model_section import ChatTemplateSection
 from zephyr.records.messages import Message
 
 # Of the likeliest reply, which is all that is said at temperature 0, over each other one.
@@ -32,7 +32,7 @@ STARTS_WITHIN_SECONDS = 120.0
 def save_replying_model(folder: Path, replies: Sequence[str]) -> None:
     """Nothing; the folder holds a model that says the first of the replies, or by chance another one."""
     tokenizer = learn_tokenizer([], vocab_size=260, max_length=16_384)
-    encoder = DialogueEncoder(tokenizer, TemplateSettings())
+    encoder = DialogueEncoder(tokenizer, ChatTemplateSection())
     tokenizer.chat_template = encoder.chat_template
     tokenizer.add_tokens([AddedToken(reply, normalized=False) for reply in replies])
     width = len(tokenizer) + len(tokenizer) % 2

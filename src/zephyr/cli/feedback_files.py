@@ -3,16 +3,15 @@
 from pathlib import Path
 from typing import Literal, cast, get_args, overload
 
-from zephyr.data.read.sources import Records, Source, open_source
+from zephyr.data.read.sources import Records, open_source
 from zephyr.errors import DataError, did_you_mean
 from zephyr.feedback.binarize import gather
 from zephyr.judging import ASPECTS, OVERALL
+from zephyr.recipe.data_section import BadRows, DataSource
 from zephyr.records.fields import printable
-from zephyr.records.formats import Shape
-from zephyr.records.rows import Answer, Preference, Prompt, Rated
+from zephyr.records.rows import Answer, Preference, Prompt, Rated, Shape
 
 WRITTEN = ".jsonl"
-BadRows = Literal["stop", "drop"]
 
 
 @overload
@@ -31,7 +30,7 @@ def open_rows(
             f"there is no shape, got '{printable(shape)}'",
             did_you_mean(shape, get_args(Shape)).removeprefix("; "),
         )
-    source = Source(path, shape=cast("Shape", shape), bad_rows=bad_rows)
+    source = DataSource(path=path, shape=cast("Shape", shape), bad_rows=bad_rows)
     if kind == "rated":
         return open_source(source, "rated", data_dir=Path(), offline=offline)
     return open_source(source, "prompt", data_dir=Path(), offline=offline)
@@ -63,7 +62,7 @@ def open_answers(path: str, *, shape: str, bad_rows: BadRows, offline: bool) -> 
 
 def _open_pairs(path: str, *, bad_rows: BadRows, offline: bool) -> list[Rated] | None:
     try:
-        records = open_source(Source(path, bad_rows=bad_rows), "preference", data_dir=Path(), offline=offline)
+        records = open_source(DataSource(path=path, bad_rows=bad_rows), "preference", data_dir=Path(), offline=offline)
     except DataError:
         return None
     return [_answers_of(record) for record in records]
@@ -71,7 +70,7 @@ def _open_pairs(path: str, *, bad_rows: BadRows, offline: bool) -> list[Rated] |
 
 def _holds_prompts(path: str, *, bad_rows: BadRows, offline: bool) -> bool:
     try:
-        prompts = open_source(Source(path, bad_rows=bad_rows), "prompt", data_dir=Path(), offline=offline)
+        prompts = open_source(DataSource(path=path, bad_rows=bad_rows), "prompt", data_dir=Path(), offline=offline)
     except DataError:
         return False
     return set(prompts.shapes.values()) == {"prompt"}

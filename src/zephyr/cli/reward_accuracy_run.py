@@ -11,10 +11,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from zephyr.data.read.sources import Source as RowSource
 from zephyr.data.read.sources import open_source
 from zephyr.data.tokenize.encoding import DialogueEncoder
-from zephyr.data.tokenize.templates import TemplateSettings
 from zephyr.errors import DataError, ModelError
 from zephyr.evaluate.harness.finished import FinishedRequests
 from zephyr.evaluate.preference import Pair, PreferenceMetrics
@@ -24,6 +22,8 @@ from zephyr.models.loading import Source, load_model, load_tokenizer, num_embedd
 from zephyr.models.placement import placement
 from zephyr.models.weight_hash import weights_hash
 from zephyr.progress import show_progress
+from zephyr.recipe.data_section import DataSource
+from zephyr.recipe.model_section import ChatTemplateSection
 from zephyr.records.fields import Json, printable
 from zephyr.records.rows import Preference
 
@@ -114,9 +114,9 @@ def _metric_fields(metrics: PreferenceMetrics) -> dict[str, Json]:
 def _encoded(run: RewardRun) -> _Encoded:
     """The pairs as ids of the policy's tokenizer, those left out counted."""
     drop = run.bad_rows == "drop"
-    source = RowSource(run.pairs, bad_rows="drop" if drop else "stop", max_rows=run.limit)
+    source = DataSource(path=run.pairs, bad_rows="drop" if drop else "stop", max_rows=run.limit)
     rows = open_source(source, "preference", data_dir=Path(), offline=run.offline)
-    encoder = DialogueEncoder(load_tokenizer(Source(run.policy, offline=run.offline)), TemplateSettings(name="own"))
+    encoder = DialogueEncoder(load_tokenizer(Source(run.policy, offline=run.offline)), ChatTemplateSection(name="own"))
     left_out: Counter[str] = Counter({str(reason): count for reason, count in rows.counts.items()})
     held: list[HeldPair] = []
     for row in islice(rows, run.limit):

@@ -4,10 +4,10 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 
 from zephyr.data.tokenize.encoding import DialogueEncoder
-from zephyr.data.tokenize.templates import TemplateSettings
 from zephyr.models.loading import Loaded
 from zephyr.models.sampling import Sampling
 from zephyr.models.streaming import stream_answer
+from zephyr.recipe.model_section import ChatTemplateSection
 from zephyr.records.messages import Message
 
 LEAVE = ("/exit", "/quit")
@@ -21,7 +21,7 @@ class Speaker:
         self.name = name
         self._loaded = loaded
         # That layout stands in its tokenizer.
-        self._encoder = DialogueEncoder(loaded.tokenizer, TemplateSettings(name="own"))
+        self._encoder = DialogueEncoder(loaded.tokenizer, ChatTemplateSection(name="own"))
 
     def answer(self, messages: Sequence[Message], sampling: Sampling) -> Generator[str, None, None]:
         """The answer in pieces; the model stops writing when the pieces are no longer wanted."""

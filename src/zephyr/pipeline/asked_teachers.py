@@ -12,6 +12,7 @@ from typing import Literal, TypeAlias
 from urllib.parse import urlsplit
 
 from zephyr.errors import TeacherError
+from zephyr.recipe.model_section import ChatTemplateSection
 from zephyr.recipe.teacher_section import EndpointSection, LocalSection, ScriptedSection, TeacherSection, VllmSection
 from zephyr.teachers.ledger.cached_teacher import LedgeredTeacher
 from zephyr.teachers.ledger.ledger import Ledger
@@ -139,7 +140,6 @@ def _scripted(section: ScriptedSection, part: str, options: TeacherOptions) -> t
 
 def _local(folder: str, options: TeacherOptions) -> tuple[Teacher, str]:
     from zephyr.data.tokenize.encoding import DialogueEncoder
-    from zephyr.data.tokenize.templates import TemplateSettings
     from zephyr.models.loading import Source, load
     from zephyr.models.placement import placement
     from zephyr.models.weight_hash import weights_hash
@@ -147,7 +147,7 @@ def _local(folder: str, options: TeacherOptions) -> tuple[Teacher, str]:
     device, dtype = placement()
     loaded = load(Source(folder, offline=options.offline), dtype=dtype, device=device)
     # The layout that the model was trained with stands in its tokenizer.
-    encoder = DialogueEncoder(loaded.tokenizer, TemplateSettings(name="own"))
+    encoder = DialogueEncoder(loaded.tokenizer, ChatTemplateSection(name="own"))
     from zephyr.teachers.local import LocalTeacher
 
     teacher = LocalTeacher(loaded.model, encoder, name=folder)
@@ -156,7 +156,6 @@ def _local(folder: str, options: TeacherOptions) -> tuple[Teacher, str]:
 
 def _vllm(section: VllmSection, options: TeacherOptions) -> tuple[Teacher, str]:
     from zephyr.data.tokenize.encoding import DialogueEncoder
-    from zephyr.data.tokenize.templates import TemplateSettings
     from zephyr.models.loading import Source, load_tokenizer
     from zephyr.models.weight_hash import resolved_revision
     from zephyr.teachers.vllm_engine import EngineSettings, is_installed, not_installed, open_vllm
@@ -164,7 +163,7 @@ def _vllm(section: VllmSection, options: TeacherOptions) -> tuple[Teacher, str]:
     if not is_installed():
         raise not_installed()
     source = Source(section.model, section.revision, offline=options.offline)
-    encoder = DialogueEncoder(load_tokenizer(source), TemplateSettings(name="own"))
+    encoder = DialogueEncoder(load_tokenizer(source), ChatTemplateSection(name="own"))
     settings = EngineSettings(
         section.revision, section.num_gpus, section.memory_share, section.max_length, seed=options.seed
     )

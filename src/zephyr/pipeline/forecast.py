@@ -21,7 +21,7 @@ from zephyr.data.tokenize.loss_mask_stats import Supervision
 from zephyr.data.tokenize.truncation import Loss, TruncationReport, fit_dialogue, fit_preference, split_text
 from zephyr.errors import DataError
 from zephyr.pipeline.inputs import Trains
-from zephyr.pipeline.tokens import check_losses, none_left, refuse_completions, window_of
+from zephyr.pipeline.tokens import none_left, refuse_completions
 from zephyr.recipe.schema import Recipe
 from zephyr.recipe.stage_sections import AlignSection, SftSection
 from zephyr.records.rows import Chat, Preference, Rated, Record, Text
@@ -137,25 +137,24 @@ def _account(stage: Stage, measured: Measured, longest: Measured | None) -> Iter
     yield f"{looked_at}: {measured.report.summary()}"
     if measured.supervision is not None:
         yield f"{looked_at}: {measured.supervision.summary()}"
-    data = stage.section.data
     if stage.counts_bytes:
         return
     if longest is None:
-        check_losses(data, measured.report)
+        measured.report.check()
         if measured.supervision is not None and isinstance(stage.section, SftSection):
             measured.supervision.check(loss_on=stage.section.objective.loss_on)
         return
     for report in (measured.report, longest.report):
-        report.check(max_rows_share=1, max_tokens_share=1, unfit="drop" if data.truncation.rule == "drop" else "stop")
+        report.check(shares=False)
     try:
-        check_losses(data, measured.report)
+        measured.report.check()
     except DataError as error:
         yield f"warning: the run will stop if all rows are like the sample: {error.what}; {error.remedy}"
 
 
 def _measured(stage: Stage, rows: Sequence[Record]) -> Measured:
     supervision = Supervision(stage.encoder.stop_ids) if isinstance(stage.section, SftSection) else None
-    report = TruncationReport(window_of(stage.section.data))
+    report = TruncationReport(stage.section.data)
     for row in rows:
         for loss in _losses(stage, row, supervision):
             report.add(row.name, loss)
@@ -163,19 +162,19 @@ def _measured(stage: Stage, rows: Sequence[Record]) -> Measured:
 
 
 def _losses(stage: Stage, row: Record, supervision: Supervision | None) -> Iterator[Loss]:
-    window, encoder = window_of(stage.section.data), stage.encoder
+    data, encoder = stage.section.data, stage.encoder
     if isinstance(row, Text):
-        for encoded in split_text(encoder.text(row.text), window.max_length):
-            yield fit_dialogue(encoded, window).loss
+        for encoded in split_text(encoder.text(row.text), data):
+            yield fit_dialogue(encoded, data).loss
     elif isinstance(row, Chat) and isinstance(stage.section, SftSection):
-        fitted = fit_dialogue(encoder.dialogue(row.messages, loss_on=stage.section.objective.loss_on), window)
+        fitted = fit_dialogue(encoder.dialogue(row.messages, loss_on=stage.section.objective.loss_on), data)
         if supervision is not None and fitted.loss.usable:
             supervision.add(fitted.encoded)
         yield fitted.loss
     elif isinstance(row, Preference) and isinstance(stage.section, AlignSection):
         refuse_completions(stage.section, row)
         completions = [encoder.completion(text) for text in row.completions]
-        yield fit_preference(encoder.prompt(row.prompt), completions, window).loss
+        yield fit_preference(encoder.prompt(row.prompt), completions, data).loss
 
 
 def _steps(stage: Stage, num_examples: int, measured: Measured) -> str:

@@ -22,7 +22,6 @@ from zephyr.estimate.known_rows import known_rows
 from zephyr.estimate.work import RowLengths
 from zephyr.pipeline.foreseen import Foreseen, num_world_prompts
 from zephyr.pipeline.inputs import Trains, row_kind
-from zephyr.pipeline.tokens import window_of
 from zephyr.recipe.data_section import DataSource
 from zephyr.recipe.schema import Recipe
 from zephyr.recipe.stage_sections import AlignSection, SftSection
@@ -93,20 +92,20 @@ def _measured(rows: Iterable[Record], num_rows: int, section: Trains, encoder: D
 
 
 def _examples(row: Record, section: Trains, encoder: DialogueEncoder) -> Iterator[Example]:
-    window = window_of(section.data)
+    data = section.data
     if isinstance(row, Preference):
-        fitted = fit_preference(encoder.prompt(row.prompt), [encoder.completion(c) for c in row.completions], window)
+        fitted = fit_preference(encoder.prompt(row.prompt), [encoder.completion(c) for c in row.completions], data)
         if fitted.loss.usable:
             yield Comparison(row.name, fitted.prompt, fitted.completions, row.ratings)
         return
     if isinstance(row, Text):
-        pieces = list(split_text(encoder.text(row.text), window.max_length))
+        pieces = list(split_text(encoder.text(row.text), data))
     else:
         assert isinstance(row, Chat)
         assert isinstance(section, SftSection)
         pieces = [encoder.dialogue(row.messages, loss_on=section.objective.loss_on)]
     for piece in pieces:
-        cut = fit_dialogue(piece, window)
+        cut = fit_dialogue(piece, data)
         if cut.loss.usable:
             yield Dialogue(row.name, cut.encoded.ids, cut.encoded.scored)
 

@@ -25,8 +25,8 @@ def prepare_rows(work: Work, encoder: DialogueEncoder) -> Facts:
 
     def prepare(tokens: Path) -> Facts:
         if isinstance(section, PretrainSection):
-            texts, longest = stage_rows(recipe, data, Text, before), data.max_length
-            return store_dialogues(tokens, data, texts, lambda row: split_text(encoder.text(row.text), longest))
+            texts = stage_rows(recipe, data, Text, before)
+            return store_dialogues(tokens, data, texts, lambda row: split_text(encoder.text(row.text), data))
         if isinstance(section, AlignSection):
             return store_preferences(tokens, section, stage_rows(recipe, data, Preference, before), encoder)
         loss_on = section.objective.loss_on

@@ -4,7 +4,6 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from zephyr.data.tokenize.encoding import DialogueEncoder
-from zephyr.data.tokenize.templates import TemplateSettings
 from zephyr.errors import RecipeError
 from zephyr.models.loading import Source, Tokenizer, TrustedCode, load_model, load_tokenizer
 from zephyr.models.new_model import MIN_VOCABULARY, learn_tokenizer
@@ -43,7 +42,7 @@ def base_source(recipe: Recipe) -> Source:
 
 def encoder_for(tokenizer: Tokenizer, recipe: Recipe, stage: str) -> DialogueEncoder:
     """The recipe's way from dialogues to tokens in a stage."""
-    return DialogueEncoder(tokenizer, TemplateSettings(**recipe.template_of(stage).model_dump()))
+    return DialogueEncoder(tokenizer, recipe.template_of(stage))
 
 
 def starting_source(work: Work, stage: str | None = None) -> Source:

@@ -7,15 +7,15 @@ from typing import TypeVar
 
 from zephyr.atomic import discard, replace_text
 from zephyr.data.read.stage_rows import Accounts, Part, Rows
-from zephyr.data.tokenize.encoding import DialogueEncoder, Encoded, LossOn
+from zephyr.data.tokenize.encoding import DialogueEncoder, Encoded
 from zephyr.data.tokenize.loss_mask_stats import Supervision
 from zephyr.data.tokenize.token_store import DialogueStore, PreferenceStore
 from zephyr.data.tokenize.token_writer import TokenWriter
-from zephyr.data.tokenize.truncation import TruncationReport, Window, fit_dialogue, fit_preference
+from zephyr.data.tokenize.truncation import TruncationReport, fit_dialogue, fit_preference
 from zephyr.errors import DataError
 from zephyr.recipe.data_section import DataSection
 from zephyr.recipe.stage_sections import AlignSection
-from zephyr.recipe.train_section import ListwiseObjective
+from zephyr.recipe.train_section import ListwiseObjective, LossOn
 from zephyr.records.rows import Chat, Preference, Text
 from zephyr.runs.layout import TOKENS
 from zephyr.runs.ranks import is_leader, wait_until
@@ -55,19 +55,19 @@ def store_dialogues(
 
     `supervision` counts what is learned of them. Raises DataError where that cannot be meant.
     """
-    window, facts = window_of(data), Facts()
+    facts = Facts()
     for part in PARTS:
-        report = TruncationReport(window)
+        report = TruncationReport(data)
         with TokenWriter(tokens / part, "dialogues") as writer:
             encoded_rows = ((row.name, encoded) for row in rows.part(part) for encoded in encode(row))
             for name, encoded in encoded_rows:
-                fitted = fit_dialogue(encoded, window)
+                fitted = fit_dialogue(encoded, data)
                 if not report.add(name, fitted.loss):
                     continue
                 writer.add_dialogue(name, fitted.encoded.ids, fitted.encoded.scored)
                 if supervision is not None and part == "train":
                     supervision.add(fitted.encoded)
-        facts |= _close(tokens, data, part, report, rows.accounts)
+        facts |= _close(tokens, part, report, rows.accounts)
     if supervision is not None:
         supervision.check(loss_on=loss_on)
         facts["learned"] = {role: round(share.value, 4) for role, share in supervision.shares().items()}
@@ -77,17 +77,16 @@ def store_dialogues(
 def store_preferences(tokens: Path, section: AlignSection, rows: Rows[Preference], encoder: DialogueEncoder) -> Facts:
     """The facts; afterwards the rows stand in the folder as stores of preferences."""
     data, facts = section.data, Facts()
-    window = window_of(data)
     for part in PARTS:
-        report = TruncationReport(window)
+        report = TruncationReport(data)
         with TokenWriter(tokens / part, "preferences") as writer:
             for row in rows.part(part):
                 refuse_completions(section, row)
                 completions = [encoder.completion(text) for text in row.completions]
-                fitted = fit_preference(encoder.prompt(row.prompt), completions, window)
+                fitted = fit_preference(encoder.prompt(row.prompt), completions, data)
                 if report.add(row.name, fitted.loss):
                     writer.add_preference(row.name, fitted.prompt, fitted.completions, row.ratings)
-        facts |= _close(tokens, data, part, report, rows.accounts)
+        facts |= _close(tokens, part, report, rows.accounts)
     return facts
 
 
@@ -113,12 +112,12 @@ def refuse_completions(section: AlignSection, row: Preference) -> None:
         raise DataError(row.name, what, "choose the objective that fits this data, or rebuild the data for it")
 
 
-def _close(tokens: Path, data: DataSection, part: str, report: TruncationReport, accounts: Accounts) -> Facts:
+def _close(tokens: Path, part: str, report: TruncationReport, accounts: Accounts) -> Facts:
     """The facts of one part. A DataError if nothing is left of it to train on, or if more was lost than may be."""
     is_train = part == "train"
     if is_train and not (report.rows["whole"] or report.rows["cut"]):
         raise none_left(accounts, report.summary())
-    check_losses(data, report)
+    report.check()
     replace_text(tokens / f"truncation-{part}.json", json.dumps(report.to_fields(), indent=1))
     if not is_train:
         return {"held_out": report.rows.total()}
@@ -129,22 +128,7 @@ def _close(tokens: Path, data: DataSection, part: str, report: TruncationReport,
     return facts
 
 
-def check_losses(data: DataSection, report: TruncationReport) -> None:
-    """Nothing. Raises DataError where the window takes more from the rows than the section allows."""
-    limits = data.truncation
-    report.check(
-        max_rows_share=limits.max_rows_share,
-        max_tokens_share=limits.max_tokens_share,
-        unfit="drop" if limits.rule == "drop" else "stop",
-    )
-
-
 def none_left(accounts: Accounts, otherwise: str = "") -> DataError:
     """The error for a stage without a row to train on, which says what took them; `otherwise` if no filter did."""
     counted = "; ".join(line.strip() for line in accounts.lines()) or otherwise
     return DataError("training rows", f"none is left ({counted})", "loosen the filters, or give other data")
-
-
-def window_of(data: DataSection) -> Window:
-    """The longest sequence of a stage and what is done with longer ones."""
-    return Window(data.max_length, data.truncation.rule, data.max_prompt_length)

@@ -5,11 +5,9 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from zephyr.recipe.section import FREE, Section
+from zephyr.records.rows import Shape
 
-Shape = Literal[
-    "auto", "messages", "prompt_completion", "preference", "ultrafeedback", "rated", "sharegpt", "alpaca", "kto",
-    "hh_rlhf", "oasst_tree", "text", "prompt",
-]  # fmt: skip
+BadRows = Literal["stop", "drop"]
 
 
 class DataSource(Section):
@@ -23,14 +21,12 @@ class DataSource(Section):
     )
     config: str | None = Field(None, description="configuration of a hub data set")
     revision: str | None = Field(None, description="branch, tag or commit on the hub")
-    shape: Shape = Field("auto", description="what the rows look like; auto: told by their fields")
+    shape: Literal["auto", Shape] = Field("auto", description="what the rows look like; auto: told by their fields")
     columns: dict[str, str] = Field(default_factory=dict, description="our name of a field: its name in the rows")
     where: dict[str, str] = Field(default_factory=dict, description="keep rows whose field has this value")
     weight: float = Field(1.0, gt=0, description="share of the rows that is taken; above 1 they are repeated")
     max_rows: int | None = Field(None, ge=1, description="at most this many rows")
-    bad_rows: Literal["stop", "drop"] = Field(
-        "stop", description="rows that cannot be used: stop, or count and leave out"
-    )
+    bad_rows: BadRows = Field("stop", description="rows that cannot be used: stop, or count and leave out")
     license: str | None = Field(None, description="licence of the data, for the model card", json_schema_extra=FREE)
 
 
@@ -44,7 +40,7 @@ class RefusalFilter(Section):
     """Drops answers that refuse or speak of themselves as a language model."""
 
     name: Literal["refusals"]
-    phrases: list[str] = Field(
+    phrases: list[Annotated[str, Field(pattern=r"[^\s*_#]")]] = Field(
         default_factory=list, description="further phrases, beside the list of the documentation"
     )
 

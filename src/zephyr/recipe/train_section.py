@@ -13,6 +13,7 @@ PairLoss = Literal[
     "sigmoid", "sigmoid_norm", "robust", "hinge", "ipo", "ipo_sum", "exo_pair", "nca_pair", "bco_pair", "sppo_hard",
     "apo_zero", "apo_down", "discopop", "aot", "aot_unpaired", "kto_pair",
 ]  # fmt: skip
+LossOn = Literal["assistant", "everything"]
 Divergence = Literal["reverse_kl", "forward_kl", "js_divergence", "alpha_divergence"]
 
 
@@ -89,7 +90,7 @@ class SftObjective(Section):
     """Imitation of the assistant's turns, or of everything."""
 
     name: Literal["sft"] = "sft"
-    loss_on: Literal["assistant", "everything"] = Field(
+    loss_on: LossOn = Field(
         "assistant", description="tokens that count; the published Zephyr runs trained on everything"
     )
 

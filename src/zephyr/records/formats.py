@@ -22,19 +22,15 @@ from zephyr.records.fields import SHOWN_CHARACTERS, SHOWN_FAULTS, Fault, Row, li
 from zephyr.records.messages import Message, MessageFault, Messages, find_message_faults
 from zephyr.records.preference_formats import from_hh_rlhf, from_kto, from_preference
 from zephyr.records.rated_formats import from_rated, from_ultrafeedback
-from zephyr.records.rows import Chat, Kind, Preference, Prompt, Rated, Record, Text
+from zephyr.records.rows import Chat, Kind, Preference, Prompt, Rated, Record, Shape, Text
 from zephyr.records.tree_formats import tree_chats, tree_preferences
 from zephyr.records.values import Fields, UnusableError, filled_text, first_of
 
-Shape = Literal[
-    "messages", "prompt_completion", "preference", "ultrafeedback", "rated", "sharegpt", "alpaca", "kto", "hh_rlhf",
-    "oasst_tree", "text", "prompt",
-]  # fmt: skip
 TEXTS = ("text", "story", "content")
 Reader = Callable[[Row], Sequence[Record]]
 
 
-class Layout(NamedTuple):
+class KnownShape(NamedTuple):
     """What tells a shape, in words and as a rule, and the records that can be made of it."""
 
     fields: str
@@ -197,11 +193,11 @@ def _fits_kto(fields: Fields) -> bool:
 
 
 # In this order they are tried: what has more fields stands before what it would be mistaken for.
-SHAPES: Mapping[Shape, Layout] = {
-    "ultrafeedback": Layout(
+SHAPES: Mapping[Shape, KnownShape] = {
+    "ultrafeedback": KnownShape(
         "instruction, completions (response, annotations)", _fits_ultrafeedback, _rated(from_ultrafeedback)
     ),
-    "oasst_tree": Layout(
+    "oasst_tree": KnownShape(
         "prompt (role, text, replies)",
         _fits_tree,
         {
@@ -210,18 +206,18 @@ SHAPES: Mapping[Shape, Layout] = {
             "prompt": _tree_prompts,
         },
     ),
-    "rated": Layout(
+    "rated": KnownShape(
         "prompt, completion, score",
         lambda fields: _has(fields, PROMPTS, (*COMPLETIONS, "answers"), ("score", "answers")),
         _rated(from_rated),
     ),
-    "hh_rlhf": Layout("chosen, rejected (Human: ...)", _fits_hh_rlhf, _preference(from_hh_rlhf)),
-    "preference": Layout(
+    "hh_rlhf": KnownShape("chosen, rejected (Human: ...)", _fits_hh_rlhf, _preference(from_hh_rlhf)),
+    "preference": KnownShape(
         "prompt, chosen, rejected",
         lambda fields: _has(fields, ("chosen",), ("rejected",)) or _has(fields, ("completions",), ("ratings",)),
         _preference(from_preference),
     ),
-    "kto": Layout(
+    "kto": KnownShape(
         "prompt, completion, label",
         _fits_kto,
         {
@@ -229,16 +225,16 @@ SHAPES: Mapping[Shape, Layout] = {
             "prompt": _preference(from_kto)["prompt"],
         },
     ),
-    "messages": Layout("messages", lambda fields: "messages" in fields, _dialogue(from_messages)),
-    "sharegpt": Layout("conversations", lambda fields: "conversations" in fields, _dialogue(from_sharegpt)),
-    "alpaca": Layout(
+    "messages": KnownShape("messages", lambda fields: "messages" in fields, _dialogue(from_messages)),
+    "sharegpt": KnownShape("conversations", lambda fields: "conversations" in fields, _dialogue(from_sharegpt)),
+    "alpaca": KnownShape(
         "instruction, output",
         lambda fields: _has(fields, ("instruction",), ALPACA_ANSWERS),
         _dialogue(from_alpaca),
     ),
-    "prompt_completion": Layout(
+    "prompt_completion": KnownShape(
         "prompt, completion", lambda fields: _has(fields, PROMPTS, COMPLETIONS), _dialogue(from_prompt_completion)
     ),
-    "prompt": Layout("prompt", lambda fields: _has(fields, PROMPTS), {"prompt": _dialogue(from_prompt)["prompt"]}),
-    "text": Layout("text", lambda fields: _has(fields, TEXTS), {"text": _texts}),
+    "prompt": KnownShape("prompt", lambda fields: _has(fields, PROMPTS), {"prompt": _dialogue(from_prompt)["prompt"]}),
+    "text": KnownShape("text", lambda fields: _has(fields, TEXTS), {"text": _texts}),
 }

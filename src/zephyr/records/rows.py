@@ -12,6 +12,10 @@ from typing import Literal, NamedTuple
 from zephyr.records.messages import Messages
 
 Kind = Literal["text", "chat", "prompt", "rated", "preference"]
+Shape = Literal[
+    "messages", "prompt_completion", "preference", "ultrafeedback", "rated", "sharegpt", "alpaca", "kto", "hh_rlhf",
+    "oasst_tree", "text", "prompt",
+]  # fmt: skip
 
 _NO_RATINGS: Mapping[str, float | None] = {}
 

@@ -40,8 +40,6 @@ class BenchmarkIndex:
     """The words of evaluation sets, to look texts up in."""
 
     def __init__(self, benchmarks: Iterable[Benchmark], *, ngram: int) -> None:
-        if ngram < SHORTEST_PROMPT:
-            raise ValueError(f"overlap takes at least {SHORTEST_PROMPT} words in a row, got {ngram}")
         self._ngram = ngram
         self._prompts: list[Overlap] = []
         self._fragments: list[tuple[Overlap, str]] = []
@@ -73,6 +71,13 @@ class BenchmarkIndex:
                         found.setdefault(overlap.benchmark, overlap)
         return tuple(found.values())
 
+    def judge(self, record: Record) -> Verdict:
+        """`record`, dropped if one of its texts overlaps with a benchmark."""
+        overlaps = self.find(all_texts(record))
+        if not overlaps:
+            return Verdict(record)
+        return Verdict(None, f"overlaps with {overlaps[0].benchmark}", overlaps[0].shared)
+
     def _shared_prompts(self, of_words: Hashes) -> Iterator[int]:
         for length, table in self._tables.items():
             if len(of_words) < length or (len(of_words) > length < min(SHORTEST_INSIDE, self._ngram)):
@@ -84,23 +89,6 @@ class BenchmarkIndex:
             for start, row in zip(starts[hits], rows[hits], strict=True):
                 end = np.searchsorted(table.hashes, row, side="right")
                 yield from table.prompts[start:end].tolist()
-
-
-class DecontaminationFilter:
-    """Drops rows that overlap with an evaluation set."""
-
-    name = "decontamination"
-
-    def __init__(self, index: BenchmarkIndex, *, without_prompts: Sequence[str] = ()) -> None:
-        self._index = index
-        self.notes = tuple(f"{file} holds no prompts, so nothing was compared with it" for file in without_prompts)
-
-    def judge(self, record: Record) -> Verdict:
-        """What becomes of `record`."""
-        overlaps = self._index.find(all_texts(record))
-        if not overlaps:
-            return Verdict(record)
-        return Verdict(None, f"overlaps with {overlaps[0].benchmark}", overlaps[0].shared)
 
 
 def _sorted(hashes: list[Hashes], prompts: list[NDArray[np.int64]]) -> _Table:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from zephyr.data.filters.ngrams import Hashes, ngram_hashes, word_hashes
 from zephyr.data.filters.row_filter import Verdict, all_texts
+from zephyr.recipe.data_section import DuplicateFilter
 from zephyr.records.rows import Record
 
 Shingles = NDArray[np.uint32]
@@ -34,19 +35,15 @@ class Banding(NamedTuple):
     width: int
 
 
-class DuplicateFilter:
-    """Drops rows equal to an earlier one, or at least as similar to one as `threshold`; 1 leaves near ones alone."""
+class SeenRows:
+    """The rows seen so far, to find those equal to one of them, or at least as similar as the section's threshold."""
 
-    name = "duplicates"
-
-    def __init__(self, *, threshold: float) -> None:
-        if not 0 < threshold <= 1:
-            raise ValueError(f"a Jaccard similarity is above 0 and at most 1, got {threshold}")
+    def __init__(self, section: DuplicateFilter) -> None:
         self._first_of: dict[bytes, str] = {}
-        self._near = NearDuplicates(threshold) if threshold < 1 else None
+        self._near = NearDuplicates(section.threshold) if section.threshold < 1 else None
 
     def judge(self, record: Record) -> Verdict:
-        """What becomes of `record`."""
+        """`record`, dropped if it is a duplicate of an earlier row."""
         text = "\n".join(all_texts(record))
         exact = blake2b(normalized(text).encode(errors="replace"), digest_size=16).digest()
         first = self._first_of.get(exact)

@@ -144,35 +144,27 @@ _QUOTED = re.compile(
 _EMPHASIS = re.compile(r"[*_#]+")
 
 
-class RefusalFilter:
-    """Drops rows whose answers, where they are to be learnt, refuse or speak of themselves as a language model.
+def judge_refusals(own: Sequence[re.Pattern[str]], record: Record) -> Verdict:
+    """`record`, dropped if an answer to be learnt from refuses or speaks of itself as a language model.
 
     Of a row of rated answers the refusing ones are taken out. In a preference only the best completion counts: that
-    a refusal was rejected is worth learning.
+    a refusal was rejected is worth learning. `own` are the patterns of the recipe's phrases.
     """
-
-    name = "refusals"
-
-    def __init__(self, *, phrases: Sequence[str]) -> None:
-        self._own = tuple(own_phrase(phrase) for phrase in phrases)
-
-    def judge(self, record: Record) -> Verdict:
-        """What becomes of `record`."""
-        taught = [message.content for message in context(record) if message.role == "assistant"]
-        match record:
-            case Text():
-                taught.append(record.text)
-            case Preference() if len(record.completions) > 1 or record.ratings[0] > 0:
-                taught.append(record.completions[0])
-            case _:
-                pass
-        for text in taught:
-            fault = find_refusal(text, self._own)
-            if fault:
-                return Verdict(None, fault.reason, fault.evidence)
-        if isinstance(record, Rated):
-            return without_faulty_answers(record, lambda answer: find_refusal(answer.text, self._own))
-        return Verdict(record)
+    taught = [message.content for message in context(record) if message.role == "assistant"]
+    match record:
+        case Text():
+            taught.append(record.text)
+        case Preference() if len(record.completions) > 1 or record.ratings[0] > 0:
+            taught.append(record.completions[0])
+        case _:
+            pass
+    for text in taught:
+        fault = find_refusal(text, own)
+        if fault:
+            return Verdict(None, fault.reason, fault.evidence)
+    if isinstance(record, Rated):
+        return without_faulty_answers(record, lambda answer: find_refusal(answer.text, own))
+    return Verdict(record)
 
 
 def find_refusal(text: str, own: Sequence[re.Pattern[str]] = ()) -> Fault | None:
@@ -191,10 +183,7 @@ def find_refusal(text: str, own: Sequence[re.Pattern[str]] = ()) -> Fault | None
 
 def own_phrase(phrase: str) -> re.Pattern[str]:
     """A pattern for the whole words of `phrase`, in whatever case and with whatever apostrophes."""
-    plain = _plain(phrase)
-    if not plain:
-        raise ValueError(f"a phrase needs words, got {phrase!r}")
-    return re.compile(rf"(?<!\w){re.escape(plain)}(?!\w)")
+    return re.compile(rf"(?<!\w){re.escape(_plain(phrase))}(?!\w)")
 
 
 def _said(text: str) -> str:

@@ -1,7 +1,7 @@
-"""What a filter is: a judgement on one row after the other, which keeps it, changes it or drops it for a reason."""
+"""What a filter is: a function that keeps a row, changes it, or drops it for a reason; and the texts of a row."""
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from zephyr.records.messages import Messages
 from zephyr.records.rows import Answer, Chat, Preference, Prompt, Rated, Record, Text
@@ -15,17 +15,16 @@ class Verdict(NamedTuple):
     evidence: str = ""
 
 
-class RowFilter(Protocol):
-    """Judges rows in the order they come; may remember those it has seen, so each pass over data needs a new one."""
+class RowFilter(NamedTuple):
+    """A filter by its name in recipes and reports, its function, and notes for the report.
 
-    @property
-    def name(self) -> str:
-        """The filter's name in recipes and reports."""
-        ...
+    `judge` takes rows in the order they come. It may remember those it has seen, so each pass over data needs a new
+    filter.
+    """
 
-    def judge(self, record: Record) -> Verdict:
-        """What becomes of `record`."""
-        ...
+    name: str
+    judge: Callable[[Record], Verdict]
+    notes: tuple[str, ...] = ()
 
 
 class Fault(NamedTuple):

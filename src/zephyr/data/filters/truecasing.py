@@ -8,7 +8,6 @@ mark, and words with a capital inside (iPhone). Only letters change their case; 
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from zephyr.data.filters.row_filter import Verdict, all_texts, with_texts
 from zephyr.records.rows import Record
@@ -62,22 +61,14 @@ _COUNTERS = frozenset(
 )
 
 
-@dataclass(frozen=True)
-class TruecaseFilter:
-    """Changes the first letters of sentences; drops nothing."""
-
-    name: str = "truecase"
-
-    def judge(self, record: Record) -> Verdict:
-        """What becomes of `record`."""
-        changed = with_texts(record, truecase)
-        if changed is record:
-            return Verdict(record)
-        before, after = next(
-            pair for pair in zip(all_texts(record), all_texts(changed), strict=True) if pair[0] != pair[1]
-        )
-        first = next(place for place, pair in enumerate(zip(before, after, strict=True)) if pair[0] != pair[1])
-        return Verdict(changed, "capital letters", after[max(0, first - 30) : first + 50])
+def truecase_record(record: Record) -> Verdict:
+    """`record` with every text truecased; nothing is dropped."""
+    changed = with_texts(record, truecase)
+    if changed is record:
+        return Verdict(record)
+    before, after = next(pair for pair in zip(all_texts(record), all_texts(changed), strict=True) if pair[0] != pair[1])
+    first = next(place for place, pair in enumerate(zip(before, after, strict=True)) if pair[0] != pair[1])
+    return Verdict(changed, "capital letters", after[max(0, first - 30) : first + 50])
 
 
 def truecase(text: str) -> str:

@@ -7,7 +7,6 @@ How they are mixed is told in mixture.
 import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Generic, Literal, TypeVar, cast, overload
@@ -17,12 +16,13 @@ from zephyr.data.read.hub import HubRows, is_hub_id, open_hub
 from zephyr.data.read.record_cache import Spool
 from zephyr.data.read.splits import Split, parse_split
 from zephyr.errors import DataError
+from zephyr.recipe.data_section import DataSource
 from zephyr.records.fields import SHOWN_FAULTS, Fault, Row, printable
-from zephyr.records.formats import Shape, detect_shape, records_of, unknown_shape
+from zephyr.records.formats import detect_shape, records_of, unknown_shape
 from zephyr.records.lines import BLOCK_BYTES, opened
 from zephyr.records.messages import Messages
 from zephyr.records.reading import READERS, find_files, is_glob, nearest_entry, read_items
-from zephyr.records.rows import Chat, Kind, Preference, Prompt, Rated, Record, Text, prompt_id
+from zephyr.records.rows import Chat, Kind, Preference, Prompt, Rated, Record, Shape, Text, prompt_id
 
 R = TypeVar("R", bound=Record)
 
@@ -30,26 +30,10 @@ R = TypeVar("R", bound=Record)
 _UNCOUNTED = 2**62
 
 
-@dataclass(frozen=True)
-class Source:
-    """Rows of one file, folder, glob or data set on the hub, as a recipe has it."""
-
-    path: str
-    split: str = "train"
-    config: str | None = None
-    revision: str | None = None
-    shape: Shape | Literal["auto"] = "auto"
-    columns: Mapping[str, str] = field(default_factory=dict)
-    where: Mapping[str, str] = field(default_factory=dict)
-    weight: float = 1.0
-    max_rows: int | None = None
-    bad_rows: Literal["stop", "drop"] = "stop"
-
-
 class Records(Generic[R]):
     """The records of a source, in its order, as often as wanted; `counts` has the rows left out, by reason."""
 
-    def __init__(self, source: Source, spool: Spool[R], counts: Counter[str], shapes: Mapping[str, Shape]) -> None:
+    def __init__(self, source: DataSource, spool: Spool[R], counts: Counter[str], shapes: Mapping[str, Shape]) -> None:
         self.source = source
         self.counts = counts
         self.shapes = shapes
@@ -70,18 +54,18 @@ class Records(Generic[R]):
 
 
 @overload
-def open_source(source: Source, kind: Literal["text"], *, data_dir: Path, offline: bool) -> Records[Text]: ...
+def open_source(source: DataSource, kind: Literal["text"], *, data_dir: Path, offline: bool) -> Records[Text]: ...
 @overload
-def open_source(source: Source, kind: Literal["chat"], *, data_dir: Path, offline: bool) -> Records[Chat]: ...
+def open_source(source: DataSource, kind: Literal["chat"], *, data_dir: Path, offline: bool) -> Records[Chat]: ...
 @overload
-def open_source(source: Source, kind: Literal["prompt"], *, data_dir: Path, offline: bool) -> Records[Prompt]: ...
+def open_source(source: DataSource, kind: Literal["prompt"], *, data_dir: Path, offline: bool) -> Records[Prompt]: ...
 @overload
-def open_source(source: Source, kind: Literal["rated"], *, data_dir: Path, offline: bool) -> Records[Rated]: ...
+def open_source(source: DataSource, kind: Literal["rated"], *, data_dir: Path, offline: bool) -> Records[Rated]: ...
 @overload
 def open_source(
-    source: Source, kind: Literal["preference"], *, data_dir: Path, offline: bool
+    source: DataSource, kind: Literal["preference"], *, data_dir: Path, offline: bool
 ) -> Records[Preference]: ...
-def open_source(source: Source, kind: Kind, *, data_dir: Path, offline: bool) -> Records[R]:
+def open_source(source: DataSource, kind: Kind, *, data_dir: Path, offline: bool) -> Records[R]:
     """The records of `kind` in a source, read whole and checked.
 
     A DataError says all rows that cannot be used, the first five in words, unless `bad_rows` is "drop": then they
@@ -98,7 +82,7 @@ def open_source(source: Source, kind: Kind, *, data_dir: Path, offline: bool) ->
 class _Gathering(Generic[R]):
     """What has been read of a source so far."""
 
-    def __init__(self, source: Source, kind: Kind) -> None:
+    def __init__(self, source: DataSource, kind: Kind) -> None:
         self._source = source
         self._kind = kind
         self._spool: Spool[R] = Spool(kind)
@@ -187,7 +171,7 @@ class _Gathering(Generic[R]):
         return merged
 
 
-def source_hash(source: Source, data_dir: Path, *, offline: bool = False) -> str:
+def source_hash(source: DataSource, data_dir: Path, *, offline: bool = False) -> str:
     """The SHA-256 of the names and bytes of a source's files, or of the commit of its data set on the hub."""
     digest = hashlib.sha256()
     files = _locate(source, data_dir)
@@ -209,7 +193,7 @@ def held_out(prompt: Messages, share: float, seed: int) -> bool:
     return int.from_bytes(digest[:8], "big") < share * 2**64
 
 
-def _items(source: Source, data_dir: Path, *, offline: bool) -> Iterator[tuple[str, Row | Fault]]:
+def _items(source: DataSource, data_dir: Path, *, offline: bool) -> Iterator[tuple[str, Row | Fault]]:
     """The rows of the source's split, each with the file it stands in, or with nothing for the hub."""
     files = _locate(source, data_dir)
     split = parse_split(source.split, printable(source.path))
@@ -224,12 +208,12 @@ def _items(source: Source, data_dir: Path, *, offline: bool) -> Iterator[tuple[s
     yield from islice(items, chosen.start, chosen.stop)
 
 
-def _hub_rows(source: Source, *, offline: bool) -> HubRows:
+def _hub_rows(source: DataSource, *, offline: bool) -> HubRows:
     split = parse_split(source.split, source.path)
     return open_hub(source.path, source.config, split=split.name, revision=source.revision, offline=offline)
 
 
-def _locate(source: Source, data_dir: Path) -> list[Path] | None:
+def _locate(source: DataSource, data_dir: Path) -> list[Path] | None:
     """The files of a source; None if it is on the hub."""
     path = data_dir / Path(source.path).expanduser()
     if path.exists() or is_glob(path):
@@ -256,7 +240,7 @@ def _files_of_split(files: list[Path], split: Split) -> list[Path]:
     raise DataError(printable(str(files[0].parent)), f"no file is named after the split '{split.name}'", remedy)
 
 
-def _conditions(source: Source) -> str:
+def _conditions(source: DataSource) -> str:
     return printable(" and ".join(f"{name}: {value}" for name, value in source.where.items()))
 
 

@@ -11,7 +11,7 @@ from zephyr.data.filters.apply import apply_filters, build_filter
 from zephyr.data.filters.report import FilterReport
 from zephyr.data.filters.row_filter import RowFilter
 from zephyr.data.read.mixture import mix
-from zephyr.data.read.sources import Records, Source, held_out, open_source, source_hash
+from zephyr.data.read.sources import Records, held_out, open_source, source_hash
 from zephyr.errors import DataError, Problems
 from zephyr.recipe.data_section import DataSection, DataSource, Filter
 from zephyr.recipe.schema import Recipe
@@ -85,24 +85,24 @@ class Accounts:
 
 def hash_of_source(recipe: Recipe, source: DataSource) -> str:
     """The content hash of a source, which the name of a stage depends on."""
-    return source_hash(_plain(source), recipe.data_dir, offline=recipe.offline)
+    return source_hash(source, recipe.data_dir, offline=recipe.offline)
 
 
 def open_records(recipe: Recipe, source: DataSource, kind: type[R]) -> Records[R]:
     """The records of one source, of one kind of record."""
-    plain, where, offline = _plain(source), recipe.data_dir, recipe.offline
+    where, offline = recipe.data_dir, recipe.offline
     opened: object
     match KINDS[kind]:
         case "text":
-            opened = open_source(plain, "text", data_dir=where, offline=offline)
+            opened = open_source(source, "text", data_dir=where, offline=offline)
         case "chat":
-            opened = open_source(plain, "chat", data_dir=where, offline=offline)
+            opened = open_source(source, "chat", data_dir=where, offline=offline)
         case "prompt":
-            opened = open_source(plain, "prompt", data_dir=where, offline=offline)
+            opened = open_source(source, "prompt", data_dir=where, offline=offline)
         case "rated":
-            opened = open_source(plain, "rated", data_dir=where, offline=offline)
+            opened = open_source(source, "rated", data_dir=where, offline=offline)
         case "preference":
-            opened = open_source(plain, "preference", data_dir=where, offline=offline)
+            opened = open_source(source, "preference", data_dir=where, offline=offline)
     return cast("Records[R]", opened)
 
 
@@ -119,7 +119,7 @@ def open_all(recipe: Recipe, sources: Sequence[DataSource], kind: type[R]) -> li
 
 def filters_of(recipe: Recipe, sections: Sequence[Filter]) -> list[RowFilter]:
     """The filters, new for one pass over rows. Raises DataError where an evaluation set they need is not there."""
-    return [build_filter(one.name, one.model_dump(exclude={"name"}), data_dir=recipe.data_dir) for one in sections]
+    return [build_filter(section, data_dir=recipe.data_dir) for section in sections]
 
 
 def name_of(source: DataSource) -> str:
@@ -165,7 +165,3 @@ def _expected(made_before: Path | None) -> Path:
     if made_before is None:
         raise DataError("data.sources", "is empty, and no stage before has made data", "name a source")
     return made_before
-
-
-def _plain(source: DataSource) -> Source:
-    return Source(**source.model_dump(exclude={"license"}))

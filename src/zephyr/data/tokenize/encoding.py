@@ -6,9 +6,8 @@ of a prompt and of a completion are those inside the dialogue. How long a row ma
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from itertools import groupby, takewhile
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -21,14 +20,14 @@ from zephyr.data.tokenize.templates import (
     LayoutTemplate,
     Piece,
     Template,
-    TemplateSettings,
     jinja_of,
 )
 from zephyr.data.tokenize.tokenizer_template import OwnTemplate
 from zephyr.errors import ModelError, RecipeError
+from zephyr.recipe.model_section import ChatTemplateSection
+from zephyr.recipe.train_section import LossOn
 from zephyr.records.messages import Message
 
-LossOn = Literal["assistant", "everything"]
 _PROBE = (Message("user", "a"),)
 
 
@@ -52,10 +51,10 @@ class Encoded(NamedTuple):
 class DialogueEncoder:
     """Turns messages into ids under one chat template; raises ModelError if the tokenizer does not fit it."""
 
-    def __init__(self, tokenizer: Tokenizer, settings: TemplateSettings) -> None:
-        self.settings, self._template, controls, own = _resolve(tokenizer, settings)
+    def __init__(self, tokenizer: Tokenizer, section: ChatTemplateSection) -> None:
+        self.section, self._template, controls, own = _resolve(tokenizer, section)
         #: The template to store in the tokenizer, so that others render what was trained on.
-        self.chat_template = jinja_of(self.settings, own=own)
+        self.chat_template = jinja_of(self.section, own=own)
         self._plain = PlainText(tokenizer, controls)
         self._ids = {control: self._plain.control_id(control) for control in controls}
         self._bos = tokenizer.bos_token if _begins_with_bos(tokenizer) else None
@@ -81,7 +80,7 @@ class DialogueEncoder:
     def completion(self, text: str) -> Ids:
         """The ids of an answer and its stop token, and with `extra_eos` all that follows in a dialogue's end."""
         pieces = self._template.answer(text)
-        if not self.settings.extra_eos:
+        if not self.section.extra_eos:
             pieces = pieces[: _stop_index(pieces) + 1]
         return self._encode([*pieces, *self._extra_eos()], self._prompt_ends, "everything").ids
 
@@ -97,7 +96,7 @@ class DialogueEncoder:
         return self._plain.decode(list(takewhile(lambda token: token not in self.stop_ids, map(int, completion))))
 
     def _extra_eos(self) -> list[Piece]:
-        return [Piece(self._eos, control=True)] if self.settings.extra_eos and self._eos else []
+        return [Piece(self._eos, control=True)] if self.section.extra_eos and self._eos else []
 
     def _encode(self, pieces: Iterable[Piece], place: Place, loss_on: LossOn) -> Encoded:
         """The ids of `pieces`; texts between control tokens are encoded as one, but each answer by itself."""
@@ -119,7 +118,7 @@ class DialogueEncoder:
         return _with_mask(np.concatenate(ids), np.concatenate(roles), loss_on)
 
     def _tokens(self, text: str, place: Place) -> Tokens:
-        if place != "control" or not self.settings.legacy_space:
+        if place != "control" or not self.section.legacy_space:
             return self._plain.encode(text, place)
         if self._plain.has_dummy_space:
             return self._plain.encode(text, "start")
@@ -128,41 +127,41 @@ class DialogueEncoder:
 
 
 class _Resolved(NamedTuple):
-    """Settings without an open question, the template they name, its control tokens, and its jinja if it is own."""
+    """The section without an open question, the template it names, its control tokens, and its jinja if it is own."""
 
-    settings: TemplateSettings
+    section: ChatTemplateSection
     template: Template
     controls: tuple[str, ...]
     own: str
 
 
-def _resolve(tokenizer: Tokenizer, settings: TemplateSettings) -> _Resolved:
+def _resolve(tokenizer: Tokenizer, section: ChatTemplateSection) -> _Resolved:
     bos, eos = tokenizer.bos_token or "", tokenizer.eos_token or ""
-    if settings.extra_eos and not eos:
+    if section.extra_eos and not eos:
         raise RecipeError("chat_template.extra_eos", "the tokenizer has no eos token", "leave it out")
     ends = [token for token in (bos, eos) if token]
-    if settings.name == "own":
-        own = OwnTemplate(tokenizer, empty_system=settings.empty_system)
+    if section.name == "own":
+        own = OwnTemplate(tokenizer, empty_system=section.empty_system)
         begins = own.pieces(_PROBE)[0].text == bos
-        if settings.bos not in (None, begins):
+        if section.bos not in (None, begins):
             raise RecipeError(
                 "chat_template.bos",
-                f"the model's own template begins {'with' if begins else 'without'} a bos token, got {settings.bos}",
+                f"the model's own template begins {'with' if begins else 'without'} a bos token, got {section.bos}",
                 "leave it out, or choose another template",
             )
-        return _Resolved(replace(settings, bos=begins), own, tuple({*own.controls, *ends}), own.source)
-    if settings.bos and not bos:
+        return _Resolved(section.model_copy(update={"bos": begins}), own, tuple({*own.controls, *ends}), own.source)
+    if section.bos and not bos:
         raise RecipeError("chat_template.bos", "the tokenizer has no bos token", "leave it out or set it to false")
-    layout = LAYOUTS[settings.name]
+    layout = LAYOUTS[section.name]
     if not (layout.stop or eos):
         raise ModelError(
-            f"chat template {settings.name}",
+            f"chat template {section.name}",
             "ends messages with eos, which the tokenizer does not have",
             "add an eos token",
         )
-    settings = replace(settings, bos=_begins_with_bos(tokenizer) if settings.bos is None else settings.bos)
-    template = LayoutTemplate(layout, bos=bos if settings.bos else "", eos=eos, empty_system=settings.empty_system)
-    return _Resolved(settings, template, tuple({*layout.controls, *ends}), "")
+    bos_first = _begins_with_bos(tokenizer) if section.bos is None else section.bos
+    template = LayoutTemplate(layout, bos=bos if bos_first else "", eos=eos, empty_system=section.empty_system)
+    return _Resolved(section.model_copy(update={"bos": bos_first}), template, tuple({*layout.controls, *ends}), "")
 
 
 def _begins_with_bos(tokenizer: Tokenizer) -> bool:

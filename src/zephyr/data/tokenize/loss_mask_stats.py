@@ -11,8 +11,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from zephyr.data.tokenize.encoding import Encoded, LossOn
+from zephyr.data.tokenize.encoding import Encoded
 from zephyr.errors import DataError
+from zephyr.recipe.train_section import LossOn
 from zephyr.records.messages import ROLES
 
 TEMPLATE = "template"

@@ -7,25 +7,13 @@ that come with a tokenizer are read in own_template.
 
 import re
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
 
+from zephyr.recipe.model_section import ChatTemplateSection
 from zephyr.records.messages import ROLES, Message
 
-TemplateName = Literal["zephyr", "chatml", "llama3", "own"]
 TEMPLATE_TEXT = -1  # the role of what nobody says
 ASSISTANT = ROLES.index("assistant")
-
-
-@dataclass(frozen=True)
-class TemplateSettings:
-    """How messages become text; see the recipe's section of the same fields. `bos` None: as the tokenizer does."""
-
-    name: TemplateName = "zephyr"
-    empty_system: bool = False
-    extra_eos: bool = False
-    legacy_space: bool = False
-    bos: bool | None = None
 
 
 class Piece(NamedTuple):
@@ -52,7 +40,7 @@ class Template(Protocol):
         ...
 
 
-class Layout(NamedTuple):
+class MessageLayout(NamedTuple):
     """What stands around the text of a message: `header`, the text, one `stop` token, `tail`."""
 
     header: str  # {role} stands for the role
@@ -63,10 +51,10 @@ class Layout(NamedTuple):
 
 
 # Source of zephyr: the chat template of HuggingFaceH4/zephyr-7b-beta; its role markers are plain text.
-LAYOUTS = {
-    "zephyr": Layout("<|{role}|>\n", "", "\n"),
-    "chatml": Layout("<|im_start|>{role}\n", "<|im_end|>", "\n", ("<|im_start|>", "<|im_end|>")),
-    "llama3": Layout(
+LAYOUTS: dict[Literal["zephyr", "chatml", "llama3"], MessageLayout] = {
+    "zephyr": MessageLayout("<|{role}|>\n", "", "\n"),
+    "chatml": MessageLayout("<|im_start|>{role}\n", "<|im_end|>", "\n", ("<|im_start|>", "<|im_end|>")),
+    "llama3": MessageLayout(
         "<|start_header_id|>{role}<|end_header_id|>\n\n",
         "<|eot_id|>",
         "",
@@ -79,7 +67,7 @@ LAYOUTS = {
 class LayoutTemplate:
     """A template of LAYOUTS; `bos` is the text of the token to begin with, empty for none, `eos` likewise."""
 
-    def __init__(self, layout: Layout, *, bos: str, eos: str, empty_system: bool) -> None:
+    def __init__(self, layout: MessageLayout, *, bos: str, eos: str, empty_system: bool) -> None:
         pattern = control_pattern(layout.controls)
         self._headers = {role: split_controls(layout.header.format(role=role), pattern) for role in ROLES}
         self._bos = [Piece(bos, control=True)] if bos else []
@@ -127,16 +115,16 @@ def split_controls(text: str, controls: re.Pattern[str], role: int = TEMPLATE_TE
     return [piece for piece in (*pieces, Piece(text[position:], role)) if piece.text]
 
 
-def jinja_of(settings: TemplateSettings, *, own: str = "") -> str:
+def jinja_of(section: ChatTemplateSection, *, own: str = "") -> str:
     """The chat template to store in the tokenizer, which renders what the pieces join to.
 
-    `own` is the tokenizer's template, for settings of that name. A bos token is written only where `settings.bos`
-    is True (the encoder's settings have it resolved). `extra_eos` and `legacy_space` are of training alone: the
+    `own` is the tokenizer's template, for a section of that name. A bos token is written only where `section.bos`
+    is True (the encoder's section has it resolved). `extra_eos` and `legacy_space` are of training alone: the
     first ends a sequence rather than a message, the second is a matter of ids, not of text.
     """
-    if settings.name == "own":
-        return _EMPTY_SYSTEM * settings.empty_system + own
-    layout = LAYOUTS[settings.name]
+    if section.name == "own":
+        return _EMPTY_SYSTEM * section.empty_system + own
+    layout = LAYOUTS[section.name]
     content = "message['content'] | trim" if layout.strips else "message['content']"
     stop = _quote(layout.stop) if layout.stop else "eos_token"
     before, after = layout.header.split("{role}")
@@ -150,8 +138,8 @@ def jinja_of(settings: TemplateSettings, *, own: str = "") -> str:
     ]
     roles = ", ".join(_quote(role) for role in ROLES)
     return (
-        "{{ bos_token }}" * bool(settings.bos)
-        + _EMPTY_SYSTEM * settings.empty_system
+        "{{ bos_token }}" * bool(section.bos)
+        + _EMPTY_SYSTEM * section.empty_system
         + "{% for message in messages %}"
         + f"{{% if message['role'] in [{roles}] %}}{{{{ {' + '.join(message)} }}}}{{% endif %}}"
         + "{% if loop.last and add_generation_prompt %}"

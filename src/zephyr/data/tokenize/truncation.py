@@ -6,7 +6,7 @@ The first token of a sequence is never scored, also not after its start is cut.
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from heapq import nlargest
 from typing import Literal, NamedTuple, get_args
 
@@ -16,33 +16,11 @@ from zephyr.data.tokenize.encoding import Encoded
 from zephyr.data.tokenize.plain_text import Ids
 from zephyr.data.tokenize.templates import ASSISTANT
 from zephyr.errors import DataError
+from zephyr.recipe.data_section import DataSection
 
-Rule = Literal["keep_start", "keep_end", "trl_0.7", "drop"]
 Fate = Literal["whole", "cut", "dropped", "unfit"]
 FATES: tuple[Fate, ...] = get_args(Fate)
 LISTED_ROWS = 5
-
-
-@dataclass(frozen=True)
-class Window:
-    """How long a row may be, and by which rule it is made to fit.
-
-    `keep_start` cuts the ends of answers, `keep_end` the start of the prompt and only then the ends of answers;
-    `trl_0.7` cuts a prompt to its last `max_prompt_length` tokens and then the answers to what is left beside so
-    long a prompt (dialogues it treats as keep_start does); `drop` leaves out what is too long.
-    Source of trl_0.7: TRL 0.7.2, DPOTrainer.tokenize_batch_element.
-    """
-
-    max_length: int
-    rule: Rule = "keep_start"
-    max_prompt_length: int | None = None
-
-    def __post_init__(self) -> None:
-        longest = self.max_prompt_length
-        if self.max_length < 2 or (longest is not None and not 0 < longest < self.max_length):
-            raise ValueError(f"the prompt must be shorter than the window, got {longest} and {self.max_length}")
-        if self.rule == "trl_0.7" and longest is None:
-            raise ValueError("rule trl_0.7 needs a max_prompt_length")
 
 
 class Loss(NamedTuple):
@@ -75,59 +53,60 @@ class FittedPreference(NamedTuple):
     loss: Loss
 
 
-def fit_dialogue(encoded: Encoded, window: Window) -> FittedDialogue:
+def fit_dialogue(encoded: Encoded, data: DataSection) -> FittedDialogue:
     """The dialogue within the window; unfit where nothing of an answer would be left."""
     tokens = len(encoded.ids)
-    if tokens <= window.max_length:
+    if tokens <= data.max_length:
         return FittedDialogue(encoded, Loss("whole", tokens))
-    if window.rule == "drop":
+    if data.truncation.rule == "drop":
         return FittedDialogue(encoded, _lost("dropped", tokens, f"it has {tokens} tokens"))
-    start = tokens - window.max_length if window.rule == "keep_end" else 0
-    cut = encoded.part(start, start + window.max_length)
+    start = tokens - data.max_length if data.truncation.rule == "keep_end" else 0
+    cut = encoded.part(start, start + data.max_length)
     said = encoded.roles == ASSISTANT
     if not (cut.scored & (cut.roles == ASSISTANT) if said.any() else cut.scored).any():
         before = int(np.flatnonzero(said)[0])
         return FittedDialogue(encoded, _lost("unfit", tokens, f"{before} tokens stand before its first answer"))
-    inside_answer = window.rule != "keep_end" and said[window.max_length - 1] and said[window.max_length]
-    return FittedDialogue(cut, Loss("cut", tokens, tokens - window.max_length, int(inside_answer)))
+    inside_answer = data.truncation.rule != "keep_end" and said[data.max_length - 1] and said[data.max_length]
+    return FittedDialogue(cut, Loss("cut", tokens, tokens - data.max_length, int(inside_answer)))
 
 
-def fit_preference(prompt: Ids, completions: Sequence[Ids], window: Window) -> FittedPreference:
+def fit_preference(prompt: Ids, completions: Sequence[Ids], data: DataSection) -> FittedPreference:
     """The prompt and its completions within the window, by its rule."""
     longest = max(map(len, completions))
     whole = FittedPreference(prompt, tuple(completions), Loss("whole", len(prompt) + sum(map(len, completions))))
-    fits = len(prompt) + longest <= window.max_length
+    fits = len(prompt) + longest <= data.max_length
     # The rule of TRL 0.7 looks at the prompt only where the row is too long.
-    prompt_fits = window.rule == "trl_0.7" or len(prompt) <= (window.max_prompt_length or len(prompt))
+    prompt_fits = data.truncation.rule == "trl_0.7" or len(prompt) <= (data.max_prompt_length or len(prompt))
     if fits and prompt_fits:
         return whole
-    if window.rule == "drop":
+    if data.truncation.rule == "drop":
         reason = f"{len(prompt)} tokens of prompt and up to {longest} of answer"
         return whole._replace(loss=_lost("dropped", whole.loss.tokens, reason))
-    room_for_prompt = _room_for_prompt(longest, window)
-    if len(prompt) > room_for_prompt and window.rule == "keep_start":
+    room_for_prompt = _room_for_prompt(longest, data)
+    if len(prompt) > room_for_prompt and data.truncation.rule == "keep_start":
         return whole._replace(loss=_lost("unfit", whole.loss.tokens, f"its prompt has {len(prompt)} tokens"))
     kept_prompt = prompt[-room_for_prompt:]
     taken = len(kept_prompt)
-    if window.rule == "trl_0.7" and taken + longest > window.max_length:
+    if data.truncation.rule == "trl_0.7" and taken + longest > data.max_length:
         # Not beside the prompt at hand but beside the longest: so the rule was written.
-        taken = window.max_prompt_length or taken
-    return _cut(whole, kept_prompt, window.max_length - taken)
+        taken = data.max_prompt_length or taken
+    return _cut(whole, kept_prompt, data.max_length - taken)
 
 
-def split_text(encoded: Encoded, max_length: int) -> Iterator[Encoded]:
-    """A text to pretrain on in consecutive pieces of at most `max_length` tokens, none of them lost."""
+def split_text(encoded: Encoded, data: DataSection) -> Iterator[Encoded]:
+    """A text to pretrain on in consecutive pieces of at most `data.max_length` tokens, none of them lost."""
+    max_length = data.max_length
     for start in range(0, len(encoded.ids), max_length):
         if len(encoded.ids) > start + 1:  # a token alone teaches nothing
             yield encoded.part(start, start + max_length)
 
 
-def _room_for_prompt(longest: int, window: Window) -> int:
+def _room_for_prompt(longest: int, data: DataSection) -> int:
     """How many tokens of the prompt the rule keeps at most."""
-    most = min(window.max_prompt_length or window.max_length, window.max_length - 1)
-    if window.rule == "keep_end":
+    most = min(data.max_prompt_length or data.max_length, data.max_length - 1)
+    if data.truncation.rule == "keep_end":
         # At least one: a completion's first token is predicted from the one before it.
-        return min(most, max(1, window.max_length - longest))
+        return min(most, max(1, data.max_length - longest))
     return most
 
 
@@ -154,7 +133,7 @@ class WorstRow(NamedTuple):
 class TruncationReport:
     """The account of all rows of a stage: how many were cut or left out, and what that cost."""
 
-    window: Window
+    data: DataSection
     rows: Counter[Fate] = field(default_factory=Counter)
     tokens: int = 0
     tokens_lost: int = 0
@@ -190,7 +169,7 @@ class TruncationReport:
         """The account in one line."""
         left_out = self.rows["dropped"] + self.rows["unfit"]
         return (
-            f"{self.rows.total():,} rows of {self.tokens:,} tokens for a window of {self.window.max_length:,}: "
+            f"{self.rows.total():,} rows of {self.tokens:,} tokens for a window of {self.data.max_length:,}: "
             f"{self.rows['cut']:,} cut, {left_out:,} left out ({self.rows_share:.1%} of the rows), "
             f"{self.tokens_lost:,} tokens lost ({self.tokens_share:.1%}), "
             f"{self.stops_lost:,} answers without their stop token"
@@ -199,7 +178,11 @@ class TruncationReport:
     def to_fields(self) -> dict[str, object]:
         """The account as JSON."""
         return {
-            "window": asdict(self.window),
+            "window": {
+                "max_length": self.data.max_length,
+                "rule": self.data.truncation.rule,
+                "max_prompt_length": self.data.max_prompt_length,
+            },
             "rows": {fate: self.rows[fate] for fate in FATES},
             "tokens": self.tokens,
             "tokens_lost": self.tokens_lost,
@@ -207,24 +190,29 @@ class TruncationReport:
             "worst": [row._asdict() for row in self.worst],
         }
 
-    def check(self, *, max_rows_share: float, max_tokens_share: float, unfit: Literal["stop", "drop"] = "stop") -> None:
-        """Nothing; a DataError where more was lost than may be, or, for `stop`, where any row was unfit."""
-        problems = []
-        if unfit == "stop" and self.rows["unfit"]:
-            rows = "1 row leaves" if self.rows["unfit"] == 1 else f"{self.rows['unfit']:,} rows leave"
+    def check(self, *, shares: bool = True) -> None:
+        """Raise DataError where a row has no room for an answer, or where more was lost than the section allows.
+
+        Under the rule `drop` rows without room are left out like others that are too long. Without `shares` only rows
+        without room are refused: of a few rows the shares prove nothing.
+        """
+        limits, problems = self.data.truncation, []
+        num_unfit = 0 if limits.rule == "drop" else self.rows["unfit"]
+        if num_unfit:
+            rows = "1 row leaves" if num_unfit == 1 else f"{num_unfit:,} rows leave"
             problems.append(f"{rows} no room for an answer: {_listed(self.unfit)}")
         for noun, share, limit in (
-            ("rows", self.rows_share, max_rows_share),
-            ("tokens", self.tokens_share, max_tokens_share),
+            ("rows", self.rows_share, limits.max_rows_share),
+            ("tokens", self.tokens_share, limits.max_tokens_share),
         ):
-            if share > limit:
+            if shares and share > limit:
                 problems.append(f"{share:.1%} of the {noun} are cut or left out where {limit:.1%} may be")
         if not problems:
             return
-        if len(problems) > bool(self.rows["unfit"] and unfit == "stop"):
+        if len(problems) > bool(num_unfit):
             problems.append(f"the worst are {_listed(self.worst)}")
         raise DataError(
-            f"window of {self.window.max_length} tokens, rule {self.window.rule}",
+            f"window of {self.data.max_length} tokens, rule {self.data.truncation.rule}",
             "; ".join(problems),
             "raise data.max_length, shorten these rows, raise the limits, or choose another data.truncation.rule: "
             "keep_end cuts prompts, drop leaves out what is too long",

@@ -7,7 +7,8 @@ written out for it; another model's is left to Ollama.
 from collections.abc import Mapping, Sequence
 from itertools import product
 
-from zephyr.data.tokenize.templates import LAYOUTS, Layout, TemplateSettings, jinja_of
+from zephyr.data.tokenize.templates import LAYOUTS, MessageLayout, jinja_of
+from zephyr.recipe.model_section import ChatTemplateSection
 
 _QUOTES = '"""'
 
@@ -33,13 +34,13 @@ def modelfile(
 def go_template(template: str, eos: str) -> str | None:
     """The chat template in Go's language, if it is one of ours that can be said in it."""
     for (name, layout), empty_system, bos in product(LAYOUTS.items(), (False, True), (False, True)):
-        settings = TemplateSettings(name, empty_system=empty_system, bos=bos)  # type: ignore[arg-type]
-        if jinja_of(settings) == template and not layout.strips:
+        section = ChatTemplateSection(name=name, empty_system=empty_system, bos=bos)
+        if jinja_of(section) == template and not layout.strips:
             return _written(layout, layout.stop or eos, empty_system=empty_system)
     return None
 
 
-def _written(layout: Layout, stop: str, *, empty_system: bool) -> str:
+def _written(layout: MessageLayout, stop: str, *, empty_system: bool) -> str:
     end = f"{stop}{layout.tail}"
     header = layout.header.format(role="{{ .Role }}")
     system = layout.header.format(role="system")
