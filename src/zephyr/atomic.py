@@ -46,7 +46,7 @@ def write_file(path: Path, chunks: Iterable[bytes | memoryview]) -> FileRecord:
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Nothing; afterwards `path` holds `text`, and at no moment held a part of it. An OSError carries its name."""
+    """Write `text` to `path`, which at no moment holds a part of it. Raises an OSError that names the file."""
     beside = path.with_name(f"{path.name}.partial-{_owner()}")
     try:
         beside.unlink(missing_ok=True)
@@ -62,7 +62,7 @@ def replace_text(path: Path, text: str) -> None:
 
 
 def sync(path: Path) -> None:
-    """Nothing; afterwards the file's bytes, or the folder's entries (new names, renames), survive a power cut."""
+    """Make the file's bytes, or the folder's entries (new names, renames), survive a power cut."""
     if os.name == "nt" and path.is_dir():  # Windows has no handle for syncing a folder.
         return
     handle = os.open(path, os.O_RDONLY)
@@ -83,7 +83,7 @@ def partial_folder(final: Path) -> Path:
 
 
 def publish(partial: Path, final: Path, records: Mapping[str, FileRecord]) -> None:
-    """Nothing; afterwards `final` is the whole folder, and an older folder of that name is gone."""
+    """Rename the whole folder to `final`; an older folder of that name is removed."""
     files = {name: record._asdict() for name, record in sorted(records.items())}
     text = json.dumps({"format": MANIFEST_FORMAT, "files": files}, indent=1)
     write_file(partial / MANIFEST, [text.encode()])
@@ -99,7 +99,7 @@ def publish(partial: Path, final: Path, records: Mapping[str, FileRecord]) -> No
 
 
 def discard(folder: Path) -> None:
-    """Nothing; afterwards the folder is gone, and at no moment half of it stood under its own name."""
+    """Remove the folder, which at no moment stands half removed under its own name."""
     if not folder.exists():
         return
     if ".partial-" not in folder.name:

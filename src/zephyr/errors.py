@@ -12,7 +12,7 @@ LISTED_NAMES = 12
 
 
 class ZephyrError(Exception):
-    """A mistake a user can mend: where it is, what is wrong there, and what to do about it."""
+    """A mistake that a user can fix: where it is, what is wrong there, and what to do about it."""
 
     def __init__(self, where: str, what: str, remedy: str) -> None:
         # All three go to the base class, so that the error survives pickling between worker processes.
@@ -62,7 +62,7 @@ class ProblemsError(ZephyrError):
     """Several mistakes that were found together; `what` holds them line by line, each with its remedy."""
 
     def __init__(self, problems: Sequence[ZephyrError]) -> None:
-        super().__init__(f"{len(problems)} problems", "\n  ".join(map(str, problems)), "mend them")
+        super().__init__(f"{len(problems)} problems", "\n  ".join(map(str, problems)), "fix them")
         self.problems = tuple(problems)
         self.args = (self.problems,)
 
@@ -79,7 +79,7 @@ class Problems:
 
     @contextmanager
     def noted(self) -> Iterator[None]:
-        """Nothing; a mistake that ends the block is kept, and the work goes on behind it."""
+        """Keep a mistake that ends the block, and go on after the block."""
         try:
             yield
         except ZephyrError as error:
@@ -87,7 +87,7 @@ class Problems:
                 self._found.setdefault(str(one), one)
 
     def raise_any(self) -> None:
-        """Nothing if all is well. Raises the one mistake there was, or one error that says all of them."""
+        """Raise the one mistake that was kept, or one ProblemsError that lists all of them."""
         if len(self._found) > 1:
             raise ProblemsError(list(self._found.values()))
         for error in self._found.values():

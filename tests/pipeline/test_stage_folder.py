@@ -36,6 +36,8 @@ def test_why_a_stage_is_made_again_is_said(tmp_path):
     assert why_again(tmp_path, key()) is None
     publish(tmp_path, key(beta=0.1), seconds=0.0, facts={})
     assert why_again(tmp_path, key(beta=0.5)) == "beta was 0.1, is 0.5"
+    assert why_again(tmp_path, key()) == "beta (was 0.1) no longer counts"
+    assert why_again(tmp_path, key(beta=0.1, gamma=[2])) == "gamma is new: [2]"
     other = StageKey("sft", key(beta=0.1).settings, {"synth": "new"})
     assert why_again(tmp_path, other) == "synth is new"
 

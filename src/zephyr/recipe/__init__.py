@@ -1,1 +1,1 @@
-"""What a run is told: the schema of a recipe, and reading one from YAML. Knows no torch."""
+"""Recipes: every setting declared once, as frozen records that all code below uses; reading them from YAML. No torch."""

@@ -1,4 +1,4 @@
-"""What may stand where in a recipe, read off the schema: for suggestions, overrides and the reference page."""
+"""Which keys and sections a recipe may have where, read from the schema: for suggestions, overrides, the reference."""
 
 from collections.abc import Iterator, Mapping
 from inspect import isclass
@@ -14,7 +14,7 @@ Keys: TypeAlias = tuple[str | int, ...]
 
 
 class Place(NamedTuple):
-    """What may stand at a place: a section, one of several told apart by the key `tag`, or a list of these.
+    """What may stand at a place: a section, one of several chosen by the key `tag`, or a list of these.
 
     All empty: a plain value.
     """
@@ -24,7 +24,7 @@ class Place(NamedTuple):
     item: "Place | None" = None
 
     def section(self, value: object) -> type[Section] | None:
-        """The section that stands here, as the value's tag says; None if that cannot be told."""
+        """The section that stands here by the value's tag; None if it has no known tag."""
         if not self.tag:
             return self.variants.get("")
         chosen = value.get(self.tag) if isinstance(value, dict) else None

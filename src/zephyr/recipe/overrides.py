@@ -1,4 +1,4 @@
-"""Settings given beside the recipe, `align.train.learning_rate=1.0e-6`: parsed, and put into its data."""
+"""Settings from the command line, `align.train.learning_rate=1.0e-6`: parsed, and put into the recipe's data."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -87,7 +87,7 @@ def _keys(override: Override, data: Plain) -> Keys | str:
 
 
 def _set(keys: Keys, value: Plain, data: Plain) -> None:
-    """Nothing: puts the value in its place, in sections that are made where there are none."""
+    """Put the value in its place, in sections that are made where there are none."""
     for key, following in zip(keys, (*keys[1:], None), strict=True):
         if isinstance(data, dict):
             if following is None:

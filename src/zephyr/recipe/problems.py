@@ -1,4 +1,4 @@
-"""What a problem of a recipe is, and how all of them are said at once, in five lines at most."""
+"""A problem of a recipe, and the one message that lists all of them, in five lines at most."""
 
 import reprlib
 from collections.abc import Mapping, Sequence
@@ -34,15 +34,15 @@ class BrokenRecipeError(RecipeError):
 
 
 def broken(where: str, problems: Sequence[Problem], places: Mapping[Keys, str]) -> BrokenRecipeError:
-    """The error that says all problems; `places` tells where keys were written, such as `line 7`."""
+    """The error that lists all problems; `places` has where keys were written, such as `line 7`."""
     lines = [_line(problem, places) for problem in problems]
     if len(lines) == 1:
-        return BrokenRecipeError(where, lines[0], "mend it")
+        return BrokenRecipeError(where, lines[0], "fix it")
     if len(lines) >= MOST_LINES:
         rest = problems[MOST_LINES - 2 :]
         named = ", ".join(f"{dotted(problem.keys)} ({problem.what.partition(',')[0]})" for problem in rest)
         lines = [*lines[: MOST_LINES - 2], one_line(f"and {len(rest)} more: {named}")]
-    return BrokenRecipeError(where, "\n  ".join([f"{len(problems)} problems", *lines]), "mend them")
+    return BrokenRecipeError(where, "\n  ".join([f"{len(problems)} problems", *lines]), "fix them")
 
 
 def _line(problem: Problem, places: Mapping[Keys, str]) -> str:
@@ -76,8 +76,8 @@ def from_detail(detail: ErrorDetails, data: Plain) -> Problem:
             choices = str(context["expected"]).replace("'", "").replace(" or ", ", ").split(", ")
             what, remedy = f"there is no such choice{quoted(given)}", _nearest(str(given), choices)
         case "value_error":
-            what, _, told = str(context["error"]).partition(": ")
-            remedy = told or remedy
+            what, _, advice = str(context["error"]).partition(": ")
+            remedy = advice or remedy
         case "string_type" if isinstance(given, bool | int | float):
             what, remedy = f"must be text{quoted(given)}", "put it in quotes"
     return Problem(keys, what, remedy)

@@ -25,19 +25,19 @@ This page is printed from the schema by `python -m zephyr.recipe.reference`, so 
 ```sh
 zephyr recipes list                 # the recipes that come with Zephyr
 zephyr recipes copy quickstart      # one of them into this folder
-zephyr check quickstart.yaml        # is it sound, what will it cost, which files will be written
+zephyr check quickstart.yaml        # validate it; count tokens, steps and cost; list the files it will write
 zephyr run quickstart.yaml sft.train.learning_rate=1.0e-4 align.objective.name=orpo
 ```
 
 **Overrides** are words of the form `key=value` after the file. Keys are joined by dots, items of lists are numbered
 from 0 (`evaluate.tasks.0.num_prompts=10`), values are YAML (`align.train.report_to=[tensorboard]`, and `align=null`
 leaves a stage out). An override of a `name` or `kind` chooses another variant of a section; keys that the new variant
-does not know are left out, and that is said.
+does not know are left out, with a note.
 
-**Mistakes** are told all at once, with the line, the value and the nearest key, before anything runs.
+**Mistakes** are reported all at once, with the line, the value and the nearest key, before anything runs.
 
 **Old recipes**: a YAML of the alignment-handbook of 2023 to 2025 can be run as it is. Every key is translated and the
-translation printed; what has no place here, such as `push_to_hub`, is left out and said. The batch assumes the
+translation printed; what has no equivalent, such as `push_to_hub`, is left out with a note. The batch assumes the
 handbook's 8 devices, or 1 for LoRA without 4-bit weights; `num_devices=N` says otherwise. A file whose training rows
 include test rows is refused; under `dataset_mixture`, move them to a list `eval_datasets`.
 """

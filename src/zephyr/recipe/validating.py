@@ -1,8 +1,8 @@
 """From plain data to a recipe, or to everything that is wrong with it.
 
 pydantic stops at the first layer: it looks for conflicts between settings in a recipe alone whose settings are
-sound one by one, and below a misspelt key it does not look at all. So what was found is mended in a copy, and the
-copy looked at again.
+sound one by one, and below a misspelt key it does not look at all. So what was found is repaired in a copy, and
+the copy is validated again.
 """
 
 import copy
@@ -26,21 +26,21 @@ MOST_LAYERS = 4
 def validate(data: Plain) -> Recipe | list[Problem]:
     """The recipe, or all its problems."""
     problems: list[Problem] = []
-    mended = copy.deepcopy(data)
+    repaired = copy.deepcopy(data)
     renamed: dict[Keys, Keys] = {}
     for _ in range(MOST_LAYERS):
-        details = _details(mended)
+        details = _details(repaired)
         if details and details[0]["type"] == CONFLICTS:
             problems += _conflicts(details[0], [problem.keys for problem in problems])
             break
-        layer = [*_truths_as_numbers(mended, TOP, ()), *(from_detail(detail, mended) for detail in details)]
+        layer = [*_truths_as_numbers(repaired, TOP, ()), *(from_detail(detail, repaired) for detail in details)]
         if not layer:
             break
         # The sides of a union complain of the same key, and the first says it best.
         layer = list({problem.keys: problem for problem in reversed(layer)}.values())[::-1]
         problems += _without_twins([problem._replace(keys=_as_written(problem.keys, renamed)) for problem in layer])
         for problem in layer:
-            renamed |= _mend(problem, mended)
+            renamed |= _repair(problem, repaired)
     return problems or Recipe.model_validate(data)
 
 
@@ -52,10 +52,10 @@ def _details(data: Plain) -> list[ErrorDetails]:
     return []
 
 
-def _conflicts(detail: ErrorDetails, mended: list[Keys]) -> list[Problem]:
-    """The conflicts, but for those with a part that had to be mended and may have looked otherwise."""
+def _conflicts(detail: ErrorDetails, repaired: list[Keys]) -> list[Problem]:
+    """The conflicts, but for those with a part that had to be repaired and may have been different."""
     conflicts: list[Conflict] = detail["ctx"][CONFLICTS]
-    touched = [f"{dotted(keys)}." for keys in mended]
+    touched = [f"{dotted(keys)}." for keys in repaired]
     problems = []
     for conflict in conflicts:
         parts = [f"{key}." for key in (conflict.key, *conflict.others)]
@@ -84,7 +84,7 @@ def _meant(problem: Problem) -> str | None:
     return found if len(found) < len(problem.remedy) and "." not in found else None
 
 
-def _mend(problem: Problem, data: Plain) -> dict[Keys, Keys]:
+def _repair(problem: Problem, data: Plain) -> dict[Keys, Keys]:
     """What was renamed: the keys now, and the keys before; `data` is changed so that the problem is gone."""
     *above, last = problem.keys
     holder, place = value_at(tuple(above), data), place_at(tuple(above), data) or PLAIN

@@ -81,11 +81,11 @@ def read_yaml(text: str, where: str) -> Document:
         reader = _Reader(loader)
         value = reader.build(node, ()) if node is not None else None
     except yaml.YAMLError as error:
-        raise RecipeError(where, one_line(_yaml_fault(error)), "mend the YAML") from error
+        raise RecipeError(where, one_line(_yaml_fault(error)), "fix the YAML") from error
     except RecursionError as error:
         raise RecipeError(where, "is nested too deeply, or an alias stands within itself", "write it out") from error
     if reader.faults:
-        raise RecipeError(where, one_line("; ".join(reader.faults)), "mend the YAML")
+        raise RecipeError(where, one_line("; ".join(reader.faults)), "fix the YAML")
     return Document(value, reader.lines)
 
 

@@ -16,7 +16,7 @@ def is_leader() -> bool:
 
 
 def wait_until(is_there: Callable[[], bool], what: str, *, patience_seconds: float = PATIENCE_SECONDS) -> None:
-    """Nothing, once it is there; torchrun ends this process if rank 0 fails before. Raises ResourceError at last."""
+    """Wait until it is there; torchrun ends this process if rank 0 fails. Raises ResourceError after the patience."""
     ends = time.monotonic() + patience_seconds
     while not is_there():
         if time.monotonic() > ends:

@@ -91,21 +91,27 @@ def finished(run_folder: Path, key: StageKey) -> StageRecord | None:
 
 
 def why_again(run_folder: Path, key: StageKey) -> str | None:
-    """How the newest finished folder of this stage differs from what is asked for; None if there is none."""
+    """How the newest finished folder of this stage differs from the recipe; None if there is none."""
     earlier = [_read(path) for path in run_folder.glob(f"{key.stage}-*/{STAGE_FILE}")]
     if not earlier:
         return None
     newest = max(earlier, key=lambda record: record.finished)
     before, now = newest.key.settings, key.settings
-    changes = [
-        f"{name} was {_short(before.get(name))}, is {_short(now.get(name))}"
-        for name in sorted(before.keys() | now.keys())
-        if before.get(name) != now.get(name)
-    ]
+    names = sorted(before.keys() | now.keys())
+    changes = [_change(name, before, now) for name in names if before.get(name) != now.get(name)]
     sources = sorted(newest.key.inputs.keys() | key.inputs.keys())
     changes += [f"{name} is new" for name in sources if newest.key.inputs.get(name) != key.inputs.get(name)]
     more = f" and {len(changes) - LISTED_CHANGES} more" if len(changes) > LISTED_CHANGES else ""
     return ", ".join(changes[:LISTED_CHANGES]) + more
+
+
+def _change(name: str, before: Mapping[str, Plain], now: Mapping[str, Plain]) -> str:
+    """One changed setting in words; a version of Zephyr may have made it new, or have stopped counting it."""
+    if name not in now:
+        return f"{name} (was {_short(before[name])}) no longer counts"
+    if name not in before:
+        return f"{name} is new: {_short(now[name])}"
+    return f"{name} was {_short(before[name])}, is {_short(now[name])}"
 
 
 def flatten(settings: Mapping[str, Plain], prefix: str) -> dict[str, Plain]:

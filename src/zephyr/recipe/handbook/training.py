@@ -18,7 +18,7 @@ _CHECKPOINT_EVERY = 100
 
 
 def translate_training(work: Translation) -> None:
-    """Nothing: puts the hyper-parameters that have a name of their own."""
+    """Write the hyper-parameters that have a name of their own."""
     unused = "warmup_ratio" if work.get("warmup_steps") else "warmup_steps"
     work.leave(unused, "the other of warmup_ratio and warmup_steps says it")
     for key, new in known.TRAIN_KEYS.items():
@@ -60,7 +60,7 @@ def asks_for_evaluation(work: Translation) -> bool:
 
 
 def translate_evaluation(work: Translation) -> None:
-    """Nothing: puts when to evaluate and to save, and where to report."""
+    """Write when to evaluate and to save, and where to report."""
     every = work.get("eval_steps") if asks_for_evaluation(work) else None
     said = [key for key in ("do_eval", "eval_strategy", "evaluation_strategy") if key in work.old]
     if work.get("eval_strategy", "evaluation_strategy") == "steps" and isinstance(every, int):
@@ -99,10 +99,10 @@ def _translate_best(work: Translation) -> None:
 
 
 def translate_objective(work: Translation) -> None:
-    """Nothing: puts what is optimised."""
+    """Write the objective."""
     by_key = next((name for key, name in _OBJECTIVES_BY_KEY.items() if work.old.get(key) is not None), None)
     name = by_key or ("orpo" if work.named("orpo") else "dpo")
-    work.put(".objective.name", name, "beta", "told by the keys and names of the file")
+    work.put(".objective.name", name, "beta", "detected by the keys and names of the file")
     for key, new in known.OBJECTIVE_KEYS.items():
         value = work.get(key)
         if value is None:
@@ -127,7 +127,7 @@ def translate_objective(work: Translation) -> None:
 
 
 def translate_adapters(work: Translation) -> None:
-    """Nothing: puts LoRA's settings, if the recipe trains adapters."""
+    """Write LoRA's settings, if the recipe trains adapters."""
     if work.get("use_peft") is not True:
         for key in (*known.LORA_KEYS, "lora_dropout"):
             work.leave(key, "use_peft is not true")

@@ -76,7 +76,7 @@ def translate(old: dict[str, Plain], file: Path, places: dict[Keys, str]) -> Tra
 def _head(work: Translation, file: Path) -> None:
     """Stage, name, seed and model."""
     work.stage = _stage(work)
-    work.notes.append(f"the stage is {work.stage}, told by the keys and names of the file")
+    work.notes.append(f"the stage is {work.stage}, detected by the keys and names of the file")
     origin = next((key for key in ("output_dir", "hub_model_id", "run_name") if work.old.get(key)), "output_dir")
     name = Path(str(work.get("output_dir", "hub_model_id", "run_name") or file.stem)).name
     clean = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._") or "handbook"
@@ -108,7 +108,7 @@ def _template(work: Translation) -> None:
         name = "chatml"
     if not written and _ZEPHYRS.search(model):
         name = "zephyr"
-    why = "told by its markers, or by model_name_or_path and tokenizer_name_or_path"
+    why = "detected by its markers, or by model_name_or_path and tokenizer_name_or_path"
     work.put("chat_template.name", name, "chat_template", why)
     if not work.rendered:
         if work.stage == "align":

@@ -31,7 +31,7 @@ class Translation:
         return re.search(rf"(?<![a-z])({words})(?![a-z])", self.names) is not None
 
     def put(self, key: str, value: Plain, old_key: str, why: str = "") -> None:
-        """Nothing: sets a key of the recipe and says so; one that begins with a dot belongs to the stage."""
+        """Set a key of the recipe and note it; one that begins with a dot belongs to the stage."""
         keys = tuple((self.stage + key if key.startswith(".") else key).split("."))
         holder = self.data
         for name in keys[:-1]:
@@ -44,7 +44,7 @@ class Translation:
         self.notes.append(f"{old_key} -> {'.'.join(keys)}{shown}{f' ({why})' if why else ''}")
 
     def leave(self, old_key: str, why: str) -> None:
-        """Nothing: says that an old key, if it is there, is left out."""
+        """Note that an old key, if it is there, is left out."""
         if old_key in self.old:
             self.notes.append(f"{old_key} is left out: {why}")
 
