@@ -1,1 +1,1 @@
-"""Recipes: every setting declared once, as frozen records that all code below uses; reading them from YAML. No torch."""
+"""Recipes: every setting declared once, as frozen records that all other code uses; reading them. Knows no torch."""
