@@ -1,7 +1,7 @@
 import json
 
 from zephyr.data.scan_report import Finding, ScanReport
-from zephyr.data.statistics import Share
+from zephyr.intervals import Estimate
 
 
 def finding(count, *, of=10):
@@ -13,7 +13,7 @@ def finding(count, *, of=10):
 
 def test_summary_says_what_was_found_and_an_example():
     report = ScanReport({"repeated": finding(2), "other": finding(0)}, rows=10, answers=20)
-    report.longer_wins = Share(0.7, 0.65, 0.75, 900)
+    report.longer_wins = Estimate(0.7, 0.65, 0.75, 900)
     assert report.lines() == [
         "10 rows with 20 answers looked at",
         "  the prompt comes more than once: 2 of 10 rows (20.0%); a.jsonl row 0: as a.jsonl row 0",
@@ -32,7 +32,7 @@ def test_repair_is_said_where_it_would_do_something():
 
 
 def test_report_goes_through_json():
-    report = ScanReport({"repeated": finding(6)}, rows=10, answers=20, longer_wins=Share(0.5, 0.2, 0.8, 10))
+    report = ScanReport({"repeated": finding(6)}, rows=10, answers=20, longer_wins=Estimate(0.5, 0.2, 0.8, 10))
     fields = json.loads(json.dumps(report.to_fields()))
     assert fields == report.to_fields()
     assert fields["findings"]["repeated"]["count"] == 6

@@ -110,7 +110,7 @@ def test_length_is_judged_over_all_rows_each_counting_once():
     listed = pair("e", "1", "22", "333", ratings=[3.0, 2.0, 1.0])
     # 1 + 0 + a half + none + three pairs of which the shorter always wins.
     share = scan_preferences([longer, shorter, equal, tied, listed]).longer_wins
-    assert (share.share, share.n) == (1.5 / 4, 4)
+    assert (share.score, share.n) == (1.5 / 4, 4)
     assert scan_preferences([tied]).longer_wins is None
 
 
@@ -151,4 +151,4 @@ def test_scan_of_recorded_ratings(shared_data):
     assert counts["failed_answer"] == 1
     texts = [example.text for example in report.findings["benchmark_overlap"].tally.examples]
     assert any("At a small company, parking spaces" in text for text in texts)
-    assert 0.5 < report.longer_wins.low < report.longer_wins.share < 0.7
+    assert 0.5 < report.longer_wins.low < report.longer_wins.score < 0.7

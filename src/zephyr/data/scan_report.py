@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass, field
 
-from zephyr.data.statistics import Share
 from zephyr.data.tally import Tally, shortened
+from zephyr.intervals import Estimate
 from zephyr.records.fields import Json
 
 LENGTH_WARNING = 0.6
@@ -47,7 +47,7 @@ class ScanReport:
     findings: dict[str, Finding]
     rows: int = 0
     answers: int = 0
-    longer_wins: Share | None = None
+    longer_wins: Estimate | None = None
     repairs: dict[str, int] = field(default_factory=dict)
 
     def lines(self) -> list[str]:
@@ -75,5 +75,11 @@ class ScanReport:
         fields: dict[str, Json] = {"rows": self.rows, "answers": self.answers}
         fields["findings"] = {name: finding.to_fields() for name, finding in self.findings.items()}
         fields["repairs"] = dict(self.repairs)
-        fields["longer_wins"] = dict(self.longer_wins._asdict()) if self.longer_wins else None
+        fields["longer_wins"] = self._longer_wins()
         return fields
+
+    def _longer_wins(self) -> Json:
+        if self.longer_wins is None:
+            return None
+        share, low, high, n = self.longer_wins
+        return {"share": share, "low": low, "high": high, "n": n}

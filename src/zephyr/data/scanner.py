@@ -20,7 +20,7 @@ from zephyr.data.filters.refusals import find_refusal
 from zephyr.data.filters.row_filter import all_texts
 from zephyr.data.overall_score import FAULTY_SCORE, mean_rating, repair_overall_score
 from zephyr.data.scan_report import Finding, ScanReport
-from zephyr.data.statistics import wilson
+from zephyr.intervals import wilson
 from zephyr.records.messages import Messages
 from zephyr.records.rows import Answer, Preference, Rated
 

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import NamedTuple
 
-from zephyr.evaluate.intervals import bootstrap_mean
 from zephyr.evaluate.results import Item, Result
+from zephyr.intervals import bootstrap_mean
 from zephyr.records.fields import Json
 
 ALL = "all"

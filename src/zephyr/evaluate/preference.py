@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zephyr.evaluate.intervals import Estimate, bootstrap_mean
+from zephyr.intervals import Estimate, bootstrap_mean
 from zephyr.models.batch_scoring import device_of, score_table
 from zephyr.models.scorer import CausalLM, ForestScorer
 from zephyr.trees.forest import Ids, completion_scored

@@ -13,9 +13,9 @@ from typing import NamedTuple
 from zephyr.errors import DataError, did_you_mean
 from zephyr.evaluate.compare import deviations
 from zephyr.evaluate.results import Result
+from zephyr.intervals import ROUNDED_NORMAL_95
 from zephyr.records.fields import Json
 
-NORMAL_95 = 1.96
 # Half the width of what counts as the same score, where no standard error was published: users' reruns of MT-Bench
 # lie 0.2 apart, and the card's leaderboard numbers differ by up to 0.4 from the paper's.
 SPREAD = {"mt_bench": 0.2, "leaderboard": 0.4}
@@ -193,8 +193,8 @@ def published_deviations(run: Result) -> list[str]:
 def _tolerance(known: Published, own_error: float) -> float:
     """Half the width of the 95 % interval of the difference of two honest runs."""
     if known.standard_error is not None:
-        return NORMAL_95 * math.hypot(own_error, known.standard_error)
-    return math.hypot(NORMAL_95 * own_error, SPREAD.get(known.benchmark, _spread_of_share(known)))
+        return ROUNDED_NORMAL_95 * math.hypot(own_error, known.standard_error)
+    return math.hypot(ROUNDED_NORMAL_95 * own_error, SPREAD.get(known.benchmark, _spread_of_share(known)))
 
 
 def _spread_of_share(known: Published) -> float:
@@ -202,4 +202,4 @@ def _spread_of_share(known: Published) -> float:
         return SPREAD["leaderboard"]
     # A win rate whose error was not published has the one of 805 yes-or-no verdicts.
     share = known.score / 100
-    return NORMAL_95 * 100 * math.sqrt(share * (1 - share) / 805)
+    return ROUNDED_NORMAL_95 * 100 * math.sqrt(share * (1 - share) / 805)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from zephyr.evaluate.intervals import Estimate, bootstrap_mean
+from zephyr.intervals import Estimate, bootstrap_mean
 from zephyr.records.rows import Prompt, prompt_id
 from zephyr.teachers.protocol import ChatRequest, Teacher, paired, seed_for
 from zephyr.world import check, task_of

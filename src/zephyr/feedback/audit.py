@@ -14,16 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zephyr.data.overall_score import mean_rating
-from zephyr.data.statistics import wilson
 from zephyr.feedback.audit_items import FIRST, SECOND, TIE, AuditItem
 from zephyr.feedback.judge import Judged, JudgeSettings, judge
+from zephyr.intervals import bootstrap_interval, wilson
 from zephyr.judging import OVERALL
 from zephyr.records.rows import Answer
 from zephyr.teachers.protocol import Teacher
 
 Floats = NDArray[np.float64]
 By = Literal["aspects", "overall"]  # the mean over aspects, or the overall score
-NUM_RESAMPLES = 1_000
 _VERDICTS = (FIRST, TIE, SECOND)
 
 
@@ -173,7 +172,7 @@ def _between_people(items: Sequence[AuditItem], seed: int) -> list[Measure]:
         pairs = [(one, other) for other in range(rows.shape[1]) for one in range(other)]
         return float(np.mean([cohens_kappa(rows[:, one], rows[:, other]) for one, other in pairs]))
 
-    low, high = _interval(lambda index: agreement(votes[index]), len(votes), seed)
+    low, high = bootstrap_interval(lambda index: agreement(votes[index]), len(votes), seed=seed) or (None, None)
     return [Measure("kappa between annotators", "people", agreement(votes), low, high, len(votes))]
 
 
@@ -248,22 +247,12 @@ def _wilson(share: float | None, num_items: int) -> tuple[float | None, float | 
 
 def _statistic(name: str, by: By, columns: _Columns, value: Callable[[_Columns], float], seed: int) -> Measure:
     num_items = len(columns.labels)
-    low, high = _interval(lambda index: value(_Columns(*(column[index] for column in columns))), num_items, seed)
+    interval = bootstrap_interval(
+        lambda index: value(_Columns(*(column[index] for column in columns))), num_items, seed=seed
+    )
+    low, high = interval or (None, None)
     num_known = int(np.sum(~np.isnan(columns.given)))
     return Measure(name, by, _known(value(columns)), low, high, num_known)
-
-
-def _interval(
-    value: Callable[[NDArray[np.intp]], float], num_items: int, seed: int
-) -> tuple[float | None, float | None]:
-    """The middle 95 % of the value over resampled items; nothing where it can never be told."""
-    dice = np.random.default_rng(seed)
-    drawn = np.array([value(dice.integers(0, num_items, num_items)) for _ in range(NUM_RESAMPLES)])
-    drawn = drawn[~np.isnan(drawn)]
-    if not len(drawn):
-        return None, None
-    low, high = np.percentile(drawn, (2.5, 97.5))
-    return float(low), float(high)
 
 
 def _known(value: float) -> float | None:

@@ -8,9 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from zephyr.evaluate.intervals import bootstrap_mean, share
-
-NORMAL_95 = 1.959963984540054
+from zephyr.intervals import NORMAL_95, bootstrap_mean, wilson
 
 # Of one document: a number, or several (IFEval's instructions of a prompt).
 Value = float | Sequence[float]
@@ -35,7 +33,7 @@ def score_of(values: Sequence[Value], *, seed: int) -> Score:
     flat = np.asarray([one for row in lists for one in row], dtype=np.float64)
     alone = all(len(row) == 1 for row in lists)
     if alone and bool(np.isin(flat, (0.0, 1.0)).all()):
-        estimate = share(int(flat.sum()), len(flat))
+        estimate = wilson(int(flat.sum()), len(flat))
     else:
         groups = [number for number, row in enumerate(lists) for _ in row]
         estimate = bootstrap_mean(flat.tolist(), seed=seed, groups=groups)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from zephyr.evaluate.intervals import bootstrap_mean
+from zephyr.intervals import bootstrap_mean
 from zephyr.records.fields import Json
 
 INCOMPLETE_ABOVE = 0.02

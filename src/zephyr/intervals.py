@@ -1,0 +1,69 @@
+"""95 % intervals: Wilson's of shares, and bootstraps over prompts of means and of any other statistic."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+# The two-sided 95 % point of the normal distribution, and as published tables round it.
+NORMAL_95 = 1.959963984540054
+ROUNDED_NORMAL_95 = 1.96
+MEAN_DRAWS = 2000
+STATISTIC_DRAWS = 1000
+
+
+class Estimate(NamedTuple):
+    """A mean or share over `n` independent items and its 95 % interval."""
+
+    score: float
+    low: float
+    high: float
+    n: int
+
+
+def wilson(successes: float, n: int) -> Estimate:
+    """The share `successes` / `n` with Wilson's interval; `successes` may hold halves, for ties.
+
+    Raises ValueError for impossible counts.
+    Source: Wilson 1927, J. Am. Stat. Assoc. 22; Brown, Cai and DasGupta 2001 on why not the plain normal one.
+    """
+    if not 0 <= successes <= n or n == 0:
+        raise ValueError(f"need 0 <= successes <= n and n > 0, got {successes} of {n}")
+    share, z2 = successes / n, NORMAL_95**2
+    middle = (share + z2 / (2 * n)) / (1 + z2 / n)
+    half = NORMAL_95 / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
+    # Rounding alone can push an end past the value it must enclose.
+    return Estimate(share, max(0.0, min(middle - half, share)), min(1.0, max(middle + half, share)), n)
+
+
+def bootstrap_mean(values: Sequence[float], *, seed: int, groups: Sequence[int] | None = None) -> Estimate:
+    """The mean of the values, with the percentile interval of a bootstrap over prompts.
+
+    `groups`: the prompt each value belongs to, where a prompt has several; whole prompts are drawn then, and `n` counts
+    them. Raises ValueError without values.
+    Source: Efron and Tibshirani, An Introduction to the Bootstrap, chapters 8 and 13.
+    """
+    if not len(values):
+        raise ValueError("need at least one value")
+    array = np.asarray(values, dtype=np.float64)
+    _, of = np.unique(np.arange(len(array)) if groups is None else np.asarray(groups), return_inverse=True)
+    sums, counts = np.bincount(of, weights=array), np.bincount(of)
+    draws = np.random.default_rng(seed).integers(len(sums), size=(MEAN_DRAWS, len(sums)))
+    means = sums[draws].sum(axis=1) / counts[draws].sum(axis=1)
+    low, high = np.quantile(means, [0.025, 0.975])
+    return Estimate(float(array.mean()), float(low), float(high), len(sums))
+
+
+def bootstrap_interval(
+    statistic: Callable[[NDArray[np.intp]], float], num_items: int, *, seed: int
+) -> tuple[float, float] | None:
+    """The middle 95 % of a statistic of the drawn items' indices; draws that give NaN are left out, None if all do."""
+    random = np.random.default_rng(seed)
+    drawn = np.array([statistic(random.integers(0, num_items, num_items)) for _ in range(STATISTIC_DRAWS)])
+    drawn = drawn[~np.isnan(drawn)]
+    if not len(drawn):
+        return None
+    low, high = np.percentile(drawn, (2.5, 97.5))
+    return float(low), float(high)
