@@ -6,10 +6,11 @@ import pytest
 from huggingface_hub import ModelCard
 
 from tests.deliver.small_run import RECIPE, write_run
-from zephyr.deliver.card import card_of, default_place
+from zephyr.deliver.card import card_of, card_place
 from zephyr.deliver.card_audit import audit_card
 from zephyr.deliver.run_facts import Score
 from zephyr.errors import DataError
+from zephyr.recipe.data_section import DataSource
 from zephyr.runs.reader import read_run
 
 
@@ -59,6 +60,29 @@ def test_the_body_has_the_published_parts(run):
     assert "logits" not in text.lower()  # they were not measured
 
 
+def test_the_licences_of_the_training_data_are_named(tmp_path):
+    recipe = copy.deepcopy(RECIPE)
+    recipe["feedback"]["prompts"] = [
+        {"path": "someone/prompts", "license": "cc-by-4.0"},
+        {"path": "/home/me/private/rows.jsonl", "license": "mine | <b>all</b>"},
+        {"path": "someone/more"},
+    ]
+    recipe["sft"] = {"data": {"sources": [{"path": "never/read", "license": "mit"}]}}  # a stage that is not finished
+    text = card_of(read_run(write_run(tmp_path / "run", recipe=recipe)))
+    lines = [line for line in text.splitlines() if line.startswith("- **Data:**")]
+    assert lines == [
+        "- **Data:** someone/prompts, licence: cc-by-4.0",
+        "- **Data:** rows.jsonl, licence: mine \\| &lt;b>all&lt;/b>",
+        "- **Data:** someone/more, licence: not recorded",
+    ]
+    assert ModelCard(text).data.license is None  # that field is the licence of the model, which nobody has stated
+
+
+def test_a_licence_does_not_train_anew():
+    source = DataSource(path="someone/prompts")
+    assert source.model_copy(update={"license": "mit"}).result_settings() == source.result_settings()
+
+
 def test_the_card_passes_our_own_audit(run):
     found = audit_card(card_of(run))
     assert (found.rows, found.beta, found.steps_per_epoch) == (2, 0.1, 5)
@@ -89,7 +113,7 @@ def test_what_is_local_or_unfinished_is_not_named(tmp_path):
 
 
 def test_the_card_belongs_into_the_folder_that_is_uploaded(run):
-    assert default_place(run) == run.folder / "align-aaaaaaaaaa" / "model" / "README.md"
+    assert card_place(run) == run.folder / "align-aaaaaaaaaa" / "model" / "README.md"
 
 
 def test_a_run_without_a_model_has_no_card(tmp_path):

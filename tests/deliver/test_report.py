@@ -1,12 +1,14 @@
 """The report: everything is on the page, nothing of a run can write HTML into it, and it asks nobody for anything."""
 
+import copy
+import json
 import re
 from html.parser import HTMLParser
 
 import pytest
 
-from tests.deliver.small_run import write_run
-from zephyr.deliver.report import Outside, report_of
+from tests.deliver.small_run import RECIPE, write_run
+from zephyr.deliver.report import OutsideResults, report_of
 from zephyr.deliver.run_facts import Score
 from zephyr.runs.reader import read_run
 
@@ -35,7 +37,7 @@ class Balanced(HTMLParser):
 
 @pytest.fixture
 def page(tmp_path):
-    outside = Outside(
+    outside = OutsideResults(
         scores=[Score("dDPO", "mt_bench", "as_published", 7.25, 7.0, 7.5, 160)],
         radars=[("mt_bench", "<svg></svg>")],
         beside=[["mt_bench", "as_published", "7.25", "7.34", "0.2", "agrees"]],
@@ -56,6 +58,22 @@ def test_everything_is_told(page):
 def test_what_models_say_is_text(page):
     assert "<script" not in page
     assert "&lt;script&gt;alert(1)&lt;/script&gt; \\x1b[2Jgone" in page
+
+
+def test_names_from_outside_are_text(tmp_path):
+    """Of prompts, models, benchmarks, radars' titles and the recipe, in texts and in attributes."""
+    mark = '"><script>x</script>\x1b[2J'
+    recipe = copy.deepcopy(RECIPE) | {"description": mark}
+    folder = write_run(tmp_path / "run", recipe=recipe)
+    (path,) = folder.glob("evaluate-*/samples.json")
+    path.write_text(json.dumps([{"prompt": f"one\n{mark}", "answers": {mark: mark}}]))
+    scores = [Score(model, mark, mark, 0.5) for model in (mark, "other")]
+    outside = OutsideResults(scores=scores, radars=[(mark, "<svg></svg>")], beside=[[mark] * 6], deviations=[mark])
+    page = report_of(read_run(folder), outside=outside)
+    assert "<script" not in page
+    assert "\x1b" not in page
+    assert 'class="prompt said">one\n&#34;&gt;&lt;script&gt;x&lt;/script&gt;\\x1b[2J</div>' in page
+    assert page.count("&#34;&gt;&lt;script&gt;") >= 14
 
 
 def test_the_page_is_whole_and_loads_nothing(page):

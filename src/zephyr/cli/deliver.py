@@ -12,7 +12,7 @@ from zephyr.cli.tables import print_rows
 if TYPE_CHECKING:
     from typer import Context
 
-    from zephyr.deliver.report import Outside
+    from zephyr.deliver.report import OutsideResults
     from zephyr.runs.reader import RunRecord
 
 OF = "of"
@@ -45,12 +45,12 @@ Results = Annotated[
 def of(run: Run, out: Out = None, results: Results = None) -> None:
     """Write the model card of a run into its model's folder, as README.md."""
     from zephyr.atomic import replace_text
-    from zephyr.deliver.card import card_of, default_place
+    from zephyr.deliver.card import card_of, card_place
     from zephyr.runs.reader import read_run
 
     record = read_run(run)
     text = card_of(record, results=_outside(record, results or [], None).scores)
-    place = out or default_place(record)
+    place = out or card_place(record)
     replace_text(place, text)
     typer.echo(f"-> {place}", err=True)
 
@@ -105,12 +105,12 @@ def report(
     typer.echo(f"-> {place}", err=True)
 
 
-def _outside(run: "RunRecord", folders: list[Path], published: str | None) -> "Outside":
+def _outside(run: "RunRecord", folders: list[Path], published: str | None) -> "OutsideResults":
     """The results in the folders as the report takes them."""
-    from zephyr.deliver.report import Outside
+    from zephyr.deliver.report import OutsideResults
 
     if not folders:
-        return Outside()  # without loading what evaluations need
+        return OutsideResults()  # without loading what evaluations need
     from zephyr.cli.deliver_results import outside_of
 
     return outside_of(run, folders, published)

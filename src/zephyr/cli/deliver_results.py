@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from zephyr.deliver.report import Outside
-from zephyr.deliver.run_facts import Score, title_of
+from zephyr.deliver.report import OutsideResults
+from zephyr.deliver.run_facts import Score
 from zephyr.evaluate.compare_radar import category_means, radar_svg, top_of
 from zephyr.evaluate.published import beside_published, published_deviations
 from zephyr.evaluate.results import Result, read_results
@@ -13,7 +13,7 @@ from zephyr.runs.reader import RunRecord, at, number
 LEAST_AXES = 3
 
 
-def outside_of(run: RunRecord, folders: Sequence[Path], published: str | None) -> Outside:
+def outside_of(run: RunRecord, folders: Sequence[Path], published: str | None) -> OutsideResults:
     """The scores of the evaluations, radars of those with categories, and all beside `published`."""
     read = [(folder, result) for folder in folders for result in read_results(folder)]
     beside: list[list[str]] = []
@@ -27,7 +27,7 @@ def outside_of(run: RunRecord, folders: Sequence[Path], published: str | None) -
             beside.append([row.benchmark, row.metric, *numbers, verdict])
         if rows:
             deviations |= {f"{result.benchmark}, published first: {one}": None for one in published_deviations(result)}
-    return Outside(
+    return OutsideResults(
         scores=[score for folder, result in read for score in _scores(run, folder, result)],
         radars=_radars([(_model(run, result), result) for _, result in read]),
         beside=beside,
@@ -65,7 +65,7 @@ def _is_complete(result: Result, metric: str) -> bool:
 
 def _model(run: RunRecord, result: Result) -> str:
     """The run's own word for a model of its stages, the result's for another."""
-    own = (title_of(run, name) for name, stage in run.stages.items() if stage.folder.name in result.model)
+    own = (run.title_of(name) for name, stage in run.stages.items() if stage.folder.name in result.model)
     return next(own, result.model)
 
 

@@ -1,42 +1,65 @@
 """The model card of a run: a README.md in the shape of the published ones, front matter for the hub included.
 
-Every field comes from what the run recorded; a field that was not recorded is absent. The body's parts are
-`card_parts`.
+Here the values are gathered from what the run recorded; the card is `templates/card.md.j2`. What was not recorded is
+absent from it.
 """
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from zephyr.data.read.hub import is_hub_id
-from zephyr.deliver.card_parts import (
-    citation,
-    evaluation_results,
-    framework_versions,
-    how_made,
-    hyper_parameters,
-    intended_use,
-    limits,
-    model_description,
-    plain,
-    scores_table,
-    training_table,
+from zephyr.deliver.rendering import render_markdown
+from zephyr.deliver.run_facts import (
+    EVAL_COLUMNS,
+    Score,
+    counts_of,
+    decimals,
+    evaluations,
+    health_of,
+    interval_words,
+    makers_of,
+    readable,
+    scores_of,
 )
-from zephyr.deliver.run_facts import Score, scores_of, title_of
 from zephyr.errors import DataError
+from zephyr.recipe.stage_sections import ALIGN, DELIVER, EVALUATE, FEEDBACK, PRETRAIN, SFT, SYNTH
 from zephyr.records.fields import Json
 from zephyr.records.reading import READERS
 from zephyr.runs.layout import CARD
-from zephyr.runs.reader import RunRecord, at, entries
+from zephyr.runs.reader import FinishedStage, RunRecord, at, count_weights, elements, entries, number, read_json
 
-_DATA_SECTIONS = (
-    ("pretrain", "data", "sources"),
-    ("sft", "data", "sources"),
-    ("feedback", "prompts"),
-    ("feedback", "recorded"),
-    ("align", "data", "sources"),
+_METHODS = {
+    "dpo": "Direct Preference Optimization (DPO)",
+    "orpo": "Odds Ratio Preference Optimization (ORPO)",
+    "kto": "Kahneman-Tversky Optimization (KTO)",
+    "simpo": "Simple Preference Optimization (SimPO)",
+    "cpo": "Contrastive Preference Optimization (CPO)",
+    "listwise": "preference optimization over ranked lists",
+    "sft": "supervised fine-tuning",
+}
+_FRAMEWORKS = {
+    "zephyr": "Zephyr",
+    "transformers": "Transformers",
+    "torch": "Pytorch",
+    "datasets": "Datasets",
+    "tokenizers": "Tokenizers",
+    "peft": "Peft",
+}
+_ROLES = {"teacher": "Teacher", "judge": "Judge", "candidates": "Answers to be rated by"}
+# Where a recipe lists the data that its models learn from.
+_TRAINING_DATA = (
+    (SYNTH, "generator", "passages"),
+    (PRETRAIN, "data", "sources"),
+    (SFT, "data", "sources"),
+    (FEEDBACK, "prompts"),
+    (FEEDBACK, "recorded"),
+    (ALIGN, "data", "sources"),
 )
+# Options of an objective that are said under another name, or mean nothing where `reference_sync_steps` is unset.
+_UNSAID = ("name", "reference_mixup")
 
 
 def card_of(run: RunRecord, *, results: Sequence[Score] = ()) -> str:
@@ -46,48 +69,58 @@ def card_of(run: RunRecord, *, results: Sequence[Score] = ()) -> str:
 
     Raises DataError where the run has made no model.
     """
-    trained = run.trained
-    if trained is None or run.model_folder is None:
+    trained, folder = run.trained, run.model_folder
+    if trained is None or folder is None:
         raise DataError(str(run.folder), "has made no model yet", "finish its sft or align stage first: zephyr run")
     scores = [*scores_of(run), *results]
-    own = [score for score in scores if score.model == title_of(run, trained.name)]
-    log = trained.log()
-    parts = [
-        f"# Model Card for {run.name}\n\n{plain(str(run.recipe.get('description') or ''))}",
-        model_description(run),
-        how_made(run),
-        scores_table(scores),
-        intended_use(run),
-        limits(run),
-        evaluation_results(log),
-        "## Training procedure",
-        hyper_parameters(run),
-        training_table(log),
-        framework_versions(run),
-        citation(run),
-    ]
-    body = "\n\n".join(part.strip() for part in parts if part.strip())
-    text = f"---\n{_front_matter(run, own).to_yaml()}\n---\n\n{body}\n"
+    own = [score for score in scores if score.model == run.title_of(trained.name)]
+    makers = makers_of(run)
+    values = {
+        "front_matter": _front_matter(run, own).to_yaml(),
+        "name": run.name,
+        "description": str(run.recipe.get("description") or ""),
+        **_model(run, folder),
+        "makers": [(title, makers[role]) for role, title in _ROLES.items() if role in makers],
+        "judge": makers.get("judge"),
+        "data": list(dict.fromkeys(_data_line(run, source) for source in _training_data(run))),
+        "counts": counts_of(run),
+        "seconds": [[stage.name, f"{stage.seconds:,.1f}"] for stage in run.stages.values() if stage.name != DELIVER],
+        "scores": [
+            [one.model, one.benchmark, one.metric, f"{one.value:.4g}", interval_words(one), one.source]
+            for one in scores
+        ],
+        "prompt": _first_prompt(run),
+        "sampling": _sampling(folder),
+        "health": health_of(run),
+        "hyper_parameters": _hyper_parameters(run, trained),
+        **_training_results(trained.log()),
+        "frameworks": [(title, run.packages[name]) for name, title in _FRAMEWORKS.items() if name in run.packages],
+    }
+    text = render_markdown("card.md.j2", values)
     # What the hub's library cannot read back must not be called a card.
     ModelCard(text)
     return text
 
 
-def default_place(run: RunRecord) -> Path:
+def card_place(run: RunRecord) -> Path:
     """Where the card belongs: into the folder that is uploaded."""
     return (run.model_folder or run.folder) / CARD
 
 
+# ---- front matter ----
+
+
 def _front_matter(run: RunRecord, scores: Sequence[Score]) -> ModelCardData:
-    objective = at(run.recipe, "align", "objective", "name") if "align" in run.stages else None
+    objective = _objective(run)
     base = at(run.recipe, "model", "name_or_path")
+    sources = (str(at(source, "path") or "") for source in _training_data(run))
     data = ModelCardData(
         base_model=base if isinstance(base, str) and _is_on_hub(base, Path()) else None,
-        datasets=_datasets(run.recipe, run.stages) or None,
-        language=_languages(run.recipe, run.stages) or None,
+        datasets=list(dict.fromkeys(path for path in sources if _is_on_hub(path, _data_dir(run)))) or None,
+        language=_languages(run) or None,
         library_name="transformers",
         pipeline_tag="text-generation",
-        tags=["zephyr", "conversational", *([str(objective)] if objective else []), "generated_from_trainer"],
+        tags=["zephyr", "conversational", *([objective] if objective else []), "generated_from_trainer"],
         model_name=run.name,
         eval_results=[_eval_result(score) for score in scores] or None,
     )
@@ -99,7 +132,7 @@ def _front_matter(run: RunRecord, scores: Sequence[Score]) -> ModelCardData:
 
 def _eval_result(score: Score) -> EvalResult:
     """The score in the hub's words; interval, error, number of items and source stand beside the value."""
-    told = {
+    arguments = {
         "low": score.low,
         "high": score.high,
         "standard_error": score.standard_error,
@@ -113,20 +146,8 @@ def _eval_result(score: Score) -> EvalResult:
         metric_type="accuracy" if score.metric in ("rewards accuracy", "share of right answers") else score.metric,
         metric_name=score.metric,
         metric_value=score.value,
-        metric_args={name: value for name, value in told.items() if value is not None} or None,
+        metric_args={name: value for name, value in arguments.items() if value is not None} or None,
     )
-
-
-def _datasets(recipe: Mapping[str, Json], stages: Mapping[str, object]) -> list[str]:
-    """The data sets on the hub that the finished stages read, each once."""
-    found = []
-    for place in _DATA_SECTIONS:
-        sources = at(recipe, *place) if place[0] in stages else None
-        for source in sources if isinstance(sources, list) else []:
-            path = str(at(source, "path") or "")
-            if _is_on_hub(path, Path(str(recipe.get("data_dir") or "."))):
-                found.append(path)
-    return list(dict.fromkeys(found))
 
 
 def _is_on_hub(path: str, folder: Path) -> bool:
@@ -135,13 +156,134 @@ def _is_on_hub(path: str, folder: Path) -> bool:
     return is_hub_id(path) and not is_file and not (folder / path).exists()
 
 
-def _languages(recipe: Mapping[str, Json], stages: Mapping[str, object]) -> list[str]:
+def _languages(run: RunRecord) -> list[str]:
     """The languages that a filter kept; a run without such a filter has not looked."""
     found: list[str] = []
-    for stage in stages:
-        filters = at(recipe, stage, "data", "filters") or entries(recipe, stage).get("filters")
-        for one in filters if isinstance(filters, list) else []:
-            keep = at(one, "keep")
-            if at(one, "name") == "language" and isinstance(keep, list):
-                found += map(str, keep)
+    for stage in run.stages:
+        for one in elements(run.recipe, stage, "data", "filters") or elements(run.recipe, stage, "filters"):
+            if at(one, "name") == "language":
+                found += map(str, elements(one, "keep"))
     return list(dict.fromkeys(found))
+
+
+# ---- the body ----
+
+
+def _training_data(run: RunRecord) -> Iterator[Json]:
+    """The data sources of the finished stages."""
+    for place in _TRAINING_DATA:
+        if place[0] in run.stages:
+            yield from elements(run.recipe, *place)
+
+
+def _data_line(run: RunRecord, source: Json) -> str:
+    """A data source and its licence. Of a local file its name is told, not where it lies."""
+    path = str(at(source, "path") or "")
+    name = path if _is_on_hub(path, _data_dir(run)) else Path(path).name
+    return f"{name}, licence: {at(source, 'license') or 'not recorded'}"
+
+
+def _data_dir(run: RunRecord) -> Path:
+    return Path(str(run.recipe.get("data_dir") or "."))
+
+
+def _objective(run: RunRecord) -> str:
+    """The name of align's objective; empty where the run has not aligned."""
+    return str(at(run.recipe, ALIGN, "objective", "name") or "") if ALIGN in run.stages else ""
+
+
+def _model(run: RunRecord, folder: Path) -> dict[str, object]:
+    """What the model is, from its own files and the recipe."""
+    size, kind = count_weights(folder), at(read_json(folder / "config.json"), "model_type")
+    base, objective = at(run.recipe, "model", "name_or_path"), _objective(run)
+    revision = f" at revision {run.model_revision}" if run.model_revision else ""
+    return {
+        "size": _short(size) if size and kind else "",
+        "model_type": kind,
+        "objective": objective,
+        "method": _METHODS.get(objective or "sft", objective),
+        "base": f"{base}{revision}" if base else "",
+        "is_pretrained_here": PRETRAIN in run.stages,
+        "chat_template": at(run.recipe, "chat_template", "name"),
+    }
+
+
+def _first_prompt(run: RunRecord) -> str:
+    """A prompt that the models were evaluated on, as a Python text."""
+    samples = run.stages[EVALUATE].samples() if EVALUATE in run.stages else []
+    first = str(at(samples[0], "prompt")) if samples else "Hello!"
+    return json.dumps("Hello!" if "```" in first else first, ensure_ascii=False)
+
+
+def _sampling(folder: Path) -> str:
+    """The sampling that stands in the model's folder, as arguments."""
+    path = folder / "generation_config.json"
+    config = read_json(path) if path.is_file() else None
+    names = ("max_new_tokens", "do_sample", "temperature", "top_k", "top_p")
+    found = ", ".join(f"{name}={at(config, name)!r}" for name in names if at(config, name) is not None)
+    return found or "max_new_tokens=256"
+
+
+def _hyper_parameters(run: RunRecord, trained: FinishedStage) -> list[tuple[str, Json]]:
+    """The last training's settings under the cards' names."""
+    section = entries(run.recipe, trained.name)
+    train, objective = entries(section, "train"), entries(section, "objective")
+    betas = f"betas=({at(train, 'adam_beta1')},{at(train, 'adam_beta2')}) and epsilon={at(train, 'adam_epsilon')}"
+    warmup = "warmup_ratio" if at(train, "warmup_steps") is None else "warmup_steps"
+    found: dict[str, Json] = {
+        "objective": at(objective, "name"),
+        **{name: value for name, value in objective.items() if name not in _UNSAID and not isinstance(value, dict)},
+        "learning_rate": at(train, "learning_rate"),
+        "seed": run.recipe.get("seed"),
+        "num_devices": at(trained.facts, "num_devices"),
+        "total_train_batch_size": at(train, "train_batch_size"),
+        "max_tokens_per_micro_batch (per device)": at(train, "max_tokens_per_micro_batch"),
+        "optimizer": f"{at(train, 'optim')} with {betas}",
+        "weight_decay": at(train, "weight_decay"),
+        "max_grad_norm": at(train, "max_grad_norm"),
+        "lr_scheduler_type": at(train, "lr_scheduler_type"),
+        f"lr_scheduler_{warmup}": at(train, warmup),
+        "num_epochs": at(train, "num_train_epochs"),
+        "steps": at(trained.facts, "steps"),
+        "precision": at(train, "precision"),
+        "max_length": at(section, "data", "max_length"),
+        "lora_r": at(section, "lora", "r"),
+        "lora_alpha": at(section, "lora", "lora_alpha"),
+    }
+    return [(name, value) for name, value in found.items() if value is not None]
+
+
+def _training_results(log: Sequence[Mapping[str, Json]]) -> dict[str, object]:
+    """The last evaluation of the training, and a row for every evaluation, in the cards' columns that were measured."""
+    measured = evaluations(log)
+    titles = {title: name for title, name in EVAL_COLUMNS.items() if any(name in line for line in measured)}
+    rows = [
+        [
+            decimals(line.get("loss")),
+            _trimmed(line.get("epoch")),
+            readable(line.get("step")).replace(",", ""),
+            *(decimals(line.get(name)) for name in titles.values()),
+        ]
+        for line in measured
+    ]
+    last = [
+        ("Loss" if title == "Validation Loss" else title, decimals(line.get(name)))
+        for line in measured[-1:]
+        for title, name in titles.items()
+        if number(line.get(name)) is not None
+    ]
+    return {"evaluation": last, "training_columns": ["Training Loss", "Epoch", "Step", *titles], "training": rows}
+
+
+def _trimmed(value: Json) -> str:
+    """Two decimals without the zeros at their end, as the cards have epochs."""
+    found = number(value)
+    return "" if found is None else f"{round(found, 2):g}"
+
+
+def _short(count: int) -> str:
+    """A count as models are called by: 7B, 1.4M."""
+    for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
+        if count >= size:
+            return f"{count / size:.3g}{letter}"
+    return str(count)

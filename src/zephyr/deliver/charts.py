@@ -1,16 +1,17 @@
-"""Small pictures for the report as inline SVG: lines, histograms, scores with their intervals.
+"""Small charts for the report: where lines, dots and labels stand. `chart.html.j2` draws them as inline SVG.
 
-Colours are the page's variables, so that one picture serves light, dark and paper; dashes tell lines apart without
-colour. Every picture has a title and a description for those who hear it.
+Colours are numbers of the page's variables, so that one chart serves light, dark and paper; dashes tell lines apart
+without colour. Every chart has a title and a summary for screen readers.
 """
 
 import math
 from collections.abc import Iterator, Sequence
-from html import escape
+from dataclasses import dataclass
 from typing import NamedTuple
 
 WIDTH, HEIGHT = 560, 240
 LEFT, RIGHT, TOP, BOTTOM = 56, 12, 12, 34
+ROW_HEIGHT = 34
 DASHES = ("", "7 4", "2 3", "9 3 2 3")
 NUM_COLOURS = 4
 MOST_POINTS = 400
@@ -23,8 +24,8 @@ class Series(NamedTuple):
     points: Sequence[tuple[float, float]]
 
 
-class Interval(NamedTuple):
-    """A value, from where to where it may lie, and what it is called; `colour` numbers what it is of."""
+class IntervalRow(NamedTuple):
+    """A value with the ends of its interval, and its name; rows of one colour belong together."""
 
     name: str
     value: float
@@ -33,8 +34,60 @@ class Interval(NamedTuple):
     colour: int = 0
 
 
+class Rule(NamedTuple):
+    """A straight line between two places; of no colour: one of the grid."""
+
+    x1: str
+    x2: str
+    y1: str
+    y2: str
+    colour: int | None = None
+
+
+class Label(NamedTuple):
+    """A text at a place, which is its `anchor`: start, middle or end."""
+
+    x: str
+    y: str
+    anchor: str
+    text: str
+
+
+class Curve(NamedTuple):
+    """A line through points as SVG writes them; `area`: the outline of what is filled below it."""
+
+    colour: int
+    dashes: str
+    points: str
+    area: str = ""
+
+
+class Dot(NamedTuple):
+    """A filled circle."""
+
+    colour: int
+    x: str
+    y: str
+    radius: int
+
+
+@dataclass(frozen=True)
+class Chart:
+    """All that is drawn of a chart. `legend`: names with the colour and the dashes of their curves."""
+
+    title: str
+    summary: str
+    rules: Sequence[Rule]
+    labels: Sequence[Label]
+    curves: Sequence[Curve] = ()
+    dots: Sequence[Dot] = ()
+    legend: Sequence[tuple[str, int, str]] = ()
+    width: int = WIDTH
+    height: int = HEIGHT
+
+
 class _Frame(NamedTuple):
-    """What of both axes is shown."""
+    """The ends of both axes."""
 
     left: float
     right: float
@@ -48,24 +101,23 @@ class _Frame(NamedTuple):
         return HEIGHT - BOTTOM - (value - self.bottom) / (self.top - self.bottom) * (HEIGHT - TOP - BOTTOM)
 
 
-def line_chart(title: str, series: Sequence[Series], *, x_label: str) -> str:
-    """The lines in one picture with a legend below; an empty text where none has a finite point."""
+def line_chart(title: str, series: Sequence[Series], *, x_label: str) -> Chart | None:
+    """The lines in one chart with a legend below; None where none has a finite point."""
     drawn = [Series(one.name, _finite(one.points)) for one in series]
     drawn = [one for one in drawn if one.points]
     if not drawn:
-        return ""
+        return None
     xs, ys = zip(*(point for one in drawn for point in one.points), strict=True)
     frame = _framed(min(xs), max(xs), min(ys), max(ys))
-    lines = [_line(one, number, frame) for number, one in enumerate(drawn)]
-    said = "; ".join(f"{one.name} from {one.points[0][1]:.4g} to {one.points[-1][1]:.4g}" for one in drawn)
-    return _figure(title, said, [*_axes(frame, x_label), *lines], [one.name for one in drawn])
+    summary = "; ".join(f"{one.name} from {one.points[0][1]:.4g} to {one.points[-1][1]:.4g}" for one in drawn)
+    return _chart_of(title, summary, drawn, frame, x_label)
 
 
-def histogram(title: str, groups: Sequence[tuple[str, Sequence[int]]], *, x_label: str, bins: int = 24) -> str:
-    """How often values fall where, as the share of each group, outlined one above the other."""
+def histogram(title: str, groups: Sequence[tuple[str, Sequence[int]]], *, x_label: str, bins: int = 24) -> Chart | None:
+    """The distribution of each group's values, in % of the group, outlined one above the other; None without values."""
     drawn = [(name, values) for name, values in groups if values]
     if not drawn:
-        return ""
+        return None
     low = min(min(values) for _, values in drawn)
     high = max(max(values) for _, values in drawn) + 1
     width = max(1, math.ceil((high - low) / bins))
@@ -79,71 +131,60 @@ def histogram(title: str, groups: Sequence[tuple[str, Sequence[int]]], *, x_labe
         steps.append(Series(f"{name}: median {sorted(values)[len(values) // 2]:,}, n {len(values):,}", edges))
     tallest = max(share for one in steps for _, share in one.points)
     frame = _framed(low, low + width * math.ceil((high - low) / width), 0.0, tallest)
-    lines = [_line(one, number, frame, fill=True) for number, one in enumerate(steps)]
-    said = "; ".join(one.name for one in steps)
-    return _figure(title, said, [*_axes(frame, f"{x_label} (share in %)"), *lines], [one.name for one in steps])
+    summary = "; ".join(one.name for one in steps)
+    return _chart_of(title, summary, steps, frame, f"{x_label} (share in %)", fill=True)
 
 
-def interval_chart(title: str, rows: Sequence[Interval]) -> str:
-    """A row for every value: a dot, and a line over its interval; from 0 to the largest."""
+def interval_chart(title: str, rows: Sequence[IntervalRow]) -> Chart | None:
+    """A row for every value: a dot, and a line over its interval; from 0 to the largest. None without finite values."""
     ends = [end for row in rows for end in (row.value, row.low, row.high) if end is not None and math.isfinite(end)]
     if not ends:
-        return ""
-    low, high = min(0.0, *ends), max(*ends, 0.0)
-    frame = _framed(low, high, 0.0, 1.0)
-    height = 34 * len(rows) + 30
-    parts = []
+        return None
+    frame = _framed(min(0.0, *ends), max(*ends, 0.0), 0.0, 1.0)
+    height = ROW_HEIGHT * len(rows) + 30
+    rules, labels, dots = [], [], []
     for tick in _ticks(frame.left, frame.right):
-        x = frame.x(tick)
-        parts.append(f'<line class="grid" x1="{x:.1f}" y1="4" x2="{x:.1f}" y2="{height - 26}"/>')
-        parts.append(f'<text x="{x:.1f}" y="{height - 8}" text-anchor="middle">{tick:g}</text>')
+        x = f"{frame.x(tick):.1f}"
+        rules.append(Rule(x, x, "4", str(height - 26)))
+        labels.append(Label(x, str(height - 8), "middle", f"{tick:g}"))
     for number, row in enumerate(rows):
-        y, colour = 34 * number + 24, f"c{row.colour % NUM_COLOURS}"
+        y, colour, place = ROW_HEIGHT * number + 24, row.colour % NUM_COLOURS, frame.x(row.value)
         if row.low is not None and row.high is not None:
-            span = f'x1="{frame.x(row.low):.1f}" x2="{frame.x(row.high):.1f}"'
-            parts.append(f'<line class="line {colour}" {span} y1="{y}" y2="{y}"/>')
-        parts.append(f'<circle class="dot {colour}" cx="{frame.x(row.value):.1f}" cy="{y}" r="5"/>')
-        anchor = "end" if frame.x(row.value) > WIDTH * 0.7 else "start"
-        words = f"{escape(row.name)} {row.value:.4g}"
-        parts.append(f'<text x="{frame.x(row.value):.1f}" y="{y - 9}" text-anchor="{anchor}">{words}</text>')
-    said = "; ".join(f"{row.name} {row.value:.4g}" for row in rows)
-    return _figure(title, said, parts, [], height=height)
+            rules.append(Rule(f"{frame.x(row.low):.1f}", f"{frame.x(row.high):.1f}", str(y), str(y), colour))
+        dots.append(Dot(colour, f"{place:.1f}", str(y), 5))
+        anchor = "end" if place > WIDTH * 0.7 else "start"
+        labels.append(Label(f"{place:.1f}", str(y - 9), anchor, f"{row.name} {row.value:.4g}"))
+    summary = "; ".join(f"{row.name} {row.value:.4g}" for row in rows)
+    return Chart(title, summary, rules, labels, dots=dots, height=height)
 
 
-def _figure(title: str, said: str, parts: Sequence[str], legend: Sequence[str], *, height: int = HEIGHT) -> str:
-    head = f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(title)}: {escape(said)}">'
-    keys = "".join(
-        f'<li><svg class="key" viewBox="0 0 28 8" aria-hidden="true"><line class="line c{number % NUM_COLOURS}" '
-        f'x1="0" y1="4" x2="28" y2="4" stroke-dasharray="{DASHES[number % len(DASHES)]}"/></svg>{escape(name)}</li>'
-        for number, name in enumerate(legend)
-    )
-    listed = f'<ul class="legend">{keys}</ul>' if keys else ""
-    return f"<figure><figcaption>{escape(title)}</figcaption>{head}{''.join(parts)}</svg>{listed}</figure>"
+def _chart_of(
+    title: str, summary: str, series: Sequence[Series], frame: _Frame, x_label: str, *, fill: bool = False
+) -> Chart:
+    curves, dots = [], []
+    for number, one in enumerate(series):
+        places = [(frame.x(x), frame.y(y)) for x, y in one.points]
+        if len(places) == 1:
+            dots.append(Dot(number % NUM_COLOURS, f"{places[0][0]:.1f}", f"{places[0][1]:.1f}", 4))
+            continue
+        points = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
+        floor = frame.y(frame.bottom)
+        area = f"{places[0][0]:.1f},{floor:.1f} {points} {places[-1][0]:.1f},{floor:.1f}" if fill else ""
+        curves.append(Curve(number % NUM_COLOURS, DASHES[number % len(DASHES)], points, area))
+    legend = [(one.name, number % NUM_COLOURS, DASHES[number % len(DASHES)]) for number, one in enumerate(series)]
+    rules = [
+        Rule(str(LEFT), str(WIDTH - RIGHT), f"{frame.y(tick):.1f}", f"{frame.y(tick):.1f}")
+        for tick in _ticks(frame.bottom, frame.top)
+    ]
+    return Chart(title, summary, rules, list(_axis_labels(frame, x_label)), curves, dots, legend)
 
 
-def _line(series: Series, number: int, frame: _Frame, *, fill: bool = False) -> str:
-    colour, dash = f"c{number % NUM_COLOURS}", DASHES[number % len(DASHES)]
-    places = [(frame.x(x), frame.y(y)) for x, y in series.points]
-    corners = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
-    if len(places) == 1:
-        return f'<circle class="dot {colour}" cx="{places[0][0]:.1f}" cy="{places[0][1]:.1f}" r="4"/>'
-    line = f'<polyline class="line {colour}" points="{corners}" stroke-dasharray="{dash}"/>'
-    if not fill:
-        return line
-    floor = frame.y(frame.bottom)
-    closed = f"{places[0][0]:.1f},{floor:.1f} {corners} {places[-1][0]:.1f},{floor:.1f}"
-    return f'<polygon class="area {colour}" points="{closed}"/>{line}'
-
-
-def _axes(frame: _Frame, x_label: str) -> Iterator[str]:
-    bottom = HEIGHT - BOTTOM
+def _axis_labels(frame: _Frame, x_label: str) -> Iterator[Label]:
     for tick in _ticks(frame.bottom, frame.top):
-        y = frame.y(tick)
-        yield f'<line class="grid" x1="{LEFT}" y1="{y:.1f}" x2="{WIDTH - RIGHT}" y2="{y:.1f}"/>'
-        yield f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{tick:g}</text>'
+        yield Label(str(LEFT - 6), f"{frame.y(tick) + 4:.1f}", "end", f"{tick:g}")
     for tick in _ticks(frame.left, frame.right):
-        yield f'<text x="{frame.x(tick):.1f}" y="{bottom + 16}" text-anchor="middle">{tick:g}</text>'
-    yield f'<text x="{WIDTH - RIGHT}" y="{HEIGHT - 4}" text-anchor="end">{escape(x_label)}</text>'
+        yield Label(f"{frame.x(tick):.1f}", str(HEIGHT - BOTTOM + 16), "middle", f"{tick:g}")
+    yield Label(str(WIDTH - RIGHT), str(HEIGHT - 4), "end", x_label)
 
 
 def _framed(left: float, right: float, bottom: float, top: float) -> _Frame:
@@ -165,7 +206,7 @@ def _ticks(low: float, high: float) -> list[float]:
 
 
 def _finite(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The points that can be drawn, thinned to as many as the eye can tell apart; the last one stays."""
+    """The finite points, thinned to as many as the eye can tell apart; the last one stays."""
     there = [(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y)]
     stride = max(1, math.ceil(len(there) / MOST_POINTS))
     thinned = there[::stride]

@@ -1,51 +1,82 @@
 """The report of a run: one HTML page of what it did, what it cost, how it went and what came out.
 
-All of it is what the run recorded, and what evaluations outside of it have measured; the page's look is `page`,
-its pictures are `charts`.
+Here the values are gathered from what the run recorded, and from what evaluations outside of it measured; the page is
+`templates/report.html.j2`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from zephyr.deliver.charts import Interval, Series, histogram, interval_chart, line_chart
-from zephyr.deliver.page import bullets, grid, page, paragraph, section, shown, side_by_side, table
-from zephyr.deliver.published_runs import PUBLISHED_RUNS
-from zephyr.deliver.report_numbers import (
-    answers_of,
-    costs_of,
-    example_lengths,
-    preference_lengths,
-    scores_by_task,
-    seconds_in_words,
-)
+from zephyr.data.tokenize.token_store import DialogueStore, PreferenceStore
+from zephyr.deliver.charts import Chart, IntervalRow, Series, histogram, interval_chart, line_chart
+from zephyr.deliver.rendering import render_html
 from zephyr.deliver.run_facts import (
     EVAL_COLUMNS,
-    STAGE_WORDS,
     Score,
     counts_of,
+    decimals,
     evaluations,
     health_of,
+    interval_words,
     makers_of,
+    readable,
     scores_of,
-    spread,
-    written,
 )
+from zephyr.recipe.stage_sections import ALIGN, DELIVER, EVALUATE, FEEDBACK, PRETRAIN, SFT, SYNTH, TRAINING_STAGES
 from zephyr.records.fields import Json
-from zephyr.runs.reader import FinishedStage, RunRecord, at, number
+from zephyr.runs.reader import FinishedStage, RunRecord, at, entries, number, read_json
+from zephyr.teachers.ledger.file import open_file
+from zephyr.teachers.ledger.report import TeacherSummary, summarize
 
-PAIR_CURVES = (
+MOST_PAIRS = 20_000
+_STAGE_WORDS = {
+    SYNTH: "a teacher writes",
+    PRETRAIN: "the base model reads",
+    SFT: "supervised fine-tuning",
+    FEEDBACK: "answers are rated",
+    ALIGN: "preference optimization",
+    EVALUATE: "models are measured",
+}
+_CURVES = (
+    ("Loss", ("loss", "eval_loss")),
     ("Rewards", ("rewards/chosen", "rewards/rejected")),
     ("Reward margin", ("rewards/margins", "eval_rewards/margins")),
     ("Reward accuracy", ("rewards/accuracies", "eval_rewards/accuracies")),
     ("Log-probabilities of answers", ("logps/chosen", "logps/rejected")),
+    ("Gradient norm", ("grad_norm",)),
+    ("Learning rate", ("learning_rate",)),
 )
+# How the published Zephyr models were trained and how their training ended. Sources: their cards (hyper-parameters and
+# last evaluation) and arXiv 2310.16944; alpha's beta follows from its card's table (`card_audit`).
+PUBLISHED_RUNS = ("zephyr-7b-beta", "zephyr-7b-alpha")
+_PUBLISHED_SETTINGS = {
+    "objective": ("dpo", "dpo"),
+    "beta": ("0.1", "0.05"),
+    "learning_rate": ("5e-07", "5e-07"),
+    "train_batch_size": ("32", "32"),
+    "num_train_epochs": ("3", "1"),
+    "lr_scheduler_type": ("linear", "linear"),
+}
+_PUBLISHED_EVALUATION = {
+    "eval_loss": (0.7496, 0.4605),
+    "eval_rewards/chosen": (-4.5221, -0.5053),
+    "eval_rewards/rejected": (-8.3184, -1.8752),
+    "eval_rewards/accuracies": (0.7812, 0.7812),
+    "eval_rewards/margins": (3.7963, 1.3699),
+    "eval_logps/rejected": (-340.1541, -327.4286),
+    "eval_logps/chosen": (-299.4561, -297.1040),
+    "eval_logits/rejected": (-2.3081, -2.7153),
+    "eval_logits/chosen": (-2.3531, -2.7447),
+}
 
 
 @dataclass(frozen=True)
-class Outside:
+class OutsideResults:
     """What was measured outside the run: scores, radars (SVG of our own making) by title, scores beside published ones.
 
-    The rows of `beside` are: benchmark, metric, run, published, what may lie between them, the verdict.
+    The rows of `beside` are: benchmark, metric, run, published, tolerance, verdict.
     """
 
     scores: Sequence[Score] = ()
@@ -54,99 +85,174 @@ class Outside:
     deviations: Sequence[str] = ()
 
 
-def report_of(run: RunRecord, *, outside: Outside | None = None) -> str:
+class TrainingCurves(NamedTuple):
+    """The charts of a training, and its evaluations as a table."""
+
+    stage: str
+    charts: Sequence[Chart]
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+def report_of(run: RunRecord, *, outside: OutsideResults | None = None) -> str:
     """The page."""
-    beyond = outside or Outside()
-    sections = {
-        "Scores": _scores([*scores_of(run), *beyond.scores], beyond.radars) + _by_task(run),
-        "Answers side by side": [side_by_side(prompt, answers) for prompt, answers in answers_of(run)],
-        "Pipeline": _pipeline(run),
-        "Data": _data(run),
-        "Training": [part for stage in run.stages.values() for part in _curves(stage)],
-        "Health": _health(run),
-        "Beside the published run": _published(run, beyond),
-        "Made with": _versions(run),
+    results = outside or OutsideResults()
+    scores = [*scores_of(run), *results.scores]
+    models, tasks = scores_by_task(run)
+    has_training = any(stage.log() for stage in run.stages.values())
+    values = {
+        "name": run.name,
+        "description": str(run.recipe.get("description") or ""),
+        "score_charts": _score_charts(scores),
+        "radars": results.radars,
+        "scores": [
+            [f"{one.benchmark}: {one.metric}", one.model, f"{one.value:.4g}", interval_words(one)] for one in scores
+        ],
+        "task_models": models,
+        "tasks": tasks,
+        "answers": answers_of(run),
+        "stages": _stage_rows(run),
+        "makers": [f"{role}: {name}" for role, name in makers_of(run).items()],
+        "calls": calls_of(run),
+        "length_charts": _length_charts(run),
+        "counts": counts_of(run),
+        "trainings": [found for stage in run.stages.values() if (found := _training_curves(stage)) is not None],
+        "health": health_of(run) if has_training else None,
+        "beside": results.beside,
+        "deviations": results.deviations,
+        "published_runs": PUBLISHED_RUNS,
+        "published": _published_rows(run),
+        "versions": [[name, str(value)] for name, value in (*run.packages.items(), *run.machine.items())],
     }
-    told = {title: "".join(parts) for title, parts in sections.items()}
-    links = "".join(
-        f'<a href="#{title.lower().replace(" ", "-")}">{shown(title)}</a>' for title, body in told.items() if body
+    return render_html("report.html.j2", values)
+
+
+def answers_of(run: RunRecord) -> list[tuple[str, list[tuple[str, str]]]]:
+    """The recipe's sample prompts and the first that were measured, each with what all models answered."""
+    found = []
+    for name in (DELIVER, EVALUATE):
+        for one in run.stages[name].samples() if name in run.stages else []:
+            answers = [(model, str(text)) for model, text in entries(one, "answers").items()]
+            found.append((str(at(one, "prompt") or ""), answers))
+    return found
+
+
+def scores_by_task(run: RunRecord) -> tuple[list[str], list[list[str]]]:
+    """The models, and for every task of the closed world its name and each model's share of right answers."""
+    stage = run.stages.get(EVALUATE)
+    found: dict[str, dict[str, str]] = {}
+    models = []
+    for name in TRAINING_STAGES if stage is not None else ():
+        assert stage is not None
+        for path in stage.measurements("world", name):
+            models.append(run.title_of(name))
+            for task, share in entries(read_json(path), "by_task").items():
+                value = number(share)
+                found.setdefault(task, {})[models[-1]] = "" if value is None else f"{value:.0%}"
+    return models, [[task, *(by.get(model, "") for model in models)] for task, by in sorted(found.items())]
+
+
+def preference_lengths(run: RunRecord) -> list[tuple[str, list[int]]]:
+    """The lengths in tokens of the best and the other answers that align trained on; of the first 20,000 rows."""
+    folder = run.stages[ALIGN].train_tokens() if ALIGN in run.stages else None
+    if folder is None:
+        return []
+    store = PreferenceStore(
+        folder, lambda _name, _prompt, answers, _ratings: [len(one) for one in answers], verify=False
     )
-    head = [f"<h1>{shown(run.name)}</h1>", paragraph(str(run.recipe.get("description") or "")), f"<nav>{links}</nav>"]
-    return page(f"{run.name}: report", [*head, *(section(title, [body]) for title, body in told.items())])
+    rows = [store[index] for index in range(min(len(store), MOST_PAIRS))]
+    return [("preferred", [row[0] for row in rows]), ("rejected", [each for row in rows for each in row[1:]])]
 
 
-def _scores(scores: Sequence[Score], radars: Sequence[tuple[str, str]]) -> list[str]:
-    groups: dict[tuple[str, str], list[Interval]] = {}
+def example_lengths(run: RunRecord) -> dict[str, list[int]]:
+    """The lengths in tokens of the rows of the stages that read whole texts."""
+    found = {}
+    for stage in (PRETRAIN, SFT):
+        folder = run.stages[stage].train_tokens() if stage in run.stages else None
+        if folder is not None:
+            store = DialogueStore(folder, lambda name, _ids, _mask: name, verify=False)
+            found[stage] = [int(length) for length in store.lengths()]
+    return found
+
+
+def calls_of(run: RunRecord) -> list[list[str]]:
+    """A line for every teacher and judge whose calls are in a ledger: requests, tokens, price, seconds."""
+    found: list[TeacherSummary] = []
+    for path in run.ledgers():
+        with closing(open_file(path, read_only=True)) as ledger:
+            found += summarize(ledger)
+    return [
+        [
+            one.teacher,
+            f"{one.requests:,}",
+            f"{one.prompt_tokens:,}",
+            f"{one.completion_tokens:,}",
+            f"{one.price:,.2f}" if one.price else "",
+            f"{one.mean_seconds:.3f}",
+        ]
+        for one in found
+    ]
+
+
+def seconds_in_words(seconds: float) -> str:
+    """A time as people say it."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
+
+
+def _score_charts(scores: Sequence[Score]) -> list[Chart]:
+    """A chart for every metric that several models have, one colour a model."""
+    groups: dict[tuple[str, str], list[IntervalRow]] = {}
     models = list(dict.fromkeys(score.model for score in scores))
     for score in scores:
-        row = Interval(score.model, score.value, score.low, score.high, models.index(score.model))
+        row = IntervalRow(score.model, score.value, score.low, score.high, models.index(score.model))
         groups.setdefault((score.benchmark, score.metric), []).append(row)
-    pictures = [interval_chart(": ".join(name), rows) for name, rows in groups.items() if len(rows) > 1]
-    drawn = [f'<figure class="radar"><figcaption>{shown(title)}</figcaption>{svg}</figure>' for title, svg in radars]
-    lines = [[f"{one.benchmark}: {one.metric}", one.model, f"{one.value:.4g}", spread(one)] for one in scores]
-    return [grid(pictures), grid(drawn), table(["measured", "model", "score", "95 % interval"], lines, numbers=(2,))]
+    return _drawn(interval_chart(": ".join(name), rows) for name, rows in groups.items() if len(rows) > 1)
 
 
-def _by_task(run: RunRecord) -> list[str]:
-    models, rows = scores_by_task(run)
-    if not rows:
-        return []
-    columns = range(1, len(models) + 1)
-    return ["<h3>By task</h3>", table(["task", *models], rows, numbers=columns)]
-
-
-def _pipeline(run: RunRecord) -> list[str]:
-    # What this page took is nothing to tell on it.
-    stages = [stage for stage in run.stages.values() if stage.name != "deliver"]
+def _stage_rows(run: RunRecord) -> list[list[str]]:
+    """Name, work, time and share of the time of every stage, then of all; without the stage that writes this page."""
+    stages = [stage for stage in run.stages.values() if stage.name != DELIVER]
     total = sum(stage.seconds for stage in stages)
+    shares = [f"{stage.seconds / total:.0%}" if total else "" for stage in stages]
     rows = [
-        [stage.name, STAGE_WORDS.get(stage.name, ""), seconds_in_words(stage.seconds), _share(stage.seconds, total)]
-        for stage in stages
+        [stage.name, _STAGE_WORDS.get(stage.name, ""), seconds_in_words(stage.seconds), share]
+        for stage, share in zip(stages, shares, strict=True)
     ]
-    rows.append(["all", "", seconds_in_words(total), ""])
-    makers = [f"{role}: {name}" for role, name in makers_of(run).items()]
-    costs = table(
-        ["asked", "requests", "prompt tokens", "completion tokens", "price", "seconds a request"],
-        costs_of(run),
-        numbers=range(1, 6),
-    )
-    return [
-        table(["stage", "what happens", "time", "share"], rows, numbers=(2, 3)),
-        bullets(makers),
-        f"<h3>Calls to teachers and judges</h3>{costs}" if costs else "",
-    ]
+    return [*rows, ["all", "", seconds_in_words(total), ""]]
 
 
-def _data(run: RunRecord) -> list[str]:
-    rows = [list(count) for count in counts_of(run)]
-    pictures = [histogram("Length of preferred and rejected answers", preference_lengths(run), x_label="tokens")]
-    pictures += [
+def _length_charts(run: RunRecord) -> list[Chart]:
+    pairs = histogram("Length of preferred and rejected answers", preference_lengths(run), x_label="tokens")
+    texts = (
         histogram(f"Length of what {stage} reads", [(stage, lengths)], x_label="tokens")
         for stage, lengths in example_lengths(run).items()
-    ]
-    return [grid(pictures), table(["stage", "what", "count"], rows)]
+    )
+    return _drawn([pairs, *texts])
 
 
-def _curves(stage: FinishedStage) -> list[str]:
+def _training_curves(stage: FinishedStage) -> TrainingCurves | None:
     log = stage.log()
     if not log:
-        return []
-    figures = [_chart("Loss", log, ("loss", "eval_loss"))]
-    figures += [_chart(title, log, names) for title, names in PAIR_CURVES]
-    figures += [_chart("Gradient norm", log, ("grad_norm",)), _chart("Learning rate", log, ("learning_rate",))]
+        return None
+    charts = _drawn(
+        line_chart(title, [Series(name, _points(log, name)) for name in names], x_label="step")
+        for title, names in _CURVES
+    )
     measured = evaluations(log)
     titles = {title: name for title, name in EVAL_COLUMNS.items() if any(name in line for line in measured)}
     rows = [
-        [written(line.get("step")), _four(line.get("loss")), *(_four(line.get(name)) for name in titles.values())]
+        [
+            readable(line.get("step")),
+            decimals(line.get("loss")),
+            *(decimals(line.get(name)) for name in titles.values()),
+        ]
         for line in measured
     ]
-    columns = ["Step", "Training Loss", *titles]
-    return [f"<h3>{shown(stage.name)}</h3>", grid(figures), table(columns, rows, numbers=range(len(columns)))]
-
-
-def _chart(title: str, log: Sequence[Mapping[str, Json]], names: Sequence[str]) -> str:
-    series = [Series(name, _points(log, name)) for name in names]
-    return line_chart(title, series, x_label="step")
+    return TrainingCurves(stage.name, charts, ["Step", "Training Loss", *titles], rows)
 
 
 def _points(log: Sequence[Mapping[str, Json]], name: str) -> list[tuple[float, float]]:
@@ -154,57 +260,28 @@ def _points(log: Sequence[Mapping[str, Json]], name: str) -> list[tuple[float, f
     return [(step, value) for step, value in pairs if step is not None and value is not None]
 
 
-def _health(run: RunRecord) -> list[str]:
-    if not any(stage.log() for stage in run.stages.values()):
+def _published_rows(run: RunRecord) -> list[list[str]]:
+    """Settings and last evaluation of the preference training beside those of the published runs; of DPO alone."""
+    align = run.stages.get(ALIGN)
+    if align is None or at(run.recipe, ALIGN, "objective", "name") != "dpo":
         return []
-    notes = health_of(run)
-    return [bullets(notes) if notes else paragraph("Nothing was noticed while the models were trained.")]
-
-
-def _published(run: RunRecord, beyond: Outside) -> list[str]:
-    parts = [
-        table(["benchmark", "metric", "this run", "published", "may differ by", ""], beyond.beside, numbers=(2, 3, 4)),
-        bullets(beyond.deviations),
-    ]
-    align = run.stages.get("align")
-    if align is None or at(run.recipe, "align", "objective", "name") != "dpo":
-        return parts
-    here = {
+    here = entries(run.recipe, ALIGN, "train") | {
         "objective": "dpo",
-        "beta": at(run.recipe, "align", "objective", "beta"),
-        **{name: at(run.recipe, "align", "train", name) for name in ("learning_rate", "train_batch_size")},
-        **{name: at(run.recipe, "align", "train", name) for name in ("num_train_epochs", "lr_scheduler_type")},
+        "beta": at(run.recipe, ALIGN, "objective", "beta"),
     }
-    published = PUBLISHED_RUNS.values()
-    rows = [[name, _plain(value), *(one.settings[name] for one in published)] for name, value in here.items()]
+    rows = [[name, _plain(here.get(name)), *published] for name, published in _PUBLISHED_SETTINGS.items()]
     last = evaluations(align.log())[-1:]
-    rows += [
-        [name, _four(line.get(name)), *(f"{one.evaluation[name]:.4f}" for one in published)]
+    return rows + [
+        [name, decimals(line.get(name)), *(f"{value:.4f}" for value in published)]
         for line in last
-        for name in EVAL_COLUMNS.values()
+        for name, published in _PUBLISHED_EVALUATION.items()
         if name in line
     ]
-    words = (
-        "Settings and last evaluation of the preference training. Other models and other rows: log-probabilities and "
-        "losses compare in their signs and orders, not in their sizes. The published rewards are those of 64 rows, so "
-        "their accuracy of 0.78 has a standard error of 0.05."
-    )
-    return [*parts, paragraph(words, "soft"), table(["", "this run", *PUBLISHED_RUNS], rows, numbers=(1, 2, 3))]
 
 
-def _versions(run: RunRecord) -> list[str]:
-    rows = [[name, str(value)] for name, value in (*run.packages.items(), *run.machine.items())]
-    return [table(["what", "which"], rows)]
-
-
-def _share(part: float, total: float) -> str:
-    return f"{part / total:.0%}" if total else ""
+def _drawn(charts: Sequence[Chart | None] | Iterator[Chart | None]) -> list[Chart]:
+    return [chart for chart in charts if chart is not None]
 
 
 def _plain(value: Json) -> str:
     return "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _four(value: Json) -> str:
-    found = number(value)
-    return "" if found is None else f"{found:.4f}"

@@ -3,19 +3,11 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+from zephyr.recipe.stage_sections import ALIGN, EVALUATE, FEEDBACK, SYNTH, TRAINING_STAGES
 from zephyr.records.fields import Json
 from zephyr.runs.layout import STAGE_FILE
-from zephyr.runs.reader import FinishedStage, RunRecord, at, entries, listed, number
+from zephyr.runs.reader import FinishedStage, RunRecord, at, elements, entries, number
 
-TITLES = {"pretrain": "base", "sft": "dSFT"}
-STAGE_WORDS = {
-    "synth": "a teacher writes",
-    "pretrain": "the base model reads",
-    "sft": "supervised fine-tuning",
-    "feedback": "answers are rated",
-    "align": "preference optimization",
-    "evaluate": "models are measured",
-}
 # The published cards' columns, and the names of their numbers in the training log.
 EVAL_COLUMNS = {
     "Validation Loss": "eval_loss",
@@ -57,15 +49,9 @@ class Count(NamedTuple):
     value: str
 
 
-def title_of(run: RunRecord, stage: str) -> str:
-    """What tables call the model of a stage."""
-    objective = str(at(run.recipe, "align", "objective", "name") or "dpo")
-    return TITLES.get(stage, "dDPO" if objective == "dpo" else objective.upper())
-
-
 def scores_of(run: RunRecord) -> list[Score]:
     """Every score of the evaluate stage, the closed world's first."""
-    stage = run.stages.get("evaluate")
+    stage = run.stages.get(EVALUATE)
     if stage is None:
         return []
     return [*_world_scores(run, stage), *_benchmarks(run, stage), *_metrics(run, stage)]
@@ -118,7 +104,7 @@ def _metrics(run: RunRecord, stage: FinishedStage) -> Iterator[Score]:
             continue
         is_perplexity = task == "perplexity"
         yield Score(
-            model=rest if is_perplexity else title_of(run, "align"),
+            model=rest if is_perplexity else run.title_of(ALIGN),
             benchmark="held-out dialogues" if is_perplexity else "held-out preferences",
             metric=task if is_perplexity else f"rewards {rest.removeprefix('rewards_')}",
             value=value,
@@ -131,13 +117,13 @@ def _metrics(run: RunRecord, stage: FinishedStage) -> Iterator[Score]:
 
 def _measurement(run: RunRecord, stage: FinishedStage, task: str, model: str) -> str:
     """The file of a measurement, from the run's folder on."""
-    made_by = next((name for name in ("pretrain", "sft", "align") if title_of(run, name) == model), "")
+    made_by = next((name for name in TRAINING_STAGES if run.title_of(name) == model), "")
     found = stage.measurements(task, made_by)
     return run.relative(found[0] if found else stage.folder / STAGE_FILE)
 
 
-def spread(score: Score) -> str:
-    """The doubt about a score in words, and of how many items it is."""
+def interval_words(score: Score) -> str:
+    """The interval or standard error of a score in words, and its number of items."""
     of = [] if score.n is None else [f"n = {score.n:,}"]
     if score.low is not None and score.high is not None:
         return ", ".join([f"{score.low:.4g} to {score.high:.4g}", *of])
@@ -161,10 +147,10 @@ def _flat(what: str, fact: Json) -> Iterator[tuple[str, str]]:
         for name, inner in fact.items():
             yield from _flat(f"{what}: {name}", inner)
     elif not isinstance(fact, list) and fact is not None:
-        yield what, written(fact)
+        yield what, readable(fact)
 
 
-def written(value: Json) -> str:
+def readable(value: Json) -> str:
     """A value as people read it: thousands apart, 4 significant digits."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return str(value)
@@ -179,9 +165,9 @@ def evaluations(log: Sequence[Mapping[str, Json]]) -> list[Mapping[str, Json]]:
 def health_of(run: RunRecord) -> list[str]:
     """What training noticed about itself, in words."""
     return [
-        f"{stage.name}, step {written(at(note, 'step'))}: {at(note, 'words')}"
+        f"{stage.name}, step {readable(at(note, 'step'))}: {at(note, 'words')}"
         for stage in run.stages.values()
-        for note in listed(stage.facts, "health")
+        for note in elements(stage.facts, "health")
     ]
 
 
@@ -189,14 +175,14 @@ def makers_of(run: RunRecord) -> dict[str, str]:
     """Who wrote, answered and rated, by role."""
     recipe = run.recipe
     found = {
-        "teacher": _asked(at(recipe, "synth", "teacher")) if "synth" in run.stages else "",
+        "teacher": _asked(at(recipe, SYNTH, "teacher")) if SYNTH in run.stages else "",
         "judge": "",
         "candidates": "",
     }
-    if "feedback" in run.stages and not at(recipe, "feedback", "recorded"):
-        pool = listed(recipe, "feedback", "candidates", "models")
-        teachers = [_asked(one) for one in listed(recipe, "feedback", "candidates", "teachers")]
-        found["judge"] = _asked(at(recipe, "feedback", "judge"))
+    if FEEDBACK in run.stages and not at(recipe, FEEDBACK, "recorded"):
+        pool = elements(recipe, FEEDBACK, "candidates", "models")
+        teachers = [_asked(one) for one in elements(recipe, FEEDBACK, "candidates", "teachers")]
+        found["judge"] = _asked(at(recipe, FEEDBACK, "judge"))
         found["candidates"] = ", ".join([*map(str, pool), *teachers])
     return {role: name for role, name in found.items() if name}
 
@@ -208,3 +194,9 @@ def _asked(section: Json) -> str:
         fault_rate = number(at(section, "fault_rate"))
         return "scripted (rules)" + (f", {fault_rate:.0%} of its answers faulty on purpose" if fault_rate else "")
     return f"{model} ({kind})" if model else str(kind or "")
+
+
+def decimals(value: Json) -> str:
+    """A number with four decimals; an empty text for what is none."""
+    found = number(value)
+    return "" if found is None else f"{found:.4f}"

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from zephyr.atomic import replace_text
-from zephyr.deliver.card import card_of, default_place
+from zephyr.deliver.card import card_of, card_place
 from zephyr.deliver.report import report_of
 from zephyr.pipeline.make_evaluation import titles
 from zephyr.pipeline.ready import STAGE_MODEL, answering
@@ -33,7 +33,7 @@ def make_delivery(work: Work) -> Facts:
         facts["report"] = REPORT
     if run.model_folder is not None:
         card = card_of(run)
-        for place in (work.folder / CARD, default_place(run)):
+        for place in (work.folder / CARD, card_place(run)):
             replace_text(place, card)
         facts["card"] = CARD
     return facts

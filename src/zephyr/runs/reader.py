@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from zephyr.errors import DataError
+from zephyr.recipe.stage_sections import ALIGN, PRETRAIN, SFT, TRAINING_STAGES
 from zephyr.records.fields import Json
 from zephyr.runs.layout import (
     LEDGER,
@@ -26,8 +27,8 @@ from zephyr.runs.layout import (
     stage_folder_name,
 )
 
-# The stages that make a model, the last of them first.
-_MODEL_STAGES = ("align", "sft", "pretrain")
+# What the model of a stage is called, as in the paper.
+_TITLES = {PRETRAIN: "base", SFT: "dSFT"}
 
 
 @dataclass(frozen=True)
@@ -82,13 +83,17 @@ class RunRecord:
     @property
     def trained(self) -> FinishedStage | None:
         """The stage that made the last model."""
-        return next((self.stages[name] for name in _MODEL_STAGES if name in self.stages), None)
+        return next((self.stages[name] for name in reversed(TRAINING_STAGES) if name in self.stages), None)
 
     @property
     def model_folder(self) -> Path | None:
         """The folder of the last model."""
         folder = None if self.trained is None else self.trained.folder / MODEL
         return folder if folder is not None and folder.is_dir() else None
+
+    def title_of(self, stage: str) -> str:
+        """What tables call the model of a stage."""
+        return model_title(stage, str(at(self.recipe, ALIGN, "objective", "name") or "dpo"))
 
     def ledgers(self) -> list[Path]:
         """The ledgers of the run and of its stages, as far as there are any."""
@@ -123,6 +128,11 @@ def read_run(folder: Path) -> RunRecord:
         model_revision=None if revision is None else str(revision),
         stages=stages,
     )
+
+
+def model_title(stage: str, objective: str) -> str:
+    """What tables call the model of a stage, in the words of the paper; `objective`: the name of align's."""
+    return _TITLES.get(stage, "dDPO" if objective == "dpo" else objective.upper())
 
 
 def seconds_taken(run_folder: Path, stages: Sequence[str]) -> dict[str, float]:
@@ -167,7 +177,7 @@ def entries(value: Json | Mapping[str, Json], *keys: str) -> dict[str, Json]:
     return found if isinstance(found, dict) else {}
 
 
-def listed(value: Json | Mapping[str, Json], *keys: str) -> list[Json]:
+def elements(value: Json | Mapping[str, Json], *keys: str) -> list[Json]:
     """The list under nested keys; an empty one where there is none."""
     found = at(value, *keys)
     return found if isinstance(found, list) else []
@@ -189,7 +199,7 @@ def count_weights(model_folder: Path) -> int:
             header: Json = json.loads(file.read(size))
         for name, tensor in (header if isinstance(header, dict) else {}).items():
             if name != "__metadata__" and isinstance(at(tensor, "shape"), list):
-                total += math.prod(side for side in listed(tensor, "shape") if isinstance(side, int))
+                total += math.prod(side for side in elements(tensor, "shape") if isinstance(side, int))
     return total
 
 
