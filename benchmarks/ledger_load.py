@@ -156,10 +156,8 @@ def measure(side: str, base_url: str, calls: int, concurrency: int) -> dict[str,
 
 def reopening(rows: int) -> dict[str, object]:
     """How long a ledger with so many rows takes to open and to give an answer."""
-    from zephyr.teachers.endpoint.attempts import Attempt
     from zephyr.teachers.ledger.ledger import Ledger
-    from zephyr.teachers.ledger.prices import Spend
-    from zephyr.teachers.protocol import ChatReply
+    from zephyr.teachers.protocol import Attempt, ChatReply, Spend
 
     with tempfile.TemporaryDirectory(prefix="ledger-") as folder:
         path = Path(folder) / "calls.sqlite"

@@ -6,10 +6,8 @@ import pytest
 
 from tests.teachers.calls import questions
 from zephyr.cli import main as cli
-from zephyr.teachers.endpoint.attempts import Attempt
 from zephyr.teachers.ledger.ledger import Ledger
-from zephyr.teachers.ledger.prices import Spend
-from zephyr.teachers.protocol import ChatReply
+from zephyr.teachers.protocol import Attempt, ChatReply, Spend
 
 
 def zephyr(*words: object) -> int:

@@ -8,10 +8,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from tests.teachers.calls import KEY, questions
-from zephyr.teachers.endpoint.address import Address
+from tests.teachers.calls import address_at, questions
 from zephyr.teachers.endpoint.retries import Backoff
-from zephyr.teachers.endpoint.retrying_call import CallSettings
 from zephyr.teachers.endpoint.teacher import EndpointTeacher
 from zephyr.teachers.ledger.cached_teacher import LedgeredTeacher
 from zephyr.teachers.ledger.ledger import Ledger
@@ -19,9 +17,9 @@ from zephyr.teachers.ledger.ledger import Ledger
 
 def main(base_url: str, path: str, count: int, concurrency: int) -> None:
     """Nothing; prints a line when it begins to ask, and how many were answered."""
-    settings = CallSettings(concurrency=concurrency, deadline_seconds=1.0, backoff=Backoff(0.02, 0.2), max_tries=30)
+    address = address_at(base_url, concurrency=concurrency, deadline_seconds=1.0, max_tries=30)
     with Ledger(Path(path)) as ledger:
-        teacher = LedgeredTeacher(EndpointTeacher(Address(base_url, "echo", api_key=KEY), settings), ledger)
+        teacher = LedgeredTeacher(EndpointTeacher(address, Backoff(0.02, 0.2)), ledger)
         print("asking", flush=True)
         print(sum(reply.finish_reason == "stop" for reply in teacher.answer(questions(count))))
 

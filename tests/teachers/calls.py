@@ -1,13 +1,16 @@
-"""Requests, settings and answers for tests of teachers behind an address."""
+"""Requests, endpoints and answers for tests of teachers behind an address."""
 
 from tests.teachers.hostile_server import Running, digest_of
+from zephyr.recipe.teacher_section import EndpointSection
 from zephyr.records.messages import Message
 from zephyr.teachers.endpoint.address import Address
 from zephyr.teachers.endpoint.retries import Backoff
-from zephyr.teachers.endpoint.retrying_call import CallSettings
+from zephyr.teachers.endpoint.teacher import EndpointTeacher
 from zephyr.teachers.protocol import ChatRequest
 
 KEY = "sk-a-key-that-must-not-be-seen"
+CONCURRENCY = 16
+SHORT_PAUSES = Backoff(0.01, 0.1)
 
 
 def questions(count: int, *, start: int = 0) -> list[ChatRequest]:
@@ -23,9 +26,12 @@ def expected(request: ChatRequest) -> str:
     return f"echo {digest_of([message._asdict() for message in request.messages])}"
 
 
-def address(server: Running) -> Address:
-    """Where the server is."""
-    return Address(server.base_url, "echo", api_key=KEY)
+def address_at(base_url: str, **changes: object) -> Address:
+    """An address with a key, and a section of short deadlines and many tries, but for the changes."""
+    fields = {"concurrency": CONCURRENCY, "deadline_seconds": 2.0, "max_tries": 12, **changes}
+    return Address(EndpointSection(base_url=base_url, model="echo", **fields), api_key=KEY)
 
 
-QUICK = CallSettings(concurrency=16, deadline_seconds=2.0, backoff=Backoff(0.01, 0.1), max_tries=12)
+def endpoint(server: Running, **changes: object) -> EndpointTeacher:
+    """A teacher behind the server's address."""
+    return EndpointTeacher(address_at(server.base_url, **changes), SHORT_PAUSES)

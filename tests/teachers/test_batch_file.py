@@ -1,31 +1,28 @@
 """A teacher by files of calls: written, waited for, collected; found again after a stop, paid for once."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.teachers.batch_server import BatchServer, batch_server, echo
-from tests.teachers.calls import KEY, QUICK, questions
+from tests.teachers.calls import KEY, SHORT_PAUSES, address_at, questions
 from zephyr.errors import TeacherError
 from zephyr.judging import RatingQuestion, ask, parse_reply
 from zephyr.records.messages import Message
 from zephyr.teachers.endpoint import batch_file
-from zephyr.teachers.endpoint.address import Address
 from zephyr.teachers.endpoint.batch_file import BatchTeacher
-from zephyr.teachers.endpoint.retrying_call import CallSettings
 from zephyr.teachers.endpoint.teacher import EndpointTeacher
 from zephyr.teachers.ledger.cached_teacher import LedgeredTeacher
 from zephyr.teachers.ledger.ledger import Ledger
-from zephyr.teachers.ledger.prices import Cap, Prices
+from zephyr.teachers.ledger.prices import Cap
 from zephyr.teachers.protocol import ChatRequest
 
-PRICED = replace(QUICK, prices=Prices(prompt=1e6, completion=2e6))
+PRICES = {"prompt": 1e6, "completion": 2e6}
 
 
-def teacher_of(server: BatchServer, settings: CallSettings = QUICK) -> BatchTeacher:
-    return BatchTeacher(Address(server.base_url, "echo", api_key=KEY), settings, poll_seconds=0.01)
+def teacher_of(server: BatchServer, **changes: object) -> BatchTeacher:
+    return BatchTeacher(address_at(server.base_url, batch=True, **changes), SHORT_PAUSES, poll_seconds=0.01)
 
 
 def answers(teacher: BatchTeacher, path: Path, requests: list, cap: Cap | None = None) -> list[str]:
@@ -42,7 +39,7 @@ def test_a_file_is_written_waited_for_and_collected(path, monkeypatch):
     monkeypatch.setattr(batch_file, "CALLS_A_FILE", 4)
     asked = questions(10)
     with batch_server() as server:
-        teacher = teacher_of(server, PRICED)
+        teacher = teacher_of(server, prices=PRICES)
         assert answers(teacher, path, asked) == [f"echo Question {n}?" for n in range(10)]
         lines = [json.loads(line) for line in server.files["file-0"].splitlines()]
         assert len(server.batches) == 3
@@ -58,7 +55,7 @@ def test_a_file_is_written_waited_for_and_collected(path, monkeypatch):
 
 
 def test_its_answers_and_an_endpoints_are_the_same_models():
-    address = Address("http://127.0.0.1:9/v1", "echo")
+    address = address_at("http://127.0.0.1:9/v1")
     assert BatchTeacher(address).identity == EndpointTeacher(address).identity
 
 
@@ -138,7 +135,7 @@ def test_judges_are_asked_by_schema_in_files_too(path):
     conversation = (Message("user", "Red or blue?"),)
     messages = ask(RatingQuestion("overall", conversation, ("Red.",)), nonce="0123456789abcdef")
     with batch_server(rated) as server:
-        (reply,) = answers(teacher_of(server, replace(QUICK, structured=True)), path, [ChatRequest("a", messages)])
+        (reply,) = answers(teacher_of(server, structured=True), path, [ChatRequest("a", messages)])
     assert parse_reply("overall", reply, 1)[0].score == 8
 
 

@@ -9,23 +9,23 @@ import sqlite3
 import threading
 import time
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from tests.teachers.calls import KEY, QUICK, address, expected, questions
+from tests.teachers.calls import CONCURRENCY, KEY, SHORT_PAUSES, address_at, endpoint, expected, questions
 from tests.teachers.hostile_server import FAULTS, HARMLESS, running_server
 from zephyr.errors import TeacherError
+from zephyr.recipe.teacher_section import EndpointSection
 from zephyr.records.messages import Message
-from zephyr.teachers.endpoint.address import HIDDEN, Address
+from zephyr.teachers.endpoint.address import HIDDEN
 from zephyr.teachers.endpoint.chat_format import Answered, Unusable, body_of, read_completion, read_response
 from zephyr.teachers.endpoint.limits import AdaptiveConcurrency, Pace
 from zephyr.teachers.endpoint.retries import Backoff, retry_after, trouble_of_status
 from zephyr.teachers.endpoint.teacher import EndpointTeacher
 from zephyr.teachers.ledger.cached_teacher import LedgeredTeacher
 from zephyr.teachers.ledger.ledger import Ledger
-from zephyr.teachers.ledger.prices import Cap, Prices
+from zephyr.teachers.ledger.prices import Cap
 from zephyr.teachers.protocol import ChatReply, ChatRequest
 
 USAGE = {"prompt_tokens": 3, "completion_tokens": 5}
@@ -44,7 +44,7 @@ def rows_of(path: Path, columns: str) -> list[tuple]:
 def test_replies_come_in_order_and_answer_their_own_questions():
     with running_server() as server:
         asked = questions(60)
-        replies = list(EndpointTeacher(address(server), QUICK).answer(asked))
+        replies = list(endpoint(server).answer(asked))
         assert len(server.events()) == 60
     assert [reply.key for reply in replies] == [request.key for request in asked]
     assert [reply.text for reply in replies] == [expected(request) for request in asked]
@@ -55,7 +55,7 @@ def test_replies_come_in_order_and_answer_their_own_questions():
 def test_every_fault_is_tried_again_and_written_down(fault, tmp_path):
     path, asked = tmp_path / "calls.sqlite", questions(12)
     with running_server(faults=(fault,), share=0.4) as server, Ledger(path) as ledger:
-        replies = list(LedgeredTeacher(EndpointTeacher(address(server), QUICK), ledger).answer(asked))
+        replies = list(LedgeredTeacher(endpoint(server), ledger).answer(asked))
         events = server.events()
     assert [reply.text for reply in replies] == [expected(request) for request in asked]
     failed = [error for (error,) in rows_of(path, "error") if error]
@@ -67,16 +67,15 @@ def test_every_fault_is_tried_again_and_written_down(fault, tmp_path):
 def test_more_than_was_asked_for_confuses_nothing(fault):
     with running_server(faults=(fault,), share=0.5) as server:
         asked = questions(80)
-        replies = list(EndpointTeacher(address(server), QUICK).answer(asked))
+        replies = list(endpoint(server).answer(asked))
     assert [reply.text for reply in replies] == [expected(request) for request in asked]
 
 
 def account_for_everything(path: Path, num_calls: int, share: float) -> None:
     """All calls are answered or failed with a reason, by the teacher's, the ledger's and the server's count alike."""
     asked = questions(num_calls)
-    settings = replace(QUICK, max_tries=3)
     with running_server(share=share) as server, Ledger(path) as ledger:
-        replies = list(LedgeredTeacher(EndpointTeacher(address(server), settings), ledger).answer(asked))
+        replies = list(LedgeredTeacher(endpoint(server, max_tries=3), ledger).answer(asked))
         events = server.events()
     answered = {reply.key for reply in replies if reply.finish_reason == "stop"}
     failed = {reply.key for reply in replies if reply.finish_reason == "error" and reply.error}
@@ -105,7 +104,7 @@ def test_every_call_of_2000_is_accounted_for(tmp_path):
 def test_a_failure_is_asked_again_and_an_answer_is_not(tmp_path):
     path, asked = tmp_path / "calls.sqlite", questions(20)
     with running_server(faults=("500",), share=0.5) as server, Ledger(path) as ledger:
-        teacher = LedgeredTeacher(EndpointTeacher(address(server), replace(QUICK, max_tries=1)), ledger)
+        teacher = LedgeredTeacher(endpoint(server, max_tries=1), ledger)
         first = list(teacher.answer(asked))
         failed = [reply.key for reply in first if reply.finish_reason == "error"]
         before = len(server.events())
@@ -120,8 +119,8 @@ def test_a_failure_is_asked_again_and_an_answer_is_not(tmp_path):
 def test_no_key_is_written_even_if_the_server_repeats_it(who, tmp_path):
     path = tmp_path / "calls.sqlite"
     with running_server(faults=("500", "429"), share=0.5) as server, Ledger(path) as ledger:
-        place = replace(address(server), base_url=server.base_url.replace("//", f"//{who}"))
-        teacher = EndpointTeacher(place, QUICK)
+        place = address_at(server.base_url.replace("//", f"//{who}"))
+        teacher = EndpointTeacher(place, SHORT_PAUSES)
         replies = list(LedgeredTeacher(teacher, ledger).answer(questions(20)))
         ledger.flush()
         contents = b"".join(file.read_bytes() for file in tmp_path.iterdir())
@@ -134,15 +133,15 @@ def test_no_key_is_written_even_if_the_server_repeats_it(who, tmp_path):
 
 def test_a_wrong_key_ends_the_run_at_once_and_names_no_key(tmp_path):
     with running_server(faults=("401",), share=1.0) as server, Ledger(tmp_path / "calls.sqlite") as ledger:
-        teacher = LedgeredTeacher(EndpointTeacher(address(server), QUICK), ledger)
+        teacher = LedgeredTeacher(endpoint(server), ledger)
         with pytest.raises(TeacherError, match="HTTP 401") as caught:
             list(teacher.answer(questions(500)))
-        assert len(server.events()) <= QUICK.concurrency
+        assert len(server.events()) <= CONCURRENCY
     assert KEY not in str(caught.value)
 
 
 def test_nobody_at_the_address_is_said_once():
-    teacher = EndpointTeacher(Address("http://127.0.0.1:9/v1", "echo"), replace(QUICK, max_tries=2))
+    teacher = EndpointTeacher(address_at("http://127.0.0.1:9/v1", max_tries=2), SHORT_PAUSES)
     with pytest.raises(TeacherError, match=r"^echo at http://127\.0\.0\.1:9/v1: no call can succeed \(ConnectError"):
         list(teacher.answer(questions(50)))
 
@@ -150,22 +149,22 @@ def test_nobody_at_the_address_is_said_once():
 @pytest.mark.parametrize("cap", [Cap(max_tokens=2000), Cap(max_price=0.2)])
 def test_a_cap_stops_before_it_is_passed(cap, tmp_path):
     path, asked = tmp_path / "calls.sqlite", questions(200)
-    settings = replace(QUICK, prices=Prices(prompt=100.0, completion=100.0))
+    prices = {"prompt": 100.0, "completion": 100.0}
     with running_server(share=0.2) as server:
         with Ledger(path, cap) as ledger, pytest.raises(TeacherError, match="the spend cap would be passed: "):
-            list(LedgeredTeacher(EndpointTeacher(address(server), settings), ledger).answer(asked))
+            list(LedgeredTeacher(endpoint(server, prices=prices), ledger).answer(asked))
         spent = rows_of(path, "prompt_tokens + completion_tokens, price")
         assert 0 < len(spent) < 200
         assert sum(tokens for tokens, _ in spent) <= (cap.max_tokens or 10**9)
         assert sum(price for _, price in spent) <= (cap.max_price or 10**9)
         with Ledger(path) as ledger:
-            replies = list(LedgeredTeacher(EndpointTeacher(address(server), settings), ledger).answer(asked))
+            replies = list(LedgeredTeacher(endpoint(server, prices=prices), ledger).answer(asked))
     assert [reply.text for reply in replies] == [expected(request) for request in asked]
 
 
 def test_closing_the_replies_early_ends_the_calls():
     with running_server(delay=0.05) as server:
-        replies = EndpointTeacher(address(server), QUICK).answer(questions(5000))
+        replies = endpoint(server).answer(questions(5000))
         assert next(replies).text.startswith("echo ")
         replies.close()
         time.sleep(0.2)  # The server still counts those that were in flight.
@@ -180,14 +179,13 @@ def test_it_works_inside_another_event_loop():
         return list(teacher.answer(questions(3)))
 
     with running_server() as server:
-        assert len(asyncio.run(inside(EndpointTeacher(address(server), QUICK)))) == 3
+        assert len(asyncio.run(inside(endpoint(server)))) == 3
 
 
 def test_a_pace_is_kept():
     with running_server() as server:
-        settings = replace(QUICK, requests_per_minute=600)
         began = time.monotonic()
-        list(EndpointTeacher(address(server), settings).answer(questions(25)))
+        list(endpoint(server, requests_per_minute=600).answer(questions(25)))
     # Ten at once, and then ten a second.
     assert time.monotonic() - began >= 1.3
 
@@ -290,7 +288,8 @@ def test_bytes_that_hold_no_answer(content):
 
 def test_fields_that_a_server_does_not_know_are_left_out():
     request = ChatRequest("a", (Message("user", "Hi"),), 0.5, 0.9, 40, 7, 3)
-    body = body_of(request, model="m", max_tokens_field="max_completion_tokens", left_out=("top_k", "seed"))
+    section = EndpointSection(model="m", max_tokens_field="max_completion_tokens", left_out=["top_k", "seed"])
+    body = body_of(request, section)
     assert json.loads(json.dumps(body)) == {
         "model": "m",
         "messages": [{"role": "user", "content": "Hi"}],

@@ -12,14 +12,14 @@ import pytest
 
 from tests.teachers.calls import questions
 from zephyr.errors import DataError, ResourceError, TeacherError
-from zephyr.teachers.endpoint.attempts import Attempt
+from zephyr.recipe.teacher_section import PricesSection
 from zephyr.teachers.ledger import writer as ledger_writer
 from zephyr.teachers.ledger.cached_teacher import LedgeredTeacher
 from zephyr.teachers.ledger.file import is_alive, new_owner, open_file
 from zephyr.teachers.ledger.ledger import Ledger, request_hash
-from zephyr.teachers.ledger.prices import Cap, Prices, Spend, most_prompt_tokens
+from zephyr.teachers.ledger.prices import Cap, most_prompt_tokens
 from zephyr.teachers.ledger.report import failed_tries, find_calls, summarize
-from zephyr.teachers.protocol import ChatReply, ChatRequest
+from zephyr.teachers.protocol import Attempt, ChatReply, ChatRequest, Spend
 from zephyr.teachers.scripted import ScriptedTeacher
 
 
@@ -120,7 +120,7 @@ def test_the_table_of_calls_takes_rows_and_gives_none_back(path):
 def test_a_forecast_asks_nothing(path):
     teacher, asked = CountingTeacher(), questions(10)
     with Ledger(path) as ledger:
-        kept = LedgeredTeacher(teacher, ledger, prices=Prices(prompt=1e6, completion=2e6))
+        kept = LedgeredTeacher(teacher, ledger, prices=PricesSection(prompt=1e6, completion=2e6))
         list(kept.answer(asked[:3]))
         forecast = kept.forecast([*asked, *asked])
     assert teacher.asked == ["0", "1", "2"]

@@ -2,21 +2,19 @@
 
 import asyncio
 import json
-from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.teachers.calls import QUICK, questions
+from tests.teachers.calls import SHORT_PAUSES, address_at, questions
 from zephyr.judging import ParseFailure, RatingQuestion, ask, parse_reply
 from zephyr.records.messages import Message
-from zephyr.teachers.endpoint.attempts import NoBooks
 from zephyr.teachers.endpoint.chat_format import Answered
 from zephyr.teachers.endpoint.retries import trouble_of_status
-from zephyr.teachers.endpoint.retrying_call import Caller, CallSettings, fresh_limits
+from zephyr.teachers.endpoint.retrying_call import Caller, fresh_limits
 from zephyr.teachers.endpoint.structured import written_out
-from zephyr.teachers.protocol import ChatReply, ChatRequest
+from zephyr.teachers.protocol import ChatReply, ChatRequest, NoBooks
 
 CONVERSATION = (Message("user", "Red or blue?"),)
 TWO = RatingQuestion("helpfulness", CONVERSATION, ("Red.", "Blue."))
@@ -27,7 +25,7 @@ class Server:
     """Answers with a text, and refuses what has a schema if it wants none."""
 
     def __init__(self, text: str, *, refuses: int | None = None) -> None:
-        self.address = SimpleNamespace(model="m", identity="m at x")
+        self.address = address_at("http://127.0.0.1:9/v1", structured=True)
         self.bodies: list[dict] = []
         self._text = text
         self._refuses = refuses
@@ -40,10 +38,8 @@ class Server:
 
 
 def called(server: Server, *requests: ChatRequest) -> list[ChatReply]:
-    settings = CallSettings(structured=True, backoff=QUICK.backoff)
-
     async def story() -> list[ChatReply]:
-        caller = Caller(server, settings, fresh_limits(settings), NoBooks())
+        caller = Caller(server, fresh_limits(server.address.section), NoBooks(), SHORT_PAUSES)
         return [await caller.call(request) for request in requests]
 
     return asyncio.run(story())

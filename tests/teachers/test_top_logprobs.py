@@ -2,6 +2,7 @@
 
 import json
 
+from zephyr.recipe.teacher_section import EndpointSection
 from zephyr.records.messages import Message
 from zephyr.teachers.endpoint.chat_format import body_of, read_completion
 from zephyr.teachers.ledger.ledger import canonical, request_hash
@@ -13,7 +14,7 @@ CHOICE = {"message": {"role": "assistant", "content": "M"}, "finish_reason": "le
 
 
 def body(request):
-    return body_of(request, model="m", max_tokens_field="max_tokens", left_out=())
+    return body_of(request, EndpointSection(model="m"))
 
 
 def test_only_requests_that_want_them_say_so():

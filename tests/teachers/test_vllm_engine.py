@@ -7,9 +7,10 @@ import pytest
 
 from tests.teachers.calls import questions
 from zephyr.errors import TeacherError
+from zephyr.recipe.teacher_section import VllmSection
 from zephyr.records.messages import Message
 from zephyr.teachers.protocol import ChatReply, ChatRequest
-from zephyr.teachers.vllm_engine import EngineSettings, is_installed, open_vllm
+from zephyr.teachers.vllm_engine import is_installed, open_vllm
 
 STOP = 0
 
@@ -64,11 +65,12 @@ def test_without_vllm_the_error_says_what_to_install():
     if is_installed():
         pytest.skip("vllm is installed")
     with pytest.raises(TeacherError, match=r"^vllm: is not installed; pip install \"zephyr-align\[vllm\]\""):
-        open_vllm("m", Letters(), EngineSettings(), name="m")
+        open_vllm(VllmSection(model="m"), Letters())
 
 
 def test_replies_are_the_engines_in_order(vllm):
-    teacher = open_vllm("folder", Letters(), EngineSettings(num_gpus=2, memory_share=0.5, seed=3), name="mine")
+    section = VllmSection(model="mine", num_gpus=2, memory_share=0.5)
+    teacher = open_vllm(section, Letters(), place="folder", seed=3)
     assert Double.opened == {
         "model": "folder",
         "revision": None,
@@ -89,7 +91,7 @@ def test_replies_are_the_engines_in_order(vllm):
 
 
 def test_sampling_is_the_requests(vllm):
-    teacher = open_vllm("m", Letters(), EngineSettings(max_length=4096), name="m")
+    teacher = open_vllm(VllmSection(model="m", max_length=4096), Letters())
     list(teacher.answer([asked("a", temperature=0.0, top_p=0.9, top_k=0, seed=5), asked("b", top_k=7)]))
     ((prompts, params),) = Double.told
     assert prompts == [{"prompt_token_ids": [97]}, {"prompt_token_ids": [98]}]
@@ -106,7 +108,7 @@ def test_sampling_is_the_requests(vllm):
 
 
 def test_nothing_that_fits_asks_the_engine_nothing(vllm):
-    teacher = open_vllm("m", Letters(), EngineSettings(max_length=10), name="m")
+    teacher = open_vllm(VllmSection(model="m", max_length=10), Letters())
     (reply,) = teacher.answer(questions(1))
     assert reply.finish_reason == "error"
     assert Double.told == []

@@ -28,7 +28,7 @@ from zephyr.synth.talk_plan import PlanSettings, plan_talk
 from zephyr.synth.talks import Talker, TalkSettings
 from zephyr.teachers.dry_run import DryTeacher
 from zephyr.teachers.ledger.ledger import Ledger
-from zephyr.teachers.ledger.prices import Spend
+from zephyr.teachers.protocol import Spend
 from zephyr.teachers.vllm_engine import is_installed, not_installed
 from zephyr.world import prompts
 

@@ -1,26 +1,22 @@
 """What a stage starts from: a model, its tokenizer, and the recipe's way from dialogues to tokens."""
 
-from dataclasses import replace
 from typing import NamedTuple
 
 from zephyr.data.tokenize.encoding import DialogueEncoder
-from zephyr.errors import RecipeError
-from zephyr.models.loading import Source, Tokenizer, TrustedCode, load_model, load_tokenizer
+from zephyr.models.loading import Source, Tokenizer, TrustedCode, load_tokenizer
 from zephyr.models.new_model import MIN_VOCABULARY, learn_tokenizer
-from zephyr.pipeline.endpoints import endpoint_teacher
 from zephyr.pipeline.stages import starting_model
+from zephyr.recipe.conflicts import STAGE_REFERENCE
 from zephyr.recipe.model_section import NewModel
 from zephyr.recipe.schema import Recipe
-from zephyr.recipe.teacher_section import EndpointSection, LocalSection, ScriptedSection, TeacherSection, VllmSection
+from zephyr.recipe.teacher_section import LocalSection, TeacherSection
 from zephyr.runs.layout import MODEL
 from zephyr.stages.stage import Work
-from zephyr.teachers.local import LocalTeacher
+from zephyr.teachers.opening import TeacherContext, model_source, open_teacher
 from zephyr.teachers.protocol import Teacher
-from zephyr.teachers.scripted import ScriptedJudge, ScriptedTeacher
-from zephyr.teachers.vllm_engine import EngineSettings, is_installed, not_installed, open_vllm
 
 START = "start"
-STAGE_MODEL = "stage:"
+STAGE_MODEL = STAGE_REFERENCE
 
 
 class Ready(NamedTuple):
@@ -69,16 +65,18 @@ def ready_for(work: Work) -> Ready:
 
 def writer(section: TeacherSection, work: Work, *, where: str = "teacher") -> Teacher:
     """The teacher that writes answers; `where` is its key in the section of the stage."""
-    if isinstance(section, ScriptedSection):
-        return ScriptedTeacher(section.fault_rate, seed=work.recipe.seed)
-    return _teacher(section, work, where)
+    return open_teacher(section, "writes", teacher_context(work), where=f"{work.stage}.{where}").teacher
 
 
 def rater(section: TeacherSection, work: Work) -> Teacher:
     """The teacher that rates them."""
-    if isinstance(section, ScriptedSection):
-        return ScriptedJudge(seed=work.recipe.seed)
-    return _teacher(section, work, "judge")
+    return open_teacher(section, "rates", teacher_context(work), where=f"{work.stage}.judge").teacher
+
+
+def teacher_context(work: Work) -> TeacherContext:
+    """What all teachers of a stage have in common."""
+    models = {stage: folder / MODEL for stage, folder in work.inputs.items()}
+    return TeacherContext(work.recipe.seed, work.recipe.offline, work.recipe.template_of(work.stage), models)
 
 
 def tokenizer_of(recipe: Recipe) -> Tokenizer:
@@ -89,40 +87,11 @@ def tokenizer_of(recipe: Recipe) -> Tokenizer:
     return load_tokenizer(base_source(recipe))
 
 
-def answering(name: str, work: Work, *, max_cache_tokens: int = 65_536) -> Teacher:
+def answering(name: str, work: Work) -> Teacher:
     """A model that answers: `stage:sft` is that of a stage, anything else a folder or a hub id."""
-    source = answering_source(name, work)
-    encoder = encoder_for(load_tokenizer(source), work.recipe, work.stage)
-    return LocalTeacher(load_model(source, dtype="float32"), encoder, name=name, max_cache_tokens=max_cache_tokens)
+    return open_teacher(LocalSection(model=name), "writes", teacher_context(work), where=work.stage).teacher
 
 
 def answering_source(name: str, work: Work) -> Source:
     """Where a model that answers lies. Raises RecipeError for a stage that does not come before this one."""
-    if not name.startswith(STAGE_MODEL):
-        return Source(name, offline=work.recipe.offline)
-    stage = name.removeprefix(STAGE_MODEL)
-    if stage not in work.inputs:
-        raise RecipeError(work.stage, f"'{name}' is not made before it", "name a stage that is, or a folder")
-    return Source(str(work.inputs[stage] / MODEL), offline=True)
-
-
-def _teacher(section: TeacherSection, work: Work, where: str) -> Teacher:
-    if isinstance(section, LocalSection):
-        return answering(section.model, work)
-    if isinstance(section, VllmSection):
-        return _engine(section, work)
-    assert isinstance(section, EndpointSection)
-    return endpoint_teacher(section, where=f"{work.stage}.{where}", offline=work.recipe.offline)
-
-
-def _engine(section: VllmSection, work: Work) -> Teacher:
-    if not is_installed():
-        raise not_installed()
-    source = answering_source(section.model, work)
-    if section.revision is not None:
-        source = replace(source, revision=section.revision)
-    encoder = encoder_for(load_tokenizer(source), work.recipe, work.stage)
-    settings = EngineSettings(
-        section.revision, section.num_gpus, section.memory_share, section.max_length, seed=work.recipe.seed
-    )
-    return open_vllm(source.name, encoder, settings, name=section.model)
+    return model_source(name, teacher_context(work), where=work.stage)

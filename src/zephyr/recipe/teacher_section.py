@@ -61,7 +61,9 @@ class EndpointSection(Section):
     base_url: str = Field("https://api.openai.com/v1", pattern="^https?://", description="address, with its /v1")
     model: str = Field(description="the model's name there")
     api_key_env: str = Field(
-        "OPENAI_API_KEY", description="environment variable that holds the key", json_schema_extra=FREE
+        "OPENAI_API_KEY",
+        description="environment variable that holds the key; empty: the server wants none",
+        json_schema_extra=FREE,
     )
     headers: dict[str, str] = Field(
         default_factory=dict,

@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator, Sequence
 
-from zephyr.teachers.ledger.prices import BYTES_A_TOKEN, Prices, Spend, likely_prompt_tokens
-from zephyr.teachers.protocol import ChatReply, ChatRequest
+from zephyr.recipe.teacher_section import PricesSection
+from zephyr.teachers.ledger.prices import BYTES_A_TOKEN, likely_prompt_tokens, spend_of
+from zephyr.teachers.protocol import ChatReply, ChatRequest, Spend
 
 _WORD = " lorem"
 
@@ -14,18 +15,18 @@ class DryTeacher:
     With `fails` it answers by errors, so that nothing is asked again.
     """
 
-    def __init__(self, name: str, prices: Prices | None = None, *, fails: bool = False) -> None:
+    def __init__(self, name: str, prices: PricesSection | None = None, *, fails: bool = False) -> None:
         self.name = name
         self.calls = 0
         self.spend = Spend()
-        self._prices = prices or Prices()
+        self._prices = prices or PricesSection()
         self._fails = fails
 
     def answer(self, requests: Sequence[ChatRequest]) -> Iterator[ChatReply]:
         """One reply for every request, in order."""
         for request in requests:
             self.calls += 1
-            self.spend = self.spend.plus(self._prices.spend(likely_prompt_tokens(request), request.max_tokens))
+            self.spend = self.spend.plus(spend_of(self._prices, likely_prompt_tokens(request), request.max_tokens))
             if self._fails:
                 yield ChatReply(request.key, "", "error", "dry run")
             else:

@@ -1,21 +1,26 @@
-"""What a teacher is: requests in, replies out, in the same order and none missing.
+"""What a teacher is: requests in, replies out, in the same order and none missing; and the books of what they cost.
 
 Judges are teachers too. How a request is made is left to those who ask, how it is answered to the teachers.
 """
 
+from __future__ import annotations
+
 import hashlib
 from collections.abc import Iterator, Sequence
-from typing import Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, runtime_checkable
 
 from zephyr.records.messages import Messages
 
-SEED_BITS = 31  # what servers and generators all take
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+SEED_BITS = 31  # what all servers and generators accept
 
 
 class ChatRequest(NamedTuple):
     """One conversation that ends with a user's turn, and how it is to be answered.
 
-    `key` names the request within a call of `answer`. `temperature` 0 is greedy; `top_k` 0 draws from all
+    `key` names the request within a call of `answer`. `temperature` 0 is greedy; `top_k` 0 samples from all
     tokens. Equal requests with equal `seed` have equal answers where a teacher can promise it. With `top_logprobs`
     the reply's text is a JSON object instead: the likeliest first tokens with their log-probs, as far as a server
     gives them.
@@ -32,7 +37,7 @@ class ChatRequest(NamedTuple):
 
 
 class ChatReply(NamedTuple):
-    """What came back; with finish_reason "error" there is no answer, and `error` says why."""
+    """The answer to a request; with finish_reason "error" there is none, and `error` says why."""
 
     key: str
     text: str
@@ -50,14 +55,88 @@ class Teacher(Protocol):
     def answer(self, requests: Sequence[ChatRequest]) -> Iterator[ChatReply]: ...
 
 
+class Spend(NamedTuple):
+    """Tokens of one or many calls and their price."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    price: float = 0.0
+
+    @property
+    def tokens(self) -> int:
+        """Prompt and completion together."""
+        return self.prompt_tokens + self.completion_tokens
+
+    def plus(self, other: Spend, sign: int = 1) -> Spend:
+        """The sum of the two; with sign -1 their difference."""
+        return Spend(
+            self.prompt_tokens + sign * other.prompt_tokens,
+            self.completion_tokens + sign * other.completion_tokens,
+            self.price + sign * other.price,
+        )
+
+
+class Attempt(NamedTuple):
+    """One try of a request. With `is_estimated` the server did not report the cost, and `spend` is an upper bound."""
+
+    reply: ChatReply
+    spend: Spend = Spend()
+    is_estimated: bool = False
+    number: int = 1
+    latency_seconds: float = 0.0
+
+
+class Books(Protocol):
+    """Where tries are recorded, and what is known from earlier ones."""
+
+    def answered(self, request: ChatRequest) -> ChatReply | None:
+        """An answer that was received earlier; never a failure."""
+
+    def reserve(self, most: Spend) -> Future[str] | None:
+        """None without a cap; else an empty text once `most` is reserved, or why it never will be."""
+
+    def record(self, request: ChatRequest, attempt: Attempt, held: Spend | None = None) -> None:
+        """Record the try soon, and give back what was reserved for it."""
+
+
+class NoBooks:
+    """Books of a teacher without a ledger: nothing is known and nothing recorded."""
+
+    def answered(self, request: ChatRequest) -> ChatReply | None:
+        """None."""
+        del request
+        return None
+
+    def reserve(self, most: Spend) -> Future[str] | None:
+        """None: there is no cap."""
+        del most
+        return None
+
+    def record(self, request: ChatRequest, attempt: Attempt, held: Spend | None = None) -> None:
+        """Ignore the try."""
+
+
+@runtime_checkable
+class BookkeepingTeacher(Protocol):
+    """A teacher that records its own tries: it tries more than once, or looks for an answer before it asks.
+
+    `identity` names its answers, so that another teacher's are never taken for its own.
+    """
+
+    name: str
+    identity: str
+
+    def answer_with_books(self, requests: Sequence[ChatRequest], books: Books) -> Iterator[ChatReply]: ...
+
+
 def seed_for(seed: int, *parts: str | int) -> int:
-    """A seed that depends on `seed` and the parts alone, never on the order in which seeds are asked for."""
+    """A seed that depends on `seed` and the parts alone, never on the order in which seeds are drawn."""
     text = "\x1f".join(str(part) for part in (seed, *parts))
     return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8], "big") >> (64 - SEED_BITS)
 
 
 def paired(teacher: Teacher, requests: Sequence[ChatRequest]) -> Iterator[tuple[ChatRequest, ChatReply]]:
-    """Every request with its reply; ValueError if the teacher loses one or mixes them up."""
+    """Every request with its reply. Raises ValueError if the teacher loses one or mixes them up."""
     for request, reply in zip(requests, teacher.answer(requests), strict=True):
         if request.key != reply.key:
             raise ValueError(f"{teacher.name} answered '{reply.key}' where '{request.key}' was due")

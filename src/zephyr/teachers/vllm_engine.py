@@ -9,26 +9,15 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Protocol, cast
 
 from zephyr.errors import TeacherError
+from zephyr.recipe.teacher_section import VllmSection
 from zephyr.teachers.local import Encoder
 from zephyr.teachers.protocol import ChatReply, ChatRequest
 
 # Requests that the engine is given together; it orders them itself.
 WINDOW_REQUESTS = 4096
-
-
-@dataclass(frozen=True)
-class EngineSettings:
-    """How an engine is opened. `max_length` None: as long as the model can."""
-
-    revision: str | None = None
-    num_gpus: int = 1  # that share one model
-    memory_share: float = 0.9  # of every GPU
-    max_length: int | None = None  # of prompt and answer together
-    seed: int = 0
 
 
 class Completion(Protocol):
@@ -151,19 +140,22 @@ def not_installed() -> TeacherError:
     return TeacherError("vllm", "is not installed", 'pip install "zephyr-align[vllm]" on a machine with a GPU')
 
 
-def open_vllm(model: str, encoder: Encoder, settings: EngineSettings, *, name: str) -> VllmTeacher:
-    """The teacher with an engine of its own for a folder or a hub id. Raises TeacherError without vLLM."""
+def open_vllm(section: VllmSection, encoder: Encoder, *, place: str | None = None, seed: int = 0) -> VllmTeacher:
+    """The teacher with an engine of its own. Raises TeacherError without vLLM.
+
+    `place`: the folder or hub id of the model, where the section names it otherwise (`stage:sft`).
+    """
     try:
         vllm = importlib.import_module("vllm")
     except ImportError as error:
         raise not_installed() from error
     engine = vllm.LLM(
-        model=model,
-        revision=settings.revision,
-        tensor_parallel_size=settings.num_gpus,
-        gpu_memory_utilization=settings.memory_share,
-        max_model_len=settings.max_length,
-        seed=settings.seed,
+        model=place or section.model,
+        revision=section.revision,
+        tensor_parallel_size=section.num_gpus,
+        gpu_memory_utilization=section.memory_share,
+        max_model_len=section.max_length,
+        seed=seed,
         enable_prefix_caching=True,  # answers to one prompt share it
     )
-    return VllmTeacher(cast("Engine", engine), cast("SamplingParams", vllm.SamplingParams), encoder, name=name)
+    return VllmTeacher(cast("Engine", engine), cast("SamplingParams", vllm.SamplingParams), encoder, name=section.model)

@@ -14,7 +14,6 @@ import json
 import random
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar
@@ -23,15 +22,14 @@ import openai
 
 from zephyr.errors import TeacherError
 from zephyr.teachers.endpoint.address import Address
-from zephyr.teachers.endpoint.attempts import Attempt, Books, NoBooks
 from zephyr.teachers.endpoint.chat_client import ChatClient
-from zephyr.teachers.endpoint.chat_format import Answered, Unusable, read_completion
-from zephyr.teachers.endpoint.retries import Trouble, retry_after
-from zephyr.teachers.endpoint.retrying_call import CallSettings, attempt_of, request_body
+from zephyr.teachers.endpoint.chat_format import Answered, Unusable, body_of, read_completion
+from zephyr.teachers.endpoint.retries import Backoff, Trouble, retry_after
+from zephyr.teachers.endpoint.retrying_call import attempt_of
 from zephyr.teachers.endpoint.structured import ResponseForms, with_schema, written_out
 from zephyr.teachers.ledger.cached_teacher import cap_reached
-from zephyr.teachers.ledger.prices import Spend, most_spend
-from zephyr.teachers.protocol import ChatReply, ChatRequest
+from zephyr.teachers.ledger.prices import most_spend, prices_of
+from zephyr.teachers.protocol import Attempt, Books, ChatReply, ChatRequest, NoBooks, Spend
 
 if TYPE_CHECKING:
     from openai.types import Batch
@@ -57,16 +55,14 @@ class _Part(NamedTuple):
 class BatchTeacher:
     """Answers by batches. A call that its batch did not answer is a failure, and asked again by the next run."""
 
-    def __init__(
-        self, address: Address, settings: CallSettings | None = None, *, poll_seconds: float = POLL_SECONDS
-    ) -> None:
-        settings = settings or CallSettings()
-        self.name = address.model
+    def __init__(self, address: Address, backoff: Backoff | None = None, *, poll_seconds: float = POLL_SECONDS) -> None:
+        self.name = address.section.model
         self.identity = address.identity
         self.address = address
-        self.settings = replace(settings, prices=settings.prices.halved())
+        self._prices = prices_of(address.section)
+        self._backoff = backoff or Backoff()
         self._poll_seconds = poll_seconds
-        self._forms = ResponseForms(is_wanted=settings.structured)
+        self._forms = ResponseForms(is_wanted=address.section.structured)
 
     def answer(self, requests: Sequence[ChatRequest]) -> Iterator[ChatReply]:
         """One reply for every request, in order."""
@@ -87,7 +83,7 @@ class BatchTeacher:
         return _Part(hashlib.sha256(b"\n".join(lines)).hexdigest()[:32], calls, lines)
 
     def _line(self, name: str, request: ChatRequest) -> bytes:
-        body = request_body(request, self.address.model, self.settings)
+        body = body_of(request, self.address.section)
         question = self._forms.question_of(request)
         if question is not None:
             body = with_schema(body, question)
@@ -95,8 +91,7 @@ class BatchTeacher:
         return json.dumps(call, ensure_ascii=True).encode()
 
     async def _all(self, parts: Sequence[_Part], books: Books) -> list[list[Attempt]]:
-        deadline = self.settings.deadline_seconds
-        async with ChatClient(self.address, deadline_seconds=deadline, takes_files=True) as chat:
+        async with ChatClient(self.address, takes_files=True) as chat:
             try:
                 return await asyncio.gather(*(self._answered(part, chat.client, books) for part in parts))
             except openai.APIError as error:
@@ -134,7 +129,7 @@ class BatchTeacher:
         """
         most = Spend()
         for request in part.calls.values():
-            most = most.plus(most_spend(request, self.settings.prices))
+            most = most.plus(most_spend(request, self._prices))
         hold = books.reserve(most)
         if hold is None:
             return None
@@ -170,10 +165,10 @@ class BatchTeacher:
             try:
                 return await ask()
             except (openai.APIConnectionError, openai.InternalServerError, openai.RateLimitError) as error:
-                if number >= self.settings.max_tries:
+                if number >= self.address.section.max_tries:
                     raise
                 headers = error.response.headers if isinstance(error, openai.APIStatusError) else {}
-                await asyncio.sleep(self.settings.backoff.pause(number, retry_after(headers), random.Random()))
+                await asyncio.sleep(self._backoff.pause(number, retry_after(headers), random.Random()))
         raise AssertionError("there is always another try or an error")
 
     def _attempt(
@@ -186,7 +181,7 @@ class BatchTeacher:
         else:
             question, text = self._forms.question_of(request), self.address.hide(got.text)
             got = got._replace(text=text if question is None else written_out(question, text))
-        attempt = attempt_of(request, got, most_spend(request, self.settings.prices), self.settings.prices)
+        attempt = attempt_of(request, got, most_spend(request, self._prices), self._prices)
         return attempt._replace(latency_seconds=seconds)
 
 

@@ -27,21 +27,22 @@ SHOWN_CHARACTERS = 300
 class ChatClient:
     """An open client for one address, for one event loop. Use it in an `async with`."""
 
-    def __init__(self, address: Address, *, deadline_seconds: float, takes_files: bool = False) -> None:
+    def __init__(self, address: Address, *, takes_files: bool = False) -> None:
         self.address = address
-        self._deadline_seconds = deadline_seconds
-        if takes_files or is_behind_proxy(address.base_url):
+        section = address.section
+        self._deadline_seconds = section.deadline_seconds
+        if takes_files or is_behind_proxy(section.base_url):
             # A connection for every request: on one that is kept, a second response passes for the next one's.
             limits = httpx2.Limits(max_keepalive_connections=0)
             http_client = openai.DefaultAsyncHttpxClient(limits=limits, follow_redirects=False)
         else:
             http_client = openai.DefaultAsyncHttpxClient(transport=ShortExchanges(), follow_redirects=False)
         self._client = openai.AsyncOpenAI(
-            base_url=address.base_url,
+            base_url=section.base_url,
             api_key=address.api_key or NO_KEY,
             default_headers=dict(address.headers),
             max_retries=0,
-            timeout=deadline_seconds,
+            timeout=section.deadline_seconds,
             http_client=http_client,
         )
 

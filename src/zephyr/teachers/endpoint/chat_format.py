@@ -8,9 +8,9 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple, cast
 
+from zephyr.recipe.teacher_section import EndpointSection
 from zephyr.teachers.protocol import ChatRequest
 
-Field = Literal["temperature", "top_p", "top_k", "seed"]
 Json = str | int | float | bool | None | Sequence["Json"] | Mapping[str, "Json"]
 SHOWN_CHARACTERS = 200
 
@@ -31,17 +31,17 @@ class Unusable(NamedTuple):
     is_final: bool = False
 
 
-def body_of(request: ChatRequest, *, model: str, max_tokens_field: str, left_out: Sequence[str]) -> dict[str, Json]:
+def body_of(request: ChatRequest, section: EndpointSection) -> dict[str, Json]:
     """The JSON object that asks for the request."""
     sampling: dict[str, Json] = {"temperature": request.temperature, "top_p": request.top_p, "seed": request.seed}
     if request.top_k:
         sampling["top_k"] = request.top_k
     logprobs: dict[str, Json] = {"logprobs": True, "top_logprobs": request.top_logprobs} if request.top_logprobs else {}
     return {
-        "model": model,
+        "model": section.model,
         "messages": [{"role": message.role, "content": message.content} for message in request.messages],
-        max_tokens_field: request.max_tokens,
-        **{name: value for name, value in sampling.items() if name not in left_out},
+        section.max_tokens_field: request.max_tokens,
+        **{name: value for name, value in sampling.items() if name not in section.left_out},
         **logprobs,
     }
 

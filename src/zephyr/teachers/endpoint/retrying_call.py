@@ -7,35 +7,18 @@ to `endpoint`.
 import asyncio
 import random
 import time
-from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from zephyr.errors import TeacherError
-from zephyr.teachers.endpoint.attempts import Attempt, Books
+from zephyr.recipe.teacher_section import EndpointSection, PricesSection
 from zephyr.teachers.endpoint.chat_client import ChatClient
-from zephyr.teachers.endpoint.chat_format import Answered, Field, Json, body_of
+from zephyr.teachers.endpoint.chat_format import Answered, body_of
 from zephyr.teachers.endpoint.limits import AdaptiveConcurrency, Pace
 from zephyr.teachers.endpoint.retries import Backoff, Trouble
 from zephyr.teachers.endpoint.structured import ResponseForms, with_schema, written_out
 from zephyr.teachers.ledger.cached_teacher import cap_reached
-from zephyr.teachers.ledger.prices import Prices, Spend, likely_prompt_tokens, most_spend
-from zephyr.teachers.protocol import ChatReply, ChatRequest
-
-
-@dataclass(frozen=True)
-class CallSettings:
-    """How a server may be asked, and what it takes."""
-
-    concurrency: int = 64
-    requests_per_minute: float | None = None
-    tokens_per_minute: float | None = None
-    deadline_seconds: float = 300.0  # of one try
-    max_tries: int = 8
-    backoff: Backoff = field(default_factory=Backoff)
-    left_out: tuple[Field, ...] = ("top_k",)  # fields of a request that the server does not know
-    max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
-    structured: bool = False  # judges' replies by a JSON schema, as long as the server takes it
-    prices: Prices = field(default_factory=Prices)
+from zephyr.teachers.ledger.prices import likely_prompt_tokens, most_spend, prices_of, spend_of
+from zephyr.teachers.protocol import Attempt, Books, ChatReply, ChatRequest, Spend
 
 
 class Limits(NamedTuple):
@@ -47,19 +30,21 @@ class Limits(NamedTuple):
     forms: ResponseForms
 
 
-def fresh_limits(settings: CallSettings) -> Limits:
+def fresh_limits(section: EndpointSection) -> Limits:
     """The limits of a server that nothing is known of."""
-    slots = AdaptiveConcurrency(settings.concurrency)
-    forms = ResponseForms(is_wanted=settings.structured)
-    return Limits(slots, Pace(settings.requests_per_minute), Pace(settings.tokens_per_minute), forms)
+    slots = AdaptiveConcurrency(section.concurrency)
+    forms = ResponseForms(is_wanted=section.structured)
+    return Limits(slots, Pace(section.requests_per_minute), Pace(section.tokens_per_minute), forms)
 
 
 class Caller:
     """Makes calls through an open client and writes every try into the books."""
 
-    def __init__(self, client: ChatClient, settings: CallSettings, limits: Limits, books: Books) -> None:
+    def __init__(self, client: ChatClient, limits: Limits, books: Books, backoff: Backoff) -> None:
         self._client = client
-        self._settings = settings
+        self._max_tries = client.address.section.max_tries
+        self._prices = prices_of(client.address.section)
+        self._backoff = backoff
         self._limits = limits
         self._books = books
         self._dice = random.Random()  # jitter, which must differ between processes
@@ -70,21 +55,20 @@ class Caller:
         known = self._books.answered(request)
         if known is not None:
             return known
-        settings = self._settings
-        most = most_spend(request, settings.prices)
-        for number in range(1, settings.max_tries + 1):
+        most = most_spend(request, self._prices)
+        for number in range(1, self._max_tries + 1):
             held = await self._hold(most)
             attempt, trouble = await self._try(request, most, number)
             self._books.record(request, attempt, most if held else None)
             if trouble is None:
                 self._has_answered = True
                 return attempt.reply
-            if trouble.is_ours and not self._has_answered and (trouble.is_final or number == settings.max_tries):
+            if trouble.is_ours and not self._has_answered and (trouble.is_final or number == self._max_tries):
                 raise _useless(self._client.address.identity, trouble)
             if trouble.is_final:
                 break
-            if number < settings.max_tries:
-                await asyncio.sleep(settings.backoff.pause(number, trouble.pause_seconds, self._dice))
+            if number < self._max_tries:
+                await asyncio.sleep(self._backoff.pause(number, trouble.pause_seconds, self._dice))
         return attempt.reply
 
     async def _hold(self, most: Spend) -> bool:
@@ -98,7 +82,7 @@ class Caller:
         return True
 
     async def _try(self, request: ChatRequest, most: Spend, number: int) -> tuple[Attempt, Trouble | None]:
-        settings, limits = self._settings, self._limits
+        limits = self._limits
         likely = likely_prompt_tokens(request) + request.max_tokens
         wait = max(limits.requests.book(), limits.tokens.book(likely))
         if wait:
@@ -114,12 +98,12 @@ class Caller:
             limits.slots.release(slot, overloaded=is_overload)
         if trouble is not None and trouble.is_overload and trouble.pause_seconds:
             limits.slots.close_for(trouble.pause_seconds)
-        attempt = attempt_of(request, got, most, settings.prices)
+        attempt = attempt_of(request, got, most, self._prices)
         limits.tokens.give_back(likely - (attempt.spend.tokens if not attempt.is_estimated else likely))
         return attempt._replace(number=number, latency_seconds=time.monotonic() - began), trouble
 
     async def _ask(self, request: ChatRequest) -> Answered | Trouble:
-        body = request_body(request, self._client.address.model, self._settings)
+        body = body_of(request, self._client.address.section)
         question = self._limits.forms.question_of(request)
         if question is None:
             return await self._client.ask(body)
@@ -130,18 +114,13 @@ class Caller:
         return got._replace(text=written_out(question, got.text))
 
 
-def request_body(request: ChatRequest, model: str, settings: CallSettings) -> dict[str, Json]:
-    """The JSON object that asks a server for the request."""
-    return body_of(request, model=model, max_tokens_field=settings.max_tokens_field, left_out=settings.left_out)
-
-
-def attempt_of(request: ChatRequest, got: Answered | Trouble, most: Spend, prices: Prices) -> Attempt:
+def attempt_of(request: ChatRequest, got: Answered | Trouble, most: Spend, prices: PricesSection) -> Attempt:
     """The try in the form of the books; what the server does not say is counted at the most."""
     if isinstance(got, Trouble):
         reply = ChatReply(request.key, "", "error", got.reason)
         return Attempt(reply, most if got.may_be_billed else Spend(), is_estimated=got.may_be_billed)
     is_estimated = got.prompt_tokens is None or got.completion_tokens is None
-    spend = most if is_estimated else prices.spend(got.prompt_tokens or 0, got.completion_tokens or 0)
+    spend = most if is_estimated else spend_of(prices, got.prompt_tokens or 0, got.completion_tokens or 0)
     reply = ChatReply(
         request.key,
         got.text,

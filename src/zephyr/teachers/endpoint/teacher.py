@@ -14,10 +14,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from zephyr.errors import ZephyrError
 from zephyr.teachers.endpoint.address import Address
-from zephyr.teachers.endpoint.attempts import Books, NoBooks
 from zephyr.teachers.endpoint.chat_client import ChatClient
-from zephyr.teachers.endpoint.retrying_call import Caller, CallSettings, fresh_limits
-from zephyr.teachers.protocol import ChatReply, ChatRequest
+from zephyr.teachers.endpoint.retries import Backoff
+from zephyr.teachers.endpoint.retrying_call import Caller, fresh_limits
+from zephyr.teachers.protocol import Books, ChatReply, ChatRequest, NoBooks
 
 # Calls that may be begun before the one whose reply is due; their replies wait in memory.
 AHEAD = 4096
@@ -30,12 +30,12 @@ _Handed = list[tuple[int, ChatReply]]
 class EndpointTeacher:
     """Answers with a model behind an address. What it learns about the server's limits it keeps."""
 
-    def __init__(self, address: Address, settings: CallSettings | None = None) -> None:
-        self.name = address.model
+    def __init__(self, address: Address, backoff: Backoff | None = None) -> None:
+        self.name = address.section.model
         self.identity = address.identity
         self.address = address
-        self.settings = settings or CallSettings()
-        self._limits = fresh_limits(self.settings)
+        self._backoff = backoff or Backoff()
+        self._limits = fresh_limits(address.section)
 
     def answer(self, requests: Sequence[ChatRequest]) -> Iterator[ChatReply]:
         """One reply for every request, in order."""
@@ -56,10 +56,9 @@ class EndpointTeacher:
 
     async def call_all(self, run: _Run) -> None:
         """Nothing; every request of the run is answered, or the run stopped."""
-        settings = self.settings
-        async with ChatClient(self.address, deadline_seconds=settings.deadline_seconds) as client:
-            caller = Caller(client, settings, self._limits, run.books)
-            num_workers = min(settings.concurrency, len(run.requests))
+        async with ChatClient(self.address) as client:
+            caller = Caller(client, self._limits, run.books, self._backoff)
+            num_workers = min(self.address.section.concurrency, len(run.requests))
             async with asyncio.TaskGroup() as group:
                 for _ in range(num_workers):
                     group.create_task(run.answer_some(caller))

@@ -8,10 +8,10 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from zephyr.errors import TeacherError
-from zephyr.teachers.endpoint.attempts import Attempt, BookkeepingTeacher
+from zephyr.recipe.teacher_section import PricesSection
 from zephyr.teachers.ledger.ledger import Ledger, request_hash
-from zephyr.teachers.ledger.prices import Prices, Spend, likely_prompt_tokens, most_spend
-from zephyr.teachers.protocol import ChatReply, ChatRequest, Teacher
+from zephyr.teachers.ledger.prices import likely_prompt_tokens, most_spend, spend_of
+from zephyr.teachers.protocol import Attempt, BookkeepingTeacher, ChatReply, ChatRequest, Spend, Teacher
 
 KNOWN_TOGETHER = 256  # known answers that are read at once
 
@@ -35,14 +35,14 @@ class LedgeredTeacher:
     """
 
     def __init__(
-        self, teacher: Teacher, ledger: Ledger, *, identity: str | None = None, prices: Prices | None = None
+        self, teacher: Teacher, ledger: Ledger, *, identity: str | None = None, prices: PricesSection | None = None
     ) -> None:
         own = teacher.identity if isinstance(teacher, BookkeepingTeacher) else teacher.name
         self.name = teacher.name
         self.identity = identity or own
         self._teacher = teacher
         self._ledger = ledger
-        self._prices = prices or Prices()
+        self._prices = prices or PricesSection()
 
     def answer(self, requests: Sequence[ChatRequest]) -> Iterator[ChatReply]:
         """One reply for every request, in order; TeacherError if the cap leaves no room for the next call."""
@@ -102,7 +102,7 @@ class LedgeredTeacher:
             reply = next(replies, None)
             if reply is None:
                 raise ValueError(f"{self.name} answered fewer than the {len(requests)} requests")
-            spend = self._prices.spend(reply.prompt_tokens, reply.completion_tokens)
+            spend = spend_of(self._prices, reply.prompt_tokens, reply.completion_tokens)
             attempt = Attempt(reply, spend, latency_seconds=time.monotonic() - began)
             books.record(request, attempt, None if hold is None else most)
             yield reply

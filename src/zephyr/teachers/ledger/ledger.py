@@ -14,11 +14,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self, cast
 
-from zephyr.teachers.endpoint.attempts import Attempt
 from zephyr.teachers.ledger.file import open_file
-from zephyr.teachers.ledger.prices import Cap, Spend
+from zephyr.teachers.ledger.prices import Cap
 from zephyr.teachers.ledger.writer import LedgerWriter, Row
-from zephyr.teachers.protocol import ChatReply, ChatRequest
+from zephyr.teachers.protocol import Attempt, ChatReply, ChatRequest, Spend
 
 LOOKED_UP_TOGETHER = 500  # values in one query
 _REPLY = "finish_reason, response, prompt_tokens, completion_tokens"
@@ -131,7 +130,7 @@ class Ledger:
 
 
 class LedgerBooks:
-    """A ledger's rows about one teacher, under the `attempts.Books` protocol."""
+    """A ledger's rows about one teacher, under the `Books` protocol."""
 
     def __init__(self, ledger: Ledger, identity: str) -> None:
         self._ledger = ledger

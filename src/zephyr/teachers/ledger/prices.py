@@ -1,56 +1,19 @@
-"""What calls cost: token estimates from above, prices, and the cap on what may be spent.
+"""What calls cost: upper bounds and estimates of tokens, prices, and the cap on what may be spent.
 
-An estimate is never too low, so that a cap holds whatever a server says afterwards; the books in `ledger` keep it.
+An upper bound is never too low, so that a cap holds whatever a server says afterwards; the ledger keeps the account.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
 
-from zephyr.teachers.protocol import ChatRequest
+from zephyr.recipe.teacher_section import EndpointSection, PricesSection, TeacherSection
+from zephyr.teachers.protocol import ChatRequest, Spend
 
 MILLION = 1_000_000
 # What chat templates add to a message, and to a conversation (some add a system prompt of their own).
 TOKENS_A_MESSAGE = 16
 TOKENS_A_CONVERSATION = 64
-BYTES_A_TOKEN = 4  # of English text, for forecasts only
-
-
-class Spend(NamedTuple):
-    """Tokens of one or many calls and their price."""
-
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    price: float = 0.0
-
-    @property
-    def tokens(self) -> int:
-        """Prompt and completion together."""
-        return self.prompt_tokens + self.completion_tokens
-
-    def plus(self, other: "Spend", sign: int = 1) -> "Spend":
-        """The sum of the two; with sign -1 their difference."""
-        return Spend(
-            self.prompt_tokens + sign * other.prompt_tokens,
-            self.completion_tokens + sign * other.completion_tokens,
-            self.price + sign * other.price,
-        )
-
-
-@dataclass(frozen=True)
-class Prices:
-    """Prices of a million tokens, in whatever currency the cap is in."""
-
-    prompt: float = 0.0
-    completion: float = 0.0
-
-    def spend(self, prompt_tokens: int, completion_tokens: int) -> Spend:
-        """The tokens with their price."""
-        price = (prompt_tokens * self.prompt + completion_tokens * self.completion) / MILLION
-        return Spend(prompt_tokens, completion_tokens, price)
-
-    def halved(self) -> "Prices":
-        """What the same costs by the Batch API."""
-        return Prices(self.prompt / 2, self.completion / 2)
+BYTES_A_TOKEN = 4  # of English text, for estimates only
 
 
 @dataclass(frozen=True)
@@ -66,29 +29,53 @@ class Cap:
         return self.max_tokens is not None or self.max_price is not None
 
     def words(self) -> str:
-        """The limits as they are told."""
+        """The limits in words."""
         tokens = f"{self.max_tokens:,} tokens" if self.max_tokens is not None else ""
         price = f"price {self.max_price:,.2f}" if self.max_price is not None else ""
         return " and ".join(part for part in (tokens, price) if part)
 
     def allows(self, spend: Spend) -> bool:
-        """Whether so much may be spent in all."""
+        """Whether a total of `spend` is within the cap."""
         tokens_fit = self.max_tokens is None or spend.tokens <= self.max_tokens
         return tokens_fit and (self.max_price is None or spend.price <= self.max_price)
 
 
+def cap_of(sections: Iterable[TeacherSection], max_tokens: int | None = None) -> Cap:
+    """The cap of a ledger that these teachers share: the lowest of theirs, and of `max_tokens` if given."""
+    endpoints = [section for section in sections if isinstance(section, EndpointSection)]
+    tokens = [limit for limit in (max_tokens, *(one.max_total_tokens for one in endpoints)) if limit is not None]
+    prices = [one.max_total_price for one in endpoints if one.max_total_price is not None]
+    return Cap(min(tokens, default=None), min(prices, default=None))
+
+
+def prices_of(section: TeacherSection) -> PricesSection:
+    """The prices of the teacher's tokens: nothing but for an endpoint; half by the Batch API."""
+    if not isinstance(section, EndpointSection):
+        return PricesSection()
+    prices, share = section.prices, 0.5 if section.batch else 1.0
+    return PricesSection(prompt=prices.prompt * share, completion=prices.completion * share)
+
+
+def spend_of(prices: PricesSection, prompt_tokens: int, completion_tokens: int) -> Spend:
+    """The tokens with their price."""
+    price = (prompt_tokens * prices.prompt + completion_tokens * prices.completion) / MILLION
+    return Spend(prompt_tokens, completion_tokens, price)
+
+
+def most_spend(request: ChatRequest, prices: PricesSection) -> Spend:
+    """The most that one try of the request can cost."""
+    return spend_of(prices, most_prompt_tokens(request), request.max_tokens)
+
+
 def most_prompt_tokens(request: ChatRequest) -> int:
     """Tokens that the request's messages cannot exceed: no tokenizer in use makes more tokens than bytes."""
-    texts = sum(len(message.content.encode("utf-8", "surrogatepass")) for message in request.messages)
-    return texts + TOKENS_A_MESSAGE * len(request.messages) + TOKENS_A_CONVERSATION
+    return _num_bytes(request) + TOKENS_A_MESSAGE * len(request.messages) + TOKENS_A_CONVERSATION
 
 
 def likely_prompt_tokens(request: ChatRequest) -> int:
-    """Tokens that the request's messages are likely to be."""
-    texts = sum(len(message.content.encode("utf-8", "surrogatepass")) for message in request.messages)
-    return texts // BYTES_A_TOKEN + 4 * len(request.messages)
+    """An estimate of the tokens of the request's messages."""
+    return _num_bytes(request) // BYTES_A_TOKEN + 4 * len(request.messages)
 
 
-def most_spend(request: ChatRequest, prices: Prices) -> Spend:
-    """What one try of the request costs at most."""
-    return prices.spend(most_prompt_tokens(request), request.max_tokens)
+def _num_bytes(request: ChatRequest) -> int:
+    return sum(len(message.content.encode("utf-8", "surrogatepass")) for message in request.messages)

@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 from zephyr.errors import ResourceError
 from zephyr.teachers.ledger.file import is_alive, new_owner, open_file
-from zephyr.teachers.ledger.prices import Cap, Spend
+from zephyr.teachers.ledger.prices import Cap
+from zephyr.teachers.protocol import Spend
 
 # How long rows may wait for others to share their commit.
 PAUSE_SECONDS = 0.01
