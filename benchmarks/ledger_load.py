@@ -94,14 +94,15 @@ async def _all(ask: Callable, asked: list[ChatRequest], concurrency: int) -> int
 
 
 def _ours(base_url: str, asked: list[ChatRequest], concurrency: int) -> int:
+    from zephyr.recipe.teacher_section import EndpointSection
     from zephyr.teachers.endpoint.address import Address
-    from zephyr.teachers.endpoint.retrying_call import CallSettings
     from zephyr.teachers.endpoint.teacher import EndpointTeacher
     from zephyr.teachers.ledger.cached_teacher import LedgeredTeacher
     from zephyr.teachers.ledger.ledger import Ledger
 
     with tempfile.TemporaryDirectory(prefix="ledger-") as folder, Ledger(Path(folder) / "calls.sqlite") as ledger:
-        endpoint = EndpointTeacher(Address(base_url, "echo"), CallSettings(concurrency=concurrency))
+        section = EndpointSection(base_url=base_url, model="echo", concurrency=concurrency)
+        endpoint = EndpointTeacher(Address(section))
         teacher = LedgeredTeacher(endpoint, ledger)
         replies = zip(asked, teacher.answer(asked), strict=True)
         right = sum(reply.text == request.messages[-1].content for request, reply in replies)
