@@ -13,9 +13,9 @@ from machine import peak_device_bytes, peak_rss_bytes, reset_peak_memory
 from task import Pair, Run, Task
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from zephyr.data.tokenize.token_store import Comparison, Dialogue, Example
 from zephyr.models.loading import Source, load_model
 from zephyr.runs.layout import TRAIN_LOG
-from zephyr.train.examples import Comparison, Dialogue, Example
 from zephyr.train.job import TrainJob
 from zephyr.train.loop import train
 from zephyr.train.objectives import build_objective

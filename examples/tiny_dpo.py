@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
+from zephyr.data.tokenize.token_store import Comparison, Dialogue
 from zephyr.models.generation import generate
 from zephyr.models.sampling import Sampling
 from zephyr.models.tiny import tiny_model, tiny_tokenizer
-from zephyr.train.examples import Comparison, Dialogue
 from zephyr.train.job import TrainJob
 from zephyr.train.loop import TrainOutcome, train
 from zephyr.train.objectives import build_objective

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
+from zephyr.data.tokenize.token_store import Comparison
 from zephyr.models.loading import Source, load_model, load_tokenizer
 from zephyr.models.meta_model import empty_model
 from zephyr.train.distributed import built_on_rank_zero, pick_device, process_group
-from zephyr.train.examples import Comparison
 from zephyr.train.export import save_trained
 from zephyr.train.job import TrainJob
 from zephyr.train.loop import train

@@ -7,7 +7,7 @@ from tests.data import mistral_tokenizer
 from tests.data.dialogues import chat_tokenizer
 from zephyr.data.tokenize.encoding import DialogueEncoder
 from zephyr.data.tokenize.inspection import show_dialogue, show_preference, token_texts, visible
-from zephyr.data.tokenize.token_store import StoredPreference
+from zephyr.data.tokenize.token_store import Comparison
 from zephyr.recipe.model_section import ChatTemplateSection
 from zephyr.records.messages import Message
 
@@ -50,9 +50,7 @@ def test_colours_tell_roles_apart_and_learned_tokens_are_underlined():
 def test_a_preference_shows_its_tree():
     encoder, to = mistral(), console()
     completions = tuple(map(encoder.completion, ("It is 4.", "It is 5", "Four")))
-    row = StoredPreference(
-        "pairs.jsonl row 2", encoder.prompt((Message("user", "2+2?"),)), completions, (2.0, 1.5, 0.0)
-    )
+    row = Comparison("pairs.jsonl row 2", encoder.prompt((Message("user", "2+2?"),)), completions, (2.0, 1.5, 0.0))
     show_preference(to, mistral_tokenizer.load(), row)
     assert printed(to) == (
         "pairs.jsonl row 2\n"
@@ -71,7 +69,7 @@ def test_a_preference_shows_its_tree():
 def test_completions_that_are_equal_or_begin_alike_end_at_their_own_place():
     to = console()
     completions = (np.array([5]), np.array([5]), np.array([5, 6]))
-    show_preference(to, chat_tokenizer(), StoredPreference("a", np.array([4]), completions, (1.0, 1.0, 0.0)))
+    show_preference(to, chat_tokenizer(), Comparison("a", np.array([4]), completions, (1.0, 1.0, 0.0)))
     assert "3 tokens as a tree, 7 as 3 sequences" in printed(to)
     assert [line.strip(" └├│─") for line in printed(to).splitlines() if "completion" in line] == [
         "completion 1, rated 1, 1 tokens", "completion 2, rated 1, 1 tokens", "completion 3, rated 0, 2 tokens",

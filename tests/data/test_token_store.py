@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from zephyr.data.tokenize.token_store import (
     COLUMNS,
+    Comparison,
+    Dialogue,
     DialogueStore,
     PreferenceStore,
-    StoredDialogue,
-    StoredPreference,
 )
 from zephyr.data.tokenize.token_writer import TokenWriter
 from zephyr.errors import DataError
@@ -25,19 +25,19 @@ def array(ids: list[int]) -> np.ndarray:
     return np.array(ids, np.int64)
 
 
-def write_dialogues(folder: Path, rows: list[tuple[str, list[int], list[bool]]]) -> DialogueStore[StoredDialogue]:
+def write_dialogues(folder: Path, rows: list[tuple[str, list[int], list[bool]]]) -> DialogueStore:
     with TokenWriter(folder, "dialogues") as writer:
         for name, ids, scored in rows:
-            writer.add_dialogue(name, array(ids), np.array(scored, np.bool_))
-    return DialogueStore(folder, StoredDialogue)
+            writer.add(Dialogue(name, array(ids), np.array(scored, np.bool_)))
+    return DialogueStore(folder)
 
 
-def write_preferences(folder: Path) -> PreferenceStore[StoredPreference]:
+def write_preferences(folder: Path) -> PreferenceStore:
     with TokenWriter(folder, "preferences") as writer:
-        writer.add_preference("a row 1", array([5, 6]), [array([7]), array([8, 9])], [2.0, 1.5])
-        writer.add_preference("a row 2", array([5]), [array([1, 2, 3])], [0.0])
-        writer.add_preference("b row 1", array([4]), [array([0]), array([1]), array([2])], [3.0, 2.0, 1.0])
-    return PreferenceStore(folder, StoredPreference)
+        writer.add(Comparison("a row 1", array([5, 6]), (array([7]), array([8, 9])), (2.0, 1.5)))
+        writer.add(Comparison("a row 2", array([5]), (array([1, 2, 3]),), (0.0,)))
+        writer.add(Comparison("b row 1", array([4]), (array([0]), array([1]), array([2])), (3.0, 2.0, 1.0)))
+    return PreferenceStore(folder)
 
 
 @settings(max_examples=40)
@@ -76,7 +76,7 @@ def test_a_store_without_rows_is_empty(tmp_path):
 
 def write_until_it_breaks(folder: Path) -> None:
     with TokenWriter(folder, "preferences") as writer:
-        writer.add_preference("new", array([1]), [array([2])], [1.0])
+        writer.add(Comparison("new", array([1]), (array([2]),), (1.0,)))
         raise RuntimeError("enough")
 
 
@@ -86,13 +86,13 @@ def test_an_interrupted_writer_leaves_nothing_and_the_old_store_stands(tmp_path)
     with pytest.raises(RuntimeError, match="enough"):
         write_until_it_breaks(folder)
     assert [path.name for path in tmp_path.iterdir()] == ["store"]
-    assert PreferenceStore(folder, StoredPreference)[0].name == "a row 1"
+    assert PreferenceStore(folder)[0].name == "a row 1"
 
 
 def test_a_store_appears_when_it_is_whole(tmp_path):
     folder = tmp_path / "store"
     with TokenWriter(folder, "dialogues") as writer:
-        writer.add_dialogue("a", array([1]), np.array([False]))
+        writer.add(Dialogue("a", array([1]), np.array([False])))
         assert not folder.exists()
     assert folder.exists()
 
@@ -108,8 +108,8 @@ def test_a_changed_byte_is_named(tmp_path, column):
     with pytest.raises(
         DataError, match=rf"token store .*: {column}\.npy does not have the SHA-256 .*; remove this folder"
     ):
-        PreferenceStore(folder, StoredPreference)
-    assert len(PreferenceStore(folder, StoredPreference, verify=False)) == 3
+        PreferenceStore(folder)
+    assert len(PreferenceStore(folder, verify=False)) == 3
 
 
 @pytest.mark.parametrize("verify", [True, False])
@@ -119,31 +119,31 @@ def test_missing_and_torn_files_are_named_even_without_hashing(tmp_path, verify)
     path = folder / "ids.npy"
     path.write_bytes(path.read_bytes()[:-4])
     with pytest.raises(DataError, match=r"ids\.npy has \d+ bytes where manifest\.json says"):
-        PreferenceStore(folder, StoredPreference, verify=verify)
+        PreferenceStore(folder, verify=verify)
     path.unlink()
     with pytest.raises(DataError, match=r"ids\.npy is missing"):
-        PreferenceStore(folder, StoredPreference, verify=verify)
+        PreferenceStore(folder, verify=verify)
     with pytest.raises(DataError, match="there is no such folder"):
-        PreferenceStore(tmp_path / "other", StoredPreference, verify=verify)
+        PreferenceStore(tmp_path / "other", verify=verify)
 
 
 def test_a_store_of_the_other_kind_is_refused(tmp_path):
     write_preferences(tmp_path / "store")
     with pytest.raises(DataError, match="holds preferences where dialogues are needed"):
-        DialogueStore(tmp_path / "store", StoredDialogue)
+        DialogueStore(tmp_path / "store")
 
 
 MILLION_ROWS = """
 import resource, sys
 from pathlib import Path
 import numpy as np
-from zephyr.data.tokenize.token_store import DialogueStore, StoredDialogue
+from zephyr.data.tokenize.token_store import DialogueStore, Dialogue
 from zephyr.data.tokenize.token_writer import TokenWriter
 ids, scored = np.arange(30), np.arange(30) > 20
 with TokenWriter(Path(sys.argv[1]), "dialogues") as writer:
     for number in range(1_000_000):
-        writer.add_dialogue(f"chats.jsonl row {number}", ids[: 10 + number % 20], scored[: 10 + number % 20])
-store = DialogueStore(Path(sys.argv[1]), StoredDialogue)
+        writer.add(Dialogue(f"chats.jsonl row {number}", ids[: 10 + number % 20], scored[: 10 + number % 20]))
+store = DialogueStore(Path(sys.argv[1]))
 assert len(store) == 1_000_000
 assert sum(len(row.ids) for row in store) == store.num_tokens
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)

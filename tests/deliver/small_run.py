@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from zephyr.data.tokenize.token_store import Comparison
 from zephyr.data.tokenize.token_writer import TokenWriter
 
 HOSTILE = "<script>alert(1)</script> \x1b[2Jgone | cell"
@@ -103,9 +104,8 @@ def _train(stage: Path) -> None:
     (stage / "train" / "train_log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     with TokenWriter(stage / "tokens" / "train", "preferences") as writer:
         for length in (1, 2, 3):
-            writer.add_preference(
-                f"row {length}", np.array([5, 6]), [np.full(length, 7), np.full(2 * length, 8)], [1.0, 0.0]
-            )
+            answers = (np.full(length, 7), np.full(2 * length, 8))
+            writer.add(Comparison(f"row {length}", np.array([5, 6]), answers, (1.0, 0.0)))
     model = stage / "model"
     model.mkdir()
     (model / "config.json").write_text(json.dumps({"model_type": "mistral"}))

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from tests.models.exact_norms import with_exact_norms
 from tests.train.checkpoint_runs import forked
+from zephyr.data.tokenize.token_store import Comparison, Dialogue, Example
 from zephyr.errors import ZephyrError
 from zephyr.models.adapters import LoraSettings, add_lora
 from zephyr.models.collectives import on_every_rank, rank
@@ -27,7 +28,7 @@ from zephyr.models.scorer import CausalLM, plain_model
 from zephyr.models.tiny import tiny_model, tiny_tokenizer
 from zephyr.runs.layout import TRAIN_LOG
 from zephyr.train.distributed import process_group, whole_state_dict
-from zephyr.train.examples import Comparison, Dialogue, Example, with_mismatched_completions
+from zephyr.train.examples import with_mismatched_completions
 from zephyr.train.export import save_trained
 from zephyr.train.job import TrainJob
 from zephyr.train.loop import train

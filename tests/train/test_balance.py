@@ -6,10 +6,10 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
 
+from zephyr.data.tokenize.token_store import Comparison, Dialogue
 from zephyr.models.batch_scoring import forest_of, token_visits
 from zephyr.models.scorer import ForestScorer
 from zephyr.models.tiny import tiny_model
-from zephyr.train.examples import Comparison, Dialogue
 from zephyr.train.objectives import build_objective
 from zephyr.train.step import Engine, accumulate_gradients, make_batch
 from zephyr.trees.forest import all_scored, completion_scored

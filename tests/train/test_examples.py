@@ -5,15 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from zephyr.data.tokenize.token_store import Comparison, Dialogue
 from zephyr.errors import DataError
-from zephyr.train.examples import (
-    Comparison,
-    Dialogue,
-    check_examples,
-    expect_comparison,
-    expect_dialogue,
-    with_mismatched_completions,
-)
+from zephyr.train.examples import check_examples, expect_comparison, expect_dialogue, with_mismatched_completions
 
 
 def ids(*numbers):

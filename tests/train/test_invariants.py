@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from zephyr.data.tokenize.token_store import Comparison
 from zephyr.errors import InvariantError
 from zephyr.models.batch_scoring import score_table
 from zephyr.models.scorer import ForestScorer
@@ -19,7 +20,7 @@ from zephyr.train.checks.invariants import (
     check_reference_agrees,
     logp_tolerance,
 )
-from zephyr.train.examples import Comparison, with_mismatched_completions
+from zephyr.train.examples import with_mismatched_completions
 from zephyr.train.losses.pairs import PAIR_LOSSES
 from zephyr.train.objectives import Scored, build_objective
 from zephyr.trees import rule

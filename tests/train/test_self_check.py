@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from tests.train.tiny_runs import examples_for, logged, pairs, tiny_job, weights
+from zephyr.data.tokenize.token_store import Dialogue
 from zephyr.errors import DataError, InvariantError, ModelError
 from zephyr.models import batch_scoring as tables
 from zephyr.models.adapters import LoraSettings, add_lora
@@ -15,7 +16,6 @@ from zephyr.train import job as jobs
 from zephyr.train import loop, step
 from zephyr.train.checkpoint.checkpoint import whole_checkpoints
 from zephyr.train.checks import invariants, self_check
-from zephyr.train.examples import Dialogue
 from zephyr.train.loop import train
 from zephyr.train.reference_store import ReferenceStore
 from zephyr.trees import forest, rule, sdpa

@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor, nn
 
+from zephyr.data.tokenize.token_store import Comparison, Dialogue
 from zephyr.models.tiny import EOS_ID, tiny_model
 from zephyr.runs.layout import TRAIN_LOG
-from zephyr.train.examples import Comparison, Dialogue, with_mismatched_completions
+from zephyr.train.examples import with_mismatched_completions
 from zephyr.train.job import TrainJob
 from zephyr.train.objectives import build_objective
 from zephyr.train.settings import TrainSettings

@@ -157,10 +157,8 @@ def preference_lengths(run: RunRecord) -> list[tuple[str, list[int]]]:
     folder = run.stages[ALIGN].train_tokens() if ALIGN in run.stages else None
     if folder is None:
         return []
-    store = PreferenceStore(
-        folder, lambda _name, _prompt, answers, _ratings: [len(one) for one in answers], verify=False
-    )
-    rows = [store[index] for index in range(min(len(store), MOST_PAIRS))]
+    store = PreferenceStore(folder, verify=False)
+    rows = [[len(one) for one in store[index].completions] for index in range(min(len(store), MOST_PAIRS))]
     return [("preferred", [row[0] for row in rows]), ("rejected", [each for row in rows for each in row[1:]])]
 
 
@@ -170,7 +168,7 @@ def example_lengths(run: RunRecord) -> dict[str, list[int]]:
     for stage in (PRETRAIN, SFT):
         folder = run.stages[stage].train_tokens() if stage in run.stages else None
         if folder is not None:
-            store = DialogueStore(folder, lambda name, _ids, _mask: name, verify=False)
+            store = DialogueStore(folder, verify=False)
             found[stage] = [int(length) for length in store.lengths()]
     return found
 

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from zephyr.data.read.stage_rows import hash_of_source, stage_rows
 from zephyr.data.tokenize.inspection import show_dialogue, show_preference
-from zephyr.data.tokenize.token_store import StoredPreference
+from zephyr.data.tokenize.token_store import Comparison
 from zephyr.errors import DataError, RecipeError, did_you_mean
 from zephyr.models.loading import Source, Tokenizer, load_tokenizer
 from zephyr.pipeline.make_feedback import PAIRS
@@ -47,7 +47,7 @@ def inspect_row(recipe: Recipe, *, row: int, stage: str | None, console: Console
     else:
         one = _row(recipe, chosen, Preference, row, made)
         completions = tuple(encoder.completion(text) for text in one.completions)
-        stored = StoredPreference(one.name, encoder.prompt(one.prompt), completions, one.ratings)
+        stored = Comparison(one.name, encoder.prompt(one.prompt), completions, one.ratings)
         show_preference(console, tokenizer, stored)
 
 

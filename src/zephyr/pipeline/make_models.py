@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from zephyr.data.read.stage_rows import open_records, stage_rows
+from zephyr.data.tokenize.token_store import Comparison
 from zephyr.models.loading import Tokenizer, save_model
 from zephyr.models.new_model import learn_tokenizer, new_model
 from zephyr.pipeline.make_synth import DIALOGUES
@@ -21,7 +22,7 @@ from zephyr.records.rows import Chat, Text
 from zephyr.runs.ranks import is_leader, wait_until
 from zephyr.runs.stage_folder import Facts
 from zephyr.stages.stage import Work
-from zephyr.train.examples import Comparison, with_mismatched_completions
+from zephyr.train.examples import with_mismatched_completions
 from zephyr.train.objectives import build_objective
 
 REFERENCE = "reference"

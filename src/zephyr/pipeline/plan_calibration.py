@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import nn
 
+from zephyr.data.tokenize.token_store import Comparison, Example
 from zephyr.feedback.candidates import answer_prompts
 from zephyr.feedback.judge import judge
 from zephyr.models.generation import generate
@@ -24,7 +25,6 @@ from zephyr.recipe.teacher_section import ScriptedSection
 from zephyr.recipe.train_section import TrainSection
 from zephyr.stages.stage import Work
 from zephyr.teachers.scripted import ScriptedJudge, ScriptedTeacher
-from zephyr.train.examples import Comparison, Example
 from zephyr.train.job import TrainJob, build_engine
 from zephyr.train.objectives import Objective
 from zephyr.train.optimizers import build_optimizer

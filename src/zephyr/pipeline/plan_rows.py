@@ -16,6 +16,7 @@ from zephyr.data.read.mixture import mix
 from zephyr.data.read.sources import Records
 from zephyr.data.read.stage_rows import name_of, open_records
 from zephyr.data.tokenize.encoding import DialogueEncoder
+from zephyr.data.tokenize.token_store import Comparison, Dialogue, Example
 from zephyr.data.tokenize.truncation import fit_dialogue, fit_preference, split_text
 from zephyr.errors import DataError
 from zephyr.estimate.known_rows import known_rows
@@ -26,7 +27,6 @@ from zephyr.recipe.data_section import DataSource
 from zephyr.recipe.schema import Recipe
 from zephyr.recipe.stage_sections import AlignSection, SftSection
 from zephyr.records.rows import Chat, Preference, Record, Text
-from zephyr.train.examples import Comparison, Dialogue, Example
 from zephyr.world import faulty_answer, ideal_answer, prompts
 
 SAMPLE_ROWS = 512

@@ -9,7 +9,7 @@ from zephyr.atomic import discard, replace_text
 from zephyr.data.read.stage_rows import Accounts, Part, Rows
 from zephyr.data.tokenize.encoding import DialogueEncoder, Encoded
 from zephyr.data.tokenize.loss_mask_stats import Supervision
-from zephyr.data.tokenize.token_store import DialogueStore, PreferenceStore
+from zephyr.data.tokenize.token_store import Comparison, Dialogue, DialogueStore, PreferenceStore
 from zephyr.data.tokenize.token_writer import TokenWriter
 from zephyr.data.tokenize.truncation import TruncationReport, fit_dialogue, fit_preference
 from zephyr.errors import DataError
@@ -20,7 +20,6 @@ from zephyr.records.rows import Chat, Preference, Text
 from zephyr.runs.layout import TOKENS
 from zephyr.runs.ranks import is_leader, wait_until
 from zephyr.runs.stage_folder import Facts
-from zephyr.train.examples import Comparison, Dialogue
 
 ACCOUNTS = "accounts.json"
 PARTS: tuple[Part, ...] = ("train", "eval")  # in this order: reading the first fills the second
@@ -64,7 +63,7 @@ def store_dialogues(
                 fitted = fit_dialogue(encoded, data)
                 if not report.add(name, fitted.loss):
                     continue
-                writer.add_dialogue(name, fitted.encoded.ids, fitted.encoded.scored)
+                writer.add(Dialogue(name, fitted.encoded.ids, fitted.encoded.scored))
                 if supervision is not None and part == "train":
                     supervision.add(fitted.encoded)
         facts |= _close(tokens, part, report, rows.accounts)
@@ -85,19 +84,19 @@ def store_preferences(tokens: Path, section: AlignSection, rows: Rows[Preference
                 completions = [encoder.completion(text) for text in row.completions]
                 fitted = fit_preference(encoder.prompt(row.prompt), completions, data)
                 if report.add(row.name, fitted.loss):
-                    writer.add_preference(row.name, fitted.prompt, fitted.completions, row.ratings)
+                    writer.add(Comparison(row.name, fitted.prompt, fitted.completions, row.ratings))
         facts |= _close(tokens, part, report, rows.accounts)
     return facts
 
 
-def dialogues(folder: Path, part: Part) -> DialogueStore[Dialogue]:
+def dialogues(folder: Path, part: Part) -> DialogueStore:
     """The stored dialogues of a stage, as training takes them."""
-    return DialogueStore(folder / TOKENS / part, Dialogue)
+    return DialogueStore(folder / TOKENS / part)
 
 
-def comparisons(folder: Path, part: Part) -> PreferenceStore[Comparison]:
+def comparisons(folder: Path, part: Part) -> PreferenceStore:
     """The stored preferences of a stage, as training takes them."""
-    return PreferenceStore(folder / TOKENS / part, Comparison)
+    return PreferenceStore(folder / TOKENS / part)
 
 
 def refuse_completions(section: AlignSection, row: Preference) -> None:

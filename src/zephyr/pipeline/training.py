@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from zephyr.atomic import replace_text
+from zephyr.data.tokenize.token_store import Comparison, Dialogue, Example
 from zephyr.models.adapters import LoraSettings, add_lora, load_4bit, load_adapter, merge_adapters, refuse_4bit
 from zephyr.models.collectives import from_rank_zero
 from zephyr.models.loading import load_model, save_model
@@ -25,7 +26,6 @@ from zephyr.runs.ranks import is_leader
 from zephyr.runs.stage_folder import Facts
 from zephyr.train.checkpoint.checkpoint import checkpoint_folders
 from zephyr.train.distributed import built_on_rank_zero, pick_device, process_group
-from zephyr.train.examples import Comparison, Dialogue, Example
 from zephyr.train.export import save_trained
 from zephyr.train.job import TrainJob
 from zephyr.train.loop import TrainOutcome, train

@@ -8,41 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import NamedTuple
 
 import numpy as np
 
+from zephyr.data.tokenize.token_store import Comparison, Dialogue, Example
 from zephyr.errors import DataError
-from zephyr.trees.forest import Ids, Mask
+from zephyr.trees.forest import Ids
 
 LISTED_PROBLEMS = 5
-
-
-class Dialogue(NamedTuple):
-    """Tokens to imitate: ``ids`` (n,) int64; ``scored`` (n,) bool, the ones that count, never the first.
-
-    ``name`` says where the example comes from ("chats.jsonl row 17"), for messages.
-    """
-
-    name: str
-    ids: Ids
-    scored: Mask
-
-
-class Comparison(NamedTuple):
-    """A prompt and its rated completions, best first; all ids (n,) int64, one finite rating a completion.
-
-    A pair holds two completions, chosen first. For unpaired feedback (KTO) there is one completion, rated 1.0
-    if it is desirable and 0.0 if not.
-    """
-
-    name: str
-    prompt: Ids
-    completions: tuple[Ids, ...]
-    ratings: tuple[float, ...]
-
-
-Example = Dialogue | Comparison
 
 
 def check_examples(examples: Sequence[Example]) -> None:

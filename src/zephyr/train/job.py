@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from zephyr.data.tokenize.token_store import Example
 from zephyr.errors import DataError, ModelError, RecipeError
 from zephyr.models.batch_scoring import Row, unique_tokens
 from zephyr.models.collectives import from_rank_zero, is_distributed, on_every_rank, rank
@@ -23,7 +24,7 @@ from zephyr.models.weight_hash import weights_hash
 from zephyr.train.allocator import keep_freed_memory
 from zephyr.train.checkpoint.checkpoint import Identity
 from zephyr.train.distributed import is_empty, pick_device, shard
-from zephyr.train.examples import Example, check_examples
+from zephyr.train.examples import check_examples
 from zephyr.train.objectives import Objective
 from zephyr.train.reference import describe_reference, fill_reference
 from zephyr.train.reference_store import ReferenceStore, sequence_key

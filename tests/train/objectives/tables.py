@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from zephyr.train.examples import Comparison, Dialogue
+from zephyr.data.tokenize.token_store import Comparison, Dialogue
 from zephyr.train.losses.pairs import PAIR_LOSSES
 from zephyr.train.objectives import Scored, build_objective
 

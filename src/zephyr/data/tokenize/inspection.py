@@ -15,7 +15,7 @@ from rich.tree import Tree
 
 from zephyr.data.tokenize.encoding import Encoded
 from zephyr.data.tokenize.plain_text import Tokenizer
-from zephyr.data.tokenize.token_store import StoredPreference
+from zephyr.data.tokenize.token_store import Comparison
 from zephyr.records.fields import printable
 from zephyr.records.messages import ROLES
 
@@ -48,7 +48,7 @@ def show_dialogue(console: Console, tokenizer: Tokenizer, name: str, encoded: En
     console.print(table)
 
 
-def show_preference(console: Console, tokenizer: Tokenizer, row: StoredPreference) -> None:
+def show_preference(console: Console, tokenizer: Tokenizer, row: Comparison) -> None:
     """Nothing; prints the row as the tree it is computed as: the prompt, and what its completions share, once."""
     console.print(Text(printable(row.name), style="bold"))
     prompt = tuple(row.prompt.tolist())

@@ -8,7 +8,7 @@ stale is the caller's knowledge.
 
 import json
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias, TypeVar, overload
 
@@ -35,21 +35,31 @@ COLUMNS: dict[Kind, dict[str, str]] = {
 }
 
 
-class StoredDialogue(NamedTuple):
-    """A dialogue as it is read back."""
+class Dialogue(NamedTuple):
+    """Tokens to imitate: ``ids`` (n,) int64; ``scored`` (n,) bool, the ones that count, never the first.
+
+    ``name`` says where the example comes from ("chats.jsonl row 17"), for messages.
+    """
 
     name: str
     ids: Ids
     scored: Mask
 
 
-class StoredPreference(NamedTuple):
-    """A prompt with its completions, best first, as it is read back."""
+class Comparison(NamedTuple):
+    """A prompt and its rated completions, best first; all ids (n,) int64, one finite rating a completion.
+
+    A pair holds two completions, chosen first. For unpaired feedback (KTO) there is one completion, rated 1.0
+    if it is desirable and 0.0 if not.
+    """
 
     name: str
     prompt: Ids
     completions: tuple[Ids, ...]
     ratings: tuple[float, ...]
+
+
+Example: TypeAlias = Dialogue | Comparison
 
 
 class TokenStore(Sequence[Row]):
@@ -108,49 +118,41 @@ class TokenStore(Sequence[Row]):
         return self._ids[self._offsets[index] : self._offsets[index + 1]].astype(np.int64)
 
 
-class DialogueStore(TokenStore[Row]):
-    """Stored dialogues; `make` gets the name, ids and mask of a row, and makes what is read of it."""
+class DialogueStore(TokenStore[Dialogue]):
+    """Stored dialogues."""
 
-    def __init__(self, folder: Path, make: Callable[[str, Ids, Mask], Row], *, verify: bool = True) -> None:
+    def __init__(self, folder: Path, *, verify: bool = True) -> None:
         super().__init__(folder, "dialogues", verify=verify)
-        self._make = make
         self._scored = np.asarray(self._map("scored"), np.uint8)
 
     def lengths(self) -> Ids:
         return np.diff(self._offsets)
 
-    def _row(self, index: int) -> Row:
+    def _row(self, index: int) -> Dialogue:
         start, end = int(self._offsets[index]), int(self._offsets[index + 1])
         first = start // 8
         bits = np.unpackbits(self._scored[first : -(-end // 8)])
         scored = bits[start - 8 * first : end - 8 * first].astype(np.bool_)
-        return self._make(self._name(index), self._sequence(index), scored)
+        return Dialogue(self._name(index), self._sequence(index), scored)
 
 
-class PreferenceStore(TokenStore[Row]):
-    """Stored preferences; `make` gets the name, prompt, completions and ratings of a row."""
+class PreferenceStore(TokenStore[Comparison]):
+    """Stored preferences."""
 
-    def __init__(
-        self,
-        folder: Path,
-        make: Callable[[str, Ids, tuple[Ids, ...], tuple[float, ...]], Row],
-        *,
-        verify: bool = True,
-    ) -> None:
+    def __init__(self, folder: Path, *, verify: bool = True) -> None:
         super().__init__(folder, "preferences", verify=verify)
-        self._make = make
         self._rows = np.asarray(self._map("rows"), np.int64)
         self._ratings = np.asarray(self._map("ratings"), np.float64)
 
     def lengths(self) -> Ids:
         return np.diff(self._offsets[self._rows])
 
-    def _row(self, index: int) -> Row:
+    def _row(self, index: int) -> Comparison:
         prompt, end = int(self._rows[index]), int(self._rows[index + 1])
         completions = tuple(self._sequence(number) for number in range(prompt + 1, end))
         # Every row before this one has a prompt, which has no rating.
         ratings = self._ratings[prompt - index : end - index - 1]
-        return self._make(self._name(index), self._sequence(prompt), completions, tuple(map(float, ratings)))
+        return Comparison(self._name(index), self._sequence(prompt), completions, tuple(map(float, ratings)))
 
 
 def _other_content(folder: Path, kind: Kind) -> str | None:

@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -14,7 +13,7 @@ import numpy.typing as npt
 
 from zephyr.atomic import FileRecord, partial_folder, publish, write_file
 from zephyr.data.tokenize.plain_text import Ids
-from zephyr.data.tokenize.token_store import COLUMNS, FORMAT, SUMMARY, Kind, Mask
+from zephyr.data.tokenize.token_store import COLUMNS, FORMAT, SUMMARY, Comparison, Dialogue, Example, Kind
 
 _BUFFER_BYTES = 1 << 20
 
@@ -48,26 +47,31 @@ class TokenWriter:
             column.abandon()
         shutil.rmtree(self._partial)
 
-    def add_dialogue(self, name: str, ids: Ids, scored: Mask) -> None:
-        """Nothing; afterwards the dialogue is the store's last row."""
+    def add(self, example: Example) -> None:
+        """Write the example as the store's last row."""
+        if isinstance(example, Dialogue):
+            self._add_dialogue(example)
+        else:
+            self._add_comparison(example)
+
+    def _add_dialogue(self, dialogue: Dialogue) -> None:
         assert self._kind == "dialogues"
-        assert len(ids) == len(scored)
-        self._add_sequence(ids)
-        bits = np.concatenate([self._bits, scored])
+        assert len(dialogue.ids) == len(dialogue.scored)
+        self._add_sequence(dialogue.ids)
+        bits = np.concatenate([self._bits, dialogue.scored])
         whole = len(bits) // 8 * 8
         self._columns["scored"].append(np.packbits(bits[:whole]))
         self._bits = bits[whole:]
-        self._end_row(name)
+        self._end_row(dialogue.name)
 
-    def add_preference(self, name: str, prompt: Ids, completions: Sequence[Ids], ratings: Sequence[float]) -> None:
-        """Nothing; afterwards the preference is the store's last row."""
+    def _add_comparison(self, comparison: Comparison) -> None:
         assert self._kind == "preferences"
-        assert len(completions) == len(ratings)
-        for ids in (prompt, *completions):
+        assert len(comparison.completions) == len(comparison.ratings)
+        for ids in (comparison.prompt, *comparison.completions):
             self._add_sequence(ids)
-        self._columns["ratings"].append(ratings)
+        self._columns["ratings"].append(comparison.ratings)
         self._columns["rows"].append([self._num_sequences])
-        self._end_row(name)
+        self._end_row(comparison.name)
 
     def _add_sequence(self, ids: Ids) -> None:
         assert not len(ids) or (ids.min() >= 0 and ids.max() < 1 << 31)

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from zephyr.data.tokenize.token_store import Example
 from zephyr.errors import InvariantError
 from zephyr.models.batch_scoring import Row, device_of, frozen
-from zephyr.train.examples import Example
 from zephyr.train.objectives import Objective, Scored
 from zephyr.trees.forest import Forest, Ids, ScoredSequence, build_forest
 from zephyr.trees.score import SequenceScores

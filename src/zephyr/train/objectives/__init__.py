@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from zephyr.data.tokenize.token_store import Example
 from zephyr.errors import RecipeError, did_you_mean
-from zephyr.train.examples import Example
 from zephyr.train.losses.pairs import PAIR_LOSSES
 from zephyr.train.objectives.base import Metric, Objective, Scored, Totals
 from zephyr.train.objectives.dpo import Dpo

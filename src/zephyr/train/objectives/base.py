@@ -9,8 +9,8 @@ from typing import Annotated, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from zephyr.data.tokenize.token_store import Example
 from zephyr.errors import RecipeError
-from zephyr.train.examples import Example
 from zephyr.train.objectives.options import Range, option_fields, option_problems
 from zephyr.trees.forest import ScoredSequence
 

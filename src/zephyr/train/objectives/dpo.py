@@ -8,7 +8,8 @@ from typing import Annotated, ClassVar
 import torch
 from torch import Tensor
 
-from zephyr.train.examples import Example, expect_comparison
+from zephyr.data.tokenize.token_store import Example
+from zephyr.train.examples import expect_comparison
 from zephyr.train.losses.pairs import PAIR_LOSSES, Pairs, PairSettings
 from zephyr.train.losses.ratios import DIVERGENCES, desensitised, divergence_scores
 from zephyr.train.losses.reference_free import nll

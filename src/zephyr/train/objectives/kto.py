@@ -9,8 +9,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from zephyr.data.tokenize.token_store import Comparison, Example
 from zephyr.errors import DataError
-from zephyr.train.examples import Comparison, Example, expect_comparison
+from zephyr.train.examples import expect_comparison
 from zephyr.train.losses.kto import kl_estimate, kto
 from zephyr.train.objectives.base import Beta, Metric, Objective, Scored, Totals, Weight
 from zephyr.train.objectives.pair_metrics import mean

@@ -9,7 +9,8 @@ from typing import Annotated, ClassVar
 import torch
 from torch import Tensor
 
-from zephyr.train.examples import Comparison, Example, expect_comparison
+from zephyr.data.tokenize.token_store import Comparison, Example
+from zephyr.train.examples import expect_comparison
 from zephyr.train.losses.listwise import plackett_luce
 from zephyr.train.objectives.base import Beta, Metric, Objective, Scored, Totals
 from zephyr.train.objectives.options import Range

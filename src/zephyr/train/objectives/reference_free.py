@@ -7,7 +7,8 @@ from typing import Annotated, ClassVar
 
 from torch import Tensor
 
-from zephyr.train.examples import Example, expect_comparison
+from zephyr.data.tokenize.token_store import Example
+from zephyr.train.examples import expect_comparison
 from zephyr.train.losses.reference_free import cpo, log_odds, nll, odds_ratio, simpo, simpo_hinge
 from zephyr.train.objectives.base import Beta, Metric, Objective, Scored, Totals, Weight
 from zephyr.train.objectives.options import Flag, OneOf

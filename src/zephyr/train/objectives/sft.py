@@ -7,7 +7,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from zephyr.train.examples import Example, expect_dialogue
+from zephyr.data.tokenize.token_store import Example
+from zephyr.train.examples import expect_dialogue
 from zephyr.train.losses.reference_free import nll
 from zephyr.train.objectives.base import Metric, Objective, Scored, Totals
 from zephyr.train.objectives.pair_metrics import nll_metric
