@@ -2,17 +2,17 @@ from dataclasses import replace
 
 import pytest
 
-from tests.estimate.test_memory import DPO
+from tests.estimate.workloads import DPO, with_max_length, with_train, workload
 from zephyr.errors import RecipeError
 from zephyr.estimate.devices import DEVICES, device_named
-from zephyr.estimate.duration import HOUR, Cluster, duration_of
-from zephyr.estimate.known_rows import known_rows
+from zephyr.estimate.duration import HOUR, Cluster, duration_of, measured_seconds
 from zephyr.estimate.lines import comparison_lines, in_time, training_lines
-from zephyr.estimate.shapes import KNOWN_SHAPES
-from zephyr.estimate.work import stage_flops
+from zephyr.estimate.model_shape import KNOWN_SHAPES
+from zephyr.estimate.row_lengths import RowLengths, known_rows
+from zephyr.estimate.workload import stage_flops
 
 SIXTEEN = Cluster(DEVICES["a100-80g"], 16)
-BETA = replace(DPO, rows=replace(DPO.rows, held_out=2000), eval_steps=100)
+BETA = with_train(replace(DPO, rows=replace(DPO.rows, held_out=2000)), eval_steps=100)
 
 
 def test_arithmetic_is_operations_over_what_the_cluster_reaches():
@@ -24,7 +24,8 @@ def test_traffic_of_a_141b_model_by_hand():
     shape = KNOWN_SHAPES["mistral-community/Mixtral-8x22B-v0.1"]
     rows = known_rows("argilla/distilabel-capybara-dpo-7k-binarized", "train")
     assert rows is not None
-    orpo = replace(DPO, shape=shape, rows=rows.rows, precision="pure_bf16", has_reference=False, max_length=2048)
+    orpo = workload(shape, rows.rows, num_train_epochs=3, precision="pure_bf16", activation_checkpointing=True)
+    orpo = with_max_length(orpo, 2048)
     # Two bytes of every weight twice, and of its gradient once; 31 of 32 parts come from others at 450 GB/s x 0.7.
     a_step = 6 * 140_620_634_112 * 31 / 32 / (450e9 * 0.7)
     found = duration_of(orpo, Cluster(DEVICES["h100-80g"], 32))
@@ -46,6 +47,13 @@ def test_lines_of_a_published_stage():
     small = list(training_lines(BETA, Cluster(DEVICES["l4-24g"], 2), recipe_name="mine"))
     assert not any("published" in line for line in small)
     assert small[-1].startswith("does not fit: ")
+
+
+def test_measured_steps_by_hand():
+    rows = RowLengths(80, 10, 5, 2, held_out=20)
+    timed = workload(DPO.shape, rows, "dpo", train_batch_size=8, num_train_epochs=2, eval_steps=10)
+    # 20 steps; 20 rows evaluated twice and the reference over all 100, a third of a step for 8 rows each; tokenizing.
+    assert measured_seconds(timed, 6.0, 0.01) == pytest.approx(20 * 6 + 2 * 20 * 2 / 8 + 100 * 2 / 8 + 100 * 0.01)
 
 
 def test_prediction_beside_actual():

@@ -2,15 +2,14 @@ from dataclasses import replace
 
 import pytest
 
-from zephyr.estimate.advice import advice
+from tests.estimate.workloads import DPO, with_lora, with_max_length, with_train
 from zephyr.estimate.devices import DEVICES
-from zephyr.estimate.memory import memory_of, micro_batch_tokens, moment_bytes, smallest_number
-from zephyr.estimate.shapes import KNOWN_SHAPES
-from zephyr.estimate.work import Adapters, RowLengths, Training
+from zephyr.estimate.memory import advice, memory_of, micro_batch_tokens, moment_bytes, smallest_number
+from zephyr.estimate.model_shape import KNOWN_SHAPES
+from zephyr.estimate.workload import Workload
+from zephyr.recipe.stage_sections import PretrainSection
+from zephyr.recipe.train_section import LoraSection
 
-MISTRAL = KNOWN_SHAPES["mistralai/Mistral-7B-v0.1"]
-PAIRS = RowLengths(61_135, 195, 275, 2)
-DPO = Training("align", MISTRAL, PAIRS, 32, 3, activation_checkpointing=True, has_reference=True)
 GB = 10**9
 A100 = DEVICES["a100-80g"]
 
@@ -33,7 +32,7 @@ def test_recomputed_activations_by_hand():
     # two bytes each of 4 x 4096, queries and output 2 x 4096, keys and values 2 x 1024, 4 x 14336; float32 norms.
     a_layer = 2 * (4 * 4096 + 2 * 4096 + 2 * 1024 + 4 * 14336) + 8 * 4096
     assert memory_of(DPO, 1).activations == 8192 * (32 * 2 * 4096 + 1.5 * a_layer)
-    kept = replace(DPO, activation_checkpointing=False)
+    kept = with_train(DPO, activation_checkpointing=False)
     assert memory_of(kept, 1).activations == 8192 * 32 * a_layer
 
 
@@ -45,27 +44,30 @@ def test_the_logits_that_are_never_there():
 
 def test_a_micro_batch_is_no_larger_than_a_part_of_a_batch_nor_smaller_than_a_row():
     assert micro_batch_tokens(DPO, 1) == 8192
-    assert micro_batch_tokens(replace(DPO, max_tokens_per_micro_batch=100_000), 1) == 32 * 745
+    assert micro_batch_tokens(with_train(DPO, max_tokens_per_micro_batch=100_000), 1) == 32 * 745
     assert micro_batch_tokens(DPO, 32) == pytest.approx(1024 * 745 / 470)
 
 
 def test_eight_bit_moments_and_a_141b_model_on_32_gpus():
     shape = KNOWN_SHAPES["mistral-community/Mixtral-8x22B-v0.1"]
-    training = replace(DPO, shape=shape, precision="pure_bf16", optim="adamw_bnb_8bit", max_length=2048)
+    training = with_train(replace(DPO, shape=shape), precision="pure_bf16", optim="adamw_bnb_8bit")
+    training = with_max_length(training, 2048)
     assert moment_bytes(training) == pytest.approx(2.03, abs=0.01)
     memory = memory_of(training, 32)
     assert 32 * memory.weights == pytest.approx(281.2 * GB, rel=1e-3)
     assert memory.fits(DEVICES["h100-80g"])
-    assert not memory_of(replace(training, optim="adamw_torch", precision="bf16"), 32).fits(DEVICES["h100-80g"])
+    assert not memory_of(with_train(training, optim="adamw_torch", precision="bf16"), 32).fits(DEVICES["h100-80g"])
 
 
 def test_only_a_moving_reference_is_held():
     assert memory_of(DPO, 1).reference == 0
-    assert memory_of(replace(DPO, moving_reference=True), 1).reference == 4 * 7_241_732_096
+    objective = DPO.section.objective.model_copy(update={"reference_sync_steps": 512})
+    moving = replace(DPO, section=DPO.section.model_copy(update={"objective": objective}))
+    assert memory_of(moving, 1).reference == 4 * 7_241_732_096
 
 
 def test_qlora_of_7b_fits_24_gigabytes():
-    qlora = replace(DPO, adapters=Adapters(16, in_4bit=True), max_tokens_per_micro_batch=2048)
+    qlora = with_train(with_lora(DPO, LoraSection(r=16, load_in_4bit=True)), max_tokens_per_micro_batch=2048)
     assert memory_of(qlora, 1).fits(DEVICES["rtx3090-24g"])
     assert 4.0 * GB < memory_of(qlora, 1).weights < 5.0 * GB
 
@@ -79,8 +81,13 @@ def test_advice_is_true():
     assert not memory_of(DPO, enough // 2).fits(A100)
     assert f"--gpus {enough}" in words
     # The settings that are named first do make it fit.
-    changed = replace(DPO, max_tokens_per_micro_batch=2048, optim="adamw_bnb_8bit", precision="pure_bf16")
+    changed = with_train(DPO, max_tokens_per_micro_batch=2048, optim="adamw_bnb_8bit", precision="pure_bf16")
     assert words[0].endswith("align.train.precision=pure_bf16")
     assert memory_of(changed, 1).fits(A100)
-    assert not memory_of(replace(changed, precision="bf16"), 1).fits(A100)
+    assert not memory_of(with_train(changed, precision="bf16"), 1).fits(A100)
     assert any("load_in_4bit" in one for one in words)
+
+
+def test_adapters_are_not_advised_where_a_stage_has_none():
+    pretrain = Workload("pretrain", PretrainSection(train=DPO.train), DPO.shape, DPO.rows)
+    assert not any("lora" in one for one in advice(pretrain, A100, 1))

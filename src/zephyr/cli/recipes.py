@@ -33,8 +33,8 @@ def run(
         asked = _asked(recipe, overrides, offline=offline)
         from rich.console import Console
 
-        from zephyr.pipeline.disk import disk_faults
         from zephyr.pipeline.run import run_recipe
+        from zephyr.runs.disk import disk_faults
 
         with disk_faults(asked.recipe.output_dir):
             run_recipe(asked.recipe, until=until, only=only, pinned=asked.pinned, console=Console())

@@ -1,13 +1,15 @@
-"""How long a stage trains on accelerators: its operations, and the weights that travel between them meanwhile."""
+"""How long a stage trains: on accelerators by arithmetic, on this machine by timed steps; and published hours."""
 
 import math
 from typing import NamedTuple
 
 from zephyr.estimate.devices import GPUS_A_NODE, LINK_SHARE, UTILISATION, Device
 from zephyr.estimate.memory import COMPUTE_BYTES, WEIGHT_BYTES, micro_batch_tokens
-from zephyr.estimate.work import Training, stage_flops
+from zephyr.estimate.workload import Workload, stage_flops
 
 HOUR = 3600
+# A forward pass beside a step, which is forward, backward and update.
+FORWARD_SHARE = 1 / 3
 
 
 class Cluster(NamedTuple):
@@ -24,14 +26,14 @@ class Cluster(NamedTuple):
 
 
 class Duration(NamedTuple):
-    """Seconds of a stage's arithmetic, and of its weights' and gradients' travels."""
+    """Seconds of a stage's arithmetic, and of sending its weights and gradients."""
 
     arithmetic: float
     traffic: float
 
     @property
     def least(self) -> float:
-        """Seconds where the two run side by side."""
+        """Seconds where the two overlap."""
         return max(self)
 
     @property
@@ -40,28 +42,69 @@ class Duration(NamedTuple):
         return sum(self)
 
 
-def duration_of(training: Training, cluster: Cluster, *, as_usual: bool = False) -> Duration:
+class PublishedRun(NamedTuple):
+    """Hours of a published stage from `low` to `high`, and the machines it ran on."""
+
+    low: float
+    high: float
+    num_devices: int
+    device: str
+    source: str
+
+    def line(self) -> str:
+        """The run in words."""
+        hours = f"{self.low:g}" if self.low == self.high else f"{self.low:g} to {self.high:g}"
+        return f"published: {hours} h on {self.num_devices} {self.device} ({self.source})"
+
+
+_ON_16_A100 = PublishedRun(2, 4, 16, "a100-80g", "arXiv 2310.16944, section 4")
+# By the recipe's name and the stage.
+PUBLISHED = {
+    ("zephyr-7b-alpha", "align"): _ON_16_A100,
+    ("zephyr-7b-beta", "sft"): _ON_16_A100,
+    ("zephyr-7b-beta", "align"): _ON_16_A100,
+    ("zephyr-7b-beta-handbook", "sft"): _ON_16_A100._replace(source="arXiv 2310.16944, for its own settings"),
+    ("zephyr-7b-beta-handbook", "align"): _ON_16_A100._replace(source="arXiv 2310.16944, for its three epochs"),
+    ("zephyr-141b-a39b-orpo", "align"): PublishedRun(1.3, 1.3, 32, "h100-80g", "the model's card"),
+}
+
+
+def duration_of(workload: Workload, cluster: Cluster, *, as_usual: bool = False) -> Duration:
     """How long the stage takes; `as_usual` as in `stage_flops`."""
-    arithmetic = stage_flops(training, as_usual=as_usual) / cluster.flops
-    return Duration(arithmetic, training.num_steps * _passes(training, cluster) * _traffic(training, cluster))
+    arithmetic = stage_flops(workload, as_usual=as_usual) / cluster.flops
+    return Duration(arithmetic, workload.num_steps * _passes(workload, cluster) * _traffic(workload, cluster))
 
 
-def _passes(training: Training, cluster: Cluster) -> int:
+def measured_seconds(workload: Workload, step_seconds: float, seconds_per_row: float) -> float:
+    """Seconds of the stage where a step takes `step_seconds`, and tokenizing one row `seconds_per_row`.
+
+    Steps, tokenizing, evaluations, and one forward pass of the reference.
+    """
+    rows = workload.rows
+    forward = FORWARD_SHARE * step_seconds / workload.examples_per_step
+    evaluations = workload.num_evaluations * rows.held_out * forward
+    reference = (rows.num_rows + rows.held_out) * forward if workload.needs_reference else 0.0
+    # The last batch of an epoch is smaller.
+    steps = workload.num_epochs * rows.num_rows / workload.examples_per_step
+    return steps * step_seconds + evaluations + reference + (rows.num_rows + rows.held_out) * seconds_per_row
+
+
+def _passes(workload: Workload, cluster: Cluster) -> int:
     """Micro-batches of a step on each device."""
-    step_tokens = training.train_batch_size * training.rows.tokens / cluster.num_devices
-    return max(1, math.ceil(step_tokens / micro_batch_tokens(training, cluster.num_devices)))
+    step_tokens = workload.examples_per_step * workload.rows.tokens / cluster.num_devices
+    return max(1, math.ceil(step_tokens / micro_batch_tokens(workload, cluster.num_devices)))
 
 
-def _traffic(training: Training, cluster: Cluster) -> float:
-    """Seconds in which one micro-batch's weights go round twice, and its gradients once."""
-    devices = cluster.num_devices
+def _traffic(workload: Workload, cluster: Cluster) -> float:
+    """Seconds in which one micro-batch's weights are gathered twice, and its gradients reduced once."""
+    devices, precision = cluster.num_devices, workload.train.precision
     if devices == 1:
         return 0.0
-    weights, gradients = COMPUTE_BYTES[training.precision], WEIGHT_BYTES[training.precision]
-    travelling = 2 * weights * training.shape.parameters + gradients * training.trained_parameters
+    sent = 2 * COMPUTE_BYTES[precision] * workload.shape.parameters
+    sent += WEIGHT_BYTES[precision] * workload.trained_parameters
     nodes = math.ceil(devices / GPUS_A_NODE)
-    inside = travelling * (devices - 1) / devices / (cluster.device.link * LINK_SHARE)
+    inside = sent * (devices - 1) / devices / (cluster.device.link * LINK_SHARE)
     if nodes == 1:
         return inside
-    between = travelling * (nodes - 1) / nodes / (GPUS_A_NODE * cluster.device.network * LINK_SHARE)
+    between = sent * (nodes - 1) / nodes / (GPUS_A_NODE * cluster.device.network * LINK_SHARE)
     return max(inside, between)

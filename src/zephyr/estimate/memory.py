@@ -1,17 +1,22 @@
-"""What one accelerator holds while a stage trains, part by part, with all weights sharded over the accelerators.
+"""What one accelerator holds while a stage trains, part by part, and what to change where that does not fit.
 
-Attention is computed without its scores and the loss without its logits, so neither appears; what the logits would
-take is told beside. Estimates: measured use may differ by a fifth.
+All weights are sharded over the accelerators. Attention is computed without storing its scores and the loss without
+storing its logits, so neither appears; what the logits would take is named beside. Measured use may differ by a fifth.
 """
 
 import math
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import NamedTuple, TypeAlias
 
 from zephyr.estimate.devices import Device
-from zephyr.estimate.work import Training
+from zephyr.estimate.workload import Workload, adapter_parameters
+from zephyr.recipe.section import Plain
+from zephyr.recipe.stage_sections import PretrainSection
+from zephyr.recipe.train_section import LoraSection
 
-WEIGHT_BYTES = {"float32": 4, "bf16": 4, "pure_bf16": 2}
-COMPUTE_BYTES = {"float32": 4, "bf16": 2, "pure_bf16": 2}
+WEIGHT_BYTES = {"float64": 8, "float32": 4, "bf16": 4, "pure_bf16": 2}
+COMPUTE_BYTES = {"float64": 8, "float32": 4, "bf16": 2, "pure_bf16": 2}
 # Of nf4: half a byte, and the scales of its blocks of 64.
 NF4_BYTES = 0.5 + 4 / 64
 # Moments by optimizer, in units of a weight; None: two of one byte and their scales.
@@ -21,6 +26,8 @@ LOSS_CHUNK_BYTES = 256 << 20
 # What the driver, its libraries and the allocator's gaps take.
 RUNTIME_BYTES = 3 << 29
 GAPS_SHARE = 0.05
+MAX_DEVICES = 4096
+Change: TypeAlias = Callable[[Workload], Workload]
 
 
 class Memory(NamedTuple):
@@ -34,7 +41,7 @@ class Memory(NamedTuple):
     loss: float
     reference: float
     runtime: float
-    logits_avoided: float  # no part of the sum
+    logits_avoided: float  # not in the total
 
     @property
     def total(self) -> float:
@@ -46,87 +53,140 @@ class Memory(NamedTuple):
         return self.total <= device.memory_bytes
 
 
-def memory_of(training: Training, num_devices: int) -> Memory:
-    """What each of so many accelerators holds at the worst moment of a step."""
-    shape, held = training.shape, WEIGHT_BYTES[training.precision]
-    computed = COMPUTE_BYTES[training.precision]
-    trained = training.trained_parameters
-    tokens = micro_batch_tokens(training, num_devices)
-    scored = min(1.0, training.rows.num_completions * training.rows.completion_tokens / max(1.0, training.rows.tokens))
-    weights = _weight_bytes(training)
+def memory_of(workload: Workload, num_devices: int) -> Memory:
+    """What each of `num_devices` accelerators holds at the worst moment of a step."""
+    shape, rows = workload.shape, workload.rows
+    held, computed = WEIGHT_BYTES[workload.train.precision], COMPUTE_BYTES[workload.train.precision]
+    trained = workload.trained_parameters
+    tokens = micro_batch_tokens(workload, num_devices)
+    scored = min(1.0, rows.num_completions * rows.completion_tokens / max(1.0, rows.tokens))
+    weights = _weight_bytes(workload)
     chunk = min(LOSS_CHUNK_BYTES, tokens * scored * shape.vocab_size * computed)
     memory = Memory(
         weights=weights / num_devices,
         gradients=trained * held / num_devices,
-        optimizer=trained * moment_bytes(training) / num_devices,
-        gathered=_gathered(training, num_devices),
-        activations=tokens * activation_bytes(training),
+        optimizer=trained * moment_bytes(workload) / num_devices,
+        gathered=_gathered(workload, num_devices),
+        activations=tokens * activation_bytes(workload),
         loss=chunk + 2 * 4 * tokens * shape.hidden_size,
-        reference=weights / num_devices if training.moving_reference else 0.0,
+        reference=weights / num_devices if workload.moves_reference else 0.0,
         runtime=0.0,
         logits_avoided=tokens * scored * shape.vocab_size * 4,
     )
     return memory._replace(runtime=RUNTIME_BYTES + GAPS_SHARE * memory.total)
 
 
-def micro_batch_tokens(training: Training, num_devices: int) -> float:
-    """Tokens of the largest pass: as many as may be, but no more than a device's part of a batch."""
-    of_a_batch = training.train_batch_size * training.rows.tokens / num_devices
-    # One row is never cut, however many devices there are.
-    longest = training.max_length * max(1.0, training.rows.tokens / _longest(training))
-    return min(training.max_tokens_per_micro_batch, max(of_a_batch, longest))
+def micro_batch_tokens(workload: Workload, num_devices: int) -> float:
+    """Tokens of the largest forward pass: the budget, but no more than a device's share of a batch."""
+    rows = workload.rows
+    of_a_batch = workload.examples_per_step * rows.tokens / num_devices
+    # One row is never split, however many devices there are.
+    longest = workload.section.data.max_length * max(1.0, rows.tokens / max(1.0, rows.sequence_tokens))
+    return min(workload.train.max_tokens_per_micro_batch, max(of_a_batch, longest))
 
 
-def moment_bytes(training: Training) -> float:
+def moment_bytes(workload: Workload) -> float:
     """Bytes of the optimizer's state for one weight."""
-    moments = _MOMENTS[training.optim]
-    return EIGHT_BIT_BYTES if moments is None else moments * WEIGHT_BYTES[training.precision]
+    moments = _MOMENTS[workload.train.optim]
+    return EIGHT_BIT_BYTES if moments is None else moments * WEIGHT_BYTES[workload.train.precision]
 
 
-def activation_bytes(training: Training) -> float:
+def activation_bytes(workload: Workload) -> float:
     """Bytes kept for the backward pass of one token.
 
     Of a layer: its input, what the two norms keep in float32, queries, keys, values and what they give, the residual
-    sum, and the feed-forward block's inner products. Recomputing keeps the inputs, and one layer in full.
+    sum, and the feed-forward block's inner products. Checkpointing keeps the inputs, and one layer in full.
     """
-    shape, size = training.shape, COMPUTE_BYTES[training.precision]
+    shape, size = workload.shape, COMPUTE_BYTES[workload.train.precision]
     attention = (2 * shape.num_heads + 2 * shape.num_kv_heads) * shape.head_dim
     inner = (4 if shape.gated else 2) * shape.intermediate_size * shape.experts_per_token
     of_a_layer = size * (4 * shape.hidden_size + attention + inner) + 2 * 4 * shape.hidden_size
-    if not training.activation_checkpointing:
+    if not workload.train.activation_checkpointing:
         return shape.num_layers * of_a_layer
-    # While the layer is gone back through, its gradients stand beside it.
+    # During a layer's backward pass its gradients are held beside it.
     return shape.num_layers * size * shape.hidden_size + 1.5 * of_a_layer
 
 
-def _weight_bytes(training: Training) -> float:
-    """Bytes of all weights on all devices together."""
-    shape, adapters = training.shape, training.adapters
-    held = WEIGHT_BYTES[training.precision]
-    if adapters is None:
-        return shape.parameters * held
-    layers = shape.num_layers * shape.layer_parameters
-    below = layers * NF4_BYTES + (shape.parameters - layers) * 2 if adapters.in_4bit else shape.parameters * held
-    return below + adapters.parameters(shape) * held
-
-
-def _gathered(training: Training, num_devices: int) -> float:
-    shape, computed = training.shape, COMPUTE_BYTES[training.precision]
-    if num_devices > 1:
-        # The layer at work and the next one, and the tables, which stay.
-        return (2 * shape.layer_parameters + shape.table_parameters) * computed
-    in_4bit = training.adapters is not None and training.adapters.in_4bit
-    if training.precision != "bf16" or in_4bit:
-        return 0.0
-    return shape.parameters * computed  # autocast keeps what it has cast until the pass is over
-
-
-def _longest(training: Training) -> float:
-    rows = training.rows
-    return max(1.0, rows.prompt_tokens + rows.completion_tokens)
-
-
-def smallest_number(training: Training, device: Device, most: int = 4096) -> int | None:
+def smallest_number(workload: Workload, device: Device, most: int = MAX_DEVICES) -> int | None:
     """The smallest power of two of such devices that holds the stage; None if not even `most` do."""
     numbers = (2**power for power in range(int(math.log2(most)) + 1))
-    return next((number for number in numbers if memory_of(training, number).fits(device)), None)
+    return next((number for number in numbers if memory_of(workload, number).fits(device)), None)
+
+
+def advice(workload: Workload, device: Device, num_devices: int) -> list[str]:
+    """Changes that make the stage fit, the least one first; empty where it fits already.
+
+    Settings that change no result come first, then those that do, then more devices, then adapters.
+    """
+    if memory_of(workload, num_devices).fits(device):
+        return []
+    found = []
+    words: list[str] = []
+    changed = workload
+    for setting, change in _savings(workload):
+        words.append(setting)
+        changed = change(changed)
+        if memory_of(changed, num_devices).fits(device):
+            found.append(" and ".join(words))
+            break
+    enough = smallest_number(workload, device)
+    if enough is not None:
+        found.append(f"--gpus {enough}")
+    if workload.lora is None and not isinstance(workload.section, PretrainSection):
+        small = _changed(_one_row(workload), {"activation_checkpointing": True})
+        section = small.section.model_copy(update={"lora": LoraSection(r=16, load_in_4bit=True)})
+        if memory_of(replace(small, section=section), num_devices).fits(device):
+            found.append(
+                f"{workload.stage}.lora={{r: 16, load_in_4bit: true}} with activation_checkpointing and "
+                f"max_tokens_per_micro_batch={small.train.max_tokens_per_micro_batch}, which trains adapters alone"
+            )
+    return found or ["a larger accelerator, or a smaller model"]
+
+
+def _savings(workload: Workload) -> Iterator[tuple[str, Change]]:
+    """Settings that save memory, in words and as a change, the cheapest first."""
+    key, train = f"{workload.stage}.train", workload.train
+    if not train.activation_checkpointing:
+        yield f"{key}.activation_checkpointing=true", lambda one: _changed(one, {"activation_checkpointing": True})
+    few = _one_row(workload).train.max_tokens_per_micro_batch
+    if few < train.max_tokens_per_micro_batch:
+        yield f"{key}.max_tokens_per_micro_batch={few}", _one_row
+    if train.optim == "adamw_torch":
+        yield f"{key}.optim=adamw_bnb_8bit", lambda one: _changed(one, {"optim": "adamw_bnb_8bit"})
+    if train.precision != "pure_bf16":
+        yield f"{key}.precision=pure_bf16", lambda one: _changed(one, {"precision": "pure_bf16"})
+
+
+def _changed(workload: Workload, settings: dict[str, Plain]) -> Workload:
+    """The stage with other hyper-parameters."""
+    train = workload.train.model_copy(update=settings)
+    return replace(workload, section=workload.section.model_copy(update={"train": train}))
+
+
+def _one_row(workload: Workload) -> Workload:
+    """The stage with micro-batches of one longest row, its prompt once and every answer."""
+    longest = workload.section.data.max_length * max(1, workload.rows.num_completions)
+    return _changed(workload, {"max_tokens_per_micro_batch": min(longest, workload.train.max_tokens_per_micro_batch)})
+
+
+def _weight_bytes(workload: Workload) -> float:
+    """Bytes of all weights on all devices together."""
+    shape, lora = workload.shape, workload.lora
+    held = WEIGHT_BYTES[workload.train.precision]
+    if lora is None:
+        return shape.parameters * held
+    layers = shape.num_layers * shape.layer_parameters
+    base = layers * NF4_BYTES + (shape.parameters - layers) * 2 if lora.load_in_4bit else shape.parameters * held
+    return base + adapter_parameters(lora, shape) * held
+
+
+def _gathered(workload: Workload, num_devices: int) -> float:
+    """Bytes of the copies of weights that a forward pass makes."""
+    shape, precision = workload.shape, workload.train.precision
+    if num_devices > 1:
+        # The layer at work and the next one, and the tables, which stay.
+        return (2 * shape.layer_parameters + shape.table_parameters) * COMPUTE_BYTES[precision]
+    in_4bit = workload.lora is not None and workload.lora.load_in_4bit
+    if precision != "bf16" or in_4bit:
+        return 0.0
+    return shape.parameters * COMPUTE_BYTES[precision]  # autocast keeps what it has cast until the pass is over

@@ -9,6 +9,7 @@ from zephyr.data.read.hub import is_hub_id
 from zephyr.data.read.sources import Records
 from zephyr.data.read.stage_rows import filters_of, name_of, open_records
 from zephyr.errors import DataError, DeviceError, ModelError, Problems
+from zephyr.estimate.disk import room_for
 from zephyr.models.loading import Source, Tokenizer, load_tokenizer
 from zephyr.models.meta_model import num_parameters
 from zephyr.models.weight_hash import resolved_revision
@@ -20,7 +21,6 @@ from zephyr.pipeline.calls_ahead import (
     refuse_teachers,
     world_prompts,
 )
-from zephyr.pipeline.disk import room_for, writable_folder
 from zephyr.pipeline.forecast import Stage, foretell, foretell_held_out, preference_lines
 from zephyr.pipeline.foreseen import Foreseen, num_world_prompts, synth_sample
 from zephyr.pipeline.inputs import Trains, other_inputs, row_kind, training_section
@@ -38,6 +38,7 @@ from zephyr.recipe.schema import Recipe
 from zephyr.recipe.teacher_section import LocalSection
 from zephyr.records.rows import Preference, Prompt, Rated, Record
 from zephyr.records.writing import write_jsonl
+from zephyr.runs.disk import writable_folder
 from zephyr.stages.stage import Work
 
 NOT_LOOKED_AT = "on the hub, not looked at offline"

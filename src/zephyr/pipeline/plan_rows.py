@@ -19,8 +19,7 @@ from zephyr.data.tokenize.encoding import DialogueEncoder
 from zephyr.data.tokenize.token_store import Comparison, Dialogue, Example
 from zephyr.data.tokenize.truncation import fit_dialogue, fit_preference, split_text
 from zephyr.errors import DataError
-from zephyr.estimate.known_rows import known_rows
-from zephyr.estimate.work import RowLengths
+from zephyr.estimate.row_lengths import RowLengths, known_rows
 from zephyr.pipeline.foreseen import Foreseen, num_world_prompts
 from zephyr.pipeline.inputs import Trains, row_kind
 from zephyr.recipe.data_section import DataSource

@@ -1,6 +1,6 @@
 """How a model is trained: hyper-parameters under transformers' names, adapters, and what is optimised."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -98,6 +98,7 @@ class SftObjective(Section):
 class DpoObjective(Section):
     """Direct preference optimization and its variants on pairs."""
 
+    needs_reference: ClassVar[bool] = True
     name: Literal["dpo"] = "dpo"
     beta: float = Field(0.1, gt=0, description="strength of the pull to the reference")
     loss_type: PairLoss = Field("sigmoid", description="the loss on a pair")
@@ -115,6 +116,7 @@ class DpoObjective(Section):
 class OrpoObjective(Section):
     """Odds-ratio preference optimization: imitation and preference in one step, without a reference."""
 
+    needs_reference: ClassVar[bool] = False
     name: Literal["orpo"] = "orpo"
     beta: float = Field(0.1, gt=0, description="weight of the odds ratio, lambda in the paper")
     nll_on_prompt: bool = Field(True, description="imitate the prompt too, as the authors' code and TRL since 0.8.2 do")
@@ -123,6 +125,7 @@ class OrpoObjective(Section):
 class SimpoObjective(Section):
     """SimPO: length-normalised rewards with a margin, without a reference."""
 
+    needs_reference: ClassVar[bool] = False
     name: Literal["simpo"] = "simpo"
     beta: float = Field(2.0, gt=0, description="scale of the rewards")
     gamma_beta_ratio: float = Field(0.8, ge=0, description="target margin of the rewards, divided by beta")
@@ -133,6 +136,7 @@ class SimpoObjective(Section):
 class CpoObjective(Section):
     """Contrastive preference optimization, without a reference."""
 
+    needs_reference: ClassVar[bool] = False
     name: Literal["cpo"] = "cpo"
     beta: float = Field(0.1, gt=0, description="scale of the log-ratio")
     cpo_alpha: float = Field(1.0, ge=0, description="weight of the chosen answer's likelihood")
@@ -141,6 +145,7 @@ class CpoObjective(Section):
 class KtoObjective(Section):
     """Kahneman-Tversky optimization on single answers with a label."""
 
+    needs_reference: ClassVar[bool] = True
     name: Literal["kto"] = "kto"
     beta: float = Field(0.1, gt=0, description="strength of the pull to the reference")
     desirable_weight: float = Field(1.0, ge=0, description="weight of desirable answers")
@@ -150,6 +155,7 @@ class KtoObjective(Section):
 class ListwiseObjective(Section):
     """Plackett-Luce DPO over all rated answers of a prompt."""
 
+    needs_reference: ClassVar[bool] = True
     name: Literal["listwise"] = "listwise"
     beta: float = Field(0.1, gt=0, description="strength of the pull to the reference")
     num_completions: int | None = Field(

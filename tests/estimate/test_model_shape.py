@@ -1,6 +1,6 @@
 import pytest
 
-from zephyr.estimate.shapes import KNOWN_SHAPES, ModelShape, shape_of
+from zephyr.estimate.model_shape import KNOWN_SHAPES, ModelShape, shape_of
 
 TINY = ModelShape(
     vocab_size=10, hidden_size=4, intermediate_size=8, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=2

@@ -2,10 +2,12 @@ from dataclasses import replace
 
 import pytest
 
-from tests.estimate.test_shapes import TINY
-from zephyr.estimate.known_rows import known_rows
-from zephyr.estimate.shapes import KNOWN_SHAPES
-from zephyr.estimate.work import Adapters, RowLengths, Training, forward_flops, stage_flops, train_flops
+from tests.estimate.test_model_shape import TINY
+from tests.estimate.workloads import MISTRAL, with_lora, with_train, workload
+from zephyr.estimate.row_lengths import RowLengths, known_rows
+from zephyr.estimate.workload import Workload, adapter_parameters, forward_flops, stage_flops, train_flops
+from zephyr.recipe.stage_sections import SftSection
+from zephyr.recipe.train_section import LoraSection
 
 PAIR = RowLengths(num_rows=10, prompt_tokens=3, completion_tokens=2, num_completions=2)
 
@@ -24,22 +26,23 @@ def test_a_window_bounds_the_keys():
 
 
 def test_backward_recomputing_and_adapters():
-    training = Training("align", TINY, PAIR, train_batch_size=4)
+    training = workload(TINY, PAIR, train_batch_size=4)
     assert train_flops(training) == 3 * 5120
-    assert train_flops(replace(training, activation_checkpointing=True)) == 4 * 5120
-    assert train_flops(replace(training, adapters=Adapters(2))) == 2 * 5120
+    assert train_flops(with_train(training, activation_checkpointing=True)) == 4 * 5120
+    assert train_flops(with_lora(training, LoraSection(r=2))) == 2 * 5120
 
 
 def test_adapters_by_hand():
     # Rank 3; rows and columns of q, o (4 and 4), k, v (4 and 2), and three matrices of 4 and 8, in two layers.
-    assert Adapters(3).parameters(TINY) == 3 * 2 * (2 * 8 + 2 * 6 + 3 * 12)
-    assert Adapters(3, attention_only=True).parameters(TINY) == 3 * 2 * 28
+    assert adapter_parameters(LoraSection(r=3), TINY) == 3 * 2 * (2 * 8 + 2 * 6 + 3 * 12)
+    attention = LoraSection(r=3, target_modules=["q_proj", "k_proj", "v_proj", "o_proj"])
+    assert adapter_parameters(attention, TINY) == 3 * 2 * 28
 
 
 def test_the_reference_and_evaluations_are_counted():
     rows = replace(PAIR, held_out=5)
-    training = Training("align", TINY, rows, train_batch_size=4, num_train_epochs=2, eval_steps=2, has_reference=True)
-    assert (training.steps_per_epoch, training.num_steps, training.num_evaluations) == (3, 6, 3)
+    training = workload(TINY, rows, "dpo", train_batch_size=4, num_train_epochs=2, eval_steps=2)
+    assert (training.steps.steps_per_epoch, training.num_steps, training.num_evaluations) == (3, 6, 3)
     once = 10 + 5
     assert stage_flops(training) == 5120 * (2 * 10 * 3 + 3 * 5 + once)
     in_every_step = 2 * 10 + 3 * 5
@@ -54,11 +57,11 @@ def test_the_reference_and_evaluations_are_counted():
 )
 def test_steps_of_the_published_runs(num_rows, batch, epochs, steps):
     rows = replace(PAIR, num_rows=num_rows)
-    assert Training("align", TINY, rows, batch, epochs).num_steps == steps
+    assert workload(TINY, rows, train_batch_size=batch, num_train_epochs=epochs).num_steps == steps
 
 
 def test_max_steps_cut_the_work():
-    training = Training("align", TINY, PAIR, train_batch_size=5, max_steps=1)
+    training = workload(TINY, PAIR, train_batch_size=5, max_steps=1)
     assert (training.num_steps, training.trained_tokens) == (1, 5 * 7)
 
 
@@ -70,6 +73,13 @@ def test_ultrachat_fills_the_published_sequences():
 
 
 def test_a_token_of_a_7b_model_takes_six_operations_a_weight():
-    shape, rows = KNOWN_SHAPES["mistralai/Mistral-7B-v0.1"], RowLengths(1, 0, 2048)
-    a_token = train_flops(Training("sft", shape, rows, 1)) / 2048
+    a_token = train_flops(workload(MISTRAL, RowLengths(1, 0, 2048))) / 2048
     assert a_token == pytest.approx(6 * 7.11e9 + 3 * 4 * 32 * 4096 * 1024.5, rel=1e-3)
+
+
+def test_packed_batches_count_sequences_of_the_longest_length():
+    train = {"learning_rate": 1.0e-5, "train_batch_size": 4}
+    fields = {"data": {"max_length": 32}, "batch_counts": "packed", "train": train}
+    packed = Workload("sft", SftSection.model_validate(fields), TINY, RowLengths(160, 0, 8))
+    assert (packed.examples_per_step, packed.num_steps) == (16, 10)
+    assert not packed.needs_reference

@@ -1,0 +1,141 @@
+"""A training stage to be estimated, and the steps, tokens and operations that it comes to.
+
+Operations are multiplications and additions, each counted. A forward pass takes two for every weight that a token
+meets and four for every feature of every key it attends to; a backward pass takes twice as many. A prompt that several
+answers share is computed once. Kaplan et al., arXiv 2001.08361, section 2.1.
+"""
+
+import math
+from dataclasses import dataclass
+
+from zephyr.estimate.model_shape import ModelShape
+from zephyr.estimate.row_lengths import RowLengths
+from zephyr.recipe.stage_sections import AlignSection, PretrainSection, SftSection, TrainingSection
+from zephyr.recipe.steps import Steps, count_steps
+from zephyr.recipe.train_section import DpoObjective, LoraSection, TrainSection
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A training stage: its name and section in the recipe, the sizes of its model, and its rows."""
+
+    stage: str
+    section: TrainingSection
+    shape: ModelShape
+    rows: RowLengths
+
+    @property
+    def train(self) -> TrainSection:
+        """The stage's hyper-parameters."""
+        return self.section.train
+
+    @property
+    def lora(self) -> LoraSection | None:
+        """The stage's adapters; None where all weights are trained."""
+        return None if isinstance(self.section, PretrainSection) else self.section.lora
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether the loss compares with a reference model."""
+        return isinstance(self.section, AlignSection) and self.section.objective.needs_reference
+
+    @property
+    def moves_reference(self) -> bool:
+        """Whether the reference model changes during training, so that it stays in memory."""
+        objective = self.section.objective if isinstance(self.section, AlignSection) else None
+        return isinstance(objective, DpoObjective) and objective.reference_sync_steps is not None
+
+    @property
+    def examples_per_step(self) -> int:
+        """Rows of one optimizer step."""
+        if isinstance(self.section, SftSection):
+            return self.section.dialogues_per_step(self.rows.tokens)
+        return self.train.train_batch_size
+
+    @property
+    def steps(self) -> Steps:
+        """Optimizer steps, as the training loop counts them."""
+        return count_steps(self.train, max(1, self.rows.num_rows), batch_size=self.examples_per_step)
+
+    @property
+    def num_steps(self) -> int:
+        """Optimizer steps of the whole stage."""
+        return self.steps.num_steps
+
+    @property
+    def num_epochs(self) -> float:
+        """Passes over the rows."""
+        return (
+            self.train.num_train_epochs if self.train.max_steps is None else self.num_steps / self.steps.steps_per_epoch
+        )
+
+    @property
+    def trained_tokens(self) -> float:
+        """Tokens of all steps."""
+        return self.num_epochs * self.rows.num_rows * self.rows.tokens
+
+    @property
+    def trained_parameters(self) -> int:
+        """Weights that get gradients."""
+        return self.shape.parameters if self.lora is None else adapter_parameters(self.lora, self.shape)
+
+    @property
+    def num_evaluations(self) -> int:
+        """How often the held-out rows are evaluated: at the end, and every `eval_steps`."""
+        if not self.rows.held_out:
+            return 0
+        if self.train.eval_steps is None:
+            return 1
+        return math.ceil(self.num_steps / self.train.eval_steps)
+
+
+def adapter_parameters(lora: LoraSection, shape: ModelShape) -> int:
+    """Number of weights of the adapters; where no gate is among their targets, those of attention alone."""
+    heads, kv_heads = shape.num_heads * shape.head_dim, shape.num_kv_heads * shape.head_dim
+    ends = 2 * (shape.hidden_size + heads) + 2 * (shape.hidden_size + kv_heads)
+    if lora.target_modules == "all-linear" or any("gate" in name for name in lora.target_modules):
+        ends += shape.num_experts * (3 if shape.gated else 2) * (shape.hidden_size + shape.intermediate_size)
+    return lora.r * ends * shape.num_layers
+
+
+def forward_flops(shape: ModelShape, rows: RowLengths, *, shared: bool = True) -> float:
+    """Operations of one forward pass over one row. Not `shared`: with the prompt before every answer."""
+    prompt, answer, count = rows.prompt_tokens, rows.completion_tokens, rows.num_completions
+    num_prompts = 1 if shared else count
+    tokens = rows.tokens if shared else rows.repeated_tokens
+    keys = num_prompts * _keys(0, prompt, shape) + count * _keys(prompt, answer, shape)
+    attention = 4 * shape.num_layers * shape.num_heads * shape.head_dim * keys
+    head = 2 * shape.vocab_size * shape.hidden_size * count * answer * rows.scored_share
+    return 2 * shape.multiplied_parameters * tokens + attention + head
+
+
+def train_flops(workload: Workload, *, shared: bool = True) -> float:
+    """Operations of forward and backward pass over one row: three forward passes, with recomputed activations four.
+
+    Adapters save the gradients of the weights below them.
+    """
+    backward = 2.0 if workload.lora is None else 1.0
+    recomputed = 1.0 if workload.train.activation_checkpointing else 0.0
+    return (1 + backward + recomputed) * forward_flops(workload.shape, workload.rows, shared=shared)
+
+
+def stage_flops(workload: Workload, *, as_usual: bool = False) -> float:
+    """Operations of the whole stage: steps, evaluations and the reference.
+
+    `as_usual`: with prompts computed for every answer and the reference in every step, as trainers usually do.
+    """
+    rows = workload.rows
+    forward = forward_flops(workload.shape, rows, shared=not as_usual)
+    steps = workload.num_epochs * rows.num_rows * train_flops(workload, shared=not as_usual)
+    evaluations = workload.num_evaluations * rows.held_out * forward
+    if not workload.needs_reference:
+        return steps + evaluations
+    once = rows.num_rows + rows.held_out
+    every_time = workload.num_epochs * rows.num_rows + workload.num_evaluations * rows.held_out
+    return steps + evaluations + forward * (every_time if as_usual else once)
+
+
+def _keys(before: float, tokens: float, shape: ModelShape) -> float:
+    """Keys that `tokens` tokens after `before` others attend to, summed; half a token more is themselves."""
+    mean = before + (tokens + 1) / 2
+    return tokens * (mean if shape.sliding_window is None else min(mean, shape.sliding_window))
