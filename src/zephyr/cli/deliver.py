@@ -12,9 +12,6 @@ from zephyr.cli.tables import print_rows
 if TYPE_CHECKING:
     from typer import Context
 
-    from zephyr.deliver.report import OutsideResults
-    from zephyr.runs.reader import RunRecord
-
 OF = "of"
 
 
@@ -30,40 +27,35 @@ card = typer.Typer(
     name="card",
     cls=OfByDefault,
     no_args_is_help=True,
-    help="Write a run's model card (zephyr card RUN), or see what a published one gives away (zephyr card audit).",
+    help="Write the model card of a run (zephyr card RUN), or audit a published one (zephyr card audit CARD).",
 )
 
-Run = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run: output_dir/name of its recipe.")]
-Out = Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help="Where it goes instead.")]
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run: output_dir/name of its recipe.")]
+Out = Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help="Write to this file instead.")]
 Results = Annotated[
     list[Path] | None,
-    typer.Option("--results", metavar="FOLDER", help="The --out folder of an evaluation to be told too; repeatable."),
+    typer.Option("--results", metavar="FOLDER", help="The --out folder of an evaluation to include; repeatable."),
 ]
 
 
 @card.command(OF)
-def of(run: Run, out: Out = None, results: Results = None) -> None:
+def of(run: RunFolder, out: Out = None, results: Results = None) -> None:
     """Write the model card of a run into its model's folder, as README.md."""
-    from zephyr.atomic import replace_text
-    from zephyr.deliver.card import card_of, card_place
-    from zephyr.runs.reader import read_run
+    from zephyr.stages.deliver import write_card
 
-    record = read_run(run)
-    text = card_of(record, results=_outside(record, results or [], None).scores)
-    place = out or card_place(record)
-    replace_text(place, text)
-    typer.echo(f"-> {place}", err=True)
+    typer.echo(f"-> {write_card(run, out=out, results=results or ())}", err=True)
 
 
 @card.command()
 def audit(
     file: Annotated[Path, typer.Argument(metavar="CARD", help="A model card in Markdown.")],
     batch_size: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Total train batch size, where the card is silent or wrong.")
+        int | None,
+        typer.Option(min=1, metavar="N", help="Total train batch size, if the card does not state it or is wrong."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Derive what a card's training table does not say: beta, steps of an epoch, rows, size of the evaluation."""
+    """Derive what a card's training table implies: beta, steps per epoch, number of rows, size of the evaluation."""
     from zephyr.deliver.card_audit import audit_card
     from zephyr.errors import DataError
 
@@ -78,39 +70,20 @@ def audit(
     print_rows([{"what": name.replace("_", " "), "value": value} for name, value in found._asdict().items()])
     if found.batch_is_assumed:
         typer.echo(
-            f"the card does not say its batch: {found.total_train_batch_size} is assumed, --batch-size sets another"
+            f"the card does not state its batch size: {found.total_train_batch_size} is assumed, "
+            "--batch-size sets another"
         )
 
 
 def report(
-    run: Run,
+    run: RunFolder,
     out: Out = None,
     results: Results = None,
     published: Annotated[
-        str | None, typer.Option(metavar="MODEL", help="Set the results beside this model's published scores.")
+        str | None, typer.Option(metavar="MODEL", help="Compare the results with this model's published scores.")
     ] = None,
 ) -> None:
-    """Write the report of a run: one HTML page, report.html in its folder, that needs nothing else."""
-    from zephyr.atomic import replace_text
-    from zephyr.deliver.report import report_of
-    from zephyr.errors import DataError
-    from zephyr.runs.layout import REPORT
-    from zephyr.runs.reader import read_run
+    """Write the report of a run: report.html in its folder, one HTML page that loads nothing else."""
+    from zephyr.stages.deliver import write_report
 
-    if published is not None and not results:
-        raise DataError("--published", "needs a score to set beside it", "name an evaluation: --results FOLDER")
-    record = read_run(run)
-    place = out or run / REPORT
-    replace_text(place, report_of(record, outside=_outside(record, results or [], published)))
-    typer.echo(f"-> {place}", err=True)
-
-
-def _outside(run: "RunRecord", folders: list[Path], published: str | None) -> "OutsideResults":
-    """The results in the folders as the report takes them."""
-    from zephyr.deliver.report import OutsideResults
-
-    if not folders:
-        return OutsideResults()  # without loading what evaluations need
-    from zephyr.cli.deliver_results import outside_of
-
-    return outside_of(run, folders, published)
+    typer.echo(f"-> {write_report(run, out=out, results=results or (), published=published)}", err=True)

@@ -18,7 +18,7 @@ from zephyr.recipe.evaluate_section import HarnessTask, PreferenceTask, WorldTas
 from zephyr.recipe.section import Plain
 from zephyr.records.messages import Messages
 from zephyr.records.rows import Prompt
-from zephyr.runs.layout import MODEL, SAMPLES, measurement_file
+from zephyr.runs.layout import MODEL, SAMPLES_FILE, measurement_file
 from zephyr.runs.stage_folder import Facts
 from zephyr.stages.stage import Work
 from zephyr.trees.forest import ScoredSequence
@@ -96,7 +96,7 @@ def _world(work: Work, task: WorldTask, number: int) -> Facts:
         {"prompt": _as_line(prompt.messages), "answers": {title: of[index] for title, of in answers.items()}}
         for index, prompt in enumerate(_spread(asked))
     ]
-    replace_text(work.folder / SAMPLES, json.dumps(samples, indent=1, ensure_ascii=False))
+    replace_text(work.folder / SAMPLES_FILE, json.dumps(samples, indent=1, ensure_ascii=False))
     return scores
 
 

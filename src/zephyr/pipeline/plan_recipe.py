@@ -31,6 +31,8 @@ from zephyr.recipe.evaluate_section import WorldTask
 from zephyr.recipe.model_section import NewModel
 from zephyr.recipe.schema import Recipe
 from zephyr.runs.reader import seconds_taken
+from zephyr.stages import deliver
+from zephyr.stages.preview import Preview
 from zephyr.stages.stage import Work
 
 
@@ -126,7 +128,7 @@ def _other_lines(recipe: Recipe, stage: str) -> Iterator[str]:
     elif stage == "evaluate":
         yield from _evaluation_lines(recipe)
     else:
-        yield "writes files, without a model at work unless sample_prompts are given"
+        yield from deliver.STAGE.estimate(Preview(recipe, Path()))
 
 
 def _evaluation_lines(recipe: Recipe) -> Iterator[str]:

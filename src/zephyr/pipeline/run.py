@@ -9,7 +9,6 @@ from zephyr.data.read.stage_rows import hash_of_source
 from zephyr.pipeline.ahead import look_ahead
 from zephyr.pipeline.execute import chosen_stages, execute
 from zephyr.pipeline.lock_file import Pinned, check_inputs, write_lock_file
-from zephyr.pipeline.make_delivery import make_delivery
 from zephyr.pipeline.make_evaluation import make_evaluation
 from zephyr.pipeline.make_feedback import make_feedback
 from zephyr.pipeline.make_models import make_align, make_pretrain, make_sft
@@ -23,6 +22,7 @@ from zephyr.recipe.section import Plain
 from zephyr.records.fields import printable
 from zephyr.runs.lock import hold_lock
 from zephyr.runs.ranks import is_leader
+from zephyr.stages import deliver
 
 MAKERS: dict[str, Maker] = {
     "synth": make_synth,
@@ -31,7 +31,7 @@ MAKERS: dict[str, Maker] = {
     "feedback": make_feedback,
     "align": make_align,
     "evaluate": make_evaluation,
-    "deliver": make_delivery,
+    deliver.STAGE.name: deliver.STAGE.run,
 }
 
 

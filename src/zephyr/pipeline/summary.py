@@ -11,7 +11,7 @@ from zephyr.atomic import replace_text
 from zephyr.pipeline.execute import RunOutcome
 from zephyr.recipe.schema import Recipe
 from zephyr.recipe.section import Plain
-from zephyr.runs.layout import MODEL, REPORT, SAMPLES, SUMMARY
+from zephyr.runs.layout import MODEL, REPORT, SAMPLES_FILE, SUMMARY
 
 SHOWN_SAMPLES = 3
 _MODEL_STAGES = ("align", "sft", "pretrain")
@@ -85,7 +85,7 @@ def _benchmark_table(benchmarks: dict[str, Plain]) -> Table:
 
 def _sample_lines(outcome: RunOutcome) -> list[str]:
     folder = outcome.folders.get("evaluate")
-    path = folder / SAMPLES if folder is not None else None
+    path = folder / SAMPLES_FILE if folder is not None else None
     if path is None or not path.exists():
         return []
     lines = []

@@ -7,18 +7,17 @@ from zephyr.recipe.stage_sections import PretrainSection
 from zephyr.recipe.synth_section import SelfInstructSynth, WorldSynth
 from zephyr.recipe.teacher_section import EndpointSection, ScriptedSection
 from zephyr.runs.layout import (
-    CARD,
     LEDGER,
     LOCK_FILE,
     MODEL,
-    REPORT,
-    SAMPLES,
+    SAMPLES_FILE,
     STAGE_FILE,
     SUMMARY,
     TOKENS,
     TRAIN,
     TRAIN_LOG,
 )
+from zephyr.stages import deliver
 
 RUN_FILES = (LOCK_FILE, SUMMARY)
 
@@ -33,9 +32,9 @@ def files_of(recipe: Recipe, stage: str) -> list[str]:
             if recipe.feedback is not None and not recipe.feedback.recorded:
                 made += ["candidates.jsonl", "ratings.jsonl", "calls.jsonl", LEDGER, "counts.json"]
         case "evaluate":
-            made = [SAMPLES, "a file for every measurement"]
-        case "deliver":
-            made = [REPORT, CARD]
+            made = [SAMPLES_FILE, "a file for every measurement"]
+        case deliver.STAGE.name:
+            made = deliver.STAGE.outputs(recipe)
         case _:
             made = _of_training(recipe, stage)
     return [*made, STAGE_FILE]

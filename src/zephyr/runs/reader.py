@@ -18,7 +18,7 @@ from zephyr.runs.layout import (
     LEDGER,
     LOCK_FILE,
     MODEL,
-    SAMPLES,
+    SAMPLES_FILE,
     STAGE_FILE,
     TOKENS,
     TRAIN,
@@ -50,7 +50,7 @@ class FinishedStage:
 
     def samples(self) -> list[Json]:
         """Its sample prompts, each with what every model answered; none if it wrote no such file."""
-        path = self.folder / SAMPLES
+        path = self.folder / SAMPLES_FILE
         found = read_json(path) if path.is_file() else None
         return found if isinstance(found, list) else []
 

@@ -6,7 +6,9 @@ import pytest
 
 from tests.deliver.small_run import write_run
 from tests.pipeline.mini import mini_recipe
-from zephyr.pipeline import make_delivery
+from zephyr.pipeline import ready
+from zephyr.stages.deliver import STAGE
+from zephyr.stages.preview import Preview
 from zephyr.stages.stage import Work
 from zephyr.teachers.protocol import ChatReply
 
@@ -28,7 +30,7 @@ class Echo:
 
 @pytest.fixture
 def work(tmp_path, monkeypatch):
-    monkeypatch.setattr(make_delivery, "answering", lambda name, _work: Echo(name))
+    monkeypatch.setattr(ready, "answering", lambda name, _work: Echo(name))
     run = write_run(tmp_path / "run")
     folder = run / ".deliver.partial"
     folder.mkdir()
@@ -42,7 +44,7 @@ def work(tmp_path, monkeypatch):
 
 def test_every_model_answers_the_sample_prompts(work):
     one = work(sample_prompts=["<i>Hi</i>", ""], sampling={"max_new_tokens": 9})
-    assert make_delivery.make_delivery(one) == {"report": "report.html", "card": "README.md"}
+    assert STAGE.run(one) == {"report": "report.html", "card": "README.md"}
     assert json.loads((one.folder / "samples.json").read_bytes()) == [
         {"prompt": "<i>Hi</i>", "answers": {"dDPO": "stage:align, 9: <i>Hi</i>"}},
         {"prompt": "", "answers": {"dDPO": "(no answer: an empty prompt)"}},
@@ -53,8 +55,22 @@ def test_every_model_answers_the_sample_prompts(work):
 
 def test_the_card_lies_in_both_folders(work):
     one = work(report=False)
-    assert make_delivery.make_delivery(one) == {"card": "README.md"}
+    assert STAGE.run(one) == {"card": "README.md"}
     card = (one.folder / "README.md").read_text()
     assert card == (one.inputs["align"] / "model" / "README.md").read_text()
     assert not (one.folder / "report.html").exists()
     assert not (one.folder / "samples.json").exists()
+
+
+def test_what_is_written_and_estimated_follows_from_the_section(tmp_path):
+    asked = mini_recipe(tmp_path, deliver={"sample_prompts": ["a", "b"], "sampling": {"max_new_tokens": 9}})
+    models = [stage for stage in ("pretrain", "sft", "align") if stage in asked.stages]
+    assert STAGE.outputs(asked) == ["report.html", "README.md", "samples.json"]
+    assert list(STAGE.estimate(Preview(asked, tmp_path))) == [
+        f"samples: {2 * len(models)} answers by {len(models)} models, 9 tokens at most"
+    ]
+    plain = mini_recipe(tmp_path, deliver={"report": False})
+    assert STAGE.reads(plain) == plain.stages[:-1]
+    assert STAGE.outputs(plain) == ["README.md"]
+    assert list(STAGE.estimate(Preview(plain, tmp_path))) == ["writes files; no model runs"]
+    assert list(STAGE.check(Preview(plain, tmp_path))) == [f"reads {', '.join(plain.stages[:-1])}"]
