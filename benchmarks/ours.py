@@ -15,13 +15,13 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from zephyr.data.tokenize.token_store import Comparison, Dialogue, Example
 from zephyr.models.loading import Source, load_model
+from zephyr.recipe.train_section import DpoObjective, OrpoObjective, Precision, SftObjective, TrainSection
 from zephyr.runs.layout import TRAIN_LOG
 from zephyr.train.job import TrainJob
 from zephyr.train.loop import train
 from zephyr.train.objectives import build_objective
-from zephyr.train.settings import TrainSettings
 
-PRECISIONS = {"float32": "float32", "bfloat16": "pure_bf16"}
+PRECISIONS: dict[str, Precision] = {"float32": "float32", "bfloat16": "pure_bf16"}
 
 
 def example(number: int, pair: Pair, objective: str) -> Example:
@@ -35,26 +35,32 @@ def example(number: int, pair: Pair, objective: str) -> Example:
 
 def job(task: Task, pairs: list[Pair], folder: Path) -> TrainJob:
     """One epoch over ``pairs`` in their order from the task's weights, options as TRL's defaults have them."""
-    settings = TrainSettings(
+    settings = TrainSection(
         learning_rate=task.learning_rate,
         train_batch_size=task.pairs_per_step,
         max_tokens_per_micro_batch=task.max_unique_tokens,
         lr_scheduler_type="constant",
         precision=PRECISIONS[task.dtype],
-        shuffle=False,
+        logging_steps=1,
+        save_seconds=None,
         self_checks=task.self_checks,
     )
+    objectives = {
+        "sft": SftObjective(loss_on="everything"),
+        "dpo": DpoObjective(beta=task.beta),
+        "orpo": OrpoObjective(beta=task.beta),
+    }
     return TrainJob(
         model=load_model(Source(task.model_folder, offline=True), dtype=task.dtype, device=task.device),
-        objective=build_objective(task.objective, {} if task.objective == "sft" else {"beta": task.beta}),
+        objective=build_objective(objectives[task.objective]),
         settings=settings,
         examples=[example(number, pair, task.objective) for number, pair in enumerate(pairs)],
         folder=folder,
-        scores_everything=task.objective == "sft",
+        shuffle=False,
     )
 
 
-def trained(task: Task, pairs: list[Pair], ticks: list[float]) -> tuple[list[float], TrainSettings]:
+def trained(task: Task, pairs: list[Pair], ticks: list[float]) -> tuple[list[float], TrainSection]:
     """The losses of one epoch over ``pairs``; ``ticks`` starts anew when training does."""
     with tempfile.TemporaryDirectory() as temporary:
         training = job(task, pairs, Path(temporary))

@@ -15,10 +15,10 @@ from zephyr.data.tokenize.token_store import Comparison, Dialogue
 from zephyr.models.generation import generate
 from zephyr.models.sampling import Sampling
 from zephyr.models.tiny import tiny_model, tiny_tokenizer
+from zephyr.recipe.train_section import DpoObjective, SftObjective, TrainSection
 from zephyr.train.job import TrainJob
 from zephyr.train.loop import TrainOutcome, train
 from zephyr.train.objectives import build_objective
-from zephyr.train.settings import TrainSettings
 
 COLOURS = {"snow": "white", "grass": "green", "coal": "black", "blood": "red", "the sun": "yellow", "the sea": "blue"}
 ASKING = ("What colour is {}?", "Tell me the colour of {}.", "{}: which colour?", "Name the colour of {}, please.")
@@ -65,17 +65,22 @@ pairs = [pair(way.format(thing), colour) for way, (thing, colour) in itertools.p
 held_out, taught = pairs[::5], [one for number, one in enumerate(pairs) if number % 5]
 model = tiny_model("mistral", vocab_size=len(tokenizer), hidden=64, layers=2)
 with tempfile.TemporaryDirectory() as folder:
-    settings = TrainSettings(learning_rate=3.0e-3, num_train_epochs=40, train_batch_size=19, lr_scheduler_type="cosine")
+    settings = TrainSection(
+        learning_rate=3.0e-3, num_train_epochs=40, train_batch_size=19, lr_scheduler_type="cosine", precision="float32",
+        logging_steps=1,
+    )  # fmt: skip
     dialogues = [dialogue(one, answer) for one in taught for answer in one.completions]
     held_out_dialogues = [dialogue(one, answer) for one in held_out for answer in one.completions]
     job = TrainJob(
-        model, build_objective("sft", {}), settings, dialogues, Path(folder) / "sft",
+        model, build_objective(SftObjective()), settings, dialogues, Path(folder) / "sft",
         eval_examples=held_out_dialogues, stop_ids=(stop,),
     )  # fmt: skip
     say("SFT", train(job))
-    settings = TrainSettings(learning_rate=3.0e-4, num_train_epochs=6, train_batch_size=8, logging_steps=5)
+    settings = TrainSection(
+        learning_rate=3.0e-4, num_train_epochs=6, train_batch_size=8, precision="float32", logging_steps=5
+    )
     job = TrainJob(
-        model, build_objective("dpo", {"beta": 0.1}), settings, taught, Path(folder) / "dpo",
+        model, build_objective(DpoObjective(beta=0.1)), settings, taught, Path(folder) / "dpo",
         eval_examples=held_out, stop_ids=(stop,),
     )  # fmt: skip
     say("DPO", train(job))

@@ -15,12 +15,12 @@ import numpy as np
 from zephyr.data.tokenize.token_store import Comparison
 from zephyr.models.loading import Source, load_model, load_tokenizer
 from zephyr.models.meta_model import empty_model
+from zephyr.recipe.train_section import DpoObjective, TrainSection
 from zephyr.train.distributed import built_on_rank_zero, pick_device, process_group
 from zephyr.train.export import save_trained
 from zephyr.train.job import TrainJob
 from zephyr.train.loop import train
 from zephyr.train.objectives import build_objective
-from zephyr.train.settings import TrainSettings
 
 QUESTIONS = ("How are you?", "Is it late?", "Are you there?", "Was it good?", "Shall we go?")
 source, folder = Source(sys.argv[1]), Path(sys.argv[2])
@@ -37,8 +37,8 @@ with process_group(pick_device()):
         model=built_on_rank_zero(
             lambda: load_model(source, dtype="float32"), lambda: empty_model(source, dtype="float32")
         ),
-        objective=build_objective("dpo", {"beta": 0.1}),
-        settings=TrainSettings(learning_rate=1.0e-3, train_batch_size=3, num_train_epochs=2),
+        objective=build_objective(DpoObjective(beta=0.1)),
+        settings=TrainSection(learning_rate=1.0e-3, train_batch_size=3, num_train_epochs=2, precision="float32"),
         examples=[Comparison(q, ids(q), (ids(" Yes."), ids(" No, no.")), (1.0, 0.0)) for q in QUESTIONS],
         folder=folder,
     )

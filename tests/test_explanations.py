@@ -3,14 +3,16 @@
 import contextlib
 import io
 import re
+from typing import get_args
 
 import pytest
 import torch
 
+from zephyr.recipe.train_section import Divergence, DpoObjective
 from zephyr.train.losses.kto import kl_estimate, kto
 from zephyr.train.losses.listwise import plackett_luce
-from zephyr.train.losses.pairs import PAIR_LOSSES, Pairs, PairSettings, sigmoid
-from zephyr.train.losses.ratios import DIVERGENCES, desensitised, divergence_scores
+from zephyr.train.losses.pairs import PAIR_LOSSES, Pairs, sigmoid
+from zephyr.train.losses.ratios import desensitised, divergence_scores
 from zephyr.train.losses.reference_free import cpo, log_odds, nll, odds_ratio, simpo, simpo_hinge
 from zephyr.train.objectives import OBJECTIVES
 from zephyr.trees.forest import build_forest, completion_scored
@@ -60,7 +62,7 @@ def test_the_table_of_pair_losses_is_complete_and_right(repository):
     rows = {name: (float(start), float(example)) for name, start, example in ROW.findall(page(repository, "losses"))}
     assert rows.keys() == PAIR_LOSSES.keys()
     for name, loss in PAIR_LOSSES.items():
-        settings = PairSettings(BETA, label_smoothing=loss.label_smoothing)
+        settings = DpoObjective(beta=BETA, loss_type=name)
         lengths = LENGTHS if loss.averaged else (1, 1)
         values = [loss.function(pair(policy, REFERENCE, lengths), settings) for policy in (REFERENCE, POLICY)]
         assert rows[name] == pytest.approx([float(value) for value in values], abs=5e-7), name
@@ -68,22 +70,24 @@ def test_the_table_of_pair_losses_is_complete_and_right(repository):
 
 def test_every_objective_and_divergence_is_told(repository):
     text = page(repository, "losses")
-    assert [name for name in (*OBJECTIVES, *DIVERGENCES) if f"`{name}`" not in text] == []
+    assert [name for name in (*OBJECTIVES, *get_args(Divergence)) if f"`{name}`" not in text] == []
 
 
 def divergence_example(name, alpha=None):
     scores = divergence_scores(vector(2.0, -5.0), name, alpha)
-    return sigmoid(Pairs(*scores.split(1), vector(0.0), vector(0.0)), PairSettings(BETA))
+    return sigmoid(Pairs(*scores.split(1), vector(0.0), vector(0.0)), DpoObjective(beta=BETA))
 
 
 def smoothed(name):
-    return PAIR_LOSSES[name].function(pair(POLICY, REFERENCE), PairSettings(BETA, label_smoothing=0.1))
+    return PAIR_LOSSES[name].function(
+        pair(POLICY, REFERENCE), DpoObjective(beta=BETA, loss_type=name, label_smoothing=0.1)
+    )
 
 
 def shortened():
     rejected = [float(desensitised(vector(whole), vector(head), 0.3)) for whole, head in ((-60, -42), (-55, -40))]
     assert rejected[0] - rejected[1] == pytest.approx(-2.9)
-    return sigmoid(pair((POLICY[0], rejected[0]), (REFERENCE[0], rejected[1])), PairSettings(BETA))
+    return sigmoid(pair((POLICY[0], rejected[0]), (REFERENCE[0], rejected[1])), DpoObjective(beta=BETA))
 
 
 def ranking(rewards):
@@ -97,7 +101,7 @@ NUMBERS = {
     "0.668188": lambda: torch.sigmoid(vector(0.7)),
     "0.473186": lambda: smoothed("sigmoid"),
     "0.315686": lambda: smoothed("robust"),
-    "2.903186": lambda: sigmoid(pair(POLICY, REFERENCE), PairSettings(BETA)) + nll(vector(POLICY[0]), LENGTHS[0]),
+    "2.903186": lambda: sigmoid(pair(POLICY, REFERENCE), DpoObjective(beta=BETA)) + nll(vector(POLICY[0]), LENGTHS[0]),
     "0.477864": shortened,
     "0.478632": lambda: divergence_example("js_divergence"),
     "0.089973": lambda: divergence_example("alpha_divergence", 0.5),

@@ -15,10 +15,11 @@ from zephyr.deliver.gguf import tensors
 from zephyr.deliver.gguf.libraries import are_installed
 from zephyr.deliver.gguf.vocabulary import NORMAL
 from zephyr.errors import DataError, ModelError
-from zephyr.models.adapters import LoraSettings, add_lora, save_adapter
+from zephyr.models.adapters import add_lora, save_adapter
 from zephyr.models.loading import Source, save_model
 from zephyr.models.tiny import tiny_model, tiny_tokenizer
 from zephyr.recipe.model_section import ChatTemplateSection
+from zephyr.recipe.train_section import LoraSection
 
 pytestmark = [
     pytest.mark.slow,
@@ -90,7 +91,7 @@ def test_a_sentencepiece_tokenizer_gives_the_same_ids(bos, tmp_path):
 def test_adapters_are_merged_first(tmp_path):
     tokenizer = with_template(tiny_tokenizer(), bos=True)
     base = saved(tmp_path / "base", "llama", tokenizer)
-    model = add_lora(tiny_model("llama", vocab_size=len(tokenizer)), LoraSettings(r=4))
+    model = add_lora(tiny_model("llama", vocab_size=len(tokenizer)), LoraSection(r=4))
     model.peft_config["default"].base_model_name_or_path = str(base)
     with torch.no_grad():
         for name, parameter in model.named_parameters():

@@ -10,7 +10,6 @@ from safetensors.torch import load_file, save_file
 from zephyr.errors import DeviceError, ModelError
 from zephyr.models.adapters import (
     WEIGHTS,
-    LoraSettings,
     adapters_disabled,
     add_lora,
     load_4bit,
@@ -21,6 +20,7 @@ from zephyr.models.adapters import (
 from zephyr.models.loading import Source, load, save_model
 from zephyr.models.tiny import TINY, tiny_model, tiny_tokenizer
 from zephyr.models.weight_hash import weights_hash
+from zephyr.recipe.train_section import LoraSection
 
 IDS = torch.arange(4, 52).view(2, 24)
 # peft refuses adapters on Mamba's output projection.
@@ -32,9 +32,9 @@ def logits(model) -> torch.Tensor:
         return model(IDS, use_cache=False).logits
 
 
-def trained(name: str, settings: LoraSettings | None = None, **sizes):
+def trained(name: str, settings: LoraSection | None = None, **sizes):
     """A model with adapters that were moved off their start."""
-    model = add_lora(tiny_model(name, **sizes), settings or LoraSettings(r=4)).eval()
+    model = add_lora(tiny_model(name, **sizes), settings or LoraSection(r=4)).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.requires_grad:
@@ -46,7 +46,7 @@ def trained(name: str, settings: LoraSettings | None = None, **sizes):
 def test_new_adapters_change_nothing_and_train_alone(name):
     base = tiny_model(name)
     expected, names = logits(base), set(base.parameters())
-    model = add_lora(base, LoraSettings(r=4)).eval()
+    model = add_lora(base, LoraSection(r=4)).eval()
     assert torch.equal(logits(model), expected)
     training = [key for key, parameter in model.named_parameters() if parameter.requires_grad]
     assert training
@@ -96,7 +96,7 @@ def test_merged_model_is_plain_and_equal(name):
 
 
 def test_merging_keeps_modules_that_were_trained_in_full(tmp_path):
-    model = trained("llama", LoraSettings(r=4, modules_to_save=("lm_head",)), vocab_size=384)
+    model = trained("llama", LoraSection(r=4, modules_to_save=["lm_head"]), vocab_size=384)
     adapted = logits(model)
     merged = merge_adapters(model, IDS)
     save_model(merged.model, tiny_tokenizer(), tmp_path / "merged")
@@ -105,7 +105,7 @@ def test_merging_keeps_modules_that_were_trained_in_full(tmp_path):
 
 
 def test_dora_merges_too():
-    model = trained("llama", LoraSettings(r=4, use_dora=True))
+    model = trained("llama", LoraSection(r=4, use_dora=True))
     adapted = logits(model)
     assert (logits(merge_adapters(model, IDS).model) - adapted).abs().max() < 1e-3
 
@@ -146,7 +146,7 @@ def test_hash_without_adapters_is_that_of_the_base(name):
 
 
 def test_hash_of_the_base_ignores_trained_copies_of_modules():
-    model = trained("llama", LoraSettings(r=4, modules_to_save=("lm_head", "embed_tokens")))
+    model = trained("llama", LoraSection(r=4, modules_to_save=["lm_head", "embed_tokens"]))
     assert weights_hash(model, adapters=False) == weights_hash(tiny_model("llama"))
 
 
@@ -154,7 +154,7 @@ def test_hash_of_the_base_ignores_trained_copies_of_modules():
 
 
 def test_targets_and_rank_are_as_asked():
-    model = add_lora(tiny_model("mistral"), LoraSettings(r=3, alpha=6, target_modules=("q_proj", "v_proj")))
+    model = add_lora(tiny_model("mistral"), LoraSection(r=3, lora_alpha=6, target_modules=["q_proj", "v_proj"]))
     shapes = {n.split(".")[-4]: tuple(p.shape) for n, p in model.named_parameters() if "lora_A" in n}
     assert shapes == {"q_proj": (3, 32), "v_proj": (3, 32)}
     layer = model.get_base_model().model.layers[0].self_attn.q_proj
@@ -163,31 +163,27 @@ def test_targets_and_rank_are_as_asked():
 
 def test_start_depends_on_the_seed_alone():
     torch.manual_seed(1)
-    first = weights_hash(add_lora(tiny_model("llama"), LoraSettings(r=4), seed=7))
+    first = weights_hash(add_lora(tiny_model("llama"), LoraSection(r=4), seed=7))
     torch.manual_seed(2)
-    assert weights_hash(add_lora(tiny_model("llama"), LoraSettings(r=4), seed=7)) == first
-    assert weights_hash(add_lora(tiny_model("llama"), LoraSettings(r=4), seed=8)) != first
+    assert weights_hash(add_lora(tiny_model("llama"), LoraSection(r=4), seed=7)) == first
+    assert weights_hash(add_lora(tiny_model("llama"), LoraSection(r=4), seed=8)) != first
 
 
 def test_unknown_module_is_named_with_those_there_are():
     with pytest.raises(ModelError, match=r"has no module 'qproj'; its linear modules are down_proj, .*q_proj, up_proj"):
-        add_lora(tiny_model("llama"), LoraSettings(target_modules=("qproj",)))
+        add_lora(tiny_model("llama"), LoraSection(target_modules=["qproj"]))
     with pytest.raises(ModelError, match=r"has no module 'head'; its linear modules are c_attn, c_fc, c_proj, lm_head"):
-        add_lora(tiny_model("gpt2"), LoraSettings(modules_to_save=("head",)))
+        add_lora(tiny_model("gpt2"), LoraSection(modules_to_save=["head"]))
 
 
 def test_what_peft_cannot_do_is_said():
     with pytest.raises(ModelError, match=r"^LoRA on MambaForCausalLM: .*incompatible with Mamba"):
-        add_lora(tiny_model("mamba"), LoraSettings())
+        add_lora(tiny_model("mamba"), LoraSection())
 
 
 def test_misuse():
-    with pytest.raises(ValueError, match="r must be at least 1"):
-        LoraSettings(r=0)
-    with pytest.raises(ValueError, match="dropout must be at least 0 and below 1"):
-        LoraSettings(dropout=1.0)
     with pytest.raises(ValueError, match="has adapters already"):
-        add_lora(trained("llama"), LoraSettings())
+        add_lora(trained("llama"), LoraSection())
     with pytest.raises(TypeError, match="has no adapters"), adapters_disabled(tiny_model("llama")):
         pass
 

@@ -9,11 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zephyr.errors import ModelError
-from zephyr.models.adapters import LoraSettings, adapters_disabled, add_lora
+from zephyr.models.adapters import adapters_disabled, add_lora
 from zephyr.models.attention import IMPLEMENTATION
 from zephyr.models.generation import MAX_LIVE_SHARE, Completion, cut_groups, generate, stop_ids_of
 from zephyr.models.sampling import Sampling, draw, filtered_probs
 from zephyr.models.tiny import TINY, tiny_model, tiny_tokenizer
+from zephyr.recipe.train_section import LoraSection
 
 dice = np.random.default_rng(0)
 SYSTEM = dice.integers(4, 128, 40).tolist()
@@ -320,7 +321,7 @@ def test_adapters_take_part():
     plain = tiny_model("llama")
     greedy = Sampling(max_new_tokens=8, temperature=0)
     expected = texts(generate(plain, PROMPTS, greedy))
-    model = add_lora(tiny_model("llama"), LoraSettings(r=4))
+    model = add_lora(tiny_model("llama"), LoraSection(r=4))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "lora_B" in name:

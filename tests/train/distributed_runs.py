@@ -18,26 +18,28 @@ from torch import Tensor
 
 from tests.models.exact_norms import with_exact_norms
 from tests.train.checkpoint_runs import forked
+from tests.train.sections import make_objective
 from zephyr.data.tokenize.token_store import Comparison, Dialogue, Example
 from zephyr.errors import ZephyrError
-from zephyr.models.adapters import LoraSettings, add_lora
+from zephyr.models.adapters import add_lora
 from zephyr.models.collectives import on_every_rank, rank
 from zephyr.models.generation import generate
 from zephyr.models.sampling import Sampling
 from zephyr.models.scorer import CausalLM, plain_model
 from zephyr.models.tiny import tiny_model, tiny_tokenizer
+from zephyr.recipe.train_section import LoraSection, TrainSection
 from zephyr.runs.layout import TRAIN_LOG
 from zephyr.train.distributed import process_group, whole_state_dict
 from zephyr.train.examples import with_mismatched_completions
 from zephyr.train.export import save_trained
 from zephyr.train.job import TrainJob
 from zephyr.train.loop import train
-from zephyr.train.objectives import build_objective
-from zephyr.train.settings import TrainSettings
 
 VOCABULARY = 300  # as many as the tiny tokenizer needs
 # Seven examples in batches of three: the last step has one, and most of its ranks none.
 SETTINGS: dict[str, object] = {
+    "logging_steps": 1,
+    "save_seconds": None,
     "learning_rate": 1.0e-2,
     "train_batch_size": 3,
     "max_tokens_per_micro_batch": 48,
@@ -116,19 +118,22 @@ def make_model(case: Case, *, seed: int = 0) -> CausalLM:
             model = type(model)(model.config).to(dtype)
     if dtype == torch.float64:
         with_exact_norms(model)
-    return add_lora(model, LoraSettings(r=2, alpha=8)) if case.lora else model
+    return add_lora(model, LoraSection(r=2, lora_alpha=8)) if case.lora else model
 
 
 def make_job(case: Case, folder: Path) -> TrainJob:
-    settings = TrainSettings(**{**SETTINGS, **case.changes})
+    changes = dict(case.changes)
+    fields = {name: changes.pop(name) for name in list(changes) if name in TrainJob.__dataclass_fields__}
+    settings = TrainSection(**{**SETTINGS, **changes})
     return TrainJob(
         model=make_model(case),
-        objective=build_objective(case.objective, case.options),
+        objective=make_objective(case.objective, case.options),
         settings=settings,
         examples=make_examples(case.objective, 7),
         eval_examples=make_examples(case.objective, 3, seed=1) if settings.eval_steps else (),
         folder=folder,
         reference=make_model(replace(case, lora=False), seed=1) if case.other_reference else None,
+        **fields,
     )
 
 
@@ -269,7 +274,7 @@ def _nan_on_rank_one(job: TrainJob) -> TrainJob:
 
 
 def _too_fast(job: TrainJob) -> TrainJob:
-    settings = TrainSettings(**{**SETTINGS, "learning_rate": 1e200})
+    settings = TrainSection(**{**SETTINGS, "learning_rate": 1e200})
     return replace(job, settings=settings)
 
 
@@ -278,7 +283,7 @@ def _no_weights_anywhere(job: TrainJob) -> TrainJob:
 
 
 def _other_adapters(job: TrainJob) -> TrainJob:
-    return replace(job, model=add_lora(job.model, LoraSettings(r=2 + rank())))
+    return replace(job, model=add_lora(job.model, LoraSection(r=2 + rank())))
 
 
 FAULTS: dict[str, Callable[[TrainJob], TrainJob]] = {

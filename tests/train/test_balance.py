@@ -6,11 +6,11 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
 
+from tests.train.sections import make_objective
 from zephyr.data.tokenize.token_store import Comparison, Dialogue
 from zephyr.models.batch_scoring import forest_of, token_visits
 from zephyr.models.scorer import ForestScorer
 from zephyr.models.tiny import tiny_model
-from zephyr.train.objectives import build_objective
 from zephyr.train.step import Engine, accumulate_gradients, make_batch
 from zephyr.trees.forest import all_scored, completion_scored
 
@@ -51,7 +51,7 @@ def test_the_balance_loss_and_its_gradient_are_those_of_padded_rows(max_tokens):
     nll = cross_entropy(output.logits[:, :-1].flatten(0, 1), targets.flatten(), ignore_index=-100)
     (nll + COEF * balance).backward()
 
-    objective = build_objective("sft", {})
+    objective = make_objective("sft", {})
     engine = Engine(
         scorer=ForestScorer(ours, keep_router_logits=True),
         objective=objective,
@@ -75,7 +75,7 @@ def test_pairs_are_balanced_as_two_rows_each():
     expected = COEF * load_balancing_loss_func(logits, 4, 2, mask)
     # ORPO lists the chosen sequence twice: with its prompt scored, and without.
     for name, options in (("orpo", {"beta": 0.1}), ("simpo", {"beta": 2.0, "gamma_beta_ratio": 0.5})):
-        objective = build_objective(name, options)
+        objective = make_objective(name, options)
         engine = Engine(
             scorer=ForestScorer(model, keep_router_logits=True),
             objective=objective,

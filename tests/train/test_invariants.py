@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from tests.train.sections import make_objective
 from zephyr.data.tokenize.token_store import Comparison
 from zephyr.errors import InvariantError
 from zephyr.models.batch_scoring import score_table
@@ -22,12 +23,12 @@ from zephyr.train.checks.invariants import (
 )
 from zephyr.train.examples import with_mismatched_completions
 from zephyr.train.losses.pairs import PAIR_LOSSES
-from zephyr.train.objectives import Scored, build_objective
+from zephyr.train.objectives import Scored
 from zephyr.trees import rule
 from zephyr.trees.forest import all_scored, build_forest, completion_scored
 
 CPU = torch.device("cpu")
-DPO = build_objective("dpo", {"beta": 0.1})
+DPO = make_objective("dpo", {"beta": 0.1})
 
 
 def make_pairs(num=6, completions=2, seed=0):
@@ -111,7 +112,7 @@ def examples_for(name):
 
 @pytest.mark.parametrize(("name", "options"), OBJECTIVES, ids=str)
 def test_first_loss_of_every_objective_with_a_reference(name, options):
-    objective, examples = build_objective(name, options), examples_for(name)
+    objective, examples = make_objective(name, options), examples_for(name)
     scorer = make_scorer()
     ref_logps = table_of(scorer, objective, examples).logps
     loss = first_loss(scorer, objective, examples, ref_logps)
@@ -125,7 +126,7 @@ def test_first_loss_of_every_objective_with_a_reference(name, options):
     ("loss_type", "value"), [("sigmoid", math.log(2)), ("hinge", 1.0), ("ipo", 25.0), ("sppo_hard", 50.0)]
 )
 def test_first_loss_is_the_number_of_the_paper(loss_type, value):
-    objective, examples = build_objective("dpo", {"beta": 0.1, "loss_type": loss_type}), make_pairs()
+    objective, examples = make_objective("dpo", {"beta": 0.1, "loss_type": loss_type}), make_pairs()
     ref_logps = -torch.rand(6, 2, dtype=torch.float64) * 300
     check_first_loss(value, objective, examples, ref_logps, dtype=torch.float64)
     with pytest.raises(InvariantError) as caught:
@@ -145,7 +146,7 @@ def test_first_loss_in_float32_is_held_to_a_millionth():
 
 def test_first_loss_leaves_room_for_rounding_where_beta_is_large():
     examples = make_pairs(1)
-    objective = build_objective("dpo", {"beta": 50.0})
+    objective = make_objective("dpo", {"beta": 50.0})
     logps = torch.full((1, 2), -300.0, dtype=torch.float64)
     check_first_loss(math.log(2) + 2e-4, objective, examples, logps, dtype=torch.float32)
     with pytest.raises(InvariantError):

@@ -6,15 +6,16 @@ import math
 import pytest
 import torch
 
+from tests.train.sections import make_objective
 from tests.train.tiny_runs import column, logged, pairs, tiny_job, weights
 from zephyr.errors import DataError, RecipeError
-from zephyr.models.adapters import LoraSettings, add_lora
+from zephyr.models.adapters import add_lora
 from zephyr.models.batch_scoring import forest_of
 from zephyr.models.scorer import ForestScorer
 from zephyr.models.tiny import tiny_model
+from zephyr.recipe.train_section import LoraSection
 from zephyr.train.loop import train
 from zephyr.train.moving_reference import moving_reference
-from zephyr.train.objectives import build_objective
 from zephyr.train.step import Engine
 
 
@@ -40,7 +41,7 @@ def test_the_loss_falls_back_to_ln_2_where_the_reference_moves(tmp_path, caplog)
 
 
 def test_it_scores_as_a_model_of_its_weights_and_leaves_the_policy_alone(tmp_path):
-    objective = build_objective("dpo", {"beta": 0.1, "reference_sync_steps": 1, "reference_mixup": 0.6})
+    objective = make_objective("dpo", {"beta": 0.1, "reference_sync_steps": 1, "reference_mixup": 0.6})
     policy, first = ForestScorer(tiny_model("mistral")), tiny_model("mistral")
     moving = moving_reference(objective, policy, None)
     assert moving is not None
@@ -66,7 +67,7 @@ def engine_of(scorer, objective, max_tokens=400):
 
 
 def test_a_failure_while_it_scores_gives_the_policy_back():
-    objective = build_objective("dpo", {"beta": 0.1, "reference_sync_steps": 1})
+    objective = make_objective("dpo", {"beta": 0.1, "reference_sync_steps": 1})
     policy = ForestScorer(tiny_model("mistral"))
     moving = moving_reference(objective, policy, tiny_model("mistral", seed=1))
     kept = weights(policy)
@@ -102,7 +103,7 @@ def test_it_goes_on_from_a_checkpoint_to_the_bit(tmp_path):
     ("changes", "words"),
     [
         (
-            {"model": add_lora(tiny_model("mistral"), LoraSettings(r=2))},
+            {"model": add_lora(tiny_model("mistral"), LoraSection(r=2))},
             "the reference can follow a policy that trains all its weights",
         ),
         ({"reference": tiny_model("mistral", layers=1)}, "towards a policy of another shape, as at causal_lm"),

@@ -1,11 +1,19 @@
-"""Learning rates: the hand-worked numbers, transformers' own schedules step by step, and the messages."""
+"""Learning rates: the hand-worked numbers, and transformers' own schedules step by step."""
+
+from typing import get_args
 
 import pytest
 import torch
 from transformers import get_scheduler
 
-from zephyr.errors import RecipeError
-from zephyr.train.schedules import SCHEDULES, Schedule, count_warmup_steps, learning_rate_at
+from zephyr.recipe.steps import count_steps
+from zephyr.recipe.train_section import Scheduler, TrainSection
+from zephyr.train.schedules import SCHEDULES, learning_rate_at
+
+
+def rate_at(step, name, peak, warmup, total):
+    train = TrainSection(learning_rate=peak, lr_scheduler_type=name, warmup_steps=warmup, max_steps=total)
+    return learning_rate_at(step, train, count_steps(train, 1))
 
 
 @pytest.mark.parametrize(
@@ -21,8 +29,7 @@ from zephyr.train.schedules import SCHEDULES, Schedule, count_warmup_steps, lear
     ],
 )
 def test_hand_worked_rates(name, peak, warmup, total, expected):
-    schedule = Schedule(name=name, total_steps=total, warmup_steps=warmup)
-    rates = {step: learning_rate_at(step, schedule, peak) for step in expected}
+    rates = {step: rate_at(step, name, peak, warmup, total) for step in expected}
     assert rates == pytest.approx(expected, rel=1e-6, abs=1e-20)
 
 
@@ -36,42 +43,11 @@ def test_equal_to_transformers_at_every_step(name, warmup):
     theirs = get_scheduler(
         name, optimizer, num_warmup_steps=warmup, num_training_steps=20, scheduler_specific_kwargs=options
     )
-    schedule = Schedule(name=name, total_steps=20, warmup_steps=warmup)
     for step in range(21):
-        assert schedule.factor(step) == pytest.approx(theirs.get_last_lr()[0], abs=1e-12), step
+        assert rate_at(step, name, 1.0, warmup, 20) == pytest.approx(theirs.get_last_lr()[0], abs=1e-12), step
         optimizer.step()
         theirs.step()
 
 
-def test_warm_up_by_ratio_is_rounded_up():
-    assert count_warmup_steps(5811, warmup_ratio=0.1) == 582
-    assert count_warmup_steps(478, warmup_ratio=0.1) == 48
-    assert count_warmup_steps(10, warmup_ratio=0.0) == 0
-    assert count_warmup_steps(10, warmup_steps=3) == 3
-    assert count_warmup_steps(10) == 0
-
-
-def test_warm_up_is_given_once_and_as_a_share():
-    with pytest.raises(RecipeError, match=r"^warm-up: it is given twice, got warmup_ratio 0.1 and warmup_st"):
-        count_warmup_steps(10, warmup_ratio=0.1, warmup_steps=1)
-    with pytest.raises(RecipeError, match=r"^warmup_ratio: must lie between 0 and 1, got 10"):
-        count_warmup_steps(10, warmup_ratio=10)
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"name": "cosin"}, "lr_scheduler_type: there is no schedule 'cosin'; did you mean 'cosine'?"),
-        ({"warmup_steps": -1}, "warmup_steps must be at least 0, got -1"),
-        (
-            {"name": "constant", "warmup_steps": 2},
-            "constant has no warm-up (constant_with_warmup has), got warmup_steps 2",
-        ),
-        ({"min_lr_ratio": 1.5}, "min_lr_ratio must lie between 0 and 1, got 1.5"),
-        ({"total_steps": 0, "warmup_steps": -1}, "total_steps must be at least 1, got 0; warmup_steps must"),
-    ],
-)
-def test_wrong_settings_are_named(settings, message):
-    with pytest.raises(RecipeError) as caught:
-        Schedule(**({"name": "linear", "total_steps": 10} | settings))
-    assert message in str(caught.value)
+def test_the_table_covers_the_recipe():
+    assert set(SCHEDULES) == set(get_args(Scheduler))

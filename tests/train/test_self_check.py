@@ -10,13 +10,15 @@ from tests.train.tiny_runs import examples_for, logged, pairs, tiny_job, weights
 from zephyr.data.tokenize.token_store import Dialogue
 from zephyr.errors import DataError, InvariantError, ModelError
 from zephyr.models import batch_scoring as tables
-from zephyr.models.adapters import LoraSettings, add_lora
+from zephyr.models.adapters import add_lora
 from zephyr.models.tiny import EOS_ID, tiny_model
+from zephyr.recipe.train_section import LoraSection
 from zephyr.train import job as jobs
 from zephyr.train import loop, step
 from zephyr.train.checkpoint.checkpoint import whole_checkpoints
 from zephyr.train.checks import invariants, self_check
 from zephyr.train.loop import train
+from zephyr.train.objectives.table import Dpo
 from zephyr.train.reference_store import ReferenceStore
 from zephyr.trees import forest, rule, sdpa
 
@@ -159,7 +161,7 @@ def test_the_policy_in_place_of_another_reference_is_seen(tmp_path, monkeypatch)
 
 
 def test_adapters_that_were_trained_before_need_not_equal_their_reference(tmp_path):
-    model = add_lora(tiny_model("mistral"), LoraSettings(r=4))
+    model = add_lora(tiny_model("mistral"), LoraSection(r=4))
     train(tiny_job(tmp_path / "first", model=model, learning_rate=1e-2))
     train(tiny_job(tmp_path / "second", model=model, learning_rate=1e-2))
     first, second = (logged(tmp_path / name)[0]["loss"] for name in ("first", "second"))
@@ -254,13 +256,12 @@ def test_a_micro_batch_that_is_lost_or_counted_twice_is_seen(tmp_path, monkeypat
 
 def test_a_loss_averaged_over_each_micro_batch_is_seen(tmp_path, monkeypatch):
     """The classic fault of accumulation: shares normalised by their own size instead of the global batch's."""
-    loss_of = step.objective_loss
+    loss_of = Dpo.loss
 
-    def own_mean(objective, batch, table, indices):
-        own = batch.totals._replace(num_examples=len(indices))
-        return loss_of(objective, dataclasses.replace(batch, totals=own), table, indices)
+    def own_mean(objective, scored, totals):
+        return loss_of(objective, scored, totals._replace(num_examples=len(scored.logps)))
 
-    monkeypatch.setattr(step, "objective_loss", own_mean)
+    monkeypatch.setattr(Dpo, "loss", own_mean)
     said = stopped(tiny_job(tmp_path), InvariantError)
     assert "so the dpo loss must be 0.693147" in said
     assert "shares of the loss are added up wrongly" in said
@@ -321,7 +322,7 @@ def test_everything_scored_must_be_meant(tmp_path):
     said = stopped(tiny_job(tmp_path, "sft", examples=everything_scored()), InvariantError)
     assert "supervised tokens: all " in said
     assert "usually the loss mask was not applied" in said
-    job = tiny_job(tmp_path, "sft", examples=everything_scored(), scores_everything=True)
+    job = tiny_job(tmp_path, "sft", examples=everything_scored(), loss_on="everything")
     assert train(job).step == 6
 
 

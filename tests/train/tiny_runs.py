@@ -6,16 +6,24 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor, nn
 
+from tests.train.sections import make_objective
 from zephyr.data.tokenize.token_store import Comparison, Dialogue
 from zephyr.models.tiny import EOS_ID, tiny_model
+from zephyr.recipe.train_section import TrainSection
 from zephyr.runs.layout import TRAIN_LOG
 from zephyr.train.examples import with_mismatched_completions
 from zephyr.train.job import TrainJob
-from zephyr.train.objectives import build_objective
-from zephyr.train.settings import TrainSettings
 
 # Six steps of two epochs over 24 examples, several micro-batches a step.
-SETTINGS = TrainSettings(learning_rate=1.0e-3, train_batch_size=8, max_tokens_per_micro_batch=80, num_train_epochs=2)
+SETTINGS = TrainSection(
+    learning_rate=1.0e-3,
+    train_batch_size=8,
+    max_tokens_per_micro_batch=80,
+    num_train_epochs=2,
+    precision="float32",
+    logging_steps=1,
+    save_seconds=None,
+)
 OPTIONS = {
     "sft": {},
     "dpo": {"beta": 0.1},
@@ -73,15 +81,15 @@ def examples_for(objective: str, num: int = 24, seed: int = 0) -> list[Dialogue]
 def tiny_job(folder: Path, objective: str = "dpo", **changes: object) -> TrainJob:
     """A job of two epochs; what is named like a field of the job, a setting or an option is changed."""
     fields = {name: changes.pop(name) for name in list(changes) if name in TrainJob.__dataclass_fields__}
-    settings = {name: changes.pop(name) for name in list(changes) if name in TrainSettings.__dataclass_fields__}
+    settings = {name: changes.pop(name) for name in list(changes) if name in TrainSection.model_fields}
     job = {
         "model": tiny_model("mistral") if "model" not in fields else None,
-        "settings": TrainSettings(**{**vars(SETTINGS), **settings}),
+        "settings": TrainSection(**(SETTINGS.model_dump() | settings)),
         "examples": examples_for(objective),
         "folder": folder,
         "stop_ids": (EOS_ID,),
     }
-    return TrainJob(objective=build_objective(objective, {**OPTIONS[objective], **changes}), **job | fields)
+    return TrainJob(objective=make_objective(objective, {**OPTIONS[objective], **changes}), **job | fields)
 
 
 def logged(folder: Path) -> list[dict[str, float]]:

@@ -7,9 +7,8 @@ adapters off. Hu et al. 2021, arXiv 2106.09685; QLoRA: Dettmers et al. 2023, arX
 import importlib.util
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
@@ -30,30 +29,12 @@ from zephyr.models.loading import (
     refuse_existing,
     save_model,
 )
+from zephyr.recipe.train_section import LoraSection
 
 WEIGHTS = "adapter_model.safetensors"
 SETTINGS = "adapter_config.json"
 # How far merging may move a logit: it rounds the merged weights once to their dtype.
 MERGE_TOLERANCES = {torch.float64: 1e-8, torch.float32: 1e-3, torch.float16: 0.1, torch.bfloat16: 1.0}
-
-
-@dataclass(frozen=True)
-class LoraSettings:
-    """What `add_lora` adds: matrices of rank `r`, scaled by alpha / r, beside the target modules."""
-
-    r: int = 16
-    alpha: float = 16
-    dropout: float = 0.0
-    target_modules: tuple[str, ...] | Literal["all-linear"] = "all-linear"
-    modules_to_save: tuple[str, ...] = ()  # trained in full and saved with the adapter
-    use_dora: bool = False  # arXiv 2402.09353
-
-    def __post_init__(self) -> None:
-        """Refuse what peft would take and make nonsense of."""
-        if self.r < 1:
-            raise ValueError(f"r must be at least 1, got {self.r}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must be at least 0 and below 1, got {self.dropout}")
 
 
 class Merged(NamedTuple):
@@ -63,24 +44,23 @@ class Merged(NamedTuple):
     max_logit_difference: float
 
 
-def add_lora(model: PreTrainedModel, settings: LoraSettings, *, seed: int = 0) -> PeftModel:
+def add_lora(model: PreTrainedModel, lora: LoraSection, *, seed: int = 0) -> PeftModel:
     """The model wrapped with new adapters that change nothing yet; they and `modules_to_save` will train.
 
     The model is changed in place. Raises ModelError for target modules it does not have.
     """
     if hasattr(model, "peft_config"):
         raise ValueError("the model has adapters already: merge them first")
-    targets = settings.target_modules
     config = LoraConfig(
         task_type="CAUSAL_LM",
-        r=settings.r,
-        lora_alpha=settings.alpha,  # type: ignore[arg-type]  # peft divides it by r: a float serves
-        lora_dropout=settings.dropout,
-        target_modules=targets if isinstance(targets, str) else list(targets),
-        modules_to_save=list(settings.modules_to_save) or None,
-        use_dora=settings.use_dora,
+        r=lora.r,
+        lora_alpha=lora.lora_alpha,  # type: ignore[arg-type]  # peft divides it by r: a float serves
+        lora_dropout=lora.lora_dropout,
+        target_modules="all-linear" if lora.target_modules == "all-linear" else list(lora.target_modules),
+        modules_to_save=list(lora.modules_to_save) or None,
+        use_dora=lora.use_dora,
     )
-    _check_modules(model, settings)
+    _check_modules(model, lora)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
@@ -92,10 +72,10 @@ def add_lora(model: PreTrainedModel, settings: LoraSettings, *, seed: int = 0) -
     return wrapped
 
 
-def _check_modules(model: PreTrainedModel, settings: LoraSettings) -> None:
-    named = set(settings.modules_to_save)
-    if settings.target_modules != "all-linear":
-        named |= set(settings.target_modules)
+def _check_modules(model: PreTrainedModel, lora: LoraSection) -> None:
+    named = set(lora.modules_to_save)
+    if lora.target_modules != "all-linear":
+        named |= set(lora.target_modules)
     paths = [name for name, _ in model.named_modules()]
     absent = sorted(name for name in named if not any(path == name or path.endswith(f".{name}") for path in paths))
     if absent:

@@ -24,17 +24,17 @@ from zephyr.models.sampling import Sampling
 from zephyr.pipeline.feedback_settings import answering_of, judging_of
 from zephyr.recipe.evaluate_section import WorldTask
 from zephyr.recipe.schema import Recipe
-from zephyr.recipe.stage_sections import AlignSection
+from zephyr.recipe.stage_sections import AlignSection, PretrainSection
+from zephyr.recipe.steps import count_steps
 from zephyr.recipe.synth_section import WorldSynth
 from zephyr.recipe.teacher_section import ScriptedSection
+from zephyr.recipe.train_section import SftObjective
 from zephyr.stages.stage import Work
 from zephyr.teachers.scripted import ScriptedJudge, ScriptedTeacher
 from zephyr.train.job import TrainJob, build_engine
 from zephyr.train.objectives import Objective, build_objective
 from zephyr.train.optimizers import build_optimizer
-from zephyr.train.sampler import plan_steps
-from zephyr.train.settings import TrainSettings
-from zephyr.train.step import accumulate_gradients, make_batch
+from zephyr.train.step import accumulate_gradients, make_batch, step_indices
 from zephyr.world import prompts
 
 if TYPE_CHECKING:
@@ -80,20 +80,18 @@ def estimated_seconds(
 def _stepper(model: "PreTrainedModel", sampled: Sampled, seed: int) -> Callable[[int], None]:
     """A function that makes the step of a number, after one to warm up."""
     workload, every = sampled.workload, sampled.examples
-    values = workload.train.model_dump() | {"train_batch_size": workload.examples_per_step, "report_to": ()}
-    settings = TrainSettings(**values | {"seed": seed})
     objective = objective_of(workload)
-    engine = build_engine(TrainJob(model, objective, settings, every, Path()))
-    optimizer = build_optimizer(engine.scorer, settings)
-    plan = plan_steps(len(every), settings)
+    engine = build_engine(TrainJob(model, objective, workload.train, every, Path()))
+    optimizer = build_optimizer(engine.scorer, workload.train)
+    steps = count_steps(workload.train, len(every), batch_size=workload.examples_per_step)
 
     def step(number: int) -> None:
-        examples = [every[index] for index in plan.indices(number % plan.steps_per_epoch)]
+        examples = [every[index] for index in step_indices(steps, number % steps.steps_per_epoch, seed=seed)]
         columns = max(len(one.completions) if isinstance(one, Comparison) else 1 for one in examples)
         # As if the reference had computed them; any number takes the same time.
         before = torch.zeros(len(examples), columns, dtype=torch.float64)
         accumulate_gradients(engine, make_batch(objective, examples, before))
-        nn.utils.clip_grad_norm_(engine.scorer.parameters(), settings.max_grad_norm or 1.0)
+        nn.utils.clip_grad_norm_(engine.scorer.parameters(), workload.train.max_grad_norm or 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
@@ -104,9 +102,7 @@ def _stepper(model: "PreTrainedModel", sampled: Sampled, seed: int) -> Callable[
 def objective_of(workload: Workload) -> Objective:
     """The objective of a training stage."""
     section = workload.section
-    if not isinstance(section, AlignSection):
-        return build_objective("sft", {})
-    return build_objective(section.objective.name, section.objective.model_dump(exclude={"name"}, exclude_none=True))
+    return build_objective(SftObjective() if isinstance(section, PretrainSection) else section.objective)
 
 
 def _step_seconds(steppers: Mapping[str, Callable[[int], None]], seconds: float) -> dict[str, float]:

@@ -24,10 +24,8 @@ from zephyr.pipeline.inputs import Trains
 from zephyr.pipeline.tokens import none_left, refuse_completions
 from zephyr.recipe.schema import Recipe
 from zephyr.recipe.stage_sections import AlignSection, SftSection
+from zephyr.recipe.steps import count_steps
 from zephyr.records.rows import Chat, Preference, Rated, Record, Text
-from zephyr.train.sampler import plan_steps
-from zephyr.train.schedules import count_warmup_steps
-from zephyr.train.settings import TrainSettings
 
 SAMPLE_ROWS = 1000
 SCANNED_ROWS = 5000
@@ -183,13 +181,9 @@ def _steps(stage: Stage, num_examples: int, measured: Measured) -> str:
     per_step, examples = section.train.train_batch_size, max(1, measured.report.rows.total())
     if isinstance(section, SftSection):
         per_step = section.dialogues_per_step(max(1.0, measured.tokens / examples))
-    values = section.train.model_dump() | {"train_batch_size": per_step, "report_to": ()}
-    settings = TrainSettings(**values)
-    plan = plan_steps(max(num_examples, 1), settings)
-    ratio = None if settings.warmup_steps is not None else settings.warmup_ratio
-    warmup = count_warmup_steps(plan.num_steps, warmup_ratio=ratio, warmup_steps=settings.warmup_steps)
+    steps = count_steps(section.train, max(num_examples, 1), batch_size=per_step)
     num_tokens = round(num_examples * measured.tokens / examples)
     return (
         f"{num_examples:,} examples of {num_tokens:,} tokens, {per_step:,} a step: "
-        f"{plan.steps_per_epoch:,} steps an epoch, {plan.num_steps:,} in all, {warmup:,} of them warm-up"
+        f"{steps.steps_per_epoch:,} steps an epoch, {steps.num_steps:,} in all, {steps.warmup_steps:,} of them warm-up"
     )

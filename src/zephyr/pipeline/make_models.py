@@ -1,7 +1,7 @@
 """The three stages that train a model: pretrain, sft and align."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice, repeat
+from itertools import chain, islice, repeat
 from pathlib import Path
 
 import torch
@@ -17,6 +17,7 @@ from zephyr.pipeline.tokens import comparisons, dialogues
 from zephyr.pipeline.training import Training, train_model
 from zephyr.recipe.data_section import DataSource
 from zephyr.recipe.model_section import NewModel
+from zephyr.recipe.train_section import SftObjective
 from zephyr.records.messages import Message, Messages
 from zephyr.records.rows import Chat, Text
 from zephyr.runs.ranks import is_leader, wait_until
@@ -41,12 +42,11 @@ def make_pretrain(work: Work) -> Facts:
     accounts = prepare_rows(work, ready.encoder)
     training = Training(
         ready=ready,
-        objective=build_objective("sft", {}),
+        objective=build_objective(SftObjective(loss_on="everything")),
         section=section.train,
         seed=work.recipe.seed,
         examples=dialogues(work.folder, "train"),
         eval_examples=dialogues(work.folder, "eval"),
-        scores_everything=True,
     )
     return accounts | _train(work, training)
 
@@ -55,20 +55,19 @@ def make_sft(work: Work) -> Facts:
     """The facts of the stage; its folder holds the chat model."""
     section = work.recipe.sft
     assert section is not None
-    ready, loss_on = ready_for(work), section.objective.loss_on
+    ready = ready_for(work)
     accounts = prepare_rows(work, ready.encoder)
     examples = dialogues(work.folder, "train")
     batch_size = section.dialogues_per_step(examples.num_tokens / len(examples))
     training = Training(
         ready=ready,
-        objective=build_objective("sft", {}),
+        objective=build_objective(section.objective),
         section=section.train.model_copy(update={"train_batch_size": batch_size}),
         seed=work.recipe.seed,
         examples=examples,
         eval_examples=dialogues(work.folder, "eval"),
         stop_ids=ready.encoder.stop_ids,
         lora=section.lora,
-        scores_everything=loss_on == "everything",
     )
     return accounts | _train(work, training)
 
@@ -83,13 +82,9 @@ def make_align(work: Work) -> Facts:
     held: Sequence[Comparison] = comparisons(work.folder, "eval")
     if section.objective.name == "kto":
         examples, held = with_mismatched_completions(examples), with_mismatched_completions(held) if held else []
-    options = section.objective.model_dump(exclude={"name"}, exclude_none=True)
-    if section.objective.name == "listwise":
-        most = max(len(one.completions) for part in (examples, held) for one in part)
-        options = {"num_completions": most} | options
     training = Training(
         ready=ready,
-        objective=build_objective(section.objective.name, options),
+        objective=build_objective(section.objective, chain(examples, held)),
         section=section.train,
         seed=work.recipe.seed,
         examples=examples,

@@ -15,7 +15,7 @@ from zephyr.data.tokenize.truncation import TruncationReport, fit_dialogue, fit_
 from zephyr.errors import DataError
 from zephyr.recipe.data_section import DataSection
 from zephyr.recipe.stage_sections import AlignSection
-from zephyr.recipe.train_section import ListwiseObjective, LossOn
+from zephyr.recipe.train_section import LossOn
 from zephyr.records.rows import Chat, Preference, Text
 from zephyr.runs.layout import TOKENS
 from zephyr.runs.ranks import is_leader, wait_until
@@ -101,13 +101,8 @@ def comparisons(folder: Path, part: Part) -> PreferenceStore:
 
 def refuse_completions(section: AlignSection, row: Preference) -> None:
     """Nothing. Raises DataError for a row of another number of completions than the objective learns from."""
-    objective, number = section.objective, len(row.completions)
-    fewest, most = (1, 1) if objective.name == "kto" else (2, 2)
-    if isinstance(objective, ListwiseObjective):
-        most = objective.num_completions or max(2, number)
-    if not fewest <= number <= most:
-        needed = f"{fewest}" if fewest == most else f"{fewest} to {most}"
-        what = f"objective {objective.name} needs {needed} completions a prompt, got {number}"
+    what = section.objective.completions_problem(len(row.completions))
+    if what is not None:
         raise DataError(row.name, what, "choose the objective that fits this data, or rebuild the data for it")
 
 

@@ -10,7 +10,7 @@ import torch
 
 from zephyr.atomic import replace_text
 from zephyr.data.tokenize.token_store import Comparison, Dialogue, Example
-from zephyr.models.adapters import LoraSettings, add_lora, load_4bit, load_adapter, merge_adapters, refuse_4bit
+from zephyr.models.adapters import add_lora, load_4bit, load_adapter, merge_adapters, refuse_4bit
 from zephyr.models.collectives import from_rank_zero
 from zephyr.models.loading import load_model, save_model
 from zephyr.models.meta_model import empty_model
@@ -31,7 +31,6 @@ from zephyr.train.job import TrainJob
 from zephyr.train.loop import TrainOutcome, train
 from zephyr.train.objectives import Objective
 from zephyr.train.sample_generations import sample_writer
-from zephyr.train.settings import TrainSettings
 
 ADAPTER = "adapter"
 OUTCOME = "outcome.json"
@@ -53,7 +52,6 @@ class Training:
     eval_examples: Sequence[Example]
     stop_ids: Collection[int] = ()
     lora: LoraSection | None = None
-    scores_everything: bool = False
 
 
 def refuse_device(section: Trains) -> None:
@@ -84,13 +82,13 @@ def _train(training: Training, folder: Path, reference_store: Path) -> None:
     job = TrainJob(
         model=model,
         objective=training.objective,
-        settings=_settings(training.section, training.seed),
+        settings=training.section,
+        seed=training.seed,
         examples=training.examples,
         folder=folder / TRAIN,
         eval_examples=training.eval_examples,
         reference_store=reference_store,
         stop_ids=training.stop_ids,
-        scores_everything=training.scores_everything,
         name=training.ready.start.name,
         sample=_sampler(training, model, folder / TRAIN),
     )
@@ -138,7 +136,7 @@ def _starting_model(training: Training) -> CausalLM:
             lambda: load_model(training.ready.start, dtype=dtype),
             lambda: empty_model(training.ready.start, dtype=dtype),
         )
-    return model if lora is None else add_lora(model, _lora_settings(lora), seed=training.seed)
+    return model if lora is None else add_lora(model, lora, seed=training.seed)
 
 
 def _merge(training: Training, folder: Path) -> None:
@@ -153,23 +151,6 @@ def _merge(training: Training, folder: Path) -> None:
     merged = merge_adapters(load_adapter(base, folder / ADAPTER), probe)
     merged.model.generation_config = base.generation_config
     save_model(merged.model, training.ready.tokenizer, folder / MODEL)
-
-
-def _settings(section: TrainSection, seed: int) -> TrainSettings:
-    values = section.model_dump() | {"report_to": tuple(section.report_to), "seed": seed}
-    return TrainSettings(**values)
-
-
-def _lora_settings(section: LoraSection) -> LoraSettings:
-    targets = section.target_modules
-    return LoraSettings(
-        r=section.r,
-        alpha=section.lora_alpha,
-        dropout=section.lora_dropout,
-        target_modules=targets if isinstance(targets, str) else tuple(targets),
-        modules_to_save=tuple(section.modules_to_save),
-        use_dora=section.use_dora,
-    )
 
 
 def _dtype(section: TrainSection) -> str:

@@ -12,17 +12,10 @@ from zephyr.recipe.model_section import NewModel
 from zephyr.recipe.stage_sections import TRAINING_STAGES, RecipeFields
 from zephyr.recipe.synth_section import UltraChatSynth, WorldSynth
 from zephyr.recipe.teacher_section import LocalSection, SamplingSection, ScriptedSection, TeacherSection, VllmSection
-from zephyr.recipe.train_section import DpoObjective, ListwiseObjective, TrainSection
+from zephyr.recipe.train_section import ListwiseObjective, TrainSection
 
 # The stages whose rows a training stage takes when it names no sources.
 MAKERS = {"pretrain": "synth", "sft": "synth", "align": "feedback"}
-# The options of dpo that belong to some of its losses alone.
-LOSSES_OF_OPTIONS = {
-    "label_smoothing": ("sigmoid", "sigmoid_norm", "robust", "exo_pair", "aot", "aot_unpaired"),
-    "f_divergence": ("sigmoid", "robust", "hinge", "exo_pair", "discopop"),
-    "discopop_tau": ("discopop",),
-    "bco_delta": ("bco_pair",),
-}
 STAGE_REFERENCE = "stage:"
 _SLICE = re.compile(r"(?P<split>[^\[\]]+)\[(?P<start>-?\d+)?%?:(?P<stop>-?\d+)?%?\]")
 
@@ -151,8 +144,6 @@ def _objective(recipe: RecipeFields) -> Iterator[Conflict]:
     if recipe.align is None:
         return
     objective, feedback = recipe.align.objective, recipe.feedback
-    if isinstance(objective, DpoObjective):
-        yield from _loss_options(objective)
     if feedback is None or recipe.align.data.sources:
         return
     wanted = objective.name if objective.name in ("kto", "listwise") else "pairs"
@@ -165,21 +156,6 @@ def _objective(recipe: RecipeFields) -> Iterator[Conflict]:
     if most is not None and not feedback.recorded and asked > most:
         what = f"must be at least the {asked} answers of feedback.candidates, got {most}"
         yield Conflict("align.objective.num_completions", what, f"write {asked}", ("feedback.candidates",))
-
-
-def _loss_options(objective: DpoObjective) -> Iterator[Conflict]:
-    loss = objective.loss_type
-    for option, losses in LOSSES_OF_OPTIONS.items():
-        value = getattr(objective, option)
-        if value is not None and loss not in losses:
-            what = f"does not belong to loss_type {loss}, got {value!r}"
-            remedy = f"leave it out, or choose {' or '.join(losses)}"
-            yield Conflict(f"align.objective.{option}", what, remedy)
-    if loss == "exo_pair" and objective.label_smoothing == 0:
-        yield Conflict("align.objective.label_smoothing", "must be above 0 for exo_pair, got 0", "leave it out")
-    if (objective.f_divergence == "alpha_divergence") != (objective.f_alpha is not None):
-        what = f"goes with f_divergence alpha_divergence alone, got {objective.f_alpha} and {objective.f_divergence}"
-        yield Conflict("align.objective.f_alpha", what, "give both or none")
 
 
 def _asked_teachers(recipe: RecipeFields) -> Iterator[Conflict]:

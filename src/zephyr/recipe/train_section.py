@@ -1,20 +1,32 @@
-"""How a model is trained: hyper-parameters under transformers' names, adapters, and what is optimised."""
+"""How a model is trained: hyper-parameters under transformers' names, adapters, and the objective.
+
+To add a pair loss: its name in `PairLossName`, its options in `LOSSES_OF_OPTIONS`, and a row in
+`zephyr.train.losses.pairs`. To add an objective: a section here, and a class in `zephyr.train.objectives`.
+"""
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from zephyr.recipe.section import FREE, Section
 
 Scheduler = Literal["linear", "cosine", "cosine_with_min_lr", "inverse_sqrt", "constant_with_warmup", "constant"]
 Optimizer = Literal["adamw_torch", "adamw_bnb_8bit", "adamw_torchao_8bit", "rmsprop"]
 Tracker = Literal["jsonl", "tensorboard", "trackio", "wandb"]
-PairLoss = Literal[
+Precision = Literal["float64", "float32", "bf16", "pure_bf16"]
+LossOn = Literal["assistant", "everything"]
+PairLossName = Literal[
     "sigmoid", "sigmoid_norm", "robust", "hinge", "ipo", "ipo_sum", "exo_pair", "nca_pair", "bco_pair", "sppo_hard",
     "apo_zero", "apo_down", "discopop", "aot", "aot_unpaired", "kto_pair",
 ]  # fmt: skip
-LossOn = Literal["assistant", "everything"]
 Divergence = Literal["reverse_kl", "forward_kl", "js_divergence", "alpha_divergence"]
+# The options of dpo that belong to some of its losses alone.
+LOSSES_OF_OPTIONS: dict[str, tuple[PairLossName, ...]] = {
+    "label_smoothing": ("sigmoid", "sigmoid_norm", "robust", "exo_pair", "aot", "aot_unpaired"),
+    "f_divergence": ("sigmoid", "robust", "hinge", "exo_pair", "discopop"),
+    "discopop_tau": ("discopop",),
+    "bco_delta": ("bco_pair",),
+}
 
 
 class TrainSection(Section):
@@ -37,8 +49,10 @@ class TrainSection(Section):
     adam_epsilon: float = Field(1.0e-8, gt=0, description="Adam's epsilon")
     weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay")
     max_grad_norm: float | None = Field(1.0, gt=0, description="clip the gradient to this norm; null: never")
-    precision: Literal["float32", "bf16", "pure_bf16"] = Field(
-        "bf16", description="bf16 computes in bfloat16 on float32 weights, pure_bf16 keeps bfloat16 weights"
+    precision: Precision = Field(
+        "bf16",
+        description="bf16 computes in bfloat16 on float32 weights, pure_bf16 keeps bfloat16 weights; "
+        "float64: for proofs",
     )
     activation_checkpointing: bool = Field(False, description="recompute activations: less memory, a third slower")
     compile: bool = Field(False, description="torch.compile of the layers", json_schema_extra=FREE)
@@ -57,7 +71,7 @@ class TrainSection(Section):
     save_total_limit: int = Field(2, ge=1, description="checkpoints that are kept", json_schema_extra=FREE)
     metric_for_best_model: str | None = Field(
         None,
-        description="hand on the weights of the evaluation best by this metric, such as eval_loss; null: the last",
+        description="keep the checkpoint with the best value of this metric, such as eval_loss; null: the last step",
     )
     greater_is_better: bool = Field(False, description="whether a larger metric_for_best_model is better")
     report_to: list[Tracker] = Field(
@@ -86,22 +100,44 @@ class LoraSection(Section):
     load_in_4bit: bool = Field(False, description="QLoRA: base weights in 4-bit nf4; needs a CUDA device")
 
 
+class PreferenceObjective(Section):
+    """What the objectives of preference training share: their reference, and how many completions a prompt may have."""
+
+    needs_reference: ClassVar[bool] = False
+    fewest_completions: ClassVar[int] = 2
+
+    @property
+    def most_completions(self) -> int | None:
+        """The most completions a prompt may have; None: as many as the data has."""
+        return self.fewest_completions
+
+    def completions_problem(self, num_completions: int) -> str | None:
+        """What is wrong with a prompt of so many completions, or None."""
+        fewest, most = self.fewest_completions, self.most_completions
+        if fewest <= num_completions and (most is None or num_completions <= most):
+            return None
+        needed = f"{fewest}" if fewest == most else f"{fewest} or more" if most is None else f"{fewest} to {most}"
+        name = type(self).model_fields["name"].default
+        return f"objective {name} needs {needed} completions a prompt, got {num_completions}"
+
+
 class SftObjective(Section):
     """Imitation of the assistant's turns, or of everything."""
 
     name: Literal["sft"] = "sft"
+    needs_reference: ClassVar[bool] = False
     loss_on: LossOn = Field(
         "assistant", description="tokens that count; the published Zephyr runs trained on everything"
     )
 
 
-class DpoObjective(Section):
+class DpoObjective(PreferenceObjective):
     """Direct preference optimization and its variants on pairs."""
 
-    needs_reference: ClassVar[bool] = True
     name: Literal["dpo"] = "dpo"
+    needs_reference: ClassVar[bool] = True
     beta: float = Field(0.1, gt=0, description="strength of the pull to the reference")
-    loss_type: PairLoss = Field("sigmoid", description="the loss on a pair")
+    loss_type: PairLossName = Field("sigmoid", description="the loss on a pair")
     label_smoothing: float | None = Field(None, ge=0, lt=0.5, description="share of labels taken to be wrong")
     discopop_tau: float | None = Field(None, gt=0, le=1, description="temperature of discopop")
     bco_delta: float | None = Field(None, description="reward shift of bco_pair; null: the mean reward of the batch")
@@ -112,20 +148,43 @@ class DpoObjective(Section):
     reference_sync_steps: int | None = Field(None, ge=1, description="steps between moves of the reference (TR-DPO)")
     reference_mixup: float = Field(0.6, gt=0, le=1, description="share of the policy in the moved reference (TR-DPO)")
 
+    @field_validator(*LOSSES_OF_OPTIONS)
+    @classmethod
+    def _belongs_to_loss(cls, value: float | str | None, info: "ValidationInfo[None]") -> float | str | None:
+        loss, losses = info.data.get("loss_type"), LOSSES_OF_OPTIONS[str(info.field_name)]
+        if value is None or loss is None:
+            return value
+        if loss not in losses:
+            choices = " or ".join(losses)
+            raise ValueError(f"does not belong to loss_type {loss}, got {value!r}: leave it out, or choose {choices}")
+        if loss == "exo_pair" and info.field_name == "label_smoothing" and value == 0:
+            raise ValueError("must be above 0 for exo_pair, got 0: leave it out")
+        return value
 
-class OrpoObjective(Section):
+    @field_validator("f_alpha")
+    @classmethod
+    def _belongs_to_divergence(cls, value: float | None, info: "ValidationInfo[None]") -> float | None:
+        if "f_divergence" not in info.data:
+            return value
+        divergence = info.data["f_divergence"]
+        if (divergence == "alpha_divergence") != (value is not None):
+            raise ValueError(
+                f"goes with f_divergence alpha_divergence alone, got {value} and {divergence}: give both or none"
+            )
+        return value
+
+
+class OrpoObjective(PreferenceObjective):
     """Odds-ratio preference optimization: imitation and preference in one step, without a reference."""
 
-    needs_reference: ClassVar[bool] = False
     name: Literal["orpo"] = "orpo"
     beta: float = Field(0.1, gt=0, description="weight of the odds ratio, lambda in the paper")
     nll_on_prompt: bool = Field(True, description="imitate the prompt too, as the authors' code and TRL since 0.8.2 do")
 
 
-class SimpoObjective(Section):
+class SimpoObjective(PreferenceObjective):
     """SimPO: length-normalised rewards with a margin, without a reference."""
 
-    needs_reference: ClassVar[bool] = False
     name: Literal["simpo"] = "simpo"
     beta: float = Field(2.0, gt=0, description="scale of the rewards")
     gamma_beta_ratio: float = Field(0.8, ge=0, description="target margin of the rewards, divided by beta")
@@ -133,34 +192,39 @@ class SimpoObjective(Section):
     sft_weight: float = Field(0.0, ge=0, description="weight of the chosen answer's likelihood")
 
 
-class CpoObjective(Section):
+class CpoObjective(PreferenceObjective):
     """Contrastive preference optimization, without a reference."""
 
-    needs_reference: ClassVar[bool] = False
     name: Literal["cpo"] = "cpo"
     beta: float = Field(0.1, gt=0, description="scale of the log-ratio")
     cpo_alpha: float = Field(1.0, ge=0, description="weight of the chosen answer's likelihood")
 
 
-class KtoObjective(Section):
+class KtoObjective(PreferenceObjective):
     """Kahneman-Tversky optimization on single answers with a label."""
 
-    needs_reference: ClassVar[bool] = True
     name: Literal["kto"] = "kto"
+    needs_reference: ClassVar[bool] = True
+    fewest_completions: ClassVar[int] = 1
     beta: float = Field(0.1, gt=0, description="strength of the pull to the reference")
     desirable_weight: float = Field(1.0, ge=0, description="weight of desirable answers")
     undesirable_weight: float = Field(1.0, ge=0, description="weight of undesirable answers")
 
 
-class ListwiseObjective(Section):
+class ListwiseObjective(PreferenceObjective):
     """Plackett-Luce DPO over all rated answers of a prompt."""
 
-    needs_reference: ClassVar[bool] = True
     name: Literal["listwise"] = "listwise"
+    needs_reference: ClassVar[bool] = True
     beta: float = Field(0.1, gt=0, description="strength of the pull to the reference")
     num_completions: int | None = Field(
         None, ge=2, description="most answers a prompt may have; null: as many as the data has"
     )
+
+    @property
+    def most_completions(self) -> int | None:
+        """The most completions a prompt may have; None: as many as the data has."""
+        return self.num_completions
 
 
 AlignObjective = Annotated[

@@ -27,10 +27,17 @@ from zephyr.errors import DeviceError, ModelError
 from zephyr.models.batch_scoring import reshard
 from zephyr.models.collectives import is_distributed, on_every_rank, rank
 from zephyr.models.scorer import decoder_layers
-from zephyr.train.settings import Precision
+from zephyr.recipe.train_section import Precision, TrainSection
 
 T = TypeVar("T")
 
+# (dtype of the weights, dtype of the computation)
+DTYPES: dict[Precision, tuple[torch.dtype, torch.dtype]] = {
+    "float64": (torch.float64, torch.float64),
+    "float32": (torch.float32, torch.float32),
+    "bf16": (torch.float32, torch.bfloat16),
+    "pure_bf16": (torch.bfloat16, torch.bfloat16),
+}
 # Rank 0 may read and hash a large model for minutes while the others wait.
 TIMEOUT = timedelta(minutes=30)
 TEARDOWN_SECONDS = 0.1
@@ -45,6 +52,16 @@ def pick_device() -> torch.device:
     index = int(os.environ.get("LOCAL_RANK", "0"))
     torch.accelerator.set_device_index(index)
     return torch.device(kind.type, index)
+
+
+def weights_dtype(train: TrainSection) -> torch.dtype:
+    """The dtype of the weights."""
+    return DTYPES[train.precision][0]
+
+
+def compute_dtype(train: TrainSection) -> torch.dtype:
+    """The dtype of the computation, which says how far rounding may move a log-prob."""
+    return DTYPES[train.precision][1]
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import logging
@@ -21,23 +20,17 @@ from zephyr.models.collectives import from_rank_zero, is_distributed, on_every_r
 from zephyr.models.loading import check_finite_weights, check_token_ids, num_embeddings
 from zephyr.models.scorer import CausalLM, ForestScorer, decoder_layers, plain_model
 from zephyr.models.weight_hash import weights_hash
+from zephyr.recipe.train_section import TrainSection
 from zephyr.train.allocator import keep_freed_memory
 from zephyr.train.checkpoint.checkpoint import Identity
-from zephyr.train.distributed import is_empty, pick_device, shard
+from zephyr.train.distributed import compute_dtype, is_empty, pick_device, shard, weights_dtype
 from zephyr.train.examples import check_examples
 from zephyr.train.objectives import Objective
 from zephyr.train.reference import describe_reference, fill_reference
 from zephyr.train.reference_store import ReferenceStore, sequence_key
-from zephyr.train.settings import TrainSettings
 from zephyr.train.step import Batch, Engine, Layout, make_batch
 
 logger = logging.getLogger(__name__)
-
-# Settings that change what is written down or how work is cut, never the step itself.
-_FREE_SETTINGS = (
-    "logging_steps", "eval_steps", "save_steps", "save_seconds", "save_total_limit", "report_to", "self_checks",
-    "max_tokens_per_micro_batch", "metric_for_best_model", "greater_is_better", "compile",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -46,22 +39,23 @@ class TrainJob:
 
     ``folder`` takes checkpoints, logs and, unless ``reference_store`` names another place, the reference's
     log-probs. ``reference`` is the model to compare with, None for the model as it is given (with its adapters off,
-    if it has any). ``stop_ids`` end an answer. ``scores_everything``: every token is meant to be a target, as in
-    continued pretraining and the published Zephyr SFT. ``sample`` is called on every rank with the step when the
+    if it has any). ``stop_ids`` end an answer. Without ``shuffle`` the examples come in their order in every epoch.
+    ``sample`` is called on every rank with the step when the
     model is evaluated, may write with it, and returns what it measured of its texts
     (``generations/mean_tokens``).
     """
 
     model: CausalLM
     objective: Objective
-    settings: TrainSettings
+    settings: TrainSection
     examples: Sequence[Example]
     folder: Path
+    seed: int = 42
+    shuffle: bool = True
     eval_examples: Sequence[Example] = ()
     reference: CausalLM | None = None
     reference_store: Path | None = None
     stop_ids: Collection[int] = ()
-    scores_everything: bool = False
     name: str = "the policy"
     sample: Callable[[int], dict[str, float]] | None = None
 
@@ -169,10 +163,10 @@ def _place(job: TrainJob, scorer: ForestScorer, device: torch.device) -> None:
 def _scorer(job: TrainJob, model: CausalLM) -> ForestScorer:
     settings = job.settings
     if not getattr(model, "is_quantized", False):
-        nn.Module.to(model, settings.weights_in)
+        nn.Module.to(model, weights_dtype(settings))
     # FSDP2 has a policy of its own for computing in another dtype.
-    mixed = settings.computed_in != settings.weights_in and not is_distributed()
-    autocast = settings.computed_in if mixed else None
+    mixed = compute_dtype(settings) != weights_dtype(settings) and not is_distributed()
+    autocast = compute_dtype(settings) if mixed else None
     return ForestScorer(model, autocast=autocast, keep_router_logits=settings.router_aux_loss_coef > 0)
 
 
@@ -238,6 +232,10 @@ def _data_hash(rows: Sequence[Row]) -> str:
 
 
 def _recipe_hash(job: TrainJob) -> str:
-    settings = {k: v for k, v in dataclasses.asdict(job.settings).items() if k not in _FREE_SETTINGS}
-    recipe = {"objective": job.objective.name, "options": repr(job.objective), "settings": settings}
+    recipe = {
+        "objective": job.objective.options.result_settings(),
+        "settings": job.settings.result_settings(),
+        "seed": job.seed,
+        "shuffle": job.shuffle,
+    }
     return hashlib.blake2b(json.dumps(recipe, sort_keys=True).encode(), digest_size=16).hexdigest()

@@ -21,6 +21,8 @@ from zephyr.errors import RecipeError, did_you_mean
 from zephyr.models.batch_scoring import score_table
 from zephyr.models.collectives import from_rank_zero, rank
 from zephyr.progress import SILENT, Display, show_progress
+from zephyr.recipe.steps import Steps, count_steps
+from zephyr.recipe.train_section import TrainSection
 from zephyr.runs.layout import TRAIN_LOG
 from zephyr.train.checkpoint.checkpoint import Progress, TrainingState, prune_checkpoints, save_checkpoint
 from zephyr.train.checkpoint.resume import load_latest, load_weights
@@ -33,10 +35,8 @@ from zephyr.train.job import Examples, Prepared, TrainJob, prepare
 from zephyr.train.metrics import Shares, added, as_line, over_ranks, plain, shares_of
 from zephyr.train.moving_reference import MovingReference, moving_reference
 from zephyr.train.optimizers import build_optimizer
-from zephyr.train.sampler import StepPlan, plan_steps
-from zephyr.train.schedules import Schedule, count_warmup_steps, learning_rate_at
-from zephyr.train.settings import TrainSettings
-from zephyr.train.step import Batch, accumulate_gradients, objective_loss
+from zephyr.train.schedules import learning_rate_at
+from zephyr.train.step import Batch, accumulate_gradients, step_indices
 from zephyr.train.tracker import NOWHERE, Run, Tracker, open_trackers
 
 logger = logging.getLogger(__name__)
@@ -62,8 +62,7 @@ class _Run:
     job: TrainJob
     prepared: Prepared
     optimizer: Optimizer
-    schedule: Schedule
-    plan: StepPlan
+    steps: Steps
     tracker: Tracker
     progress: Progress
     health: HealthMonitor
@@ -74,7 +73,7 @@ class _Run:
     eval_line: dict[str, float] = field(default_factory=dict)
 
     @property
-    def settings(self) -> TrainSettings:
+    def settings(self) -> TrainSection:
         return self.job.settings
 
     @property
@@ -96,14 +95,14 @@ def train(job: TrainJob) -> TrainOutcome:
 
     It ends with the weights of the last step, or of the best evaluation by ``metric_for_best_model``.
     """
-    _seed(job.settings.seed)
+    _seed(job.seed)
     prepared = prepare(job)
     if job.settings.self_checks:
         check_before_training(job, prepared)
     run = _begin(job, prepared)
-    shown = show_progress("training", run.plan.num_steps, first_step=run.progress.step)
+    shown = show_progress("training", run.steps.num_steps, first_step=run.progress.step)
     with closing(run.tracker), shown if rank() == 0 else nullcontext(SILENT) as display:
-        for step in range(run.progress.step, run.plan.num_steps):
+        for step in range(run.progress.step, run.steps.num_steps):
             _step(run, step)
             _report(run, display)
     best = run.progress.best_step
@@ -115,28 +114,21 @@ def train(job: TrainJob) -> TrainOutcome:
 def _begin(job: TrainJob, prepared: Prepared) -> _Run:
     """The run at its first step, or where its newest checkpoint stands."""
     settings = job.settings
-    plan = plan_steps(len(job.examples), settings)
-    ratio = None if settings.warmup_steps is not None else settings.warmup_ratio
-    schedule = Schedule(
-        name=settings.lr_scheduler_type,
-        total_steps=plan.num_steps,
-        warmup_steps=count_warmup_steps(plan.num_steps, warmup_ratio=ratio, warmup_steps=settings.warmup_steps),
-        min_lr_ratio=settings.min_lr_ratio,
-    )
+    steps = count_steps(settings, len(job.examples))
     optimizer = build_optimizer(prepared.engine.scorer, settings)
     moving = moving_reference(job.objective, prepared.engine.scorer, job.reference)
     state = _state(prepared, optimizer, moving)
     resumed = load_latest(job.folder, state, identity=prepared.identity)
-    tracked = Run(job.folder, job.folder.name, dataclasses.asdict(settings), resumed.step if resumed else None)
+    config = settings.model_dump() | {"seed": job.seed, "shuffle": job.shuffle}
+    tracked = Run(job.folder, job.folder.name, config, resumed.step if resumed else None)
     tracker = open_trackers(settings.report_to, tracked) if rank() == 0 else NOWHERE
     past = _logged_lines(job.folder / TRAIN_LOG)  # as the tracker has left them, up to the checkpoint
-    last = past[-1] if past and resumed and resumed.step == plan.num_steps else {}
+    last = past[-1] if past and resumed and resumed.step == steps.num_steps else {}
     return _Run(
         job=job,
         prepared=prepared,
         optimizer=optimizer,
-        schedule=schedule,
-        plan=plan,
+        steps=steps,
         tracker=tracker,
         progress=resumed or Progress(step=0),
         health=HealthMonitor(past),
@@ -155,7 +147,7 @@ def _state(prepared: Prepared, optimizer: Optimizer, moving: MovingReference | N
 def _step(run: _Run, step: int) -> None:
     """One optimizer step, stopped before it changes a weight if loss or gradient are not finite."""
     engine, settings = run.prepared.engine, run.settings
-    batch = run.batch(run.prepared.train, run.plan.indices(step))
+    batch = run.batch(run.prepared.train, step_indices(run.steps, step, seed=run.job.seed, shuffle=run.job.shuffle))
     shares = accumulate_gradients(engine, batch)
     parameters = [p for p in engine.scorer.parameters() if p.grad is not None]
     limit = float("inf") if settings.max_grad_norm is None else settings.max_grad_norm
@@ -170,7 +162,7 @@ def _step(run: _Run, step: int) -> None:
     )
     if step == 0 and settings.self_checks:
         check_first_step(run.job, engine, total, batch)
-    lr = learning_rate_at(step, run.schedule, settings.learning_rate)
+    lr = learning_rate_at(step, settings, run.steps)
     for group in run.optimizer.param_groups:
         group["lr"] = lr
     run.optimizer.step()
@@ -178,7 +170,7 @@ def _step(run: _Run, step: int) -> None:
     if run.moving is not None:
         run.moving.follow(engine.scorer, step + 1)
     run.waiting.append(total)
-    run.train_line = {"epoch": run.plan.epoch(step + 1), "grad_norm": grad_norm, "learning_rate": lr}
+    run.train_line = {"epoch": run.steps.epoch(step + 1), "grad_norm": grad_norm, "learning_rate": lr}
     run.progress = dataclasses.replace(
         run.progress, step=step + 1, examples_seen=run.progress.examples_seen + len(batch.examples)
     )
@@ -187,7 +179,7 @@ def _step(run: _Run, step: int) -> None:
 def _report(run: _Run, display: Display) -> None:
     """What is due after a step: a log line, an evaluation, a checkpoint."""
     settings, step = run.settings, run.progress.step
-    is_last = step == run.plan.num_steps
+    is_last = step == run.steps.num_steps
     evaluates = run.prepared.evaluation is not None and (is_last or _due(step, settings.eval_steps))
     if is_last or evaluates or _due(step, settings.logging_steps):
         run.train_line |= as_line(added(run.waiting), num_steps=len(run.waiting))
@@ -226,8 +218,9 @@ def _evaluate(run: _Run) -> dict[str, float]:
     assert examples is not None
     batch = run.batch(examples, range(len(examples.examples)))
     table = score_table(engine.scorer, batch.rows, max_tokens=engine.max_tokens, device=engine.device)
-    loss, metrics = objective_loss(engine.objective, batch, table, range(len(batch.rows)))
-    line = {f"eval_{name}": value for name, value in as_line(Shares(loss, metrics)).items()}
+    scored = batch.scored(table)
+    shares = Shares(engine.objective.loss(scored, batch.totals), engine.objective.metrics(scored))
+    line = {f"eval_{name}": value for name, value in as_line(shares).items()}
     if run.job.sample is not None:
         with runs_alone(engine.scorer):
             line |= run.job.sample(run.progress.step)

@@ -21,6 +21,7 @@ from torch.distributed.tensor import DTensor
 from zephyr.errors import RecipeError
 from zephyr.models.batch_scoring import Row, score_table
 from zephyr.models.scorer import CausalLM, ForestScorer
+from zephyr.recipe.train_section import DpoObjective
 from zephyr.train.objectives import Objective
 from zephyr.train.reference import mix_reference
 from zephyr.train.step import Engine
@@ -80,7 +81,8 @@ def moving_reference(objective: Objective, scorer: ForestScorer, reference: Caus
 
     It starts as the policy, or as ``reference``, which must then have the policy's shape.
     """
-    if objective.reference_sync_steps is None:
+    options = objective.options
+    if not isinstance(options, DpoObjective) or options.reference_sync_steps is None:
         return None
     if scorer.has_adapters or not all(weight.requires_grad for weight in scorer.parameters()):
         raise RecipeError(
@@ -91,7 +93,7 @@ def moving_reference(objective: Objective, scorer: ForestScorer, reference: Caus
     weights = {name: weight.detach().clone() for name, weight in _trained(scorer).items()}
     if reference is not None:
         _start_from(weights, reference)
-    moving = MovingReference(weights, objective.reference_sync_steps, objective.reference_mixup)
+    moving = MovingReference(weights, options.reference_sync_steps, options.reference_mixup)
     logger.info("the reference moves by %s towards the policy every %d steps", moving.mixup, moving.sync_steps)
     return moving
 

@@ -1,4 +1,7 @@
-"""The gradient of one optimizer step: micro-batches, a loss normalised over the global batch, and its metrics."""
+"""One optimizer step: which examples it sees, and their gradient, cut into micro-batches.
+
+The loss is normalised over the global batch, so the cut changes memory and speed, never the step.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, overload
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from zephyr.data.tokenize.token_store import Example
 from zephyr.models.batch_scoring import (
     Row,
     ScoreTable,
@@ -21,8 +26,9 @@ from zephyr.models.batch_scoring import (
 from zephyr.models.collectives import is_distributed, world_size
 from zephyr.models.router import ExpertUse, balance_loss, expert_use
 from zephyr.models.scorer import ForestScorer
+from zephyr.recipe.steps import Steps
 from zephyr.train.metrics import Shares
-from zephyr.train.objectives import Example, Metric, Objective, Scored, Totals
+from zephyr.train.objectives import Objective, Scored, Totals
 
 
 @dataclass(frozen=True)
@@ -42,6 +48,17 @@ class Batch:
     def names(self) -> list[str]:
         """Where the examples come from, for messages."""
         return [example.name for example in self.examples]
+
+    def scored(self, table: ScoreTable, indices: Sequence[int] | None = None) -> Scored:
+        """What the policy made of the examples ``indices``, or of all: ``table`` (n, C) beside their references."""
+        device, chosen = table.logps.device, list(range(len(self.rows)) if indices is None else indices)
+        return Scored(
+            logps=table.logps,
+            num_tokens=table.num_tokens,
+            ref_logps=None if self.ref_logps is None else self.ref_logps[chosen].to(device),
+            mean_logits=table.mean_logits,
+            labels=self.labels[chosen].to(device),
+        )
 
 
 class Layout(Sequence[Row]):
@@ -90,6 +107,15 @@ class _Survey(NamedTuple):
     experts: ExpertUse | None = None
 
 
+def step_indices(steps: Steps, step: int, *, seed: int, shuffle: bool = True) -> list[int]:
+    """The examples of 0-based ``step``: a function of seed and step alone, so that resuming needs no state."""
+    epoch, place = divmod(step, steps.steps_per_epoch)
+    order = np.arange(steps.num_examples)
+    if shuffle:
+        order = np.random.default_rng([seed, epoch]).permutation(steps.num_examples)
+    return [int(index) for index in order[place * steps.batch_size : (place + 1) * steps.batch_size]]
+
+
 def make_batch(objective: Objective, examples: Sequence[Example], ref_logps: Tensor | None) -> Batch:
     """The batch of some examples under an objective, with the reference's log-probs of the same examples."""
     rows = [objective.sequences(example) for example in examples]
@@ -101,6 +127,7 @@ def accumulate_gradients(engine: Engine, batch: Batch) -> list[Shares]:
 
     The gradients of all ranks add up to that of the global batch, whatever the cut into micro-batches and ranks.
     """
+    objective = engine.objective
     micro_batches = my_micro_batches(batch.rows, max_tokens=engine.max_tokens, names=batch.names)
     survey = _survey(engine, batch, is_cut=len(micro_batches) > 1 or is_distributed())
     shares = list(survey.parts)
@@ -108,8 +135,9 @@ def accumulate_gradients(engine: Engine, batch: Batch) -> list[Shares]:
         rows = [batch.rows[index] for index in indices]
         table = score_rows(engine.scorer, rows, batch.labels.shape[1], engine.device)
         if survey.coefficients is None:
-            loss, metrics = objective_loss(engine.objective, batch, table, indices)
-            shares.append(Shares(loss.detach(), metrics))
+            scored = batch.scored(table, indices)
+            loss = objective.loss(scored, batch.totals)
+            shares.append(Shares(loss.detach(), objective.metrics(scored)))
         else:
             loss = (survey.coefficients[indices].to(engine.device) * table.logps).sum()
         if engine.router_coef > 0:
@@ -120,21 +148,6 @@ def accumulate_gradients(engine: Engine, batch: Batch) -> list[Shares]:
         # FSDP2 averages gradients over ranks, but these are shares of one sum.
         (loss * world_size()).backward()  # type: ignore[no-untyped-call]
     return shares
-
-
-def objective_loss(
-    objective: Objective, batch: Batch, table: ScoreTable, indices: Sequence[int]
-) -> tuple[Tensor, dict[str, Metric]]:
-    """The share of the batch's loss that the examples ``indices`` make, differentiable, and their metrics."""
-    device, chosen = table.logps.device, list(indices)
-    scored = Scored(
-        logps=table.logps,
-        num_tokens=table.num_tokens,
-        ref_logps=None if batch.ref_logps is None else batch.ref_logps[chosen].to(device),
-        mean_logits=table.mean_logits,
-        labels=batch.labels[chosen].to(device),
-    )
-    return objective.loss(scored, batch.totals), objective.metrics(scored, batch.totals)
 
 
 def _survey(engine: Engine, batch: Batch, *, is_cut: bool) -> _Survey:
@@ -155,7 +168,8 @@ def _survey(engine: Engine, batch: Batch, *, is_cut: bool) -> _Survey:
     if not couples:
         return _Survey(experts=experts)
     logps = table.logps.clone().requires_grad_()
-    loss, metrics = objective_loss(engine.objective, batch, table._replace(logps=logps), range(len(batch.rows)))
+    scored = batch.scored(table._replace(logps=logps))
+    loss, metrics = engine.objective.loss(scored, batch.totals), engine.objective.metrics(scored)
     (coefficients,) = torch.autograd.grad(loss, logps)
     # Every rank has the whole loss here; each reports its part of it.
     part = Shares(loss.detach() / world_size(), {k: m.divided(world_size()) for k, m in metrics.items()})

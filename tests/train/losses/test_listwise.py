@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
+from zephyr.recipe.train_section import DpoObjective
 from zephyr.train.losses.listwise import plackett_luce
-from zephyr.train.losses.pairs import PAIR_LOSSES, Pairs, PairSettings
+from zephyr.train.losses.pairs import PAIR_LOSSES, Pairs
 
 
 def vector(*numbers, dtype=torch.float64):
@@ -26,7 +27,7 @@ def test_listwise_of_two_is_dpo():
     rewards = 0.1 * torch.stack([pairs.chosen_ratios, pairs.rejected_ratios], dim=1)
     ratings = vector(1.0, 0.0).expand(6, 2)
     losses = plackett_luce(rewards, ratings, torch.ones(6, 2, dtype=torch.bool))
-    assert_close(losses, PAIR_LOSSES["sigmoid"].function(pairs, PairSettings(beta=0.1)))
+    assert_close(losses, PAIR_LOSSES["sigmoid"].function(pairs, DpoObjective(beta=0.1)))
 
 
 def test_listwise_draws_the_best_of_the_rest_again_and_again():

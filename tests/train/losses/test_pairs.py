@@ -1,14 +1,16 @@
 """Losses on pairs: hand-worked numbers to six decimals, laws, gradients, and the ends of floating point."""
 
 import math
+from typing import get_args
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
+from zephyr.recipe.train_section import DpoObjective, PairLossName
 from zephyr.train.losses.kto import kto
-from zephyr.train.losses.pairs import PAIR_LOSSES, Pairs, PairSettings
+from zephyr.train.losses.pairs import PAIR_LOSSES, Pairs
 
 BETAS = (0.1, 0.05, 0.01, 0.5)
 LN2 = math.log(2)
@@ -49,8 +51,8 @@ def the_pair(*, averaged=False, dtype=torch.float64):
 
 
 def settings_of(name, beta):
-    smoothing = {"label_smoothing": PAIR_LOSSES[name].label_smoothing} if name in PAIR_LOSSES else {}
-    return PairSettings(beta=beta, **(smoothing | OTHER_SETTINGS.get(name, {})))
+    loss_type = name if name in PAIR_LOSSES else "sigmoid"
+    return DpoObjective(beta=beta, loss_type=loss_type, **OTHER_SETTINGS.get(name, {}))
 
 
 def random_pairs(num=6, dtype=torch.float64):
@@ -66,6 +68,10 @@ def test_hand_worked_pair(name, column, dtype):
     assert value.dtype == dtype
     tolerance = 5e-7 if dtype == torch.float64 else 1e-6 * max(1.0, abs(VECTORS[name][column]))
     assert value.item() == pytest.approx(VECTORS[name][column], abs=tolerance)
+
+
+def test_the_table_covers_the_recipe():
+    assert set(PAIR_LOSSES) == set(get_args(PairLossName))
 
 
 def test_every_pair_loss_has_a_vector_or_is_made_of_one_that_has():
@@ -85,7 +91,7 @@ def test_hand_worked_rewards(beta, chosen, rejected, margin):
 def test_gradient_of_dpo():
     pair = the_pair()
     chosen, rejected = pair.chosen.requires_grad_(), pair.rejected.requires_grad_()
-    PAIR_LOSSES["sigmoid"].function(pair, PairSettings(beta=0.1)).backward()
+    PAIR_LOSSES["sigmoid"].function(pair, DpoObjective(beta=0.1)).backward()
     assert chosen.grad.item() == pytest.approx(-0.033181, abs=5e-7)
     assert rejected.grad.item() == pytest.approx(0.033181, abs=5e-7)
 
@@ -96,7 +102,7 @@ def test_gradients_are_the_slopes(name):
     # Terms that carry no gradient by definition are held fixed: a batch with a negative mean has KL 0.
     pairs = Pairs(*(value - shift for value, shift in zip(random_pairs(), (40, 40, 0, 0), strict=True)))
     if name == "bco_pair":
-        settings = settings._replace(bco_delta=0.3)
+        settings = settings.model_copy(update={"bco_delta": 0.3})
     inputs = [value.clone().requires_grad_() for value in pairs[:2]]
     torch.autograd.gradcheck(
         lambda chosen, rejected: PAIR_LOSSES[name].function(Pairs(chosen, rejected, *pairs[2:]), settings),
@@ -137,13 +143,13 @@ def test_swapping_the_completions_negates_the_margin():
     pairs = random_pairs()
     swapped = Pairs(pairs.rejected, pairs.chosen, pairs.ref_rejected, pairs.ref_chosen)
     assert_close(swapped.margins, -pairs.margins)
-    there, back = (PAIR_LOSSES["sigmoid"].function(p, PairSettings(beta=0.1)) for p in (pairs, swapped))
+    there, back = (PAIR_LOSSES["sigmoid"].function(p, DpoObjective(beta=0.1)) for p in (pairs, swapped))
     assert_close(back - there, 0.1 * pairs.margins)
 
 
 def test_both_falling_alike_is_no_progress():
     pairs = Pairs(vector(-52.0), vector(-57.0), vector(-50.0), vector(-55.0))
-    assert PAIR_LOSSES["sigmoid"].function(pairs, PairSettings(beta=0.1)).item() == pytest.approx(LN2)
+    assert PAIR_LOSSES["sigmoid"].function(pairs, DpoObjective(beta=0.1)).item() == pytest.approx(LN2)
 
 
 @pytest.mark.parametrize("name", [name for name, loss in PAIR_LOSSES.items() if not loss.coupled])
@@ -157,9 +163,9 @@ def test_each_pair_stands_alone(name):
 @pytest.mark.parametrize("name", [name for name, loss in PAIR_LOSSES.items() if loss.coupled])
 def test_coupled_losses_do_not(name):
     pairs = random_pairs()
-    together = PAIR_LOSSES[name].function(pairs, PairSettings(beta=0.1)).sum()
+    together = PAIR_LOSSES[name].function(pairs, DpoObjective(beta=0.1)).sum()
     alone = sum(
-        PAIR_LOSSES[name].function(Pairs(*(x[i : i + 1] for x in pairs)), PairSettings(beta=0.1)).sum()
+        PAIR_LOSSES[name].function(Pairs(*(x[i : i + 1] for x in pairs)), DpoObjective(beta=0.1)).sum()
         for i in range(6)
     )
     assert abs(together - alone) > 1e-3
@@ -168,33 +174,33 @@ def test_coupled_losses_do_not(name):
 def test_aot_compares_by_rank():
     # Policy log-ratios 3, 1 against the reference's 0, 2: ranks give margins 1 - 0 and 3 - 2, pairs 3 and -1.
     pairs = Pairs(vector(-1.0, -2.0), vector(-4.0, -3.0), vector(-5.0, -5.0), vector(-5.0, -7.0))
-    losses = PAIR_LOSSES["aot"].function(pairs, PairSettings(beta=1.0))
+    losses = PAIR_LOSSES["aot"].function(pairs, DpoObjective(beta=1.0))
     assert_close(losses, -F.logsigmoid(vector(1.0, 1.0)))
     # d_c = 4, 3 and d_r = 1, 4: sorted 3 - 1 and 4 - 4.
-    losses = PAIR_LOSSES["aot_unpaired"].function(pairs, PairSettings(beta=1.0))
+    losses = PAIR_LOSSES["aot_unpaired"].function(pairs, DpoObjective(beta=1.0))
     assert_close(losses, -F.logsigmoid(vector(2.0, 0.0)))
 
 
 def test_aot_of_one_pair_is_dpo():
     for name in ("aot", "aot_unpaired"):
-        value = PAIR_LOSSES[name].function(the_pair(), PairSettings(beta=0.1))
+        value = PAIR_LOSSES[name].function(the_pair(), DpoObjective(beta=0.1))
         assert value.item() == pytest.approx(0.403186, abs=5e-7)
 
 
 def test_bco_shifts_by_the_mean_reward_without_gradient():
     # One pair has rewards 0.2 and -0.5, mean -0.15: both terms are -log s(0.35).
-    loss = PAIR_LOSSES["bco_pair"].function(the_pair(), PairSettings(beta=0.1))
+    loss = PAIR_LOSSES["bco_pair"].function(the_pair(), DpoObjective(beta=0.1))
     assert loss.item() == pytest.approx(2 * 0.533382, abs=1e-6)
     # Rewards 3 and 2 chosen, 1 and -2 rejected have the mean 1. (One pair alone has no slope by its shift.)
     chosen = vector(3.0, 2.0).requires_grad_()
     pairs = Pairs(chosen, vector(1.0, -2.0), vector(0.0, 0.0), vector(0.0, 0.0))
-    PAIR_LOSSES["bco_pair"].function(pairs, PairSettings(beta=1.0)).sum().backward()
+    PAIR_LOSSES["bco_pair"].function(pairs, DpoObjective(beta=1.0)).sum().backward()
     assert chosen.grad.tolist() == pytest.approx([-1 / (1 + math.exp(2)), -1 / (1 + math.exp(1))])
 
 
 def test_kto_pair_has_no_gradient_through_the_estimates():
     pairs = Pairs(*(value.requires_grad_() for value in random_pairs()))
-    PAIR_LOSSES["kto_pair"].function(pairs, PairSettings(beta=0.1)).sum().backward()
+    PAIR_LOSSES["kto_pair"].function(pairs, DpoObjective(beta=0.1)).sum().backward()
     desirable = torch.ones(6, dtype=torch.bool)
     chosen = pairs.chosen.detach().requires_grad_()
     kl = (pairs.rejected - pairs.ref_rejected).mean().clamp(min=0).detach()

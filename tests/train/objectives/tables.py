@@ -5,9 +5,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from tests.train.sections import make_objective
 from zephyr.data.tokenize.token_store import Comparison, Dialogue
 from zephyr.train.losses.pairs import PAIR_LOSSES
-from zephyr.train.objectives import Scored, build_objective
+from zephyr.train.objectives import Scored
 
 OPTIONS = [
     ("sft", {}),
@@ -25,12 +26,12 @@ OPTIONS = [
     ("orpo", {"beta": 0.1, "nll_on_prompt": False}),
     ("listwise", {"beta": 0.1, "num_completions": 4}),
 ]
-OBJECTIVES = [build_objective(name, options) for name, options in OPTIONS]
+OBJECTIVES = [make_objective(name, options) for name, options in OPTIONS]
 
 
 def label(objective):
     """A name for a test of this objective."""
-    return "-".join([objective.name, *(f"{value}" for value in vars(objective).values() if value)])
+    return "-".join(f"{value}" for value in objective.options.model_dump().values() if value)
 
 
 def ids(num, start=1):

@@ -1,75 +1,46 @@
-"""Objectives from plain values: what is refused, and in which words."""
+"""Objectives from sections of the recipe: which there are, and what a section refuses."""
+
+from typing import get_args
 
 import pytest
+from pydantic import ValidationError
 
-from zephyr.errors import RecipeError
+from tests.train.objectives.tables import pair, ranking
+from tests.train.sections import SECTIONS
+from zephyr.recipe.train_section import AlignObjective, DpoObjective, ListwiseObjective, SimpoObjective
+from zephyr.train.losses.reference_free import SIMPO_LOSSES
 from zephyr.train.objectives import OBJECTIVES, build_objective
-from zephyr.train.objectives.dpo import Dpo
-from zephyr.train.objectives.options import OneOf, Range
+from zephyr.train.objectives.table import Dpo
 
 
-def message(name, options):
-    with pytest.raises(RecipeError) as caught:
-        build_objective(name, options)
-    return str(caught.value)
+def message(**options):
+    with pytest.raises(ValidationError) as caught:
+        DpoObjective(**options)
+    (error,) = caught.value.errors()
+    return f"{error['loc'][0]}: {error['msg']}"
 
 
-def test_table_holds_every_objective_under_its_name():
+def test_table_holds_every_section_under_its_name():
     assert {name: kind.name for name, kind in OBJECTIVES.items()} == {name: name for name in OBJECTIVES}
-    assert set(OBJECTIVES) == {"sft", "dpo", "simpo", "cpo", "kto", "orpo", "listwise"}
+    assert set(OBJECTIVES) == set(SECTIONS)
+    assert len(get_args(get_args(AlignObjective)[0])) == 6
 
 
-def test_plain_values_make_an_objective():
-    assert build_objective("dpo", {"beta": 0.1}) == Dpo(beta=0.1, loss_type="sigmoid")
+def test_simpo_has_a_function_for_every_choice():
+    assert set(get_args(SimpoObjective.model_fields["loss_type"].annotation)) == set(SIMPO_LOSSES)
 
 
-def test_unknown_names_get_the_nearest_one():
-    assert message("dop", {}) == "objective: there is none named 'dop'; did you mean 'dpo'?"
-    assert message("ipo", {}) == "objective: 'ipo' is a loss of dpo; name dpo and give it loss_type ipo"
-    assert "has no choice 'sigmoyd', did you mean 'sigmoid'?" in message("dpo", {"beta": 1, "loss_type": "sigmoyd"})
+def test_a_section_makes_an_objective():
+    section = DpoObjective(beta=0.1)
+    assert build_objective(section) == Dpo(section)
+    assert (section.loss_type, section.reference_sync_steps, section.reference_mixup) == ("sigmoid", None, 0.6)
 
 
-@pytest.mark.parametrize(
-    ("name", "options", "fault"),
-    [
-        ("dpo", {}, "beta is missing"),
-        ("dpo", {"beta": -0.1}, "beta must be a finite number above 0, got -0.1"),
-        ("dpo", {"beta": 0}, "beta must be a finite number above 0, got 0"),
-        ("dpo", {"beta": float("nan")}, "beta must be a finite number above 0, got nan"),
-        ("dpo", {"beta": float("inf")}, "beta must be a finite number above 0, got inf"),
-        ("dpo", {"beta": "5e-1"}, "beta must be a finite number above 0, got '5e-1'"),
-        ("dpo", {"beta": True}, "beta must be a finite number above 0, got True"),
-        ("dpo", {"beta": None}, "beta must be a finite number above 0, got None"),
-        (
-            "dpo",
-            {"beta": 1, "label_smoothing": 0.5},
-            "must be a finite number at least 0 and below 0.5, got 0.5",
-        ),
-        (
-            "dpo",
-            {"beta": 1, "ld_alpha": 1.5},
-            "ld_alpha must be a finite number at least 0 and at most 1, got 1.5",
-        ),
-        ("dpo", {"beta": 1, "rpo_alpha": -1}, "rpo_alpha must be a finite number at least 0, got -1"),
-        ("dpo", {"beta": 1, "reference_sync_steps": 1.5}, "must be a whole number at least 1, got 1.5"),
-        (
-            "dpo",
-            {"beta": 1, "lable_smoothing": 0.1},
-            "no option 'lable_smoothing', did you mean 'label_smoothing'?",
-        ),
-        ("orpo", {"beta": 1, "nll_on_prompt": "yes"}, "nll_on_prompt must be true or false, got 'yes'"),
-        ("orpo", {"beta": 1, "cpo_alpha": 1.0}, "it has no option 'cpo_alpha'"),
-        ("sft", {"beta": 1}, "it has no option 'beta'"),
-        (
-            "listwise",
-            {"beta": 1, "num_completions": 1},
-            "num_completions must be a whole number at least 2, got 1",
-        ),
-    ],
-)
-def test_wrong_options_are_named(name, options, fault):
-    assert message(name, options).startswith(f"objective {name}: ")
-    assert fault in message(name, options)
+def test_listwise_takes_as_many_completions_as_the_data_has():
+    examples = [ranking([2.0, 1.0]), ranking([3.0, 2.0, 1.0]), pair()]
+    assert build_objective(ListwiseObjective(), examples).columns == ("rank_1", "rank_2", "rank_3")
+    assert build_objective(ListwiseObjective(num_completions=4), examples).options.num_completions == 4
+    assert len(build_objective(ListwiseObjective()).columns) == 2
 
 
 @pytest.mark.parametrize(
@@ -77,53 +48,35 @@ def test_wrong_options_are_named(name, options, fault):
     [
         (
             {"loss_type": "hinge", "label_smoothing": 0.1},
-            "label_smoothing does not belong to loss_type hinge, got 0.1",
+            "label_smoothing: Value error, does not belong to loss_type hinge, got 0.1: leave it out, or choose",
         ),
-        ({"discopop_tau": 0.1}, "discopop_tau does not belong to loss_type sigmoid, got 0.1"),
-        ({"loss_type": "aot", "bco_delta": 0.0}, "bco_delta does not belong to loss_type aot, got 0.0"),
+        ({"discopop_tau": 0.1}, "discopop_tau: Value error, does not belong to loss_type sigmoid, got 0.1"),
+        ({"loss_type": "aot", "bco_delta": 0.0}, "bco_delta: Value error, does not belong to loss_type aot, got 0.0"),
         (
             {"loss_type": "ipo", "f_divergence": "js_divergence"},
-            "f_divergence does not belong to loss_type ipo",
+            "f_divergence: Value error, does not belong to loss_type ipo",
         ),
-        (
-            {"loss_type": "exo_pair", "label_smoothing": 0},
-            "label_smoothing must be above 0 for loss_type exo_pair",
-        ),
-        ({"f_divergence": "alpha_divergence"}, "f_alpha and f_divergence alpha_divergence need each other"),
-        ({"f_alpha": 0.5}, "f_alpha and f_divergence alpha_divergence need each other, got 0.5 and None"),
+        ({"loss_type": "exo_pair", "label_smoothing": 0}, "label_smoothing: Value error, must be above 0 for exo_pair"),
+        ({"f_divergence": "alpha_divergence"}, "f_alpha: Value error, goes with f_divergence alpha_divergence alone"),
+        ({"f_alpha": 0.5}, "f_alpha: Value error, goes with f_divergence alpha_divergence alone, got 0.5 and None"),
+        ({"beta": float("nan")}, "beta: Input should be a finite number"),
+        ({"lable_smoothing": 0.1}, "lable_smoothing: Extra inputs are not permitted"),
     ],
 )
-def test_options_of_another_loss_are_refused(options, fault):
-    assert fault in message("dpo", {"beta": 0.1} | options)
+def test_options_that_do_not_fit_are_refused(options, fault):
+    assert message(**options).startswith(fault)
 
 
-def test_all_problems_come_at_once():
-    found = message("simpo", {"beta": -1, "gama": 1})
-    expected = (
-        "objective simpo: it has no option 'gama', known are beta, gamma_beta_ratio, loss_type, sft_weight; "
-        "gamma_beta_ratio is missing; beta must be a finite number above 0, got -1; "
-        "it takes beta, gamma_beta_ratio, loss_type, sft_weight"
-    )
-    assert found == expected
-
-
-def test_direct_construction_is_checked_too():
-    with pytest.raises(RecipeError, match=r"^objective dpo: beta must be a finite number above 0, got -1; mend"):
-        Dpo(beta=-1)
-
-
-def test_the_reference_moves_only_if_told():
-    fixed, moving = Dpo(beta=0.1), Dpo(beta=0.1, reference_sync_steps=512)
-    assert (fixed.reference_sync_steps, moving.reference_sync_steps, moving.reference_mixup) == (
-        None,
-        512,
-        0.6,
-    )
-    assert all(kind.reference_sync_steps is None for kind in OBJECTIVES.values())
-
-
-def test_ranges_and_names_say_what_they_hold():
-    assert Range().problem(-3) is None
-    assert Range(whole=True).problem(3) is None
-    assert Range(whole=True, at_least=1).problem(True) == "must be a whole number at least 1, got True"
-    assert OneOf(("one", "two")).problem("two") is None
+@pytest.mark.parametrize(
+    ("section", "number", "problem"),
+    [
+        (SECTIONS["dpo"](), 2, None),
+        (SECTIONS["dpo"](), 3, "objective dpo needs 2 completions a prompt, got 3"),
+        (SECTIONS["kto"](), 2, "objective kto needs 1 completions a prompt, got 2"),
+        (ListwiseObjective(), 9, None),
+        (ListwiseObjective(), 1, "objective listwise needs 2 or more completions a prompt, got 1"),
+        (ListwiseObjective(num_completions=3), 4, "objective listwise needs 2 to 3 completions a prompt, got 4"),
+    ],
+)
+def test_a_section_says_how_many_completions_a_prompt_may_have(section, number, problem):
+    assert section.completions_problem(number) == problem

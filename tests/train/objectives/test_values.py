@@ -5,8 +5,8 @@ import math
 import pytest
 
 from tests.train.objectives.tables import dialogue, examples_for, means, pair, ranking, rated, table
+from tests.train.sections import make_objective
 from zephyr.errors import DataError
-from zephyr.train.objectives import build_objective
 from zephyr.train.objectives.base import Totals
 
 LN2 = math.log(2)
@@ -18,16 +18,15 @@ def scored_ids(sequence):
 
 
 def loss_of(name, options, scored, num_tokens):
-    return build_objective(name, options).loss(scored, Totals(len(scored.logps), num_tokens)).item()
+    return make_objective(name, options).loss(scored, Totals(len(scored.logps), num_tokens)).item()
 
 
 def metrics_of(name, options, scored):
-    num_tokens = tuple(scored.num_tokens.sum(dim=0).tolist())
-    return means(build_objective(name, options).metrics(scored, Totals(len(scored.logps), num_tokens)))
+    return means(make_objective(name, options).metrics(scored))
 
 
 def test_sft_is_the_mean_over_the_tokens_of_the_global_batch():
-    objective = build_objective("sft", {})
+    objective = make_objective("sft", {})
     (sequence,) = objective.sequences(dialogue(num=6, num_scored=4))
     assert scored_ids(sequence) == [3, 4, 5, 6]
     assert objective.totals([dialogue(6, 4), dialogue(9, 1)]) == Totals(2, (5,))
@@ -102,7 +101,7 @@ def test_ties_are_misses_and_logits_are_means_over_tokens():
 
 
 def test_ld_dpo_weighs_the_longer_tail():
-    objective = build_objective("dpo", {"beta": 0.1, "ld_alpha": 0.5})
+    objective = make_objective("dpo", {"beta": 0.1, "ld_alpha": 0.5})
     assert objective.columns == ("chosen", "rejected", "chosen_head", "rejected_head")
     sequences = objective.sequences(pair(num_chosen=3, num_rejected=2))
     assert [scored_ids(one) for one in sequences] == [[50, 51, 52], [70, 71], [50, 51], [70, 71]]
@@ -171,10 +170,10 @@ def test_orpo_on_the_hand_worked_pair(weight, expected):
 
 
 def test_orpo_counts_the_prompt_in_its_nll_unless_told():
-    sequences = build_objective("orpo", {"beta": 0.1}).sequences(pair())
+    sequences = make_objective("orpo", {"beta": 0.1}).sequences(pair())
     assert [scored_ids(one) for one in sequences] == [[50, 51, 52], [70, 71], [2, 3, 4, 50, 51, 52]]
     assert (sequences[0].ids == sequences[2].ids).all()
-    alone = build_objective("orpo", {"beta": 0.1, "nll_on_prompt": False})
+    alone = make_objective("orpo", {"beta": 0.1, "nll_on_prompt": False})
     assert [scored_ids(one) for one in alone.sequences(pair())] == [[50, 51, 52], [70, 71]]
 
 
@@ -207,7 +206,7 @@ def test_kto_on_the_hand_worked_numbers():
 
 def test_kto_without_undesirable_examples_has_no_margin():
     scored = table([[-50, -6]], [[20, 5]], ref_logps=[[-52, -10]], labels=[[1, 0]])
-    metrics = build_objective("kto", {"beta": 0.1}).metrics(scored, Totals(1, (20, 5)))
+    metrics = make_objective("kto", {"beta": 0.1}).metrics(scored)
     weights = {name: metric.weight.item() for name, metric in metrics.items()}
     assert weights["rewards/chosen"] == weights["kl"] == 1.0
     assert weights["rewards/rejected"] == weights["rewards/margins"] == 0.0
@@ -215,14 +214,14 @@ def test_kto_without_undesirable_examples_has_no_margin():
 
 
 def test_kto_takes_labels_of_zero_and_one():
-    objective = build_objective("kto", {"beta": 0.1})
+    objective = make_objective("kto", {"beta": 0.1})
     assert objective.labels([rated(1.0), rated(0.0)]).tolist() == [[1.0, 0.0], [0.0, 0.0]]
     with pytest.raises(DataError, match=r"^labels row 1: objective kto needs a rating of 1 .*, got 4\.5; map the"):
         objective.sequences(rated(4.5))
 
 
 def test_listwise_lays_out_what_there_is():
-    objective = build_objective("listwise", {"beta": 0.1, "num_completions": 3})
+    objective = make_objective("listwise", {"beta": 0.1, "num_completions": 3})
     assert objective.columns == ("rank_1", "rank_2", "rank_3")
     sequences = objective.sequences(ranking([2.0, 1.0]))
     assert [scored_ids(one) for one in sequences] == [[50, 51], [60, 61, 62], []]
@@ -241,7 +240,7 @@ def test_listwise_of_two_is_dpo_and_reports_best_and_worst():
 
 
 def test_every_pair_counts_alike_whatever_its_length():
-    objective = build_objective("dpo", {"beta": 0.1})
+    objective = make_objective("dpo", {"beta": 0.1})
     scored = table([[-50, -60], [-1, -1]], [[20, 30], [1, 1]], ref_logps=[[-52, -55], [-1, -1]])
     totals = objective.totals(examples_for(objective, 2))
     assert objective.loss(scored, totals).item() == pytest.approx((0.403186 + LN2) / 2, abs=5e-7)

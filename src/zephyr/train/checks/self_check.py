@@ -13,6 +13,7 @@ from zephyr.train.checks.invariants import (
     check_reference_agrees,
     check_supervision,
 )
+from zephyr.train.distributed import compute_dtype
 from zephyr.train.job import Examples, Prepared, TrainJob
 from zephyr.train.metrics import Shares
 from zephyr.train.step import Batch, Engine
@@ -28,7 +29,7 @@ def check_before_training(job: TrainJob, prepared: Prepared) -> None:
     """Nothing, if the data teaches something and a probe of it is scored right however it is laid out."""
     train, engine = prepared.train, prepared.engine
     names = [example.name for example in train.examples]
-    all_allowed = job.scores_everything or job.objective.scores_prompts
+    all_allowed = job.objective.scores_everything
     seen = check_supervision(train.rows, names, stop_ids=job.stop_ids, all_allowed=all_allowed)
     logger.info(
         "supervised: %.1f %% of %d tokens; %d of %d examples hold a stop token",
@@ -36,7 +37,7 @@ def check_before_training(job: TrainJob, prepared: Prepared) -> None:
     )  # fmt: skip
     probed = _probed(train)
     sequences, owners = _sequences(train, probed, engine.max_tokens)
-    dtype = job.settings.computed_in
+    dtype = compute_dtype(job.settings)
     check_layouts_agree(engine.scorer, sequences, owners, dtype=dtype)
     # Grouped matrix products of experts round by what else is in the group.
     within = dtype if engine.scorer.num_experts else None
@@ -53,7 +54,7 @@ def check_first_step(job: TrainJob, engine: Engine, total: Shares, batch: Batch)
     # A router's balance loss is not the objective's.
     if batch.ref_logps is not None and _is_own_reference(job, engine) and engine.router_coef == 0:
         check_first_loss(
-            float(total.loss), job.objective, batch.examples, batch.ref_logps, dtype=job.settings.computed_in
+            float(total.loss), job.objective, batch.examples, batch.ref_logps, dtype=compute_dtype(job.settings)
         )
 
 

@@ -1,7 +1,10 @@
 """Losses on preference pairs with a reference model: the DPO family.
 
 Notation: d = policy log-prob - reference log-prob of a completion (``*_ratios``), c chosen, r rejected,
-h = d_c - d_r (``margins``), s the sigmoid. Every loss is a function (Pairs, PairSettings) -> (n,).
+h = d_c - d_r (``margins``), s the sigmoid. Every loss is a function (Pairs, options of dpo) -> (n,); an option
+that is None has the loss's own default.
+
+To add one: a function and a row in ``PAIR_LOSSES`` here, and its name in ``zephyr.recipe.train_section``.
 """
 
 from __future__ import annotations
@@ -13,7 +16,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from zephyr.recipe.train_section import DpoObjective, PairLossName
 from zephyr.train.losses.kto import kl_estimate, kto
+
+# EXO's loss is infinite without smoothing.
+EXO_SMOOTHING = 1e-3
+DISCOPOP_TAU = 0.05
 
 
 class Pairs(NamedTuple):
@@ -26,141 +34,134 @@ class Pairs(NamedTuple):
 
     @property
     def chosen_ratios(self) -> Tensor:
+        """d_c (n,)."""
         return self.chosen - self.ref_chosen
 
     @property
     def rejected_ratios(self) -> Tensor:
+        """d_r (n,)."""
         return self.rejected - self.ref_rejected
 
     @property
     def margins(self) -> Tensor:
+        """H (n,)."""
         return self.chosen_ratios - self.rejected_ratios
 
 
-class PairSettings(NamedTuple):
-    """The numbers a loss may use; ``PAIR_LOSSES`` says which it does beyond ``beta``.
-
-    ``bco_delta``: reward shift of bco_pair, None for the mean reward of the batch.
-    """
-
-    beta: float
-    label_smoothing: float = 0.0
-    discopop_tau: float = 0.05
-    bco_delta: float | None = None
-
-
-def _smoothed(logits: Tensor, label_smoothing: float) -> Tensor:
+def _smoothed(logits: Tensor, label_smoothing: float | None) -> Tensor:
     """-(1-e) log s(x) - e log s(-x) of logits x (n,), a share e of the labels taken to be flipped."""
+    flips = label_smoothing or 0.0
     # logsigmoid, not log(sigmoid): the latter is -inf from about -104 on in float32.
-    return -(1 - label_smoothing) * F.logsigmoid(logits) - label_smoothing * F.logsigmoid(-logits)
+    return -(1 - flips) * F.logsigmoid(logits) - flips * F.logsigmoid(-logits)
 
 
-def sigmoid(pairs: Pairs, settings: PairSettings) -> Tensor:
+def sigmoid(pairs: Pairs, options: DpoObjective) -> Tensor:
     """DPO: -log s(beta h); with label smoothing e, cDPO: -(1-e) log s(beta h) - e log s(-beta h).
 
     Given mean log-probs it is length-normalised DPO.
     Source: arXiv 2305.18290, equation 7; cDPO: Mitchell, "A note on DPO with noisy preferences", 2023.
     """
-    return _smoothed(settings.beta * pairs.margins, settings.label_smoothing)
+    return _smoothed(options.beta * pairs.margins, options.label_smoothing)
 
 
-def robust(pairs: Pairs, settings: PairSettings) -> Tensor:
+def robust(pairs: Pairs, options: DpoObjective) -> Tensor:
     """Unbiased under flips: [-(1-e) log s(beta h) + e log s(-beta h)] / (1-2e); may be negative.
 
     Source: Provably Robust DPO, arXiv 2403.00409.
     """
-    logits, flips = settings.beta * pairs.margins, settings.label_smoothing
+    logits, flips = options.beta * pairs.margins, options.label_smoothing or 0.0
     return (flips * F.logsigmoid(-logits) - (1 - flips) * F.logsigmoid(logits)) / (1 - 2 * flips)
 
 
-def hinge(pairs: Pairs, settings: PairSettings) -> Tensor:
+def hinge(pairs: Pairs, options: DpoObjective) -> Tensor:
     """max(0, 1 - beta h).
 
     Source: SLiC-HF, arXiv 2305.10425, with the margin normalised as in RSO, arXiv 2309.06657.
     """
-    return F.relu(1 - settings.beta * pairs.margins)
+    return F.relu(1 - options.beta * pairs.margins)
 
 
-def ipo(pairs: Pairs, settings: PairSettings) -> Tensor:
+def ipo(pairs: Pairs, options: DpoObjective) -> Tensor:
     """(h - 1/(2 beta))^2, of mean log-probs as the authors confirmed; TRL before 0.7.11 took sums.
 
     Source: IPO, arXiv 2310.12036, equation 17 (beta is tau there).
     """
-    return (pairs.margins - 1 / (2 * settings.beta)) ** 2
+    return (pairs.margins - 1 / (2 * options.beta)) ** 2
 
 
-def exo_pair(pairs: Pairs, settings: PairSettings) -> Tensor:
+def exo_pair(pairs: Pairs, options: DpoObjective) -> Tensor:
     """KL of q = s(beta h) from the smoothed label: q (log q - log(1-e)) + (1-q) (log(1-q) - log e), e > 0.
 
     Source: EXO, arXiv 2402.00856, equation 16.
     """
-    logits = settings.beta * pairs.margins
-    smoothing = torch.tensor(settings.label_smoothing, dtype=logits.dtype, device=logits.device)
+    logits = options.beta * pairs.margins
+    share = EXO_SMOOTHING if options.label_smoothing is None else options.label_smoothing
+    smoothing = torch.tensor(share, dtype=logits.dtype, device=logits.device)
     kept = torch.sigmoid(logits) * (F.logsigmoid(logits) - torch.log1p(-smoothing))
     return kept + torch.sigmoid(-logits) * (F.logsigmoid(-logits) - torch.log(smoothing))
 
 
-def nca_pair(pairs: Pairs, settings: PairSettings) -> Tensor:
+def nca_pair(pairs: Pairs, options: DpoObjective) -> Tensor:
     """-log s(beta d_c) - 1/2 log s(-beta d_c) - 1/2 log s(-beta d_r).
 
     Source: NCA, arXiv 2402.05369, the case of two responses, one preferred.
     """
-    chosen, rejected = settings.beta * pairs.chosen_ratios, settings.beta * pairs.rejected_ratios
+    chosen, rejected = options.beta * pairs.chosen_ratios, options.beta * pairs.rejected_ratios
     return -F.logsigmoid(chosen) - 0.5 * F.logsigmoid(-chosen) - 0.5 * F.logsigmoid(-rejected)
 
 
-def bco_pair(pairs: Pairs, settings: PairSettings) -> Tensor:
+def bco_pair(pairs: Pairs, options: DpoObjective) -> Tensor:
     """-log s(beta d_c - delta) - log s(-(beta d_r - delta)).
 
     delta is the mean reward beta d of the batch, without gradient, unless ``bco_delta`` fixes it. TRL before
     1.0 kept a running mean over steps, TRL 1.x has delta = 0, which ``bco_delta=0`` gives.
     Source: BCO, arXiv 2404.04656.
     """
-    chosen, rejected = settings.beta * pairs.chosen_ratios, settings.beta * pairs.rejected_ratios
-    delta = settings.bco_delta
+    chosen, rejected = options.beta * pairs.chosen_ratios, options.beta * pairs.rejected_ratios
+    delta = options.bco_delta
     shift = torch.cat([chosen, rejected]).detach().mean() if delta is None else delta
     return -F.logsigmoid(chosen - shift) - F.logsigmoid(shift - rejected)
 
 
-def sppo_hard(pairs: Pairs, settings: PairSettings) -> Tensor:
+def sppo_hard(pairs: Pairs, options: DpoObjective) -> Tensor:
     """(d_c - 1/(2 beta))^2 + (d_r + 1/(2 beta))^2.
 
     Source: SPPO, arXiv 2405.00675, equation 4.7 with win probabilities 1 and 0.
     """
-    target = 0.5 / settings.beta
+    target = 0.5 / options.beta
     return (pairs.chosen_ratios - target) ** 2 + (pairs.rejected_ratios + target) ** 2
 
 
-def apo_zero(pairs: Pairs, settings: PairSettings) -> Tensor:
+def apo_zero(pairs: Pairs, options: DpoObjective) -> Tensor:
     """1 - s(beta d_c) + s(beta d_r): chosen up, rejected down.
 
     Source: APO, arXiv 2408.06266, equation 7.
     """
-    chosen, rejected = settings.beta * pairs.chosen_ratios, settings.beta * pairs.rejected_ratios
+    chosen, rejected = options.beta * pairs.chosen_ratios, options.beta * pairs.rejected_ratios
     return torch.sigmoid(-chosen) + torch.sigmoid(rejected)
 
 
-def apo_down(pairs: Pairs, settings: PairSettings) -> Tensor:
+def apo_down(pairs: Pairs, options: DpoObjective) -> Tensor:
     """s(beta d_c) + 1 - s(beta h): both down, rejected more.
 
     Source: APO, arXiv 2408.06266, equation 8.
     """
-    return torch.sigmoid(settings.beta * pairs.chosen_ratios) + torch.sigmoid(-settings.beta * pairs.margins)
+    return torch.sigmoid(options.beta * pairs.chosen_ratios) + torch.sigmoid(-options.beta * pairs.margins)
 
 
-def discopop(pairs: Pairs, settings: PairSettings) -> Tensor:
+def discopop(pairs: Pairs, options: DpoObjective) -> Tensor:
     """(1-k) (-log s(u)) + k e^-u with u = beta h and k = s(u/tau).
 
     Source: DiscoPOP, arXiv 2406.08414, equation 5.
     """
-    logits = settings.beta * pairs.margins
-    scaled = logits / settings.discopop_tau
+    logits = options.beta * pairs.margins
+    scaled = logits / (options.discopop_tau or DISCOPOP_TAU)
     # k e^-u as one exponential: apart, k underflows and e^-u overflows for u far below zero.
     exponential = torch.exp(F.logsigmoid(scaled) - logits)
     return exponential - torch.sigmoid(-scaled) * F.logsigmoid(logits)
 
 
-def aot(pairs: Pairs, settings: PairSettings) -> Tensor:
+def aot(pairs: Pairs, options: DpoObjective) -> Tensor:
     """Smoothed sigmoid (cDPO) of margins by rank: sorted log-ratios chosen/rejected, policy minus reference.
 
     The k-th loss belongs to the k-th rank, not to the k-th pair.
@@ -168,19 +169,19 @@ def aot(pairs: Pairs, settings: PairSettings) -> Tensor:
     """
     policy, reference = pairs.chosen - pairs.rejected, pairs.ref_chosen - pairs.ref_rejected
     margins = policy.sort().values - reference.sort().values
-    return _smoothed(settings.beta * margins, settings.label_smoothing)
+    return _smoothed(options.beta * margins, options.label_smoothing)
 
 
-def aot_unpaired(pairs: Pairs, settings: PairSettings) -> Tensor:
+def aot_unpaired(pairs: Pairs, options: DpoObjective) -> Tensor:
     """Smoothed sigmoid (cDPO) of margins by rank: the batch's sorted d_c minus its sorted d_r.
 
     Source: AOT (unpaired), arXiv 2406.05882.
     """
     margins = pairs.chosen_ratios.sort().values - pairs.rejected_ratios.sort().values
-    return _smoothed(settings.beta * margins, settings.label_smoothing)
+    return _smoothed(options.beta * margins, options.label_smoothing)
 
 
-def kto_pair(pairs: Pairs, settings: PairSettings) -> Tensor:
+def kto_pair(pairs: Pairs, options: DpoObjective) -> Tensor:
     """Mean of KTO's losses on both completions, with each half's KL estimated on the other half of the batch.
 
     The estimates carry no gradient, as in the paper; TRL 0.7.5 to 0.8.6 let it through.
@@ -188,40 +189,38 @@ def kto_pair(pairs: Pairs, settings: PairSettings) -> Tensor:
     """
     chosen, rejected = pairs.chosen_ratios, pairs.rejected_ratios
     desirable = torch.ones_like(chosen, dtype=torch.bool)
-    raised = kto(chosen, kl_estimate(rejected), desirable, settings.beta)
-    lowered = kto(rejected, kl_estimate(chosen), ~desirable, settings.beta)
+    raised = kto(chosen, kl_estimate(rejected), desirable, options.beta)
+    lowered = kto(rejected, kl_estimate(chosen), ~desirable, options.beta)
     return (raised + lowered) / 2
 
 
 class PairLoss(NamedTuple):
     """A loss and what it needs.
 
-    ``options``: settings beyond beta that belong to it; ``averaged``: it takes mean log-probs a token;
-    ``coupled``: one pair's loss depends on the whole batch; ``label_smoothing``: its default.
+    ``averaged``: it takes mean log-probs a token; ``coupled``: one pair's loss depends on the whole batch. Its options
+    beyond beta stand in ``zephyr.recipe.train_section``.
     """
 
-    function: Callable[[Pairs, PairSettings], Tensor]
-    options: tuple[str, ...] = ()
+    function: Callable[[Pairs, DpoObjective], Tensor]
     averaged: bool = False
     coupled: bool = False
-    label_smoothing: float = 0.0
 
 
-PAIR_LOSSES: dict[str, PairLoss] = {
-    "sigmoid": PairLoss(sigmoid, ("label_smoothing", "f_divergence")),
-    "sigmoid_norm": PairLoss(sigmoid, ("label_smoothing",), averaged=True),
-    "robust": PairLoss(robust, ("label_smoothing", "f_divergence")),
-    "hinge": PairLoss(hinge, ("f_divergence",)),
+PAIR_LOSSES: dict[PairLossName, PairLoss] = {
+    "sigmoid": PairLoss(sigmoid),
+    "sigmoid_norm": PairLoss(sigmoid, averaged=True),
+    "robust": PairLoss(robust),
+    "hinge": PairLoss(hinge),
     "ipo": PairLoss(ipo, averaged=True),
     "ipo_sum": PairLoss(ipo),
-    "exo_pair": PairLoss(exo_pair, ("label_smoothing", "f_divergence"), label_smoothing=1e-3),
+    "exo_pair": PairLoss(exo_pair),
     "nca_pair": PairLoss(nca_pair),
-    "bco_pair": PairLoss(bco_pair, ("bco_delta",), coupled=True),
+    "bco_pair": PairLoss(bco_pair, coupled=True),
     "sppo_hard": PairLoss(sppo_hard),
     "apo_zero": PairLoss(apo_zero),
     "apo_down": PairLoss(apo_down),
-    "discopop": PairLoss(discopop, ("discopop_tau", "f_divergence")),
-    "aot": PairLoss(aot, ("label_smoothing",), coupled=True),
-    "aot_unpaired": PairLoss(aot_unpaired, ("label_smoothing",), coupled=True),
+    "discopop": PairLoss(discopop),
+    "aot": PairLoss(aot, coupled=True),
+    "aot_unpaired": PairLoss(aot_unpaired, coupled=True),
     "kto_pair": PairLoss(kto_pair, coupled=True),
 }

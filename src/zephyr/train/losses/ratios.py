@@ -8,12 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from zephyr.recipe.train_section import Divergence
+
 # e^80 is the last comfortable power in float32; a log-ratio beyond it has left every useful range.
 LARGEST_EXPONENT = 80.0
 
 # The alpha that gives each named divergence; "alpha_divergence" names its own.
-ALPHAS = {"reverse_kl": 1.0, "forward_kl": 0.0}
-DIVERGENCES = (*ALPHAS, "js_divergence", "alpha_divergence")
+ALPHAS: dict[Divergence, float] = {"reverse_kl": 1.0, "forward_kl": 0.0}
 
 
 def desensitised(logps: Tensor, head_logps: Tensor, ld_alpha: float) -> Tensor:
@@ -25,7 +26,7 @@ def desensitised(logps: Tensor, head_logps: Tensor, ld_alpha: float) -> Tensor:
     return head_logps + ld_alpha * (logps - head_logps)
 
 
-def divergence_scores(ratios: Tensor, divergence: str, alpha: float | None = None) -> Tensor:
+def divergence_scores(ratios: Tensor, divergence: Divergence, alpha: float | None = None) -> Tensor:
     """f'(t) of the log-ratios log t, which takes their place in a margin; same shape.
 
     Reverse KL is log t, that is plain DPO; JS log(2t/(1+t)); alpha (t^(alpha-1) - 1)/(alpha-1), whose limit
@@ -33,8 +34,6 @@ def divergence_scores(ratios: Tensor, divergence: str, alpha: float | None = Non
     alone.
     Source: f-DPO, arXiv 2309.16240, table 1.
     """
-    if divergence not in DIVERGENCES:
-        raise ValueError(f"unknown divergence {divergence!r}; known are {', '.join(DIVERGENCES)}")
     if divergence == "js_divergence":
         return math.log(2) + F.logsigmoid(ratios)
     power = ALPHAS.get(divergence, alpha)

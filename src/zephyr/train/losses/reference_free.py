@@ -28,6 +28,9 @@ def simpo_hinge(chosen: Tensor, rejected: Tensor, *, beta: float, gamma_beta_rat
     return F.relu(1 - beta * (chosen - rejected - gamma_beta_ratio))
 
 
+SIMPO_LOSSES = {"sigmoid": simpo, "hinge": simpo_hinge}
+
+
 def cpo(chosen: Tensor, rejected: Tensor, *, beta: float) -> Tensor:
     """Losses (n,): -log s(beta (logp_c - logp_r)) of summed log-probs, the preference part of CPO.
 

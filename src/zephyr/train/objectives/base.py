@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Annotated, ClassVar, NamedTuple
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
 from zephyr.data.tokenize.token_store import Example
-from zephyr.errors import RecipeError
-from zephyr.train.objectives.options import Range, option_fields, option_problems
+from zephyr.recipe.train_section import PreferenceObjective, SftObjective
 from zephyr.trees.forest import ScoredSequence
-
-Beta = Annotated[float, Range(above=0)]
-Weight = Annotated[float, Range(at_least=0)]
 
 
 class Scored(NamedTuple):
@@ -33,7 +30,7 @@ class Scored(NamedTuple):
 
     @property
     def reference(self) -> Tensor:
-        """The reference's log-probs, which must be there."""
+        """The reference's log-probs (n, C). Raises ValueError if they were not given."""
         if self.ref_logps is None:
             raise ValueError("this objective compares with a reference: ref_logps must not be None")
         return self.ref_logps
@@ -60,29 +57,17 @@ class Metric(NamedTuple):
         return Metric(self.total / parts, self.weight / parts)
 
 
+@dataclass(frozen=True)
 class Objective(ABC):
-    """Base of the objectives, which are frozen dataclasses of plain options and hold no state.
+    """Base of the objectives, which hold their section of the recipe and no state."""
 
-    ``needs_reference``: ``Scored.ref_logps`` must be given. ``reference_sync_steps``: every so many optimizer
-    steps the reference becomes ``reference_mixup`` times the policy plus the rest of itself; None leaves it
-    as it is.
-    Source of the moving reference: TR-DPO, arXiv 2404.09656 (512 steps, 0.6).
-    """
-
+    options: SftObjective | PreferenceObjective
     name: ClassVar[str]
-    needs_reference: ClassVar[bool] = False
-    reference_sync_steps: int | None = None
-    reference_mixup: float = 0.6
 
-    def __post_init__(self) -> None:
-        given = {name: getattr(self, name) for name in option_fields(type(self))}
-        problems = option_problems(type(self), given) or self.conflicts()
-        if problems:
-            raise RecipeError(f"objective {self.name}", "; ".join(problems), "mend these options")
-
-    def conflicts(self) -> list[str]:
-        """Problems between options, each of which is fine alone."""
-        return []
+    @property
+    def needs_reference(self) -> bool:
+        """Whether ``Scored.ref_logps`` must be given."""
+        return self.options.needs_reference
 
     @property
     @abstractmethod
@@ -98,13 +83,13 @@ class Objective(ABC):
         return False
 
     @property
-    def scores_prompts(self) -> bool:
+    def scores_everything(self) -> bool:
         """Whether prompt tokens are targets too, so that all tokens of an example may be."""
         return False
 
     @abstractmethod
     def sequences(self, example: Example) -> list[ScoredSequence]:
-        """The sequences to score, one a column; a DataError names an example that does not fit."""
+        """The sequences to score, one a column. Raises DataError naming an example that does not fit."""
 
     def labels(self, examples: Sequence[Example]) -> Tensor:
         """What the loss must know beyond log-probs (n, C), float64; zeros unless an objective says more."""
@@ -115,27 +100,53 @@ class Objective(ABC):
         counts = [[int(sequence.scored.sum()) for sequence in self.sequences(one)] for one in examples]
         return Totals(len(examples), tuple(map(sum, zip(*counts, strict=True))))
 
+    @abstractmethod
     def loss(self, scored: Scored, totals: Totals) -> Tensor:
-        """A scalar: these examples' share of the loss; the parts of a global batch add up to its loss."""
-        self._check_whole(scored, totals)
-        return self.share(scored, totals)
+        """A scalar: these examples' share of the loss; the shares of a global batch add up to its loss.
 
-    def metrics(self, scored: Scored, totals: Totals) -> dict[str, Metric]:
+        A coupled objective raises ValueError for a part of the global batch.
+        """
+
+    @abstractmethod
+    def metrics(self, scored: Scored) -> dict[str, Metric]:
         """What to report of these examples, detached, by the names of the published model cards."""
-        self._check_whole(scored, totals)
-        return self.measure(scored)
 
-    @abstractmethod
-    def share(self, scored: Scored, totals: Totals) -> Tensor:
-        """What ``loss`` gives."""
-
-    @abstractmethod
-    def measure(self, scored: Scored) -> dict[str, Metric]:
-        """What ``metrics`` gives."""
-
-    def _check_whole(self, scored: Scored, totals: Totals) -> None:
+    def check_whole(self, scored: Scored, totals: Totals) -> None:
+        """Check that a coupled objective is given the whole global batch. Raises ValueError."""
         if self.coupled and len(scored.logps) != totals.num_examples:
             raise ValueError(
                 f"objective {self.name} couples the {totals.num_examples} examples of the global batch, "
                 f"got {len(scored.logps)} of them; give the table of all"
             )
+
+
+def mean(values: Tensor, weights: Tensor | None = None) -> Metric:
+    """The metric that averages values (n,), each counted once or ``weights`` (n,) times."""
+    values = values.detach()
+    if weights is None:
+        return Metric(values.sum(), values.new_tensor(float(values.numel())))
+    return Metric((values * weights).sum(), weights.sum().to(values.dtype))
+
+
+def pair_metrics(scored: Scored, *, rewards: Tensor, logps: Tensor) -> dict[str, Metric]:
+    """Rewards, log-probs and logits of columns 0 (chosen) and 1 (rejected); ``rewards``, ``logps`` (n, 2).
+
+    Accuracies count strictly greater rewards, so ties are misses. Logits are means over all scored tokens.
+    """
+    chosen, rejected = rewards.detach().unbind(dim=1)
+    return {
+        "rewards/chosen": mean(chosen),
+        "rewards/rejected": mean(rejected),
+        "rewards/accuracies": mean((chosen > rejected).to(chosen.dtype)),
+        "rewards/margins": mean(chosen - rejected),
+        "logps/chosen": mean(logps[:, 0]),
+        "logps/rejected": mean(logps[:, 1]),
+        "logits/chosen": mean(scored.mean_logits[:, 0], scored.num_tokens[:, 0]),
+        "logits/rejected": mean(scored.mean_logits[:, 1], scored.num_tokens[:, 1]),
+    }
+
+
+def nll_metric(scored: Scored, column: int) -> Metric:
+    """Mean negative log-likelihood a token of one column."""
+    logps = scored.logps[:, column].detach()
+    return Metric(-logps.sum(), scored.num_tokens[:, column].sum().to(logps.dtype))

@@ -1,0 +1,352 @@
+"""The objectives, each with its section of the recipe as options, and the table that names them.
+
+To add one: its section in ``zephyr.recipe.train_section``, and here a class and a row in ``OBJECTIVES``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from zephyr.data.tokenize.token_store import Comparison, Dialogue, Example
+from zephyr.errors import DataError
+from zephyr.recipe.train_section import (
+    AlignObjective,
+    CpoObjective,
+    DpoObjective,
+    KtoObjective,
+    ListwiseObjective,
+    OrpoObjective,
+    SftObjective,
+    SimpoObjective,
+)
+from zephyr.train.examples import expect_comparison, expect_dialogue
+from zephyr.train.losses.kto import kl_estimate, kto
+from zephyr.train.losses.listwise import plackett_luce
+from zephyr.train.losses.pairs import PAIR_LOSSES, Pairs
+from zephyr.train.losses.ratios import desensitised, divergence_scores
+from zephyr.train.losses.reference_free import SIMPO_LOSSES, cpo, log_odds, nll, odds_ratio
+from zephyr.train.objectives.base import Metric, Objective, Scored, Totals, mean, nll_metric, pair_metrics
+from zephyr.trees.forest import ABSENT, ScoredSequence, all_scored, completion_scored
+
+
+@dataclass(frozen=True)
+class Sft(Objective):
+    """Imitation of dialogues or plain text: mean negative log-likelihood of the batch's scored tokens."""
+
+    options: SftObjective
+    name: ClassVar[str] = "sft"
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return ("dialogue",)
+
+    @property
+    def scores_everything(self) -> bool:
+        return self.options.loss_on == "everything"
+
+    def sequences(self, example: Example) -> list[ScoredSequence]:
+        dialogue = expect_dialogue(example, self.name)
+        return [ScoredSequence(dialogue.ids, dialogue.scored)]
+
+    def loss(self, scored: Scored, totals: Totals) -> Tensor:
+        return nll(scored.logps[:, 0], totals.num_tokens[0])
+
+    def metrics(self, scored: Scored) -> dict[str, Metric]:
+        # The loss of the step may hold more than this: a mixture of experts adds its load-balancing term.
+        return {"nll_loss": nll_metric(scored, 0)}
+
+
+@dataclass(frozen=True)
+class Dpo(Objective):
+    """The mean of a pair loss over the global batch, plus ``rpo_alpha`` times the NLL a chosen token (RPO).
+
+    Source of the added NLL: Iterative RPO, arXiv 2404.19733, normalised by tokens as in TRL.
+    """
+
+    options: DpoObjective
+    name: ClassVar[str] = "dpo"
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        pair = ("chosen", "rejected")
+        return pair if self.options.ld_alpha is None else (*pair, "chosen_head", "rejected_head")
+
+    @property
+    def coupled(self) -> bool:
+        return PAIR_LOSSES[self.options.loss_type].coupled and self.options.bco_delta is None
+
+    def sequences(self, example: Example) -> list[ScoredSequence]:
+        pair = expect_comparison(example, self.name, 2, 2)
+        shared = min(map(len, pair.completions))
+        heads = [] if self.options.ld_alpha is None else [completion[:shared] for completion in pair.completions]
+        return [completion_scored(pair.prompt, completion) for completion in (*pair.completions, *heads)]
+
+    def loss(self, scored: Scored, totals: Totals) -> Tensor:
+        self.check_whole(scored, totals)
+        losses = PAIR_LOSSES[self.options.loss_type].function(self._pairs(scored), self.options)
+        loss = losses.sum() / totals.num_examples
+        if self.options.rpo_alpha:
+            loss = loss + self.options.rpo_alpha * nll(scored.logps[:, 0], totals.num_tokens[0])
+        return loss
+
+    def metrics(self, scored: Scored) -> dict[str, Metric]:
+        logps = self._desensitised(scored.logps.detach())
+        rewards = self.options.beta * (logps - self._desensitised(scored.reference))
+        added = {"nll_loss": nll_metric(scored, 0)} if self.options.rpo_alpha else {}
+        return pair_metrics(scored, rewards=rewards, logps=logps) | added
+
+    def _desensitised(self, logps: Tensor) -> Tensor:
+        """The log-probs (n, 2) of chosen and rejected that the loss compares."""
+        alpha = self.options.ld_alpha
+        return logps if alpha is None else desensitised(logps[:, :2], logps[:, 2:], alpha)
+
+    def _pairs(self, scored: Scored) -> Pairs:
+        policy, reference = self._desensitised(scored.logps), self._desensitised(scored.reference)
+        if PAIR_LOSSES[self.options.loss_type].averaged:
+            num_tokens = scored.num_tokens[:, :2]
+            policy, reference = policy / num_tokens, reference / num_tokens
+        if self.options.f_divergence is not None:
+            # A loss that asks for margins alone is given f' of the ratios as if they were ratios.
+            policy = divergence_scores(policy - reference, self.options.f_divergence, self.options.f_alpha)
+            reference = torch.zeros_like(policy)
+        return Pairs(*policy.unbind(dim=1), *reference.unbind(dim=1))
+
+
+@dataclass(frozen=True)
+class _ReferenceFree(Objective):
+    """What SimPO, CPO and ORPO share: the columns chosen and rejected."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return ("chosen", "rejected")
+
+    def sequences(self, example: Example) -> list[ScoredSequence]:
+        pair = expect_comparison(example, self.name, 2, 2)
+        return [completion_scored(pair.prompt, completion) for completion in pair.completions]
+
+
+def _mean_logps(scored: Scored) -> Tensor:
+    """The mean log-probs a token (n, 2) of chosen and rejected completions."""
+    return scored.logps[:, :2] / scored.num_tokens[:, :2]
+
+
+@dataclass(frozen=True)
+class Simpo(_ReferenceFree):
+    """The mean SimPO loss over the global batch, plus ``sft_weight`` times the NLL a chosen token.
+
+    ``gamma_beta_ratio`` is the target margin divided by beta; TRL's ``simpo_gamma`` is the margin itself.
+    """
+
+    options: SimpoObjective
+    name: ClassVar[str] = "simpo"
+
+    def loss(self, scored: Scored, totals: Totals) -> Tensor:
+        options, (chosen, rejected) = self.options, _mean_logps(scored).unbind(dim=1)
+        function = SIMPO_LOSSES[options.loss_type]
+        losses = function(chosen, rejected, beta=options.beta, gamma_beta_ratio=options.gamma_beta_ratio)
+        added = options.sft_weight * nll(scored.logps[:, 0], totals.num_tokens[0])
+        return losses.sum() / totals.num_examples + added
+
+    def metrics(self, scored: Scored) -> dict[str, Metric]:
+        averages = _mean_logps(scored)
+        added = {"nll_loss": nll_metric(scored, 0)} if self.options.sft_weight else {}
+        return pair_metrics(scored, rewards=self.options.beta * averages, logps=averages) | added
+
+
+@dataclass(frozen=True)
+class Cpo(_ReferenceFree):
+    """The mean CPO preference loss over the global batch, plus ``cpo_alpha`` times the NLL a chosen token."""
+
+    options: CpoObjective
+    name: ClassVar[str] = "cpo"
+
+    def loss(self, scored: Scored, totals: Totals) -> Tensor:
+        losses = cpo(scored.logps[:, 0], scored.logps[:, 1], beta=self.options.beta)
+        added = self.options.cpo_alpha * nll(scored.logps[:, 0], totals.num_tokens[0])
+        return losses.sum() / totals.num_examples + added
+
+    def metrics(self, scored: Scored) -> dict[str, Metric]:
+        named = pair_metrics(scored, rewards=self.options.beta * scored.logps, logps=scored.logps)
+        return named | {"nll_loss": nll_metric(scored, 0)}
+
+
+@dataclass(frozen=True)
+class Orpo(_ReferenceFree):
+    """NLL a token of the global batch plus ``beta`` (the paper's lambda) times the mean odds-ratio loss.
+
+    Log-probs and rewards are reported as means a token.
+    """
+
+    options: OrpoObjective
+    name: ClassVar[str] = "orpo"
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return ("chosen", "rejected", "nll") if self.options.nll_on_prompt else ("chosen", "rejected")
+
+    @property
+    def scores_everything(self) -> bool:
+        return self.options.nll_on_prompt
+
+    def sequences(self, example: Example) -> list[ScoredSequence]:
+        pair = super().sequences(example)
+        return [*pair, all_scored(pair[0].ids)] if self.options.nll_on_prompt else pair
+
+    def loss(self, scored: Scored, totals: Totals) -> Tensor:
+        column = self._nll_column
+        imitation = nll(scored.logps[:, column], totals.num_tokens[column])
+        preference = odds_ratio(*_mean_logps(scored).unbind(dim=1)).sum() / totals.num_examples
+        return imitation + self.options.beta * preference
+
+    def metrics(self, scored: Scored) -> dict[str, Metric]:
+        averages = _mean_logps(scored).detach()
+        chosen, rejected = averages.unbind(dim=1)
+        return pair_metrics(scored, rewards=self.options.beta * averages, logps=averages) | {
+            "nll_loss": nll_metric(scored, self._nll_column),
+            "log_odds_ratio": mean(-odds_ratio(chosen, rejected)),
+            "log_odds_chosen": mean(log_odds(chosen, rejected)),
+        }
+
+    @property
+    def _nll_column(self) -> int:
+        return self.columns.index("nll") if self.options.nll_on_prompt else 0
+
+
+@dataclass(frozen=True)
+class Kto(Objective):
+    """The weighted mean KTO loss over the global batch, with its KL term estimated on mismatched completions.
+
+    Its examples come from ``with_mismatched_completions``: the rated completion first, then another prompt's
+    one. The KL column is averaged over the global batch and carries no gradient.
+    """
+
+    options: KtoObjective
+    name: ClassVar[str] = "kto"
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return ("completion", "mismatched")
+
+    @property
+    def coupled(self) -> bool:
+        return True
+
+    def sequences(self, example: Example) -> list[ScoredSequence]:
+        rated = self._rated(example)
+        return [completion_scored(rated.prompt, completion) for completion in rated.completions]
+
+    def labels(self, examples: Sequence[Example]) -> Tensor:
+        ratings = [self._rated(example).ratings for example in examples]
+        return torch.tensor(ratings, dtype=torch.float64).reshape(-1, 2)
+
+    def loss(self, scored: Scored, totals: Totals) -> Tensor:
+        self.check_whole(scored, totals)
+        ratios, options = scored.logps - scored.reference, self.options
+        desirable = scored.labels[:, 0] == 1
+        losses = kto(ratios[:, 0], kl_estimate(ratios[:, 1]), desirable, options.beta)
+        weighted = torch.where(desirable, options.desirable_weight * losses, options.undesirable_weight * losses)
+        return weighted.sum() / totals.num_examples
+
+    def metrics(self, scored: Scored) -> dict[str, Metric]:
+        ratios = (scored.logps - scored.reference).detach()
+        desirable = (scored.labels[:, 0] == 1).to(ratios.dtype)
+        named = {"kl": mean(kl_estimate(ratios[:, 1]))}
+        for half, weight in (("chosen", desirable), ("rejected", 1 - desirable)):
+            named[f"rewards/{half}"] = mean(self.options.beta * ratios[:, 0], weight)
+            named[f"logps/{half}"] = mean(scored.logps[:, 0], weight)
+            named[f"logits/{half}"] = mean(scored.mean_logits[:, 0], weight * scored.num_tokens[:, 0])
+        return named | {"rewards/margins": _difference(named["rewards/chosen"], named["rewards/rejected"])}
+
+    def _rated(self, example: Example) -> Comparison:
+        rated = expect_comparison(example, self.name, 2, 2)
+        if rated.ratings[0] not in (0.0, 1.0):
+            raise DataError(
+                rated.name,
+                f"objective kto needs a rating of 1 (desirable) or 0 (undesirable), got {rated.ratings[0]}",
+                "map the ratings to 1 and 0",
+            )
+        return rated
+
+
+def _difference(first: Metric, second: Metric) -> Metric:
+    """The difference of two means, counted once; nothing to measure where one of them has nothing."""
+    both = ((first.weight > 0) & (second.weight > 0)).to(first.total.dtype)
+    means = [metric.total / metric.weight.clamp(min=1) for metric in (first, second)]
+    return Metric((means[0] - means[1]) * both, both)
+
+
+@dataclass(frozen=True)
+class Listwise(Objective):
+    """The mean Plackett-Luce loss of a prompt's 2 to ``num_completions`` ranked completions.
+
+    A prompt with fewer completions leaves its last columns without scored tokens. Metrics compare the best
+    completion (chosen) with the worst (rejected). Tied completions stay unordered. With two completions it is
+    sigmoid DPO.
+    """
+
+    options: ListwiseObjective
+    name: ClassVar[str] = "listwise"
+
+    @property
+    def num_completions(self) -> int:
+        """The number of columns."""
+        assert self.options.num_completions is not None, "build_objective puts the data's number in its place"
+        return self.options.num_completions
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return tuple(f"rank_{rank}" for rank in range(1, self.num_completions + 1))
+
+    def sequences(self, example: Example) -> list[ScoredSequence]:
+        ranked = self._ranked(example)
+        present = [completion_scored(ranked.prompt, completion) for completion in ranked.completions]
+        return [*present, *[ABSENT] * (self.num_completions - len(present))]
+
+    def labels(self, examples: Sequence[Example]) -> Tensor:
+        ratings = [self._ranked(example).ratings for example in examples]
+        filled = [(*rated, *[0.0] * (self.num_completions - len(rated))) for rated in ratings]
+        return torch.tensor(filled, dtype=torch.float64).reshape(-1, self.num_completions)
+
+    def loss(self, scored: Scored, totals: Totals) -> Tensor:
+        rewards = self.options.beta * (scored.logps - scored.reference)
+        return plackett_luce(rewards, scored.labels, scored.num_tokens > 0).sum() / totals.num_examples
+
+    def metrics(self, scored: Scored) -> dict[str, Metric]:
+        worst = (scored.num_tokens > 0).sum(dim=1, keepdim=True) - 1
+        ends = torch.cat([torch.zeros_like(worst), worst], dim=1)
+        logps = scored.logps.detach().gather(1, ends)
+        rewards = self.options.beta * (logps - scored.reference.gather(1, ends))
+        picked = scored._replace(
+            num_tokens=scored.num_tokens.gather(1, ends), mean_logits=scored.mean_logits.gather(1, ends)
+        )
+        return pair_metrics(picked, rewards=rewards, logps=logps)
+
+    def _ranked(self, example: Example) -> Comparison:
+        return expect_comparison(example, self.name, 2, self.num_completions)
+
+
+OBJECTIVES: dict[str, type[Objective]] = {
+    "sft": Sft,
+    "dpo": Dpo,
+    "simpo": Simpo,
+    "cpo": Cpo,
+    "kto": Kto,
+    "orpo": Orpo,
+    "listwise": Listwise,
+}
+
+
+def build_objective(options: SftObjective | AlignObjective, examples: Iterable[Example] = ()) -> Objective:
+    """The objective that a section of the recipe describes.
+
+    ``examples``: all it will see; listwise takes as many completions as they have, where its section does not say.
+    """
+    if isinstance(options, ListwiseObjective) and options.num_completions is None:
+        most = max((len(one.completions) for one in examples if not isinstance(one, Dialogue)), default=2)
+        options = options.model_copy(update={"num_completions": max(2, most)})
+    return OBJECTIVES[options.name](options)
