@@ -1,5 +1,5 @@
 from zephyr.data.tokenize.templates import LAYOUTS, jinja_of
-from zephyr.deliver.gguf.modelfile import go_template, modelfile
+from zephyr.deliver.gguf.export import go_template, modelfile
 from zephyr.recipe.model_section import ChatTemplateSection
 
 ZEPHYR = jinja_of(ChatTemplateSection(name="zephyr"))

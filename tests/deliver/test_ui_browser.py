@@ -16,8 +16,7 @@ import uvicorn
 from playwright import sync_api
 
 from tests.deliver.spoken import Scripted
-from zephyr.deliver.ui.page import Parlour
-from zephyr.deliver.ui.serving import door_to
+from zephyr.deliver.ui.page import PageSetup, application
 from zephyr.deliver.ui.votes import VoteFile
 from zephyr.models.sampling import Sampling
 
@@ -38,10 +37,10 @@ PATIENCE = 60_000
 class Served:
     """The page on a free port, in a thread."""
 
-    def __init__(self, parlour, token=None):
+    def __init__(self, setup, token=None):
         self.socket = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self.socket.getsockname()[1]}/"
-        self.server = uvicorn.Server(uvicorn.Config(door_to(parlour, token), log_level="warning"))
+        self.server = uvicorn.Server(uvicorn.Config(application(setup, token), log_level="warning"))
         self.thread = threading.Thread(target=self.server.run, args=([self.socket],))
         self.thread.start()
 
@@ -64,7 +63,7 @@ def open_page(browser, request):
     """A function that serves speakers and gives the page, whose requests must all go to this machine."""
 
     def open_it(speakers, *, votes=None, **options):
-        served = Served(Parlour(speakers, Sampling(64, 0.7, 50, 0.95), "Be kind.", votes), options.pop("token", None))
+        served = Served(PageSetup(speakers, Sampling(64, 0.7, 50, 0.95), "Be kind.", votes), options.pop("token", None))
         request.addfinalizer(served.close)
         context = browser.new_context(**options)
         request.addfinalizer(context.close)

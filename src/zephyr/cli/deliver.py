@@ -1,4 +1,4 @@
-"""`zephyr card` and `zephyr report`: what a run has recorded, for those who read about it."""
+"""`zephyr card`, `zephyr report` and `zephyr export`: a run's records for readers, its model for llama.cpp."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from typer.core import TyperGroup
 
+from zephyr.cli.options import Force
 from zephyr.cli.tables import print_rows
+from zephyr.cli.terminal import Offline, escape_controls, quiet_libraries
 
 if TYPE_CHECKING:
     from typer import Context
@@ -87,3 +89,36 @@ def report(
     from zephyr.stages.deliver import write_report
 
     typer.echo(f"-> {write_report(run, out=out, results=results or (), published=published)}", err=True)
+
+
+def export(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A model folder, a folder of LoRA adapters, or a hub id.")
+    ],
+    gguf: Annotated[
+        str, typer.Option(metavar="FORMATS", help="Comma-separated: f16, q8_0, q6_k, q5_k_m, q4_k_m.")
+    ] = "f16,q8_0,q4_k_m",
+    out: Annotated[Path | None, typer.Option("--out", "-o", metavar="DIR", help="Instead of ./NAME-gguf.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the files; default: from the folder.")] = None,
+    dtype: Annotated[str, typer.Option(help="Precision of the transformers model to compare with.")] = "float32",
+    force: Force = False,
+    offline: Offline = False,
+) -> None:
+    """Write a model as GGUF files, each verified against the model, with Modelfiles for Ollama."""
+    quiet_libraries(offline=offline)
+    from zephyr.deliver.gguf.export import ExportSettings
+    from zephyr.deliver.gguf.export import export as export_files
+    from zephyr.models.loading import Source
+    from zephyr.runs.reader import model_name
+
+    called = name or (model_name(Path(model)) if Path(model).is_dir() else model.rpartition("/")[2])
+    settings = ExportSettings(
+        source=Source(model, offline=offline),
+        name=called,
+        formats=tuple(dict.fromkeys(form.strip().lower() for form in gguf.split(",") if form.strip())),
+        folder=out or Path(f"{called}-gguf"),
+        force=force,
+        dtype=dtype,
+    )
+    export_files(settings, lambda text: typer.echo(escape_controls(text)))
+    typer.echo(f"-> {settings.folder}", err=True)

@@ -13,21 +13,18 @@ from zephyr import __version__
 from zephyr.cli import (
     arena,
     calls,
-    chat,
     compare,
     deliver,
     environment,
     evaluation,
-    export,
     feedback,
     judge,
     mt_bench,
     plan,
     recipes,
     reward_accuracy,
-    serve,
+    serving,
     synth,
-    ui,
     winrate,
 )
 from zephyr.cli.terminal import disk_mistake, escape_controls
@@ -48,9 +45,9 @@ app.command("check")(recipes.check)
 app.command("plan")(plan.plan)
 app.command("inspect")(recipes.inspect)
 app.add_typer(recipes.shipped)
-app.command("chat")(chat.chat)
-app.command("serve")(serve.serve)
-app.command("ui")(ui.ui)
+app.command("chat")(serving.chat)
+app.command("serve")(serving.serve)
+app.command("ui")(serving.ui)
 app.command("synth")(synth.synth)
 app.add_typer(judge.judge)
 app.command("binarize")(feedback.binarize)
@@ -63,7 +60,7 @@ app.command("compare")(compare.compare)
 app.command("reward-accuracy")(reward_accuracy.reward_accuracy)
 app.add_typer(deliver.card)
 app.command("report")(deliver.report)
-app.command("export")(export.export)
+app.command("export")(deliver.export)
 app.add_typer(calls.calls)
 app.command("env")(environment.print_environment)
 

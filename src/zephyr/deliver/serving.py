@@ -48,9 +48,15 @@ class ServeSettings:
         return folder.resolve().name if folder.is_dir() else self.model
 
 
-def serve(settings: ServeSettings, *, has_gpu: bool, say: Callable[[str], None]) -> None:
-    """Nothing; serves until it is stopped. Raises ResourceError where it cannot."""
+def serve(settings: ServeSettings, say: Callable[[str], None]) -> None:
+    """Serve the model until stopped. Raises ResourceError where that cannot be, ModelError for what is no model."""
     check_access(settings)
+    import torch
+
+    from zephyr.models.loading import Source, check_source
+
+    check_source(Source(settings.model, offline=settings.offline))
+    has_gpu = torch.cuda.is_available()
     try:
         import uvicorn
 

@@ -9,8 +9,12 @@ from dataclasses import dataclass
 from threading import Lock
 
 import gradio as gr
+import uvicorn
+from fastapi import FastAPI
 from gradio.components import Component
 
+from zephyr.deliver.serving import bound_socket
+from zephyr.deliver.ui.access import AccessMiddleware
 from zephyr.deliver.ui.talk import Speaks, Talk
 from zephyr.deliver.ui.votes import Choice, VoteFile
 from zephyr.errors import ZephyrError
@@ -21,6 +25,9 @@ Updates = dict[Component, object]
 SIDES = ("Left", "Right")
 CHOICES: dict[Choice, str] = {"left": "Left is better", "tie": "Tie", "right": "Right is better"}
 MOST_TOKENS = 4096
+# Of the fonts that gradio 6.31 brings, some bold ones lack letters: the browser makes bold ones of the regular one.
+FONTS = (gr.themes.utils.fonts.LocalFont("IBM Plex Sans", weights=(400,)), "ui-sans-serif", "system-ui", "sans-serif")
+
 # Of gradio's chat the button that empties one side alone is left out.
 STYLE = """
 .gradio-container { width: 100% !important; max-width: 76rem !important; margin: 0 auto !important; }
@@ -37,8 +44,8 @@ STYLE = """
 
 
 @dataclass(frozen=True)
-class Parlour:
-    """Who speaks on the page, how at first, and where votes go; with two speakers there is a place for votes."""
+class PageSetup:
+    """The models of the page, the initial sampling and system message, and, with two models, where votes go."""
 
     speakers: Sequence[Speaks]
     sampling: Sampling
@@ -49,10 +56,10 @@ class Parlour:
 class Page:
     """The components and what they do; `blocks` is what gradio serves."""
 
-    def __init__(self, parlour: Parlour) -> None:
-        assert (parlour.votes is None) == (len(parlour.speakers) == 1)
-        self._parlour = parlour
-        self._num = len(parlour.speakers)
+    def __init__(self, setup: PageSetup) -> None:
+        assert (setup.votes is None) == (len(setup.speakers) == 1)
+        self._setup = setup
+        self._num = len(setup.speakers)
         # Clicks are served side by side: of two, the second must find what the first has changed.
         self._deciding = Lock()
         with gr.Blocks(analytics_enabled=False, title="Zephyr", fill_width=True) as self.blocks:
@@ -86,8 +93,8 @@ class Page:
         )
 
     def _sampling_settings(self) -> list[Component]:
-        first = self._parlour.sampling
-        system = gr.Textbox(self._parlour.system, label="System prompt", lines=2, max_lines=8)
+        first = self._setup.sampling
+        system = gr.Textbox(self._setup.system, label="System prompt", lines=2, max_lines=8)
         with gr.Row():
             temperature = gr.Slider(0, 2, first.temperature, step=0.05, label="Temperature", info="0: the likeliest")
             top_k = gr.Slider(0, 200, first.top_k or 0, step=1, label="Top k", info="0: of all tokens")
@@ -140,7 +147,7 @@ class Page:
         """What is shown while the answers grow, as long as the visitor has not begun anew."""
         try:
             yield self._shown(talk)
-            for _ in talk.write(self._parlour.speakers, sampling):
+            for _ in talk.write(self._setup.speakers, sampling):
                 if not talk.is_left:
                     yield self._answers(talk)
         except (ZephyrError, RuntimeError) as error:
@@ -155,9 +162,9 @@ class Page:
         def vote(talk: Talk) -> Updates:
             with self._deciding:
                 if talk.can_prefer or (talk.can_vote and choice == "tie"):
-                    assert self._parlour.votes is not None
+                    assert self._setup.votes is not None
                     try:
-                        self._parlour.votes.add(talk.prompt, talk.judged(self._parlour.speakers), choice)
+                        self._setup.votes.add(talk.prompt, talk.judged(self._setup.speakers), choice)
                     except OSError as error:
                         return {self._hint: f"The vote could not be saved ({error.strerror}). Vote again."}
                     talk.choice = choice
@@ -201,7 +208,7 @@ class Page:
         }
 
     def _label(self, talk: Talk, side: int) -> str:
-        speakers = self._parlour.speakers
+        speakers = self._setup.speakers
         if self._num == 1:
             return printable(speakers[0].name)
         return SIDES[side] if talk.choice is None else f"{SIDES[side]}: {printable(speakers[talk.sides[side]].name)}"
@@ -247,3 +254,32 @@ def _hint(talk: Talk) -> str:
     if talk.can_vote:
         return "Both say the same: a tie."
     return "Without two whole answers there is no vote. Regenerate, or ask something else."
+
+
+def serve_page(setup: PageSetup, *, host: str, port: int, token: str | None, say: Callable[[str], None]) -> None:
+    """Serve the page until stopped. Raises ResourceError where the address is taken."""
+    with bound_socket(host, port) as listening:
+        # An open page holds a connection, for which nobody wants to wait who stops the server.
+        config = uvicorn.Config(
+            application(setup, token), log_level="warning", server_header=False, timeout_graceful_shutdown=1
+        )
+        say(f"http://{host}:{listening.getsockname()[1]}/, until Ctrl-C")
+        uvicorn.Server(config).run(sockets=[listening])
+
+
+def application(setup: PageSetup, token: str | None) -> AccessMiddleware:
+    """The page as an ASGI application, behind its access rules."""
+    outer = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    gr.mount_gradio_app(
+        outer,
+        Page(setup).blocks,
+        path="/",
+        footer_links=[],
+        run_history=False,
+        ssr_mode=False,
+        mcp_server=False,
+        pwa=False,
+        theme=gr.themes.Default(primary_hue="blue", font=FONTS),
+        css=STYLE,
+    )
+    return AccessMiddleware(outer, token)

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -17,48 +16,35 @@ from zephyr.models.sampling import Sampling
 from zephyr.records.fields import printable
 
 
-@dataclass(frozen=True)
-class UiSettings:
-    """The command line of `zephyr ui`, and the token of its environment."""
+def show(served: Sequence[ServeSettings], *, votes: Path | None, system: str, say: Callable[[str], None]) -> None:
+    """Show the page of one or two models at one address until stopped; `votes` of None: votes.jsonl.
 
-    models: tuple[str, ...]
-    votes: Path | None
-    system: str
-    host: str
-    port: int
-    token: str | None
-    offline: bool
-
-
-def show(settings: UiSettings, say: Callable[[str], None]) -> None:
-    """Nothing; shows the page until it is stopped."""
-    if len(settings.models) > 2:
-        raise ResourceError("zephyr ui", f"got {len(settings.models)} models", "name one, or two to compare")
-    if len(settings.models) == 1 and settings.votes is not None:
+    Raises ResourceError where the page cannot be shown, ModelError for what is no model, DataError for a file that
+    takes no votes.
+    """
+    if len(served) > 2:
+        raise ResourceError("zephyr ui", f"got {len(served)} models", "name one, or two to compare")
+    if len(served) == 1 and votes is not None:
         raise ResourceError("--votes", "there is nothing to vote on with one model", "name two, or leave it out")
-    served = [ServeSettings(model, settings.host, settings.port, settings.token) for model in settings.models]
-    check_access(served[0])
-    for model in settings.models:
-        check_source(Source(model, offline=settings.offline))
+    address = served[0]
+    check_access(address)
+    for one in served:
+        check_source(Source(one.model, offline=one.offline))
     names = _names(served)
-    votes = VoteFile(settings.votes or Path("votes.jsonl")) if len(names) == 2 else None
+    vote_file = VoteFile(votes or Path("votes.jsonl")) if len(names) == 2 else None
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     try:
-        from zephyr.deliver.ui.page import Parlour
-        from zephyr.deliver.ui.serving import serve_page
+        from zephyr.deliver.ui.page import PageSetup, serve_page
     except ImportError as error:
         raise ResourceError("zephyr ui", f"needs {error.name}", 'pip install "zephyr-align[ui]"') from error
-    bound_socket(settings.host, settings.port).close()
-    speakers = [
-        Speaker(_loaded(model, offline=settings.offline), name)
-        for model, name in zip(settings.models, names, strict=True)
-    ]
+    bound_socket(address.host, address.port).close()  # before minutes of loading
+    speakers = [Speaker(_loaded(one), name) for one, name in zip(served, names, strict=True)]
     # Otherwise every start would draw the same answers as the last.
     torch.seed()
-    if votes is not None:
-        say(f"votes are added to {votes.path}, ties to {votes.ties_path}")
-    parlour = Parlour(speakers, Sampling(256, 0.7, 50, 0.95), settings.system, votes)
-    serve_page(parlour, host=settings.host, port=settings.port, token=settings.token, say=say)
+    if vote_file is not None:
+        say(f"votes are appended to {vote_file.path}, ties to {vote_file.ties_path}")
+    setup = PageSetup(speakers, Sampling(256, 0.7, 50, 0.95), system, vote_file)
+    serve_page(setup, host=address.host, port=address.port, token=address.token, say=say)
 
 
 def _names(served: Sequence[ServeSettings]) -> list[str]:
@@ -71,6 +57,6 @@ def _names(served: Sequence[ServeSettings]) -> list[str]:
     return names
 
 
-def _loaded(model: str, *, offline: bool) -> Loaded:
+def _loaded(served: ServeSettings) -> Loaded:
     device, dtype = placement()
-    return load(Source(model, offline=offline), dtype=dtype, device=device)
+    return load(Source(served.model, offline=served.offline), dtype=dtype, device=device)

@@ -1,4 +1,4 @@
-"""What stands before the page: who is let in, what may be asked for, how much, and what the page itself may load.
+"""Access rules of the chat page: who may request what and how much, and what the page itself may load.
 
 Of gradio's many addresses only those that the page needs are open: no uploads, no files, no proxy.
 """
@@ -32,8 +32,8 @@ _HEADERS = {
 }
 
 
-class Door:
-    """The application behind its rules. Without a `token` only pages that this machine shows itself get in."""
+class AccessMiddleware:
+    """An application behind the access rules. Without a `token` only pages of this machine may send requests."""
 
     def __init__(self, application: ASGIApp, token: str | None, body_bytes: int = BODY_BYTES) -> None:
         self._application = application

@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("starlette")
 
-from zephyr.deliver.ui.door import Door
+from zephyr.deliver.ui.access import AccessMiddleware
 
 OPEN = ["/", "/config", "/theme.css", "/assets/index-DphvyggB.js", "/static/fonts/A/A-Regular.woff2"]
 OPEN += ["/gradio_api/info", "/gradio_api/heartbeat/0abc", "/gradio_api/queue/data"]
@@ -34,7 +34,7 @@ def ask(path="/", *, method="GET", host="localhost:7860", token=None, headers=No
     async def send(message):
         sent.append(message)
 
-    asyncio.run(Door(PlainTextResponse("the page"), token, body_bytes=100)(scope, None, send))
+    asyncio.run(AccessMiddleware(PlainTextResponse("the page"), token, body_bytes=100)(scope, None, send))
     start, body = sent
     return Answer(start["status"], {k.decode(): v.decode() for k, v in start["headers"]}, body["body"].decode())
 

@@ -1,0 +1,100 @@
+"""`zephyr chat`, `zephyr serve` and `zephyr ui`: talk with a model in the terminal, by OpenAI's API, in the browser."""
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from zephyr.cli.terminal import Offline, escape_controls, quiet_libraries
+from zephyr.errors import DataError
+
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="A model folder or a hub id.")]
+Host = Annotated[str, typer.Option(help="Address to listen on; other machines need a token.")]
+TokenEnv = Annotated[
+    str, typer.Option(metavar="NAME", help="Environment variable that holds the token which clients must send.")
+]
+TOKEN_ENV = "ZEPHYR_SERVE_TOKEN"  # the name of a variable
+
+
+def chat(
+    model: Model,
+    system: Annotated[str, typer.Option(help="System message.")] = "",
+    temperature: Annotated[float, typer.Option(min=0, help="0 is greedy.")] = 0.7,
+    top_k: Annotated[int, typer.Option(min=0, help="Sample from the k most likely tokens; 0: from all.")] = 50,
+    top_p: Annotated[
+        float, typer.Option(min=0, max=1, help="Sample from the most likely tokens of this total probability.")
+    ] = 0.95,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer in tokens.")] = 256,
+    offline: Offline = False,
+) -> None:
+    """Chat with a model. Ctrl-C stops an answer, /new starts a new conversation, /exit or Ctrl-D ends."""
+    quiet_libraries(offline=offline)
+    import torch
+
+    from zephyr.deliver.chat import Conversation, talk
+    from zephyr.models.loading import Source, load
+    from zephyr.models.placement import placement
+    from zephyr.models.sampling import Sampling
+
+    try:
+        sampling = Sampling(max_new_tokens, temperature, top_k or None, top_p)
+    except ValueError as error:
+        raise DataError("zephyr chat", str(error), "change that option") from error
+    device, dtype = placement()
+    loaded = load(Source(model, offline=offline), dtype=dtype, device=device)
+
+    torch.seed()  # otherwise every start would draw the same answers as the last
+
+    def read() -> str | None:
+        while True:
+            try:
+                return str(input("> "))
+            except EOFError:
+                typer.echo("")
+                return None
+            except KeyboardInterrupt:
+                typer.echo("\n(Ctrl-D or /exit ends)")
+
+    talk(Conversation(loaded, sampling, system), read, lambda text: print(escape_controls(text), end="", flush=True))
+
+
+def serve(
+    model: Model,
+    host: Host = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free port.")] = 8000,
+    token_env: TokenEnv = TOKEN_ENV,
+    engine: Annotated[
+        Literal["auto", "vllm", "transformers"], typer.Option(help="auto: vLLM if it is installed and there is a GPU.")
+    ] = "auto",
+    max_body_bytes: Annotated[int, typer.Option(min=1, help="Refuse larger requests.")] = 1 << 20,
+    offline: Offline = False,
+) -> None:
+    """Serve a model by OpenAI's API: /v1/chat/completions, with streaming, and /v1/models."""
+    quiet_libraries(offline=offline)
+    from zephyr.deliver.serving import ServeSettings
+    from zephyr.deliver.serving import serve as serve_until_stopped
+
+    settings = ServeSettings(model, host, port, os.environ.get(token_env), engine, offline, max_body_bytes)
+    serve_until_stopped(settings, lambda line: typer.echo(escape_controls(line)))
+
+
+def ui(
+    models: Annotated[list[str], typer.Argument(metavar="MODEL [MODEL]", help="One model, or two to compare blindly.")],
+    votes: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Append votes on two models here. [default: votes.jsonl]")
+    ] = None,
+    system: Annotated[str, typer.Option(help="Initial system message.")] = "",
+    host: Host = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free port.")] = 7860,
+    token_env: TokenEnv = TOKEN_ENV,
+    offline: Offline = False,
+) -> None:
+    """Chat with a model in the browser, or with two side by side: vote, and train on the votes."""
+    quiet_libraries(offline=offline)
+    from zephyr.deliver.serving import ServeSettings
+    from zephyr.deliver.ui.start import show
+
+    token = os.environ.get(token_env)
+    served = [ServeSettings(model, host, port, token, offline=offline) for model in models]
+    show(served, votes=votes, system=system, say=lambda line: typer.echo(escape_controls(line)))
