@@ -1,10 +1,11 @@
-"""Calls through a teacher with a ledger beside a bare asyncio client making the same calls, and a very long ledger.
+"""Calls through a teacher with a ledger beside bare asyncio clients making the same calls, and a very long ledger.
 
     python benchmarks/ledger_load.py --json results/ledger.json
 
-The bare clients are `openai`'s own async client, as it comes, and `httpx2`, which it stands on, each with as many
-workers as there are calls in flight. Ours asks through the `openai` client too, over a transport of its own. Every
-side runs in a process of its own, in turn, against one echo server.
+The bare clients are `openai`'s own async client, over the HTTP client it comes with and over the one of
+`openai[aiohttp]`, and `httpx2`, each with as many workers as there are calls in flight. Ours asks through the `openai`
+client too, over a transport of its own; "ours over ..." is the same with another HTTP client in that place. Every side
+runs in a process of its own, in turn, against one echo server; medians of the rounds are compared.
 """
 
 import argparse
@@ -20,6 +21,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING
 
 import psutil
 from machine import facts, peak_rss_bytes, versions
@@ -27,9 +30,13 @@ from machine import facts, peak_rss_bytes, versions
 from zephyr.records.messages import Message
 from zephyr.teachers.protocol import ChatRequest
 
+if TYPE_CHECKING:
+    import httpx2
+
 HERE = Path(__file__).parent
 WORDS = "The quick brown fox jumps over the lazy dog and runs away from it. " * 6
 LONG_LEDGER_ROWS = 1_000_000
+MEASURES = ("calls_per_second", "cpu_milliseconds_a_call", "peak_rss_mb")
 MEGABYTE = 1e6
 
 
@@ -50,13 +57,30 @@ def body(request: ChatRequest) -> dict[str, object]:
     }
 
 
-async def _bare_openai(base_url: str, asked: list[ChatRequest], concurrency: int) -> int:
+def _httpx_client(*, keep: bool = True) -> "httpx2.AsyncClient":
+    """The HTTP client that `openai` comes with; with `keep`, connections are used again."""
     import httpx2
     import openai
 
-    limits = httpx2.Limits(max_connections=concurrency, max_keepalive_connections=concurrency)
-    http = openai.DefaultAsyncHttpxClient(limits=limits)
-    async with openai.AsyncOpenAI(base_url=base_url, api_key="none", max_retries=0, http_client=http) as client:
+    limits = httpx2.Limits(max_connections=4096, max_keepalive_connections=4096 if keep else 0)
+    return openai.DefaultAsyncHttpxClient(limits=limits, follow_redirects=False)
+
+
+def _aiohttp_client(*, keep: bool = True) -> "httpx2.AsyncClient":
+    """The HTTP client of `openai[aiohttp]`."""
+    import httpx2
+    import openai
+
+    limits = httpx2.Limits(max_connections=4096, max_keepalive_connections=4096 if keep else 0)
+    return openai.DefaultAioHttpClient(limits=limits, follow_redirects=False)
+
+
+async def _bare_openai(
+    base_url: str, asked: list[ChatRequest], concurrency: int, http: Callable[[], "httpx2.AsyncClient"]
+) -> int:
+    import openai
+
+    async with openai.AsyncOpenAI(base_url=base_url, api_key="none", max_retries=0, http_client=http()) as client:
 
         async def ask(request: ChatRequest) -> str:
             made = await client.chat.completions.create(**body(request))
@@ -93,13 +117,22 @@ async def _all(ask: Callable, asked: list[ChatRequest], concurrency: int) -> int
     return right
 
 
-def _ours(base_url: str, asked: list[ChatRequest], concurrency: int) -> int:
+def _ours(
+    base_url: str,
+    asked: list[ChatRequest],
+    concurrency: int,
+    http: Callable[[], "httpx2.AsyncClient"] | None = None,
+) -> int:
+    """Right answers through our teacher with its ledger; over another HTTP client than its own, if one is given."""
     from zephyr.recipe.teacher_section import EndpointSection
+    from zephyr.teachers.endpoint import chat_client
     from zephyr.teachers.endpoint.address import Address
     from zephyr.teachers.endpoint.teacher import EndpointTeacher
     from zephyr.teachers.ledger.cached_teacher import LedgeredTeacher
     from zephyr.teachers.ledger.ledger import Ledger
 
+    if http is not None:
+        chat_client.new_http_client = lambda _url, **_: http()
     with tempfile.TemporaryDirectory(prefix="ledger-") as folder, Ledger(Path(folder) / "calls.sqlite") as ledger:
         section = EndpointSection(base_url=base_url, model="echo", concurrency=concurrency)
         endpoint = EndpointTeacher(Address(section))
@@ -112,7 +145,11 @@ def _ours(base_url: str, asked: list[ChatRequest], concurrency: int) -> int:
 
 SIDES: dict[str, Callable[[str, list[ChatRequest], int], int]] = {
     "ours": _ours,
-    "openai": lambda *told: asyncio.run(_bare_openai(*told)),
+    "ours over aiohttp": lambda *told: _ours(*told, _aiohttp_client),
+    "ours over aiohttp, new connections": lambda *told: _ours(*told, lambda: _aiohttp_client(keep=False)),
+    "ours over httpx2": lambda *told: _ours(*told, _httpx_client),
+    "openai": lambda *told: asyncio.run(_bare_openai(*told, _httpx_client)),
+    "openai over aiohttp": lambda *told: asyncio.run(_bare_openai(*told, _aiohttp_client)),
     "httpx2": lambda *told: asyncio.run(_bare_httpx(*told)),
 }
 
@@ -198,9 +235,9 @@ def echo_server(delay: float) -> Iterator[str]:
             process.kill()
 
 
-def compare(calls: int, concurrency: int, delay: float, rounds: int) -> dict[str, object]:
-    """All sides in turn, several times; of each the fastest run, and ours as a share of the bare ones."""
-    runs: dict[str, list[dict]] = {side: [] for side in SIDES}
+def compare(sides: list[str], calls: int, concurrency: int, delay: float, rounds: int) -> dict[str, object]:
+    """All sides in turn, several times; of each the median run, and ours as a share of the others."""
+    runs: dict[str, list[dict]] = {side: [] for side in sides}
     with echo_server(delay) as base_url:
         for _ in range(rounds):
             for side, done in runs.items():
@@ -209,37 +246,40 @@ def compare(calls: int, concurrency: int, delay: float, rounds: int) -> dict[str
                 run = subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603
                 done.append(json.loads(run.stdout))
                 print(json.dumps(done[-1]), file=sys.stderr, flush=True)
-    best = {side: max(done, key=lambda run: run["calls_per_second"]) for side, done in runs.items()}
-    rate = {side: run["calls_per_second"] for side, run in best.items()}
+    medians = {side: {name: median(run[name] for run in done) for name in MEASURES} for side, done in runs.items()}
+    ours = medians["ours"]
     return {
         "calls": calls,
         "concurrency": concurrency,
         "server_delay_seconds": delay,
-        "share_of_bare_openai_rate": round(rate["ours"] / rate["openai"], 3),
-        "share_of_bare_httpx2_rate": round(rate["ours"] / rate["httpx2"], 3),
-        "client_overhead_ms": best["ours"]["milliseconds_a_call"],
-        "best": best,
+        "rounds": rounds,
+        "ours_as_share_of": {
+            side: {name: round(ours[name] / found[name], 3) for name in MEASURES} for side, found in medians.items()
+        },
+        "medians": medians,
         "all_runs": runs,
     }
 
 
 def main() -> None:
-    """Nothing; prints what was measured, and writes it where `--json` says."""
+    """Print what was measured, and write it where `--json` says."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--calls", type=int, default=20_000)
     parser.add_argument("--concurrency", type=int, default=256)
     parser.add_argument("--delay", type=float, default=0.0, help="seconds the server takes for an answer")
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--sides", nargs="+", choices=list(SIDES), default=list(SIDES), help="beside ours")
     parser.add_argument("--rows", type=int, default=LONG_LEDGER_ROWS, help="of the long ledger; 0: leave it out")
     parser.add_argument("--json", type=Path, help="where the numbers go")
-    parser.add_argument("--side", choices=sorted(SIDES), help=argparse.SUPPRESS)
+    parser.add_argument("--side", choices=list(SIDES), help=argparse.SUPPRESS)
     parser.add_argument("--url", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.side:
         print(json.dumps(measure(asked.side, asked.url, asked.calls, asked.concurrency)))
         return
     load_before = os.getloadavg()[0]
-    load = compare(asked.calls, asked.concurrency, asked.delay, asked.rounds)
+    sides = list(dict.fromkeys(["ours", *asked.sides]))
+    load = compare(sides, asked.calls, asked.concurrency, asked.delay, asked.rounds)
     result = {
         "load": load,
         "reopening": reopening(asked.rows) if asked.rows else None,

@@ -19,6 +19,7 @@ DISTRIBUTIONS = (
     "peft",
     "numpy",
     "openai",
+    "aiohttp",
     "httpx2",
     "flash-attn",
     "lm_eval",

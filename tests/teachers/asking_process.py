@@ -9,7 +9,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tests.teachers.calls import address_at, questions
-from zephyr.teachers.endpoint.retries import Backoff
+from zephyr.teachers.endpoint.retrying_call import Backoff
 from zephyr.teachers.endpoint.teacher import EndpointTeacher
 from zephyr.teachers.ledger.cached_teacher import LedgeredTeacher
 from zephyr.teachers.ledger.ledger import Ledger

@@ -4,7 +4,7 @@ from tests.teachers.hostile_server import Running, digest_of
 from zephyr.recipe.teacher_section import EndpointSection
 from zephyr.records.messages import Message
 from zephyr.teachers.endpoint.address import Address
-from zephyr.teachers.endpoint.retries import Backoff
+from zephyr.teachers.endpoint.retrying_call import Backoff
 from zephyr.teachers.endpoint.teacher import EndpointTeacher
 from zephyr.teachers.protocol import ChatRequest
 

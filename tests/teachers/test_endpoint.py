@@ -19,9 +19,9 @@ from zephyr.errors import TeacherError
 from zephyr.recipe.teacher_section import EndpointSection
 from zephyr.records.messages import Message
 from zephyr.teachers.endpoint.address import HIDDEN
-from zephyr.teachers.endpoint.chat_format import Answered, Unusable, body_of, read_completion, read_response
-from zephyr.teachers.endpoint.limits import AdaptiveConcurrency, Pace
-from zephyr.teachers.endpoint.retries import Backoff, retry_after, trouble_of_status
+from zephyr.teachers.endpoint.chat_client import retry_after, trouble_of_status
+from zephyr.teachers.endpoint.chat_format import ServerAnswer, UnusableResponse, body_of, read_completion, read_response
+from zephyr.teachers.endpoint.retrying_call import AdaptiveConcurrency, Backoff, Pace
 from zephyr.teachers.endpoint.teacher import EndpointTeacher
 from zephyr.teachers.ledger.cached_teacher import LedgeredTeacher
 from zephyr.teachers.ledger.ledger import Ledger
@@ -256,11 +256,11 @@ def test_which_statuses_are_final(status, message, headers, final):
 
 
 def test_a_response_that_is_right():
-    assert read_completion(completion()) == Answered("Yes.", "stop", 3, 5)
+    assert read_completion(completion()) == ServerAnswer("Yes.", "stop", 3, 5)
     assert read_completion(completion(finish_reason="length")).finish_reason == "length"
     without = completion()
     del without["usage"]
-    assert read_completion(without) == Answered("Yes.", "stop", None, None)
+    assert read_completion(without) == ServerAnswer("Yes.", "stop", None, None)
 
 
 @pytest.mark.parametrize(
@@ -276,14 +276,14 @@ def test_a_response_that_is_right():
     ],
 )
 def test_responses_that_hold_no_answer(changes):
-    assert isinstance(read_completion(completion(**changes)), Unusable)
+    assert isinstance(read_completion(completion(**changes)), UnusableResponse)
 
 
 @pytest.mark.parametrize(
     "content", [b"", b"{", b"[]", b"null", b'"text"', b"[" * 100_000, b"\xff\xfe", b'{"choices":[]}']
 )
 def test_bytes_that_hold_no_answer(content):
-    assert isinstance(read_response(content), Unusable)
+    assert isinstance(read_response(content), UnusableResponse)
 
 
 def test_fields_that_a_server_does_not_know_are_left_out():

@@ -122,7 +122,7 @@ def test_a_forecast_asks_nothing(path):
     with Ledger(path) as ledger:
         kept = LedgeredTeacher(teacher, ledger, prices=PricesSection(prompt=1e6, completion=2e6))
         list(kept.answer(asked[:3]))
-        forecast = kept.forecast([*asked, *asked])
+        forecast = kept.estimate([*asked, *asked])
     assert teacher.asked == ["0", "1", "2"]
     assert forecast[:4] == (20, 3, 10, 7)
     assert forecast.most.completion_tokens == 7 * 20
@@ -218,7 +218,7 @@ def test_another_file_is_no_ledger(path, content):
 
 
 def test_a_full_disk_is_said_and_nothing_hangs(path, monkeypatch):
-    monkeypatch.setattr(ledger_writer, "INSERT", "INSERT INTO calls VALUES (too few)")
+    monkeypatch.setattr(ledger_writer, "_INSERT", "INSERT INTO calls VALUES (too few)")
     ledger = Ledger(path)
     with pytest.raises(ResourceError, match="cannot be written"):
         list(LedgeredTeacher(CountingTeacher(), ledger).answer(questions(3)))
@@ -238,6 +238,6 @@ def test_an_owner_is_alive_for_as_long_as_its_process():
 def test_a_place_that_cannot_hold_a_ledger_is_said(tmp_path):
     (tmp_path / "calls.sqlite").mkdir()
     with pytest.raises(
-        ResourceError, match=r"calls\.sqlite: cannot be opened \(unable to open database file\); see that"
+        ResourceError, match=r"calls\.sqlite: cannot be opened \(unable to open database file\); check that"
     ):
         open_file(tmp_path / "calls.sqlite")

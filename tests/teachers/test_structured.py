@@ -10,10 +10,9 @@ from hypothesis import strategies as st
 from tests.teachers.calls import SHORT_PAUSES, address_at, questions
 from zephyr.judging import ParseFailure, RatingQuestion, ask, parse_reply
 from zephyr.records.messages import Message
-from zephyr.teachers.endpoint.chat_format import Answered
-from zephyr.teachers.endpoint.retries import trouble_of_status
+from zephyr.teachers.endpoint.chat_client import trouble_of_status
+from zephyr.teachers.endpoint.chat_format import ServerAnswer, written_out
 from zephyr.teachers.endpoint.retrying_call import Caller, fresh_limits
-from zephyr.teachers.endpoint.structured import written_out
 from zephyr.teachers.protocol import ChatReply, ChatRequest, NoBooks
 
 CONVERSATION = (Message("user", "Red or blue?"),)
@@ -34,7 +33,7 @@ class Server:
         self.bodies.append(body)
         if self._refuses and "response_format" in body:
             return trouble_of_status(self._refuses, "response_format is not known", {})
-        return Answered(self._text, "stop", 1, 1)
+        return ServerAnswer(self._text, "stop", 1, 1)
 
 
 def called(server: Server, *requests: ChatRequest) -> list[ChatReply]:

@@ -158,7 +158,7 @@ class _Counting:
 
     def answer(self, requests: Sequence[ChatRequest]) -> Iterator[ChatReply]:
         """Errors, so that nothing is asked again."""
-        ahead = self._teacher.forecast(requests)
+        ahead = self._teacher.estimate(requests)
         self.counts["requests"] += ahead.requests
         self.counts["answered_before"] += ahead.answered
         self.counts["calls_to_come"] += ahead.calls

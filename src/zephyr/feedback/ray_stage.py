@@ -30,8 +30,8 @@ from zephyr.records.reading import read_rows
 from zephyr.records.rows import Prompt, Rated, prompt_id
 from zephyr.records.writing import to_fields, write_jsonl
 from zephyr.teachers.ledger.cached_teacher import LedgeredTeacher
+from zephyr.teachers.ledger.file import merge_ledgers
 from zephyr.teachers.ledger.ledger import Ledger
-from zephyr.teachers.ledger.merge import merge_ledgers
 from zephyr.teachers.ledger.prices import Cap
 from zephyr.teachers.protocol import Teacher
 

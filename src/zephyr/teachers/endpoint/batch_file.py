@@ -22,11 +22,16 @@ import openai
 
 from zephyr.errors import TeacherError
 from zephyr.teachers.endpoint.address import Address
-from zephyr.teachers.endpoint.chat_client import ChatClient
-from zephyr.teachers.endpoint.chat_format import Answered, Unusable, body_of, read_completion
-from zephyr.teachers.endpoint.retries import Backoff, Trouble, retry_after
-from zephyr.teachers.endpoint.retrying_call import attempt_of
-from zephyr.teachers.endpoint.structured import ResponseForms, with_schema, written_out
+from zephyr.teachers.endpoint.chat_client import ChatClient, Trouble, retry_after
+from zephyr.teachers.endpoint.chat_format import (
+    ServerAnswer,
+    UnusableResponse,
+    body_of,
+    read_completion,
+    with_schema,
+    written_out,
+)
+from zephyr.teachers.endpoint.retrying_call import Backoff, ResponseForms, attempt_of
 from zephyr.teachers.ledger.cached_teacher import cap_reached
 from zephyr.teachers.ledger.prices import most_spend, prices_of
 from zephyr.teachers.protocol import Attempt, Books, ChatReply, ChatRequest, NoBooks, Spend
@@ -37,11 +42,11 @@ if TYPE_CHECKING:
 # The server's own limits are 50,000 calls and 200 MB a file.
 CALLS_A_FILE = 20_000
 POLL_SECONDS = 30.0
-OVER = ("completed", "failed", "expired", "cancelled")
-NAME = "zephyr"  # the key of a file's name in what the server keeps of a batch
-PLACE: Literal["/v1/chat/completions"] = "/v1/chat/completions"
+_OVER = ("completed", "failed", "expired", "cancelled")
+_METADATA_KEY = "zephyr"  # the key of a file's name in what the server keeps of a batch
+_ENDPOINT: Literal["/v1/chat/completions"] = "/v1/chat/completions"
 
-T = TypeVar("T")
+_Found = TypeVar("_Found")
 
 
 class _Part(NamedTuple):
@@ -87,7 +92,7 @@ class BatchTeacher:
         question = self._forms.question_of(request)
         if question is not None:
             body = with_schema(body, question)
-        call = {"custom_id": name, "method": "POST", "url": PLACE, "body": body}
+        call = {"custom_id": name, "method": "POST", "url": _ENDPOINT, "body": body}
         return json.dumps(call, ensure_ascii=True).encode()
 
     async def _all(self, parts: Sequence[_Part], books: Books) -> list[list[Attempt]]:
@@ -107,7 +112,7 @@ class BatchTeacher:
             held = await self._hold(part, books)
             found = await self._send(client, part)
         batch = found
-        while batch.status not in OVER:
+        while batch.status not in _OVER:
             await asyncio.sleep(self._poll_seconds)
             batch = await self._patiently(partial(client.batches.retrieve, batch.id))
         if batch.status == "failed":
@@ -145,7 +150,7 @@ class BatchTeacher:
         async def create() -> Batch:
             # A try whose response was lost may have made it.
             return await _find(client, part.name) or await client.batches.create(
-                input_file_id=sent.id, endpoint=PLACE, completion_window="24h", metadata={NAME: part.name}
+                input_file_id=sent.id, endpoint=_ENDPOINT, completion_window="24h", metadata={_METADATA_KEY: part.name}
             )
 
         return await self._patiently(create)
@@ -159,7 +164,7 @@ class BatchTeacher:
                 results |= {str(result.get("custom_id")): result for result in _lines(content.content)}
         return results
 
-    async def _patiently(self, ask: Callable[[], Awaitable[T]]) -> T:
+    async def _patiently(self, ask: Callable[[], Awaitable[_Found]]) -> _Found:
         """What is asked for; a server that is out of order for a moment is asked again."""
         for number in itertools.count(1):
             try:
@@ -189,7 +194,7 @@ async def _find(client: openai.AsyncOpenAI, name: str) -> Batch | None:
     """The batch of that name, unless it is over and answered nothing."""
     async for batch in client.batches.list(limit=100):
         answered = batch.request_counts.completed if batch.request_counts else 0
-        if (batch.metadata or {}).get(NAME) == name and (answered or batch.status not in OVER):
+        if (batch.metadata or {}).get(_METADATA_KEY) == name and (answered or batch.status not in _OVER):
             return batch
     return None
 
@@ -203,11 +208,11 @@ def _lines(content: bytes) -> Iterator[dict[str, object]]:
                 yield result
 
 
-def _read(result: Mapping[str, object] | None, missing: str) -> Answered | Trouble:
+def _read(result: Mapping[str, object] | None, missing: str) -> ServerAnswer | Trouble:
     if result is None:
         return Trouble(missing)
     response = result.get("response")
     if not isinstance(response, dict) or response.get("status_code") != HTTPStatus.OK:
         return Trouble(f"in the batch: {json.dumps(result.get('error') or response)}")
     read = read_completion(response.get("body"))
-    return Trouble(read.reason, may_be_billed=True) if isinstance(read, Unusable) else read
+    return Trouble(read.reason, may_be_billed=True) if isinstance(read, UnusableResponse) else read

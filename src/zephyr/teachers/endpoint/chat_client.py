@@ -1,4 +1,4 @@
-"""One try over HTTP, by the `openai` client: an answer, or what went wrong. Trying again is left to `calling`.
+"""One try over HTTP, by the `openai` client: an answer, or what went wrong. Retries are left to `retrying_call`.
 
 The client's own retries are off, so that every try is seen, and redirects too, which would carry headers elsewhere.
 """
@@ -6,22 +6,46 @@ The client's own retries are off, so that every try is seen, and redirects too, 
 from __future__ import annotations
 
 import asyncio
+import email.utils
+import math
+import time
 import urllib.request
 from collections.abc import Mapping
+from http import HTTPStatus
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 from urllib.parse import urlsplit
 
 import httpx2
 import openai
 
 from zephyr.teachers.endpoint.address import Address
-from zephyr.teachers.endpoint.chat_format import Answered, Json, Unusable, read_response
+from zephyr.teachers.endpoint.chat_format import ServerAnswer, UnusableResponse, read_response
 from zephyr.teachers.endpoint.http_transport import ShortExchanges
-from zephyr.teachers.endpoint.retries import Trouble, trouble_of_status
 
-NO_KEY = "none"  # for servers that want none: the client insists on one
-SHOWN_CHARACTERS = 300
+_NO_KEY = "none"  # for servers that want none: the client insists on one
+_SHOWN_CHARACTERS = 300
+# A server that asks for a longer pause than this has no more to give today.
+LONGEST_PAUSE_SECONDS = 600.0
+OVERLOAD = {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE, 529}
+PASSING = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.CONFLICT, HTTPStatus.TOO_EARLY}
+# Codes of a 429 that no waiting mends.
+EXHAUSTED = ("insufficient_quota", "billing_hard_limit_reached")
+
+
+class Trouble(NamedTuple):
+    """Why a try failed.
+
+    `is_overload` is the server's sign that it has too much to do, `may_be_billed` that it may have answered all
+    the same, `is_ours` that no call can succeed like this: the key, the address, or the model's name is wrong.
+    """
+
+    reason: str
+    is_final: bool = False
+    is_overload: bool = False
+    may_be_billed: bool = False
+    is_ours: bool = False
+    pause_seconds: float | None = None  # what the server asked for
 
 
 class ChatClient:
@@ -31,19 +55,13 @@ class ChatClient:
         self.address = address
         section = address.section
         self._deadline_seconds = section.deadline_seconds
-        if takes_files or is_behind_proxy(section.base_url):
-            # A connection for every request: on one that is kept, a second response passes for the next one's.
-            limits = httpx2.Limits(max_keepalive_connections=0)
-            http_client = openai.DefaultAsyncHttpxClient(limits=limits, follow_redirects=False)
-        else:
-            http_client = openai.DefaultAsyncHttpxClient(transport=ShortExchanges(), follow_redirects=False)
         self._client = openai.AsyncOpenAI(
             base_url=section.base_url,
-            api_key=address.api_key or NO_KEY,
+            api_key=address.api_key or _NO_KEY,
             default_headers=dict(address.headers),
             max_retries=0,
             timeout=section.deadline_seconds,
-            http_client=http_client,
+            http_client=new_http_client(section.base_url, takes_files=takes_files),
         )
 
     async def __aenter__(self) -> Self:
@@ -59,7 +77,7 @@ class ChatClient:
         """The client itself, for files and batches."""
         return self._client
 
-    async def ask(self, body: Mapping[str, Json]) -> Answered | Trouble:
+    async def ask(self, body: Mapping[str, object]) -> ServerAnswer | Trouble:
         """The answer to a chat completion with this body, or why there is none; secrets are hidden in both."""
         try:
             # The client's own model of the response accepts anything, and costs time.
@@ -76,7 +94,7 @@ class ChatClient:
         except httpx2.HTTPError as error:
             return self._trouble_of_connection(error)
         read = read_response(response.content)
-        if isinstance(read, Unusable):
+        if isinstance(read, UnusableResponse):
             return Trouble(self._shown(read.reason), is_final=read.is_final, may_be_billed=True)
         return read._replace(text=self.address.hide(read.text))
 
@@ -87,7 +105,16 @@ class ChatClient:
 
     def _shown(self, text: str) -> str:
         """A message short enough for a row, without secrets."""
-        return self.address.hide(text)[:SHOWN_CHARACTERS]
+        return self.address.hide(text)[:_SHOWN_CHARACTERS]
+
+
+def new_http_client(base_url: str, *, takes_files: bool) -> httpx2.AsyncClient:
+    """The HTTP client below `openai`'s: over our own transport, but for files and behind a proxy."""
+    if takes_files or is_behind_proxy(base_url):
+        # A connection for every request: on one that is kept, a second response passes for the next one's.
+        limits = httpx2.Limits(max_keepalive_connections=0)
+        return openai.DefaultAsyncHttpxClient(limits=limits, follow_redirects=False)
+    return openai.DefaultAsyncHttpxClient(transport=ShortExchanges(), follow_redirects=False)
 
 
 def is_behind_proxy(url: str) -> bool:
@@ -95,3 +122,36 @@ def is_behind_proxy(url: str) -> bool:
     parts = urlsplit(url)
     proxies = urllib.request.getproxies()
     return bool(proxies.get(parts.scheme) or proxies.get("all")) and not urllib.request.proxy_bypass(parts.netloc)
+
+
+def trouble_of_status(status: int, message: str, headers: Mapping[str, str]) -> Trouble:
+    """What an HTTP status other than success means."""
+    reason = f"HTTP {status}: {message}"
+    pause = retry_after(headers)
+    if status in OVERLOAD:
+        too_long = pause is not None and pause > LONGEST_PAUSE_SECONDS
+        final = too_long or any(code in message for code in EXHAUSTED)
+        return Trouble(reason, is_final=final, is_overload=not final, pause_seconds=pause)
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in PASSING:
+        return Trouble(reason, is_overload=False, pause_seconds=pause)
+    ours = status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND)
+    return Trouble(reason, is_final=True, is_ours=ours)
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """The pause a server asks for, in seconds: as a number, in milliseconds, or until a date.
+
+    RFC 9110, 10.2.3
+    """
+    for name, divisor in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
+        try:
+            seconds = float(headers.get(name, "")) / divisor
+        except ValueError:
+            continue
+        if math.isfinite(seconds) and seconds >= 0:
+            return seconds
+    try:
+        date = email.utils.parsedate_to_datetime(headers.get("retry-after", ""))
+    except ValueError:
+        return None
+    return max(0.0, date.timestamp() - time.time())

@@ -1,27 +1,161 @@
-"""A call from its first try to its reply: paces, slots, the spend cap, tries and the pauses between them.
+"""A call from its first try to its reply: concurrency, rate limits, the spend cap, retries and pauses between them.
 
-What a single try is stands in `chat_client`; which calls there are, and in which order replies are given, is left
-to `endpoint`.
+A single try stands in `chat_client`; which calls there are, and the order of their replies, is left to `teacher`.
 """
 
 import asyncio
 import random
 import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from http import HTTPStatus
 from typing import NamedTuple
 
 from zephyr.errors import TeacherError
+from zephyr.judging import RatingQuestion, read_question
 from zephyr.recipe.teacher_section import EndpointSection, PricesSection
-from zephyr.teachers.endpoint.chat_client import ChatClient
-from zephyr.teachers.endpoint.chat_format import Answered, body_of
-from zephyr.teachers.endpoint.limits import AdaptiveConcurrency, Pace
-from zephyr.teachers.endpoint.retries import Backoff, Trouble
-from zephyr.teachers.endpoint.structured import ResponseForms, with_schema, written_out
+from zephyr.teachers.endpoint.chat_client import ChatClient, Trouble
+from zephyr.teachers.endpoint.chat_format import ServerAnswer, body_of, with_schema, written_out
 from zephyr.teachers.ledger.cached_teacher import cap_reached
 from zephyr.teachers.ledger.prices import likely_prompt_tokens, most_spend, prices_of, spend_of
 from zephyr.teachers.protocol import Attempt, Books, ChatReply, ChatRequest, Spend
 
+_FIRST_CONCURRENCY = 8
+_BURST_SECONDS = 1.0
+_REFUSALS = (HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY)
 
-class Limits(NamedTuple):
+
+@dataclass(frozen=True)
+class Backoff:
+    """Pauses between the tries of one call: drawn from 0 to a bound that doubles.
+
+    Full jitter: AWS Architecture Blog, "Exponential Backoff And Jitter", 2015
+    """
+
+    first_seconds: float = 0.5
+    longest_seconds: float = 30.0
+
+    def pause(self, tries: int, asked: float | None, dice: random.Random) -> float:
+        """Seconds to wait after so many tries; what the server asked for is waited for in full."""
+        drawn = dice.uniform(0, min(self.longest_seconds, self.first_seconds * 2 ** min(tries, 30)))
+        return drawn if asked is None else asked + drawn / 10
+
+
+class AdaptiveConcurrency:
+    """Slots for calls in flight: doubled at first, then one more a round, halved at every sign of overload.
+
+    Additive increase, multiplicative decrease as TCP does: RFC 5681
+    """
+
+    def __init__(self, most: int, clock: Callable[[], float] = time.monotonic) -> None:
+        if most < 1:
+            raise ValueError(f"concurrency is at least 1, got {most}")
+        self.limit = float(min(_FIRST_CONCURRENCY, most))
+        self.in_flight = 0
+        self._most = most
+        self._clock = clock
+        self._doubles = True
+        self._last_cut = -1.0
+        self._closed_until = 0.0
+        self._waiting: deque[asyncio.Future[None]] = deque()
+
+    async def acquire(self, *, first: bool = False) -> float:
+        """When the call starts; waits for a slot, with `first` before all who wait already."""
+        while self.in_flight >= int(self.limit) or self._clock() < self._closed_until:
+            pause = self._closed_until - self._clock()
+            if pause > 0:
+                await asyncio.sleep(pause)
+                continue
+            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            if first:
+                self._waiting.appendleft(turn)
+            else:
+                self._waiting.append(turn)
+            try:
+                await turn
+            finally:
+                if turn in self._waiting:
+                    self._waiting.remove(turn)
+        self.in_flight += 1
+        return self._clock()
+
+    def release(self, began: float, *, overloaded: bool | None) -> None:
+        """Nothing; the slot is free, and the limit follows what the call met; None says nothing of the server."""
+        self.in_flight -= 1
+        if overloaded:
+            self._cut(began)
+        elif overloaded is not None:
+            step = 1.0 if self._doubles else 1.0 / self.limit
+            # A limit that nobody makes use of is not tried out.
+            if self.in_flight + 1 >= int(self.limit):
+                self.limit = min(self.limit + step, float(self._most))
+        self._wake()
+
+    def close_for(self, seconds: float) -> None:
+        """Nothing; no call starts for so long."""
+        self._closed_until = max(self._closed_until, self._clock() + seconds)
+
+    def _cut(self, began: float) -> None:
+        self._doubles = False
+        # Calls that began before the last cut tell nothing new.
+        if began > self._last_cut:
+            self.limit = max(1.0, self.limit / 2)
+            self._last_cut = self._clock()
+
+    def _wake(self) -> None:
+        free = int(self.limit) - self.in_flight
+        while self._waiting and free > 0:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                free -= 1
+
+
+class Pace:
+    """So many a minute, evenly, with no more than a second's worth at once."""
+
+    def __init__(self, per_minute: float | None, clock: Callable[[], float] = time.monotonic) -> None:
+        self._seconds_each = 60 / per_minute if per_minute else 0.0
+        self._clock = clock
+        self._next = 0.0
+
+    def book(self, amount: float = 1.0) -> float:
+        """How many seconds to wait before so many may be used; they are booked."""
+        now = self._clock()
+        start = max(self._next, now - _BURST_SECONDS)
+        self._next = start + amount * self._seconds_each
+        return max(0.0, start - now)
+
+    def give_back(self, amount: float) -> None:
+        """Nothing; so many of what was booked were not used."""
+        self._next -= amount * self._seconds_each
+
+
+class ResponseForms:
+    """Which requests get a schema. A server that refuses one is not sent another."""
+
+    def __init__(self, *, is_wanted: bool) -> None:
+        self.is_wanted = is_wanted
+
+    def question_of(self, request: ChatRequest) -> RatingQuestion | None:
+        """The question to a judge that the request is, if it is to have a schema."""
+        if not self.is_wanted:
+            return None
+        try:
+            return read_question(request.messages)
+        except ValueError:
+            return None
+
+    def was_refused(self, trouble: Trouble) -> bool:
+        """Whether the server does not take schemas; none is sent from then on."""
+        if trouble.reason.startswith(tuple(f"HTTP {status.value}" for status in _REFUSALS)):
+            self.is_wanted = False
+            return True
+        return False
+
+
+class ServerLimits(NamedTuple):
     """What is learnt about a server, and kept from call to call."""
 
     slots: AdaptiveConcurrency
@@ -30,17 +164,17 @@ class Limits(NamedTuple):
     forms: ResponseForms
 
 
-def fresh_limits(section: EndpointSection) -> Limits:
+def fresh_limits(section: EndpointSection) -> ServerLimits:
     """The limits of a server that nothing is known of."""
     slots = AdaptiveConcurrency(section.concurrency)
     forms = ResponseForms(is_wanted=section.structured)
-    return Limits(slots, Pace(section.requests_per_minute), Pace(section.tokens_per_minute), forms)
+    return ServerLimits(slots, Pace(section.requests_per_minute), Pace(section.tokens_per_minute), forms)
 
 
 class Caller:
     """Makes calls through an open client and writes every try into the books."""
 
-    def __init__(self, client: ChatClient, limits: Limits, books: Books, backoff: Backoff) -> None:
+    def __init__(self, client: ChatClient, limits: ServerLimits, books: Books, backoff: Backoff) -> None:
         self._client = client
         self._max_tries = client.address.section.max_tries
         self._prices = prices_of(client.address.section)
@@ -102,7 +236,7 @@ class Caller:
         limits.tokens.give_back(likely - (attempt.spend.tokens if not attempt.is_estimated else likely))
         return attempt._replace(number=number, latency_seconds=time.monotonic() - began), trouble
 
-    async def _ask(self, request: ChatRequest) -> Answered | Trouble:
+    async def _ask(self, request: ChatRequest) -> ServerAnswer | Trouble:
         body = body_of(request, self._client.address.section)
         question = self._limits.forms.question_of(request)
         if question is None:
@@ -114,7 +248,7 @@ class Caller:
         return got._replace(text=written_out(question, got.text))
 
 
-def attempt_of(request: ChatRequest, got: Answered | Trouble, most: Spend, prices: PricesSection) -> Attempt:
+def attempt_of(request: ChatRequest, got: ServerAnswer | Trouble, most: Spend, prices: PricesSection) -> Attempt:
     """The try in the form of the books; what the server does not say is counted at the most."""
     if isinstance(got, Trouble):
         reply = ChatReply(request.key, "", "error", got.reason)

@@ -15,14 +15,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from zephyr.errors import ZephyrError
 from zephyr.teachers.endpoint.address import Address
 from zephyr.teachers.endpoint.chat_client import ChatClient
-from zephyr.teachers.endpoint.retries import Backoff
-from zephyr.teachers.endpoint.retrying_call import Caller, fresh_limits
+from zephyr.teachers.endpoint.retrying_call import Backoff, Caller, fresh_limits
 from zephyr.teachers.protocol import Books, ChatReply, ChatRequest, NoBooks
 
 # Calls that may be begun before the one whose reply is due; their replies wait in memory.
-AHEAD = 4096
-HAND_OVER_SECONDS = 0.01
-LOOK_SECONDS = 0.02
+_AHEAD = 4096
+_HAND_OVER_SECONDS = 0.01
+_LOOK_SECONDS = 0.02
 
 _Handed = list[tuple[int, ChatReply]]
 
@@ -108,8 +107,8 @@ class _Run:
         while self._next < len(self.requests) and self._failure is None:
             index = self._next
             self._next += 1
-            while index - self._num_taken > AHEAD:  # noqa: ASYNC110 - another thread takes
-                await asyncio.sleep(LOOK_SECONDS)
+            while index - self._num_taken > _AHEAD:  # noqa: ASYNC110 - another thread takes
+                await asyncio.sleep(_LOOK_SECONDS)
             try:
                 reply = await caller.call(self.requests[index])
             except ZephyrError as error:
@@ -122,7 +121,7 @@ class _Run:
     def _hand_over(self, index: int, reply: ChatReply) -> None:
         # Handing over wakes the other thread, so a moment's replies go together.
         if not self._outbox:
-            asyncio.get_running_loop().call_later(HAND_OVER_SECONDS, self._send)
+            asyncio.get_running_loop().call_later(_HAND_OVER_SECONDS, self._send)
         self._outbox.append((index, reply))
 
     def _send(self) -> None:

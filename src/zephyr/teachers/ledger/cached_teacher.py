@@ -1,6 +1,6 @@
-"""Any teacher with a ledger before it: what was answered once is never asked again.
+"""A teacher with a ledger: a request that was answered once is never sent again.
 
-Failures are written down and asked again by the next run; they never count as answers.
+Failures are recorded and tried again by the next run; they never count as answers.
 """
 
 import time
@@ -13,25 +13,25 @@ from zephyr.teachers.ledger.ledger import Ledger, request_hash
 from zephyr.teachers.ledger.prices import likely_prompt_tokens, most_spend, spend_of
 from zephyr.teachers.protocol import Attempt, BookkeepingTeacher, ChatReply, ChatRequest, Spend, Teacher
 
-KNOWN_TOGETHER = 256  # known answers that are read at once
+_REPLIES_A_READ = 256
 
 
-class Forecast(NamedTuple):
-    """What asking would take: calls to come, and their tokens and price."""
+class CallEstimate(NamedTuple):
+    """The calls that the requests would take, and an estimate of their tokens and price."""
 
     requests: int
     answered: int  # in the ledger already
-    repeated: int  # equal to another request, so not asked again
+    repeated: int  # equal to another request, so not sent again
     calls: int
     likely_prompt_tokens: int
-    most: Spend  # an upper bound of all calls, if none is tried twice
+    most: Spend  # an upper bound for all calls, without retries
 
 
 class LedgeredTeacher:
-    """A teacher whose answers are kept in a ledger, and taken from it when the same is asked again.
+    """A teacher whose answers are kept in a ledger, and taken from it when the same request comes again.
 
-    `identity` says whose answers count as this teacher's: for a model that changes under one name give what it
-    was made from. Equal requests, seed included, have one answer.
+    `identity` names this teacher's answers in the ledger: for a model that may change under its name, give what it was
+    made from. Equal requests, seed included, have one answer.
     """
 
     def __init__(
@@ -45,11 +45,11 @@ class LedgeredTeacher:
         self._prices = prices or PricesSection()
 
     def answer(self, requests: Sequence[ChatRequest]) -> Iterator[ChatReply]:
-        """One reply for every request, in order; TeacherError if the cap leaves no room for the next call."""
+        """One reply for every request, in order. Raises TeacherError if the cap leaves no room for the next call."""
         self._ledger.flush()
         hashes = [request_hash(self.identity, request) for request in requests]
         rows = self._ledger.find(dict.fromkeys(hashes))
-        # Where the answer to a hash that is not known comes again, the index of its first request stands for all.
+        # By hash without an answer, the index of its first request; later equal ones share its reply.
         first: dict[str, int] = {}
         for index, wanted in enumerate(hashes):
             if wanted not in rows:
@@ -70,8 +70,8 @@ class LedgeredTeacher:
             yield reply._replace(key=request.key)
         self._ledger.flush()
 
-    def forecast(self, requests: Sequence[ChatRequest]) -> Forecast:
-        """What answering the requests would take, without asking anything."""
+    def estimate(self, requests: Sequence[ChatRequest]) -> CallEstimate:
+        """An estimate of what answering the requests would take; nothing is sent."""
         self._ledger.flush()
         by_hash = {request_hash(self.identity, request): request for request in requests}
         known = self._ledger.find(by_hash)
@@ -80,11 +80,11 @@ class LedgeredTeacher:
         for request in to_ask:
             most = most.plus(most_spend(request, self._prices))
         likely = sum(map(likely_prompt_tokens, to_ask))
-        return Forecast(len(requests), len(known), len(requests) - len(by_hash), len(to_ask), likely, most)
+        return CallEstimate(len(requests), len(known), len(requests) - len(by_hash), len(to_ask), likely, most)
 
     def _known(self, rows: Sequence[int]) -> Iterator[ChatReply]:
-        for start in range(0, len(rows), KNOWN_TOGETHER):
-            yield from self._ledger.replies(rows[start : start + KNOWN_TOGETHER])
+        for start in range(0, len(rows), _REPLIES_A_READ):
+            yield from self._ledger.replies(rows[start : start + _REPLIES_A_READ])
 
     def _ask(self, requests: Sequence[ChatRequest]) -> Iterator[ChatReply]:
         books = self._ledger.books(self.identity)
@@ -109,7 +109,7 @@ class LedgeredTeacher:
 
 
 def cap_reached(name: str, refusal: str) -> TeacherError:
-    """The error that ends a run before its cap would be passed."""
+    """The error that stops a run before it would exceed its cap."""
     return TeacherError(name, f"the spend cap would be passed: {refusal}", "raise the cap, and run again to go on")
 
 

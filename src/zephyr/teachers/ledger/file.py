@@ -1,7 +1,7 @@
-"""The file of a call ledger: its tables, and how a process opens it.
+"""The file of a call ledger: its tables, how a process opens it, and how several are merged into one.
 
-`calls` takes rows and never changes one. `totals` is kept by a trigger, so that opening a long ledger takes no
-longer than a short one. `holds` is what running processes may still spend on calls in flight.
+`calls` is append-only. `totals` is kept by a trigger, so that a long ledger opens as fast as a short one. `holds` is
+what running processes may still spend on calls in flight.
 """
 
 import os
@@ -9,15 +9,22 @@ import socket
 import sqlite3
 import time
 import uuid
+from collections.abc import Iterable
+from contextlib import closing
 from pathlib import Path
 
 import psutil
 
 from zephyr.errors import DataError, ResourceError
 
-FORMAT = 1
-APPLICATION = 0x5A_43_41_4C  # "ZCAL", in the file's header
-BUSY_SECONDS = 60.0
+LEDGER_FORMAT = 1
+_APPLICATION = 0x5A_43_41_4C  # "ZCAL", in the file's header
+_BUSY_SECONDS = 60.0
+
+_COLUMNS = (
+    "request_hash, teacher, finish_reason, attempt, prompt_tokens, completion_tokens, price, is_estimated, "
+    "latency_seconds, finished_at, error, response, request"
+)
 
 # Short columns stand first: a scan that needs them alone does not read the texts.
 _SCHEMA = """
@@ -71,16 +78,16 @@ CREATE TABLE IF NOT EXISTS holds (
 
 
 def open_file(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
-    """A connection to the ledger at `path`, which is made unless it is to be read only.
+    """A connection to the ledger at `path`, which is created unless it is opened read-only.
 
-    It may be used by several threads, one at a time. Raises DataError for another file, ResourceError for a disk
-    that is full or read-only.
+    It may be used by several threads, one at a time. Raises DataError for a file of another kind, ResourceError for a
+    disk that is full or read-only.
     """
     if read_only and not path.is_file():
-        raise DataError(str(path), "there is no such ledger", "name the calls.sqlite of a run folder")
+        raise DataError(str(path), "there is no such ledger", "give the calls.sqlite of a run folder")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+        connection = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
     except sqlite3.OperationalError as error:
         raise _cannot_open(path, error) from error
     try:
@@ -94,8 +101,32 @@ def open_file(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
     return connection
 
 
+def merge_ledgers(parts: Iterable[Path], merged: Path) -> int:
+    """The number of calls in the ledger at `merged`, which is written anew from the parts; these stay as they are."""
+    beside = merged.with_name(f"{merged.name}.merging")
+    _remove(beside)
+    with closing(open_file(beside)) as whole:
+        for part in parts:
+            with closing(open_file(part, read_only=True)) as one:
+                rows = one.execute(f"SELECT {_COLUMNS} FROM calls ORDER BY id")  # noqa: S608 - our own columns
+                marks = ", ".join("?" * len(_COLUMNS.split(",")))
+                whole.execute("BEGIN")
+                whole.executemany(f"INSERT INTO calls ({_COLUMNS}) VALUES ({marks})", rows)  # noqa: S608
+                whole.execute("COMMIT")
+        ((count,),) = whole.execute("SELECT count(*) FROM calls").fetchall()
+        whole.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    _remove(merged)
+    beside.rename(merged)
+    return int(count)
+
+
+def _remove(ledger: Path) -> None:
+    for suffix in ("", "-wal", "-shm"):
+        ledger.with_name(f"{ledger.name}{suffix}").unlink(missing_ok=True)
+
+
 def _cannot_open(path: Path, error: sqlite3.OperationalError) -> ResourceError:
-    remedy = "see that its folder can be written to and its disk has room"
+    remedy = "check that its folder is writable and its disk has room"
     return ResourceError(str(path), f"cannot be opened ({error})", remedy)
 
 
@@ -108,7 +139,7 @@ def _prepare(connection: sqlite3.Connection, *, read_only: bool) -> None:
     (written_in,) = connection.execute("PRAGMA user_version").fetchone()
     if application == 0 and not read_only:
         _create(connection)
-    elif (application, written_in) != (APPLICATION, FORMAT):
+    elif (application, written_in) != (_APPLICATION, LEDGER_FORMAT):
         raise _OtherFormatError(f"application {application:#x}, format {written_in}")
     if read_only:
         connection.execute("PRAGMA query_only = ON")
@@ -120,19 +151,18 @@ def _create(connection: sqlite3.Connection) -> None:
     if connection.execute("SELECT count(*) FROM sqlite_master").fetchone() != (0,):
         raise _OtherFormatError("it holds other tables")
     _switch_to_wal(connection)
-    connection.executescript(
-        f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {FORMAT}; COMMIT;"
-    )
+    pragmas = f"PRAGMA application_id = {_APPLICATION}; PRAGMA user_version = {LEDGER_FORMAT};"
+    connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} {pragmas} COMMIT;")
 
 
 def _switch_to_wal(connection: sqlite3.Connection) -> None:
-    """Nothing; afterwards readers and a writer do not wait for each other."""
-    give_up = time.monotonic() + BUSY_SECONDS
+    """Switch to write-ahead logging, so that readers and a writer do not wait for each other."""
+    give_up = time.monotonic() + _BUSY_SECONDS
     while True:
         try:
             connection.execute("PRAGMA journal_mode = WAL")
         except sqlite3.OperationalError:
-            # Two processes make the same ledger: SQLite does not wait here of its own accord.
+            # Two processes create the same ledger: SQLite does not wait here by itself.
             if time.monotonic() > give_up:
                 raise
             time.sleep(0.01)
@@ -141,13 +171,13 @@ def _switch_to_wal(connection: sqlite3.Connection) -> None:
 
 
 def new_owner() -> str:
-    """A name for one opening of a ledger, which says which process holds it."""
+    """A name for one opening of a ledger, which identifies the process."""
     started = psutil.Process().create_time()
     return f"{socket.gethostname()} {os.getpid()} {started:.2f} {uuid.uuid4().hex[:8]}"
 
 
 def is_alive(owner: str) -> bool:
-    """Whether the process of that name may still run; of other machines' processes nothing is known."""
+    """Whether the process of that name may still run; always true for a process on another machine."""
     host, pid, started, _ = owner.rsplit(" ", 3)
     if host != socket.gethostname():
         return True

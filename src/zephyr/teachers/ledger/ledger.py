@@ -1,7 +1,7 @@
-"""The call ledger: one row for every try of every call, in a SQLite file that is only ever appended to.
+"""The call ledger: one row for every try of every call, in an append-only SQLite file.
 
-Several processes may share one. A row is on disk for good when `flush` returns, and at most moments after
-`record`; a process that dies loses the rows of these moments. Keys never come here: who asks keeps them out.
+Several processes may share one. A row is on disk when `flush` returns, or a moment after `record`; a process that
+dies loses the rows of that moment. API keys never come here: the endpoint's client keeps them out.
 """
 
 import hashlib
@@ -16,10 +16,10 @@ from typing import NamedTuple, Self, cast
 
 from zephyr.teachers.ledger.file import open_file
 from zephyr.teachers.ledger.prices import Cap
-from zephyr.teachers.ledger.writer import LedgerWriter, Row
+from zephyr.teachers.ledger.writer import CallRow, LedgerWriter
 from zephyr.teachers.protocol import Attempt, ChatReply, ChatRequest, Spend
 
-LOOKED_UP_TOGETHER = 500  # values in one query
+_VALUES_A_QUERY = 500
 _REPLY = "finish_reason, response, prompt_tokens, completion_tokens"
 _ANSWERED = "FROM calls INDEXED BY answers WHERE finish_reason <> 'error'"
 _FIND = f"SELECT request_hash, min(id) {_ANSWERED}"
@@ -27,12 +27,12 @@ _ANSWER = f"SELECT {_REPLY} {_ANSWERED} AND request_hash = ? ORDER BY id LIMIT 1
 
 
 class Total(NamedTuple):
-    """What was asked of one teacher, over all runs."""
+    """The sums over all calls of one teacher."""
 
     teacher: str
     tries: int
     answers: int
-    estimated: int  # tries of unknown cost, counted at the most
+    estimated: int  # tries of unknown cost, counted by their upper bound
     prompt_tokens: int
     completion_tokens: int
     price: float
@@ -40,22 +40,22 @@ class Total(NamedTuple):
 
 
 def canonical(request: ChatRequest) -> str:
-    """All of the request that an answer depends on, as JSON: everything but its key."""
+    """Everything in the request that an answer depends on, as JSON: all but its key."""
     fields = request._asdict()
     del fields["key"]
-    if not request.top_logprobs:  # ledgers from before there were any know the request without them
+    if not request.top_logprobs:  # as in ledgers from before there were any
         del fields["top_logprobs"]
     fields["messages"] = [[message.role, message.content] for message in request.messages]
     return json.dumps(fields, ensure_ascii=True, sort_keys=True, separators=(",", ":"))
 
 
 def request_hash(identity: str, request: ChatRequest) -> str:
-    """The name of a call in the ledger: equal for equal requests to the same teacher."""
+    """The hash of a call in the ledger: equal for equal requests to the same teacher."""
     return hashlib.sha256(f"{identity}\n{canonical(request)}".encode()).hexdigest()
 
 
 class Ledger:
-    """An open ledger. Close it, or use it in a `with`; the cap holds for all calls it ever took."""
+    """An open ledger. Close it, or use it in a `with`; the cap holds for all calls it has ever recorded."""
 
     def __init__(self, path: Path, cap: Cap | None = None) -> None:
         self.path = path
@@ -73,7 +73,7 @@ class Ledger:
         self.close()
 
     def close(self) -> None:
-        """Nothing; every row is on disk."""
+        """Write every row to disk and close the file."""
         try:
             self._writer.close()
         finally:
@@ -81,35 +81,35 @@ class Ledger:
                 self._reading.close()
 
     def books(self, identity: str) -> "LedgerBooks":
-        """The part of the ledger that is about one teacher."""
+        """The ledger's books for the teacher of that identity."""
         return LedgerBooks(self, identity)
 
-    def write(self, row: Row, held: Spend | None = None) -> None:
-        """Nothing; the row is committed soon, and what was held for it given back."""
+    def write(self, row: CallRow, held: Spend | None = None) -> None:
+        """Commit the row soon, and give back what was reserved for it."""
         self._writer.write(row, held)
 
     def hold(self, most: Spend) -> Future[str] | None:
-        """None without a cap; else an empty text once so much is held, or why it never will be."""
+        """None without a cap; else an empty text once `most` is reserved, or why it never will be."""
         return self._writer.hold(most) if self._cap.is_set else None
 
     def flush(self) -> None:
-        """Nothing; all rows of before are on disk."""
+        """Wait until all rows written so far are on disk."""
         self._writer.flush()
 
     def find(self, hashes: Iterable[str]) -> dict[str, int]:
-        """The number of the row that answers it, for every hash that is answered."""
+        """The id of the row with the answer, for every hash that has one."""
         waiting = list(hashes)
         found: dict[str, int] = {}
-        for start in range(0, len(waiting), LOOKED_UP_TOGETHER):
-            part = waiting[start : start + LOOKED_UP_TOGETHER]
+        for start in range(0, len(waiting), _VALUES_A_QUERY):
+            part = waiting[start : start + _VALUES_A_QUERY]
             query = f"{_FIND} AND request_hash IN ({_places(part)}) GROUP BY request_hash"
             found.update(cast("list[tuple[str, int]]", self._query(query, part)))
         return found
 
     def replies(self, rows: Sequence[int]) -> Iterator[ChatReply]:
         """The answers in these rows, in their order, without keys."""
-        for start in range(0, len(rows), LOOKED_UP_TOGETHER):
-            part = rows[start : start + LOOKED_UP_TOGETHER]
+        for start in range(0, len(rows), _VALUES_A_QUERY):
+            part = rows[start : start + _VALUES_A_QUERY]
             query = f"SELECT id, {_REPLY} FROM calls WHERE id IN ({_places(part)})"  # noqa: S608 - all of it stands here
             by_row = {int(str(row)): fields for row, *fields in self._query(query, part)}
             yield from (_reply(by_row[row]) for row in part)
@@ -120,7 +120,7 @@ class Ledger:
         return _reply(rows[0]) if rows else None
 
     def totals(self) -> list[Total]:
-        """What was asked of every teacher."""
+        """The sums of every teacher, by name."""
         rows = self._query(f"SELECT {', '.join(Total._fields)} FROM totals ORDER BY teacher")  # noqa: S608
         return [Total(*cast("Total", row)) for row in rows]
 
@@ -137,7 +137,7 @@ class LedgerBooks:
         self._identity = identity
 
     def answered(self, request: ChatRequest) -> ChatReply | None:
-        """The answer that the ledger holds."""
+        """The answer in the ledger, if there is one."""
         found = self._ledger.answer_to(request_hash(self._identity, request))
         return None if found is None else found._replace(key=request.key)
 
@@ -146,9 +146,9 @@ class LedgerBooks:
         return self._ledger.hold(most)
 
     def record(self, request: ChatRequest, attempt: Attempt, held: Spend | None = None) -> None:
-        """Nothing; the try becomes a row."""
+        """Write the try as a row."""
         reply, spend = attempt.reply, attempt.spend
-        row = Row(
+        row = CallRow(
             request_hash(self._identity, request),
             self._identity,
             reply.finish_reason,

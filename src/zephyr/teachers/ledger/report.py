@@ -1,13 +1,13 @@
-"""What a call ledger says when it is read: totals, failures, single calls. Printing is left to `zephyr calls`."""
+"""Queries on a call ledger: totals, failures, single calls. Printing is left to `zephyr calls`."""
 
 import sqlite3
 from typing import NamedTuple
 
-from zephyr.teachers.ledger.writer import Row
+from zephyr.teachers.ledger.writer import CallRow
 
 
 class TeacherSummary(NamedTuple):
-    """What one teacher was asked, and what it cost."""
+    """The calls of one teacher, and their cost."""
 
     teacher: str
     requests: int
@@ -32,7 +32,7 @@ class FailedTries(NamedTuple):
 
 
 def summarize(ledger: sqlite3.Connection) -> list[TeacherSummary]:
-    """One line a teacher, in the order of their names."""
+    """One line per teacher, by name."""
     rows = ledger.execute(
         """
         SELECT totals.teacher, asked.requests, asked.answered, asked.requests - asked.answered, tries,
@@ -48,7 +48,7 @@ def summarize(ledger: sqlite3.Connection) -> list[TeacherSummary]:
 
 
 def failed_tries(ledger: sqlite3.Connection, limit: int) -> list[FailedTries]:
-    """The commonest reasons first."""
+    """The reasons why tries failed, the most frequent first."""
     rows = ledger.execute(
         """
         SELECT count(*), count(DISTINCT request_hash), count(DISTINCT CASE WHEN EXISTS (
@@ -62,12 +62,12 @@ def failed_tries(ledger: sqlite3.Connection, limit: int) -> list[FailedTries]:
     return [FailedTries(*row) for row in rows]
 
 
-def find_calls(ledger: sqlite3.Connection, begins: str, limit: int) -> list[Row]:
-    """The tries of requests whose hash begins so, in order; with nothing to begin with the newest tries."""
-    columns = ", ".join(Row._fields)
+def find_calls(ledger: sqlite3.Connection, begins: str, limit: int) -> list[CallRow]:
+    """The tries of requests whose hash begins with `begins`, in order; the newest tries if it is empty."""
+    columns = ", ".join(CallRow._fields)
     if begins:
         query = f"SELECT {columns} FROM calls WHERE substr(request_hash, 1, ?) = ? ORDER BY id LIMIT ?"  # noqa: S608
         rows = ledger.execute(query, (len(begins), begins, limit))
     else:
         rows = ledger.execute(f"SELECT {columns} FROM calls ORDER BY id DESC LIMIT ?", (limit,))  # noqa: S608
-    return [Row(*row) for row in rows]
+    return [CallRow(*row) for row in rows]

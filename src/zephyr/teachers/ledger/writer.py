@@ -1,4 +1,4 @@
-"""The thread that writes a ledger: all rows that wait go into one transaction, and holds are kept with them."""
+"""The thread that writes a ledger: waiting rows share a transaction, and reservations under the cap go with them."""
 
 import queue
 import sqlite3
@@ -15,14 +15,14 @@ from zephyr.teachers.ledger.file import is_alive, new_owner, open_file
 from zephyr.teachers.ledger.prices import Cap
 from zephyr.teachers.protocol import Spend
 
-# How long rows may wait for others to share their commit.
-PAUSE_SECONDS = 0.01
-# How often a call without room in the cap looks whether another process has given some back.
-LOOK_SECONDS = 0.2
-LOST = "in flight when its process ended; counted at the most it can have cost"
+# How long a row may wait for others to share its commit.
+_PAUSE_SECONDS = 0.01
+# How often a call without room in the cap checks whether another process has given some back.
+_LOOK_SECONDS = 0.2
+_LOST = "in flight when its process ended; counted at the most it can have cost"
 
 
-class Row(NamedTuple):
+class CallRow(NamedTuple):
     """A row of `calls`, in the order of its columns."""
 
     request_hash: str
@@ -40,12 +40,12 @@ class Row(NamedTuple):
     request: str
 
 
-INSERT = f"INSERT INTO calls ({', '.join(Row._fields)}) VALUES ({', '.join('?' * len(Row._fields))})"  # noqa: S608
+_INSERT = f"INSERT INTO calls ({', '.join(CallRow._fields)}) VALUES ({', '.join('?' * len(CallRow._fields))})"  # noqa: S608
 
 
 @dataclass(frozen=True)
 class _Write:
-    row: Row
+    row: CallRow
     held: Spend | None
 
 
@@ -64,7 +64,7 @@ _Order = _Write | _Hold | _Flush | None
 
 
 class LedgerWriter:
-    """Takes rows and holds from any thread. What cannot be written is raised at the next call of a method."""
+    """Takes rows and reservations from any thread. A failed write is raised at the next call of a method."""
 
     def __init__(self, path: Path, cap: Cap) -> None:
         self._path = path
@@ -79,31 +79,31 @@ class LedgerWriter:
         self._thread = threading.Thread(target=self._work, name="ledger", daemon=True)
         self._thread.start()
 
-    def write(self, row: Row, held: Spend | None) -> None:
-        """Nothing; the row is committed soon, and what was held for it given back."""
+    def write(self, row: CallRow, held: Spend | None) -> None:
+        """Commit the row soon, and give back what was reserved for it."""
         self._raise_failure()
         self._orders.put(_Write(row, held))
 
     def hold(self, most: Spend) -> Future[str]:
-        """An empty text once so much is held under the cap, or why it never will be."""
+        """An empty text once `most` is reserved under the cap, or why it never will be."""
         self._raise_failure()
         answer: Future[str] = Future()
         self._orders.put(_Hold(most, answer))
         return answer
 
     def flush(self) -> None:
-        """Nothing; all rows of before are on disk."""
+        """Wait until all rows written so far are on disk."""
         done: Future[None] = Future()
         self._orders.put(_Flush(done))
         while self._thread.is_alive() and not done.done():
             try:
-                done.result(timeout=LOOK_SECONDS)
+                done.result(timeout=_LOOK_SECONDS)
             except TimeoutError:
                 continue
         self._raise_failure()
 
     def close(self) -> None:
-        """Nothing; all rows are on disk, and calls still in flight are counted as lost."""
+        """Write all rows to disk and close the file; calls still in flight are counted as lost."""
         if self._thread.is_alive():
             self._orders.put(None)
             self._thread.join()
@@ -130,11 +130,11 @@ class LedgerWriter:
         """What waits, after a moment for more to come."""
         orders: list[_Order] = []
         try:
-            orders.append(self._orders.get(timeout=LOOK_SECONDS if self._waiting else None))
+            orders.append(self._orders.get(timeout=_LOOK_SECONDS if self._waiting else None))
         except queue.Empty:
             return orders
         if orders != [None]:
-            time.sleep(PAUSE_SECONDS)
+            time.sleep(_PAUSE_SECONDS)
         while not self._orders.empty():
             orders.append(self._orders.get())
         return orders
@@ -145,7 +145,7 @@ class LedgerWriter:
         answers: list[tuple[_Hold, str]] = []
         if writes or self._waiting or is_last:
             self._connection.execute("BEGIN IMMEDIATE")
-            self._connection.executemany(INSERT, [order.row for order in writes])
+            self._connection.executemany(_INSERT, [order.row for order in writes])
             for order in writes:
                 if order.held is not None:
                     self._held, self._num_held = self._held.plus(order.held, -1), self._num_held - 1
@@ -179,28 +179,28 @@ class LedgerWriter:
     def _write_hold(self, *, is_last: bool) -> None:
         self._connection.execute("DELETE FROM holds WHERE owner = ?", (self._owner,))
         if self._num_held and is_last:
-            self._connection.execute(INSERT, _lost(self._num_held, self._held))
+            self._connection.execute(_INSERT, _lost(self._num_held, self._held))
         elif self._num_held:
             values = (self._owner, self._num_held, *self._held)
             self._connection.execute("INSERT INTO holds VALUES (?, ?, ?, ?, ?)", values)
 
     def _write_off_the_dead(self) -> None:
-        """Nothing; what processes that died may have spent is counted as spent."""
+        """Count as spent what processes that died may have spent."""
         for owner, calls, *spend in self._connection.execute("SELECT * FROM holds").fetchall():
             if owner != self._owner and not is_alive(owner):
                 self._connection.execute("DELETE FROM holds WHERE owner = ?", (owner,))
-                self._connection.execute(INSERT, _lost(calls, Spend(*spend)))
+                self._connection.execute(_INSERT, _lost(calls, Spend(*spend)))
 
     def _refuse(self, orders: Sequence[_Order]) -> None:
-        """Nothing; whoever waits for an answer is told that there will be none."""
+        """Pass the failure to everyone who waits for an answer."""
         for order in {*self._waiting, *(order for order in orders if isinstance(order, _Hold))}:
             if not order.answer.done():
                 order.answer.set_exception(self._failure)
 
 
-def _lost(calls: int, spend: Spend) -> Row:
-    error = f"{calls} calls {LOST}"
-    return Row("", "(lost)", "error", 1, *spend, True, 0.0, time.time(), error, "", "")
+def _lost(calls: int, spend: Spend) -> CallRow:
+    error = f"{calls} calls {_LOST}"
+    return CallRow("", "(lost)", "error", 1, *spend, True, 0.0, time.time(), error, "", "")
 
 
 def _sum(connection: sqlite3.Connection, table: str, but_for: str = "") -> Spend:
