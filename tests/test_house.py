@@ -1,90 +1,27 @@
 """Guards of the house rules: sizes, names, repetition, lightness, and documents that keep their word."""
 
 import ast
-import io
 import math
 import re
 import shlex
 import statistics
 import subprocess
 import sys
-import tokenize
-from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
+
+from tests.house.sizes import Function, functions, repeated_windows
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SOURCE = REPOSITORY / "src" / "zephyr"
 PROGRAMS = [SOURCE, REPOSITORY / "benchmarks", REPOSITORY / "examples"]
 TARGETS = {"setup", "demo", "test", "test-all", "check", "docs", "clean"}
 VAGUE = {"util", "utils", "common", "helper", "helpers", "manager", "managers", "misc"}
-LAYOUT_TOKENS = {
-    tokenize.COMMENT,
-    tokenize.NL,
-    tokenize.NEWLINE,
-    tokenize.INDENT,
-    tokenize.DEDENT,
-    tokenize.ENDMARKER,
-}
-BLOCKS = (ast.If, ast.For, ast.While, ast.With, ast.Try, ast.Match, ast.AsyncFor, ast.AsyncWith)
-WINDOW = 8
-
-FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
-
-
-class Function(NamedTuple):
-    name: str
-    code_lines: int
-    parameters: int
-    nesting: int
 
 
 def python_files(*folders: Path) -> list[Path]:
     return sorted(path for folder in folders for path in folder.rglob("*.py"))
-
-
-def code_lines(text: str) -> set[int]:
-    """Numbers of the lines that hold code: no comment, no docstring, no blank line."""
-    lines = set()
-    for token in tokenize.generate_tokens(io.StringIO(text).readline):
-        if token.type not in LAYOUT_TOKENS:
-            lines.update(range(token.start[0], token.end[0] + 1))
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, FunctionNode | ast.ClassDef | ast.Module) and ast.get_docstring(node, clean=False):
-            docstring = node.body[0]
-            lines.difference_update(range(docstring.lineno, docstring.end_lineno + 1))
-    return lines
-
-
-def nesting(node: ast.AST) -> int:
-    """How deep blocks stand in each other; `elif` opens no new depth, and a function within starts anew."""
-    deepest = 0
-    for child in ast.iter_child_nodes(node):
-        if isinstance(child, FunctionNode | ast.ClassDef):
-            continue
-        chained = isinstance(node, ast.If) and isinstance(child, ast.If) and node.orelse == [child]
-        deepest = max(deepest, nesting(child) + (isinstance(child, BLOCKS) and not chained))
-    return deepest
-
-
-def count_parameters(node: FunctionNode) -> int:
-    arguments = node.args
-    every = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
-    every += [extra for extra in (arguments.vararg, arguments.kwarg) if extra]
-    return sum(argument.arg not in ("self", "cls") for argument in every)
-
-
-def functions(text: str, where: str) -> Iterator[Function]:
-    written, lines = text.splitlines(), code_lines(text)
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, FunctionNode):
-            size = sum(node.lineno <= line <= node.end_lineno for line in lines)
-            # Another library's interface can ask for more than we would: its head then says so and why.
-            foreign = re.search(r"# noqa: PLR0913 - \w", written[node.lineno - 1])
-            parameters = 0 if foreign else count_parameters(node)
-            yield Function(f"{where}:{node.lineno} {node.name}", size, parameters, nesting(node))
 
 
 def functions_in(*folders: Path) -> list[Function]:
@@ -92,31 +29,6 @@ def functions_in(*folders: Path) -> list[Function]:
         function
         for path in python_files(*folders)
         for function in functions(path.read_text(), str(path.relative_to(REPOSITORY)))
-    ]
-
-
-def windows(text: str) -> Iterator[tuple[str, ...]]:
-    """Every run of eight code lines, without indentation, imports and the heads of functions.
-
-    Functions that can stand for each other have the same head, and should.
-    """
-    kept = code_lines(text)
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, FunctionNode):
-            kept.difference_update(range(node.lineno, node.body[0].lineno))
-        elif isinstance(node, ast.Import | ast.ImportFrom):
-            kept.difference_update(range(node.lineno, node.end_lineno + 1))
-    lines = [line.strip() for number, line in enumerate(text.splitlines(), start=1) if number in kept]
-    return (tuple(lines[start : start + WINDOW]) for start in range(len(lines) - WINDOW + 1))
-
-
-def repeated_windows(texts: dict[str, str]) -> list[str]:
-    seen: dict[tuple[str, ...], str] = {}
-    return [
-        f"{seen[window]} and {where}: {window[0]}"
-        for where, text in texts.items()
-        for window in windows(text)
-        if seen.setdefault(window, where) != where
     ]
 
 
