@@ -14,7 +14,7 @@ from tests.feedback.ray_teachers import OneByOne
 from zephyr.cli import main as cli
 from zephyr.data.read.sources import open_source
 from zephyr.data.tokenize.encoding import DialogueEncoder
-from zephyr.feedback import ray_stage
+from zephyr.feedback import ray_workers
 from zephyr.models.new_model import learn_tokenizer, new_model
 from zephyr.recipe.data_section import DataSource
 from zephyr.recipe.model_section import ChatTemplateSection
@@ -248,7 +248,7 @@ def test_what_was_answered_is_not_asked_again(world_prompts, tmp_path, capsys, m
 
 
 def test_workers_come_to_the_same(world_prompts, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(ray_stage, "_running", lambda: nullcontext(OneByOne()))
+    monkeypatch.setattr(ray_workers, "_running", lambda: nullcontext(OneByOne()))
     words = ("judge", world_prompts, "--judge", "scripted", "--models", "scripted", "--limit", 20)
     alone, shared = tmp_path / "alone.jsonl", tmp_path / "shared.jsonl"
     accounts = [

@@ -10,14 +10,14 @@ from tests.feedback.recorded_teachers import RecordedTeacher
 from zephyr.errors import DataError
 from zephyr.feedback.audit import audit, cohens_kappa, verdict
 from zephyr.feedback.audit_items import FIRST, SECOND, TIE, AuditItem, read_llmbar, read_pandalm, world_items
-from zephyr.feedback.judge import JudgeSettings
 from zephyr.judging import Rating, read_question, write_reply
+from zephyr.recipe.feedback_section import JudgingSection
 from zephyr.records.messages import Message
 from zephyr.records.rows import Answer, Rated
 from zephyr.teachers.scripted import ScriptedJudge
 from zephyr.world import check
 
-HELPFUL = JudgeSettings(aspects=("helpfulness",), num_tries=1)
+HELPFUL = JudgingSection(aspects=("helpfulness",), num_tries=1)
 
 
 def item(number: int, first: str, second: str, label: int) -> AuditItem:
@@ -122,7 +122,7 @@ def test_shares_have_intervals_even_where_all_items_agree():
 
 
 def test_the_overall_score_is_not_asked_in_two_orders():
-    settings = JudgeSettings(aspects=("helpfulness", "overall"), num_tries=1)
+    settings = JudgingSection(aspects=("helpfulness", "overall"), num_tries=1)
     teacher = rating_by(lambda text, *_: 5 if text == "good" else 2)
     found = audit(ITEMS, teacher, settings)
     names = {(one.by, one.name) for one in found.measures}

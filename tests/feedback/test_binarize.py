@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zephyr.feedback.binarize import BinarizeSettings, binarize, gather
+from zephyr.feedback.binarize import binarize, gather, repair_where_published
+from zephyr.recipe.feedback_section import BinarizeSection
 from zephyr.records.formats import convert
 from zephyr.records.messages import Message
 from zephyr.records.reading import read_rows
@@ -25,14 +26,14 @@ def many(*scores: float | None, count: int = 400) -> list[Rated]:
 
 
 def pairs(row: Rated, **settings) -> list[tuple[str, str]]:
-    return [preference.completions for preference in binarize([row], BinarizeSettings(**settings)).rows]
+    return [preference.completions for preference in binarize([row], BinarizeSection(**settings)).rows]
 
 
 # ---- which answers make a pair ----
 
 
 def test_the_best_answer_is_chosen_and_the_row_carries_what_it_needs():
-    made = binarize([rated(3, 9, 5)], BinarizeSettings(rejected="next"))
+    made = binarize([rated(3, 9, 5)], BinarizeSection(rejected="next"))
     (row,) = made.rows
     assert row.completions == ("1", "2")
     assert row.ratings == (9, 5)
@@ -53,7 +54,7 @@ def test_rejected_is_the_worst_or_the_next_of_the_lower_ones():
 
 
 def test_zephyr_draws_the_rejected_one_evenly_from_all_lower_ones():
-    made = binarize(many(2, 9, 5, 7), BinarizeSettings())
+    made = binarize(many(2, 9, 5, 7), BinarizeSection())
     drawn = Counter(row.completions[1] for row in made.rows)
     assert {row.completions[0] for row in made.rows} == {"1"}
     # 133 of each expected, standard deviation 9.4.
@@ -62,7 +63,7 @@ def test_zephyr_draws_the_rejected_one_evenly_from_all_lower_ones():
 
 
 def test_chance_chooses_among_the_best():
-    made = binarize(many(9, 2, 9), BinarizeSettings())
+    made = binarize(many(9, 2, 9), BinarizeSection())
     drawn = Counter(row.completions[0] for row in made.rows)
     assert set(drawn) == {"0", "2"}
     assert abs(drawn["0"] - 200) < 45
@@ -71,10 +72,10 @@ def test_chance_chooses_among_the_best():
 
 def test_ties_are_dropped_or_kept():
     assert pairs(rated(5, 5)) == []
-    assert binarize([rated(5, 5)], BinarizeSettings()).dropped == {"prompt with all ratings equal": 1}
+    assert binarize([rated(5, 5)], BinarizeSection()).dropped == {"prompt with all ratings equal": 1}
     kept = pairs(rated(5, 5), ties="keep")
     assert sorted(kept[0]) == ["0", "1"]
-    drawn = Counter(row.completions[1] for row in binarize(many(9, 9, 2), BinarizeSettings(ties="keep")).rows)
+    drawn = Counter(row.completions[1] for row in binarize(many(9, 9, 2), BinarizeSection(ties="keep")).rows)
     assert set(drawn) == {"0", "1", "2"}
 
 
@@ -83,16 +84,16 @@ def test_a_gap_can_be_asked_for():
     assert pairs(row, rejected="next", min_gap=1.0) == [("0", "2")]
     assert pairs(row, rejected="next", min_gap=2.0) == [("0", "3")]
     assert pairs(row, min_gap=7.0) == []
-    assert binarize([row], BinarizeSettings(min_gap=7.0)).dropped == {"prompt with all gaps below min_gap": 1}
+    assert binarize([row], BinarizeSection(min_gap=7.0)).dropped == {"prompt with all gaps below min_gap": 1}
     assert pairs(rated(5, 5), ties="keep", min_gap=0.5) == []
 
 
 def test_the_models_stand_in_the_order_of_their_answers():
     answers = (Answer("a", "small", 1.0), Answer("b", "big", 9.0), Answer("c", "", 5.0))
     row = Rated("r", (Message("user", "q"),), answers)
-    assert binarize([row], BinarizeSettings(output="listwise")).rows[0].models == ("big", "", "small")
-    assert binarize([row], BinarizeSettings(rejected="worst")).rows[0].models == ("big", "small")
-    labels = binarize([row], BinarizeSettings(output="kto")).rows
+    assert binarize([row], BinarizeSection(output="listwise")).rows[0].models == ("big", "", "small")
+    assert binarize([row], BinarizeSection(rejected="worst")).rows[0].models == ("big", "small")
+    labels = binarize([row], BinarizeSection(output="kto")).rows
     assert {one.completions[0]: one.models for one in labels} == {"a": ("small",), "b": ("big",), "c": ()}
 
 
@@ -119,7 +120,7 @@ def with_ratings() -> Rated:
     ],
 )
 def test_chosen_by_overall_mean_or_an_aspect(chosen, completions, ratings):
-    made = binarize([with_ratings()], BinarizeSettings(output="listwise", chosen=chosen))
+    made = binarize([with_ratings()], BinarizeSection(output="listwise", chosen=chosen))
     assert made.rows[0].completions == completions
     assert made.rows[0].ratings == pytest.approx(ratings)
     assert made.left_out == ({} if len(completions) == 3 else {"answer without a score": 1})
@@ -132,11 +133,11 @@ def ten(mean: float | None) -> Answer:
 
 def test_a_ten_that_was_a_one_is_repaired():
     row = Rated("r", (Message("user", "q"),), (ten(1.5), ten(3.0), ten(5.0), Answer("six", score=6.0)))
-    made = binarize([row], BinarizeSettings(output="listwise"))
+    made = binarize([row], BinarizeSection(output="listwise"))
     assert made.rows[0].completions == ("ten 5.0", "six", "ten 1.5")
     assert made.rows[0].ratings == (10.0, 6.0, 1.0)
     assert made.left_out == {"answer with an overall 10 in doubt": 1}
-    as_published = binarize([row], BinarizeSettings(output="listwise", ties="keep", repair_overall=False))
+    as_published = binarize([row], BinarizeSection(output="listwise", ties="keep", repair_overall=False))
     assert as_published.rows[0].ratings == (10.0, 10.0, 10.0, 6.0)
 
 
@@ -150,17 +151,17 @@ def test_a_ten_without_ratings_is_left_as_it_is():
 
 def test_a_list_is_best_first_and_ties_leave_one():
     row = rated(3, 9, 5, 9, 5)
-    made = binarize([row], BinarizeSettings(output="listwise"))
+    made = binarize([row], BinarizeSection(output="listwise"))
     assert made.rows[0].ratings == (9, 5, 3)
-    kept = binarize([row], BinarizeSettings(output="listwise", ties="keep")).rows[0]
+    kept = binarize([row], BinarizeSection(output="listwise", ties="keep")).rows[0]
     assert kept.ratings == (9, 9, 5, 5, 3)
     assert sorted(kept.completions) == ["0", "1", "2", "3", "4"]
-    assert binarize([rated(4, 4)], BinarizeSettings(output="listwise")).dropped == {"prompt with all ratings equal": 1}
-    assert binarize([row], BinarizeSettings(output="listwise", min_gap=3)).rows[0].ratings == (9, 5)
+    assert binarize([rated(4, 4)], BinarizeSection(output="listwise")).dropped == {"prompt with all ratings equal": 1}
+    assert binarize([row], BinarizeSection(output="listwise", min_gap=3)).rows[0].ratings == (9, 5)
 
 
 def test_labels_are_one_row_an_answer():
-    made = binarize([rated(5, 4.9, None), rated(None, name="other")], BinarizeSettings(output="kto"))
+    made = binarize([rated(5, 4.9, None), rated(None, name="other")], BinarizeSection(output="kto"))
     assert {row.completions[0]: row.ratings for row in made.rows} == {"0": (1.0,), "1": (0.0,)}
     assert (made.used, made.dropped, made.left_out) == (
         1,
@@ -182,7 +183,7 @@ def test_what_cannot_take_part_is_counted():
         Answer("x"),
         Answer("y", score=float("nan")),
     )
-    made = binarize([Rated("r", (Message("user", "q"),), answers)], BinarizeSettings())
+    made = binarize([Rated("r", (Message("user", "q"),), answers)], BinarizeSection())
     assert not made.rows
     assert made.dropped == {"prompt with fewer than two rated answers": 1}
     assert made.left_out == {"repeated answer": 1, "empty answer": 2, "answer without a score": 2}
@@ -201,7 +202,7 @@ SCORES = st.lists(st.one_of(st.none(), st.integers(1, 10).map(float)), max_size=
 )
 def test_accounts_and_order(scores, output, rejected, ties, min_gap, most):
     rows = [rated(*some, name=str(number)) for number, some in enumerate(scores)]
-    settings = BinarizeSettings(output=output, rejected=rejected, ties=ties, min_gap=min_gap, max_pairs_per_prompt=most)
+    settings = BinarizeSection(output=output, rejected=rejected, ties=ties, min_gap=min_gap, max_pairs_per_prompt=most)
     made = binarize(rows, settings)
     assert made.prompts == len(rows) == made.used + made.dropped.total()
     assert made.used == len({row.name for row in made.rows})
@@ -218,13 +219,11 @@ def test_accounts_and_order(scores, output, rejected, ties, min_gap, most):
     assert set(binarize(rows[::-1], settings).rows) == set(made.rows)
 
 
-def test_settings_refuse_unknown_rules():
-    for wrong in ({"chosen": "beauty"}, {"output": "trees"}, {"rejected": "best"}):
-        with pytest.raises(ValueError, match="no such rule"):
-            BinarizeSettings(**wrong)
-    for wrong in ({"min_gap": -1.0}, {"min_gap": float("nan")}, {"max_pairs_per_prompt": 0}):
-        with pytest.raises(ValueError, match="min_gap"):
-            BinarizeSettings(**wrong)
+def test_only_ultrafeedbacks_own_ratings_are_repaired():
+    section = BinarizeSection()
+    assert repair_where_published(section, ["rated", "ultrafeedback"]).repair_overall
+    assert not repair_where_published(section, ["rated"]).repair_overall
+    assert not repair_where_published(BinarizeSection(repair_overall=False), ["ultrafeedback"]).repair_overall
 
 
 # ---- recorded ratings of others ----
@@ -247,7 +246,7 @@ def arena(shared_data) -> list[Rated]:
 def test_arena_bench_makes_pairs_by_zephyrs_rule(arena):
     assert len(arena) == 300
     assert {len(row.answers) for row in arena} == {11}
-    made = binarize(arena, BinarizeSettings())
+    made = binarize(arena, BinarizeSection())
     assert made.prompts == 300 == made.used + made.dropped.total()
     assert made.left_out == {"answer without a score": 27, "empty answer": 1, "repeated answer": 1}
     assert len(made.rows) == made.used
@@ -260,10 +259,10 @@ def test_arena_bench_makes_pairs_by_zephyrs_rule(arena):
 
 
 def test_arena_bench_makes_lists_and_labels(arena):
-    lists = binarize(arena, BinarizeSettings(output="listwise", ties="keep"))
+    lists = binarize(arena, BinarizeSection(output="listwise", ties="keep"))
     assert lists.used == 300
     assert sum(len(row.completions) for row in lists.rows) == 3300 - 27 - 1 - 1
-    labels = binarize(arena, BinarizeSettings(output="kto"))
+    labels = binarize(arena, BinarizeSection(output="kto"))
     assert len(labels.rows) == 3300 - 27 - 1 - 1
     good = sum(answer.score is not None and answer.score >= 5 for row in arena for answer in row.answers)
     assert sum(row.ratings[0] for row in labels.rows) in {good, good - 1}

@@ -5,8 +5,10 @@ from collections import Counter
 import pytest
 
 from tests.feedback.recorded_teachers import RecordedTeacher, cut_off, failed
-from zephyr.feedback.candidates import CandidateSettings, answer_prompts, draw_teachers
+from zephyr.feedback.candidates import answer_prompts, draw_teachers
 from zephyr.feedback.principles import sentences
+from zephyr.recipe.feedback_section import CandidatesSection
+from zephyr.recipe.teacher_section import SamplingSection
 from zephyr.records.messages import Message
 from zephyr.records.rows import Prompt
 from zephyr.teachers.protocol import ChatReply
@@ -24,7 +26,9 @@ def by_name(candidates) -> dict:
 
 def test_one_teacher_gives_several_samples():
     teacher = seeded()
-    settings = CandidateSettings(num_answers=3, temperature=0.9, top_p=0.8, top_k=7, max_tokens=11)
+    settings = CandidatesSection(
+        num_completions=3, sampling=SamplingSection(temperature=0.9, top_p=0.8, top_k=7, max_new_tokens=11)
+    )
     candidates = list(answer_prompts(PROMPTS, [teacher], settings))
     assert [one.rated.name for one in candidates] == [prompt.name for prompt in PROMPTS]
     assert all(one.rated.prompt == prompt.messages for one, prompt in zip(candidates, PROMPTS, strict=True))
@@ -36,19 +40,18 @@ def test_one_teacher_gives_several_samples():
 
 def test_candidates_depend_on_the_seed_and_the_prompt_alone():
     pool = [seeded(name) for name in "abcdef"]
-    settings = CandidateSettings(num_answers=3)
+    settings = CandidatesSection(num_completions=3)
     once = by_name(answer_prompts(PROMPTS, pool, settings))
-    few_at_once = CandidateSettings(num_answers=3, chunk_prompts=3)
-    assert by_name(answer_prompts(PROMPTS[::-1], pool[::-1], few_at_once)) == once
+    assert by_name(answer_prompts(PROMPTS[::-1], pool[::-1], settings, chunk_prompts=3)) == once
     assert by_name(answer_prompts(PROMPTS[7:8], pool, settings)) == {"p row 7": once["p row 7"]}
-    assert by_name(answer_prompts(PROMPTS, pool, CandidateSettings(num_answers=3, seed=1))) != once
+    assert by_name(answer_prompts(PROMPTS, pool, settings, seed=1)) != once
 
 
 def test_principles_are_told_in_the_system_message_and_kept_with_the_answer():
     system = (Message("system", "Be brief."), Message("user", "question"))
     prompts = [*PROMPTS, Prompt("with system", system, "flan_v2_cot", "It is known.")]
     teacher = seeded()
-    settings = CandidateSettings(num_answers=3, principles="readme")
+    settings = CandidatesSection(num_completions=3, principles="readme")
     candidates = list(answer_prompts(prompts, [teacher], settings))
     answers = [answer for one in candidates for answer in one.rated.answers]
     told = [request.messages[0] for request in teacher.asked]
@@ -64,15 +67,15 @@ def test_principles_are_told_in_the_system_message_and_kept_with_the_answer():
 
 def test_shares_of_ones_own_hold_for_every_source():
     shares = {"calibration": 1.0}
-    for one in answer_prompts(PROMPTS, [seeded()], CandidateSettings(num_answers=2, principle_shares=shares)):
+    for one in answer_prompts(PROMPTS, [seeded()], CandidatesSection(num_completions=2, principle_shares=shares)):
         assert {answer.principle for answer in one.rated.answers} == {"calibration"}
     with pytest.raises(ValueError, match="beauty"):
-        CandidateSettings(principle_shares={"beauty": 1.0})
+        CandidatesSection(principle_shares={"beauty": 1.0})
 
 
 def test_without_principles_nothing_is_told():
     teacher = seeded()
-    (one, *_) = answer_prompts(PROMPTS[:1], [teacher], CandidateSettings(num_answers=2))
+    (one, *_) = answer_prompts(PROMPTS[:1], [teacher], CandidatesSection(num_completions=2))
     assert {request.messages for request in teacher.asked} == {PROMPTS[0].messages}
     assert {(answer.principle, answer.system) for answer in one.rated.answers} == {("", "")}
 
@@ -81,7 +84,7 @@ def test_a_pool_is_drawn_from_without_replacement_and_evenly():
     pool = [seeded(name) for name in "abcdef"]
     prompts = [Prompt(str(number), (Message("user", str(number)),)) for number in range(600)]
     drawn = Counter()
-    for one in answer_prompts(prompts, pool, CandidateSettings(num_answers=4)):
+    for one in answer_prompts(prompts, pool, CandidatesSection(num_completions=4)):
         models = [answer.model for answer in one.rated.answers]
         assert len(set(models)) == 4
         drawn.update(models)
@@ -102,7 +105,7 @@ def test_failures_and_repeats_are_counted_and_are_no_answers():
         answer = next(replies)
         return answer if isinstance(answer, str) else answer(request)
 
-    (one,) = answer_prompts(PROMPTS[:1], [RecordedTeacher(reply)], CandidateSettings(num_answers=6))
+    (one,) = answer_prompts(PROMPTS[:1], [RecordedTeacher(reply)], CandidatesSection(num_completions=6))
     assert [answer.text for answer in one.rated.answers] == ["yes", "no", "long"]
     assert one.counts == {
         "asked": 6,
@@ -124,8 +127,8 @@ def test_a_teacher_that_mixes_up_or_loses_replies_is_found_out():
             return iter(list(super().answer(requests))[::-1])
 
     with pytest.raises(ValueError, match="shorter"):
-        list(answer_prompts(PROMPTS, [Loser(lambda request: "x")], CandidateSettings()))
+        list(answer_prompts(PROMPTS, [Loser(lambda request: "x")], CandidatesSection()))
     with pytest.raises(ValueError, match=r"where '.* 0' was due"):
-        list(answer_prompts(PROMPTS, [Mixer(lambda request: "x")], CandidateSettings()))
+        list(answer_prompts(PROMPTS, [Mixer(lambda request: "x")], CandidatesSection()))
     with pytest.raises(ValueError, match="different names"):
-        list(answer_prompts(PROMPTS, [seeded(), seeded()], CandidateSettings()))
+        list(answer_prompts(PROMPTS, [seeded(), seeded()], CandidatesSection()))

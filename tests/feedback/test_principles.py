@@ -4,7 +4,14 @@ from collections import Counter
 
 import pytest
 
-from zephyr.feedback.principles import MIXTURES, draw_principle, sentences, shares_for, told_in_short
+from zephyr.feedback.principles import MIXTURES, draw_principle, sentences, without_example
+from zephyr.feedback.principles import shares_for as shares_of_section
+from zephyr.recipe.feedback_section import CandidatesSection
+
+
+def shares_for(mixture, source):
+    return shares_of_section(CandidatesSection(principles=mixture), source)
+
 
 HONEST, TRUE, USEFUL, SURE = "honesty", "truthfulness", "helpfulness", "calibration"
 
@@ -35,6 +42,10 @@ def test_the_two_published_mixtures():
     assert shares_for("readme", "ultrachat") == shares_for("code", "sharegpt") == general
 
 
+def test_without_a_mixture_there_are_no_shares():
+    assert shares_for("none", "flan") is None
+
+
 def test_principles_are_drawn_by_their_shares_and_sentences_evenly():
     drawn = [draw_principle({USEFUL: 0.6, TRUE: 0.2, SURE: 0.2}, seed=seed) for seed in range(5_000)]
     names = Counter(principle.name for principle in drawn)
@@ -50,5 +61,5 @@ def test_principles_are_drawn_by_their_shares_and_sentences_evenly():
 def test_a_judge_is_not_told_the_example():
     (calibration,) = sentences()[SURE]
     assert "For instance" in calibration
-    assert told_in_short(calibration) == calibration[: calibration.index(" For instance")]
-    assert told_in_short("Be kind.") == "Be kind."
+    assert without_example(calibration) == calibration[: calibration.index(" For instance")]
+    assert without_example("Be kind.") == "Be kind."

@@ -6,30 +6,21 @@ import pytest
 
 from tests.pipeline.mini import mini_fields, mini_recipe
 from tests.synth.form_teacher import FormTeacher
-from zephyr.errors import DataError, RecipeError, TeacherError
-from zephyr.pipeline.calls_ahead import (
-    asked_by_synth,
-    calls_of_feedback,
-    calls_of_synth,
-    first_prompts,
-    refuse_teachers,
-    world_prompts,
-)
+from zephyr.errors import DataError
+from zephyr.pipeline.calls_ahead import asked_by_synth, calls_of_synth
 from zephyr.pipeline.check import check_lines
 from zephyr.pipeline.make_synth import make_synth
 from zephyr.pipeline.stages import plan_stages
 from zephyr.recipe.schema import Recipe
 from zephyr.recipe.synth_section import SelfInstructSynth, SynthSection
 from zephyr.recipe.teacher_section import EndpointSection
-from zephyr.records.messages import Message
-from zephyr.records.rows import Prompt
 from zephyr.records.writing import write_jsonl
 from zephyr.stages.stage import Work
 from zephyr.synth.tasks import Instance, Task, task_fields
 from zephyr.teachers.ledger.cached_teacher import LedgeredTeacher
 from zephyr.teachers.ledger.ledger import Ledger
 from zephyr.teachers.scripted import ScriptedTeacher
-from zephyr.teachers.vllm_engine import is_installed
+from zephyr.world import prompts
 
 ENDPOINT = {"name": "endpoint", "model": "big", "base_url": "http://127.0.0.1:9/v1", "deadline_seconds": 1.0}
 PRICED = ENDPOINT | {"prices": {"prompt": 2.0, "completion": 10.0}}
@@ -59,33 +50,11 @@ def test_by_files_it_costs_half(tmp_path):
 def test_the_scripted_teacher_costs_nothing(tmp_path):
     recipe = mini_recipe(tmp_path)
     assert list(calls_of_synth(recipe)) == []
-    lines = list(calls_of_feedback(recipe, world_prompts(recipe.seed, 24), 24))
-    assert [line.partition(" for ")[0] for line in lines] == ["asks stage:sft"]
-
-
-def test_feedback_asks_the_pool_in_turns_and_the_judge_about_all(tmp_path):
-    candidates = {
-        "num_completions": 4,
-        "models": ["one", "two"],
-        "teachers": [ENDPOINT],
-        "sampling": {"max_new_tokens": 10},
-    }
-    feedback = {"candidates": candidates, "judge": PRICED | {"model": "judge"}, "judging": {"max_new_tokens": 50}}
-    recipe = mini_recipe(tmp_path, feedback=feedback)
-    sample = [Prompt(f"row {n}", (Message("user", f"Question {n}?"),)) for n in range(30)]
-    lines = list(calls_of_feedback(recipe, sample, 3000))
-    counts = [int(line.partition("about ")[2].partition(" ")[0].replace(",", "")) for line in lines]
-    assert sum(counts[:3]) == 4 * 3000
-    assert all(3000 <= count <= 6000 for count in counts[:3])
-    # Four aspects about all answers, and the overall score of each.
-    assert counts[3] == 8 * 3000
-    assert "at most 1,200,000 of answers, price at most" in lines[3]
-    assert len(lines) == 4
 
 
 def test_a_cap_that_can_be_met_is_said(tmp_path):
     (_, line) = calls_of_synth(recipe_of(tmp_path, teacher=PRICED | {"max_total_tokens": 1000, "max_total_price": 5}))
-    assert line.startswith("the cap of 1,000 tokens and price 5.00 can be met")
+    assert line.startswith("the cap of 1,000 tokens and price 5.00 can be reached")
     assert len(list(calls_of_synth(recipe_of(tmp_path, teacher=PRICED | {"max_total_tokens": 10**9})))) == 1
 
 
@@ -101,7 +70,7 @@ def test_what_the_ledger_holds_is_said(tmp_path):
 def _request():
     from zephyr.teachers.protocol import ChatRequest
 
-    return ChatRequest("a", world_prompts(0, 1)[0].messages)
+    return ChatRequest("a", next(iter(prompts("feedback", 0, 1))).messages)
 
 
 @pytest.mark.parametrize("name", ["ultrachat", "self_instruct"])
@@ -135,36 +104,11 @@ def test_too_few_classification_seeds_are_said_before_the_run(tmp_path):
         asked_by_synth(section, seed=0, data_dir=tmp_path)
 
 
-def test_what_is_missing_is_said_before_the_run(tmp_path, monkeypatch):
-    monkeypatch.delenv("SOME_KEY", raising=False)
-    far = {"name": "endpoint", "model": "big", "api_key_env": "SOME_KEY"}
-    recipe = mini_recipe(tmp_path, offline=False, feedback={"judge": far})
-    with pytest.raises(RecipeError, match=r"^feedback\.judge\.api_key_env: SOME_KEY is not set"):
-        refuse_teachers(recipe, "feedback")
-    with pytest.raises(RecipeError, match="is at another machine"):
-        refuse_teachers(mini_recipe(tmp_path, feedback={"judge": far}), "feedback")
-    if not is_installed():
-        engine = mini_recipe(
-            tmp_path, feedback={"candidates": {"models": [], "teachers": [{"name": "vllm", "model": "m"}]}}
-        )
-        with pytest.raises(TeacherError, match="vllm: is not installed"):
-            refuse_teachers(engine, "feedback")
-    monkeypatch.setenv("SOME_KEY", "sk-x")
-    refuse_teachers(recipe, "feedback")
-
-
 def test_a_check_says_it(tmp_path):
     recipe = mini_recipe(tmp_path, feedback={"judge": PRICED})
     said = [line for line in check_lines(recipe) if " asks big, the judge, for about " in line]
     # Four answers to each of 24 prompts by one model, rated by aspect and overall.
     assert [json.loads(line.split("about ")[1].split(" ")[0]) for line in said] == [24 * 8]
-
-
-def test_a_sample_takes_of_every_part():
-    parts = [[Prompt(f"{part} {n}", (Message("user", "a"),)) for n in range(300)] for part in range(3)]
-    sample = first_prompts(parts)
-    assert len(sample) == 201
-    assert {row.name.split()[0] for row in sample} == {"0", "1", "2"}
 
 
 def test_prices_caps_and_paces_make_no_other_stage(tmp_path):

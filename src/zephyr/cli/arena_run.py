@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from zephyr.cli.feedback_files import open_rows
+from zephyr.cli.files import open_rows
 from zephyr.errors import DataError
 from zephyr.evaluate.judged.alpaca_eval import read_outputs
 from zephyr.evaluate.judged.arena import ArenaScores, Match, Orders, arena_scores, missing_causes, play

@@ -1,35 +1,52 @@
-"""`zephyr judge`: answers rated by a judge, and judges put to the test."""
+"""`zephyr judge`: answers rated by a judge."""
 
-import json
-from dataclasses import replace
+from collections import Counter
+from collections.abc import Mapping
 from difflib import get_close_matches
+from itertools import islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from typer.core import TyperGroup
 
-from zephyr.cli.feedback import tell
+from zephyr.cli.judge_audit import audit
 from zephyr.cli.options import (
     TEACHER_FORMS,
     AsJson,
+    Aspects,
     BadRows,
     CapTokens,
     Concurrency,
     Force,
+    JudgeTeacher,
+    JudgeTries,
     KeyEnv,
     LedgerFile,
+    LongestReply,
     OutFile,
+    RowFormat,
     Seed,
+    parse_aspects,
 )
+from zephyr.cli.tables import print_accounts
 from zephyr.cli.terminal import Offline, can_go_on, quiet_libraries
-from zephyr.errors import DataError
+from zephyr.errors import DataError, TeacherError
 
 if TYPE_CHECKING:
     from typer import Context
 
+    from zephyr.data.read.sources import Records
+    from zephyr.feedback.rate import RatingCounts, RatingPlan
+    from zephyr.recipe.feedback_section import RaySection
+    from zephyr.records.rows import Prompt, Rated
+
+    Rows = list[Rated] | Records[Rated] | Records[Prompt]
 
 RATE = "rate"
+# Prompts per chunk: fewer than in a recipe, so that progress is shown often.
+CHUNK = 256
 
 
 class RateByDefault(TyperGroup):
@@ -49,43 +66,38 @@ judge = typer.Typer(
     name="judge",
     cls=RateByDefault,
     no_args_is_help=True,
-    help="Rate answers (zephyr judge FILE -o OUT), or put a judge to the test (zephyr judge audit).",
+    help="Rate answers (zephyr judge FILE -o OUT), or measure how reliable a judge is (zephyr judge audit).",
 )
+judge.command("audit")(audit)
 
 Models = Annotated[
-    list[str] | None, typer.Option("--models", metavar="MODEL", help=f"Who answers, once for each: {TEACHER_FORMS}")
+    list[str] | None, typer.Option("--models", metavar="MODEL", help=f"Who answers; can be repeated: {TEACHER_FORMS}")
 ]
 Principles = Annotated[
     Literal["none", "readme", "code"],
-    typer.Option(help="Tell models what to aim at, by one of UltraFeedback's two published mixtures."),
+    typer.Option(help="Add a principle to the system prompt, in one of UltraFeedback's two published proportions."),
 ]
-Judge = Annotated[str, typer.Option("--judge", metavar="JUDGE", help=f"Who rates: {TEACHER_FORMS}")]
-Aspects = Annotated[
-    str,
-    typer.Option(help="What is rated: all, or some of instruction_following,honesty,truthfulness,helpfulness,overall."),
-]
-LongestReply = Annotated[int, typer.Option(min=1, help="Longest reply of the judge in tokens.")]
 RayWorkers = Annotated[
     int | None,
-    typer.Option("--ray-workers", min=1, metavar="N", help="Share the work among workers of Ray (extra ray)."),
+    typer.Option("--ray-workers", min=1, metavar="N", help="Distribute the work over workers of Ray (extra ray)."),
 ]
-RayGpus = Annotated[float, typer.Option("--gpus-per-worker", min=0, help="GPUs that Ray sets aside for a worker.")]
-Limit = Annotated[int | None, typer.Option(min=1, help="Only the first so many prompts.")]
+RayGpus = Annotated[float, typer.Option("--gpus-per-worker", min=0, help="GPUs reserved per worker.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Use only the first N prompts.")]
 
 
 @judge.command(RATE)
 def rate(  # noqa: PLR0913 - typer makes an option of every parameter
-    file: Annotated[str, typer.Argument(help="Prompts with answers, or prompts alone together with --models.")],
+    file: Annotated[str, typer.Argument(help="Prompts with answers, or with --models prompts alone.")],
     *,
     out: OutFile,
-    judge: Judge,
+    judge: JudgeTeacher,
     models: Models = None,
-    num_answers: Annotated[int, typer.Option(min=1, help="Answers a prompt gets from --models.")] = 4,
-    temperature: Annotated[float, typer.Option(min=0, help="Of the answers.")] = 0.7,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer in tokens.")] = 256,
+    num_answers: Annotated[int, typer.Option(min=1, help="Answers per prompt, with --models.")] = 4,
+    temperature: Annotated[float, typer.Option(min=0, help="Sampling temperature of the answers.")] = 0.7,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Maximum length of an answer in tokens.")] = 256,
     principles: Principles = "none",
     aspects: Aspects = "all",
-    tries: Annotated[int, typer.Option(min=1, help="Tries of a question whose reply cannot be read.")] = 3,
+    tries: JudgeTries = 3,
     max_reply_tokens: LongestReply = 1024,
     limit: Limit = None,
     seed: Seed = 0,
@@ -95,84 +107,127 @@ def rate(  # noqa: PLR0913 - typer makes an option of every parameter
     cap_tokens: CapTokens = None,
     ray_workers: RayWorkers = None,
     gpus_per_worker: RayGpus = 0.0,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say how much is to be asked, and ask nothing.")] = False,
-    shape: Annotated[str, typer.Option(help="Shape of the rows, if it is not plain.")] = "auto",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Count the requests, and send none.")] = False,
+    shape: RowFormat = "auto",
     bad_rows: BadRows = "stop",
     force: Force = False,
     as_json: AsJson = False,
     offline: Offline = False,
 ) -> None:
-    """Rate answers; writes OUT, and every call beside it. What was answered before is not asked again."""
+    """Rate answers. Write ratings to OUT, and every call to a file beside it. Answered requests are not sent again."""
     quiet_libraries(offline=offline)
-    from zephyr.cli.feedback_files import asked_aspects, open_prompts_or_answers, refuse_place
-    from zephyr.cli.judge_run import JudgeRun, forecast, ledger_beside, run_judge
-    from zephyr.feedback.candidates import CandidateSettings
-    from zephyr.feedback.judge import JudgeSettings
-    from zephyr.feedback.judged_files import calls_beside
-    from zephyr.feedback.ray_stage import RaySettings
-    from zephyr.pipeline.asked_teachers import TeacherOptions
+    from zephyr.cli.files import check_output, open_answers, open_rows
+    from zephyr.feedback.judge import calls_beside
+    from zephyr.feedback.rate import RatingPlan
+    from zephyr.recipe.feedback_section import CandidatesSection, JudgingSection, RaySection
+    from zephyr.recipe.teacher_section import SamplingSection
+    from zephyr.teachers.opening import TeacherContext, parse_teacher, prompts_together
 
-    refuse_place(out, force=force, read=file)
-    refuse_place(calls_beside(out), force=force, read=file)
-    answering = CandidateSettings(num_answers, temperature, max_tokens=max_new_tokens, seed=seed, chunk_prompts=256)
-    answering = replace(answering, principles=None if principles == "none" else principles)
-    sharing = None if ray_workers is None else RaySettings(ray_workers, 64, gpus_per_worker=gpus_per_worker)
-    judging = JudgeSettings(asked_aspects(aspects), tries, min_answers=1, max_tokens=max_reply_tokens, seed=seed)
-    run = JudgeRun(
-        rows=open_prompts_or_answers(file, answered=not models, shape=shape, bad_rows=bad_rows, offline=offline),
-        limit=limit,
-        judge=judge,
-        models=tuple(models or ()),
-        answering=answering,
-        judging=judging,
-        teachers=TeacherOptions(api_key_env, concurrency, offline, seed),
-        ledger=ledger_beside(out, ledger, sharing),
-        cap_tokens=cap_tokens,
-        sharing=sharing,
-    )
-    with can_go_on():
-        accounts = forecast(run) if dry_run else run_judge(run, out, force=force)
-    tell({"input": file, "output": "nothing (dry run)" if dry_run else str(out)}, accounts, as_json=as_json)
-
-
-@judge.command("audit")
-def audit(  # noqa: PLR0913 - typer makes an option of every parameter
-    *,
-    judge: Judge,
-    llmbar: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of LLMBar's JSON files.")] = None,
-    pandalm: Annotated[Path | None, typer.Option(metavar="FILE", help="PandaLM's test set.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only so many items of each, drawn by chance.")] = None,
-    aspects: Aspects = "all",
-    tries: Annotated[int, typer.Option(min=1, help="Tries of a question whose reply cannot be read.")] = 3,
-    max_reply_tokens: LongestReply = 1024,
-    seed: Seed = 0,
-    ledger: LedgerFile = None,
-    api_key_env: KeyEnv = "OPENAI_API_KEY",
-    concurrency: Concurrency = 64,
-    cap_tokens: CapTokens = None,
-    as_json: AsJson = False,
-    offline: Offline = False,
-) -> None:
-    """Measure a judge: consistency, biases, what it misses, agreement with labels; else on the closed world."""
-    quiet_libraries(offline=offline)
-    from zephyr.cli.feedback_files import asked_aspects
-    from zephyr.cli.judge_audit import AuditRun, audit_fields, print_audit, run_audit
-    from zephyr.feedback.judge import JudgeSettings
-    from zephyr.pipeline.asked_teachers import TeacherOptions
-
-    run = AuditRun(
-        judge=judge,
-        llmbar=llmbar,
-        pandalm=pandalm,
-        limit=limit,
-        judging=JudgeSettings(aspects=asked_aspects(aspects), num_tries=tries, max_tokens=max_reply_tokens, seed=seed),
-        teachers=TeacherOptions(api_key_env, concurrency, offline, seed),
-        ledger=ledger,
-        cap_tokens=cap_tokens,
-    )
-    with can_go_on("the same command goes on from here" if ledger else "with --ledger FILE it could go on from here"):
-        found = run_audit(run)
-    if as_json:
-        typer.echo(json.dumps(audit_fields(judge, found)))
+    check_output(out, force=force, read=file)
+    check_output(calls_beside(out), force=force, read=file)
+    if ray_workers is not None and ledger is not None:
+        raise DataError("--ledger", "the partitions of --ray-workers have ledgers of their own", "leave it out")
+    if dry_run and models:
+        raise DataError("--dry-run", "answers that are not written cannot be counted", "leave --models out")
+    rows: Rows
+    if models:
+        rows = open_rows(file, "prompt", shape=shape, bad_rows=bad_rows, offline=offline)
     else:
-        print_audit(judge, found)
+        rows = open_answers(file, shape=shape, bad_rows=bad_rows, offline=offline)
+    rater, *pool = (
+        parse_teacher(name, api_key_env=api_key_env, concurrency=concurrency) for name in (judge, *(models or ()))
+    )
+    chunk = CHUNK if ray_workers else prompts_together(CHUNK, [rater, *pool])
+    plan = RatingPlan(
+        rater,
+        JudgingSection(aspects=parse_aspects(aspects), num_tries=tries, max_new_tokens=max_reply_tokens),
+        TeacherContext(seed, offline),
+        CandidatesSection(
+            num_completions=num_answers,
+            models=[],
+            teachers=pool,
+            sampling=SamplingSection(temperature=temperature, max_new_tokens=max_new_tokens),
+            principles=principles,
+        )
+        if pool
+        else None,
+        min_answers=1,
+        chunk_prompts=chunk,
+        chunk_rows=chunk,
+        max_tokens=cap_tokens,
+    )
+    accounts: Mapping[str, object]
+    path = ledger or out.with_suffix(".ledger.sqlite")
+    with can_go_on():
+        if dry_run:
+            accounts = _count_requests(rows, limit, plan, path)
+        elif ray_workers is None:
+            accounts = _rate_here(rows, limit, plan, path, out, force=force)
+        else:
+            ray = RaySection(num_workers=ray_workers, num_partitions=64, gpus_per_worker=gpus_per_worker)
+            accounts = _rate_over_ray(rows, limit, plan, ray, out)
+    print_accounts({"input": file, "output": "nothing (dry run)" if dry_run else str(out)}, accounts, as_json=as_json)
+
+
+def _rate_here(
+    rows: "Rows", limit: int | None, plan: "RatingPlan", ledger: Path, out: Path, *, force: bool
+) -> Mapping[str, object]:
+    """Write the ratings and the calls in this process; return what is printed."""
+    from zephyr.feedback.judge import calls_beside
+    from zephyr.feedback.rate import rate_rows
+    from zephyr.progress import show_progress
+    from zephyr.teachers.ledger.ledger import Ledger
+
+    # The teachers first: where one cannot be opened, no ledger is left behind.
+    teachers = plan.open()
+    names = Counter(one.teacher.name for one in teachers[1:])
+    twice = [name for name, count in names.items() if count > 1]
+    if twice:
+        raise TeacherError("--models", f"two of them have one name, got '{twice[0]}' twice", "name each once")
+    files = (out, calls_beside(out))
+    with Ledger(ledger, plan.cap) as calls, show_progress("judge", min(len(rows), limit or len(rows))) as display:
+        counts = rate_rows(islice(rows, limit), teachers, plan, calls, files, replace=force, on_row=display.update)
+    return _accounts(counts, calls_beside(out), ledger)
+
+
+def _rate_over_ray(
+    rows: "Rows", limit: int | None, plan: "RatingPlan", section: "RaySection", out: Path
+) -> Mapping[str, object]:
+    """Write the ratings and the calls over Ray; partitions and ledgers are in a folder beside `out`."""
+    from zephyr.feedback.judge import calls_beside
+    from zephyr.feedback.ray_workers import rate_over_ray
+    from zephyr.progress import show_progress
+
+    folder = out.with_suffix(".parts")
+    folder.mkdir(exist_ok=True)
+    with show_progress("partitions", section.num_partitions) as display:
+        made = rate_over_ray(islice(rows, limit), plan, folder, section, on_part=lambda done, _of: display.update(done))
+    made.calls.replace(calls_beside(out))
+    made.ratings.replace(out)
+    return _accounts(made.counts, calls_beside(out), made.ledger)
+
+
+def _accounts(counts: "RatingCounts", calls: Path, ledger: Path) -> dict[str, object]:
+    judged, prefix = counts.judged, "failed tries: "
+    return {
+        **{name: judged[name] for name in ("prompts", "questions", "rated", "failed", "asked")},
+        "failed_tries": {name.removeprefix(prefix): count for name, count in judged.items() if name.startswith(prefix)},
+        "answers": dict(counts.answers),
+        "prompts_without_ratings": judged["prompts not asked about"],
+        "calls": str(calls),
+        "ledger": str(ledger),
+    }
+
+
+def _count_requests(rows: "Rows", limit: int | None, plan: "RatingPlan", ledger: Path) -> Mapping[str, object]:
+    """How much would be asked of the judge; no request is sent, and no ledger is made."""
+    from zephyr.feedback.rate import count_requests
+    from zephyr.records.rows import Rated
+    from zephyr.teachers.ledger.ledger import Ledger
+
+    rated = (row for row in islice(rows, limit) if isinstance(row, Rated))
+    with TemporaryDirectory(prefix="zephyr-") as empty:
+        path = ledger if ledger.exists() else Path(empty) / "calls.sqlite"
+        with Ledger(path) as calls:
+            counts = count_requests(rated, plan, calls)
+    return {"prompts": min(len(rows), limit or len(rows)), **counts}

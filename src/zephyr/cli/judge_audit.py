@@ -1,90 +1,115 @@
-"""A run of `zephyr judge audit`: items drawn from the sets that are named, the judge asked, a table printed."""
+"""`zephyr judge audit`: how reliable a judge is, measured on labelled answers."""
 
-import random
-from collections.abc import Sequence
+import json
 from contextlib import nullcontext
-from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+import typer
 
-from zephyr.cli.terminal import escape_controls
+from zephyr.cli.options import (
+    AsJson,
+    Aspects,
+    CapTokens,
+    Concurrency,
+    JudgeTeacher,
+    JudgeTries,
+    KeyEnv,
+    LedgerFile,
+    LongestReply,
+    Seed,
+    parse_aspects,
+)
+from zephyr.cli.terminal import Offline, can_go_on, escape_controls, quiet_libraries
 from zephyr.errors import DataError
-from zephyr.feedback.audit import Audit, Measure, audit
-from zephyr.feedback.audit_items import AuditItem, read_llmbar, read_pandalm, world_items
-from zephyr.feedback.judge import JudgeSettings
-from zephyr.pipeline.asked_teachers import TeacherOptions, cap_for, open_teacher
-from zephyr.progress import show_progress
-from zephyr.teachers.ledger.ledger import Ledger
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from zephyr.feedback.audit import Audit, Measure
+    from zephyr.feedback.audit_items import AuditItem
 
 WORLD_ITEMS = 200
-NUM_ROUNDS = 3
 
 
-@dataclass(frozen=True)
-class AuditRun:
-    """Which judge is measured, on what, and how it is asked."""
+def audit(  # noqa: PLR0913 - typer makes an option of every parameter
+    *,
+    judge: JudgeTeacher,
+    llmbar: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of LLMBar's JSON files.")] = None,
+    pandalm: Annotated[Path | None, typer.Option(metavar="FILE", help="PandaLM's test set.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Use N randomly drawn items of each set.")] = None,
+    aspects: Aspects = "all",
+    tries: JudgeTries = 3,
+    max_reply_tokens: LongestReply = 1024,
+    seed: Seed = 0,
+    ledger: LedgerFile = None,
+    api_key_env: KeyEnv = "OPENAI_API_KEY",
+    concurrency: Concurrency = 64,
+    cap_tokens: CapTokens = None,
+    as_json: AsJson = False,
+    offline: Offline = False,
+) -> None:
+    """Measure a judge: consistency, biases, missing ratings, agreement with labels. Default set: the closed world's."""
+    quiet_libraries(offline=offline)
+    from zephyr.feedback.audit import audit as audit_judge
+    from zephyr.feedback.audit import num_rounds
+    from zephyr.progress import show_progress
+    from zephyr.recipe.feedback_section import JudgingSection
+    from zephyr.teachers.ledger.ledger import Ledger
+    from zephyr.teachers.ledger.prices import cap_of
+    from zephyr.teachers.opening import TeacherContext, open_teacher, parse_teacher
 
-    judge: str
-    llmbar: Path | None
-    pandalm: Path | None
-    limit: int | None
-    judging: JudgeSettings
-    teachers: TeacherOptions
-    ledger: Path | None
-    cap_tokens: int | None
+    section = JudgingSection(aspects=parse_aspects(aspects), num_tries=tries, max_new_tokens=max_reply_tokens)
+    with can_go_on("the same command goes on from here" if ledger else "with --ledger FILE it could go on from here"):
+        items = _items(llmbar, pandalm, limit, seed)
+        rater = parse_teacher(judge, api_key_env=api_key_env, concurrency=concurrency)
+        with Ledger(ledger, cap_of([rater], cap_tokens)) if ledger else nullcontext() as calls:
+            opened = open_teacher(rater, "rates", TeacherContext(seed, offline), where="judge")
+            teacher = opened.teacher if calls is None else opened.with_ledger(calls)
+            with show_progress("audit", len(items) * num_rounds(section)) as display:
+                done = count(1)
+                found = audit_judge(items, teacher, section, seed=seed, on_item=lambda: display.update(next(done)))
+    if as_json:
+        measures = [measure._asdict() for measure in found.measures]
+        counts = {"items": dict(found.sets), "calls": dict(found.counts)}
+        typer.echo(json.dumps({"judge": judge, **counts, "measures": measures}))
+    else:
+        _print_table(judge, found)
 
 
-def run_audit(run: AuditRun) -> Audit:
-    """What the judge makes of the items."""
-    items = _items(run)
+def _items(llmbar: Path | None, pandalm: Path | None, limit: int | None, seed: int) -> "list[AuditItem]":
+    """The items of the sets that are named, else of the closed world. Raises DataError if there are none."""
+    from zephyr.feedback.audit_items import read_llmbar, read_pandalm, world_items
+
+    items: list[AuditItem] = []
+    if llmbar is not None:
+        items += _drawn(list(read_llmbar(llmbar)), limit, seed)
+    if pandalm is not None:
+        items += _drawn(list(read_pandalm(pandalm)), limit, seed)
+    if llmbar is None and pandalm is None:
+        items += world_items(limit or WORLD_ITEMS, seed=seed)
     if not items:
         raise DataError("judge audit", "the sets that are named hold no item", "check --llmbar and --pandalm")
-    cap = cap_for([run.judge], run.cap_tokens)
-    with Ledger(run.ledger, cap) if run.ledger else nullcontext() as ledger:
-        teacher = open_teacher(run.judge, "rates", run.teachers, ledger)
-        num_rounds = NUM_ROUNDS - (set(run.judging.aspects) == {"overall"})
-        with show_progress("audit", len(items) * num_rounds) as display:
-            done = count(1)
-            return audit(items, teacher, run.judging, on_item=lambda: display.update(next(done)))
-
-
-def _items(run: AuditRun) -> list[AuditItem]:
-    seed = run.judging.seed
-    items: list[AuditItem] = []
-    if run.llmbar is not None:
-        items += _drawn(list(read_llmbar(run.llmbar)), run.limit, seed)
-    if run.pandalm is not None:
-        items += _drawn(list(read_pandalm(run.pandalm)), run.limit, seed)
-    if run.llmbar is None and run.pandalm is None:
-        items += world_items(run.limit or WORLD_ITEMS, seed=seed)
     return items
 
 
-def _drawn(items: Sequence[AuditItem], limit: int | None, seed: int) -> list[AuditItem]:
-    """So many of the items, in their order; all of them without a limit."""
+def _drawn(items: "Sequence[AuditItem]", limit: int | None, seed: int) -> "Sequence[AuditItem]":
+    """`limit` items drawn at random, in their order; all of them without a limit."""
+    import random
+
     if limit is None or limit >= len(items):
-        return list(items)
+        return items
     places = sorted(random.Random(seed).sample(range(len(items)), limit))
     return [items[place] for place in places]
 
 
-def audit_fields(judge: str, found: Audit) -> dict[str, object]:
-    """The audit as plain values."""
-    return {
-        "judge": judge,
-        "items": dict(found.sets),
-        "calls": dict(found.counts),
-        "measures": [measure._asdict() for measure in found.measures],
-    }
+def _print_table(judge: str, found: "Audit") -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
 
-
-def print_audit(judge: str, found: Audit) -> None:
-    """Nothing; prints the audit as a table."""
     sets = ", ".join(f"{number:,} of {name}" for name, number in found.sets.items())
     questions, failed = found.counts["questions"], found.counts["failed"]
     table = Table(box=box.SIMPLE_HEAD, title=None)
@@ -93,12 +118,12 @@ def print_audit(judge: str, found: Audit) -> None:
     for measure in found.measures:
         table.add_row(*map(Text, _cells(measure)))
     console = Console()
-    said = f"{judge}: {sets}; {questions:,} questions, {failed:,} without a readable reply"
-    console.print(Text(escape_controls(said)))
+    title = f"{judge}: {sets}; {questions:,} questions, {failed:,} without a readable reply"
+    console.print(Text(escape_controls(title)))
     console.print(table)
 
 
-def _cells(measure: Measure) -> tuple[str, ...]:
+def _cells(measure: "Measure") -> tuple[str, ...]:
     interval = "" if measure.low is None else f"{measure.low:.3f} to {measure.high:.3f}"
     value = "unknown" if measure.value is None else f"{measure.value:.3f}"
     return escape_controls(measure.name), measure.by, value, interval, f"{measure.num_items:,}"

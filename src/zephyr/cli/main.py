@@ -12,12 +12,12 @@ import typer
 from zephyr import __version__
 from zephyr.cli import (
     arena,
+    binarize,
     calls,
     compare,
     deliver,
     environment,
     evaluation,
-    feedback,
     judge,
     mt_bench,
     plan,
@@ -50,7 +50,7 @@ app.command("serve")(serving.serve)
 app.command("ui")(serving.ui)
 app.command("synth")(synth.synth)
 app.add_typer(judge.judge)
-app.command("binarize")(feedback.binarize)
+app.command("binarize")(binarize.binarize)
 app.command("winrate")(winrate.winrate)
 app.command("mt-bench")(mt_bench.mt_bench)
 app.command("alpaca-eval")(arena.alpaca_eval)

@@ -1,23 +1,51 @@
-"""Options that several verbs take, with their help."""
+"""Options that several commands take, with their help."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+if TYPE_CHECKING:
+    from zephyr.recipe.feedback_section import Aspect
+
 TEACHER_FORMS = "scripted, local:FOLDER, vllm:FOLDER, endpoint:MODEL@URL, or FILE.yaml with a recipe's teacher section."
 
-Force = Annotated[bool, typer.Option("--force", help="Write over a file that is there.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the accounts as one JSON object.")]
-BadRows = Annotated[Literal["stop", "drop"], typer.Option(help="What to do with rows that cannot be read.")]
-OutFile = Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="The file to write, of JSON lines.")]
-Seed = Annotated[int, typer.Option(help="Decides what chance decides.")]
+Force = Annotated[bool, typer.Option("--force", help="Overwrite existing files.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the counts as one JSON object.")]
+BadRows = Annotated[Literal["stop", "drop"], typer.Option(help="What to do with unreadable rows.")]
+RowFormat = Annotated[str, typer.Option(help="Row format; default: auto-detect.")]
+OutFile = Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="Output file, JSON lines.")]
+Seed = Annotated[int, typer.Option(help="Random seed.")]
 
-# Of calls to teachers and judges.
+# Calls to teachers and judges.
 LedgerFile = Annotated[
     Path | None,
-    typer.Option("--ledger", metavar="FILE", help="Where calls are kept; what is answered there is not asked again."),
+    typer.Option("--ledger", metavar="FILE", help="Ledger of calls; requests answered in it are not sent again."),
 ]
-KeyEnv = Annotated[str, typer.Option(metavar="NAME", help="Environment variable that holds an endpoint's key.")]
-Concurrency = Annotated[int, typer.Option(min=1, help="Most calls of an endpoint at once.")]
-CapTokens = Annotated[int | None, typer.Option(min=1, help="Most tokens that the ledger's calls may take in all.")]
+KeyEnv = Annotated[str, typer.Option(metavar="NAME", help="Environment variable with an endpoint's API key.")]
+Concurrency = Annotated[int, typer.Option(min=1, help="Maximum concurrent requests to an endpoint.")]
+CapTokens = Annotated[int | None, typer.Option(min=1, help="Maximum tokens of all calls in the ledger.")]
+
+# A judge, and how it is asked.
+JudgeTeacher = Annotated[str, typer.Option("--judge", metavar="JUDGE", help=f"Who rates: {TEACHER_FORMS}")]
+Aspects = Annotated[
+    str,
+    typer.Option(help="What is rated: all, or some of instruction_following,honesty,truthfulness,helpfulness,overall."),
+]
+JudgeTries = Annotated[int, typer.Option(min=1, help="Attempts per question if the reply cannot be parsed.")]
+LongestReply = Annotated[int, typer.Option(min=1, help="Maximum length of the judge's reply in tokens.")]
+
+
+def parse_aspects(named: str) -> "list[Aspect]":
+    """The aspects that a user names, "all" or separated by commas. Raises DataError."""
+    from zephyr.errors import DataError, did_you_mean
+    from zephyr.judging import ASPECTS, OVERALL
+    from zephyr.records.fields import printable
+
+    known: dict[str, Aspect] = {aspect: aspect for aspect in (*ASPECTS, OVERALL)}
+    names = list(known) if named == "all" else [name.strip() for name in named.split(",")]
+    for name in names:
+        if name not in known:
+            meant = did_you_mean(name, known).removeprefix("; ")
+            raise DataError("--aspects", f"there is no such aspect, got '{printable(name)}'", meant)
+    return [known[name] for name in names]

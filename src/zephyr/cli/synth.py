@@ -5,7 +5,6 @@ from typing import Annotated, Literal
 
 import typer
 
-from zephyr.cli.feedback import tell
 from zephyr.cli.options import (
     TEACHER_FORMS,
     AsJson,
@@ -17,6 +16,7 @@ from zephyr.cli.options import (
     OutFile,
     Seed,
 )
+from zephyr.cli.tables import print_accounts
 from zephyr.cli.terminal import Offline, can_go_on, quiet_libraries
 
 Generator = Annotated[
@@ -70,7 +70,7 @@ def synth(  # noqa: PLR0913 - typer makes an option of every parameter
 ) -> None:
     """Let a teacher write dialogues to learn from. The same command after a stop goes on and asks nothing twice."""
     quiet_libraries(offline=offline)
-    from zephyr.cli.feedback_files import refuse_place
+    from zephyr.cli.files import check_output
     from zephyr.cli.synth_run import (
         Growing,
         SynthRun,
@@ -83,9 +83,9 @@ def synth(  # noqa: PLR0913 - typer makes an option of every parameter
     )
     from zephyr.pipeline.asked_teachers import TeacherOptions
 
-    refuse_place(out, force=force, read=str(seeds or ""))
+    check_output(out, force=force, read=str(seeds or ""))
     # That file goes with the rounds beside it, so it may be written again, but never over the seeds.
-    refuse_place(tasks_beside(out), force=True, read=str(seeds or ""))
+    check_output(tasks_beside(out), force=True, read=str(seeds or ""))
     run = SynthRun(
         generator=generator,
         teacher=teacher,
@@ -100,4 +100,4 @@ def synth(  # noqa: PLR0913 - typer makes an option of every parameter
     with can_go_on():
         accounts = forecast(run) if dry_run else run_synth(run, out, force=force)
     written = "nothing (dry run)" if dry_run else str(out)
-    tell({"generator": generator, "output": written}, accounts, as_json=as_json)
+    print_accounts({"generator": generator, "output": written}, accounts, as_json=as_json)

@@ -1,13 +1,13 @@
-"""How far a judge can be relied upon, measured: consistency, biases, what it misses, agreement with labels.
+"""How reliable a judge is, measured: consistency, biases, missing ratings, agreement with labels.
 
-Every item is asked three times: as it is, with its answers swapped, and as it is with other seeds. A verdict is what
-the ratings of the two answers come to. Intervals of shares are Wilson's, others are bootstrapped over items.
-Swapping answers to find position bias: arXiv 2306.05685.
+Every item is rated three times: in the given order, with its answers swapped, and in the given order with other seeds.
+A verdict says which of the two answers got the better ratings. Intervals of shares are Wilson's, the others are
+bootstrapped over items. Swapping answers to find position bias: arXiv 2306.05685.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from zephyr.data.overall_score import mean_rating
 from zephyr.feedback.audit_items import FIRST, SECOND, TIE, AuditItem
-from zephyr.feedback.judge import Judged, JudgeSettings, judge
+from zephyr.feedback.judge import Judged, Order, judge
 from zephyr.intervals import bootstrap_interval, wilson
 from zephyr.judging import OVERALL
+from zephyr.recipe.feedback_section import Aspect, JudgingSection
 from zephyr.records.rows import Answer
 from zephyr.teachers.protocol import Teacher
 
@@ -27,7 +28,7 @@ _VERDICTS = (FIRST, TIE, SECOND)
 
 
 class Measure(NamedTuple):
-    """One line of an audit: a value with its 95 % interval; None where it cannot be told.
+    """One line of an audit: a value with its 95 % interval; None where it is undefined.
 
     `num_items` counts the items that have the verdicts it needs.
     """
@@ -42,7 +43,7 @@ class Measure(NamedTuple):
 
 @dataclass
 class Audit:
-    """What an audit found. `counts` are those of the judge over all rounds."""
+    """The result of an audit. `counts` are the judge's over all rounds, `sets` the number of items per set."""
 
     measures: list[Measure]
     counts: Counter[str]
@@ -51,7 +52,7 @@ class Audit:
 
 class _Rounds(NamedTuple):
     given: list[Judged]
-    swapped: list[Judged]  # of the aspects alone: the overall score is asked about one answer at a time
+    swapped: list[Judged]  # only the aspects: the overall score is asked about one answer at a time
     repeated: list[Judged]
 
 
@@ -68,45 +69,60 @@ class _Columns(NamedTuple):
 
 
 def audit(
-    items: Sequence[AuditItem], teacher: Teacher, settings: JudgeSettings, *, on_item: Callable[[], None] = lambda: None
+    items: Sequence[AuditItem],
+    teacher: Teacher,
+    section: JudgingSection,
+    *,
+    seed: int = 0,
+    on_item: Callable[[], None] = lambda: None,
 ) -> Audit:
-    """The measures of a judge over labelled items. `on_item` is called once an item and round."""
-    rounds = _ask(items, teacher, settings, on_item)
+    """The measures of a judge over labelled items. `on_item` is called after every item of every round."""
+    rounds = _rounds(items, teacher, section, seed, on_item)
     counts: Counter[str] = Counter()
     for one in (*rounds.given, *rounds.swapped, *rounds.repeated):
         counts += one.counts
     measures: list[Measure] = []
-    for by in _deciders(settings):
+    sets = [item.row.source for item in items]
+    for by in _deciders(section):
         columns = _columns(items, rounds, by)
-        measures += _measures_of(columns, by, settings.seed)
-        sets = [item.row.source for item in items]
+        measures += _measures_of(columns, by, seed)
         if len(set(sets)) > 1:
-            measures += _by_set(columns, sets, by, settings.seed)
-    measures += _between_people(items, settings.seed)
-    return Audit(measures, counts, Counter(item.row.source for item in items))
+            measures += _by_set(columns, sets, by, seed)
+    measures += _between_people(items, seed)
+    return Audit(measures, counts, Counter(sets))
 
 
-def _ask(items: Sequence[AuditItem], teacher: Teacher, settings: JudgeSettings, on_item: Callable[[], None]) -> _Rounds:
-    rows = [item.row for item in items]
+def num_rounds(section: JudgingSection) -> int:
+    """How often every item is rated: the overall score, of one answer at a time, is not asked with answers swapped."""
+    return 3 if _aspects(section) else 2
 
-    def asked(changed: JudgeSettings) -> Iterator[Judged]:
-        for one in judge(rows, teacher, changed):
+
+def _rounds(
+    items: Sequence[AuditItem], teacher: Teacher, section: JudgingSection, seed: int, on_item: Callable[[], None]
+) -> _Rounds:
+    def judged(section: JudgingSection, seed: int, order: Order = "given") -> list[Judged]:
+        found = []
+        for one in judge([item.row for item in items], teacher, section, seed=seed, order=order):
             on_item()
-            yield one
+            found.append(one)
+        return found
 
-    given = replace(settings, order="given")
-    aspects = tuple(aspect for aspect in settings.aspects if aspect != OVERALL)
-    swapped = list(asked(replace(given, order="reversed", aspects=aspects))) if aspects else []
-    return _Rounds(list(asked(given)), swapped, list(asked(replace(given, seed=settings.seed + 1))))
+    aspects = section.model_copy(update={"aspects": _aspects(section)})
+    swapped = judged(aspects, seed, "reversed") if aspects.aspects else []
+    return _Rounds(judged(section, seed), swapped, judged(section, seed + 1))
 
 
-def _deciders(settings: JudgeSettings) -> list[By]:
-    deciders: list[By] = ["aspects"] if set(settings.aspects) - {OVERALL} else []
-    return [*deciders, "overall"] if OVERALL in settings.aspects else deciders
+def _aspects(section: JudgingSection) -> list[Aspect]:
+    return [aspect for aspect in section.aspects if aspect != OVERALL]
+
+
+def _deciders(section: JudgingSection) -> list[By]:
+    deciders: list[By] = ["aspects"] if _aspects(section) else []
+    return [*deciders, "overall"] if OVERALL in section.aspects else deciders
 
 
 def verdict(first: Answer, second: Answer, by: By) -> int | None:
-    """FIRST, SECOND or TIE, by the overall scores or the mean over aspects that both have; None if there is none."""
+    """FIRST, SECOND or TIE, by the overall scores or the mean over aspects both have; None if a score is missing."""
     if by == "overall":
         scores = first.score, second.score
     else:
@@ -162,7 +178,7 @@ def _by_set(columns: _Columns, sets: Sequence[str], by: By, seed: int) -> list[M
 
 
 def _between_people(items: Sequence[AuditItem], seed: int) -> list[Measure]:
-    """How far annotators agree with each other: what can be expected of a judge."""
+    """How well annotators agree with each other: what can be expected of a judge."""
     voted = [item.labels for item in items if len(item.labels) > 1]
     if not voted or len({len(labels) for labels in voted}) > 1:
         return []
@@ -214,14 +230,14 @@ def cohens_kappa(one: Floats, other: Floats) -> float:
     return (observed - expected) / (1 - expected) if expected < 1 else np.nan
 
 
-# What holds of an item or not; of these the share is told.
+# True or false for every item; the measure is the share of true ones.
 SHARES: Mapping[str, Callable[[_Columns], Floats]] = {
     "same verdict when swapped": lambda columns: _same(columns.given, columns.swapped),
     "same verdict when repeated": lambda columns: _same(columns.given, columns.repeated),
     "ties": lambda columns: _same(columns.given, np.zeros(len(columns.given))),
     "agreement with labels": lambda columns: _same(columns.given, columns.labels),
 }
-# What can be told of all items together alone.
+# Measures that are defined over all items together.
 STATISTICS: Mapping[str, Callable[[_Columns], float]] = {
     "position bias (first shown)": _position_bias,
     "length slope of the judge": lambda columns: _slope(columns.given, columns.doublings),
@@ -238,7 +254,7 @@ def _share(name: str, by: By, holds: Floats) -> Measure:
 
 
 def _wilson(share: float | None, num_items: int) -> tuple[float | None, float | None]:
-    """The interval of a share; unlike a bootstrap's it has a width where all items agree."""
+    """Wilson's interval of a share; unlike the bootstrap's it has a width where all items agree."""
     if share is None or not num_items:
         return None, None
     found = wilson(share * num_items, num_items)

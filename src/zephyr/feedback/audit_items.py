@@ -1,7 +1,4 @@
-"""Pairs of answers of which is known which is better: sets that people labelled, and the closed world's own.
-
-What a judge makes of them is measured in audit.
-"""
+"""Pairs of answers with labels of which is better, to audit a judge: LLMBar, PandaLM, and the closed world's own."""
 
 import random
 from collections import Counter
@@ -33,7 +30,7 @@ class AuditItem(NamedTuple):
 def read_llmbar(folder: Path) -> Iterator[AuditItem]:
     """The items of all JSON files of a folder, in the format of LLMBar: input, output_1, output_2, label.
 
-    arXiv 2310.07641
+    Raises DataError for a folder that does not exist, and for rows in another format. arXiv 2310.07641
     """
     if not folder.is_dir():
         raise DataError(printable(str(folder)), "there is no such folder", "name the folder with LLMBar's JSON files")
@@ -46,9 +43,9 @@ def read_llmbar(folder: Path) -> Iterator[AuditItem]:
 
 
 def read_pandalm(file: Path) -> Iterator[AuditItem]:
-    """The items of PandaLM's test set that most of its annotators agree on; the others have no label.
+    """The items of PandaLM's test set with a majority label; the others are skipped.
 
-    arXiv 2306.05087
+    Raises DataError for rows in another format. arXiv 2306.05087
     """
     for row in read_rows(file):
         fields = row.fields
@@ -65,12 +62,12 @@ def read_pandalm(file: Path) -> Iterator[AuditItem]:
 
 
 def world_items(count: int, *, seed: int) -> Iterator[AuditItem]:
-    """Right and faulty answers to prompts of the closed world, in an order of chance."""
+    """Right and faulty answers to prompts of the closed world, in random order."""
     for prompt in prompts("heldout", seed, count):
-        dice = random.Random(seed_for(seed, "audit", prompt.name))
+        rng = random.Random(seed_for(seed, "audit", prompt.name))
         right = Answer(ideal_answer(prompt.messages), "right")
-        faulty = Answer(faulty_answer(prompt.messages, dice).text, "faulty")
-        is_first = dice.random() < 0.5
+        faulty = Answer(faulty_answer(prompt.messages, rng).text, "faulty")
+        is_first = rng.random() < 0.5
         answers = (right, faulty) if is_first else (faulty, right)
         yield AuditItem(Rated(prompt.name, prompt.messages, answers, "closed world"), FIRST if is_first else SECOND)
 
@@ -83,7 +80,7 @@ def _text(row: Row, name: str) -> str:
     if name not in row.fields:
         raise DataError(row.name, f"has no field '{name}'", "check that it is the right file")
     value = row.fields[name]
-    # A spreadsheet on PandaLM's way made a few answers such as "True" into values, and empty ones into null.
+    # In PandaLM's file a spreadsheet turned a few answers such as "True" into values, and empty ones into null.
     return value if isinstance(value, str) else "" if value is None else str(value)
 
 

@@ -1,61 +1,20 @@
 """Training rows from rated answers: pairs, ranked lists, or labelled completions.
 
-Every choice of chance is drawn from the seed and the prompt alone, so that rows do not depend on the order of
-prompts. Nothing is left out in silence: a prompt is used or dropped for a reason, and so is an answer.
+Every random choice depends on the seed and the prompt alone, so that rows do not depend on the order of prompts.
+Nothing is left out silently: a prompt is used or dropped for a reason, and so is an answer.
 """
 
 import math
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Literal, NamedTuple, get_args
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import NamedTuple
 
 from zephyr.data.overall_score import mean_rating, repair_overall_score
+from zephyr.errors import DataError
+from zephyr.recipe.feedback_section import BinarizeSection
 from zephyr.records.rows import Answer, Preference, Rated, prompt_id
 from zephyr.teachers.protocol import seed_for
-
-ChosenBy = Literal["overall", "mean", "instruction_following", "honesty", "truthfulness", "helpfulness"]
-
-
-@dataclass(frozen=True)
-class BinarizeSettings:
-    """Which answers make a row.
-
-    An answer is eligible to be rejected if it is rated lower than the chosen one, by at least `min_gap`; with
-    ties "keep" an equal rating is low enough. Of answers that share the best rating, chance chooses.
-    """
-
-    output: Literal["pairs", "listwise", "kto"] = "pairs"
-    chosen: ChosenBy = "overall"
-    rejected: Literal["random", "worst", "next"] = "random"
-    min_gap: float = 0.0
-    ties: Literal["drop", "keep"] = "drop"
-    max_pairs_per_prompt: int = 1
-    kto_threshold: float = 5.0
-    repair_overall: bool = True  # UltraFeedback's 10s that were 1s; touches answers with aspect ratings only
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        """Refuse what no rule has."""
-        if self.chosen not in get_args(ChosenBy) or self.output not in OUTPUTS or self.rejected not in REJECTED:
-            raise ValueError(f"no such rule: {self}")
-        if not self.min_gap >= 0 or self.max_pairs_per_prompt < 1:
-            raise ValueError(f"min_gap must be 0 or more and max_pairs_per_prompt 1 or more: {self}")
-
-    @property
-    def rule(self) -> str:
-        """The settings on one line, to be recorded in every row."""
-        parts = [self.output, f"chosen={self.chosen}"]
-        if self.output == "kto":
-            parts.append(f"threshold={self.kto_threshold:g}")
-        else:
-            parts += [f"min_gap={self.min_gap:g}", f"ties={self.ties}"]
-        if self.output == "pairs":
-            parts += [f"rejected={self.rejected}", f"max_pairs={self.max_pairs_per_prompt}"]
-        if self.chosen == "overall":
-            parts.append(f"repair_overall={'yes' if self.repair_overall else 'no'}")
-        return " ".join([*parts, f"seed={self.seed}"])
 
 
 class Binarized(NamedTuple):
@@ -74,8 +33,11 @@ class _Scored(NamedTuple):
     value: float
 
 
+_Group = Sequence[_Scored]
+
+
 def gather(rows: Iterable[Rated]) -> list[Rated]:
-    """The rows with all answers to equal prompts put together, where the prompt came first."""
+    """The rows with all answers to equal prompts merged, at the place of the first."""
     by_prompt: dict[str, list[Rated]] = {}
     for row in rows:
         by_prompt.setdefault(prompt_id(row.prompt), []).append(row)
@@ -85,32 +47,58 @@ def gather(rows: Iterable[Rated]) -> list[Rated]:
     ]
 
 
-def binarize(rows: Iterable[Rated], settings: BinarizeSettings) -> Binarized:
-    """Preference rows of every prompt that has answers rated differently enough.
+def binarize(rows: Iterable[Rated], section: BinarizeSection, *, seed: int = 0) -> Binarized:
+    """Training rows of every prompt that has answers rated differently enough.
 
-    Zephyr chose by the overall score and drew the rejected one from the rest: arXiv 2310.16944, section 4.1
+    Zephyr chose by the overall score and drew the rejected answer from the rest: arXiv 2310.16944, section 4.1
     """
+    rule = rule_of(section, seed)
     made: list[Preference] = []
     dropped: Counter[str] = Counter()
     left_out: Counter[str] = Counter()
     prompts = 0
     for row in rows:
         prompts += 1
-        scored = _scored(row.answers, settings, left_out)
-        # Shuffled first, so that sorting, which is stable, leaves equal ratings in an order of chance.
-        random.Random(seed_for(settings.seed, "binarize", prompt_id(row.prompt))).shuffle(scored)
-        new = OUTPUTS[settings.output](row, scored, settings)
-        made += new
-        if not new:
-            dropped[_why_dropped(scored, settings)] += 1
-    return Binarized(tuple(made), settings.rule, prompts, prompts - dropped.total(), dropped, left_out)
+        scored = _scored(row.answers, section, left_out)
+        # Shuffled first, so that sorting, which is stable, leaves equal ratings in random order.
+        random.Random(seed_for(seed, "binarize", prompt_id(row.prompt))).shuffle(scored)
+        groups = OUTPUTS[section.output](scored, section)
+        made += [_preference(row, group, rule) for group in groups]
+        if not groups:
+            dropped[_why_dropped(scored, section)] += 1
+    return Binarized(tuple(made), rule, prompts, prompts - dropped.total(), dropped, left_out)
 
 
-def _scored(answers: Sequence[Answer], settings: BinarizeSettings, left_out: Counter[str]) -> list[_Scored]:
+def rule_of(section: BinarizeSection, seed: int) -> str:
+    """The settings that make a row, on one line, to be recorded in every row."""
+    parts = [section.output, f"chosen={section.chosen}"]
+    if section.output == "kto":
+        parts.append(f"threshold={section.kto_threshold:g}")
+    else:
+        parts += [f"min_gap={section.min_gap:g}", f"ties={section.ties}"]
+    if section.output == "pairs":
+        parts += [f"rejected={section.rejected}", f"max_pairs={section.max_pairs_per_prompt}"]
+    if section.chosen == "overall":
+        parts.append(f"repair_overall={'yes' if section.repair_overall else 'no'}")
+    return " ".join([*parts, f"seed={seed}"])
+
+
+def repair_where_published(section: BinarizeSection, shapes: Collection[str]) -> BinarizeSection:
+    """The section, with `repair_overall` only for rows in UltraFeedback's own format, which alone have the fault."""
+    return section.model_copy(update={"repair_overall": section.repair_overall and "ultrafeedback" in shapes})
+
+
+def nothing_made(made: Binarized, where: str, output: str, remedy: str) -> DataError:
+    """The error for ratings of which no row can be made, with the reasons."""
+    reasons = ", ".join(f"{count:,} x {reason}" for reason, count in made.dropped.items())
+    return DataError(where, f"no {output} can be made of {made.prompts:,} prompts ({reasons})", remedy)
+
+
+def _scored(answers: Sequence[Answer], section: BinarizeSection, left_out: Counter[str]) -> list[_Scored]:
     """The answers that can take part; of equal texts the first that is rated."""
     kept: dict[str, _Scored] = {}
     for answer in answers:
-        value = _value(answer, settings)
+        value = _value(answer, section)
         text = answer.text.strip()
         if isinstance(value, str):
             left_out[value] += 1
@@ -123,13 +111,13 @@ def _scored(answers: Sequence[Answer], settings: BinarizeSettings, left_out: Cou
     return list(kept.values())
 
 
-def _value(answer: Answer, settings: BinarizeSettings) -> float | str:
+def _value(answer: Answer, section: BinarizeSection) -> float | str:
     """The number an answer is chosen by, or why it has none."""
-    if settings.chosen == "mean":
+    if section.chosen == "mean":
         value = mean_rating(answer.ratings.values())
-    elif settings.chosen != "overall":
-        value = answer.ratings.get(settings.chosen)
-    elif settings.repair_overall and mean_rating(answer.ratings.values()) is not None:
+    elif section.chosen != "overall":
+        value = answer.ratings.get(section.chosen)
+    elif section.repair_overall and mean_rating(answer.ratings.values()) is not None:
         value, needs_judge = repair_overall_score(answer.score, answer.ratings.values())
         if needs_judge:
             return "answer with an overall 10 in doubt"
@@ -138,22 +126,22 @@ def _value(answer: Answer, settings: BinarizeSettings) -> float | str:
     return value if value is not None and math.isfinite(value) else "answer without a score"
 
 
-def _pairs(row: Rated, scored: Sequence[_Scored], settings: BinarizeSettings) -> list[Preference]:
+def _pairs(scored: Sequence[_Scored], section: BinarizeSection) -> list[_Group]:
+    """The best answer with each of the rejected ones."""
     if not scored:
         return []
     best, *others = sorted(scored, key=lambda one: -one.value)
-    eligible = [other for other in others if _is_lower(other, best, settings)]
-    rejected = REJECTED[settings.rejected](eligible, scored)[: settings.max_pairs_per_prompt]
-    return [_preference(row, (best, other), settings) for other in rejected]
+    eligible = [other for other in others if _is_lower(other, best, section)]
+    rejected = REJECTED[section.rejected](eligible, scored)[: section.max_pairs_per_prompt]
+    return [(best, other) for other in rejected]
 
 
-def _is_lower(other: _Scored, best: _Scored, settings: BinarizeSettings) -> bool:
+def _is_lower(other: _Scored, best: _Scored, section: BinarizeSection) -> bool:
     gap = best.value - other.value
-    return gap >= settings.min_gap and (gap > 0 or settings.ties == "keep")
+    return gap >= section.min_gap and (gap > 0 or section.ties == "keep")
 
 
-# How the eligible answers, best first, are ordered before the first ones are taken; with all answers in an order
-# of chance.
+# The order in which eligible answers are rejected, given them best first, and all answers in random order.
 REJECTED: dict[str, Callable[[list[_Scored], Sequence[_Scored]], list[_Scored]]] = {
     "random": lambda eligible, shuffled: [one for one in shuffled if one in eligible],
     "worst": lambda eligible, _: eligible[::-1],
@@ -161,38 +149,37 @@ REJECTED: dict[str, Callable[[list[_Scored], Sequence[_Scored]], list[_Scored]]]
 }
 
 
-def _list(row: Rated, scored: Sequence[_Scored], settings: BinarizeSettings) -> list[Preference]:
+def _list(scored: Sequence[_Scored], section: BinarizeSection) -> list[_Group]:
     """All answers, best first, each low enough below the one before it."""
     kept: list[_Scored] = []
     for one in sorted(scored, key=lambda one: -one.value):
-        if not kept or _is_lower(one, kept[-1], settings):
+        if not kept or _is_lower(one, kept[-1], section):
             kept.append(one)
-    return [_preference(row, kept, settings)] if len(kept) > 1 else []
+    return [kept] if len(kept) > 1 else []
 
 
-def _labels(row: Rated, scored: Sequence[_Scored], settings: BinarizeSettings) -> list[Preference]:
-    """Every answer as a row, rated 1 if it is good enough and else 0."""
-    labelled = [one._replace(value=float(one.value >= settings.kto_threshold)) for one in scored]
-    return [_preference(row, (one,), settings) for one in labelled]
+def _labels(scored: Sequence[_Scored], section: BinarizeSection) -> list[_Group]:
+    """Every answer in a row of its own, rated 1 if it is good enough and else 0."""
+    return [(one._replace(value=float(one.value >= section.kto_threshold)),) for one in scored]
 
 
-OUTPUTS: dict[str, Callable[[Rated, Sequence[_Scored], BinarizeSettings], list[Preference]]] = {
+# The answers of every row of a prompt, best first.
+OUTPUTS: dict[str, Callable[[Sequence[_Scored], BinarizeSection], list[_Group]]] = {
     "pairs": _pairs,
     "listwise": _list,
     "kto": _labels,
 }
 
 
-def _preference(row: Rated, best_first: Sequence[_Scored], settings: BinarizeSettings) -> Preference:
+def _preference(row: Rated, best_first: _Group, rule: str) -> Preference:
     texts = tuple(one.answer.text for one in best_first)
     models = tuple(one.answer.model for one in best_first)
     ratings = tuple(one.value for one in best_first)
-    named = models if any(models) else ()
-    return Preference(row.name, row.prompt, texts, ratings, row.source, named, settings.rule)
+    return Preference(row.name, row.prompt, texts, ratings, row.source, models if any(models) else (), rule)
 
 
-def _why_dropped(scored: Sequence[_Scored], settings: BinarizeSettings) -> str:
-    if settings.output == "kto":
+def _why_dropped(scored: Sequence[_Scored], section: BinarizeSection) -> str:
+    if section.output == "kto":
         return "prompt without a rated answer"
     if len(scored) < 2:
         return "prompt with fewer than two rated answers"

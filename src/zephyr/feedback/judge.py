@@ -1,20 +1,22 @@
-"""Answers rated by a judge: which questions are asked, in which order texts are shown, and what failed.
+"""Answers rated by a judge: which questions are asked, in which order answers are shown, and what failed.
 
-How a question is worded and a reply read is `zephyr.judging`; this file adds the shuffling of texts, asking
-again after replies that cannot be read, and the accounts. A failure is never a score.
+Questions are written and replies parsed in `zephyr.judging`; this file shuffles the answers, asks again after replies
+that cannot be parsed, and writes the ratings and every call they come from. A failure is never a score.
 """
 
 import itertools
 import random
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, NamedTuple
 
-from zephyr.feedback.principles import told_in_short
+from zephyr.data.read.record_cache import Spool
+from zephyr.feedback.principles import without_example
 from zephyr.judging import (
-    ASPECTS,
     OVERALL,
+    TEMPLATE_VERSION,
     ParseFailure,
     Rating,
     RatingQuestion,
@@ -22,41 +24,25 @@ from zephyr.judging import (
     fence_word,
     parse_reply,
 )
+from zephyr.recipe.feedback_section import JudgingSection
+from zephyr.records.fields import Json
 from zephyr.records.rows import Answer, Rated, prompt_id
+from zephyr.records.writing import write_jsonl
 from zephyr.teachers.protocol import ChatReply, ChatRequest, Teacher, paired, seed_for
 
-# Those whose notes are knowledge to check against. UltraFeedback: arXiv 2310.01377
+RATINGS = "ratings.jsonl"
+CALLS = "calls.jsonl"
+CHUNK_ROWS = 256
+# The sampling of UltraFeedback's judge, and the aspects whose notes are reference knowledge: arXiv 2310.01377
+TEMPERATURE = 0.0
+TOP_P = 0.6
 KNOWLEDGE_ASPECTS = ("truthfulness", "helpfulness")
 
-
-@dataclass(frozen=True)
-class JudgeSettings:
-    """What is asked about every prompt's answers, and how.
-
-    Temperature and top_p are UltraFeedback's: arXiv 2310.01377
-    """
-
-    aspects: tuple[str, ...] = (*ASPECTS, OVERALL)
-    num_tries: int = 3  # of a question whose reply cannot be read
-    min_answers: int = 2  # prompts with fewer are not worth a question
-    order: Literal["random", "given", "reversed"] = "random"  # in which the judge sees the answers
-    max_tokens: int = 1024
-    temperature: float = 0.0
-    top_p: float = 0.6
-    seed: int = 0
-    chunk_rows: int = 256  # prompts whose questions go to the judge in one call
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot be asked."""
-        unknown = set(self.aspects) - {*ASPECTS, OVERALL}
-        if unknown or not self.aspects:
-            raise ValueError(f"aspects must be some of {(*ASPECTS, OVERALL)}, got {self.aspects}")
-        if self.num_tries < 1:
-            raise ValueError(f"num_tries must be at least 1, got {self.num_tries}")
+Order = Literal["random", "given", "reversed"]
 
 
 class FailedTry(NamedTuple):
-    """A try that gave no ratings: a reason to count by, what was wrong, how it was asked, what came back."""
+    """A try that gave no ratings: a reason to count by, the details, how it was asked, and the reply."""
 
     reason: str
     detail: str
@@ -67,7 +53,7 @@ class FailedTry(NamedTuple):
 
 @dataclass
 class JudgeCall:
-    """One question, how it was asked last, and how it went."""
+    """One question, how it was last asked, and its outcome."""
 
     aspect: str
     shown: tuple[int, ...]  # indices of the answers, in the order in which the judge saw them
@@ -87,7 +73,7 @@ class Judged(NamedTuple):
 
     @property
     def counts(self) -> Counter[str]:
-        """Counts that add up over prompts: questions = rated + failed; the reasons of all tries that failed."""
+        """Counts that add up over prompts: questions = rated + failed; and all failed tries by reason."""
         counts = Counter({"prompts": 1, "questions": len(self.calls)})
         counts["prompts not asked about"] = not self.calls
         for call in self.calls:
@@ -97,36 +83,56 @@ class Judged(NamedTuple):
         return +counts
 
 
-def judge(rows: Iterable[Rated], teacher: Teacher, settings: JudgeSettings) -> Iterator[Judged]:
+def judge(
+    rows: Iterable[Rated],
+    teacher: Teacher,
+    section: JudgingSection,
+    *,
+    seed: int = 0,
+    min_answers: int = 2,
+    order: Order = "random",
+    chunk_rows: int = CHUNK_ROWS,
+) -> Iterator[Judged]:
     """Every row with the ratings that `teacher` gives its answers, in order.
 
-    Ratings depend on the seed and the row alone. A question whose reply cannot be read is asked again with
-    another order of texts and another fence word, at most `num_tries` times in all.
+    Ratings depend on the seed and the row alone. Rows with fewer than `min_answers` answers are not rated. Answers are
+    shown in the given `order`. A question whose reply cannot be parsed is asked again with a new seed, hence another
+    random order and another fence word, at most `num_tries` times in all. The judge is sent the questions about
+    `chunk_rows` rows at once.
     """
     waiting = iter(rows)
-    while chunk := list(itertools.islice(waiting, settings.chunk_rows)):
-        calls = [_calls_about(row, settings) for row in chunk]
-        pending = [(row, call) for row, asked in zip(chunk, calls, strict=True) for call in asked]
-        for attempt in range(settings.num_tries):
-            pending = _ask_round(pending, teacher, settings, attempt)
+    while chunk := list(itertools.islice(waiting, chunk_rows)):
+        calls = [_calls_about(row, section, min_answers) for row in chunk]
+        pending = [(row, call) for row, some in zip(chunk, calls, strict=True) for call in some]
+        for attempt in range(section.num_tries):
+            for row, call in pending:
+                call.seed = seed_for(seed, "judge", prompt_id(row.prompt), call.aspect, attempt)
+                call.shown = _ordered(sorted(call.shown), order, call.seed)
+            pending = _ask(pending, teacher, section.max_new_tokens)
         yield from (Judged(_with_ratings(row, done), done) for row, done in zip(chunk, calls, strict=True))
 
 
-def _calls_about(row: Rated, settings: JudgeSettings) -> tuple[JudgeCall, ...]:
-    """The questions about a row: one an aspect, but one an answer for the overall score."""
+def _calls_about(row: Rated, section: JudgingSection, min_answers: int) -> tuple[JudgeCall, ...]:
+    """The questions about a row: one per aspect, but one per answer for the overall score."""
     indices = tuple(range(len(row.answers)))
-    if len(indices) < max(settings.min_answers, 1):
+    if len(indices) < max(min_answers, 1):
         return ()
-    calls = [JudgeCall(aspect, indices) for aspect in settings.aspects if aspect != OVERALL]
-    overall = [JudgeCall(OVERALL, (index,)) for index in indices if OVERALL in settings.aspects]
+    calls = [JudgeCall(aspect, indices) for aspect in section.aspects if aspect != OVERALL]
+    overall = [JudgeCall(OVERALL, (index,)) for index in indices if OVERALL in section.aspects]
     return (*calls, *overall)
 
 
-def _ask_round(
-    pending: Sequence[tuple[Rated, JudgeCall]], teacher: Teacher, settings: JudgeSettings, attempt: int
+def _ordered(indices: list[int], order: Order, seed: int) -> tuple[int, ...]:
+    if order == "random":
+        return tuple(random.Random(seed).sample(indices, len(indices)))
+    return tuple(indices if order == "given" else indices[::-1])
+
+
+def _ask(
+    pending: Sequence[tuple[Rated, JudgeCall]], teacher: Teacher, max_new_tokens: int
 ) -> list[tuple[Rated, JudgeCall]]:
-    """The calls that can be asked again, after all have been asked once; they are changed in place."""
-    requests = [_request(row, call, settings, attempt) for row, call in pending]
+    """The calls to be asked again, after all have been asked once; the calls are changed in place."""
+    requests = [_request(row, call, max_new_tokens) for row, call in pending]
     again: list[tuple[Rated, JudgeCall]] = []
     for (row, call), (_, reply) in zip(pending, paired(teacher, requests), strict=True):
         ratings = _read(call, reply)
@@ -140,35 +146,26 @@ def _ask_round(
     return again
 
 
-def _request(row: Rated, call: JudgeCall, settings: JudgeSettings, attempt: int) -> ChatRequest:
-    identity = prompt_id(row.prompt)
-    call.seed = seed_for(settings.seed, "judge", identity, call.aspect, attempt)
-    call.shown = _order(sorted(call.shown), settings, call.seed)
+def _request(row: Rated, call: JudgeCall, max_new_tokens: int) -> ChatRequest:
     answers = tuple(row.answers[index].text for index in call.shown)
     question = RatingQuestion(call.aspect, row.prompt, answers, _notes(row, call))
     return ChatRequest(
-        key=f"{identity} {call.aspect} {' '.join(map(str, call.shown))}",
+        key=f"{prompt_id(row.prompt)} {call.aspect} {' '.join(map(str, call.shown))}",
         messages=ask(question, nonce=fence_word(question, seed=call.seed)),
-        temperature=settings.temperature,
-        top_p=settings.top_p,
+        temperature=TEMPERATURE,
+        top_p=TOP_P,
         top_k=0,
-        max_tokens=settings.max_tokens,
+        max_tokens=max_new_tokens,
         seed=call.seed,
     )
 
 
-def _order(indices: list[int], settings: JudgeSettings, seed: int) -> tuple[int, ...]:
-    if settings.order == "random":
-        return tuple(random.Random(seed).sample(indices, len(indices)))
-    return tuple(indices if settings.order == "given" else indices[::-1])
-
-
 def _notes(row: Rated, call: JudgeCall) -> str:
-    """What the judge is told besides: what is known of right answers, or what the author was told to aim at."""
+    """Additional information for the judge: reference knowledge, or the principle the author was given."""
     if call.aspect in KNOWLEDGE_ASPECTS:
         return row.knowledge
-    told = told_in_short(row.answers[call.shown[0]].system) if call.aspect == OVERALL else ""
-    return f"The author of the text had been told: {told}" if told else ""
+    principle = without_example(row.answers[call.shown[0]].system) if call.aspect == OVERALL else ""
+    return f"The author of the text had been told: {principle}" if principle else ""
 
 
 def _read(call: JudgeCall, reply: ChatReply) -> tuple[Rating, ...] | FailedTry:
@@ -201,3 +198,58 @@ def _rated_answer(answer: Answer, ratings: dict[str, Rating]) -> Answer:
         ratings={aspect: rating.score for aspect, rating in ratings.items()},
         rationale=overall.rationale if overall else aspects,
     )
+
+
+def calls_beside(ratings: Path) -> Path:
+    """The file of the judge's calls beside a ratings file: ratings.calls.jsonl beside ratings.jsonl."""
+    return ratings.with_name(f"{ratings.stem}.{CALLS}")
+
+
+def write_judged(
+    found: Iterable[Judged], judge_name: str, ratings: Path, calls: Path, *, replace: bool = False
+) -> Counter[str]:
+    """Write the rated rows and every call they come from; return the counts. The ratings are written last.
+
+    Prompts without an answer are counted but not written. Raises DataError for a file that exists, without `replace`.
+    """
+    counts: Counter[str] = Counter()
+    rated: Spool[Rated] = Spool("rated")
+
+    def lines() -> Iterator[Mapping[str, Json]]:
+        for one in found:
+            counts.update(one.counts)
+            if one.rated.answers:
+                rated.append(one.rated)
+            else:
+                counts["prompts without an answer"] += 1
+            yield from (_call_fields(one.rated, call, judge_name) for call in one.calls)
+
+    write_jsonl(calls, lines(), replace=replace)
+    write_jsonl(ratings, rated, replace=replace)
+    return counts
+
+
+def _call_fields(rated: Rated, call: JudgeCall, judge_name: str) -> dict[str, Json]:
+    """A call as plain fields: judge and question, the order shown, the ratings, and the failed tries."""
+    ratings: list[Json] = [dict(rating._asdict()) | {"types": list(rating.types)} for rating in call.ratings]
+    failures: list[Json] = [failure._asdict() | {"shown": list(failure.shown)} for failure in call.failures]
+    return {
+        "prompt_id": prompt_id(rated.prompt),
+        "row": rated.name,
+        "judge": judge_name,
+        "template": TEMPLATE_VERSION,
+        "aspect": call.aspect,
+        "shown": list(call.shown),
+        "models": [rated.answers[index].model for index in call.shown],
+        "seed": call.seed,
+        "ratings": ratings,
+        "failed_tries": failures,
+    }
+
+
+def without_ratings(rated: Rated) -> Rated:
+    """The row with its answers' ratings removed."""
+    answers = tuple(
+        Answer(answer.text, answer.model, principle=answer.principle, system=answer.system) for answer in rated.answers
+    )
+    return rated._replace(answers=answers)

@@ -1,7 +1,7 @@
-"""Principles: sentences that tell a model what to aim at, and how often each is given for which kind of prompt.
+"""Principles: sentences that tell a model what to aim at, and how often each is used for which kind of prompt.
 
-UltraFeedback told every model one of them in its system prompt, so that answers to a prompt differ in more than
-the model. The sentences are our own; its shares are published twice, and the two do not agree.
+UltraFeedback put one of them into every model's system prompt, so that answers to a prompt differ in more than the
+model. The sentences are our own; UltraFeedback published its proportions twice, and the two do not agree.
 """
 
 import functools
@@ -9,22 +9,23 @@ import json
 import random
 from collections.abc import Mapping
 from importlib import resources
-from typing import Literal, NamedTuple
+from typing import NamedTuple
+
+from zephyr.recipe.feedback_section import CandidatesSection, PrincipleName
 
 PRINCIPLES_VERSION = "v1"
 
-MixtureName = Literal["readme", "code"]
-Shares = Mapping[str, float]
+Shares = Mapping[PrincipleName, float]
 
 _ANY_SOURCE = ""
-_GENERAL = {"helpfulness": 0.6, "truthfulness": 0.2, "honesty": 0.18, "calibration": 0.02}
-_HELPFUL = {"helpfulness": 1.0}
-_TRUTHFUL = {"truthfulness": 1.0}
-_EVENLY = {"truthfulness": 0.5, "honesty": 0.45, "calibration": 0.05}  # honesty gives way one time in ten
+_GENERAL: Shares = {"helpfulness": 0.6, "truthfulness": 0.2, "honesty": 0.18, "calibration": 0.02}
+_HELPFUL: Shares = {"helpfulness": 1.0}
+_TRUTHFUL: Shares = {"truthfulness": 1.0}
+_EVENLY: Shares = {"truthfulness": 0.5, "honesty": 0.45, "calibration": 0.05}  # honesty is replaced one time in ten
 
-# By the source of a prompt; what is not named here is treated as sharegpt and ultrachat are.
+# By the source of a prompt; other sources are treated like sharegpt and ultrachat.
 # UltraFeedback: arXiv 2310.01377; its README, and src/comparison_data_generation/main.py
-MIXTURES: Mapping[MixtureName, Mapping[str, Shares]] = {
+MIXTURES: Mapping[str, Mapping[str, Shares]] = {
     "readme": {
         "evol_instruct": _HELPFUL,
         "false_qa": _TRUTHFUL,
@@ -43,7 +44,7 @@ MIXTURES: Mapping[MixtureName, Mapping[str, Shares]] = {
 
 
 class Principle(NamedTuple):
-    """A principle by name, and the sentence that tells it."""
+    """A principle by name, and one sentence that states it."""
 
     name: str
     sentence: str
@@ -57,21 +58,25 @@ def sentences() -> Mapping[str, tuple[str, ...]]:
     return {name: tuple(texts) for name, texts in by_name.items()}
 
 
-def shares_for(mixture: MixtureName, source: str) -> Shares:
-    """How often each principle is given to prompts of a source; flan_v2_cot and the like count as flan."""
-    by_source = MIXTURES[mixture]
-    named = "flan" if source.startswith("flan") else source
-    return by_source.get(named, by_source[_ANY_SOURCE])
+def shares_for(section: CandidatesSection, source: str) -> Shares | None:
+    """How often each principle is used for prompts of a source; None for no principles at all."""
+    if section.principle_shares:
+        return section.principle_shares
+    if section.principles == "none":
+        return None
+    by_source = MIXTURES[section.principles]
+    # flan_v2_cot and the like count as flan.
+    return by_source.get("flan" if source.startswith("flan") else source, by_source[_ANY_SOURCE])
 
 
 def draw_principle(shares: Shares, *, seed: int) -> Principle:
-    """A principle drawn by its share, and one of its sentences, all as likely as each other."""
-    dice = random.Random(seed)
+    """A principle drawn by its share, and one of its sentences, drawn uniformly."""
+    rng = random.Random(seed)
     names = sorted(shares)
-    (name,) = dice.choices(names, [shares[one] for one in names])
-    return Principle(name, dice.choice(sentences()[name]))
+    (name,) = rng.choices(names, [shares[one] for one in names])
+    return Principle(name, rng.choice(sentences()[name]))
 
 
-def told_in_short(sentence: str) -> str:
-    """What a judge is told of a sentence: the part before its example, which would steer the verdict's form."""
+def without_example(sentence: str) -> str:
+    """The part of a sentence before its example, which would steer the form of a judge's reply."""
     return sentence.partition("For instance, ")[0].strip()

@@ -6,7 +6,7 @@ The rows of a training stage become tokens here already, if its tokenizer is the
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from zephyr.data.read.stage_rows import open_all, stage_rows
+from zephyr.data.read.stage_rows import stage_rows
 from zephyr.errors import Problems
 from zephyr.models.loading import Source, Tokenizer, load_tokenizer
 from zephyr.pipeline.benchmarks import benchmark_lines
@@ -14,7 +14,6 @@ from zephyr.pipeline.inputs import other_inputs, row_kind, training_section
 from zephyr.pipeline.make_models import make_start
 from zephyr.pipeline.prepare import prepare_rows
 from zephyr.pipeline.ready import base_source, encoder_for
-from zephyr.pipeline.recorded import binarize_recorded
 from zephyr.pipeline.stages import Planned
 from zephyr.pipeline.telling import facts_in_words, left_out_lines
 from zephyr.pipeline.tokens import none_left
@@ -22,9 +21,10 @@ from zephyr.pipeline.training import refuse_device
 from zephyr.recipe.data_section import DataSection
 from zephyr.recipe.model_section import NewModel
 from zephyr.recipe.schema import Recipe
-from zephyr.records.rows import Rated, Record
+from zephyr.records.rows import Record
 from zephyr.runs.layout import MODEL
 from zephyr.runs.stage_folder import Facts, finished
+from zephyr.stages import feedback
 from zephyr.stages.stage import Work
 
 Say = Callable[[str], None]
@@ -90,11 +90,11 @@ def _looked_at(work: Work, start: Source | None) -> Facts:
 
 def _others(work: Work) -> Facts:
     """What is read by a stage that does not train."""
-    recipe, feedback, facts = work.recipe, work.recipe.feedback, Facts()
-    for data, kind in other_inputs(recipe, work.stage):
-        facts |= _read(recipe, data, kind)
-    if work.stage == "feedback" and feedback is not None and feedback.recorded:
-        binarize_recorded(feedback, open_all(recipe, feedback.recorded, Rated), seed=recipe.seed)
+    if work.stage == "feedback":
+        return feedback.STAGE.preflight(work)
+    facts = Facts()
+    for data, kind in other_inputs(work.recipe, work.stage):
+        facts |= _read(work.recipe, data, kind)
     return facts
 
 

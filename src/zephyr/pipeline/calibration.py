@@ -21,7 +21,6 @@ from zephyr.feedback.candidates import answer_prompts
 from zephyr.feedback.judge import judge
 from zephyr.models.generation import generate
 from zephyr.models.sampling import Sampling
-from zephyr.pipeline.feedback_settings import answering_of, judging_of
 from zephyr.recipe.evaluate_section import WorldTask
 from zephyr.recipe.schema import Recipe
 from zephyr.recipe.stage_sections import AlignSection, PretrainSection
@@ -29,7 +28,6 @@ from zephyr.recipe.steps import count_steps
 from zephyr.recipe.synth_section import WorldSynth
 from zephyr.recipe.teacher_section import ScriptedSection
 from zephyr.recipe.train_section import SftObjective
-from zephyr.stages.stage import Work
 from zephyr.teachers.scripted import ScriptedJudge, ScriptedTeacher
 from zephyr.train.job import TrainJob, build_engine
 from zephyr.train.objectives import Objective, build_objective
@@ -147,12 +145,11 @@ def _rating_seconds(recipe: Recipe) -> float:
     section = recipe.feedback
     if section is None or section.recorded or not isinstance(section.judge, ScriptedSection):
         return 0.0
-    work = Work(recipe, "feedback", Path(), {}, Path())
     asked = list(prompts("feedback", recipe.seed, RATED_PROMPTS))
-    found = answer_prompts(asked, [ScriptedTeacher(0.5, seed=recipe.seed)], answering_of(section, work))
+    found = answer_prompts(asked, [ScriptedTeacher(0.5, seed=recipe.seed)], section.candidates, seed=recipe.seed)
     rated = [one.rated for one in found]
     started = time.perf_counter()
-    for _ in judge(rated, ScriptedJudge(seed=recipe.seed), judging_of(section, work)):
+    for _ in judge(rated, ScriptedJudge(seed=recipe.seed), section.judging, seed=recipe.seed):
         pass
     return (time.perf_counter() - started) / len(asked)
 

@@ -1,9 +1,8 @@
 """`zephyr check`: what can be known of a run before it: inputs, tokens, steps, losses, files. Trains nothing."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import cast
 
 from zephyr.data.read.hub import is_hub_id
 from zephyr.data.read.sources import Records
@@ -14,32 +13,25 @@ from zephyr.models.loading import Source, Tokenizer, load_tokenizer
 from zephyr.models.meta_model import num_parameters
 from zephyr.models.weight_hash import resolved_revision
 from zephyr.pipeline.benchmarks import benchmark_lines
-from zephyr.pipeline.calls_ahead import (
-    calls_of_feedback,
-    calls_of_synth,
-    first_prompts,
-    refuse_teachers,
-    world_prompts,
-)
+from zephyr.pipeline.calls_ahead import calls_of_synth, synth_teachers
 from zephyr.pipeline.forecast import Stage, foretell, foretell_held_out, preference_lines
-from zephyr.pipeline.foreseen import Foreseen, num_world_prompts, synth_sample
+from zephyr.pipeline.foreseen import Foreseen, synth_sample
 from zephyr.pipeline.inputs import Trains, other_inputs, row_kind, training_section
-from zephyr.pipeline.make_feedback import PAIRS
 from zephyr.pipeline.make_models import learnt_tokenizer
 from zephyr.pipeline.ready import STAGE_MODEL, base_source, encoder_for, tokenizer_of
-from zephyr.pipeline.recorded import binarize_recorded
 from zephyr.pipeline.stages import taken_stages
-from zephyr.pipeline.telling import left_out_lines
 from zephyr.pipeline.training import refuse_device
 from zephyr.pipeline.written import files_of, run_files
 from zephyr.recipe.data_section import DataSource, DecontaminationFilter
 from zephyr.recipe.model_section import NewModel
 from zephyr.recipe.schema import Recipe
 from zephyr.recipe.teacher_section import LocalSection
-from zephyr.records.rows import Preference, Prompt, Rated, Record
-from zephyr.records.writing import write_jsonl
+from zephyr.records.rows import Preference, Record
 from zephyr.runs.disk import writable_folder
+from zephyr.stages import feedback
+from zephyr.stages.preview import Preview
 from zephyr.stages.stage import Work
+from zephyr.teachers.opening import check_teacher
 
 NOT_LOOKED_AT = "on the hub, not looked at offline"
 
@@ -142,44 +134,28 @@ class Check:
 
     def others(self, stage: str) -> Iterator[str]:
         """The data from outside that a stage without training reads."""
+        if stage == "feedback":
+            yield from self._feedback()
+            return
         inputs = list(other_inputs(self.recipe, stage))
-        num_prompts = num_world_prompts(self.recipe)
-        sample = world_prompts(self.recipe.seed, num_prompts or 0)
         for data, kind in inputs:
-            parts: list[Records[Record]] = []
-            yield from self._opened(data.sources, kind, parts)
-            if kind is Prompt and len(parts) == len(data.sources):
-                num_prompts = sum(map(len, parts))
-                sample = first_prompts(cast("list[Records[Prompt]]", parts))
-            if kind is Rated and len(parts) == len(data.sources):
-                yield from preference_lines(parts, [])
-                yield from self._pairs(cast("list[Records[Rated]]", parts))
+            yield from self._opened(data.sources, kind, [])
         if not inputs:
             taken = taken_stages(self.recipe, stage)
             yield f"reads {', '.join(taken) if taken else 'nothing from outside'}"
-        yield from self._calls(stage, num_prompts, sample)
+        if stage == "synth" and self.recipe.synth is not None:
+            with self.problems.noted():
+                for key, teacher in synth_teachers(self.recipe.synth):
+                    check_teacher(teacher, where=key, offline=self.recipe.offline)
+                yield from calls_of_synth(self.recipe)
         if stage == "evaluate":
             with self.problems.noted():
                 yield from benchmark_lines(self.recipe)
 
-    def _calls(self, stage: str, num_prompts: int | None, sample: Sequence[Prompt]) -> Iterator[str]:
-        """What the stage's teachers will be asked, and what it may cost."""
-        with self.problems.noted():
-            refuse_teachers(self.recipe, stage)
-            if stage == "synth":
-                yield from calls_of_synth(self.recipe)
-            if stage == "feedback" and num_prompts:
-                yield from calls_of_feedback(self.recipe, sample, num_prompts)
-
-    def _pairs(self, parts: list[Records[Rated]]) -> Iterator[str]:
-        """What will come of recorded ratings."""
-        section, file = self.recipe.feedback, self._folder / PAIRS
-        assert section is not None
-        with self.problems.noted():
-            made = binarize_recorded(section, parts, seed=self.recipe.seed)
-            self._made["align"] = Foreseen(file, write_jsonl(file, made.rows))
-            yield f"{len(made.rows):,} {section.binarize.output} of {made.prompts:,} prompts"
-            yield from left_out_lines({"dropped": dict(made.dropped), "answers_left_out": dict(made.left_out)})
+    def _feedback(self) -> Iterator[str]:
+        preview = Preview(self.recipe, self._folder, self.problems)
+        yield from feedback.STAGE.check(preview)
+        self._made |= {stage: Foreseen(*made) for stage, made in preview.made.items()}
 
     def _opened(self, sources: Iterable[DataSource], kind: type[Record], parts: list[Records[Record]]) -> Iterator[str]:
         """A line for every source; its records go to `parts`, if it can be looked at."""
@@ -228,12 +204,12 @@ def _named_models(recipe: Recipe) -> Iterator[tuple[str, str]]:
     """The models from outside beside the base model, with the key that names them."""
     if recipe.align is not None and recipe.align.start is not None:
         yield "align.start", recipe.align.start
-    feedback = recipe.feedback
-    if feedback is None or feedback.recorded:
+    section = recipe.feedback
+    if section is None or section.recorded:
         return
-    named = [("feedback.candidates", name) for name in feedback.candidates.models]
-    asked = [("feedback.candidates", one) for one in feedback.candidates.teachers]
-    for key, teacher in [*asked, ("feedback.judge", feedback.judge)]:
+    named = [("feedback.candidates", name) for name in section.candidates.models]
+    asked = [("feedback.candidates", one) for one in section.candidates.teachers]
+    for key, teacher in [*asked, ("feedback.judge", section.judge)]:
         if isinstance(teacher, LocalSection):
             named.append((key, teacher.model))
     yield from ((key, name) for key, name in named if not name.startswith(STAGE_MODEL))

@@ -7,7 +7,7 @@ from zephyr.recipe.data_section import DataSection, DataSource
 from zephyr.recipe.evaluate_section import PerplexityTask, PreferenceTask
 from zephyr.recipe.schema import Recipe
 from zephyr.recipe.stage_sections import AlignSection, PretrainSection, SftSection
-from zephyr.records.rows import Chat, Preference, Prompt, Rated, Record, Text
+from zephyr.records.rows import Chat, Preference, Record, Text
 
 Trains: TypeAlias = PretrainSection | SftSection | AlignSection
 
@@ -34,12 +34,6 @@ def row_kind(section: Trains) -> type[Record]:
 
 def other_inputs(recipe: Recipe, stage: str) -> Iterator[Inputs]:
     """The rows from outside of a stage that does not train, as far as there are any."""
-    if stage == "feedback" and recipe.feedback is not None:
-        if recipe.feedback.recorded:
-            yield _inputs(recipe.feedback.recorded, Rated)
-        elif recipe.feedback.prompts:
-            asked = DataSection(sources=recipe.feedback.prompts, filters=recipe.feedback.filters, shuffle=False)
-            yield Inputs(asked, Prompt)
     if stage == "evaluate" and recipe.evaluate is not None:
         for task in recipe.evaluate.tasks:
             if isinstance(task, PreferenceTask | PerplexityTask) and task.sources:

@@ -21,8 +21,8 @@ from zephyr.models.loading import Tokenizer, unreadable
 from zephyr.models.meta_model import empty_model
 from zephyr.models.new_model import new_model
 from zephyr.pipeline.calibration import Sampled, estimated_seconds
-from zephyr.pipeline.calls_ahead import calls_of_feedback, calls_of_synth, world_prompts
-from zephyr.pipeline.foreseen import Foreseen, num_world_prompts, synth_sample
+from zephyr.pipeline.calls_ahead import calls_of_synth
+from zephyr.pipeline.foreseen import Foreseen, synth_sample
 from zephyr.pipeline.inputs import Trains, training_section
 from zephyr.pipeline.make_models import learnt_tokenizer
 from zephyr.pipeline.plan_rows import sampled_rows
@@ -31,7 +31,7 @@ from zephyr.recipe.evaluate_section import WorldTask
 from zephyr.recipe.model_section import NewModel
 from zephyr.recipe.schema import Recipe
 from zephyr.runs.reader import seconds_taken
-from zephyr.stages import deliver
+from zephyr.stages import deliver, feedback
 from zephyr.stages.preview import Preview
 from zephyr.stages.stage import Work
 
@@ -121,10 +121,7 @@ def _other_lines(recipe: Recipe, stage: str) -> Iterator[str]:
     if stage == "synth":
         yield from list(calls_of_synth(recipe)) or ["asks the scripted teacher, which costs nothing"]
     elif stage == "feedback":
-        num_prompts = num_world_prompts(recipe)
-        sample = world_prompts(recipe.seed, num_prompts or 0)
-        asked = list(calls_of_feedback(recipe, sample, num_prompts)) if num_prompts else []
-        yield from asked or ["asks about prompts or ratings from files: zephyr check counts them"]
+        yield from feedback.STAGE.estimate(Preview(recipe, Path()))
     elif stage == "evaluate":
         yield from _evaluation_lines(recipe)
     else:

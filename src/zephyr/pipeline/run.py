@@ -10,7 +10,6 @@ from zephyr.pipeline.ahead import look_ahead
 from zephyr.pipeline.execute import chosen_stages, execute
 from zephyr.pipeline.lock_file import Pinned, check_inputs, write_lock_file
 from zephyr.pipeline.make_evaluation import make_evaluation
-from zephyr.pipeline.make_feedback import make_feedback
 from zephyr.pipeline.make_models import make_align, make_pretrain, make_sft
 from zephyr.pipeline.make_synth import make_synth
 from zephyr.pipeline.ready import base_source
@@ -22,13 +21,13 @@ from zephyr.recipe.section import Plain
 from zephyr.records.fields import printable
 from zephyr.runs.lock import hold_lock
 from zephyr.runs.ranks import is_leader
-from zephyr.stages import deliver
+from zephyr.stages import deliver, feedback
 
 MAKERS: dict[str, Maker] = {
     "synth": make_synth,
     "pretrain": make_pretrain,
     "sft": make_sft,
-    "feedback": make_feedback,
+    "feedback": feedback.STAGE.run,
     "align": make_align,
     "evaluate": make_evaluation,
     deliver.STAGE.name: deliver.STAGE.run,

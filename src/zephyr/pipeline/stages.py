@@ -43,6 +43,8 @@ def plan_stages(recipe: Recipe, source_hash: Callable[[DataSource], str]) -> lis
 
 def taken_stages(recipe: Recipe, stage: str) -> tuple[str, ...]:
     """The stages whose results this one reads."""
+    from zephyr.stages import feedback
+
     present = recipe.stages[: recipe.stages.index(stage)]
     wanted: tuple[str | None, ...]
     match stage:
@@ -51,7 +53,7 @@ def taken_stages(recipe: Recipe, stage: str) -> tuple[str, ...]:
         case "pretrain" | "sft":
             wanted = (starting_model(recipe, stage), None if _has_sources(recipe, stage) else "synth")
         case "feedback":
-            wanted = _taken_by_feedback(recipe)
+            wanted = feedback.STAGE.reads(recipe)
         case "align":
             wanted = (starting_model(recipe, stage), None if _has_sources(recipe, stage) else "feedback")
         case "evaluate":
@@ -63,6 +65,8 @@ def taken_stages(recipe: Recipe, stage: str) -> tuple[str, ...]:
 
 def outside_data(recipe: Recipe, stage: str) -> list[DataSource]:
     """The data from outside that a stage reads."""
+    from zephyr.stages import feedback
+
     section = getattr(recipe, stage)
     data = getattr(section, "data", None)
     if isinstance(data, DataSection):
@@ -73,7 +77,7 @@ def outside_data(recipe: Recipe, stage: str) -> list[DataSource]:
         seeds = [DataSource(path=generator.seeds)] if isinstance(generator, SelfInstructSynth) else []
         return [*seeds, *(generator.passages if isinstance(generator, UltraChatSynth) else [])]
     if stage == "feedback" and recipe.feedback is not None:
-        return [*recipe.feedback.prompts, *recipe.feedback.recorded]
+        return list(feedback.STAGE.sources(recipe))
     if stage == "evaluate" and recipe.evaluate is not None:
         return [source for task in recipe.evaluate.tasks for source in getattr(task, "sources", [])]
     return []
@@ -85,13 +89,6 @@ def starting_model(recipe: Recipe, stage: str) -> str | None:
         return None
     before = [name for name in ("pretrain", "sft") if name in recipe.stages[: recipe.stages.index(stage)]]
     return before[-1] if before else None
-
-
-def _taken_by_feedback(recipe: Recipe) -> tuple[str, ...]:
-    section = recipe.feedback
-    if section is None or section.recorded:
-        return ()
-    return ("sft", *(() if section.prompts else ("synth",)))
 
 
 def _has_sources(recipe: Recipe, stage: str) -> bool:

@@ -17,7 +17,7 @@ from zephyr.runs.layout import (
     TRAIN,
     TRAIN_LOG,
 )
-from zephyr.stages import deliver
+from zephyr.stages import deliver, feedback
 
 RUN_FILES = (LOCK_FILE, SUMMARY)
 
@@ -28,9 +28,7 @@ def files_of(recipe: Recipe, stage: str) -> list[str]:
         case "synth":
             made = _of_synth(recipe)
         case "feedback":
-            made = ["pairs.jsonl"]
-            if recipe.feedback is not None and not recipe.feedback.recorded:
-                made += ["candidates.jsonl", "ratings.jsonl", "calls.jsonl", LEDGER, "counts.json"]
+            made = feedback.STAGE.outputs(recipe)
         case "evaluate":
             made = [SAMPLES_FILE, "a file for every measurement"]
         case deliver.STAGE.name:

@@ -1,4 +1,4 @@
-"""Who answers, who rates, and how ratings become pairs."""
+"""The feedback stage: who answers the prompts, who rates the answers, and how ratings become training rows."""
 
 from typing import Annotated, Literal
 
@@ -8,26 +8,28 @@ from zephyr.recipe.data_section import DataSource, Filter
 from zephyr.recipe.section import FREE, Section
 from zephyr.recipe.teacher_section import SamplingSection, ScriptedSection, TeacherSection
 
-Principle = Literal["helpfulness", "honesty", "truthfulness", "calibration"]
+PrincipleName = Literal["helpfulness", "honesty", "truthfulness", "calibration"]
 Aspect = Literal["instruction_following", "honesty", "truthfulness", "helpfulness", "overall"]
 
 
 class CandidatesSection(Section):
     """Several answers to every prompt."""
 
-    num_completions: int = Field(4, ge=2, description="answers a prompt")
+    num_completions: int = Field(4, ge=1, description="answers per prompt; pairs need at least 2")
     models: list[str] = Field(
-        ["stage:sft"], description="folders, hub ids or stages that answer; [] where teachers alone do"
+        ["stage:sft"], description="models that answer: stages, folders or hub ids; [] if only teachers answer"
     )
     teachers: list[TeacherSection] = Field(
-        default_factory=list, description="others that answer beside them: endpoints, engines, the scripted one"
+        default_factory=list, description="teachers that answer as well: endpoints, vLLM engines, the scripted teacher"
     )
-    sampling: SamplingSection = Field(default_factory=SamplingSection, description="how they answer")
+    sampling: SamplingSection = Field(default_factory=SamplingSection, description="how answers are sampled")
     principles: Literal["none", "readme", "code"] = Field(
-        "none", description="tell models what to aim at, in UltraFeedback's shares: those of its README or of its code"
+        "none",
+        description="add a principle to the system prompt, in UltraFeedback's proportions: those of its README or of "
+        "its code",
     )
-    principle_shares: dict[Principle, Annotated[float, Field(ge=0)]] = Field(
-        default_factory=dict, description="shares of your own instead, for prompts of every source"
+    principle_shares: dict[PrincipleName, Annotated[float, Field(ge=0)]] = Field(
+        default_factory=dict, description="proportions of your own instead, for prompts of every source"
     )
 
     @model_validator(mode="after")
@@ -43,56 +45,69 @@ class JudgingSection(Section):
     aspects: list[Aspect] = Field(
         ["instruction_following", "honesty", "truthfulness", "helpfulness", "overall"],
         min_length=1,
-        description="one call an aspect for all answers, and for overall one call an answer",
+        description="what is rated: one request per aspect for all answers; for overall one request per answer",
     )
-    num_tries: int = Field(3, ge=1, description="tries of a question whose reply cannot be read")
-    max_new_tokens: int = Field(1024, ge=1, description="longest reply in tokens")
+    num_tries: int = Field(3, ge=1, description="attempts per question if the reply cannot be parsed")
+    max_new_tokens: int = Field(1024, ge=1, description="maximum length of a reply in tokens")
 
 
 class BinarizeSection(Section):
-    """Ratings to training rows."""
+    """Ratings to training rows.
 
-    output: Literal["pairs", "listwise", "kto"] = Field("pairs", description="what a row holds")
+    An answer can be rejected if it is rated lower than the chosen one, by at least `min_gap`; with ties "keep" an
+    equal rating is low enough. Of answers that share the best rating, one is chosen at random.
+    """
+
+    output: Literal["pairs", "listwise", "kto"] = Field(
+        "pairs", description="kind of row: chosen and rejected, a ranked list, or one labelled answer"
+    )
     chosen: Literal["overall", "mean", "instruction_following", "honesty", "truthfulness", "helpfulness"] = Field(
-        "overall", description="the score by which the best answer is chosen"
+        "overall", description="score by which the best answer is chosen; mean: of the aspects"
     )
     rejected: Literal["random", "worst", "next"] = Field(
-        "random", description="which of the lower rated answers is rejected; Zephyr drew at random"
+        "random", description="which lower-rated answer is rejected; Zephyr drew it at random"
     )
-    min_gap: float = Field(0.0, ge=0, description="pairs whose scores differ by less are left out")
-    ties: Literal["drop", "keep"] = Field("drop", description="pairs of equal score")
-    max_pairs_per_prompt: int = Field(1, ge=1, description="pairs made of one prompt")
-    kto_threshold: float = Field(5.0, description="answers rated at least this are desirable")
+    min_gap: float = Field(0.0, ge=0, description="minimum difference of the two scores")
+    ties: Literal["drop", "keep"] = Field("drop", description="what to do with pairs of equal score")
+    max_pairs_per_prompt: int = Field(1, ge=1, description="maximum pairs per prompt")
+    kto_threshold: float = Field(5.0, description="kto: answers with at least this score are desirable")
     repair_overall: bool = Field(
-        True, description="the published repair of overall_score, for recorded ratings in UltraFeedback's own shape"
+        True,
+        description="apply the published fix of overall_score (10s that were 1s) to recorded ratings in the format of "
+        "UltraFeedback",
     )
 
 
 class RaySection(Section):
-    """Answering and rating over a Ray cluster: the one that RAY_ADDRESS names, or one on this machine."""
+    """Answer and rate on a Ray cluster: the one RAY_ADDRESS names, or one started on this machine."""
 
     num_workers: int = Field(
-        2, ge=1, description="workers; each opens the judge and all who answer", json_schema_extra=FREE
+        2,
+        ge=1,
+        description="number of workers; each loads the judge and all who answer",
+        json_schema_extra=FREE,
     )
-    num_partitions: int = Field(
-        16, ge=1, description="parts of the prompts, each with a ledger of its own till the end"
-    )
-    cpus_per_worker: float = Field(
-        1.0, ge=0, description="cores that Ray sets aside for a worker", json_schema_extra=FREE
-    )
-    gpus_per_worker: float = Field(
-        0.0, ge=0, description="GPUs that Ray sets aside for a worker", json_schema_extra=FREE
-    )
+    num_partitions: int = Field(16, ge=1, description="number of partitions of the prompts, each with its own ledger")
+    cpus_per_worker: float = Field(1.0, ge=0, description="CPU cores reserved per worker", json_schema_extra=FREE)
+    gpus_per_worker: float = Field(0.0, ge=0, description="GPUs reserved per worker", json_schema_extra=FREE)
 
 
 class FeedbackSection(Section):
-    """Ratings of several answers a prompt, and the pairs made of them."""
+    """Ratings of several answers per prompt, and the training rows made of them."""
 
-    prompts: list[DataSource] = Field(default_factory=list, description="empty: the prompts of the synth stage")
-    recorded: list[DataSource] = Field(default_factory=list, description="ratings that exist; nothing is asked then")
-    candidates: CandidatesSection = Field(default_factory=CandidatesSection, description="who answers, how often")
-    judge: TeacherSection = Field(default_factory=ScriptedSection, description="who rates")
+    prompts: list[DataSource] = Field(default_factory=list, description="prompts; empty: those of the synth stage")
+    recorded: list[DataSource] = Field(
+        default_factory=list, description="existing ratings to use instead; no model is prompted then"
+    )
+    candidates: CandidatesSection = Field(default_factory=CandidatesSection, description="who answers, and how often")
+    judge: TeacherSection = Field(default_factory=ScriptedSection, description="who rates the answers")
     judging: JudgingSection = Field(default_factory=JudgingSection, description="what the judge is asked")
-    binarize: BinarizeSection = Field(default_factory=BinarizeSection, description="which answers make a pair")
-    filters: list[Filter] = Field(default_factory=list, description="applied to prompts")
-    ray: RaySection | None = Field(None, description="share the asking among workers of Ray; null: this process")
+    binarize: BinarizeSection = Field(default_factory=BinarizeSection, description="how ratings become training rows")
+    filters: list[Filter] = Field(default_factory=list, description="filters of the prompts, in order")
+    ray: RaySection | None = Field(None, description="distribute the work over Ray; null: run in this process")
+
+    @model_validator(mode="after")
+    def _several_answers(self) -> "FeedbackSection":
+        if self.candidates.num_completions < 2:
+            raise ValueError("candidates.num_completions must be at least 2, because ratings are compared")
+        return self

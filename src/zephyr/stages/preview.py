@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from zephyr.data.read.hub import is_hub_id
 from zephyr.data.read.sources import Records
@@ -12,6 +12,8 @@ from zephyr.errors import DataError, Problems
 from zephyr.recipe.data_section import DataSource
 from zephyr.recipe.schema import Recipe
 from zephyr.records.rows import Record
+
+R = TypeVar("R", bound=Record)
 
 NOT_READ_OFFLINE = "on the hub, not read offline"
 
@@ -35,14 +37,12 @@ class Preview:
     problems: Problems = field(default_factory=Problems)
     made: dict[str, MadeRows] = field(default_factory=dict)
 
-    def open_sources(
-        self, sources: Iterable[DataSource], kind: type[Record], parts: list[Records[Record]]
-    ) -> Iterator[str]:
+    def open_sources(self, sources: Iterable[DataSource], kind: type[R], parts: list[Records[R]]) -> Iterator[str]:
         """A line for every source; its records are appended to `parts` if it can be read here."""
         for source in sources:
             with self.problems.noted():
                 try:
-                    records: Records[Record] = open_records(self.recipe, source, kind)
+                    records = open_records(self.recipe, source, kind)
                 except DataError:
                     if not (self.recipe.offline and is_hub_id(source.path)):
                         raise

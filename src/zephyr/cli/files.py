@@ -1,4 +1,4 @@
-"""The files that the verbs of feedback read and write."""
+"""The files of rows that commands read and write, as users name them."""
 
 from pathlib import Path
 from typing import Literal, cast, get_args, overload
@@ -6,7 +6,6 @@ from typing import Literal, cast, get_args, overload
 from zephyr.data.read.sources import Records, open_source
 from zephyr.errors import DataError, did_you_mean
 from zephyr.feedback.binarize import gather
-from zephyr.judging import ASPECTS, OVERALL
 from zephyr.recipe.data_section import BadRows, DataSource
 from zephyr.records.fields import printable
 from zephyr.records.rows import Answer, Preference, Prompt, Rated, Shape
@@ -23,11 +22,11 @@ def open_rows(
 def open_rows(
     path: str, kind: Literal["rated", "prompt"], *, shape: str, bad_rows: BadRows, offline: bool
 ) -> Records[Rated] | Records[Prompt]:
-    """The records of a file, folder, glob or hub id, as a user names it."""
+    """The records of a file, folder, glob or hub id. Raises DataError for an unknown format or unusable rows."""
     if shape not in ("auto", *get_args(Shape)):
         raise DataError(
             "--shape",
-            f"there is no shape, got '{printable(shape)}'",
+            f"there is no such format, got '{printable(shape)}'",
             did_you_mean(shape, get_args(Shape)).removeprefix("; "),
         )
     source = DataSource(path=path, shape=cast("Shape", shape), bad_rows=bad_rows)
@@ -36,21 +35,12 @@ def open_rows(
     return open_source(source, "prompt", data_dir=Path(), offline=offline)
 
 
-def open_prompts_or_answers(
-    path: str, *, answered: bool, shape: str, bad_rows: BadRows, offline: bool
-) -> Records[Rated] | Records[Prompt] | list[Rated]:
-    """Prompts alone, or with the answers they have."""
-    if answered:
-        return open_answers(path, shape=shape, bad_rows=bad_rows, offline=offline)
-    return open_rows(path, "prompt", shape=shape, bad_rows=bad_rows, offline=offline)
-
-
 def open_answers(path: str, *, shape: str, bad_rows: BadRows, offline: bool) -> Records[Rated] | list[Rated]:
-    """Prompts with their answers, of rated answers as well as of preferences."""
+    """Prompts with their answers, from rated answers or from preferences. Raises DataError if there are none."""
     try:
         return open_rows(path, "rated", shape=shape, bad_rows=bad_rows, offline=offline)
     except DataError:
-        # Pairs and labels hold answers too; if it was not that, the first error tells what is wrong.
+        # Pairs and labels hold answers too; for anything else the first error says what is wrong.
         pairs = _open_pairs(path, bad_rows=bad_rows, offline=offline)
         if pairs is not None:
             return gather(pairs)
@@ -82,22 +72,11 @@ def _answers_of(row: Preference) -> Rated:
     return Rated(row.name, row.prompt, answers, row.source)
 
 
-def asked_aspects(named: str) -> tuple[str, ...]:
-    """The aspects that a user names, "all" or separated by commas. Raises DataError."""
-    every = (*ASPECTS, OVERALL)
-    aspects = every if named == "all" else tuple(name.strip() for name in named.split(","))
-    for name in aspects:
-        if name not in every:
-            meant = did_you_mean(name, every).removeprefix("; ")
-            raise DataError("--aspects", f"there is no such aspect, got '{printable(name)}'", meant)
-    return aspects
-
-
-def refuse_place(out: Path, *, force: bool, read: str) -> None:
-    """Nothing; a DataError before any work if a file cannot be written at `out`, or would be written over."""
+def check_output(out: Path, *, force: bool, read: str) -> None:
+    """Check that `out` can be written, before any work. Raises DataError, also for the file `read`."""
     shown = printable(str(out))
     if out.suffix != WRITTEN:
-        raise DataError(shown, f"what is written are JSON lines, got the ending '{out.suffix}'", f"end it in {WRITTEN}")
+        raise DataError(shown, f"must be a file of JSON lines, got the ending '{out.suffix}'", f"end it in {WRITTEN}")
     if not out.parent.is_dir():
         raise DataError(shown, "there is no such folder", f"make {printable(str(out.parent))} first")
     if out.exists() and Path(read).exists() and out.samefile(read):

@@ -8,16 +8,22 @@ import pytest
 from pydantic import ValidationError
 
 from tests.feedback.ray_teachers import OneByOne
-from tests.pipeline.mini import mini_fields
-from zephyr.errors import DataError, TeacherError
-from zephyr.feedback import ray_stage
-from zephyr.pipeline.make_feedback import make_feedback
+from tests.pipeline.mini import mini_fields, mini_recipe
+from zephyr.errors import DataError, RecipeError, TeacherError
+from zephyr.feedback import rate, ray_workers
 from zephyr.pipeline.stages import plan_stages
 from zephyr.recipe.schema import Recipe
+from zephyr.records.messages import Message
+from zephyr.records.rows import Answer, Prompt, Rated
 from zephyr.records.writing import write_jsonl
+from zephyr.stages import feedback as stage
+from zephyr.stages.call_estimate import call_lines
+from zephyr.stages.preview import Preview
 from zephyr.stages.stage import Work
 from zephyr.teachers.ledger.ledger import Ledger
+from zephyr.teachers.opening import OpenedTeacher
 from zephyr.teachers.scripted import ScriptedJudge, ScriptedTeacher
+from zephyr.teachers.vllm_engine import is_installed
 from zephyr.world import prompts
 
 NUM_PROMPTS = 20
@@ -50,11 +56,13 @@ class Judge(ScriptedJudge):
 def judge(monkeypatch):
     """The judge in the place of the recipe's; teachers that answer are there by their models' names."""
     double = Judge()
-    for module in ("make_feedback", "feedback_over_ray"):
-        monkeypatch.setattr(f"zephyr.pipeline.{module}.rater", lambda section, work: double)
-        monkeypatch.setattr(
-            f"zephyr.pipeline.{module}.writer", lambda section, work, where="teacher": Named(section.model)
-        )
+
+    def opened(section, role, context, *, where):
+        teacher = double if role == "rates" else Named(section.model)
+        return OpenedTeacher(teacher, teacher.name, section)
+
+    monkeypatch.setattr(stage, "open_teacher", opened)
+    monkeypatch.setattr(rate, "open_teacher", opened)
     return double
 
 
@@ -83,7 +91,7 @@ def made(section: dict, tmp_path, name: str = "run"):
     for one in (folder, synth):
         one.mkdir(parents=True, exist_ok=True)
     write_jsonl(synth / "prompts.jsonl", prompts("feedback", 0, NUM_PROMPTS), replace=True)
-    facts = make_feedback(Work(recipe_with(section, tmp_path), "feedback", folder, {"synth": synth}, run_folder))
+    facts = stage.run(Work(recipe_with(section, tmp_path), "feedback", folder, {"synth": synth}, run_folder))
     return facts, {path.name: [json.loads(line) for line in path.open()] for path in folder.glob("*.jsonl")}
 
 
@@ -144,7 +152,7 @@ def test_where_nothing_comes_of_it_the_next_try_asks_again(judge, tmp_path):
 
 def test_workers_come_to_the_same(judge, monkeypatch, tmp_path):
     _, alone = made(feedback(), tmp_path, "alone")
-    monkeypatch.setattr(ray_stage, "_running", lambda: nullcontext(OneByOne()))
+    monkeypatch.setattr(ray_workers, "_running", lambda: nullcontext(OneByOne()))
     facts, shared = made(feedback(ray={"num_partitions": 3}), tmp_path, "shared")
     assert facts["answers"]["asked"] == 2 * NUM_PROMPTS
     assert facts["ratings"]["rated"] == facts["ratings"]["questions"]
@@ -173,3 +181,91 @@ def test_workers_come_to_the_same(judge, monkeypatch, tmp_path):
 def test_what_does_not_go_together_is_refused(section, said, tmp_path):
     with pytest.raises(ValidationError, match=said.replace(".", r"\.")):
         recipe_with(section, tmp_path)
+
+
+# ---- before the run ----
+
+
+def estimated(recipe: Recipe, sample, num_prompts: int) -> list[str]:
+    return list(call_lines(recipe, stage.estimate_calls(recipe, sample, num_prompts)))
+
+
+def test_the_scripted_judge_costs_nothing(tmp_path):
+    lines = list(stage.STAGE.estimate(Preview(mini_recipe(tmp_path), tmp_path)))
+    assert [line.partition(" for ")[0] for line in lines] == ["asks stage:sft"]
+
+
+def test_the_pool_is_asked_in_turns_and_the_judge_about_all(tmp_path):
+    candidates = {
+        "num_completions": 4,
+        "models": ["one", "two"],
+        "teachers": [endpoint("big")],
+        "sampling": {"max_new_tokens": 10},
+    }
+    judge_ = endpoint("judge", prices={"prompt": 2.0, "completion": 10.0})
+    section = {"candidates": candidates, "judge": judge_, "judging": {"max_new_tokens": 50}}
+    sample = [Prompt(f"row {n}", (Message("user", f"Question {n}?"),)) for n in range(30)]
+    lines = estimated(recipe_with(section, tmp_path), sample, 3000)
+    counts = [int(line.partition("about ")[2].partition(" ")[0].replace(",", "")) for line in lines]
+    assert sum(counts[:3]) == 4 * 3000
+    assert all(3000 <= count <= 6000 for count in counts[:3])
+    # Four aspects about all answers, and the overall score of each.
+    assert counts[3] == 8 * 3000
+    assert "at most 1,200,000 of answers, price at most" in lines[3]
+    assert len(lines) == 4
+
+
+def checked(recipe: Recipe, tmp_path) -> list[str]:
+    preview = Preview(recipe, tmp_path)
+    lines = list(stage.STAGE.check(preview))
+    preview.problems.raise_any()
+    return lines
+
+
+def test_what_is_missing_is_said_before_the_run(tmp_path, monkeypatch):
+    monkeypatch.delenv("SOME_KEY", raising=False)
+    far = {"name": "endpoint", "model": "big", "api_key_env": "SOME_KEY"}
+    recipe = mini_recipe(tmp_path, offline=False, feedback={"judge": far})
+    with pytest.raises(RecipeError, match=r"^feedback\.judge\.api_key_env: SOME_KEY is not set"):
+        checked(recipe, tmp_path)
+    with pytest.raises(RecipeError, match="is at another machine"):
+        checked(mini_recipe(tmp_path, feedback={"judge": far}), tmp_path)
+    if not is_installed():
+        engine = mini_recipe(
+            tmp_path, feedback={"candidates": {"models": [], "teachers": [{"name": "vllm", "model": "m"}]}}
+        )
+        with pytest.raises(TeacherError, match="vllm: is not installed"):
+            checked(engine, tmp_path)
+    monkeypatch.setenv("SOME_KEY", "sk-x")
+    lines = checked(recipe, tmp_path)
+    # Four answers to each of 24 prompts by one model, rated by aspect and overall.
+    assert lines[0] == "reads sft, synth"
+    assert f"asks big, the judge, for about {24 * 8} answers" in lines[2]
+
+
+def test_prompts_and_ratings_from_outside_are_checked_and_read_before_the_run(tmp_path):
+    write_jsonl(tmp_path / "asked.jsonl", [{"prompt": f"Question {n}?"} for n in range(30)])
+    fields = {"data_dir": str(tmp_path)}
+    recipe = mini_recipe(tmp_path, **fields, feedback={"prompts": [{"path": "asked.jsonl"}]})
+    lines = checked(recipe, tmp_path)
+    assert lines[0] == "asked.jsonl: 30 rows"
+    assert lines[1].startswith("asks stage:sft for about 120 answers")
+    work = Work(recipe, "feedback", tmp_path / "f", {}, tmp_path)
+    assert stage.STAGE.preflight(work)["rows"] == 30
+    assert list(stage.STAGE.estimate(Preview(recipe, tmp_path))) == [
+        "asks about prompts or ratings from files: zephyr check counts them"
+    ]
+    answers = [[("yes", 9.0), ("no", 2.0)], [("yes", 5.0), ("no", 5.0)]]
+    rated = [
+        Rated(f"{n}", (Message("user", f"Question {n}?"),), tuple(Answer(text, score=score) for text, score in some))
+        for n, some in enumerate(answers)
+    ]
+    write_jsonl(tmp_path / "rated.jsonl", rated)
+    recipe = mini_recipe(tmp_path, **fields, feedback={"recorded": [{"path": "rated.jsonl"}]})
+    preview = Preview(recipe, tmp_path)
+    lines = list(stage.STAGE.check(preview))
+    assert "1 pairs of 2 prompts" in lines
+    assert "prompts without a row: 1 x prompt with all ratings equal" in lines
+    assert preview.made["align"].num_rows == 1
+    assert stage.STAGE.preflight(Work(recipe, "feedback", tmp_path / "f", {}, tmp_path))["rows"] == 2
+    assert (stage.STAGE.reads(recipe), stage.STAGE.outputs(recipe)) == ((), ["pairs.jsonl"])

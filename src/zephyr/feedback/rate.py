@@ -1,0 +1,147 @@
+"""Rows rated by teachers over one ledger; prompts are answered first. Runs in this process or in a worker."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from zephyr.feedback.candidates import CHUNK_PROMPTS, answer_prompts
+from zephyr.feedback.judge import CHUNK_ROWS, Judged, judge, without_ratings, write_judged
+from zephyr.recipe.feedback_section import CandidatesSection, JudgingSection
+from zephyr.recipe.teacher_section import LocalSection, TeacherSection
+from zephyr.records.rows import Prompt, Rated
+from zephyr.teachers.ledger.cached_teacher import LedgeredTeacher
+from zephyr.teachers.ledger.ledger import Ledger
+from zephyr.teachers.ledger.prices import Cap, cap_of
+from zephyr.teachers.opening import OpenedTeacher, TeacherContext, open_teacher
+from zephyr.teachers.protocol import ChatReply, ChatRequest, Teacher
+
+
+@dataclass(frozen=True)
+class RatingPlan:
+    """Who rates, and how; with `candidates`, rows are prompts that these answer first.
+
+    `max_tokens`: of all calls together, beside the caps of the teachers. `where`: before the teachers' keys in errors.
+    """
+
+    rater: TeacherSection
+    judging: JudgingSection
+    context: TeacherContext
+    candidates: CandidatesSection | None = None
+    min_answers: int = 2
+    chunk_prompts: int = CHUNK_PROMPTS
+    chunk_rows: int = CHUNK_ROWS
+    max_tokens: int | None = None
+    where: str = ""
+
+    @property
+    def pool(self) -> dict[str, TeacherSection]:
+        """Who answers, by their keys."""
+        return {} if self.candidates is None else pool_of(self.candidates)
+
+    @property
+    def cap(self) -> Cap:
+        """The most that all calls may cost together."""
+        return cap_of([self.rater, *self.pool.values()], self.max_tokens)
+
+    @property
+    def result_settings(self) -> str:
+        """All that ratings depend on beside the rows, as text."""
+        sections = (self.rater, self.judging, *([] if self.candidates is None else [self.candidates]))
+        context = (self.context.seed, self.context.template, sorted(map(str, self.context.models.values())))
+        return repr(([section.result_settings() for section in sections], context, self.min_answers))
+
+    def open(self) -> list[OpenedTeacher]:
+        """The teachers, the one who rates first. Raises ZephyrError if one cannot be opened."""
+        rater = open_teacher(self.rater, "rates", self.context, where=f"{self.where}judge")
+        pool = self.pool.items()
+        return [rater, *(open_teacher(one, "writes", self.context, where=f"{self.where}{key}") for key, one in pool)]
+
+
+def pool_of(section: CandidatesSection) -> dict[str, TeacherSection]:
+    """Who answers, by their keys in the feedback section."""
+    models = {f"candidates.models.{number}": LocalSection(model=name) for number, name in enumerate(section.models)}
+    return models | {f"candidates.teachers.{number}": one for number, one in enumerate(section.teachers)}
+
+
+class RatingCounts(NamedTuple):
+    """What became of the requests for answers, and of the questions to the judge."""
+
+    answers: Counter[str]
+    judged: Counter[str]
+
+
+def rate_rows(
+    rows: Iterable[Prompt | Rated],
+    teachers: Sequence[OpenedTeacher],
+    plan: RatingPlan,
+    ledger: Ledger,
+    files: tuple[Path, Path],
+    *,
+    replace: bool = False,
+    on_row: Callable[[int], None] = lambda _done: None,
+) -> RatingCounts:
+    """Write the ratings and the judge's calls into two `files`; return the counts. The plan's teachers are open.
+
+    `on_row` is called with the number of finished rows. Raises DataError for a file that exists, without `replace`.
+    """
+    answers: Counter[str] = Counter()
+    rater, *pool = (one.with_ledger(ledger) for one in teachers)
+    ratings, calls = files
+    found = _noted(_judged(_unrated(rows, pool, plan, answers), rater, plan), on_row)
+    return RatingCounts(answers, write_judged(found, rater.name, ratings, calls, replace=replace))
+
+
+def count_requests(rows: Iterable[Rated], plan: RatingPlan, ledger: Ledger) -> Counter[str]:
+    """What rating the rows would take if every reply could be parsed; no request is sent."""
+    counting = _CountingTeacher(plan.open()[0].with_ledger(ledger))
+    for _ in _judged(_unrated(rows, [], plan, Counter()), counting, plan):
+        pass
+    return counting.counts
+
+
+class _CountingTeacher:
+    """Answers with errors, so that nothing is asked again, and counts what answering would take."""
+
+    def __init__(self, teacher: LedgeredTeacher) -> None:
+        self.name = teacher.name
+        self.counts: Counter[str] = Counter(requests=0, answered_before=0, calls_to_come=0)
+        self._teacher = teacher
+
+    def answer(self, requests: Sequence[ChatRequest]) -> Iterator[ChatReply]:
+        ahead = self._teacher.forecast(requests)
+        self.counts["requests"] += ahead.requests
+        self.counts["answered_before"] += ahead.answered
+        self.counts["calls_to_come"] += ahead.calls
+        self.counts["likely_prompt_tokens"] += ahead.likely_prompt_tokens
+        self.counts["most_tokens"] += ahead.most.tokens
+        yield from (ChatReply(request.key, "", "error", "dry run") for request in requests)
+
+
+def _judged(rows: Iterable[Rated], rater: Teacher, plan: RatingPlan) -> Iterator[Judged]:
+    return judge(
+        rows, rater, plan.judging, seed=plan.context.seed, min_answers=plan.min_answers, chunk_rows=plan.chunk_rows
+    )
+
+
+def _unrated(
+    rows: Iterable[Prompt | Rated], pool: Sequence[Teacher], plan: RatingPlan, answers: Counter[str]
+) -> Iterator[Rated]:
+    """The rows with unrated answers: new ones by the pool, counted in `answers`, or without a pool those they have."""
+    if not pool:
+        yield from (without_ratings(row) for row in rows if isinstance(row, Rated))
+        return
+    assert plan.candidates is not None
+    prompts = (
+        Prompt(row.name, row.prompt, row.source, row.knowledge) if isinstance(row, Rated) else row for row in rows
+    )
+    for one in answer_prompts(prompts, pool, plan.candidates, seed=plan.context.seed, chunk_prompts=plan.chunk_prompts):
+        answers.update(one.counts)
+        yield one.rated
+
+
+def _noted(found: Iterable[Judged], on_row: Callable[[int], None]) -> Iterator[Judged]:
+    for number, one in enumerate(found, 1):
+        yield one
+        on_row(number)

@@ -1,0 +1,85 @@
+"""What the teachers of a run will be asked: calls, tokens and price, estimated from a sample of prompts.
+
+The stages' own code sends its requests to teachers that only count. Prompt tokens are approximate; answers count at
+their maximum length, so real runs take less. Failed tries, and questions that a judge is asked again, come on top.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+from zephyr.recipe.schema import Recipe
+from zephyr.recipe.teacher_section import EndpointSection, ScriptedSection, TeacherSection
+from zephyr.records.rows import Prompt
+from zephyr.runs.layout import LEDGER
+from zephyr.teachers.dry_run import DryTeacher
+from zephyr.teachers.ledger.ledger import Ledger
+from zephyr.teachers.ledger.prices import cap_of, prices_of
+from zephyr.teachers.protocol import Spend
+
+SAMPLED_PROMPTS = 200
+
+
+class CallEstimate(NamedTuple):
+    """A teacher that has counted a sample of requests, and how many times as many the run sends."""
+
+    who: str
+    section: TeacherSection | None
+    teacher: DryTeacher
+    times: float
+
+    @property
+    def spend(self) -> Spend:
+        """The tokens and the price of the run's calls."""
+        prompt, completion, price = self.teacher.spend
+        return Spend(round(prompt * self.times), round(completion * self.times), price * self.times)
+
+    def line(self) -> str:
+        """The estimate in words."""
+        spend, calls = self.spend, round(self.teacher.calls * self.times)
+        price = f", price at most {spend.price:,.2f}" if spend.price else ""
+        tokens = f"{spend.prompt_tokens:,} prompt tokens and at most {spend.completion_tokens:,} of answers"
+        return f"asks {self.who} for about {calls:,} answers: {tokens}{price}"
+
+
+def counting(section: TeacherSection, times: float, *, fails: bool = False) -> CallEstimate:
+    """The estimate of a teacher that has not been asked anything yet; with `fails` it answers with errors."""
+    name = teacher_name(section)
+    return CallEstimate(name, section, DryTeacher(name, prices_of(section), fails=fails), times)
+
+
+def teacher_name(section: TeacherSection) -> str:
+    """The teacher in messages."""
+    return "the scripted teacher" if isinstance(section, ScriptedSection) else section.model
+
+
+def call_lines(recipe: Recipe, estimates: Sequence[CallEstimate]) -> Iterator[str]:
+    """A line per teacher that is not scripted; what the run's ledger holds already; whether a cap can be reached."""
+    models = [one for one in estimates if not isinstance(one.section, ScriptedSection)]
+    yield from (one.line() for one in models)
+    paid = [one for one in models if isinstance(one.section, EndpointSection)]
+    before = _spent(recipe.output_dir / recipe.name / LEDGER) if paid else Spend()
+    if before.tokens:
+        yield f"the run's ledger holds {before.tokens:,} tokens, price {before.price:,.2f}, that are not asked again"
+    cap = cap_of(one.section for one in paid if one.section is not None)
+    most = before
+    for one in paid:
+        most = most.plus(one.spend)
+    if cap.is_set and not cap.allows(most):
+        yield f"the cap of {cap.words()} can be reached: the run then stops, and continues when it is raised"
+
+
+def sample_prompts(parts: Sequence[Iterable[Prompt]]) -> list[Prompt]:
+    """A sample of the prompts: some from the beginning of each part."""
+    return [row for part in parts for row in islice(part, -(-SAMPLED_PROMPTS // len(parts)))]
+
+
+def _spent(path: Path) -> Spend:
+    if not path.is_file():
+        return Spend()
+    with Ledger(path) as ledger:
+        spend = Spend()
+        for total in ledger.totals():
+            spend = spend.plus(Spend(total.prompt_tokens, total.completion_tokens, total.price))
+        return spend

@@ -1,0 +1,327 @@
+"""The feedback stage: prompts answered several times, answers rated, ratings made into training rows."""
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+
+from zephyr.atomic import replace_text
+from zephyr.data.read.sources import Records
+from zephyr.data.read.stage_rows import Accounts, open_all, open_records, stage_rows
+from zephyr.data.scanner import scan_preferences
+from zephyr.feedback.binarize import Binarized, binarize, gather, nothing_made, repair_where_published
+from zephyr.feedback.candidates import CHUNK_PROMPTS, answer_prompts
+from zephyr.feedback.judge import CALLS, CHUNK_ROWS, RATINGS, judge, write_judged
+from zephyr.feedback.rate import RatingPlan, pool_of
+from zephyr.feedback.ray_workers import rate_over_ray
+from zephyr.pipeline.make_synth import PROMPTS
+from zephyr.pipeline.telling import left_out_lines
+from zephyr.pipeline.tokens import none_left
+from zephyr.progress import show_progress
+from zephyr.recipe.data_section import DataSection, DataSource
+from zephyr.recipe.feedback_section import FeedbackSection, RaySection
+from zephyr.recipe.schema import Recipe
+from zephyr.recipe.section import Plain
+from zephyr.recipe.synth_section import WorldSynth
+from zephyr.records.rows import Prompt, Rated, Record
+from zephyr.records.writing import write_jsonl
+from zephyr.runs.layout import LEDGER, MODEL
+from zephyr.runs.stage_folder import Facts
+from zephyr.stages.call_estimate import (
+    SAMPLED_PROMPTS,
+    CallEstimate,
+    call_lines,
+    counting,
+    sample_prompts,
+    teacher_name,
+)
+from zephyr.stages.preview import MadeRows, Preview
+from zephyr.stages.stage import Stage, Work
+from zephyr.teachers.dry_run import DryTeacher
+from zephyr.teachers.ledger.prices import prices_of
+from zephyr.teachers.opening import StageLedgers, TeacherContext, check_teacher, open_teacher, prompts_together
+from zephyr.world import prompts as world_prompts
+
+NAME = "feedback"
+CANDIDATES = "candidates.jsonl"
+PAIRS = "pairs.jsonl"
+COUNTS = "counts.json"
+SCANNED_ROWS = 5000
+
+
+def _section(recipe: Recipe) -> FeedbackSection:
+    assert recipe.feedback is not None
+    return recipe.feedback
+
+
+def reads(recipe: Recipe) -> tuple[str, ...]:
+    """The stages whose results are read: the model that answers, and prompts where the recipe names none."""
+    section = _section(recipe)
+    if section.recorded:
+        return ()
+    return ("sft",) if section.prompts else ("sft", "synth")
+
+
+def sources(recipe: Recipe) -> list[DataSource]:
+    """Prompts and ratings from outside."""
+    return [*_section(recipe).prompts, *_section(recipe).recorded]
+
+
+def depends_on(recipe: Recipe) -> dict[str, Plain]:
+    """The chat template of the models that answer, and the base model where no stage makes another of it."""
+    settings: dict[str, Plain] = {"chat_template": recipe.template_of(NAME).model_dump(mode="json")}
+    if recipe.pretrain is None and recipe.sft is None:
+        settings["model"] = recipe.model.model_dump(mode="json")
+    return settings
+
+
+def outputs(recipe: Recipe) -> list[str]:
+    """The names in the finished folder."""
+    return [PAIRS] if _section(recipe).recorded else [PAIRS, CANDIDATES, RATINGS, CALLS, LEDGER, COUNTS]
+
+
+# ---- before the run ----
+
+
+def check(preview: Preview) -> Iterator[str]:
+    """Lines about prompts or recorded ratings, and about calls to come; `preview.made` then has rows for align."""
+    section = _section(preview.recipe)
+    if section.recorded:
+        rated: list[Records[Rated]] = []
+        yield from preview.open_sources(section.recorded, Rated, rated)
+        if len(rated) == len(section.recorded):
+            yield from _check_recorded(preview, rated)
+        return
+    if section.prompts:
+        prompts: list[Records[Prompt]] = []
+        yield from preview.open_sources(section.prompts, Prompt, prompts)
+        sample, num_prompts = sample_prompts(prompts), sum(map(len, prompts))
+        if len(prompts) < len(section.prompts):
+            num_prompts = 0
+    else:
+        taken = [name for name in reads(preview.recipe) if name in preview.recipe.stages]
+        yield f"reads {', '.join(taken)}"
+        sample, num_prompts = _prompts_to_come(preview.recipe)
+    with preview.problems.noted():
+        _check_teachers(preview.recipe)
+        if num_prompts:
+            yield from call_lines(preview.recipe, estimate_calls(preview.recipe, sample, num_prompts))
+
+
+def estimate(preview: Preview) -> Iterator[str]:
+    """Lines about the calls to come, as far as the prompts are known without reading files."""
+    recipe = preview.recipe
+    sample, num_prompts = _prompts_to_come(recipe)
+    if sample and not sources(recipe):
+        yield from call_lines(recipe, estimate_calls(recipe, sample, num_prompts))
+    else:
+        yield "asks about prompts or ratings from files: zephyr check counts them"
+
+
+def estimate_calls(recipe: Recipe, sample: Sequence[Prompt], num_prompts: int) -> list[CallEstimate]:
+    """The calls about so many prompts like those of the sample: of all who answer, and last of the judge."""
+    section = _section(recipe)
+    times = num_prompts / len(sample) if sample else 0.0
+    pool = [CallEstimate(name, None, DryTeacher(name), times) for name in section.candidates.models]
+    pool += [counting(one, times) for one in section.candidates.teachers]
+    rater = DryTeacher("judge", prices_of(section.judge), fails=True)
+    found = answer_prompts(sample, [one.teacher for one in pool], section.candidates, seed=recipe.seed)
+    for _ in judge((one.rated for one in found), rater, section.judging, seed=recipe.seed):
+        pass
+    return [*pool, CallEstimate(f"{teacher_name(section.judge)}, the judge,", section.judge, rater, times)]
+
+
+def preflight(work: Work) -> Facts:
+    """Facts about prompts or ratings from outside, read to their end.
+
+    Raises DataError if nothing comes of them, and other ZephyrErrors for teachers that cannot be asked.
+    """
+    recipe, section = work.recipe, _section(work.recipe)
+    if section.recorded:
+        facts = _read_all(recipe, DataSection(sources=section.recorded, shuffle=False), Rated)
+        _binarize_recorded(recipe, open_all(recipe, section.recorded, Rated))
+        return facts
+    _check_teachers(recipe)
+    return _read_all(recipe, _prompt_data(section), Prompt) if section.prompts else {}
+
+
+def _check_recorded(preview: Preview, parts: Sequence[Records[Rated]]) -> Iterator[str]:
+    """Lines about the quality of recorded ratings, and about the rows made of them."""
+    rows = (row for records in parts for row in islice(records, SCANNED_ROWS))
+    yield from scan_preferences(rows).lines()
+    with preview.problems.noted():
+        made = _binarize_recorded(preview.recipe, parts)
+        file = preview.folder / PAIRS
+        preview.made["align"] = MadeRows(file, write_jsonl(file, made.rows))
+        yield f"{len(made.rows):,} {_section(preview.recipe).binarize.output} of {made.prompts:,} prompts"
+        yield from left_out_lines({"dropped": dict(made.dropped), "answers_left_out": dict(made.left_out)})
+
+
+def _check_teachers(recipe: Recipe) -> None:
+    """Check that all teachers can be asked. Raises ZephyrError for a missing key or library."""
+    section = _section(recipe)
+    for key, one in {"judge": section.judge, **pool_of(section.candidates)}.items():
+        check_teacher(one, where=f"{NAME}.{key}", offline=recipe.offline)
+
+
+def _prompts_to_come(recipe: Recipe) -> tuple[list[Prompt], int]:
+    """A sample of the prompts that synth will make, and their number; none where a model will write them."""
+    generator = recipe.synth.generator if recipe.synth is not None else None
+    if not isinstance(generator, WorldSynth):
+        return [], 0
+    num_prompts = generator.num_feedback_prompts
+    return list(world_prompts("feedback", recipe.seed, min(SAMPLED_PROMPTS, num_prompts))), num_prompts
+
+
+def _read_all(recipe: Recipe, data: DataSection, kind: type[Record]) -> Facts:
+    """The number of rows that pass the filters, and the reasons of the others. Raises DataError if none does."""
+    rows = stage_rows(recipe, data, kind, None)
+    num_rows = sum(1 for _ in rows.train)
+    if not num_rows:
+        raise none_left(rows.accounts)
+    return {"rows": num_rows, **rows.accounts.facts()}
+
+
+# ---- the run ----
+
+
+def run(work: Work) -> Facts:
+    """Make the stage: rated answers, the judge's calls, and the training rows made of them. Returns the facts.
+
+    Answers and ratings are kept, so that a stage that was stopped asks nothing twice. Raises DataError if no row comes
+    of the ratings.
+    """
+    section = _section(work.recipe)
+    facts: Facts = {}
+    if section.recorded:
+        accounts = Accounts()
+        parts = open_all(work.recipe, section.recorded, Rated)
+        for source, records in zip(section.recorded, parts, strict=True):
+            accounts.read(source, records)
+        facts |= accounts.facts()
+        made = _binarize_recorded(work.recipe, parts)
+    else:
+        if not (work.folder / RATINGS).exists():
+            if section.ray is None:
+                _rate_here(work, section)
+            else:
+                _rate_over_ray(work, section, section.ray)
+        facts |= json.loads((work.folder / COUNTS).read_bytes())
+        rules = repair_where_published(section.binarize, ())
+        made = binarize(_read(work, RATINGS), rules, seed=work.recipe.seed)
+        if not made.rows:
+            # What failed is asked again by the next try; what was answered is in the ledgers.
+            for name in (CANDIDATES, RATINGS):
+                (work.folder / name).unlink(missing_ok=True)
+            raise nothing_made(made, NAME, section.binarize.output, f"run again, or ask others; {_failures(facts)}")
+    (work.folder / PAIRS).unlink(missing_ok=True)  # of a try that was stopped
+    write_jsonl(work.folder / PAIRS, made.rows)
+    facts |= {"prompts": made.prompts, section.binarize.output: len(made.rows), "rule": made.rule}
+    return facts | {"dropped": dict(made.dropped), "answers_left_out": dict(made.left_out)}
+
+
+def _binarize_recorded(recipe: Recipe, parts: Sequence[Records[Rated]]) -> Binarized:
+    """The training rows of recorded ratings. Raises DataError if there is none."""
+    section = _section(recipe)
+    rules = repair_where_published(section.binarize, {shape for one in parts for shape in one.shapes.values()})
+    made = binarize(gather(row for one in parts for row in one), rules, seed=recipe.seed)
+    if not made.rows:
+        remedy = "give other ratings, or another feedback.binarize"
+        raise nothing_made(made, f"{NAME}.recorded", section.binarize.output, remedy)
+    return made
+
+
+def _failures(facts: Facts) -> str:
+    """The failed questions by reason, in words."""
+    counts = [counts for counts in (facts["answers"], facts["ratings"]) if isinstance(counts, dict)]
+    failed = [f"{count:,} x {name}" for one in counts for name, count in one.items() if name.startswith("failed")]
+    return f"there were {', '.join(failed)}" if failed else "no question failed"
+
+
+def _rate_here(work: Work, section: FeedbackSection) -> None:
+    """Write the candidates, the ratings, the judge's calls and the counts into the stage's folder."""
+    counts, candidates = work.folder / COUNTS, work.folder / CANDIDATES
+    with StageLedgers(work.folder, work.run_folder, [section.judge, *section.candidates.teachers]) as ledgers:
+        if not candidates.exists():
+            answered = Counter[str]()
+            write_jsonl(candidates, _candidates(work, section, ledgers, answered))
+            replace_text(counts, json.dumps({"answers": answered}, indent=1))
+        rater = ledgers.keep(open_teacher(section.judge, "rates", _context(work), where=f"{NAME}.judge"))
+        chunk_rows = prompts_together(CHUNK_ROWS, [section.judge])
+        found = judge(_read(work, CANDIDATES), rater, section.judging, seed=work.recipe.seed, chunk_rows=chunk_rows)
+        rated = write_judged(found, rater.name, work.folder / RATINGS, work.folder / CALLS, replace=True)
+        replace_text(counts, json.dumps(json.loads(counts.read_bytes()) | {"ratings": rated}, indent=1))
+
+
+def _candidates(
+    work: Work, section: FeedbackSection, ledgers: StageLedgers, counts: Counter[str]
+) -> Iterator[Rated]:  # fmt: skip
+    candidates = section.candidates
+    pool = [
+        ledgers.keep(open_teacher(one, "writes", _context(work), where=f"{NAME}.{key}"))
+        for key, one in pool_of(candidates).items()
+    ]
+    chunk_prompts = prompts_together(CHUNK_PROMPTS, candidates.teachers)
+    prompts = _prompts(work, section)
+    for found in answer_prompts(prompts, pool, candidates, seed=work.recipe.seed, chunk_prompts=chunk_prompts):
+        counts.update(found.counts)
+        if found.rated.answers:
+            yield found.rated
+        else:
+            counts["prompts without an answer"] += 1
+
+
+def _rate_over_ray(work: Work, section: FeedbackSection, ray: RaySection) -> None:
+    """Write the ratings, the judge's calls, the merged ledger and the counts into the stage's folder."""
+    plan = RatingPlan(
+        section.judge,
+        section.judging,
+        _context(work),
+        section.candidates,
+        chunk_prompts=prompts_together(CHUNK_PROMPTS, section.candidates.teachers),
+        chunk_rows=prompts_together(CHUNK_ROWS, [section.judge]),
+        where=f"{NAME}.",
+    )
+    with show_progress("partitions", ray.num_partitions) as display:
+        made = rate_over_ray(
+            _prompts(work, section), plan, work.folder, ray, on_part=lambda done, _of: display.update(done)
+        )
+    shutil.rmtree(made.parts)  # merged by now
+    counts = {"answers": made.counts.answers, "ratings": made.counts.judged}
+    replace_text(work.folder / COUNTS, json.dumps(counts, indent=1))
+
+
+def _context(work: Work) -> TeacherContext:
+    """What all teachers of the stage have in common; paths are absolute, as workers have folders of their own."""
+    models = {stage: folder.resolve() / MODEL for stage, folder in work.inputs.items()}
+    return TeacherContext(work.recipe.seed, work.recipe.offline, work.recipe.template_of(NAME), models)
+
+
+def _prompt_data(section: FeedbackSection) -> DataSection:
+    return DataSection(sources=section.prompts, filters=section.filters, shuffle=False)
+
+
+def _prompts(work: Work, section: FeedbackSection) -> Iterable[Prompt]:
+    made_before = work.inputs["synth"] / PROMPTS if "synth" in work.inputs else None
+    return stage_rows(work.recipe, _prompt_data(section), Prompt, made_before).train
+
+
+def _read(work: Work, name: str) -> Iterator[Rated]:
+    """The rows of a file in the stage's folder."""
+    records = open_records(work.recipe, DataSource(path=str((work.folder / name).resolve())), Rated)
+    return iter(records)
+
+
+STAGE = Stage(
+    name=NAME,
+    version=1,
+    reads=reads,
+    sources=sources,
+    outputs=outputs,
+    check=check,
+    estimate=estimate,
+    preflight=preflight,
+    run=run,
+    depends_on=depends_on,
+)
