@@ -6,8 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from zephyr.data.tokenize.token_store import Comparison
-from zephyr.data.tokenize.token_writer import TokenWriter
+from zephyr.data.tokenize.token_store import Comparison, TokenWriter
 
 HOSTILE = "<script>alert(1)</script> \x1b[2Jgone | cell"
 RECIPE = {

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from zephyr.feedback.binarize import binarize, gather, repair_where_published
 from zephyr.recipe.feedback_section import BinarizeSection
-from zephyr.records.formats import convert
+from zephyr.records.formats import record_of
 from zephyr.records.messages import Message
 from zephyr.records.reading import read_rows
 from zephyr.records.rows import Answer, Rated, prompt_id
@@ -240,7 +240,7 @@ def test_rows_of_one_answer_are_gathered_by_prompt():
 @pytest.fixture(scope="module")
 def arena(shared_data) -> list[Rated]:
     path = shared_data / "pref" / "arena_bench_v1.jsonl.gz"
-    return gather(convert(row, "rated", "rated") for row in read_rows(path))
+    return gather(record_of(row, "rated", "rated") for row in read_rows(path))
 
 
 def test_arena_bench_makes_pairs_by_zephyrs_rule(arena):

@@ -10,7 +10,7 @@ from zephyr.errors import DataError
 from zephyr.feedback.judge import calls_beside, judge, without_ratings, write_judged
 from zephyr.judging import ASPECTS, OVERALL, Rating, read_question, write_reply
 from zephyr.recipe.feedback_section import JudgingSection
-from zephyr.records.formats import convert
+from zephyr.records.formats import record_of
 from zephyr.records.messages import Message
 from zephyr.records.reading import read_rows
 from zephyr.records.rows import Answer, Rated, prompt_id
@@ -207,7 +207,7 @@ def test_ratings_are_read_back(written):
     assert (counts["prompts"], counts["rated"], counts["failed"]) == (2, 2, 1)
     assert counts["prompts without an answer"] == 1
     (row,) = read_rows(ratings)
-    rated = convert(row, "rated", "rated")
+    rated = record_of(row, "rated", "rated")
     assert (rated.source, rated.knowledge) == ("s", "known")
     assert [(one.text, one.score, one.rationale) for one in rated.answers] == [("a", 4, "about a"), ("b", 4, "about b")]
 

@@ -5,7 +5,7 @@ import gzip
 import pytest
 
 from zephyr.errors import DataError
-from zephyr.records.fields import Fault
+from zephyr.records.fields import RowFault
 from zephyr.records.reading import read_items, read_rows
 
 GOOD = b'{"prompt": "a"}\n'
@@ -29,7 +29,7 @@ def test_a_faulty_line_costs_itself_alone(tmp_path, line, reason, what):
     path.write_bytes(GOOD + line + (GOOD if line.endswith(b"\n") else b""))
     first, fault, *rest = read_items(path)
     assert first.fields == {"prompt": "a"}
-    assert isinstance(fault, Fault)
+    assert isinstance(fault, RowFault)
     assert (fault.name, fault.reason) == ("rows.jsonl row 2", reason)
     assert fault.what.startswith(what)
     assert [row.name for row in rest] == ["rows.jsonl row 3"] * line.endswith(b"\n")
@@ -41,7 +41,7 @@ def test_a_line_of_50_mb_is_passed_over(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_bytes(GOOD + b'{"prompt": "' + b"x" * 50_000_000 + b'"}\n' + GOOD)
     first, fault, last = read_items(path)
-    assert fault == Fault("rows.jsonl row 2", "row too long", "is longer than 16 MB, the most a row may have")
+    assert fault == RowFault("rows.jsonl row 2", "row too long", "is longer than 16 MB, the most a row may have")
     assert (first.name, last.name) == ("rows.jsonl row 1", "rows.jsonl row 3")
 
 
@@ -49,7 +49,7 @@ def test_a_line_of_the_limit_is_read(tmp_path, monkeypatch):
     monkeypatch.setattr("zephyr.records.lines.MAX_ROW_BYTES", 20)
     path = tmp_path / "rows.jsonl"
     path.write_bytes(b'{"prompt": "12345"}\n' + b'{"prompt": "123456"}\n' + b'{"prompt": "1234567"}\n')
-    assert [isinstance(item, Fault) for item in read_items(path)] == [False, False, True]
+    assert [isinstance(item, RowFault) for item in read_items(path)] == [False, False, True]
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_rows_of_tables_and_arrays_are_faulty_one_by_one(tmp_path):
     (tmp_path / "a.json").write_bytes(b'[{"a": 1}, 5, {"a": "\xff"}, {"a": "\\udc00"}]')
     (tmp_path / "a.txt").write_bytes(b"one\n\xff\ntwo\n")
     reasons = {
-        path.suffix: [item.reason if isinstance(item, Fault) else "" for item in read_items(path)]
+        path.suffix: [item.reason if isinstance(item, RowFault) else "" for item in read_items(path)]
         for path in sorted(tmp_path.iterdir())
     }
     assert reasons == {

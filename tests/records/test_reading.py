@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zephyr.errors import DataError
-from zephyr.records.fields import Fault, Row
+from zephyr.records.fields import Row, RowFault
 from zephyr.records.reading import READERS, find_files, read_items, read_rows
 
 ROWS = [{"prompt": "a"}, {"prompt": 'ü, "b"'}, {"prompt": "c\nd"}]
@@ -177,7 +177,7 @@ def test_any_bytes_give_rows_faults_or_a_data_error(scratch, content, suffix, pa
     except DataError:
         return
     for item in items:
-        assert isinstance(item, Row | Fault)
+        assert isinstance(item, Row | RowFault)
         if isinstance(item, Row):
             json.dumps(item.fields, ensure_ascii=False).encode()  # no half characters
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zephyr.errors import DataError
-from zephyr.records.formats import convert, detect_shape
+from zephyr.records.formats import detect_shape, record_of
 from zephyr.records.messages import Message
 from zephyr.records.reading import read_rows
 from zephyr.records.rows import Answer, Chat, Preference, Prompt, Rated, Text
@@ -76,7 +76,7 @@ def test_every_record_is_read_back_the_same(scratch, kind_and_record):
     path.unlink(missing_ok=True)
     assert write_jsonl(path, [record]) == 1
     (row,) = read_rows(path)
-    assert convert(row, detect_shape(row.fields, kind), kind)._replace(name="") == record
+    assert record_of(row, detect_shape(row.fields, kind), kind)._replace(name="") == record
 
 
 def test_a_pair_has_the_columns_of_ultrafeedback_binarized():

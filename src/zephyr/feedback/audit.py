@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from zephyr.data.overall_score import mean_rating
+from zephyr.data.ratings import mean_rating
 from zephyr.feedback.audit_items import FIRST, SECOND, TIE, AuditItem
 from zephyr.feedback.judge import Judged, Order, judge
 from zephyr.intervals import bootstrap_interval, wilson

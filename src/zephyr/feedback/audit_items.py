@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from zephyr.errors import DataError
-from zephyr.records.fields import Json, Row, printable, show
+from zephyr.records.fields import Json, Row, brief, printable
 from zephyr.records.messages import Message, Messages
 from zephyr.records.reading import read_rows
 from zephyr.records.rows import Answer, Rated
@@ -86,5 +86,5 @@ def _text(row: Row, name: str) -> str:
 
 def _label(row: Row, value: Json) -> int:
     if not isinstance(value, int) or value not in _WRITTEN:
-        raise DataError(row.name, f"has a label that is not 0, 1 or 2, got {show(value)}", "check the file")
+        raise DataError(row.name, f"has a label that is not 0, 1 or 2, got {brief(value)}", "check the file")
     return _WRITTEN[value]

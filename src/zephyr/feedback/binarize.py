@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import NamedTuple
 
-from zephyr.data.overall_score import mean_rating, repair_overall_score
+from zephyr.data.ratings import mean_rating, repair_overall_score
 from zephyr.errors import DataError
 from zephyr.recipe.feedback_section import BinarizeSection
 from zephyr.records.rows import Answer, Preference, Rated, prompt_id

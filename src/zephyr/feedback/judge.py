@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from zephyr.data.read.record_cache import Spool
+from zephyr.data.read.record_cache import RecordCache
 from zephyr.feedback.principles import without_example
 from zephyr.judging import (
     OVERALL,
@@ -213,7 +213,7 @@ def write_judged(
     Prompts without an answer are counted but not written. Raises DataError for a file that exists, without `replace`.
     """
     counts: Counter[str] = Counter()
-    rated: Spool[Rated] = Spool("rated")
+    rated: RecordCache[Rated] = RecordCache("rated")
 
     def lines() -> Iterator[Mapping[str, Json]]:
         for one in found:

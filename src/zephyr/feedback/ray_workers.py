@@ -24,7 +24,7 @@ from zephyr.feedback.judge import CALLS, RATINGS
 from zephyr.feedback.rate import RatingCounts, RatingPlan, rate_rows
 from zephyr.recipe.feedback_section import RaySection
 from zephyr.records.fields import Json, Row
-from zephyr.records.formats import convert
+from zephyr.records.formats import record_of
 from zephyr.records.reading import read_rows
 from zephyr.records.rows import Prompt, Rated, prompt_id
 from zephyr.records.writing import to_fields, write_jsonl
@@ -133,7 +133,7 @@ def _rows(part: Path) -> Iterator[Prompt | Rated]:
     for line in read_rows(part / _INPUT):
         fields = cast("dict[str, Json]", line.fields["row"])
         row = Row(str(line.fields["name"]), fields)
-        found = convert(row, "rated", "rated") if "answers" in fields else convert(row, "prompt", "prompt")
+        found = record_of(row, "rated", "rated") if "answers" in fields else record_of(row, "prompt", "prompt")
         assert isinstance(found, Prompt | Rated)
         yield found
 

@@ -17,7 +17,7 @@ from zephyr.data.read.sources import Records
 from zephyr.data.read.stage_rows import Accounts, filters_of
 from zephyr.data.scanner import scan_preferences
 from zephyr.data.tokenize.encoding import DialogueEncoder
-from zephyr.data.tokenize.loss_mask_stats import Supervision
+from zephyr.data.tokenize.loss_mask_stats import LossMaskStats
 from zephyr.data.tokenize.truncation import Loss, TruncationReport, fit_dialogue, fit_preference, split_text
 from zephyr.errors import DataError
 from zephyr.pipeline.inputs import Trains
@@ -48,7 +48,7 @@ class Measured(NamedTuple):
     """What was counted over some rows."""
 
     report: TruncationReport
-    supervision: Supervision | None
+    supervision: LossMaskStats | None
     tokens: int  # that are left
 
 
@@ -151,7 +151,7 @@ def _account(stage: Stage, measured: Measured, longest: Measured | None) -> Iter
 
 
 def _measured(stage: Stage, rows: Sequence[Record]) -> Measured:
-    supervision = Supervision(stage.encoder.stop_ids) if isinstance(stage.section, SftSection) else None
+    supervision = LossMaskStats(stage.encoder.stop_ids) if isinstance(stage.section, SftSection) else None
     report = TruncationReport(stage.section.data)
     for row in rows:
         for loss in _losses(stage, row, supervision):
@@ -159,7 +159,7 @@ def _measured(stage: Stage, rows: Sequence[Record]) -> Measured:
     return Measured(report, supervision, report.tokens - report.tokens_lost)
 
 
-def _losses(stage: Stage, row: Record, supervision: Supervision | None) -> Iterator[Loss]:
+def _losses(stage: Stage, row: Record, supervision: LossMaskStats | None) -> Iterator[Loss]:
     data, encoder = stage.section.data, stage.encoder
     if isinstance(row, Text):
         for encoded in split_text(encoder.text(row.text), data):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from zephyr.data.read.stage_rows import stage_rows
 from zephyr.data.tokenize.encoding import DialogueEncoder
-from zephyr.data.tokenize.loss_mask_stats import Supervision
+from zephyr.data.tokenize.loss_mask_stats import LossMaskStats
 from zephyr.data.tokenize.truncation import split_text
 from zephyr.pipeline.make_synth import DIALOGUES, TEXTS
 from zephyr.pipeline.tokens import prepare_once, store_dialogues, store_preferences
@@ -35,7 +35,7 @@ def prepare_rows(work: Work, encoder: DialogueEncoder) -> Facts:
             data,
             stage_rows(recipe, data, Chat, before),
             lambda row: [encoder.dialogue(row.messages, loss_on=loss_on)],
-            supervision=Supervision(encoder.stop_ids),
+            supervision=LossMaskStats(encoder.stop_ids),
             loss_on=loss_on,
         )
 

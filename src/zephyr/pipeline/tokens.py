@@ -8,9 +8,8 @@ from typing import TypeVar
 from zephyr.atomic import discard, replace_text
 from zephyr.data.read.stage_rows import Accounts, Part, Rows
 from zephyr.data.tokenize.encoding import DialogueEncoder, Encoded
-from zephyr.data.tokenize.loss_mask_stats import Supervision
-from zephyr.data.tokenize.token_store import Comparison, Dialogue, DialogueStore, PreferenceStore
-from zephyr.data.tokenize.token_writer import TokenWriter
+from zephyr.data.tokenize.loss_mask_stats import LossMaskStats
+from zephyr.data.tokenize.token_store import Comparison, Dialogue, DialogueStore, PreferenceStore, TokenWriter
 from zephyr.data.tokenize.truncation import TruncationReport, fit_dialogue, fit_preference
 from zephyr.errors import DataError
 from zephyr.recipe.data_section import DataSection
@@ -47,7 +46,7 @@ def store_dialogues(
     rows: Rows[R],
     encode: Callable[[R], Iterable[Encoded]],
     *,
-    supervision: Supervision | None = None,
+    supervision: LossMaskStats | None = None,
     loss_on: LossOn = "everything",
 ) -> Facts:
     """The facts; afterwards the rows stand in the folder as stores of dialogues.

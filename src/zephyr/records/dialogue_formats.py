@@ -2,13 +2,22 @@
 
 import re
 
-from zephyr.records.fields import Json, show
+from zephyr.records.fields import (
+    Fields,
+    Json,
+    brief,
+    filled_text,
+    first_of,
+    messages_of,
+    optional_text,
+    text_of,
+    unusable,
+)
 from zephyr.records.messages import Message, Messages
-from zephyr.records.values import Fields, filled_text, first_of, messages_of, optional_text, text_of, unusable
 
-PROMPTS = ("prompt", "instruction", "question")
-COMPLETIONS = ("completion", "response", "answer", "output")
-ALPACA_ANSWERS = ("output", "response", "completion")
+PROMPT_NAMES = ("prompt", "instruction", "question")
+COMPLETION_NAMES = ("completion", "response", "answer", "output")
+ALPACA_ANSWER_NAMES = ("output", "response", "completion")
 _HH_TURN = re.compile(r"(?:^|\n\n)(Human|Assistant):")
 
 
@@ -24,7 +33,7 @@ def from_sharegpt(fields: Fields) -> Messages:
 
 def from_alpaca(fields: Fields) -> Messages:
     """The dialogue of `instruction`, `input` and `output` (or `response`), after that of `history`."""
-    answer = text_of(fields[first_of(fields, ALPACA_ANSWERS)], "answer")
+    answer = text_of(fields[first_of(fields, ALPACA_ANSWER_NAMES)], "answer")
     return (*alpaca_prompt(fields), Message("assistant", answer))
 
 
@@ -38,7 +47,7 @@ def alpaca_prompt(fields: Fields) -> Messages:
 def from_prompt_completion(fields: Fields) -> Messages:
     """The dialogue of `prompt` and `completion`, each a text or messages."""
     prompt = from_prompt(fields)
-    completion = fields[first_of(fields, COMPLETIONS)]
+    completion = fields[first_of(fields, COMPLETION_NAMES)]
     if isinstance(completion, list | dict):
         return (*prompt, *messages_of(completion, "completion"))
     return (*prompt, Message("assistant", text_of(completion, "answer")))
@@ -46,7 +55,7 @@ def from_prompt_completion(fields: Fields) -> Messages:
 
 def from_prompt(fields: Fields) -> Messages:
     """The dialogue of `prompt` (a text, or messages), or of `instruction` and `input`, or of `question`."""
-    name = first_of(fields, PROMPTS)
+    name = first_of(fields, PROMPT_NAMES)
     if name == "instruction":
         return alpaca_prompt(fields)
     return with_system(fields, text_or_messages(fields[name], name))
@@ -59,7 +68,7 @@ def from_hh_text(text: str) -> Messages:
     """
     before, *turns = _HH_TURN.split(text)
     if before.strip() or not turns:
-        raise unusable("no HH-RLHF text", f"the text does not begin with 'Human:', got {show(text)}")
+        raise unusable("no HH-RLHF text", f"the text does not begin with 'Human:', got {brief(text)}")
     pairs = zip(turns[::2], turns[1::2], strict=True)
     return tuple(Message("user" if name == "Human" else "assistant", content.strip()) for name, content in pairs)
 

@@ -1,15 +1,30 @@
-"""A row as it was read: its name and fields, or what is wrong with it; and values in words.
+"""A row as it was read, and its fields as what they stand for: texts, scores, labels, messages.
 
-What the fields mean is told in shapes.
+A row that cannot be used is a fault with a name, or inside a conversion an UnusableError. Which fields a row format has
+is said in `formats`.
 """
 
-from collections.abc import Iterable, Mapping
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+from zephyr.records.messages import Message, MessageFault, Messages, Role
+
 Json = str | int | float | bool | None | list["Json"] | dict[str, "Json"]
+Fields = Mapping[str, Json]
 
 SHOWN_CHARACTERS = 80
 SHOWN_FAULTS = 5
+_SPEAKERS: dict[str, Role] = {
+    "system": "system",
+    "user": "user", "human": "user", "prompter": "user",
+    "assistant": "assistant", "gpt": "assistant", "chatgpt": "assistant", "bot": "assistant", "model": "assistant",
+}  # fmt: skip
+# Template text around a speaker's name, as in <|start_header_id|>user<|end_header_id|>; or the name inside: <|user|>.
+_HEADER = re.compile(r"<\|(?:start_header_id|end_header_id|im_start|im_end)\|>|<\||\|>|:$")
+_NO_SCORE = frozenset({"", "n/a", "na", "none", "null"})
+_LABELS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
 
 
 class Row(NamedTuple):
@@ -19,7 +34,7 @@ class Row(NamedTuple):
     fields: Mapping[str, Json]
 
 
-class Fault(NamedTuple):
+class RowFault(NamedTuple):
     """Why a row cannot be used: a reason by which faults are counted, and the full words."""
 
     name: str
@@ -27,7 +42,7 @@ class Fault(NamedTuple):
     what: str
 
 
-def show(value: object) -> str:
+def brief(value: object) -> str:
     """A value for a message: on one line, without control characters, cut at 80 characters."""
     # The cut comes first as well: the representation of a text of megabytes would be built in vain.
     try:
@@ -47,3 +62,117 @@ def listed(names: Iterable[str], *, most: int = 12) -> str:
     names = [printable(name)[:SHOWN_CHARACTERS] for name in names]
     tail = f" and {len(names) - most} more" if len(names) > most else ""
     return (", ".join(names[:most]) + tail) or "none"
+
+
+class UnusableError(Exception):
+    """All that is found wrong with a row; caught where rows are converted."""
+
+    def __init__(self, faults: Sequence[MessageFault]) -> None:
+        super().__init__(faults)
+        self.faults = tuple(faults)
+
+
+def unusable(reason: str, what: str) -> UnusableError:
+    """The exception for one fault."""
+    return UnusableError([MessageFault(reason, what)])
+
+
+def first_of(fields: Fields, names: Sequence[str]) -> str:
+    """The first of these names that the row has as a field."""
+    for name in names:
+        if name in fields:
+            return name
+    raise unusable(f"no {names[0]}", f"has no field {' or '.join(names)}")
+
+
+def text_of(value: Json, what: str) -> str:
+    """The text; `what` it is says the message where it is none."""
+    if value is None:
+        raise unusable(f"null {what}", f"the {what} is null or missing")
+    if not isinstance(value, str):
+        raise unusable(f"{what} is no text", f"the {what} is no text, got {brief(value)}")
+    return value
+
+
+def filled_text(value: Json, what: str) -> str:
+    """The text, which must not be empty."""
+    text = text_of(value, what)
+    if not text.strip():
+        raise unusable(f"empty {what}", f"the {what} is empty")
+    return text
+
+
+def optional_text(fields: Fields, name: str) -> str:
+    """The text of a field that may be absent, null or empty."""
+    value = fields.get(name)
+    return "" if value is None else text_of(value, name)
+
+
+def number_of(value: Json, what: str = "score") -> float | None:
+    """The number, also where it is written as text; None for null and N/A."""
+    if value is None or is_no_score(value):
+        return None
+    try:
+        # float() would take true for 1.
+        score = math.nan if isinstance(value, bool | list | dict) else float(value)
+    except (ValueError, OverflowError):
+        score = math.nan
+    if not math.isfinite(score):
+        raise unusable(f"{what} is no number", f"the {what} is no finite number, got {brief(value)}")
+    return score
+
+
+def is_no_score(value: Json) -> bool:
+    """Whether the value says that there is no number: null, or N/A in words."""
+    return value is None or (isinstance(value, str) and value.strip().lower() in _NO_SCORE)
+
+
+def label_of(value: Json) -> bool:
+    """The truth of a label: true and false, also as 1 and 0 or as text."""
+    label = _LABELS.get(str(value).strip().lower())
+    if label is None:
+        raise unusable("label is not true or false", f"the label is not true or false, got {brief(value)}")
+    return label
+
+
+def role_of(value: Json) -> Role | None:
+    """The role of a speaker, whatever data sets call him; None if he is none of the three."""
+    return _SPEAKERS.get(_HEADER.sub("", value).strip().lower()) if isinstance(value, str) else None
+
+
+def messages_of(value: Json, what: str) -> Messages:
+    """The messages of a list of {role, content} or {from, value}; the order of roles is not looked at."""
+    if isinstance(value, dict):
+        value = [value]
+    if value is None:
+        raise unusable(f"null {what}", f"the field {what} is null or missing")
+    if not isinstance(value, list):
+        raise unusable(f"{what} is no list", f"the field {what} is no list of messages, got {brief(value)}")
+    messages: list[Message] = []
+    faults: list[MessageFault] = []
+    for number, item in enumerate(value, 1):
+        message = _message_of(item, number)
+        if isinstance(message, MessageFault):
+            faults.append(message)
+        else:
+            messages.append(message)
+    if faults:
+        raise UnusableError(faults)
+    return tuple(messages)
+
+
+def _message_of(item: Json, number: int) -> Message | MessageFault:
+    if not isinstance(item, dict):
+        return MessageFault("message is no object", f"message {number} is no object, got {brief(item)}")
+    speaker = item.get("role", item.get("from"))
+    content = item.get("content", item.get("value"))
+    role = role_of(speaker)
+    if role is None:
+        what = f"message {number} is by {brief(speaker)}, which is neither system nor user nor assistant"
+        return MessageFault("unknown role", what)
+    if content is None:
+        noun = "answer" if role == "assistant" else f"{role} message"
+        return MessageFault(f"null {noun}", f"message {number} ({role}) has no text: its content is null or missing")
+    if not isinstance(content, str):
+        return MessageFault("content is no text", f"message {number} ({role}) is no text, got {brief(content)}")
+    return Message(role, content)

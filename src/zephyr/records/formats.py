@@ -9,25 +9,34 @@ from typing import Literal, NamedTuple
 
 from zephyr.errors import DataError, did_you_mean
 from zephyr.records.dialogue_formats import (
-    ALPACA_ANSWERS,
-    COMPLETIONS,
-    PROMPTS,
+    ALPACA_ANSWER_NAMES,
+    COMPLETION_NAMES,
+    PROMPT_NAMES,
     from_alpaca,
     from_messages,
     from_prompt,
     from_prompt_completion,
     from_sharegpt,
 )
-from zephyr.records.fields import SHOWN_CHARACTERS, SHOWN_FAULTS, Fault, Row, listed, printable
+from zephyr.records.fields import (
+    SHOWN_CHARACTERS,
+    SHOWN_FAULTS,
+    Fields,
+    Row,
+    RowFault,
+    UnusableError,
+    filled_text,
+    first_of,
+    listed,
+    printable,
+)
 from zephyr.records.messages import Message, MessageFault, Messages, find_message_faults
-from zephyr.records.preference_formats import from_hh_rlhf, from_kto, from_preference
+from zephyr.records.preference_formats import from_hh_rlhf, from_kto, from_preference, tree_chats, tree_preferences
 from zephyr.records.rated_formats import from_rated, from_ultrafeedback
-from zephyr.records.rows import Chat, Kind, Preference, Prompt, Rated, Record, Shape, Text
-from zephyr.records.tree_formats import tree_chats, tree_preferences
-from zephyr.records.values import Fields, UnusableError, filled_text, first_of
+from zephyr.records.rows import Chat, Preference, Prompt, Rated, Record, RecordKind, Shape, Text
 
-TEXTS = ("text", "story", "content")
-Reader = Callable[[Row], Sequence[Record]]
+TEXT_NAMES = ("text", "story", "content")
+RowReader = Callable[[Row], Sequence[Record]]
 
 
 class KnownShape(NamedTuple):
@@ -35,10 +44,10 @@ class KnownShape(NamedTuple):
 
     fields: str
     fits: Callable[[Fields], bool]
-    kinds: Mapping[Kind, Reader]
+    kinds: Mapping[RecordKind, RowReader]
 
 
-def detect_shape(fields: Fields, kind: Kind | None = None) -> Shape | None:
+def detect_shape(fields: Fields, kind: RecordKind | None = None) -> Shape | None:
     """The first shape whose fields these are, and of which records of `kind` can be made; None if there is none."""
     for shape, layout in SHAPES.items():
         if (kind is None or kind in layout.kinds) and layout.fits(fields):
@@ -46,17 +55,17 @@ def detect_shape(fields: Fields, kind: Kind | None = None) -> Shape | None:
     return None
 
 
-def convert(row: Row, shape: Shape, kind: Kind) -> Record:
+def record_of(row: Row, shape: Shape, kind: RecordKind) -> Record:
     """The one record that a row is, or a DataError with all that is wrong with it."""
     records = records_of(row, shape, kind)
-    if isinstance(records, Fault):
+    if isinstance(records, RowFault):
         raise DataError(records.name, records.what, "mend the row, or leave it out")
     if len(records) != 1:
         raise ValueError(f"{row.name} holds {len(records)} records; records_of gives them all")
     return records[0]
 
 
-def records_of(row: Row, shape: Shape, kind: Kind) -> Sequence[Record] | Fault:
+def records_of(row: Row, shape: Shape, kind: RecordKind) -> Sequence[Record] | RowFault:
     """The records of a row: one, or any number of a tree; or all that is wrong with it."""
     reader = SHAPES[shape].kinds.get(kind)
     if reader is None:
@@ -67,12 +76,12 @@ def records_of(row: Row, shape: Shape, kind: Kind) -> Sequence[Record] | Fault:
     except UnusableError as error:
         said = "; ".join(fault.what for fault in error.faults[:SHOWN_FAULTS])
         more = len(error.faults) - SHOWN_FAULTS
-        return Fault(row.name, error.faults[0].reason, f"{said}; and {more} more" if more > 0 else said)
+        return RowFault(row.name, error.faults[0].reason, f"{said}; and {more} more" if more > 0 else said)
     except RecursionError:
-        return Fault(row.name, "nested too deeply", "is nested too deeply")
+        return RowFault(row.name, "nested too deeply", "is nested too deeply")
 
 
-def unknown_shape(row: Row, kind: Kind) -> DataError:
+def unknown_shape(row: Row, kind: RecordKind) -> DataError:
     """The error for a row of which no records of `kind` can be made: what is there, and what is needed."""
     other = detect_shape(row.fields)
     if other is not None:
@@ -86,7 +95,7 @@ def unknown_shape(row: Row, kind: Kind) -> DataError:
     return DataError(row.name, f"{what}, and no {kind} records can be made of it{hint}", remedy)
 
 
-def _nearest_names(fields: Fields, kind: Kind) -> str:
+def _nearest_names(fields: Fields, kind: RecordKind) -> str:
     """The tail of a message: the first field whose name is almost one that is needed."""
     needed = " ".join(layout.fields for layout in SHAPES.values() if kind in layout.kinds)
     names = set(re.findall(r"\w+", needed)) - set(fields)
@@ -107,7 +116,7 @@ def _text(row: Row, name: str) -> str:
     return value if isinstance(value, str) else ""
 
 
-def _dialogue(read: Callable[[Fields], Messages]) -> Mapping[Kind, Reader]:
+def _dialogue(read: Callable[[Fields], Messages]) -> Mapping[RecordKind, RowReader]:
     """Chats and prompts of a reader of dialogues; the prompt of a finished dialogue is all but its last answer."""
 
     def chats(row: Row) -> Sequence[Record]:
@@ -130,7 +139,7 @@ def _sound(messages: Messages, *, ends_with: Literal["user", "assistant"]) -> Me
     return messages
 
 
-def _preference(read: Callable[[Row], Preference]) -> Mapping[Kind, Reader]:
+def _preference(read: Callable[[Row], Preference]) -> Mapping[RecordKind, RowReader]:
     """Preferences, prompts, and the dialogues that end with the chosen answer."""
 
     def preferences(row: Row) -> Sequence[Record]:
@@ -146,7 +155,7 @@ def _preference(read: Callable[[Row], Preference]) -> Mapping[Kind, Reader]:
     return {"preference": preferences, "prompt": prompts, "chat": chats}
 
 
-def _rated(read: Callable[[Row], Rated]) -> Mapping[Kind, Reader]:
+def _rated(read: Callable[[Row], Rated]) -> Mapping[RecordKind, RowReader]:
     def rated(row: Row) -> Sequence[Record]:
         return [read(row)._replace(source=_source(row))]
 
@@ -158,7 +167,7 @@ def _rated(read: Callable[[Row], Rated]) -> Mapping[Kind, Reader]:
 
 
 def _texts(row: Row) -> Sequence[Record]:
-    return [Text(row.name, filled_text(row.fields[first_of(row.fields, TEXTS)], "text"), _source(row))]
+    return [Text(row.name, filled_text(row.fields[first_of(row.fields, TEXT_NAMES)], "text"), _source(row))]
 
 
 def _tree_prompts(row: Row) -> Sequence[Record]:
@@ -188,7 +197,7 @@ def _fits_tree(fields: Fields) -> bool:
 
 
 def _fits_kto(fields: Fields) -> bool:
-    has_dialogue = _has(fields, ("messages", "conversations")) or _has(fields, PROMPTS, COMPLETIONS)
+    has_dialogue = _has(fields, ("messages", "conversations")) or _has(fields, PROMPT_NAMES, COMPLETION_NAMES)
     return has_dialogue and str(fields.get("label")).lower() in {"true", "false"}
 
 
@@ -208,7 +217,7 @@ SHAPES: Mapping[Shape, KnownShape] = {
     ),
     "rated": KnownShape(
         "prompt, completion, score",
-        lambda fields: _has(fields, PROMPTS, (*COMPLETIONS, "answers"), ("score", "answers")),
+        lambda fields: _has(fields, PROMPT_NAMES, (*COMPLETION_NAMES, "answers"), ("score", "answers")),
         _rated(from_rated),
     ),
     "hh_rlhf": KnownShape("chosen, rejected (Human: ...)", _fits_hh_rlhf, _preference(from_hh_rlhf)),
@@ -229,12 +238,16 @@ SHAPES: Mapping[Shape, KnownShape] = {
     "sharegpt": KnownShape("conversations", lambda fields: "conversations" in fields, _dialogue(from_sharegpt)),
     "alpaca": KnownShape(
         "instruction, output",
-        lambda fields: _has(fields, ("instruction",), ALPACA_ANSWERS),
+        lambda fields: _has(fields, ("instruction",), ALPACA_ANSWER_NAMES),
         _dialogue(from_alpaca),
     ),
     "prompt_completion": KnownShape(
-        "prompt, completion", lambda fields: _has(fields, PROMPTS, COMPLETIONS), _dialogue(from_prompt_completion)
+        "prompt, completion",
+        lambda fields: _has(fields, PROMPT_NAMES, COMPLETION_NAMES),
+        _dialogue(from_prompt_completion),
     ),
-    "prompt": KnownShape("prompt", lambda fields: _has(fields, PROMPTS), {"prompt": _dialogue(from_prompt)["prompt"]}),
-    "text": KnownShape("text", lambda fields: _has(fields, TEXTS), {"text": _texts}),
+    "prompt": KnownShape(
+        "prompt", lambda fields: _has(fields, PROMPT_NAMES), {"prompt": _dialogue(from_prompt)["prompt"]}
+    ),
+    "text": KnownShape("text", lambda fields: _has(fields, TEXT_NAMES), {"text": _texts}),
 }

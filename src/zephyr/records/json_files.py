@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from zephyr.errors import DataError
-from zephyr.records.fields import Fault, Json, Row, listed, show
-from zephyr.records.lines import BLOCK_BYTES, MAX_ROW_BYTES, Line, lines_of, opened, too_long
+from zephyr.records.fields import Json, Row, RowFault, brief, listed
+from zephyr.records.lines import BLOCK_BYTES, MAX_ROW_BYTES, TextLine, lines_of, opened, too_long
 
 # An object that holds a list has to be read whole.
 MAX_OBJECT_BYTES = 1 << 30
@@ -18,7 +18,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 _SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
-def read_jsonl(path: Path, name: str) -> Iterator[Row | Fault]:
+def read_jsonl(path: Path, name: str) -> Iterator[Row | RowFault]:
     """The rows of a file with one JSON object a line; empty lines are skipped."""
     with opened(path, name) as file:
         for line in lines_of(file):
@@ -26,7 +26,7 @@ def read_jsonl(path: Path, name: str) -> Iterator[Row | Fault]:
                 yield _line_row(line, f"{name} row {line.number}")
 
 
-def read_json(path: Path, name: str) -> Iterator[Row | Fault]:
+def read_json(path: Path, name: str) -> Iterator[Row | RowFault]:
     """The rows of a JSON file: an array of objects, an object that holds one, or lines in spite of the name."""
     if _Characters.first(path, name) == "[":
         yield from _array_rows(path, name)
@@ -36,16 +36,18 @@ def read_json(path: Path, name: str) -> Iterator[Row | Fault]:
         yield from _object_rows(path, name)
 
 
-def _line_row(line: Line, name: str) -> Row | Fault:
+def _line_row(line: TextLine, name: str) -> Row | RowFault:
     if line.content is None:
-        return Fault(name, "row too long", too_long())
+        return RowFault(name, "row too long", too_long())
     try:
         text = line.content.decode("utf-8")
     except UnicodeDecodeError as error:
-        return Fault(name, "not UTF-8", not_utf8(line.content[error.start], error.start + 1))
+        return RowFault(name, "not UTF-8", not_utf8(line.content[error.start], error.start + 1))
     value = _parse(text)
     if isinstance(value, Unparsed) and not line.has_end:
-        return Fault(name, "torn last line", "the last line is cut off: no whole JSON object, and no newline after it")
+        return RowFault(
+            name, "torn last line", "the last line is cut off: no whole JSON object, and no newline after it"
+        )
     return _checked(value, text, name)
 
 
@@ -71,19 +73,19 @@ def _parse(text: str) -> Json | Unparsed:
         return Unparsed(str(error))
 
 
-def _checked(value: Json | Unparsed, text: str, name: str) -> Row | Fault:
+def _checked(value: Json | Unparsed, text: str, name: str) -> Row | RowFault:
     """The row, if it is an object whose texts can be encoded; `text` is what it was read from."""
     if isinstance(value, Unparsed):
-        return Fault(name, "not JSON", f"is not JSON ({value}), got {show(text)}")
+        return RowFault(name, "not JSON", f"is not JSON ({value}), got {brief(text)}")
     if not isinstance(value, dict):
-        return Fault(name, "not an object", f"is not an object of fields, got {show(value)}")
+        return RowFault(name, "not an object", f"is not an object of fields, got {brief(value)}")
     if _SURROGATE_ESCAPE.search(text):
         try:
             plain = json.dumps(value, ensure_ascii=False)
         except RecursionError:
-            return Fault(name, "nested too deeply", "is nested too deeply")
+            return RowFault(name, "nested too deeply", "is nested too deeply")
         if _SURROGATE.search(plain):
-            return Fault(name, "half a character", "holds half a character (a lone surrogate), which is not Unicode")
+            return RowFault(name, "half a character", "holds half a character (a lone surrogate), which is not Unicode")
     return Row(name, value)
 
 
@@ -97,7 +99,7 @@ def _is_lines(path: Path, name: str) -> bool:
     return isinstance(_parse(first.content.decode("utf-8", "replace")), dict)
 
 
-def _object_rows(path: Path, name: str) -> Iterator[Row | Fault]:
+def _object_rows(path: Path, name: str) -> Iterator[Row | RowFault]:
     with opened(path, name) as file:
         content = file.read(MAX_OBJECT_BYTES + 1)
     if len(content) > MAX_OBJECT_BYTES:
@@ -111,7 +113,7 @@ def _object_rows(path: Path, name: str) -> Iterator[Row | Fault]:
         raise DataError(name, what, "the file cannot be used otherwise") from error
     value = _parse(text)
     if not isinstance(value, dict):
-        what = f"is not JSON ({value})" if isinstance(value, Unparsed) else f"holds no rows, got {show(value)}"
+        what = f"is not JSON ({value})" if isinstance(value, Unparsed) else f"holds no rows, got {brief(value)}"
         raise DataError(name, what, "write an array of objects, or one object a line in a file named .jsonl")
     lists = {key: rows for key, rows in value.items() if isinstance(rows, list) and _are_objects(rows)}
     # An object with messages is a row itself, not a list of rows that are messages.
@@ -129,7 +131,7 @@ def _are_objects(rows: list[Json]) -> bool:
     return bool(rows) and all(isinstance(row, dict) for row in rows)
 
 
-def _array_rows(path: Path, name: str) -> Iterator[Row | Fault]:
+def _array_rows(path: Path, name: str) -> Iterator[Row | RowFault]:
     with opened(path, name) as file:
         stream = _Characters(file, name)
         stream.skip("[")
@@ -139,17 +141,17 @@ def _array_rows(path: Path, name: str) -> Iterator[Row | Fault]:
             yield from _elements(stream, name)
         if stream.peek():
             remedy = "leave one array in the file, or name it .jsonl if each line is a row"
-            raise DataError(name, f"something follows the array: {show(stream.peek())}", remedy)
+            raise DataError(name, f"something follows the array: {brief(stream.peek())}", remedy)
 
 
-def _elements(stream: "_Characters", name: str) -> Iterator[Row | Fault]:
+def _elements(stream: "_Characters", name: str) -> Iterator[Row | RowFault]:
     number = 0
     while True:
         number += 1
         value, text = stream.element(f"{name} row {number}")
         if _SURROGATE.search(text):
             what = "holds bytes that are not UTF-8; convert the file, for example with iconv -t UTF-8"
-            yield Fault(f"{name} row {number}", "not UTF-8", what)
+            yield RowFault(f"{name} row {number}", "not UTF-8", what)
         else:
             yield _checked(value, text, f"{name} row {number}")
         if stream.peek() == "]":
@@ -194,7 +196,7 @@ class _Characters:
         """Nothing; the next character is passed, and a DataError raised if it is another one."""
         found = self.peek()
         if found != char:
-            what = f"is cut off where '{char}' is due" if not found else f"has {show(found)} where '{char}' is due"
+            what = f"is cut off where '{char}' is due" if not found else f"has {brief(found)} where '{char}' is due"
             where = f"{self._name}, after {after}" if after else self._name
             raise DataError(where, f"the JSON {what}", "mend the file, or fetch it again")
         self._place += 1

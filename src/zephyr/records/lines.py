@@ -14,7 +14,7 @@ BLOCK_BYTES = 1 << 20
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
-class Line(NamedTuple):
+class TextLine(NamedTuple):
     """A line without its end; `content` is None where it was longer than a row may be."""
 
     number: int
@@ -49,7 +49,7 @@ def _unpacked(path: Path) -> BinaryIO:
     return cast("BinaryIO", gzip.open(path, "rb"))
 
 
-def lines_of(file: BinaryIO) -> Iterator[Line]:
+def lines_of(file: BinaryIO) -> Iterator[TextLine]:
     """The lines of a file, numbered from 1."""
     number = 0
     while content := file.readline(MAX_ROW_BYTES + 2):
@@ -59,9 +59,9 @@ def lines_of(file: BinaryIO) -> Iterator[Line]:
         has_end = content.endswith(b"\n")
         content = content.rstrip(b"\r\n") if has_end else content
         if len(content) <= MAX_ROW_BYTES:
-            yield Line(number, content, has_end)
+            yield TextLine(number, content, has_end)
         else:
-            yield Line(number, None, has_end or _skip_line(file))
+            yield TextLine(number, None, has_end or _skip_line(file))
 
 
 def _skip_line(file: BinaryIO) -> bool:

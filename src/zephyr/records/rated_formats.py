@@ -5,20 +5,23 @@ An empty answer is a fault of a training row, but here it was rated like any oth
 
 from collections.abc import Callable
 
-from zephyr.records.dialogue_formats import COMPLETIONS, from_prompt
-from zephyr.records.fields import SHOWN_CHARACTERS, Json, Row, printable
-from zephyr.records.messages import MessageFault, find_message_faults
-from zephyr.records.rows import Answer, Rated
-from zephyr.records.values import (
+from zephyr.records.dialogue_formats import COMPLETION_NAMES, from_prompt
+from zephyr.records.fields import (
+    SHOWN_CHARACTERS,
     Fields,
+    Json,
+    Row,
     UnusableError,
     first_of,
     is_no_score,
+    number_of,
     optional_text,
-    score_of,
+    printable,
     text_of,
     unusable,
 )
+from zephyr.records.messages import MessageFault, find_message_faults
+from zephyr.records.rows import Answer, Rated
 
 _NO_ANSWER = (None, "", "None")
 
@@ -59,7 +62,7 @@ def from_rated(row: Row) -> Rated:
         rated = _rated(row, row.fields["answers"], _answer)
         return rated._replace(knowledge=optional_text(row.fields, "knowledge"))
     fields = row.fields
-    answer: dict[str, Json] = {"text": fields[first_of(fields, COMPLETIONS)]}
+    answer: dict[str, Json] = {"text": fields[first_of(fields, COMPLETION_NAMES)]}
     answer |= {name: fields[name] for name in ("model", "score", "ratings", "rationale") if name in fields}
     return _rated(row, [answer], _answer)
 
@@ -89,19 +92,19 @@ def _ultrafeedback_answer(fields: Fields, *, fine: bool) -> Answer:
     ratings: dict[str, float | None] = {}
     for aspect, annotation in (annotations if isinstance(annotations, dict) else {}).items():
         rating = annotation.get("Rating") if isinstance(annotation, dict) else annotation
-        ratings[aspect] = score_of(rating, _rating_of(aspect))
+        ratings[aspect] = number_of(rating, _rating_of(aspect))
     name = "fine-grained_score" if fine else "overall_score"
     texts = (optional_text(fields, name) for name in ("critique", "principle", "custom_system_prompt"))
     text = text_of(fields.get("response"), "answer")
-    return Answer(text, optional_text(fields, "model"), score_of(fields.get(name), name), ratings, *texts)
+    return Answer(text, optional_text(fields, "model"), number_of(fields.get(name), name), ratings, *texts)
 
 
 def _answer(fields: Fields) -> Answer:
     ratings = fields.get("ratings") or {}
     if not isinstance(ratings, dict):
         raise unusable("ratings are no object", "the ratings are no object of aspects")
-    by_aspect = {aspect: score_of(rating, _rating_of(aspect)) for aspect, rating in ratings.items()}
-    score = score_of(fields.get("score"))
+    by_aspect = {aspect: number_of(rating, _rating_of(aspect)) for aspect, rating in ratings.items()}
+    score = number_of(fields.get("score"))
     texts = (optional_text(fields, name) for name in ("rationale", "principle", "system"))
     text = text_of(fields.get("text"), "answer")
     return Answer(text, optional_text(fields, "model"), score, by_aspect, *texts)

@@ -9,14 +9,14 @@ from functools import partial
 from pathlib import Path
 
 from zephyr.errors import DataError, did_you_mean
-from zephyr.records.fields import Fault, Json, Row, listed, printable
+from zephyr.records.fields import Json, Row, RowFault, listed, printable
 from zephyr.records.json_files import read_json, read_jsonl
 from zephyr.records.tables import read_csv, read_parquet
 from zephyr.records.text_files import read_text
 
-__all__ = ["Fault", "Json", "Row", "find_files", "read_items", "read_rows"]
+__all__ = ["Json", "Row", "RowFault", "find_files", "read_items", "read_rows"]
 
-READERS: dict[str, Callable[[Path, str], Iterator[Row | Fault]]] = {
+READERS: dict[str, Callable[[Path, str], Iterator[Row | RowFault]]] = {
     ".jsonl": read_jsonl,
     ".ndjson": read_jsonl,
     ".json": read_json,
@@ -34,12 +34,12 @@ def read_rows(path: Path) -> Iterator[Row]:
     """The rows of a file, or of the files of a folder or glob; a DataError at the first that cannot be read."""
     for file in find_files(path):
         for item in read_items(file):
-            if isinstance(item, Fault):
+            if isinstance(item, RowFault):
                 raise DataError(item.name, item.what, "mend the row, or take it out")
             yield item
 
 
-def read_items(file: Path) -> Iterator[Row | Fault]:
+def read_items(file: Path) -> Iterator[Row | RowFault]:
     """What stands in one file: rows, and faults in the place of rows that cannot be read."""
     name = printable(file.name)
     reader = READERS.get(_suffix(file))
@@ -49,7 +49,7 @@ def read_items(file: Path) -> Iterator[Row | Fault]:
     return _placed(reader(file, name), name)
 
 
-def _placed(items: Iterator[Row | Fault], name: str) -> Iterator[Row | Fault]:
+def _placed(items: Iterator[Row | RowFault], name: str) -> Iterator[Row | RowFault]:
     """The items; an error that names the file alone says after which row it came."""
     last = ""
     try:

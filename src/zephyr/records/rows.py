@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 
 from zephyr.records.messages import Messages
 
-Kind = Literal["text", "chat", "prompt", "rated", "preference"]
+RecordKind = Literal["text", "chat", "prompt", "rated", "preference"]
 Shape = Literal[
     "messages", "prompt_completion", "preference", "ultrafeedback", "rated", "sharegpt", "alpaca", "kto", "hh_rlhf",
     "oasst_tree", "text", "prompt",

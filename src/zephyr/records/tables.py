@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import BinaryIO, Protocol, cast
 
 from zephyr.errors import DataError
-from zephyr.records.fields import Fault, Json, Row, listed, show
+from zephyr.records.fields import Json, Row, RowFault, brief, listed
 from zephyr.records.lines import MAX_ROW_BYTES, lines_of, opened, too_long
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _BATCH_ROWS = 256
 
 
-def read_csv(path: Path, name: str, *, delimiter: str) -> Iterator[Row | Fault]:
+def read_csv(path: Path, name: str, *, delimiter: str) -> Iterator[Row | RowFault]:
     """The rows of a table whose first line holds the names of the fields; every value is a text."""
     csv.field_size_limit(MAX_ROW_BYTES)
     with opened(path, name) as file:
@@ -57,14 +57,14 @@ def _header(table: Iterator[list[str]], name: str) -> list[str]:
     return header
 
 
-def _table_row(header: list[str], cells: list[str], name: str) -> Row | Fault:
+def _table_row(header: list[str], cells: list[str], name: str) -> Row | RowFault:
     if len(cells) != len(header):
         what = f"has {len(cells)} cells where the header names {len(header)} fields"
-        return Fault(name, "wrong number of cells", what)
+        return RowFault(name, "wrong number of cells", what)
     for field, cell in zip(header, cells, strict=True):
         if _SURROGATE.search(cell):
-            what = f"field {show(field)} is not UTF-8; convert the file, for example with iconv -t UTF-8"
-            return Fault(name, "not UTF-8", what)
+            what = f"field {brief(field)} is not UTF-8; convert the file, for example with iconv -t UTF-8"
+            return RowFault(name, "not UTF-8", what)
     return Row(name, dict(zip(header, cells, strict=True)))
 
 
@@ -80,7 +80,7 @@ class _Parquet(Protocol):
     def ParquetFile(self, source: BinaryIO) -> _ParquetFile: ...  # noqa: N802 - the library's name
 
 
-def read_parquet(path: Path, name: str) -> Iterator[Row | Fault]:
+def read_parquet(path: Path, name: str) -> Iterator[Row | RowFault]:
     """The rows of a Parquet file, some hundred at a time."""
     try:
         parquet = cast("_Parquet", importlib.import_module("pyarrow.parquet"))
@@ -97,5 +97,5 @@ def read_parquet(path: Path, name: str) -> Iterator[Row | Fault]:
                     number += 1
                     yield Row(f"{name} row {number}", fields)
         except (ValueError, OSError) as error:
-            what = f"is no whole Parquet file ({show(str(error))})"
+            what = f"is no whole Parquet file ({brief(str(error))})"
             raise DataError(f"{name}, after row {number}", what, "fetch or write the file again") from error

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from zephyr.records.fields import Fault, Row
+from zephyr.records.fields import Row, RowFault
 from zephyr.records.json_files import not_utf8
-from zephyr.records.lines import Line, lines_of, opened, too_long
+from zephyr.records.lines import TextLine, lines_of, opened, too_long
 
 # Long enough to fill a window of a model, short enough to be one training row.
 PIECE_CHARACTERS = 4_000
@@ -23,7 +23,7 @@ class _Part(NamedTuple):
     text: str
 
 
-def read_text(path: Path, name: str) -> Iterator[Row | Fault]:
+def read_text(path: Path, name: str) -> Iterator[Row | RowFault]:
     """The pieces of a text, each with the number of its first line and one field, `text`.
 
     Paragraphs are put together up to 4,000 characters; a line `<|endoftext|>` ends a piece. Lines of a paragraph
@@ -31,7 +31,7 @@ def read_text(path: Path, name: str) -> Iterator[Row | Fault]:
     """
     held: list[_Part] = []
     for part in _parts(path, name):
-        if isinstance(part, Fault):
+        if isinstance(part, RowFault):
             yield part
             continue
         length = sum(len(other.text) + 2 for other in held) + len(part.text)
@@ -48,14 +48,14 @@ def _piece(parts: list[_Part], name: str) -> Row:
     return Row(f"{name} row {parts[0].number}", {"text": "\n\n".join(part.text for part in parts)})
 
 
-def _parts(path: Path, name: str) -> Iterator[_Part | Fault]:
+def _parts(path: Path, name: str) -> Iterator[_Part | RowFault]:
     """The paragraphs of a file, none longer than a piece."""
     lines: list[str] = []
     start = 1
     with opened(path, name) as file:
         for line in lines_of(file):
             text = _decoded(line, name)
-            if isinstance(text, Fault):
+            if isinstance(text, RowFault):
                 yield text
                 continue
             is_full = sum(map(len, lines)) + len(text) > PIECE_CHARACTERS
@@ -73,14 +73,14 @@ def _parts(path: Path, name: str) -> Iterator[_Part | Fault]:
         yield _Part(start, _unwrapped(lines))
 
 
-def _decoded(line: Line, name: str) -> str | Fault:
+def _decoded(line: TextLine, name: str) -> str | RowFault:
     row = f"{name} row {line.number}"
     if line.content is None:
-        return Fault(row, "row too long", too_long())
+        return RowFault(row, "row too long", too_long())
     try:
         return line.content.decode("utf-8").strip()
     except UnicodeDecodeError as error:
-        return Fault(row, "not UTF-8", not_utf8(line.content[error.start], error.start + 1))
+        return RowFault(row, "not UTF-8", not_utf8(line.content[error.start], error.start + 1))
 
 
 def _unwrapped(lines: list[str]) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from zephyr.errors import DataError
-from zephyr.records.fields import SHOWN_FAULTS, Fault, Json, Row, listed, printable, show
+from zephyr.records.fields import SHOWN_FAULTS, Json, Row, RowFault, brief, listed, printable
 from zephyr.records.reading import find_files, read_items
 
 SHAPE = 'rows like {"instruction": "...", "is_classification": false, "instances": [{"input": "", "output": "..."}]}'
@@ -30,11 +30,11 @@ class Task(NamedTuple):
 def read_tasks(path: Path) -> list[Task]:
     """The tasks of a file; a DataError with all that is wrong with its rows."""
     tasks: list[Task] = []
-    faults: list[Fault] = []
+    faults: list[RowFault] = []
     for file in find_files(path):
         for item in read_items(file):
-            read = item if isinstance(item, Fault) else _task(item)
-            if isinstance(read, Fault):
+            read = item if isinstance(item, RowFault) else _task(item)
+            if isinstance(read, RowFault):
                 faults.append(read)
             else:
                 tasks.append(read)
@@ -56,17 +56,19 @@ def task_fields(task: Task) -> dict[str, Json]:
     }
 
 
-def _task(row: Row) -> Task | Fault:
+def _task(row: Row) -> Task | RowFault:
     instruction, kind = row.fields.get("instruction"), row.fields.get("is_classification", False)
     if not isinstance(instruction, str) or not instruction.strip():
-        there = f"got {show(instruction)}" if "instruction" in row.fields else f"has the fields {listed(row.fields)}"
-        return Fault(row.name, "no instruction", f"has no instruction, {there}")
+        there = f"got {brief(instruction)}" if "instruction" in row.fields else f"has the fields {listed(row.fields)}"
+        return RowFault(row.name, "no instruction", f"has no instruction, {there}")
     if not isinstance(kind, bool):
-        return Fault(row.name, "is_classification", f"is_classification is true or false, got {show(kind)}")
+        return RowFault(row.name, "is_classification", f"is_classification is true or false, got {brief(kind)}")
     listed_instances = row.fields.get("instances", [])
     instances = tuple(_instances(listed_instances))
     if not isinstance(listed_instances, list) or len(instances) != len(listed_instances):
-        return Fault(row.name, "instances", f"instances are a list of input and output, got {show(listed_instances)}")
+        return RowFault(
+            row.name, "instances", f"instances are a list of input and output, got {brief(listed_instances)}"
+        )
     return Task(row.name, instruction, kind, instances)
 
 

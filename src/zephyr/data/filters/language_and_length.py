@@ -8,7 +8,7 @@ import re
 from functools import cache
 from typing import Protocol
 
-from zephyr.data.filters.row_filter import Fault, Verdict, all_texts, candidates, context, without_faulty_answers
+from zephyr.data.filters.row_filter import TextFault, Verdict, all_texts, candidates, context, without_faulty_answers
 from zephyr.recipe.data_section import LanguageFilter, LengthFilter
 from zephyr.records.rows import Chat, Prompt, Rated, Record
 
@@ -80,11 +80,11 @@ def judge_length(section: LengthFilter, record: Record) -> Verdict:
     return Verdict(None, fault.reason, fault.evidence) if fault else Verdict(record)
 
 
-def _length_fault(section: LengthFilter, answer: str | None, row_characters: int) -> Fault | None:
+def _length_fault(section: LengthFilter, answer: str | None, row_characters: int) -> TextFault | None:
     if answer is not None and _stripped_length(answer) < section.min_characters:
-        return Fault(f"answer shorter than {section.min_characters} characters", answer)
+        return TextFault(f"answer shorter than {section.min_characters} characters", answer)
     if section.max_characters is not None and row_characters > section.max_characters:
-        return Fault(f"row longer than {section.max_characters} characters", f"{row_characters} characters")
+        return TextFault(f"row longer than {section.max_characters} characters", f"{row_characters} characters")
     return None
 
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from zephyr.data.filters.row_filter import Fault, Verdict, context, without_faulty_answers
+from zephyr.data.filters.row_filter import TextFault, Verdict, context, without_faulty_answers
 from zephyr.records.rows import Preference, Rated, Record, Text
 
 BEGINNING_CHARACTERS = 200
@@ -167,17 +167,17 @@ def judge_refusals(own: Sequence[re.Pattern[str]], record: Record) -> Verdict:
     return Verdict(record)
 
 
-def find_refusal(text: str, own: Sequence[re.Pattern[str]] = ()) -> Fault | None:
+def find_refusal(text: str, own: Sequence[re.Pattern[str]] = ()) -> TextFault | None:
     """Why `text` counts as a refusal, with the words that say so, or None."""
     said = _said(text)
     for phrase, pattern in _COMPILED:
         found = pattern.search(said, 0, BEGINNING_CHARACTERS if phrase.only_at_beginning else len(said))
         if found:
-            return Fault(phrase.reason, _around(said, found))
+            return TextFault(phrase.reason, _around(said, found))
     for pattern in own:
         found = pattern.search(said)
         if found:
-            return Fault(OWN_PHRASE, _around(said, found))
+            return TextFault(OWN_PHRASE, _around(said, found))
     return None
 
 

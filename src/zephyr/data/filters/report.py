@@ -1,16 +1,50 @@
-"""What the filters did to a data set: rows in and out, changed and dropped, by filter and reason, with examples."""
+"""What the filters did to a data set: rows in and out, changed and dropped, by filter and reason, with examples.
+
+Examples are safe to print: one line, shortened, control characters escaped.
+"""
 
 import json
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
-from zephyr.data.tally import Tally
-from zephyr.records.fields import Json
+from zephyr.atomic import replace_text
+from zephyr.records.fields import Json, printable
 
-JSON_NAME = "filters.json"
-MARKDOWN_NAME = "filters.md"
+REPORT_JSON = "filters.json"
+REPORT_PAGE = "filters.md"
+MOST_EXAMPLES = 5
+EXAMPLE_CHARACTERS = 160
+
+
+class RowExample(NamedTuple):
+    """A row by its name, and the text that was noted."""
+
+    row: str
+    text: str
+
+
+@dataclass
+class Tally:
+    """How often something was found, with the first few examples."""
+
+    count: int = 0
+    examples: list[RowExample] = field(default_factory=list)
+
+    def add(self, row: str, text: str) -> None:
+        """Count a row, and keep it as an example while there are fewer than five."""
+        self.count += 1
+        if len(self.examples) < MOST_EXAMPLES:
+            self.examples.append(RowExample(short_line(row), short_line(text)))
+
+
+def short_line(text: str, limit: int = EXAMPLE_CHARACTERS) -> str:
+    """`text` on one line of at most `limit` characters, with everything escaped that a terminal could obey."""
+    # A long text is cut before it is walked through; escapes lengthen it, so it is cut again after.
+    escaped = printable(" ".join(text[: 8 * limit].split()))
+    return escaped if len(escaped) <= limit and len(text) <= 8 * limit else escaped[: limit - 1].rstrip() + "…"
 
 
 @dataclass
@@ -60,8 +94,8 @@ class FilterReport:
                 "rows_in": counts.rows_in,
                 "changed": counts.num_changed,
                 "dropped": counts.num_dropped,
-                "reasons_changed": tally_fields(counts.changed),
-                "reasons_dropped": tally_fields(counts.dropped),
+                "reasons_changed": _tally_fields(counts.changed),
+                "reasons_dropped": _tally_fields(counts.dropped),
             }
             for counts in self.filters
         ]
@@ -87,13 +121,12 @@ class FilterReport:
         return "\n".join(page) + "\n"
 
     def write(self, folder: Path) -> None:
-        """Nothing; afterwards `folder` holds filters.json and filters.md."""
-        text = json.dumps(self.to_fields(), ensure_ascii=False, indent=2) + "\n"
-        (folder / JSON_NAME).write_text(text, encoding="utf-8")
-        (folder / MARKDOWN_NAME).write_text(self.markdown(), encoding="utf-8")
+        """Write filters.json and filters.md into `folder`, each whole or not at all."""
+        replace_text(folder / REPORT_JSON, json.dumps(self.to_fields(), indent=1, ensure_ascii=False))
+        replace_text(folder / REPORT_PAGE, self.markdown())
 
 
-def tally_fields(tallies: Mapping[str, Tally]) -> dict[str, Json]:
+def _tally_fields(tallies: Mapping[str, Tally]) -> dict[str, Json]:
     """Counts and examples as JSON has them."""
     return {
         name: {"rows": tally.count, "examples": [{"row": row, "text": text} for row, text in tally.examples]}

@@ -27,7 +27,7 @@ class RowFilter(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-class Fault(NamedTuple):
+class TextFault(NamedTuple):
     """Why a text cannot stay."""
 
     reason: str
@@ -83,7 +83,7 @@ def with_texts(record: Record, change: Callable[[str], str]) -> Record:
             return record._replace(prompt=messages, completions=rest)
 
 
-def without_faulty_answers(record: Rated, fault_of: Callable[[Answer], Fault | None]) -> Verdict:
+def without_faulty_answers(record: Rated, fault_of: Callable[[Answer], TextFault | None]) -> Verdict:
     """`record` without the answers that have a fault; dropped if no answer is left."""
     kept = []
     found = None

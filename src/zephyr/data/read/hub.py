@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Protocol, cast
 
 from zephyr.errors import DataError
-from zephyr.records.fields import Json, Row, show
+from zephyr.records.fields import Json, Row, brief
 
 _HUB_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*/[A-Za-z0-9_][A-Za-z0-9_.-]*", re.ASCII)
 _COMMIT = re.compile(r"@([0-9a-f]{40})/")
@@ -74,7 +74,7 @@ def open_hub(path: str, config: str | None, *, split: str, revision: str | None,
     except (OSError, ValueError, RuntimeError, errors.DatasetsError) as error:
         # What the library raises for a name, split or configuration that is not there, for no network, no rights,
         # and for data sets that would run code.
-        said = show(f"{type(error).__name__}: {error}")
+        said = brief(f"{type(error).__name__}: {error}")
         if offline:
             remedy = "run once without offline, or name a file or folder that is here"
             raise DataError(path, f"is no file here and not in the cache of the hub ({said})", remedy) from error

@@ -12,16 +12,16 @@ from typing import Generic, TypeVar, cast
 
 from zephyr.errors import ResourceError
 from zephyr.records.messages import Message, Messages, Role
-from zephyr.records.rows import Answer, Chat, Kind, Preference, Prompt, Rated, Record, Text
+from zephyr.records.rows import Answer, Chat, Preference, Prompt, Rated, Record, RecordKind, Text
 
 R = TypeVar("R", bound=Record)
 _Pairs = list[tuple[Role, str]]
 
 
-class Spool(Generic[R]):
+class RecordCache(Generic[R]):
     """A growing sequence of records of one kind; gone with the last reference to it."""
 
-    def __init__(self, kind: Kind) -> None:
+    def __init__(self, kind: RecordKind) -> None:
         self.kind = kind
         # No `with`: the file lives as long as the spool. It has no name, so nothing is left if the process dies.
         self._file = tempfile.TemporaryFile(prefix="zephyr-")  # noqa: SIM115
@@ -76,7 +76,7 @@ def _messages(pairs: _Pairs) -> Messages:
     return tuple(Message(role, content) for role, content in pairs)
 
 
-def _record(kind: Kind, content: bytes) -> Record:
+def _record(kind: RecordKind, content: bytes) -> Record:
     """The record whose fields were written as a JSON array."""
     name, *values = json.loads(content)
     match kind:

@@ -11,18 +11,17 @@ from itertools import islice
 from pathlib import Path
 from typing import Generic, Literal, TypeVar, cast, overload
 
-from zephyr.data.read.columns import is_wanted, renamed
 from zephyr.data.read.hub import HubRows, is_hub_id, open_hub
-from zephyr.data.read.record_cache import Spool
-from zephyr.data.read.splits import Split, parse_split
+from zephyr.data.read.record_cache import RecordCache
+from zephyr.data.read.selection import SplitSlice, is_wanted, parse_split, renamed
 from zephyr.errors import DataError
 from zephyr.recipe.data_section import DataSource
-from zephyr.records.fields import SHOWN_FAULTS, Fault, Row, printable
+from zephyr.records.fields import SHOWN_FAULTS, Row, RowFault, printable
 from zephyr.records.formats import detect_shape, records_of, unknown_shape
 from zephyr.records.lines import BLOCK_BYTES, opened
 from zephyr.records.messages import Messages
 from zephyr.records.reading import READERS, find_files, is_glob, nearest_entry, read_items
-from zephyr.records.rows import Chat, Kind, Preference, Prompt, Rated, Record, Shape, Text, prompt_id
+from zephyr.records.rows import Chat, Preference, Prompt, Rated, Record, RecordKind, Shape, Text, prompt_id
 
 R = TypeVar("R", bound=Record)
 
@@ -33,7 +32,9 @@ _UNCOUNTED = 2**62
 class Records(Generic[R]):
     """The records of a source, in its order, as often as wanted; `counts` has the rows left out, by reason."""
 
-    def __init__(self, source: DataSource, spool: Spool[R], counts: Counter[str], shapes: Mapping[str, Shape]) -> None:
+    def __init__(
+        self, source: DataSource, spool: RecordCache[R], counts: Counter[str], shapes: Mapping[str, Shape]
+    ) -> None:
         self.source = source
         self.counts = counts
         self.shapes = shapes
@@ -65,7 +66,7 @@ def open_source(source: DataSource, kind: Literal["rated"], *, data_dir: Path, o
 def open_source(
     source: DataSource, kind: Literal["preference"], *, data_dir: Path, offline: bool
 ) -> Records[Preference]: ...
-def open_source(source: DataSource, kind: Kind, *, data_dir: Path, offline: bool) -> Records[R]:
+def open_source(source: DataSource, kind: RecordKind, *, data_dir: Path, offline: bool) -> Records[R]:
     """The records of `kind` in a source, read whole and checked.
 
     A DataError says all rows that cannot be used, the first five in words, unless `bad_rows` is "drop": then they
@@ -82,13 +83,13 @@ def open_source(source: DataSource, kind: Kind, *, data_dir: Path, offline: bool
 class _Gathering(Generic[R]):
     """What has been read of a source so far."""
 
-    def __init__(self, source: DataSource, kind: Kind) -> None:
+    def __init__(self, source: DataSource, kind: RecordKind) -> None:
         self._source = source
         self._kind = kind
-        self._spool: Spool[R] = Spool(kind)
+        self._spool: RecordCache[R] = RecordCache(kind)
         self._shapes: dict[str, Shape] = {}
         self._counts: Counter[str] = Counter()
-        self._faults: list[Fault] = []
+        self._faults: list[RowFault] = []
         self._reasons: Counter[str] = Counter()
         # The places of the rows that answer one prompt; where a row holds all its answers, it stands alone.
         self._by_prompt: dict[str, list[int]] = {}
@@ -99,14 +100,14 @@ class _Gathering(Generic[R]):
         most = self._source.max_rows
         return most is not None and self._kind != "rated" and len(self._spool) >= most
 
-    def take(self, file: str, item: Row | Fault) -> None:
+    def take(self, file: str, item: Row | RowFault) -> None:
         """Nothing; the row's records are in the spool, or what is wrong with it is noted."""
         if isinstance(item, Row) and not is_wanted(item.fields, self._source.where):
             self._counts[f"not {_conditions(self._source)}"] += 1
             return
         row = renamed(item, self._source.columns) if isinstance(item, Row) else item
         records = records_of(row, self._shape(file, row), self._kind) if isinstance(row, Row) else row
-        if isinstance(records, Fault):
+        if isinstance(records, RowFault):
             self._reasons[records.reason] += 1
             if len(self._faults) < SHOWN_FAULTS:
                 self._faults.append(records)
@@ -161,9 +162,9 @@ class _Gathering(Generic[R]):
         more = f"; and {num_faults - len(self._faults):,} more" if num_faults > len(self._faults) else ""
         return f"{num_faults:,} rows cannot be used ({_counted(self._reasons)}): {said}{more}"
 
-    def _merged(self) -> Spool[R]:
+    def _merged(self) -> RecordCache[R]:
         """The rated prompts, each with all its answers, in the order of their first ones."""
-        merged: Spool[R] = Spool(self._kind)
+        merged: RecordCache[R] = RecordCache(self._kind)
         for places in islice(self._by_prompt.values(), self._source.max_rows):
             first, *others = (cast("Rated", self._spool[place]) for place in places)
             answers = (*first.answers, *(answer for other in others for answer in other.answers))
@@ -193,7 +194,7 @@ def held_out(prompt: Messages, share: float, seed: int) -> bool:
     return int.from_bytes(digest[:8], "big") < share * 2**64
 
 
-def _items(source: DataSource, data_dir: Path, *, offline: bool) -> Iterator[tuple[str, Row | Fault]]:
+def _items(source: DataSource, data_dir: Path, *, offline: bool) -> Iterator[tuple[str, Row | RowFault]]:
     """The rows of the source's split, each with the file it stands in, or with nothing for the hub."""
     files = _locate(source, data_dir)
     split = parse_split(source.split, printable(source.path))
@@ -228,7 +229,7 @@ def _locate(source: DataSource, data_dir: Path) -> list[Path] | None:
     )
 
 
-def _files_of_split(files: list[Path], split: Split) -> list[Path]:
+def _files_of_split(files: list[Path], split: SplitSlice) -> list[Path]:
     """The files of a folder that are named after the split (`test.jsonl`, `test-00000-of-00002.parquet`).
 
     Where none is, all of them are `train`.

@@ -1,12 +1,10 @@
 """The rows of a stage: read from its sources, mixed, filtered, divided into training and held-out ones, all counted."""
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Generic, Literal, NamedTuple, TypeVar, cast
 
-from zephyr.atomic import replace_text
 from zephyr.data.filters.apply import apply_filters, build_filter
 from zephyr.data.filters.report import FilterReport
 from zephyr.data.filters.row_filter import RowFilter
@@ -17,14 +15,13 @@ from zephyr.recipe.data_section import DataSection, DataSource, Filter
 from zephyr.recipe.schema import Recipe
 from zephyr.records.fields import printable
 from zephyr.records.messages import Message, Messages
-from zephyr.records.rows import Chat, Kind, Preference, Prompt, Rated, Record, Text
+from zephyr.records.rows import Chat, Preference, Prompt, Rated, Record, RecordKind, Text
 from zephyr.runs.stage_folder import Facts
 
 R = TypeVar("R", bound=Record)
 
-FILTER_REPORT = "filters"
 Part = Literal["train", "eval"]
-KINDS: dict[type[object], Kind] = {
+KINDS: dict[type[object], RecordKind] = {
     Text: "text", Chat: "chat", Prompt: "prompt", Rated: "rated", Preference: "preference",
 }  # fmt: skip
 
@@ -78,9 +75,7 @@ class Accounts:
     def write(self, folder: Path) -> None:
         """Write the filter report into the folder."""
         if self.report is not None and self.report.filters:
-            fields = json.dumps(self.report.to_fields(), indent=1, ensure_ascii=False)
-            replace_text(folder / f"{FILTER_REPORT}.json", fields)
-            replace_text(folder / f"{FILTER_REPORT}.md", self.report.markdown())
+            self.report.write(folder)
 
 
 def hash_of_source(recipe: Recipe, source: DataSource) -> str:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from zephyr.data.tokenize.plain_text import Ids, Place, PlainText, Tokenizer, Tokens
+from zephyr.data.tokenize.plain_text import FastTokenizer, PlainText, TextPlace, TokenIds, Tokens
 from zephyr.data.tokenize.templates import (
     ASSISTANT,
     LAYOUTS,
@@ -37,7 +37,7 @@ class Encoded(NamedTuple):
     Roles are indices into ROLES, or TEMPLATE_TEXT for what nobody says; a stop token is said by the assistant.
     """
 
-    ids: Ids
+    ids: TokenIds
     scored: npt.NDArray[np.bool_]
     roles: npt.NDArray[np.int8]
 
@@ -51,7 +51,7 @@ class Encoded(NamedTuple):
 class DialogueEncoder:
     """Turns messages into ids under one chat template; raises ModelError if the tokenizer does not fit it."""
 
-    def __init__(self, tokenizer: Tokenizer, section: ChatTemplateSection) -> None:
+    def __init__(self, tokenizer: FastTokenizer, section: ChatTemplateSection) -> None:
         self.section, self._template, controls, own = _resolve(tokenizer, section)
         #: The template to store in the tokenizer, so that others render what was trained on.
         self.chat_template = jinja_of(self.section, own=own)
@@ -59,7 +59,9 @@ class DialogueEncoder:
         self._ids = {control: self._plain.control_id(control) for control in controls}
         self._bos = tokenizer.bos_token if _begins_with_bos(tokenizer) else None
         self._eos = tokenizer.eos_token
-        self._prompt_ends: Place = "control" if self._template.pieces(_PROBE, generation=True)[-1].control else "text"
+        self._prompt_ends: TextPlace = (
+            "control" if self._template.pieces(_PROBE, generation=True)[-1].control else "text"
+        )
         probe = self._template.answer("a")
         stop = probe[_stop_index(probe)].text
         #: The ids that end an answer, the template's own first.
@@ -73,11 +75,11 @@ class DialogueEncoder:
         """The whole dialogue; `assistant` scores each answer with its stop token, `everything` all but the first."""
         return self._encode([*self._template.pieces(messages), *self._extra_eos()], "start", loss_on)
 
-    def prompt(self, messages: Sequence[Message]) -> Ids:
+    def prompt(self, messages: Sequence[Message]) -> TokenIds:
         """The ids up to where the assistant's answer begins."""
         return self._encode(self._template.pieces(messages, generation=True), "start", "everything").ids
 
-    def completion(self, text: str) -> Ids:
+    def completion(self, text: str) -> TokenIds:
         """The ids of an answer and its stop token, and with `extra_eos` all that follows in a dialogue's end."""
         pieces = self._template.answer(text)
         if not self.section.extra_eos:
@@ -98,9 +100,9 @@ class DialogueEncoder:
     def _extra_eos(self) -> list[Piece]:
         return [Piece(self._eos, control=True)] if self.section.extra_eos and self._eos else []
 
-    def _encode(self, pieces: Iterable[Piece], place: Place, loss_on: LossOn) -> Encoded:
+    def _encode(self, pieces: Iterable[Piece], place: TextPlace, loss_on: LossOn) -> Encoded:
         """The ids of `pieces`; texts between control tokens are encoded as one, but each answer by itself."""
-        ids: list[Ids] = []
+        ids: list[TokenIds] = []
         roles: list[npt.NDArray[np.int8]] = []
         filled = (piece for piece in pieces if piece.text)
         for (control, _), group in groupby(filled, lambda piece: (piece.control, piece.role == ASSISTANT)):
@@ -117,7 +119,7 @@ class DialogueEncoder:
             return _with_mask(np.zeros(0, np.int64), np.zeros(0, np.int8), loss_on)
         return _with_mask(np.concatenate(ids), np.concatenate(roles), loss_on)
 
-    def _tokens(self, text: str, place: Place) -> Tokens:
+    def _tokens(self, text: str, place: TextPlace) -> Tokens:
         if place != "control" or not self.section.legacy_space:
             return self._plain.encode(text, place)
         if self._plain.has_dummy_space:
@@ -135,7 +137,7 @@ class _Resolved(NamedTuple):
     own: str
 
 
-def _resolve(tokenizer: Tokenizer, section: ChatTemplateSection) -> _Resolved:
+def _resolve(tokenizer: FastTokenizer, section: ChatTemplateSection) -> _Resolved:
     bos, eos = tokenizer.bos_token or "", tokenizer.eos_token or ""
     if section.extra_eos and not eos:
         raise RecipeError("chat_template.extra_eos", "the tokenizer has no eos token", "leave it out")
@@ -164,7 +166,7 @@ def _resolve(tokenizer: Tokenizer, section: ChatTemplateSection) -> _Resolved:
     return _Resolved(section.model_copy(update={"bos": bos_first}), template, tuple({*layout.controls, *ends}), "")
 
 
-def _begins_with_bos(tokenizer: Tokenizer) -> bool:
+def _begins_with_bos(tokenizer: FastTokenizer) -> bool:
     """Whether the tokenizer puts its bos token before a text of its own accord."""
     if not tokenizer.bos_token:
         return False
@@ -199,7 +201,7 @@ def _roles(tokens: Tokens, pieces: Sequence[Piece]) -> npt.NDArray[np.int8]:
     return np.maximum(by_character[first_of], by_character[np.maximum(first_of, last_of)])
 
 
-def _with_mask(ids: Ids, roles: npt.NDArray[np.int8], loss_on: LossOn) -> Encoded:
+def _with_mask(ids: TokenIds, roles: npt.NDArray[np.int8], loss_on: LossOn) -> Encoded:
     scored = roles == ASSISTANT if loss_on == "assistant" else np.ones(len(ids), np.bool_)
     scored[:1] = False
     return Encoded(ids, scored, roles)

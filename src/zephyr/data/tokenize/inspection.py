@@ -14,7 +14,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from zephyr.data.tokenize.encoding import Encoded
-from zephyr.data.tokenize.plain_text import Tokenizer
+from zephyr.data.tokenize.plain_text import FastTokenizer
 from zephyr.data.tokenize.token_store import Comparison
 from zephyr.records.fields import printable
 from zephyr.records.messages import ROLES
@@ -32,7 +32,7 @@ class Rest(NamedTuple):
     ids: tuple[int, ...]
 
 
-def show_dialogue(console: Console, tokenizer: Tokenizer, name: str, encoded: Encoded) -> None:
+def show_dialogue(console: Console, tokenizer: FastTokenizer, name: str, encoded: Encoded) -> None:
     """Nothing; prints the dialogue as one line for each stretch of one role that is learned or not."""
     num_learned = int(encoded.scored.sum())
     share = num_learned / max(1, len(encoded.ids))
@@ -48,7 +48,7 @@ def show_dialogue(console: Console, tokenizer: Tokenizer, name: str, encoded: En
     console.print(table)
 
 
-def show_preference(console: Console, tokenizer: Tokenizer, row: Comparison) -> None:
+def show_preference(console: Console, tokenizer: FastTokenizer, row: Comparison) -> None:
     """Nothing; prints the row as the tree it is computed as: the prompt, and what its completions share, once."""
     console.print(Text(printable(row.name), style="bold"))
     prompt = tuple(row.prompt.tolist())
@@ -63,24 +63,24 @@ def show_preference(console: Console, tokenizer: Tokenizer, row: Comparison) -> 
     console.print(Text(f"{distinct} tokens as a tree, {alone} as {len(paths)} sequences", style="bright_black"))
 
 
-def token_texts(tokenizer: Tokenizer, ids: Sequence[int], *, before: Sequence[int] = ()) -> list[str]:
+def token_texts(tokenizer: FastTokenizer, ids: Sequence[int], *, before: Sequence[int] = ()) -> list[str]:
     """What each token adds to the text, safe to print; `before` holds the token that precedes them, if any."""
     texts = []
     previous = list(before)
     for token in ids:
         # Alone, a token loses the space that it begins with under SentencePiece.
         alone, both = (_decode(tokenizer, some) for some in (previous, [*previous, token]))
-        texts.append(visible(both.removeprefix(alone)))
+        texts.append(visible_text(both.removeprefix(alone)))
         previous = [token]
     return texts
 
 
-def visible(text: str) -> str:
+def visible_text(text: str) -> str:
     """The text on one line: line ends and tabs as signs, other control characters as escapes."""
     return printable(text.replace("\n", "⏎").replace("\t", "⇥"))
 
 
-def _grow(tree: Tree, tokenizer: Tokenizer, paths: Sequence[Rest], *, before: tuple[int, ...]) -> int:
+def _grow(tree: Tree, tokenizer: FastTokenizer, paths: Sequence[Rest], *, before: tuple[int, ...]) -> int:
     """The number of tokens hung under `tree`: a branch for each first token that the paths have, and so on."""
     grown = 0
     for path in (path for path in paths if not path.ids):
@@ -115,6 +115,6 @@ def _line(texts: Sequence[str], style: str) -> Text:
     return line
 
 
-def _decode(tokenizer: Tokenizer, ids: list[int]) -> str:
+def _decode(tokenizer: FastTokenizer, ids: list[int]) -> str:
     text = tokenizer.decode(ids, skip_special_tokens=False)
     return text if isinstance(text, str) else "".join(text)

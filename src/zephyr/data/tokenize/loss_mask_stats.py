@@ -20,7 +20,7 @@ TEMPLATE = "template"
 _NAMES = (*ROLES, TEMPLATE)  # the last by its role -1
 
 
-class Share(NamedTuple):
+class ScoredShare(NamedTuple):
     """Of `tokens` so many are learned."""
 
     scored: int
@@ -33,7 +33,7 @@ class Share(NamedTuple):
 
 
 @dataclass
-class Supervision:
+class LossMaskStats:
     """The account of the mask over all rows of a stage, as they are after truncation."""
 
     stop_ids: Sequence[int]
@@ -52,13 +52,13 @@ class Supervision:
         self.rows += 1
 
     @property
-    def total(self) -> Share:
+    def total(self) -> ScoredShare:
         """The share over all tokens."""
-        return Share(self.scored.total(), self.tokens.total())
+        return ScoredShare(self.scored.total(), self.tokens.total())
 
-    def shares(self) -> dict[str, Share]:
+    def shares(self) -> dict[str, ScoredShare]:
         """The share of each role that has tokens, and of the template's own text."""
-        return {name: Share(self.scored[name], self.tokens[name]) for name in _NAMES if self.tokens[name]}
+        return {name: ScoredShare(self.scored[name], self.tokens[name]) for name in _NAMES if self.tokens[name]}
 
     def summary(self) -> str:
         """The account in one line."""

@@ -15,10 +15,10 @@ import numpy.typing as npt
 from zephyr.data.tokenize.templates import control_pattern
 from zephyr.errors import ModelError
 
-Ids = npt.NDArray[np.int64]
+TokenIds = npt.NDArray[np.int64]
 
 # What the text to encode follows: nothing, a control token, or other text.
-Place = Literal["start", "control", "text"]
+TextPlace = Literal["start", "control", "text"]
 
 # Characters that merge with no other, so that what follows them is tokenised as if inside a text.
 _ANCHORS = ("\x00", "\x01", "\n")
@@ -55,7 +55,7 @@ class Encoding(Protocol):
     def __getitem__(self, name: str, /) -> object: ...
 
 
-class Tokenizer(Protocol):
+class FastTokenizer(Protocol):
     """What is used of transformers' fast tokenizers, named as there."""
 
     @property
@@ -89,14 +89,14 @@ class Tokenizer(Protocol):
 class Tokens(NamedTuple):
     """The ids of a text, (n,), and the characters that each stands for: from, to; (n, 2)."""
 
-    ids: Ids
-    spans: Ids
+    ids: TokenIds
+    spans: TokenIds
 
 
 class PlainText:
     """Encodes texts so that none of `controls`, which are texts of tokens, nor any special token comes out."""
 
-    def __init__(self, tokenizer: Tokenizer, controls: Collection[str]) -> None:
+    def __init__(self, tokenizer: FastTokenizer, controls: Collection[str]) -> None:
         self._tokenizer = tokenizer
         added = tokenizer.added_tokens_decoder
         special = {added[token].content: token for token in tokenizer.all_special_ids if token in added}
@@ -120,7 +120,7 @@ class PlainText:
             )
         return int(ids[0])
 
-    def encode(self, text: str, place: Place) -> Tokens:
+    def encode(self, text: str, place: TextPlace) -> Tokens:
         """The tokens of `text` where it follows what `place` says."""
         tokens = self._encode(text, place)
         if self._forbidden.isdisjoint(tokens.ids.tolist()):
@@ -149,7 +149,7 @@ class PlainText:
         assert whole.startswith(letter), (letter, whole)
         return whole[len(letter) :]
 
-    def _encode(self, text: str, place: Place) -> Tokens:
+    def _encode(self, text: str, place: TextPlace) -> Tokens:
         prefixed = place == "start" or (place == "control" and self._dummy_space_after_control)
         return self._inside(text) if self.has_dummy_space and not prefixed else self._plain(text)
 
@@ -165,7 +165,7 @@ class PlainText:
         ids, spans = tokens.ids[self._skipped :], tokens.spans[self._skipped :] - len(self._anchor)
         return Tokens(ids, np.maximum(spans, 0))
 
-    def _call(self, text: str, *, split: bool) -> Ids:
+    def _call(self, text: str, *, split: bool) -> TokenIds:
         found = self._tokenizer(
             text, add_special_tokens=False, split_special_tokens=split, return_offsets_mapping=False, verbose=False
         )
@@ -191,5 +191,5 @@ class PlainText:
         return bool(control) and np.array_equal(self._call(f"{control}a", split=False)[1:], self._plain("a").ids)
 
 
-def _array(values: object) -> Ids:
+def _array(values: object) -> TokenIds:
     return np.asarray(values, dtype=np.int64)

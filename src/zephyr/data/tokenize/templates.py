@@ -76,7 +76,7 @@ class LayoutTemplate:
         self._empty_system = empty_system
 
     def pieces(self, messages: Sequence[Message], *, generation: bool = False) -> list[Piece]:
-        messages = with_system(messages) if self._empty_system else messages
+        messages = with_empty_system(messages) if self._empty_system else messages
         pieces = list(self._bos)
         for message in messages:
             pieces += [*self._headers[message.role], *self._body(message.content, ROLES.index(message.role))]
@@ -92,7 +92,7 @@ class LayoutTemplate:
         return [Piece(text, role), stop, Piece(self._layout.tail)]
 
 
-def with_system(messages: Sequence[Message]) -> Sequence[Message]:
+def with_empty_system(messages: Sequence[Message]) -> Sequence[Message]:
     """The messages, begun with an empty system message where they have none."""
     if not messages or messages[0].role == "system":
         return messages

@@ -1,35 +1,39 @@
-"""Tokenised rows on disk, read through memory maps, so that any number of them costs no memory.
+"""Tokenised rows on disk, written as they come and read through memory maps, so that any number costs no memory.
 
-A store is a folder of .npy files, one a column, beside a manifest with the SHA-256 of each. Sequences lie end to
-end in `ids`; `offsets` says where each begins, and in a store of preferences `rows` says which sequences make a
-row: its prompt, then its completions. Writing one is token_writer's part; where its folder lies and what makes it
-stale is the caller's knowledge.
+A store is a folder of .npy files, one a column, beside a manifest with the SHA-256 of each; it appears when all rows
+are written. Sequences lie end to end in `ids`; `offsets` says where each begins, and in a store of preferences `rows`
+says which sequences make a row: its prompt, then its completions.
 """
 
+import hashlib
 import json
+import os
+import shutil
 from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple, TypeAlias, TypeVar, overload
+from types import TracebackType
+from typing import Literal, NamedTuple, Self, TypeAlias, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
 
-from zephyr.atomic import find_damage
-from zephyr.data.tokenize.plain_text import Ids
+from zephyr.atomic import FileRecord, find_damage, partial_folder, publish, write_file
+from zephyr.data.tokenize.plain_text import TokenIds
 from zephyr.errors import DataError
 
-Mask = npt.NDArray[np.bool_]
-Kind = Literal["dialogues", "preferences"]
-Row = TypeVar("Row")
+LossMask = npt.NDArray[np.bool_]
+StoreKind = Literal["dialogues", "preferences"]
+_Stored = TypeVar("_Stored")
 Slice: TypeAlias = "slice[int | None, int | None, int | None]"
 
-SUMMARY = "tokens.json"
-FORMAT = 1
+STORE_SUMMARY = "tokens.json"
+STORE_FORMAT = 1
+_BUFFER_BYTES = 1 << 20
 
 # The columns of each kind and what their numbers are; bools are packed eight to a byte.
 _TEXT_COLUMNS = {"names": "|u1", "name_offsets": "<i8"}
-COLUMNS: dict[Kind, dict[str, str]] = {
+COLUMNS: dict[StoreKind, dict[str, str]] = {
     "dialogues": {"ids": "<i4", "offsets": "<i8", "scored": "|u1", **_TEXT_COLUMNS},
     "preferences": {"ids": "<i4", "offsets": "<i8", "rows": "<i8", "ratings": "<f8", **_TEXT_COLUMNS},
 }
@@ -42,8 +46,8 @@ class Dialogue(NamedTuple):
     """
 
     name: str
-    ids: Ids
-    scored: Mask
+    ids: TokenIds
+    scored: LossMask
 
 
 class Comparison(NamedTuple):
@@ -54,21 +58,21 @@ class Comparison(NamedTuple):
     """
 
     name: str
-    prompt: Ids
-    completions: tuple[Ids, ...]
+    prompt: TokenIds
+    completions: tuple[TokenIds, ...]
     ratings: tuple[float, ...]
 
 
 Example: TypeAlias = Dialogue | Comparison
 
 
-class TokenStore(Sequence[Row]):
+class TokenStore(Sequence[_Stored]):
     """The rows of a published store, each read from the disk when it is asked for.
 
     With `verify` the bytes of all files are hashed first; without, only their names and sizes are looked at.
     """
 
-    def __init__(self, folder: Path, kind: Kind, *, verify: bool) -> None:
+    def __init__(self, folder: Path, kind: StoreKind, *, verify: bool) -> None:
         damage = find_damage(folder, contents=verify) if folder.is_dir() else "there is no such folder"
         if damage is None:
             damage = _other_content(folder, kind)
@@ -85,10 +89,10 @@ class TokenStore(Sequence[Row]):
         return len(self._name_offsets) - 1
 
     @overload
-    def __getitem__(self, index: int) -> Row: ...
+    def __getitem__(self, index: int) -> _Stored: ...
     @overload
-    def __getitem__(self, index: Slice) -> list[Row]: ...
-    def __getitem__(self, index: "int | Slice") -> Row | list[Row]:
+    def __getitem__(self, index: Slice) -> list[_Stored]: ...
+    def __getitem__(self, index: "int | Slice") -> _Stored | list[_Stored]:
         if isinstance(index, slice):
             return [self._row(number) for number in range(*index.indices(len(self)))]
         if not -len(self) <= index < len(self):
@@ -101,11 +105,11 @@ class TokenStore(Sequence[Row]):
         return len(self._ids)
 
     @abstractmethod
-    def lengths(self) -> Ids:
+    def lengths(self) -> TokenIds:
         """The number of tokens of each row, (rows,); a prompt counts once."""
 
     @abstractmethod
-    def _row(self, index: int) -> Row:
+    def _row(self, index: int) -> _Stored:
         """The row with this number, which is in range."""
 
     def _map(self, column: str) -> object:
@@ -114,18 +118,18 @@ class TokenStore(Sequence[Row]):
     def _name(self, index: int) -> str:
         return self._names[self._name_offsets[index] : self._name_offsets[index + 1]].tobytes().decode()
 
-    def _sequence(self, index: int) -> Ids:
+    def _sequence(self, index: int) -> TokenIds:
         return self._ids[self._offsets[index] : self._offsets[index + 1]].astype(np.int64)
 
 
 class DialogueStore(TokenStore[Dialogue]):
-    """Stored dialogues."""
+    """_Stored dialogues."""
 
     def __init__(self, folder: Path, *, verify: bool = True) -> None:
         super().__init__(folder, "dialogues", verify=verify)
         self._scored = np.asarray(self._map("scored"), np.uint8)
 
-    def lengths(self) -> Ids:
+    def lengths(self) -> TokenIds:
         return np.diff(self._offsets)
 
     def _row(self, index: int) -> Dialogue:
@@ -137,14 +141,14 @@ class DialogueStore(TokenStore[Dialogue]):
 
 
 class PreferenceStore(TokenStore[Comparison]):
-    """Stored preferences."""
+    """_Stored preferences."""
 
     def __init__(self, folder: Path, *, verify: bool = True) -> None:
         super().__init__(folder, "preferences", verify=verify)
         self._rows = np.asarray(self._map("rows"), np.int64)
         self._ratings = np.asarray(self._map("ratings"), np.float64)
 
-    def lengths(self) -> Ids:
+    def lengths(self) -> TokenIds:
         return np.diff(self._offsets[self._rows])
 
     def _row(self, index: int) -> Comparison:
@@ -155,14 +159,128 @@ class PreferenceStore(TokenStore[Comparison]):
         return Comparison(self._name(index), self._sequence(prompt), completions, tuple(map(float, ratings)))
 
 
-def _other_content(folder: Path, kind: Kind) -> str | None:
+def _other_content(folder: Path, kind: StoreKind) -> str | None:
     """Why the folder, though whole, is not a store of this kind, or None if it is."""
-    path = folder / SUMMARY
+    path = folder / STORE_SUMMARY
     if not path.exists():
-        return f"{SUMMARY} is missing"
+        return f"{STORE_SUMMARY} is missing"
     summary = json.loads(path.read_bytes())
-    if summary["format"] != FORMAT:
-        return f"is of format {summary['format']!r}, this version reads {FORMAT}"
+    if summary["format"] != STORE_FORMAT:
+        return f"is of format {summary['format']!r}, this version reads {STORE_FORMAT}"
     if summary["kind"] != kind:
         return f"holds {summary['kind']} where {kind} are needed"
     return None
+
+
+class TokenWriter:
+    """Writes one store; a context manager that publishes `folder` at its end, or leaves nothing after an exception."""
+
+    def __init__(self, folder: Path, kind: StoreKind) -> None:
+        self._final = folder
+        self._kind = kind
+        self._partial = partial_folder(folder)
+        self._columns = {name: _Column(self._partial / f"{name}.npy", form) for name, form in COLUMNS[kind].items()}
+        self._num_tokens = 0
+        self._num_sequences = 0
+        self._num_rows = 0
+        self._num_name_bytes = 0
+        self._bits = np.zeros(0, np.bool_)  # of `scored`, those that fill no byte yet
+        for name in self._columns.keys() & {"offsets", "rows", "name_offsets"}:
+            self._columns[name].append([0])
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self._publish()
+            return
+        for column in self._columns.values():
+            column.abandon()
+        shutil.rmtree(self._partial)
+
+    def add(self, example: Example) -> None:
+        """Write the example as the store's last row."""
+        if isinstance(example, Dialogue):
+            self._add_dialogue(example)
+        else:
+            self._add_comparison(example)
+
+    def _add_dialogue(self, dialogue: Dialogue) -> None:
+        assert self._kind == "dialogues"
+        assert len(dialogue.ids) == len(dialogue.scored)
+        self._add_sequence(dialogue.ids)
+        bits = np.concatenate([self._bits, dialogue.scored])
+        whole = len(bits) // 8 * 8
+        self._columns["scored"].append(np.packbits(bits[:whole]))
+        self._bits = bits[whole:]
+        self._end_row(dialogue.name)
+
+    def _add_comparison(self, comparison: Comparison) -> None:
+        assert self._kind == "preferences"
+        assert len(comparison.completions) == len(comparison.ratings)
+        for ids in (comparison.prompt, *comparison.completions):
+            self._add_sequence(ids)
+        self._columns["ratings"].append(comparison.ratings)
+        self._columns["rows"].append([self._num_sequences])
+        self._end_row(comparison.name)
+
+    def _add_sequence(self, ids: TokenIds) -> None:
+        assert not len(ids) or (ids.min() >= 0 and ids.max() < 1 << 31)
+        self._num_tokens += len(ids)
+        self._num_sequences += 1
+        self._columns["ids"].append(ids)
+        self._columns["offsets"].append([self._num_tokens])
+
+    def _end_row(self, name: str) -> None:
+        encoded = name.encode("utf-8", "backslashreplace")
+        self._num_rows += 1
+        self._num_name_bytes += len(encoded)
+        self._columns["names"].append(np.frombuffer(encoded, np.uint8))
+        self._columns["name_offsets"].append([self._num_name_bytes])
+
+    def _publish(self) -> None:
+        if "scored" in self._columns:
+            self._columns["scored"].append(np.packbits(self._bits))
+        records = {f"{name}.npy": column.close() for name, column in self._columns.items()}
+        summary = {"format": STORE_FORMAT, "kind": self._kind, "rows": self._num_rows, "tokens": self._num_tokens}
+        records[STORE_SUMMARY] = write_file(self._partial / STORE_SUMMARY, [json.dumps(summary, indent=1).encode()])
+        publish(self._partial, self._final, records)
+
+
+class _Column:
+    """One .npy file that grows; the header is written again at the end, when the length is known."""
+
+    def __init__(self, path: Path, form: str) -> None:
+        self._path = path
+        self._form = form
+        self._length = 0
+        self._file = path.open("xb", buffering=_BUFFER_BYTES)
+        self._write_header()
+        self._header_bytes = self._file.tell()
+
+    def append(self, values: npt.ArrayLike) -> None:
+        array = np.ascontiguousarray(values, dtype=self._form)
+        self._length += len(array)
+        self._file.write(array.data)
+
+    def close(self) -> FileRecord:
+        num_bytes = self._file.tell()
+        self._file.seek(0)
+        self._write_header()
+        # numpy leaves room in the header for a length of any number of digits.
+        assert self._file.tell() == self._header_bytes
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        with self._path.open("rb") as file:
+            return FileRecord(num_bytes, hashlib.file_digest(file, "sha256").hexdigest())
+
+    def abandon(self) -> None:
+        self._file.close()
+
+    def _write_header(self) -> None:
+        header = {"descr": self._form, "fortran_order": False, "shape": (self._length,)}
+        np.lib.format.write_array_header_1_0(self._file, header)

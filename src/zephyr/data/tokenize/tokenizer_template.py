@@ -18,8 +18,8 @@ from jinja2.nodes import Node
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from zephyr.data.tokenize.plain_text import AddedToken, Tokenizer
-from zephyr.data.tokenize.templates import ASSISTANT, Piece, control_pattern, split_controls, with_system
+from zephyr.data.tokenize.plain_text import AddedToken, FastTokenizer
+from zephyr.data.tokenize.templates import ASSISTANT, Piece, control_pattern, split_controls, with_empty_system
 from zephyr.errors import DataError, ModelError
 from zephyr.records.messages import ROLES, Message
 
@@ -48,7 +48,7 @@ class _GenerationTag(Extension):
 class OwnTemplate:
     """Lays messages out as the tokenizer's `chat_template` does."""
 
-    def __init__(self, tokenizer: Tokenizer, *, empty_system: bool) -> None:
+    def __init__(self, tokenizer: FastTokenizer, *, empty_system: bool) -> None:
         self.source = _source_of(tokenizer)
         added = tokenizer.added_tokens_decoder.values()
         self._controls = control_pattern([token.content for token in added if _controls(token)])
@@ -62,7 +62,7 @@ class OwnTemplate:
             raise ModelError(WHERE, f"uses {greedy[0]!r}, which swallows the white space beside it", _OTHER_TEMPLATE)
 
     def pieces(self, messages: Sequence[Message], *, generation: bool = False) -> list[Piece]:
-        messages = with_system(messages) if self._empty_system else messages
+        messages = with_empty_system(messages) if self._empty_system else messages
         # An empty text stays one: templates may ask whether there is any.
         stand_ins = [
             Message(message.role, chr(_FIRST_STAND_IN + number) if message.content else "")
@@ -145,7 +145,7 @@ def _as_rendered(content: str, behind: str, rendered: str, position: int) -> str
     return next((form for form in forms if rendered.startswith(form + behind, position)), content)
 
 
-def _source_of(tokenizer: Tokenizer) -> str:
+def _source_of(tokenizer: FastTokenizer) -> str:
     """The text of the tokenizer's chat template, the one named default where it has several."""
     found = tokenizer.chat_template
     source = found.get("default") if isinstance(found, Mapping) else found

@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple, get_args
 import numpy as np
 
 from zephyr.data.tokenize.encoding import Encoded
-from zephyr.data.tokenize.plain_text import Ids
+from zephyr.data.tokenize.plain_text import TokenIds
 from zephyr.data.tokenize.templates import ASSISTANT
 from zephyr.errors import DataError
 from zephyr.recipe.data_section import DataSection
@@ -48,8 +48,8 @@ class FittedDialogue(NamedTuple):
 class FittedPreference(NamedTuple):
     """A prompt with its completions, each of which fits behind it, if `loss.usable`."""
 
-    prompt: Ids
-    completions: tuple[Ids, ...]
+    prompt: TokenIds
+    completions: tuple[TokenIds, ...]
     loss: Loss
 
 
@@ -70,7 +70,7 @@ def fit_dialogue(encoded: Encoded, data: DataSection) -> FittedDialogue:
     return FittedDialogue(cut, Loss("cut", tokens, tokens - data.max_length, int(inside_answer)))
 
 
-def fit_preference(prompt: Ids, completions: Sequence[Ids], data: DataSection) -> FittedPreference:
+def fit_preference(prompt: TokenIds, completions: Sequence[TokenIds], data: DataSection) -> FittedPreference:
     """The prompt and its completions within the window, by its rule."""
     longest = max(map(len, completions))
     whole = FittedPreference(prompt, tuple(completions), Loss("whole", len(prompt) + sum(map(len, completions))))
@@ -110,7 +110,7 @@ def _room_for_prompt(longest: int, data: DataSection) -> int:
     return most
 
 
-def _cut(whole: FittedPreference, prompt: Ids, room: int) -> FittedPreference:
+def _cut(whole: FittedPreference, prompt: TokenIds, room: int) -> FittedPreference:
     completions = tuple(completion[:room] for completion in whole.completions)
     lost = len(whole.prompt) - len(prompt) + sum(max(0, len(each) - room) for each in whole.completions)
     stops_lost = sum(len(each) > room for each in whole.completions)

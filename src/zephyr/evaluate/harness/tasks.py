@@ -20,7 +20,7 @@ from zephyr.evaluate.harness.local_data import LocalCopy, local_copies
 from zephyr.evaluate.harness.local_rows import Doc
 from zephyr.evaluate.harness.profiles import JUDGED, PROFILES, Wanted
 from zephyr.evaluate.harness.punkt import provide_sentence_splitter
-from zephyr.records.fields import show
+from zephyr.records.fields import brief
 
 FEWSHOT_SEED = 1234  # lm-eval's own
 MMLU = "mmlu"
@@ -192,7 +192,7 @@ def _data_errors_told(name: str, dataset: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, RuntimeError, DatasetsError) as error:
-        said = show(f"{type(error).__name__}: {error}")
+        said = brief(f"{type(error).__name__}: {error}")
         copy = local_copies(mmlu_subjects()).get(name)
         files = f", or put {' and '.join(copy.files)} into a folder and name it with --data" if copy else ""
         what = f"its data set {dataset} is neither cached nor reachable ({said})"

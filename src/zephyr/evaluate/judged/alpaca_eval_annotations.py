@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from zephyr.errors import DataError, did_you_mean
-from zephyr.records.fields import SHOWN_FAULTS, Json, Row, show
+from zephyr.records.fields import SHOWN_FAULTS, Json, Row, brief
 from zephyr.records.reading import read_rows
 
 TIE = 1.5
@@ -127,7 +127,7 @@ def _preference(value: Json) -> float | str | None:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or not (value == 0 or 1 <= value <= 2):
-        return show(value)
+        return brief(value)
     return TIE if value == 0 else float(value)
 
 

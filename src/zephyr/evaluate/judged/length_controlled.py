@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zephyr.errors import DataError
-from zephyr.records.fields import Row, show
+from zephyr.records.fields import Row, brief
 from zephyr.records.reading import read_rows
 
 Floats = NDArray[np.float64]
@@ -181,4 +181,4 @@ def _number(row: Row, name: str) -> float:
     try:
         return float(str(value)) if value not in (None, "") else math.nan
     except ValueError:
-        raise DataError(row.name, f"has no number '{name}', got {show(value)}", "use AlpacaEval's own file") from None
+        raise DataError(row.name, f"has no number '{name}', got {brief(value)}", "use AlpacaEval's own file") from None

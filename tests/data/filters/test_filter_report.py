@@ -1,6 +1,9 @@
 import json
 
-from zephyr.data.filters.report import FilterCounts, FilterReport
+from hypothesis import given
+from hypothesis import strategies as st
+
+from zephyr.data.filters.report import MOST_EXAMPLES, FilterCounts, FilterReport, Tally, short_line
 
 
 def report():
@@ -77,3 +80,27 @@ def test_both_forms_are_written(tmp_path):
     report().write(tmp_path)
     assert json.loads((tmp_path / "filters.json").read_text()) == report().to_fields()
     assert (tmp_path / "filters.md").read_text() == report().markdown()
+
+
+def test_all_are_counted_and_the_first_are_kept():
+    tally = Tally()
+    for number in range(MOST_EXAMPLES + 2):
+        tally.add(f"row {number}", "text")
+    assert tally.count == MOST_EXAMPLES + 2
+    assert [example.row for example in tally.examples] == [f"row {number}" for number in range(MOST_EXAMPLES)]
+
+
+def test_control_characters_are_escaped():
+    assert short_line("a\x1b[31mb\n\tc\u202ed") == "a\\x1b[31mb c\\u202ed"
+
+
+def test_long_text_is_cut_with_a_mark():
+    assert short_line("a" * 10, 5) == "aaaa…"
+    assert short_line("a" * 5, 5) == "aaaaa"
+
+
+@given(st.text(), st.integers(10, 40))
+def test_shortened_text_is_one_printable_line_within_its_limit(text, limit):
+    line = short_line(text, limit)
+    assert len(line) <= limit
+    assert line.isprintable()

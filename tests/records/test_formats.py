@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zephyr.errors import DataError
-from zephyr.records.fields import Fault, Row
-from zephyr.records.formats import SHAPES, convert, detect_shape, records_of, unknown_shape
+from zephyr.records.fields import Row, RowFault
+from zephyr.records.formats import SHAPES, detect_shape, record_of, records_of, unknown_shape
 from zephyr.records.messages import Message
 from zephyr.records.rows import Answer, Chat, Preference, Prompt, Rated, Text
 from zephyr.records.writing import to_fields
@@ -38,8 +38,8 @@ DIALOGUES = [
 def test_dialogues_become_chats_and_prompts(shape, fields):
     assert detect_shape(fields, "chat") == shape
     row = Row("r", fields)
-    assert convert(row, shape, "chat") == Chat("r", (QUESTION, ANSWER))
-    assert convert(row, shape, "prompt") == Prompt("r", (QUESTION,))
+    assert record_of(row, shape, "chat") == Chat("r", (QUESTION, ANSWER))
+    assert record_of(row, shape, "prompt") == Prompt("r", (QUESTION,))
 
 
 PAIRS = [
@@ -59,9 +59,9 @@ PAIRS = [
 def test_pairs_become_preferences_prompts_and_chats(shape, fields):
     assert detect_shape(fields, "preference") == shape
     row = Row("r", fields)
-    assert convert(row, shape, "preference") == Preference("r", (QUESTION,), ("Hello!", "Go away."), (1.0, 0.0))
-    assert convert(row, shape, "prompt") == Prompt("r", (QUESTION,))
-    assert convert(row, shape, "chat") == Chat("r", (QUESTION, ANSWER))
+    assert record_of(row, shape, "preference") == Preference("r", (QUESTION,), ("Hello!", "Go away."), (1.0, 0.0))
+    assert record_of(row, shape, "prompt") == Prompt("r", (QUESTION,))
+    assert record_of(row, shape, "chat") == Chat("r", (QUESTION, ANSWER))
 
 
 LABELLED = [
@@ -75,7 +75,7 @@ LABELLED = [
 @pytest.mark.parametrize("fields", LABELLED)
 def test_labelled_answers_become_preferences_of_one(fields):
     assert detect_shape(fields, "preference") == "kto"
-    assert convert(Row("r", fields), "kto", "preference") == Preference("r", (QUESTION,), ("Hello!",), (0.0,))
+    assert record_of(Row("r", fields), "kto", "preference") == Preference("r", (QUESTION,), ("Hello!",), (0.0,))
 
 
 def test_a_rejected_answer_is_never_taught():
@@ -85,12 +85,12 @@ def test_a_rejected_answer_is_never_taught():
 
 def test_scores_of_a_pair_are_its_ratings():
     fields = {"prompt": "Hi", "chosen": "a", "rejected": "b", "score_chosen": "8.5", "score_rejected": 3}
-    assert convert(Row("r", fields), "preference", "preference").ratings == (8.5, 3.0)
+    assert record_of(Row("r", fields), "preference", "preference").ratings == (8.5, 3.0)
 
 
 def test_a_list_is_sorted_best_first_and_ties_keep_their_order():
     fields = {"prompt": "Hi", "completions": ["a", "b", "c", "d"], "ratings": [2, 5, 2, 1]}
-    record = convert(Row("r", fields), "preference", "preference")
+    record = record_of(Row("r", fields), "preference", "preference")
     assert (record.completions, record.ratings) == (("b", "a", "c", "d"), (5.0, 2.0, 2.0, 1.0))
 
 
@@ -113,10 +113,10 @@ def test_ultrafeedback_as_it_is_published():
     good = Answer("Hello!", "m1", 7.5, {"honesty": None, "helpfulness": 4.0}, "Fine.")
     # The scale from 1 to 5 of the fine-grained score never stands beside the one from 1 to 10.
     expected = Rated("r", (QUESTION,), (good, Answer("", "m2", None)), "evol_instruct")
-    assert convert(Row("r", fields), "ultrafeedback", "rated") == expected
-    assert convert(Row("r", fields), "ultrafeedback", "prompt") == Prompt("r", (QUESTION,), "evol_instruct")
+    assert record_of(Row("r", fields), "ultrafeedback", "rated") == expected
+    assert record_of(Row("r", fields), "ultrafeedback", "prompt") == Prompt("r", (QUESTION,), "evol_instruct")
     del fields["completions"][0]["overall_score"]
-    without = convert(Row("r", fields), "ultrafeedback", "rated")
+    without = record_of(Row("r", fields), "ultrafeedback", "rated")
     assert [answer.score for answer in without.answers] == [4.0, 1.5]
 
 
@@ -129,12 +129,12 @@ def test_ultrafeedback_knows_principles_and_right_answers():
         "correct_answers": ["No", "It is round"],
         "incorrect_answers": ["Yes"],
     }
-    rated = convert(Row("r", fields), "ultrafeedback", "rated")
+    rated = record_of(Row("r", fields), "ultrafeedback", "rated")
     assert (rated.answers[0].principle, rated.answers[0].system) == ("honesty", "Say what you know.")
     assert rated.knowledge == "Correct answers:\n- No\n- It is round\nIncorrect answers:\n- Yes"
-    assert convert(Row("r", fields), "ultrafeedback", "prompt").knowledge == rated.knowledge
+    assert record_of(Row("r", fields), "ultrafeedback", "prompt").knowledge == rated.knowledge
     fields |= {"source": "false_qa", "correct_answers": ["None"], "incorrect_answers": ["None"]}
-    assert convert(Row("r", fields), "ultrafeedback", "rated").knowledge == (
+    assert record_of(Row("r", fields), "ultrafeedback", "rated").knowledge == (
         "What the question takes for granted is not so."
     )
 
@@ -142,14 +142,14 @@ def test_ultrafeedback_knows_principles_and_right_answers():
 def test_an_answer_a_row_is_rated_feedback():
     fields = {"prompt_id": "1", "prompt": "Hi", "model": "m", "completion": "Hello!", "score": None, "rationale": "?"}
     assert detect_shape(fields, "rated") == "rated"
-    assert convert(Row("r", fields), "rated", "rated") == Rated(
+    assert record_of(Row("r", fields), "rated", "rated") == Rated(
         "r", (QUESTION,), (Answer("Hello!", "m", None, {}, "?"),)
     )
 
 
 def test_texts():
     assert detect_shape({"story": "name", "text": "Once"}) == "text"
-    assert convert(Row("r", {"story": "name", "text": "Once"}), "text", "text") == Text("r", "Once")
+    assert record_of(Row("r", {"story": "name", "text": "Once"}), "text", "text") == Text("r", "Once")
 
 
 def test_inputs_follow_instructions_and_history_comes_first():
@@ -160,7 +160,7 @@ def test_inputs_follow_instructions_and_history_comes_first():
         "history": [["Hi", "Hello!"]],
         "system": "Be brief.",
     }
-    chat = convert(Row("r", fields), "alpaca", "chat")
+    chat = record_of(Row("r", fields), "alpaca", "chat")
     assert chat.messages == (SYSTEM, QUESTION, ANSWER, Message("user", "Add.\n\n1 and 2"), Message("assistant", "3"))
 
 
@@ -180,7 +180,7 @@ def test_speakers_have_many_names(name, role):
 
 def test_hh_dialogues_share_all_but_the_last_answer():
     before = "\n\nHuman: Hi\n\nAssistant: Hello!\n\nHuman: So?\n\nAssistant:"
-    record = convert(
+    record = record_of(
         Row("r", {"chosen": f"{before} Well.", "rejected": f"{before} No.\n\nNever."}), "hh_rlhf", "preference"
     )
     assert record.prompt == (QUESTION, ANSWER, Message("user", "So?"))
@@ -225,11 +225,11 @@ def test_hh_dialogues_share_all_but_the_last_answer():
 )  # fmt: skip
 def test_faults_of_a_row_are_said(shape, kind, fields, reason, what):
     fault = records_of(Row("r", fields), shape, kind)
-    assert isinstance(fault, Fault)
+    assert isinstance(fault, RowFault)
     assert fault.reason == reason
     assert fault.what.startswith(what)
     with pytest.raises(DataError, match=r"^r: "):
-        convert(Row("r", fields), shape, kind)
+        record_of(Row("r", fields), shape, kind)
 
 
 NAMES = (
@@ -258,7 +258,7 @@ def test_any_fields_give_records_or_a_fault(fields, conversion):
     shape, kind = conversion
     detect_shape(fields, kind)
     records = records_of(Row("r", fields), shape, kind)
-    if isinstance(records, Fault):
+    if isinstance(records, RowFault):
         assert records.reason
         assert records.what.isprintable()
         return
@@ -277,7 +277,7 @@ def test_a_row_of_a_thousand_levels_is_a_fault_and_no_crash():
     for level in range(900):
         tree = {"role": ("prompter", "assistant")[level % 2], "text": "x", "replies": [tree]}
     tree = {"role": "prompter", "text": "x", "replies": [tree]}
-    assert records_of(Row("r", {"prompt": tree}), "oasst_tree", "chat") == Fault(
+    assert records_of(Row("r", {"prompt": tree}), "oasst_tree", "chat") == RowFault(
         "r", "nested too deeply", "is nested too deeply"
     )
 
@@ -309,4 +309,4 @@ def test_a_shape_that_cannot_hold_the_kind_is_refused():
     with pytest.raises(
         DataError, match="rows of shape 'text' hold no chat records; these shapes do: oasst_tree, hh_rlhf"
     ):
-        convert(Row("r", {"text": "x"}), "text", "chat")
+        record_of(Row("r", {"text": "x"}), "text", "chat")

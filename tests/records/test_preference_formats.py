@@ -1,6 +1,6 @@
 """Message trees: the dialogues along the best answers, and the pairs among ranked ones."""
 
-from zephyr.records.fields import Fault, Row
+from zephyr.records.fields import Row, RowFault
 from zephyr.records.formats import detect_shape, records_of
 
 
@@ -68,5 +68,5 @@ def test_broken_trees_are_faults():
         (node("robot", "q"), "unknown role"),
     ]:
         fault = records_of(Row("r", {"prompt": tree}), "oasst_tree", "chat")
-        assert isinstance(fault, Fault)
+        assert isinstance(fault, RowFault)
         assert fault.reason == reason

@@ -1,7 +1,7 @@
 import pytest
 
 from tests.data.rows import chat, pair, prompt, rated
-from zephyr.data.filters.row_filter import Fault, all_texts, with_texts, without_faulty_answers
+from zephyr.data.filters.row_filter import TextFault, all_texts, with_texts, without_faulty_answers
 from zephyr.records.rows import Answer, Text
 
 ROWS = [
@@ -26,7 +26,7 @@ def test_a_row_without_changes_is_the_same_object(row, _upper):
 
 def test_answers_without_fault_stay_in_order():
     row = rated("q", "1", "x", "2")
-    verdict = without_faulty_answers(row, lambda answer: Fault("no number") if answer.text == "x" else None)
+    verdict = without_faulty_answers(row, lambda answer: TextFault("no number") if answer.text == "x" else None)
     assert verdict == (rated("q", "1", "2"), "no number", "")
     assert without_faulty_answers(row, lambda _answer: None).record is row
-    assert without_faulty_answers(row, lambda _answer: Fault("all")).record is None
+    assert without_faulty_answers(row, lambda _answer: TextFault("all")).record is None

@@ -6,7 +6,7 @@ from rich.console import Console
 from tests.data import mistral_tokenizer
 from tests.data.dialogues import chat_tokenizer
 from zephyr.data.tokenize.encoding import DialogueEncoder
-from zephyr.data.tokenize.inspection import show_dialogue, show_preference, token_texts, visible
+from zephyr.data.tokenize.inspection import show_dialogue, show_preference, token_texts, visible_text
 from zephyr.data.tokenize.token_store import Comparison
 from zephyr.recipe.model_section import ChatTemplateSection
 from zephyr.records.messages import Message
@@ -83,7 +83,7 @@ def test_nothing_that_a_terminal_obeys_is_printed():
     show_dialogue(to, chat_tokenizer(), "a\x1b]0;x\x07 row 1", encoder.dialogue(messages, loss_on="assistant"))
     assert all(character.isprintable() for character in printed(to).replace("\n", ""))
     assert r"a\x1b]0;x\x07 row 1:" in printed(to)
-    assert visible("a\tb\n\x1b") == r"a⇥b⏎\x1b"
+    assert visible_text("a\tb\n\x1b") == r"a⇥b⏎\x1b"
 
 
 def test_token_texts_join_to_the_text():

@@ -14,8 +14,8 @@ from zephyr.data.tokenize.token_store import (
     Dialogue,
     DialogueStore,
     PreferenceStore,
+    TokenWriter,
 )
-from zephyr.data.tokenize.token_writer import TokenWriter
 from zephyr.errors import DataError
 
 IDS = st.lists(st.integers(0, 2**31 - 1), min_size=1, max_size=20)
@@ -137,8 +137,7 @@ MILLION_ROWS = """
 import resource, sys
 from pathlib import Path
 import numpy as np
-from zephyr.data.tokenize.token_store import DialogueStore, Dialogue
-from zephyr.data.tokenize.token_writer import TokenWriter
+from zephyr.data.tokenize.token_store import DialogueStore, Dialogue, TokenWriter
 ids, scored = np.arange(30), np.arange(30) > 20
 with TokenWriter(Path(sys.argv[1]), "dialogues") as writer:
     for number in range(1_000_000):
