@@ -1,4 +1,4 @@
-"""`zephyr plan`: what a run will take, before it."""
+"""`zephyr plan`: estimate a run before it begins."""
 
 from typing import Annotated
 
@@ -11,15 +11,18 @@ from zephyr.cli.terminal import Offline, escape_controls, quiet_libraries
 def plan(
     recipe: RecipeName,
     overrides: Overrides = None,
-    gpus: Annotated[int, typer.Option(min=1, help="How many accelerators, 8 to a node.")] = 1,
+    gpus: Annotated[int, typer.Option(min=1, help="Number of accelerators, 8 per node.")] = 1,
     gpu: Annotated[
-        str | None, typer.Option(metavar="NAME", help="a100-80g, h100-80g, ...; left out: this machine, timed.")
+        str | None,
+        typer.Option(metavar="NAME", help="Accelerator: a100-80g, h100-80g, ...; default: this machine, timed."),
     ] = None,
-    utilisation: Annotated[float, typer.Option(min=0.01, max=1, help="Share of its peak that training reaches.")] = 0.4,
-    seconds: Annotated[float, typer.Option(min=1, help="How long this machine is timed.")] = 10.0,
+    utilisation: Annotated[
+        float, typer.Option(min=0.01, max=1, help="Share of the peak FLOPs that training reaches.")
+    ] = 0.4,
+    seconds: Annotated[float, typer.Option(min=1, help="Seconds for which this machine is timed.")] = 10.0,
     offline: Offline = False,
 ) -> None:
-    """Foretell a run: memory, operations, hours, tokens to teachers, disk; beside them what a run took."""
+    """Estimate a run: memory, operations, hours, calls to teachers, disk; beside them what a finished run took."""
     quiet_libraries(offline=offline)
     from zephyr.estimate.devices import device_named
     from zephyr.estimate.duration import Cluster
