@@ -10,7 +10,6 @@ import sys
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 
@@ -123,7 +122,7 @@ def served(tmp_path_factory):
     """The address of `zephyr serve` with a tiny model."""
     folder = tmp_path_factory.mktemp("served") / "tiny"
     save_replying_model(folder, REPLIES)
-    command = [str(Path(sys.executable).with_name("zephyr")), "serve", str(folder), "--port", "0", "--offline"]
+    command = [sys.executable, "-m", "zephyr", "serve", str(folder), "--port", "0", "--offline"]
     environment = os.environ | {"HF_HOME": str(tmp_path_factory.mktemp("cache")), "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
         line = process.stdout.readline()
