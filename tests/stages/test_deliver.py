@@ -1,12 +1,13 @@
 """The deliver stage: its files, the sample prompts that every model answers, and a card where models are uploaded."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
 from tests.deliver.small_run import write_run
-from tests.pipeline.mini import mini_recipe
-from zephyr.pipeline import ready
+from tests.pipeline.mini import mini_fields, mini_recipe
+from zephyr.stages import deliver
 from zephyr.stages.deliver import STAGE
 from zephyr.stages.preview import Preview
 from zephyr.stages.stage import Work
@@ -30,7 +31,7 @@ class Echo:
 
 @pytest.fixture
 def work(tmp_path, monkeypatch):
-    monkeypatch.setattr(ready, "answering", lambda name, _work: Echo(name))
+    monkeypatch.setattr(deliver, "open_teacher", lambda section, *_, **__: SimpleNamespace(teacher=Echo(section.model)))
     run = write_run(tmp_path / "run")
     folder = run / ".deliver.partial"
     folder.mkdir()
@@ -74,3 +75,11 @@ def test_what_is_written_and_estimated_follows_from_the_section(tmp_path):
     assert STAGE.outputs(plain) == ["README.md"]
     assert list(STAGE.estimate(Preview(plain, tmp_path))) == ["writes files; no model runs"]
     assert list(STAGE.check(Preview(plain, tmp_path))) == [f"reads {', '.join(plain.stages[:-1])}"]
+
+
+def test_a_licence_is_part_of_what_the_card_depends_on(tmp_path):
+    assert STAGE.depends_on(mini_recipe(tmp_path)) == {}
+    sources = [{"path": "someone/texts", "license": "mit"}, {"path": "someone/more"}]
+    pretrain = mini_fields(tmp_path)["pretrain"]
+    changed = mini_recipe(tmp_path, pretrain=pretrain | {"data": {"max_length": 160, "sources": sources}})
+    assert STAGE.depends_on(changed) == {"licenses": {"someone/texts": "mit"}}

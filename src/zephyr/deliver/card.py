@@ -5,7 +5,7 @@ absent from it.
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
@@ -82,7 +82,7 @@ def card_of(run: RunRecord, *, results: Sequence[Score] = ()) -> str:
         **_model(run, folder),
         "makers": [(title, makers[role]) for role, title in _ROLES.items() if role in makers],
         "judge": makers.get("judge"),
-        "data": list(dict.fromkeys(_data_line(run, source) for source in _training_data(run))),
+        "data": list(dict.fromkeys(_data_line(run, source) for source in training_data(run.recipe, run.stages))),
         "counts": counts_of(run),
         "seconds": [[stage.name, f"{stage.seconds:,.1f}"] for stage in run.stages.values() if stage.name != DELIVER],
         "scores": [
@@ -113,7 +113,7 @@ def card_place(run: RunRecord) -> Path:
 def _front_matter(run: RunRecord, scores: Sequence[Score]) -> ModelCardData:
     objective = _objective(run)
     base = at(run.recipe, "model", "name_or_path")
-    sources = (str(at(source, "path") or "") for source in _training_data(run))
+    sources = (str(at(source, "path") or "") for source in training_data(run.recipe, run.stages))
     data = ModelCardData(
         base_model=base if isinstance(base, str) and _is_on_hub(base, Path()) else None,
         datasets=list(dict.fromkeys(path for path in sources if _is_on_hub(path, _data_dir(run)))) or None,
@@ -169,11 +169,11 @@ def _languages(run: RunRecord) -> list[str]:
 # ---- the body ----
 
 
-def _training_data(run: RunRecord) -> Iterator[Json]:
-    """The data sources of the finished stages."""
+def training_data(recipe: Mapping[str, Json], stages: Container[str]) -> Iterator[Json]:
+    """The data sources that the given stages of a recipe learn from."""
     for place in _TRAINING_DATA:
-        if place[0] in run.stages:
-            yield from elements(run.recipe, *place)
+        if place[0] in stages:
+            yield from elements(recipe, *place)
 
 
 def _data_line(run: RunRecord, source: Json) -> str:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from zephyr.atomic import replace_text
-from zephyr.deliver.card import card_of, card_place
+from zephyr.deliver.card import card_of, card_place, training_data
 from zephyr.deliver.report import OutsideResults, report_of
 from zephyr.deliver.run_facts import Score
 from zephyr.errors import DataError
@@ -18,13 +18,16 @@ from zephyr.evaluate.published import beside_published, published_deviations
 from zephyr.evaluate.results import Result, read_results
 from zephyr.recipe.data_section import DataSource
 from zephyr.recipe.schema import Recipe
+from zephyr.recipe.section import Plain
 from zephyr.recipe.stage_sections import DELIVER, TRAINING_STAGES, DeliverSection
+from zephyr.recipe.teacher_section import LocalSection
 from zephyr.records.messages import Message
-from zephyr.runs.layout import CARD, REPORT, SAMPLES_FILE
+from zephyr.runs.layout import CARD, MODEL, REPORT, SAMPLES_FILE
 from zephyr.runs.reader import FinishedStage, RunRecord, at, model_title, number, read_run
 from zephyr.runs.stage_folder import Facts
 from zephyr.stages.preview import Preview
 from zephyr.stages.stage import Stage, Work
+from zephyr.teachers.opening import STAGE_REFERENCE, TeacherContext, open_teacher
 from zephyr.teachers.protocol import ChatRequest, paired, seed_for
 
 LEAST_AXES = 3
@@ -46,6 +49,13 @@ def reads(recipe: Recipe) -> tuple[str, ...]:
 def sources(_recipe: Recipe) -> list[DataSource]:
     """None: it reads the run."""
     return []
+
+
+def depends_on(recipe: Recipe) -> dict[str, Plain]:
+    """The licences of the data, which the card names and no other stage depends on."""
+    data = training_data(recipe.model_dump(mode="json"), recipe.stages)
+    licences: dict[str, Plain] = {str(at(one, "path")): str(at(one, "license")) for one in data if at(one, "license")}
+    return {"licenses": licences} if licences else {}
 
 
 def outputs(recipe: Recipe) -> list[str]:
@@ -113,9 +123,7 @@ def _answered_prompts(work: Work) -> list[dict[str, str | dict[str, str]]]:
 
 def _answers(work: Work, stage: str) -> Iterator[str]:
     """What the model of a stage answers to each sample prompt, or why it cannot."""
-    from zephyr.pipeline.ready import STAGE_MODEL, answering
-
-    section = _section(work.recipe)
+    recipe, section = work.recipe, _section(work.recipe)
     sampling = section.sampling
     requests = [
         ChatRequest(
@@ -125,11 +133,14 @@ def _answers(work: Work, stage: str) -> Iterator[str]:
             top_p=sampling.top_p,
             top_k=sampling.top_k,
             max_tokens=sampling.max_new_tokens,
-            seed=seed_for(work.recipe.seed, DELIVER, index),
+            seed=seed_for(recipe.seed, DELIVER, index),
         )
         for index, prompt in enumerate(section.sample_prompts)
     ]
-    for _, reply in paired(answering(f"{STAGE_MODEL}{stage}", work), requests):
+    models = {name: folder / MODEL for name, folder in work.inputs.items()}
+    context = TeacherContext(recipe.seed, recipe.offline, recipe.template_of(DELIVER), models)
+    opened = open_teacher(LocalSection(model=f"{STAGE_REFERENCE}{stage}"), "writes", context, where=DELIVER)
+    for _, reply in paired(opened.teacher, requests):
         yield reply.text if reply.finish_reason != "error" else f"(no answer: {reply.error})"
 
 
@@ -138,6 +149,7 @@ STAGE = Stage(
     version=2,
     reads=reads,
     sources=sources,
+    depends_on=depends_on,
     outputs=outputs,
     check=check,
     estimate=estimate,
