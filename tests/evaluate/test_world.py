@@ -3,6 +3,7 @@
 import pytest
 
 from zephyr.evaluate.world import WorldSettings, score_world
+from zephyr.recipe.teacher_section import ScriptedSection
 from zephyr.teachers.protocol import ChatReply
 from zephyr.teachers.scripted import ScriptedTeacher
 from zephyr.world import prompts
@@ -20,7 +21,7 @@ class Silent:
 
 
 def test_the_faultless_teacher_has_all_and_a_silent_one_nothing():
-    best = score_world(ScriptedTeacher(fault_rate=0.0), ASKED, WorldSettings())
+    best = score_world(ScriptedTeacher(ScriptedSection(fault_rate=0.0)), ASKED, WorldSettings())
     assert best.score == (1.0, 1.0, 1.0, len(ASKED))
     assert all(task.score == 1.0 for task in best.by_task.values())
     none = score_world(Silent(), ASKED, WorldSettings(num_samples=2))
@@ -29,9 +30,9 @@ def test_the_faultless_teacher_has_all_and_a_silent_one_nothing():
 
 
 def test_a_faulty_teacher_lies_between_and_samples_count_within_their_prompt():
-    found = score_world(ScriptedTeacher(fault_rate=0.5), ASKED, WorldSettings(num_samples=4))
+    found = score_world(ScriptedTeacher(ScriptedSection(fault_rate=0.5)), ASKED, WorldSettings(num_samples=4))
     assert found.score.score == pytest.approx(0.5, abs=0.12)
     assert found.score.low < found.score.score < found.score.high
     assert found.score.n == len(ASKED)
-    again = score_world(ScriptedTeacher(fault_rate=0.5), ASKED[:10], WorldSettings(num_samples=4))
+    again = score_world(ScriptedTeacher(ScriptedSection(fault_rate=0.5)), ASKED[:10], WorldSettings(num_samples=4))
     assert again.answers == found.answers[:10]

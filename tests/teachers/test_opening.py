@@ -59,7 +59,7 @@ def tiny_folder(tmp_path_factory):
     return folder
 
 
-def opened(text: str, role: opening.Role = "writes") -> OpenedTeacher:
+def opened(text: str, role: opening.TeacherRole = "writes") -> OpenedTeacher:
     return open_teacher(parse_teacher(text), role, COMMAND)
 
 

@@ -6,6 +6,7 @@ from random import Random
 import pytest
 
 from zephyr.judging import ASPECTS, OVERALL, RatingQuestion, ask, fence_word, parse_reply
+from zephyr.recipe.teacher_section import ScriptedSection
 from zephyr.records.messages import Message
 from zephyr.teachers.protocol import ChatRequest
 from zephyr.teachers.scripted import ScriptedJudge, ScriptedTeacher
@@ -28,37 +29,35 @@ def overall(judge, messages, answer):
     return rated(judge, OVERALL, messages, [answer])[0].score
 
 
+def faulty_teacher(rate, seed=0):
+    return ScriptedTeacher(ScriptedSection(fault_rate=rate), seed=seed)
+
+
 def test_the_teacher_errs_as_often_as_it_is_told():
     for rate in (0.0, 0.3, 1.0):
-        replies = list(ScriptedTeacher(rate, seed=1).answer(REQUESTS))
+        replies = list(faulty_teacher(rate, seed=1).answer(REQUESTS))
         faulty = [not check(messages, reply.text) for messages, reply in zip(PROMPTS, replies, strict=True)]
         assert sum(faulty) / len(faulty) == pytest.approx(rate, abs=0.04)
 
 
 def test_replies_come_in_order_and_depend_on_no_other_request():
-    teacher = ScriptedTeacher(0.5, seed=1)
+    teacher = faulty_teacher(0.5, seed=1)
     whole = list(teacher.answer(REQUESTS[:60]))
     assert [reply.key for reply in whole] == [request.key for request in REQUESTS[:60]]
-    assert whole[::-1] == list(ScriptedTeacher(0.5, seed=1).answer(REQUESTS[:60][::-1]))
+    assert whole[::-1] == list(faulty_teacher(0.5, seed=1).answer(REQUESTS[:60][::-1]))
     assert {reply.finish_reason for reply in whole} == {"stop"}
 
 
 def test_seeds_change_what_the_teacher_writes():
     request = [REQUESTS[0]._replace(seed=seed) for seed in range(40)]
-    assert len({reply.text for reply in ScriptedTeacher(0.5).answer(request)}) > 2
-    assert list(ScriptedTeacher(0.5, 1).answer(REQUESTS)) != list(ScriptedTeacher(0.5, 2).answer(REQUESTS))
+    assert len({reply.text for reply in faulty_teacher(0.5).answer(request)}) > 2
+    assert list(faulty_teacher(0.5, seed=1).answer(REQUESTS)) != list(faulty_teacher(0.5, seed=2).answer(REQUESTS))
 
 
 def test_a_teacher_of_this_world_says_what_it_does_not_know():
     stranger = ChatRequest("x", (Message("user", "Who wrote Faust?"),))
-    (reply,) = ScriptedTeacher(1.0).answer([stranger])
+    (reply,) = faulty_teacher(1.0).answer([stranger])
     assert reply.text == "I am sorry, I do not know that."
-
-
-@pytest.mark.parametrize("rate", [-0.1, 1.5])
-def test_a_fault_rate_is_a_share(rate):
-    with pytest.raises(ValueError, match="fault_rate"):
-        ScriptedTeacher(rate)
 
 
 def test_the_judge_prefers_right_answers_most_of_the_time_but_not_always():

@@ -1,4 +1,4 @@
-"""`zephyr calls`: what a call ledger holds, and what it cost."""
+"""`zephyr calls`: the calls in a call ledger, and their cost."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,15 +11,15 @@ from zephyr.cli.terminal import escape_controls
 if TYPE_CHECKING:
     import sqlite3
 
-calls = typer.Typer(name="calls", no_args_is_help=True, help="Read a call ledger: what was asked, answered, spent.")
-LedgerPath = Annotated[Path, typer.Argument(metavar="LEDGER", help="The ledger: a run folder's calls.sqlite.")]
+calls = typer.Typer(name="calls", no_args_is_help=True, help="Read a call ledger: requests, answers, failures, cost.")
+LedgerPath = Annotated[Path, typer.Argument(metavar="LEDGER", help="The call ledger: calls.sqlite in a run folder.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Limit = Annotated[int, typer.Option(min=1, help="Most rows to show.")]
+Limit = Annotated[int, typer.Option(min=1, help="Maximum number of rows.")]
 
 
 @calls.command()
 def summary(ledger: LedgerPath, as_json: AsJson = False) -> None:
-    """Show calls, answers, failures, tokens and price of every teacher."""
+    """Show requests, answers, failures, tokens and price per teacher."""
     from zephyr.teachers.ledger.report import summarize
 
     print_rows([line._asdict() for line in summarize(_opened(ledger))], as_json=as_json)
@@ -27,20 +27,20 @@ def summary(ledger: LedgerPath, as_json: AsJson = False) -> None:
 
 @calls.command()
 def failures(ledger: LedgerPath, limit: Limit = 20, as_json: AsJson = False) -> None:
-    """Show why tries failed, by reason, and how many of them were answered later."""
+    """Show failed tries by reason, and how many of their requests were answered later."""
     from zephyr.teachers.ledger.report import failed_tries
 
     print_rows([line._asdict() for line in failed_tries(_opened(ledger), limit)], as_json=as_json)
 
 
-@calls.command()
-def show(
+@calls.command("show")
+def show_calls(
     ledger: LedgerPath,
-    request: Annotated[str, typer.Argument(metavar="[HASH]", help="A request's hash, or how it begins.")] = "",
+    request: Annotated[str, typer.Argument(metavar="[HASH]", help="Hash of a request, or the beginning of one.")] = "",
     limit: Limit = 5,
     as_json: AsJson = False,
 ) -> None:
-    """Show calls whole: those of a request, or the newest ones."""
+    """Show full calls: those of one request, or the newest."""
     import json
     from datetime import UTC, datetime
 

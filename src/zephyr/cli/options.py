@@ -23,7 +23,7 @@ LedgerFile = Annotated[
     typer.Option("--ledger", metavar="FILE", help="Ledger of calls; requests answered in it are not sent again."),
 ]
 KeyEnv = Annotated[str, typer.Option(metavar="NAME", help="Environment variable with an endpoint's API key.")]
-Concurrency = Annotated[int, typer.Option(min=1, help="Maximum concurrent requests to an endpoint.")]
+Concurrency = Annotated[int, typer.Option(min=1, max=4096, help="Maximum concurrent requests to an endpoint.")]
 CapTokens = Annotated[int | None, typer.Option(min=1, help="Maximum tokens of all calls in the ledger.")]
 
 # A judge, and how it is asked.

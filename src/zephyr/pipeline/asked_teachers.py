@@ -8,7 +8,7 @@ from zephyr.recipe.teacher_section import TeacherSection
 from zephyr.teachers import opening
 from zephyr.teachers.ledger.ledger import Ledger
 from zephyr.teachers.ledger.prices import Cap, cap_of
-from zephyr.teachers.opening import TEACHER_FILES, TEACHER_FORMS, Role, TeacherContext, parse_teacher
+from zephyr.teachers.opening import TEACHER_FILES, TEACHER_FORMS, TeacherContext, TeacherRole, parse_teacher
 from zephyr.teachers.protocol import Teacher
 
 FORMS = TEACHER_FORMS
@@ -26,13 +26,13 @@ class TeacherOptions:
     seed: int = 0
 
 
-def open_teacher(named: Named, part: Role, options: TeacherOptions, ledger: Ledger | None = None) -> Teacher:
+def open_teacher(named: Named, part: TeacherRole, options: TeacherOptions, ledger: Ledger | None = None) -> Teacher:
     """The teacher of that name, whose answers are kept in the ledger if there is one. Raises ZephyrError."""
     opened = _open(named, part, options)
     return opened.teacher if ledger is None else opened.with_ledger(ledger)
 
 
-def open_plain(named: Named, part: Role, options: TeacherOptions) -> tuple[Teacher, str]:
+def open_plain(named: Named, part: TeacherRole, options: TeacherOptions) -> tuple[Teacher, str]:
     """The teacher of that name, and whose answers count as its own in a ledger. Raises ZephyrError."""
     opened = _open(named, part, options)
     return opened.teacher, opened.identity
@@ -59,7 +59,7 @@ def asked_together(default: int, named: Iterable[Named]) -> int:
     return opening.prompts_together(default, map(section_of, named))
 
 
-def _open(named: Named, part: Role, options: TeacherOptions) -> opening.OpenedTeacher:
+def _open(named: Named, part: TeacherRole, options: TeacherOptions) -> opening.OpenedTeacher:
     where = named if isinstance(named, str) else named.name
     context = TeacherContext(options.seed, options.offline)
     return opening.open_teacher(_section(named, options), part, context, where=where)

@@ -146,7 +146,8 @@ def _rating_seconds(recipe: Recipe) -> float:
     if section is None or section.recorded or not isinstance(section.judge, ScriptedSection):
         return 0.0
     asked = list(prompts("feedback", recipe.seed, RATED_PROMPTS))
-    found = answer_prompts(asked, [ScriptedTeacher(0.5, seed=recipe.seed)], section.candidates, seed=recipe.seed)
+    teacher = ScriptedTeacher(ScriptedSection(fault_rate=0.5), seed=recipe.seed)
+    found = answer_prompts(asked, [teacher], section.candidates, seed=recipe.seed)
     rated = [one.rated for one in found]
     started = time.perf_counter()
     for _ in judge(rated, ScriptedJudge(seed=recipe.seed), section.judging, seed=recipe.seed):

@@ -12,7 +12,7 @@ from zephyr.recipe.schema import Recipe
 from zephyr.recipe.teacher_section import LocalSection, TeacherSection
 from zephyr.runs.layout import MODEL
 from zephyr.stages.stage import Work
-from zephyr.teachers.opening import TeacherContext, model_source, open_teacher
+from zephyr.teachers.opening import TeacherContext, model_source, open_teacher, stage_context
 from zephyr.teachers.protocol import Teacher
 
 START = "start"
@@ -75,8 +75,7 @@ def rater(section: TeacherSection, work: Work) -> Teacher:
 
 def teacher_context(work: Work) -> TeacherContext:
     """What all teachers of a stage have in common."""
-    models = {stage: folder / MODEL for stage, folder in work.inputs.items()}
-    return TeacherContext(work.recipe.seed, work.recipe.offline, work.recipe.template_of(work.stage), models)
+    return stage_context(work.recipe, work.stage, work.inputs)
 
 
 def tokenizer_of(recipe: Recipe) -> Tokenizer:

@@ -1,4 +1,4 @@
-"""A teacher that answers nothing of worth and counts what answering would take: for forecasts, without a call."""
+"""A teacher for estimates: it makes up filler answers and counts the calls and tokens, without a real call."""
 
 from collections.abc import Iterator, Sequence
 
@@ -10,9 +10,9 @@ _WORD = " lorem"
 
 
 class DryTeacher:
-    """Counts calls and tokens. Its texts differ from each other and are as long as they may be.
+    """Counts calls and tokens. Its answers differ from each other and are of the maximum length.
 
-    With `fails` it answers by errors, so that nothing is asked again.
+    With `fails` it answers by errors, so that no question is repeated.
     """
 
     def __init__(self, name: str, prices: PricesSection | None = None, *, fails: bool = False) -> None:
@@ -30,7 +30,7 @@ class DryTeacher:
             if self._fails:
                 yield ChatReply(request.key, "", "error", "dry run")
             else:
-                # First what no other text begins with, of this teacher or of another.
-                told_apart = f"{self.calls} {self.name}"
+                # A beginning that no other answer has, of this teacher or of another.
+                beginning = f"{self.calls} {self.name}"
                 longest = request.max_tokens * BYTES_A_TOKEN
-                yield ChatReply(request.key, f"{told_apart}{_WORD * (longest // len(_WORD))}", "stop")
+                yield ChatReply(request.key, f"{beginning}{_WORD * (longest // len(_WORD))}", "stop")

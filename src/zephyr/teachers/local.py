@@ -1,6 +1,6 @@
 """A teacher that is a model in this process: batched generation that computes shared prompts once.
 
-Conversations become ids, and ids text, by an encoder from outside; loading the model is left to others too.
+The encoder between conversations and ids, and the loaded model, come from outside.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from zephyr.teachers.protocol import ChatReply, ChatRequest
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-# Requests that are sorted and batched together, so that answers appear long before the last one is written.
+# Requests that are sorted and batched together; the answers of a window come out together.
 WINDOW_REQUESTS = 4096
 
 
 class Encoder(Protocol):
-    """The way from a conversation to ids and from ids to text: `zephyr.data.tokenize.encoding.DialogueEncoder`."""
+    """What is used here of `zephyr.data.tokenize.encoding.DialogueEncoder`."""
 
     stop_ids: tuple[int, ...]
 
@@ -31,10 +31,10 @@ class Encoder(Protocol):
 
 
 class LocalTeacher:
-    """Answers with a model of this process.
+    """Answers with a model in this process.
 
-    An answer depends on its request alone (`seed` included), never on what is asked beside it; batches change
-    logits in the last bits only. A conversation that leaves no room for `max_tokens` is answered by an error.
+    An answer depends on its request alone (`seed` included), never on the other requests; batching changes logits in
+    the last bits only. A conversation that leaves no room for `max_tokens` is answered by an error.
     """
 
     def __init__(self, model: PreTrainedModel, encoder: Encoder, *, name: str, max_cache_tokens: int = 65_536) -> None:

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, Self, TypeAlias
 from zephyr.errors import RecipeError, TeacherError
 from zephyr.recipe.conflicts import STAGE_REFERENCE
 from zephyr.recipe.model_section import ChatTemplateSection
+from zephyr.recipe.schema import Recipe
 from zephyr.recipe.teacher_section import EndpointSection, LocalSection, ScriptedSection, TeacherSection, VllmSection
-from zephyr.runs.layout import LEDGER
+from zephyr.runs.layout import LEDGER, MODEL
 from zephyr.teachers.endpoint.address import resolve_address
 from zephyr.teachers.ledger.cached_teacher import LedgeredTeacher
 from zephyr.teachers.ledger.ledger import Ledger
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from zephyr.data.tokenize.encoding import DialogueEncoder
     from zephyr.models.loading import Source, Tokenizer
 
-Role: TypeAlias = Literal["writes", "rates"]
+TeacherRole: TypeAlias = Literal["writes", "rates"]
 
 TEACHER_FORMS = "scripted, local:FOLDER, vllm:FOLDER, endpoint:MODEL@URL or FILE.yaml with a recipe's teacher section"
 TEACHER_FILES = (".yaml", ".yml")
@@ -48,6 +49,12 @@ class TeacherContext:
     offline: bool = False
     template: ChatTemplateSection | None = None
     models: Mapping[str, Path] = field(default_factory=dict)
+
+
+def stage_context(recipe: Recipe, stage: str, inputs: Mapping[str, Path]) -> TeacherContext:
+    """What the teachers of a stage have in common; `inputs`: the finished folders of earlier stages, by name."""
+    models = {name: folder / MODEL for name, folder in inputs.items()}
+    return TeacherContext(recipe.seed, recipe.offline, recipe.template_of(stage), models)
 
 
 class OpenedTeacher(NamedTuple):
@@ -104,7 +111,7 @@ def check_teacher(section: TeacherSection, *, where: str, offline: bool) -> None
 
 
 def open_teacher(
-    section: TeacherSection, role: Role, context: TeacherContext, *, where: str = "teacher"
+    section: TeacherSection, role: TeacherRole, context: TeacherContext, *, where: str = "teacher"
 ) -> OpenedTeacher:
     """The teacher of the section, opened; `where` is the section's dotted key, for errors.
 
@@ -176,13 +183,13 @@ def prompts_together(default: int, sections: Iterable[TeacherSection]) -> int:
     return PROMPTS_A_BATCH_FILE if by_files else default
 
 
-def _open_scripted(section: ScriptedSection, role: Role, seed: int) -> OpenedTeacher:
+def _open_scripted(section: ScriptedSection, role: TeacherRole, seed: int) -> OpenedTeacher:
     from zephyr.teachers.scripted import ScriptedJudge, ScriptedTeacher
 
     if role == "rates":
         judge = ScriptedJudge(seed=seed)
         return OpenedTeacher(judge, f"{judge.name} with seed {seed}", section)
-    teacher = ScriptedTeacher(section.fault_rate, seed=seed)
+    teacher = ScriptedTeacher(section, seed=seed)
     # The default rate is left out, as in ledgers from before there were others.
     rate = "" if section.fault_rate == ScriptedSection().fault_rate else f" and fault rate {section.fault_rate:g}"
     return OpenedTeacher(teacher, f"{teacher.name} with seed {seed}{rate}", section)

@@ -1,7 +1,7 @@
-"""The teacher and the judge of the closed world: rules instead of a model, with faults on purpose.
+"""The teacher and the judge of the closed world: rules instead of a model, with deliberate faults.
 
 They see a request's messages and nothing else, as a model would, and reply in the same formats. What they know of the
-world stands in `zephyr.world`; the questions to a judge and the form of its replies in `zephyr.judging`.
+world is in `zephyr.world`; the questions to a judge and the format of its replies in `zephyr.judging`.
 """
 
 from __future__ import annotations
@@ -13,23 +13,22 @@ from typing import NamedTuple
 from zephyr.judging import OVERALL, Rating, RatingQuestion, read_question, write_reply
 from zephyr.judging.parsing import Winner, write_verdict
 from zephyr.judging.questions import ComparisonQuestion, read_comparison
+from zephyr.recipe.teacher_section import ScriptedSection
 from zephyr.records.messages import Messages
 from zephyr.teachers.protocol import ChatReply, ChatRequest
 from zephyr.world import Findings, examine, faulty_answer, ideal_answer, is_known
 
 
 class ScriptedTeacher:
-    """Writes right answers and, as often as ``fault_rate`` says, faulty ones: rambling, refusing, careless or wrong.
+    """Writes right answers and a share of faulty ones: rambling, refusing, careless or wrong.
 
-    A reply depends on the seeds and the messages alone. Outside of the world it says that it does not know.
+    A reply depends on the seeds and the messages alone. Outside the closed world it says that it does not know.
     """
 
     name = "scripted teacher"
 
-    def __init__(self, fault_rate: float = 0.25, seed: int = 0) -> None:
-        if not 0 <= fault_rate <= 1:
-            raise ValueError(f"fault_rate is a share from 0 to 1, got {fault_rate}")
-        self._fault_rate = fault_rate
+    def __init__(self, section: ScriptedSection | None = None, seed: int = 0) -> None:
+        self._fault_rate = (section or ScriptedSection()).fault_rate
         self._seed = seed
 
     def answer(self, requests: Sequence[ChatRequest]) -> Iterator[ChatReply]:
@@ -45,13 +44,13 @@ class ScriptedTeacher:
 
 
 def _reply(request: ChatRequest, text: str) -> ChatReply:
-    """The text, in the form of a reply; tokens are counted as words."""
+    """The text as a reply; words are counted as tokens."""
     words_asked = sum(len(message.content.split()) for message in request.messages)
     return ChatReply(request.key, text, "stop", prompt_tokens=words_asked, completion_tokens=len(text.split()))
 
 
 class _Impression(NamedTuple):
-    """What the judge believes of one answer; ``slip`` is how far it misses the scale this time."""
+    """What the judge believes about one answer; ``slip``: the error of its score this time."""
 
     findings: Findings
     slip: int
@@ -60,9 +59,9 @@ class _Impression(NamedTuple):
 class ScriptedJudge:
     """Rates answers by the world's checks, and errs as real judges do.
 
-    It sees whether the content is right, whether the format asked for is kept, whether the answer rambles, and whether
-    it refuses. Of an answer's content it misjudges a share of ``blunder_rate``, always in the same way for the same
-    answer, and a third of its ratings are one point off. So it prefers a right answer to a wrong one most of the time.
+    It sees whether the content is right, whether the requested format is kept, whether the answer rambles, and whether
+    it refuses. It misjudges the content of a share of ``blunder_rate`` of the answers, always in the same way for the
+    same answer, and a third of its ratings are one point off. So it mostly prefers right answers to wrong ones.
     """
 
     name = "scripted judge"
@@ -72,7 +71,7 @@ class ScriptedJudge:
         self._blunder_rate = blunder_rate
 
     def answer(self, requests: Sequence[ChatRequest]) -> Iterator[ChatReply]:
-        """A reply for every request, in order; an error for one that is no question to a judge."""
+        """A reply for every request, in order; an error for a request that is not a question to a judge."""
         for request in requests:
             try:
                 yield _reply(request, self._text(request.messages))
@@ -80,7 +79,7 @@ class ScriptedJudge:
                 yield ChatReply(request.key, "", "error", error=str(error))
 
     def _text(self, messages: Messages) -> str:
-        """What the judge says of a question to rate texts or to compare assistants; ValueError for any other."""
+        """The judge's reply to a rating or comparison question. Raises ValueError for anything else."""
         try:
             question = read_question(messages)
         except ValueError:

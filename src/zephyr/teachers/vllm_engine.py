@@ -1,7 +1,7 @@
 """A teacher that is a vLLM engine in this process: many requests at once, on GPUs, by the extra `vllm`.
 
-Conversations become ids, and ids text, by an encoder from outside, so a model is asked in the same words as by
-`local`. vLLM is imported when an engine is opened.
+The encoder between conversations and ids comes from outside, so that prompts are the same ids as in `local`. vLLM is
+imported when an engine is opened.
 """
 
 from __future__ import annotations
@@ -16,46 +16,46 @@ from zephyr.recipe.teacher_section import VllmSection
 from zephyr.teachers.local import Encoder
 from zephyr.teachers.protocol import ChatReply, ChatRequest
 
-# Requests that the engine is given together; it orders them itself.
+# Requests that the engine is given together; it schedules them itself.
 WINDOW_REQUESTS = 4096
 
 
-class Completion(Protocol):
+class _VllmCompletion(Protocol):
     """What is used here of a vllm.CompletionOutput."""
 
     token_ids: Sequence[int]
     finish_reason: str | None
 
 
-class Output(Protocol):
+class _VllmOutput(Protocol):
     """What is used here of a vllm.RequestOutput."""
 
-    outputs: Sequence[Completion]
+    outputs: Sequence[_VllmCompletion]
 
 
-class Limits(Protocol):
+class _VllmConfig(Protocol):
     """What is used here of an engine's model configuration."""
 
     max_model_len: int
 
 
-class Core(Protocol):
+class _VllmCore(Protocol):
     """What is used here of a vllm.LLMEngine."""
 
-    model_config: Limits
+    model_config: _VllmConfig
 
 
-class Engine(Protocol):
+class VllmEngine(Protocol):
     """What is used here of a vllm.LLM."""
 
-    llm_engine: Core
+    llm_engine: _VllmCore
 
     def generate(
         self, prompts: Sequence[dict[str, list[int]]], sampling_params: Sequence[object], *, use_tqdm: bool
-    ) -> Sequence[Output]: ...
+    ) -> Sequence[_VllmOutput]: ...
 
 
-class SamplingParams(Protocol):
+class VllmSampling(Protocol):
     """How a vllm.SamplingParams is made."""
 
     def __call__(
@@ -74,10 +74,10 @@ class SamplingParams(Protocol):
 class VllmTeacher:
     """Answers with a vLLM engine. A conversation that leaves no room for `max_tokens` is answered by an error.
 
-    With equal seeds answers are equal as far as vLLM promises it: batches can change logits in the last bits.
+    Equal seeds give equal answers as far as vLLM promises it: batching can change logits in the last bits.
     """
 
-    def __init__(self, engine: Engine, sampling_params: SamplingParams, encoder: Encoder, *, name: str) -> None:
+    def __init__(self, engine: VllmEngine, sampling_params: VllmSampling, encoder: Encoder, *, name: str) -> None:
         self.name = name
         self._engine = engine
         self._sampling_params = sampling_params
@@ -114,11 +114,11 @@ class VllmTeacher:
             max_tokens=request.max_tokens,
             seed=request.seed,
             stop_token_ids=list(self._encoder.stop_ids),
-            # The encoder looks for the stop token itself.
+            # The encoder cuts the text at the stop token.
             skip_special_tokens=False,
         )
 
-    def _reply(self, request: ChatRequest, prompt_tokens: int, made: Completion) -> ChatReply:
+    def _reply(self, request: ChatRequest, prompt_tokens: int, made: _VllmCompletion) -> ChatReply:
         if made.finish_reason not in ("stop", "length"):
             return ChatReply(request.key, "", "error", f"the engine stopped by {made.finish_reason}", prompt_tokens)
         return ChatReply(
@@ -156,6 +156,8 @@ def open_vllm(section: VllmSection, encoder: Encoder, *, place: str | None = Non
         gpu_memory_utilization=section.memory_share,
         max_model_len=section.max_length,
         seed=seed,
-        enable_prefix_caching=True,  # answers to one prompt share it
+        enable_prefix_caching=True,  # the answers to one prompt share its computation
     )
-    return VllmTeacher(cast("Engine", engine), cast("SamplingParams", vllm.SamplingParams), encoder, name=section.model)
+    return VllmTeacher(
+        cast("VllmEngine", engine), cast("VllmSampling", vllm.SamplingParams), encoder, name=section.model
+    )

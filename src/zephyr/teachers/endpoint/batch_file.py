@@ -1,7 +1,7 @@
 """A teacher by OpenAI's Batch API: files of calls, answered within a day for half the price.
 
-The server is told the name of every file, which follows from what is in it; so a run that was stopped finds its
-batches again and pays for none twice.
+Every batch carries the hash of its file, so that a run that was stopped finds its batches again and pays for none
+twice.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ if TYPE_CHECKING:
 CALLS_A_FILE = 20_000
 POLL_SECONDS = 30.0
 _OVER = ("completed", "failed", "expired", "cancelled")
-_METADATA_KEY = "zephyr"  # the key of a file's name in what the server keeps of a batch
+_METADATA_KEY = "zephyr"  # the key of the file's hash in a batch's metadata
 _ENDPOINT: Literal["/v1/chat/completions"] = "/v1/chat/completions"
 
 _Found = TypeVar("_Found")
 
 
 class _Part(NamedTuple):
-    """The calls of one file, by the names they have in it, and its lines."""
+    """The calls of one file, by their names in it, and its lines."""
 
     name: str
     calls: dict[str, ChatRequest]
@@ -58,7 +58,7 @@ class _Part(NamedTuple):
 
 
 class BatchTeacher:
-    """Answers by batches. A call that its batch did not answer is a failure, and asked again by the next run."""
+    """Answers by batches. A call that its batch did not answer is a failure, which the next run tries again."""
 
     def __init__(self, address: Address, backoff: Backoff | None = None, *, poll_seconds: float = POLL_SECONDS) -> None:
         self.name = address.section.model
@@ -74,7 +74,7 @@ class BatchTeacher:
         return self.answer_with_books(requests, NoBooks())
 
     def answer_with_books(self, requests: Sequence[ChatRequest], books: Books) -> Iterator[ChatReply]:
-        """As `answer`, with every call written down when its batch is over; TeacherError if the cap has no room."""
+        """As `answer`, with every call recorded when its batch is over. Raises TeacherError if the cap has no room."""
         if not requests:
             return
         parts = [self._part(requests[start : start + CALLS_A_FILE]) for start in range(0, len(requests), CALLS_A_FILE)]
@@ -101,10 +101,10 @@ class BatchTeacher:
                 return await asyncio.gather(*(self._answered(part, chat.client, books) for part in parts))
             except openai.APIError as error:
                 what = f"the batch could not be made or read ({self.address.hide(str(error))[:300]})"
-                raise TeacherError(self.identity, what, "run again to go on, or set batch to false") from error
+                raise TeacherError(self.identity, what, "run again to continue, or set batch to false") from error
 
     async def _answered(self, part: _Part, client: openai.AsyncOpenAI, books: Books) -> list[Attempt]:
-        """The calls of a file, which is sent unless the server has it; all are written down."""
+        """The recorded calls of a file, sent unless the server has it. Raises TeacherError for a refused batch."""
         began = time.monotonic()
         held: Spend | None = None
         found = await self._patiently(partial(_find, client, part.name))
@@ -118,19 +118,19 @@ class BatchTeacher:
         if batch.status == "failed":
             reasons = [str(error.message) for error in (batch.errors and batch.errors.data) or []]
             what = f"batch {batch.id} was refused: {self.address.hide('; '.join(reasons))[:300] or 'no reason given'}"
-            raise TeacherError(self.identity, what, "mend that, or set batch to false")
+            raise TeacherError(self.identity, what, "fix that, or set batch to false")
         results = await self._results(client, batch)
         seconds = time.monotonic() - began
         attempts = [self._attempt(request, results.get(name), batch, seconds) for name, request in part.calls.items()]
         for index, (request, attempt) in enumerate(zip(part.calls.values(), attempts, strict=True), start=1):
-            # What was held for the file goes back with the last of its calls.
+            # What was reserved for the file goes back with the last of its calls.
             books.record(request, attempt, held if index == len(attempts) else None)
         return attempts
 
     async def _hold(self, part: _Part, books: Books) -> Spend | None:
-        """What is held in the cap for a file; None without a cap, TeacherError if there is no room.
+        """What is reserved in the cap for a file; None without a cap. Raises TeacherError if there is no room.
 
-        A file that the server has already is paid for, so nothing is held for it.
+        Not for a file that the server has already: that is paid for.
         """
         most = Spend()
         for request in part.calls.values():
@@ -148,7 +148,7 @@ class BatchTeacher:
         sent = await self._patiently(partial(client.files.create, file=file, purpose="batch"))
 
         async def create() -> Batch:
-            # A try whose response was lost may have made it.
+            # A try whose response was lost may have created it.
             return await _find(client, part.name) or await client.batches.create(
                 input_file_id=sent.id, endpoint=_ENDPOINT, completion_window="24h", metadata={_METADATA_KEY: part.name}
             )
@@ -156,7 +156,7 @@ class BatchTeacher:
         return await self._patiently(create)
 
     async def _results(self, client: openai.AsyncOpenAI, batch: Batch) -> dict[str, dict[str, object]]:
-        """What the batch says, by the names of its calls."""
+        """The batch's results, by the names of its calls."""
         results: dict[str, dict[str, object]] = {}
         for file in (batch.output_file_id, batch.error_file_id):
             if file:
@@ -165,7 +165,7 @@ class BatchTeacher:
         return results
 
     async def _patiently(self, ask: Callable[[], Awaitable[_Found]]) -> _Found:
-        """What is asked for; a server that is out of order for a moment is asked again."""
+        """The result of `ask`, tried again while the server is overloaded or out of order. Raises openai's errors."""
         for number in itertools.count(1):
             try:
                 return await ask()
@@ -179,7 +179,7 @@ class BatchTeacher:
     def _attempt(
         self, request: ChatRequest, result: Mapping[str, object] | None, batch: Batch, seconds: float
     ) -> Attempt:
-        """What the batch says about a call, in the form of the books."""
+        """The batch's result of a call, as an entry of the books."""
         got = _read(result, f"batch {batch.id} is {batch.status} without it")
         if isinstance(got, Trouble):
             got = got._replace(reason=self.address.hide(got.reason)[:300])
@@ -191,7 +191,7 @@ class BatchTeacher:
 
 
 async def _find(client: openai.AsyncOpenAI, name: str) -> Batch | None:
-    """The batch of that name, unless it is over and answered nothing."""
+    """The batch of that name; None if there is none, or if it is over and answered nothing."""
     async for batch in client.batches.list(limit=100):
         answered = batch.request_counts.completed if batch.request_counts else 0
         if (batch.metadata or {}).get(_METADATA_KEY) == name and (answered or batch.status not in _OVER):
@@ -200,7 +200,7 @@ async def _find(client: openai.AsyncOpenAI, name: str) -> Batch | None:
 
 
 def _lines(content: bytes) -> Iterator[dict[str, object]]:
-    """The lines of a result file; what is no JSON object is left out, and its call counts as unanswered."""
+    """The JSON objects in a result file; the call of any other line counts as unanswered."""
     for line in content.splitlines():
         with contextlib.suppress(ValueError):
             result: object = json.loads(line)

@@ -25,19 +25,19 @@ from zephyr.teachers.endpoint.http_transport import ShortExchanges
 
 _NO_KEY = "none"  # for servers that want none: the client insists on one
 _SHOWN_CHARACTERS = 300
-# A server that asks for a longer pause than this has no more to give today.
-LONGEST_PAUSE_SECONDS = 600.0
-OVERLOAD = {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE, 529}
-PASSING = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.CONFLICT, HTTPStatus.TOO_EARLY}
-# Codes of a 429 that no waiting mends.
-EXHAUSTED = ("insufficient_quota", "billing_hard_limit_reached")
+# A server that asks for a longer pause has no quota left today.
+_LONGEST_PAUSE_SECONDS = 600.0
+_OVERLOAD = {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE, 529}
+_TRANSIENT = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.CONFLICT, HTTPStatus.TOO_EARLY}
+# Codes of a 429 that no waiting fixes.
+_EXHAUSTED = ("insufficient_quota", "billing_hard_limit_reached")
 
 
 class Trouble(NamedTuple):
     """Why a try failed.
 
-    `is_overload` is the server's sign that it has too much to do, `may_be_billed` that it may have answered all
-    the same, `is_ours` that no call can succeed like this: the key, the address, or the model's name is wrong.
+    `is_final`: another try would not help. `is_overload`: the server is overloaded. `may_be_billed`: it may have
+    answered all the same. `is_ours`: no call can succeed, as the key, the address or the model's name is wrong.
     """
 
     reason: str
@@ -74,13 +74,13 @@ class ChatClient:
 
     @property
     def client(self) -> openai.AsyncOpenAI:
-        """The client itself, for files and batches."""
+        """The `openai` client, for files and batches."""
         return self._client
 
     async def ask(self, body: Mapping[str, object]) -> ServerAnswer | Trouble:
-        """The answer to a chat completion with this body, or why there is none; secrets are hidden in both."""
+        """The answer to a chat completion with this body, or why there is none; without secrets in either."""
         try:
-            # The client's own model of the response accepts anything, and costs time.
+            # The client's own parsing of responses accepts anything, and is slow.
             async with asyncio.timeout(self._deadline_seconds):
                 response = await self._client.post("/chat/completions", cast_to=httpx2.Response, body=body)
         except openai.APIStatusError as error:
@@ -104,7 +104,7 @@ class ChatClient:
         return Trouble(reason, is_overload=True, may_be_billed=not unreachable, is_ours=unreachable)
 
     def _shown(self, text: str) -> str:
-        """A message short enough for a row, without secrets."""
+        """The text without secrets, short enough for a row."""
         return self.address.hide(text)[:_SHOWN_CHARACTERS]
 
 
@@ -125,21 +125,21 @@ def is_behind_proxy(url: str) -> bool:
 
 
 def trouble_of_status(status: int, message: str, headers: Mapping[str, str]) -> Trouble:
-    """What an HTTP status other than success means."""
+    """The trouble that an HTTP status other than success means."""
     reason = f"HTTP {status}: {message}"
     pause = retry_after(headers)
-    if status in OVERLOAD:
-        too_long = pause is not None and pause > LONGEST_PAUSE_SECONDS
-        final = too_long or any(code in message for code in EXHAUSTED)
+    if status in _OVERLOAD:
+        too_long = pause is not None and pause > _LONGEST_PAUSE_SECONDS
+        final = too_long or any(code in message for code in _EXHAUSTED)
         return Trouble(reason, is_final=final, is_overload=not final, pause_seconds=pause)
-    if status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in PASSING:
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in _TRANSIENT:
         return Trouble(reason, is_overload=False, pause_seconds=pause)
     ours = status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND)
     return Trouble(reason, is_final=True, is_ours=ours)
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """The pause a server asks for, in seconds: as a number, in milliseconds, or until a date.
+    """The pause that a server asks for, in seconds; None if it names none. It may be a number or a date.
 
     RFC 9110, 10.2.3
     """

@@ -61,7 +61,7 @@ def body_of(request: ChatRequest, section: EndpointSection) -> dict[str, object]
 
 
 def read_response(content: bytes) -> ServerAnswer | UnusableResponse:
-    """What the bytes of a response say."""
+    """The answer in the bytes of a response, or why there is none."""
     try:
         response: object = json.loads(content)
     except (ValueError, RecursionError):
@@ -70,7 +70,7 @@ def read_response(content: bytes) -> ServerAnswer | UnusableResponse:
 
 
 def read_completion(response: object) -> ServerAnswer | UnusableResponse:
-    """What a response, as an object, says."""
+    """The answer in a parsed response, or why there is none."""
     if not isinstance(response, dict) or not isinstance(response.get("choices"), list):
         return UnusableResponse("no choices in the response")
     if not response["choices"]:
@@ -88,7 +88,7 @@ def read_completion(response: object) -> ServerAnswer | UnusableResponse:
 
 
 def _first_logprobs(logprobs: object) -> str:
-    """The likeliest first tokens with their log-probs as a JSON object; an empty text if none were asked for."""
+    """The likeliest first tokens with their log-probs as a JSON object; an empty text if none were requested."""
     content = logprobs.get("content") if isinstance(logprobs, dict) else None
     first = content[0] if isinstance(content, list) and content else None
     top = first.get("top_logprobs") if isinstance(first, dict) else None
@@ -127,7 +127,7 @@ def _usage(response: Mapping[str, object]) -> tuple[int | None, int | None]:
 
 
 def with_schema(body: Mapping[str, object], question: RatingQuestion) -> dict[str, object]:
-    """The body that asks for the same as JSON."""
+    """The body that requests the same ratings as JSON of a schema."""
     messages = body["messages"]
     assert isinstance(messages, list)
     last = messages[-1]

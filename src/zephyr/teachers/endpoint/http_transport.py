@@ -1,8 +1,9 @@
-"""A transport for many short exchanges with one server: a request, a whole response, over connections that are kept.
+"""An HTTP transport for many short exchanges with one server: a request, a whole response, over kept connections.
 
-It stands below the `openai` client in the place of the HTTP library's own, whose pool, parser and streams cost
-more than all else of a call. A connection on which a server says more than it was asked for is not used again,
-so no answer can be taken for another request's. Proxies, HTTP/2 and long downloads are left to the library.
+It replaces the HTTP library's transport below the `openai` client, whose pool, parser and streams cost more than the
+rest of a call. A connection on which a server sends more than one response to a request is closed, so that no answer
+can be taken for another request's (`docs/decisions/0008-http-transport.md` has the measurements). Proxies, HTTP/2 and
+long downloads are left to the library.
 """
 
 import asyncio
@@ -28,7 +29,7 @@ Origin = tuple[str, str, int]
 
 
 class _Head(NamedTuple):
-    """What stands before the body of a response; `length` may be _CHUNKED or _TO_THE_END."""
+    """The head of a response; `length` of its body may be _CHUNKED or _TO_THE_END."""
 
     status: int
     headers: Headers
@@ -37,7 +38,7 @@ class _Head(NamedTuple):
 
 
 class ShortExchanges(httpx2.AsyncBaseTransport):
-    """Connections to wherever requests go; as many as there are requests in flight, which others limit."""
+    """A transport with one connection per request in flight; others limit how many there are."""
 
     def __init__(self) -> None:
         self._idle: dict[Origin, list[_Connection]] = {}
@@ -56,12 +57,12 @@ class ShortExchanges(httpx2.AsyncBaseTransport):
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Nothing; all connections are closed."""
+        """Close all connections."""
         for connection in tuple(self._all):
             connection.close()
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        """The whole response; httpx2's errors as of its own transport."""
+        """The whole response. Raises the same errors as httpx2's own transport."""
         url = request.url
         origin = (url.scheme, url.host, url.port or (443 if url.scheme == "https" else 80))
         written = _written(request)
@@ -79,7 +80,7 @@ class ShortExchanges(httpx2.AsyncBaseTransport):
         return httpx2.Response(head.status, headers=head.headers, content=body, request=request)
 
     def _kept(self, origin: Origin) -> "_Connection | None":
-        """A connection that was used before and is still good."""
+        """An idle connection that is still usable, or None."""
         idle = self._idle.get(origin, [])
         while idle:
             connection = idle.pop()
@@ -123,20 +124,20 @@ class _Connection(asyncio.Protocol):
         self._waiting: asyncio.Future[tuple[_Head, bytes]] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Nothing; the connection is there."""
+        """Take over the new connection."""
         assert isinstance(transport, asyncio.Transport)
         self._transport, self.is_usable = transport, True
         self._owners.add(self)
 
     def close(self) -> None:
-        """Nothing; the connection is of no more use."""
+        """Close the connection for good."""
         self.is_usable = False
         self._owners.discard(self)
         if self._transport is not None:
             self._transport.abort()
 
     async def exchange(self, request: bytes) -> tuple[_Head, bytes]:
-        """The response to a request."""
+        """The head and the body of the response to a request."""
         assert self._transport is not None
         self._head = None
         self._waiting = asyncio.get_running_loop().create_future()
@@ -147,9 +148,9 @@ class _Connection(asyncio.Protocol):
             self._waiting = None
 
     def data_received(self, data: bytes) -> None:
-        """Nothing; the response is handed over when it is whole."""
+        """Collect data; hand over the response when it is whole."""
         if self._waiting is None or self._waiting.done():
-            # Nobody asked: what comes may be the answer to anything.
+            # No request is open: this may be a late answer to an earlier one.
             self.close()
             return
         self._received += data
@@ -159,13 +160,13 @@ class _Connection(asyncio.Protocol):
             self._fail(httpx2.RemoteProtocolError(f"no HTTP response: {error}"))
 
     def eof_received(self) -> None:
-        """Nothing; a body without a length ends here."""
+        """End a body that has no length."""
         self.is_usable = False
         if self._head is not None and self._head.length == _TO_THE_END:
             self._finish(self._head, bytes(self._received))
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Nothing; who waits for a response is told that there is none."""
+        """Fail the open request."""
         self.is_usable = False
         self._owners.discard(self)
         if exc is None:
@@ -174,7 +175,7 @@ class _Connection(asyncio.Protocol):
             self._fail(httpx2.ReadError(str(exc) or type(exc).__name__))
 
     def _advance(self) -> None:
-        """Nothing; whatever is whole is taken. Raises ValueError for what is no HTTP."""
+        """Parse what has arrived. Raises ValueError for what is not HTTP."""
         while self._head is None:
             end = self._received.find(_END_OF_HEAD)
             if end < 0:
@@ -183,7 +184,7 @@ class _Connection(asyncio.Protocol):
                 return
             head = _read_head(bytes(self._received[:end]))
             del self._received[: end + len(_END_OF_HEAD)]
-            if head.status >= 200:  # before that there is more to come
+            if head.status >= 200:  # an interim response; the real one follows
                 self._head = head
         if len(self._received) > MOST_BODY_BYTES:
             raise ValueError("its body is too long")
@@ -193,7 +194,7 @@ class _Connection(asyncio.Protocol):
             self._finish(self._head, body)
 
     def _body(self, head: _Head) -> bytes | None:
-        """The body, taken from what was received; None if it is not whole."""
+        """The body, removed from what was received; None if it is incomplete."""
         if head.length == _CHUNKED:
             return _take_chunks(self._received)
         if head.length == _TO_THE_END or len(self._received) < head.length:
@@ -212,7 +213,7 @@ class _Connection(asyncio.Protocol):
 
 
 def _written(request: httpx2.Request) -> bytes:
-    """The bytes of a request, whose body must be there already."""
+    """The bytes of a request, whose body must be in memory. Raises LocalProtocolError for a line break in a header."""
     lines = [b"%s %s HTTP/1.1" % (request.method.encode("ascii"), request.url.raw_path)]
     lines += [b"%s: %s" % header for header in request.headers.raw]
     if any(b"\n" in line or b"\r" in line for line in lines):
@@ -221,7 +222,7 @@ def _written(request: httpx2.Request) -> bytes:
 
 
 def _read_head(text: bytes) -> _Head:
-    """The head of a response. Raises ValueError for what is none."""
+    """The head of a response. Raises ValueError for anything else."""
     first, *lines = text.split(b"\r\n")
     version, _, rest = first.partition(b" ")
     status = rest[:3]
@@ -239,7 +240,7 @@ def _read_head(text: bytes) -> _Head:
 
 
 def _length(status: int, headers: Headers, said: dict[bytes, bytes]) -> int:
-    """How the end of the body is found.
+    """The length of the body, or how its end is found. Raises ValueError if that is ambiguous.
 
     RFC 9112, 6.3
     """
@@ -252,12 +253,12 @@ def _length(status: int, headers: Headers, said: dict[bytes, bytes]) -> int:
         return _CHUNKED
     lengths = {value for name, value in headers if name.lower() == b"content-length"}
     if len(lengths) > 1 or not all(length.isdigit() for length in lengths):
-        raise ValueError("its length is in doubt")
+        raise ValueError("its length is ambiguous")
     return int(lengths.pop()) if lengths else _TO_THE_END
 
 
 def _take_chunks(received: bytearray) -> bytes | None:
-    """The body of chunks, taken from the front; None if it is not whole.
+    """The body of a chunked response, removed from the front; None if it is incomplete. Raises ValueError.
 
     RFC 9112, 7.1
     """

@@ -28,7 +28,7 @@ _REFUSALS = (HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY)
 
 @dataclass(frozen=True)
 class Backoff:
-    """Pauses between the tries of one call: drawn from 0 to a bound that doubles.
+    """Pauses between the tries of one call: random, up to a bound that doubles.
 
     Full jitter: AWS Architecture Blog, "Exponential Backoff And Jitter", 2015
     """
@@ -37,13 +37,13 @@ class Backoff:
     longest_seconds: float = 30.0
 
     def pause(self, tries: int, asked: float | None, dice: random.Random) -> float:
-        """Seconds to wait after so many tries; what the server asked for is waited for in full."""
+        """Seconds to wait after so many tries; at least the `asked` ones that the server requested."""
         drawn = dice.uniform(0, min(self.longest_seconds, self.first_seconds * 2 ** min(tries, 30)))
         return drawn if asked is None else asked + drawn / 10
 
 
 class AdaptiveConcurrency:
-    """Slots for calls in flight: doubled at first, then one more a round, halved at every sign of overload.
+    """A limit of calls in flight: it doubles at first, then grows by one per round, and halves at every overload.
 
     Additive increase, multiplicative decrease as TCP does: RFC 5681
     """
@@ -61,7 +61,7 @@ class AdaptiveConcurrency:
         self._waiting: deque[asyncio.Future[None]] = deque()
 
     async def acquire(self, *, first: bool = False) -> float:
-        """When the call starts; waits for a slot, with `first` before all who wait already."""
+        """Wait for a slot, with `first` ahead of all others that wait; returns the time when the call starts."""
         while self.in_flight >= int(self.limit) or self._clock() < self._closed_until:
             pause = self._closed_until - self._clock()
             if pause > 0:
@@ -81,24 +81,24 @@ class AdaptiveConcurrency:
         return self._clock()
 
     def release(self, began: float, *, overloaded: bool | None) -> None:
-        """Nothing; the slot is free, and the limit follows what the call met; None says nothing of the server."""
+        """Free the slot and adapt the limit to the outcome; None: the call says nothing about the server's load."""
         self.in_flight -= 1
         if overloaded:
             self._cut(began)
         elif overloaded is not None:
             step = 1.0 if self._doubles else 1.0 / self.limit
-            # A limit that nobody makes use of is not tried out.
+            # A limit that is not reached says nothing about a higher one.
             if self.in_flight + 1 >= int(self.limit):
                 self.limit = min(self.limit + step, float(self._most))
         self._wake()
 
     def close_for(self, seconds: float) -> None:
-        """Nothing; no call starts for so long."""
+        """Let no call start for so many seconds."""
         self._closed_until = max(self._closed_until, self._clock() + seconds)
 
     def _cut(self, began: float) -> None:
         self._doubles = False
-        # Calls that began before the last cut tell nothing new.
+        # Calls that began before the last cut say nothing new.
         if began > self._last_cut:
             self.limit = max(1.0, self.limit / 2)
             self._last_cut = self._clock()
@@ -113,7 +113,7 @@ class AdaptiveConcurrency:
 
 
 class Pace:
-    """So many a minute, evenly, with no more than a second's worth at once."""
+    """A rate limit: so many per minute, evenly spaced, in bursts of a second at most; None: no limit."""
 
     def __init__(self, per_minute: float | None, clock: Callable[[], float] = time.monotonic) -> None:
         self._seconds_each = 60 / per_minute if per_minute else 0.0
@@ -121,25 +121,25 @@ class Pace:
         self._next = 0.0
 
     def book(self, amount: float = 1.0) -> float:
-        """How many seconds to wait before so many may be used; they are booked."""
+        """Book the amount; returns the seconds to wait before it may be used."""
         now = self._clock()
         start = max(self._next, now - _BURST_SECONDS)
         self._next = start + amount * self._seconds_each
         return max(0.0, start - now)
 
     def give_back(self, amount: float) -> None:
-        """Nothing; so many of what was booked were not used."""
+        """Return what was booked and not used."""
         self._next -= amount * self._seconds_each
 
 
 class ResponseForms:
-    """Which requests get a schema. A server that refuses one is not sent another."""
+    """Decides which requests ask for a JSON schema: none after a server has refused one."""
 
     def __init__(self, *, is_wanted: bool) -> None:
         self.is_wanted = is_wanted
 
     def question_of(self, request: ChatRequest) -> RatingQuestion | None:
-        """The question to a judge that the request is, if it is to have a schema."""
+        """The question to a judge in the request, if it is to ask for a schema."""
         if not self.is_wanted:
             return None
         try:
@@ -148,7 +148,7 @@ class ResponseForms:
             return None
 
     def was_refused(self, trouble: Trouble) -> bool:
-        """Whether the server does not take schemas; none is sent from then on."""
+        """Whether the trouble is that the server refuses schemas; none is sent from then on."""
         if trouble.reason.startswith(tuple(f"HTTP {status.value}" for status in _REFUSALS)):
             self.is_wanted = False
             return True
@@ -156,7 +156,7 @@ class ResponseForms:
 
 
 class ServerLimits(NamedTuple):
-    """What is learnt about a server, and kept from call to call."""
+    """The limits of a server, as configured and as learned from its replies; kept from call to call."""
 
     slots: AdaptiveConcurrency
     requests: Pace
@@ -165,14 +165,14 @@ class ServerLimits(NamedTuple):
 
 
 def fresh_limits(section: EndpointSection) -> ServerLimits:
-    """The limits of a server that nothing is known of."""
+    """The limits of a server before its first call."""
     slots = AdaptiveConcurrency(section.concurrency)
     forms = ResponseForms(is_wanted=section.structured)
     return ServerLimits(slots, Pace(section.requests_per_minute), Pace(section.tokens_per_minute), forms)
 
 
 class Caller:
-    """Makes calls through an open client and writes every try into the books."""
+    """Makes calls through an open client and records every try in the books."""
 
     def __init__(self, client: ChatClient, limits: ServerLimits, books: Books, backoff: Backoff) -> None:
         self._client = client
@@ -185,7 +185,7 @@ class Caller:
         self._has_answered = False
 
     async def call(self, request: ChatRequest) -> ChatReply:
-        """The reply to the request; TeacherError if no call can succeed as things stand."""
+        """The reply to the request. Raises TeacherError if no call can succeed, or the cap leaves no room."""
         known = self._books.answered(request)
         if known is not None:
             return known
@@ -206,7 +206,7 @@ class Caller:
         return attempt.reply
 
     async def _hold(self, most: Spend) -> bool:
-        """Whether room in the cap is held for a call now; TeacherError if there is no room."""
+        """Reserve room in the cap; False without a cap. Raises TeacherError if there is no room."""
         hold = self._books.reserve(most)
         if hold is None:
             return False
@@ -243,13 +243,13 @@ class Caller:
             return await self._client.ask(body)
         got = await self._client.ask(with_schema(body, question))
         if isinstance(got, Trouble):
-            # The next try goes without.
+            # The next try goes without a schema.
             return got._replace(is_final=False) if self._limits.forms.was_refused(got) else got
         return got._replace(text=written_out(question, got.text))
 
 
 def attempt_of(request: ChatRequest, got: ServerAnswer | Trouble, most: Spend, prices: PricesSection) -> Attempt:
-    """The try in the form of the books; what the server does not say is counted at the most."""
+    """The try as an entry of the books; a cost that the server does not report counts by its upper bound."""
     if isinstance(got, Trouble):
         reply = ChatReply(request.key, "", "error", got.reason)
         return Attempt(reply, most if got.may_be_billed else Spend(), is_estimated=got.may_be_billed)
@@ -266,4 +266,4 @@ def attempt_of(request: ChatRequest, got: ServerAnswer | Trouble, most: Spend, p
 
 
 def _useless(name: str, trouble: Trouble) -> TeacherError:
-    return TeacherError(name, f"no call can succeed ({trouble.reason})", "see to the address, the key and the model")
+    return TeacherError(name, f"no call can succeed ({trouble.reason})", "check the address, the key and the model")

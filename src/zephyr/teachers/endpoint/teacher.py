@@ -1,7 +1,7 @@
 """A teacher behind an address: any server that speaks OpenAI's chat completions.
 
-Calls run in a thread with an event loop of its own, so that the server is kept busy while the replies are being
-used, and this works inside other event loops. Replies come out in the order of the requests.
+Calls run in a thread with its own event loop, so that the server is kept busy while replies are consumed, and that it
+works inside other event loops. Replies come in the order of the requests.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from zephyr.teachers.endpoint.chat_client import ChatClient
 from zephyr.teachers.endpoint.retrying_call import Backoff, Caller, fresh_limits
 from zephyr.teachers.protocol import Books, ChatReply, ChatRequest, NoBooks
 
-# Calls that may be begun before the one whose reply is due; their replies wait in memory.
+# Most calls that may start before the one whose reply is due; their replies wait in memory.
 _AHEAD = 4096
 _HAND_OVER_SECONDS = 0.01
 _LOOK_SECONDS = 0.02
@@ -27,7 +27,7 @@ _Handed = list[tuple[int, ChatReply]]
 
 
 class EndpointTeacher:
-    """Answers with a model behind an address. What it learns about the server's limits it keeps."""
+    """Answers with a model behind an address. It remembers the server's limits from call to call."""
 
     def __init__(self, address: Address, backoff: Backoff | None = None) -> None:
         self.name = address.section.model
@@ -41,7 +41,7 @@ class EndpointTeacher:
         return self.answer_with_books(requests, NoBooks())
 
     def answer_with_books(self, requests: Sequence[ChatRequest], books: Books) -> Iterator[ChatReply]:
-        """As `answer`, with every try written down; TeacherError if no call can succeed, or none fits the cap."""
+        """As `answer`, with every try recorded. Raises TeacherError if no call can succeed, or none fits the cap."""
         if not requests:
             return
         run = _Run(self, requests, books)
@@ -54,7 +54,7 @@ class EndpointTeacher:
                 run.stop()
 
     async def call_all(self, run: _Run) -> None:
-        """Nothing; every request of the run is answered, or the run stopped."""
+        """Answer every request of the run, or those until it is stopped."""
         async with ChatClient(self.address) as client:
             caller = Caller(client, self._limits, run.books, self._backoff)
             num_workers = min(self.address.section.concurrency, len(run.requests))
@@ -64,7 +64,7 @@ class EndpointTeacher:
 
 
 class _Run:
-    """The requests of one `answer`, between the thread that calls and the one that takes the replies."""
+    """The requests of one `answer`, shared by the thread that calls and the one that consumes the replies."""
 
     def __init__(self, teacher: EndpointTeacher, requests: Sequence[ChatRequest], books: Books) -> None:
         self.requests = requests
@@ -72,7 +72,7 @@ class _Run:
         self.handed: queue.SimpleQueue[_Handed | None] = queue.SimpleQueue()
         self._teacher = teacher
         self._next = 0
-        self._num_taken = 0  # written by the one who takes, read by those who call
+        self._num_taken = 0  # written by the consuming thread, read by the calling one
         self._outbox: _Handed = []
         self._failure: ZephyrError | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -80,13 +80,13 @@ class _Run:
         self._is_stopped = False
 
     def work(self) -> None:
-        """Nothing; all replies are handed over. Runs in the thread that calls."""
+        """Answer all requests and hand the replies over; runs in the calling thread."""
         asyncio.run(self._main())
         if self._failure is not None:
             raise self._failure
 
     def in_order(self, finished: Future[None]) -> Iterator[ChatReply]:
-        """The replies in the order of the requests, each as soon as it can be given."""
+        """The replies in the order of the requests, each as soon as possible."""
         early: dict[int, ChatReply] = {}
         while (handed := self.handed.get()) is not None:
             early.update(handed)
@@ -96,30 +96,30 @@ class _Run:
         finished.result()
 
     def stop(self) -> None:
-        """Nothing; calls in flight are given up. Does nothing once all is done."""
+        """Cancel the calls in flight, if there are any."""
         self._is_stopped = True
         if self._loop is not None and self._task is not None:
             with contextlib.suppress(RuntimeError):  # The loop is closed: all is done.
                 self._loop.call_soon_threadsafe(self._task.cancel)
 
     async def answer_some(self, caller: Caller) -> None:
-        """Nothing; takes one request after another until none is left. Many of these run at once."""
+        """Answer one request after another until none is left. Many of these run at once."""
         while self._next < len(self.requests) and self._failure is None:
             index = self._next
             self._next += 1
-            while index - self._num_taken > _AHEAD:  # noqa: ASYNC110 - another thread takes
+            while index - self._num_taken > _AHEAD:  # noqa: ASYNC110 - another thread changes it
                 await asyncio.sleep(_LOOK_SECONDS)
             try:
                 reply = await caller.call(self.requests[index])
             except ZephyrError as error:
-                # Calls in flight are let finish: they may be paid for.
+                # Calls in flight may finish: they may be billed.
                 if self._failure is None:
                     self._failure = error
             else:
                 self._hand_over(index, reply._replace(key=self.requests[index].key))
 
     def _hand_over(self, index: int, reply: ChatReply) -> None:
-        # Handing over wakes the other thread, so a moment's replies go together.
+        # Handing over wakes the other thread, so the replies of a moment go together.
         if not self._outbox:
             asyncio.get_running_loop().call_later(_HAND_OVER_SECONDS, self._send)
         self._outbox.append((index, reply))
