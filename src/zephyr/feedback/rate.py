@@ -110,7 +110,7 @@ class _CountingTeacher:
         self._teacher = teacher
 
     def answer(self, requests: Sequence[ChatRequest]) -> Iterator[ChatReply]:
-        ahead = self._teacher.forecast(requests)
+        ahead = self._teacher.estimate(requests)
         self.counts["requests"] += ahead.requests
         self.counts["answered_before"] += ahead.answered
         self.counts["calls_to_come"] += ahead.calls
