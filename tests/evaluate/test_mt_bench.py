@@ -14,7 +14,7 @@ from zephyr.evaluate.judged.mt_bench_questions import (
     read_questions,
 )
 from zephyr.evaluate.judged.mt_bench_wording import PUBLISHED_SINGLE, OwnScores, PublishedScores
-from zephyr.judging import Rating, read_question, write_reply
+from zephyr.judging import Rating, read_rating_question, write_reply
 from zephyr.judging.published_prompts import read_judge_prompts
 from zephyr.records.messages import Message
 from zephyr.records.writing import write_jsonl
@@ -132,7 +132,7 @@ def test_own_wording_asks_about_the_last_answer_with_references_so_far():
     given = Answered({111: ("two", "three")}, {})
     found = rate_answers(given, QUESTIONS[1:], judge, OwnScores(), SETTINGS, Calling())
     assert [(one.rating, one.reason) for one in found] == [(None, "no rating in the judge's reply")] * 2
-    first, second = (read_question(request.messages) for request in judge.requests)
+    first, second = (read_rating_question(request.messages) for request in judge.requests)
     assert first.answers == ("two",)
     assert first.notes == "Reference answer to user turn 1:\n2"
     assert second.answers == ("three",)

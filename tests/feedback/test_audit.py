@@ -9,8 +9,16 @@ import pytest
 from tests.feedback.recorded_teachers import RecordedTeacher
 from zephyr.errors import DataError
 from zephyr.feedback.audit import audit, cohens_kappa, verdict
-from zephyr.feedback.audit_items import FIRST, SECOND, TIE, AuditItem, read_llmbar, read_pandalm, world_items
-from zephyr.judging import Rating, read_question, write_reply
+from zephyr.feedback.audit_items import (
+    EQUAL,
+    FIRST_BETTER,
+    SECOND_BETTER,
+    AuditItem,
+    read_llmbar,
+    read_pandalm,
+    world_items,
+)
+from zephyr.judging import Rating, read_rating_question, write_reply
 from zephyr.recipe.feedback_section import JudgingSection
 from zephyr.records.messages import Message
 from zephyr.records.rows import Answer, Rated
@@ -26,14 +34,14 @@ def item(number: int, first: str, second: str, label: int) -> AuditItem:
 
 
 # "good" is better than "bad"; lengths are as in the words.
-ITEMS = [item(n, *(("good", "bad", FIRST) if n % 2 else ("bad", "good", SECOND))) for n in range(40)]
+ITEMS = [item(n, *(("good", "bad", FIRST_BETTER) if n % 2 else ("bad", "good", SECOND_BETTER))) for n in range(40)]
 
 
 def rating_by(score):
     """A judge that rates a text by `score(text, place, request)`."""
 
     def reply(request) -> str:
-        question = read_question(request.messages)
+        question = read_rating_question(request.messages)
         scores = [score(text, place, request) for place, text in enumerate(question.answers)]
         return write_reply(question.aspect, [Rating(value, "") for value in scores])
 
@@ -84,7 +92,7 @@ def test_a_judge_that_cannot_be_read_has_no_verdict():
 def test_missing_ratings_are_no_ties():
     # Half of the questions have no answer; of the other half all verdicts are right.
     def reply(request) -> str:
-        question = read_question(request.messages)
+        question = read_rating_question(request.messages)
         if int(question.conversation[0].content.split()[1]) < 20:
             return "?"
         return write_reply(question.aspect, [Rating(5 if text == "good" else 1, "") for text in question.answers])
@@ -98,7 +106,7 @@ def test_intervals_hold_the_value_and_shrink_with_items():
     right = {f"question {number}": dice.random() < 0.8 for number in range(400)}
 
     def mostly(text, _, request):
-        asked = read_question(request.messages).conversation[0].content
+        asked = read_rating_question(request.messages).conversation[0].content
         return 5 if (text == "good") == right[asked] else 1
 
     few = measured(rating_by(mostly))["aspects", "agreement with labels"]
@@ -143,9 +151,9 @@ def test_sets_are_told_apart():
 def test_a_verdict_compares_what_both_have():
     first = Answer("a", score=3.0, ratings={"honesty": None, "helpfulness": 4.0})
     second = Answer("b", score=3.0, ratings={"honesty": 5.0, "helpfulness": 3.0})
-    assert verdict(first, second, "overall") == TIE
-    assert verdict(first, second, "aspects") == FIRST
-    assert verdict(second, first, "aspects") == SECOND
+    assert verdict(first, second, "overall") == EQUAL
+    assert verdict(first, second, "aspects") == FIRST_BETTER
+    assert verdict(second, first, "aspects") == SECOND_BETTER
     assert verdict(first, Answer("c"), "aspects") is None
     assert verdict(first, Answer("c"), "overall") is None
 
@@ -172,7 +180,7 @@ def test_cohens_kappa_by_hand(one, other, kappa):
 
 def test_the_closed_world_has_items_of_known_labels():
     items = list(world_items(60, seed=3))
-    firsts = sum(one.label == FIRST for one in items)
+    firsts = sum(one.label == FIRST_BETTER for one in items)
     assert 15 < firsts < 45
     for one in items:
         better, worse = one.row.answers[:: one.label]
@@ -193,8 +201,8 @@ def test_pandalm_counts_votes(tmp_path):
     file = tmp_path / "testset.json"
     file.write_text(json.dumps(rows))
     items = list(read_pandalm(file))
-    assert [one.label for one in items] == [FIRST, SECOND, TIE]  # of the last no two agree
-    assert items[0].labels == (FIRST, FIRST, SECOND)
+    assert [one.label for one in items] == [FIRST_BETTER, SECOND_BETTER, EQUAL]  # of the last no two agree
+    assert items[0].labels == (FIRST_BETTER, FIRST_BETTER, SECOND_BETTER)
     assert [answer.text for answer in items[0].row.answers] == ["Hi", "True"]
     people = measured(rating_by(lambda *_: 3), items)["people", "kappa between annotators"]
     assert -1 <= people.value <= 1
@@ -216,7 +224,7 @@ def test_files_that_are_something_else_are_refused(tmp_path):
 def test_the_published_sets_are_read(shared_data):
     llmbar = list(read_llmbar(shared_data / "judge" / "llmbar"))
     assert len(llmbar) == 566
-    assert {one.label for one in llmbar} == {FIRST, SECOND}
+    assert {one.label for one in llmbar} == {FIRST_BETTER, SECOND_BETTER}
     pandalm = list(read_pandalm(shared_data / "judge" / "pandalm" / "testset-v1.json"))
     assert len(pandalm) == 999  # at least two of three always agree
     people = measured(rating_by(lambda *_: 3), pandalm[:300])["people", "kappa between annotators"]

@@ -8,7 +8,7 @@ import pytest
 from tests.feedback.recorded_teachers import RecordedTeacher, cut_off, failed
 from zephyr.errors import DataError
 from zephyr.feedback.judge import calls_beside, judge, without_ratings, write_judged
-from zephyr.judging import ASPECTS, OVERALL, Rating, read_question, write_reply
+from zephyr.judging import ASPECTS, OVERALL, Rating, read_rating_question, write_reply
 from zephyr.recipe.feedback_section import JudgingSection
 from zephyr.records.formats import record_of
 from zephyr.records.messages import Message
@@ -27,7 +27,7 @@ ROWS = [
 
 def honest_reply(request) -> str:
     """A judge who rates "answer n" with n, and doubles it over all."""
-    question = read_question(request.messages)
+    question = read_rating_question(request.messages)
     ranks = [int(text.split()[1]) for text in question.answers]
     factor = 2 if question.aspect == OVERALL else 1
     return write_reply(question.aspect, [Rating(factor * rank, f"rank {rank}") for rank in ranks])
@@ -52,7 +52,7 @@ def test_texts_are_shown_in_a_random_order_that_is_recorded():
     orders = [call.shown for one in judged for call in one.calls]
     assert all(sorted(order) == [0, 1, 2, 3] for order in orders)
     assert len(set(orders)) > 10
-    shown = [read_question(request.messages).answers for request in teacher.asked]
+    shown = [read_rating_question(request.messages).answers for request in teacher.asked]
     recorded = [tuple(one.rated.answers[index].text for index in call.shown) for one in judged for call in one.calls]
     assert shown == recorded
     assert [request.seed for request in teacher.asked] == [call.seed for one in judged for call in one.calls]
@@ -72,7 +72,7 @@ def test_the_judge_is_told_what_is_known_and_what_authors_were_told():
     row = ROWS[0]._replace(answers=(told, Answer("another")), knowledge="Paris is right.")
     teacher = RecordedTeacher(lambda _: "?")
     list(judge([row], teacher, JudgingSection(num_tries=1)))
-    questions = [read_question(request.messages) for request in teacher.asked]
+    questions = [read_rating_question(request.messages) for request in teacher.asked]
     notes = {question.aspect: question.notes for question in questions if question.aspect != OVERALL}
     known = dict.fromkeys(("truthfulness", "helpfulness"), "Paris is right.")
     assert notes == known | dict.fromkeys(("instruction_following", "honesty"), "")
@@ -94,7 +94,7 @@ def test_failed_tries_are_kept_with_what_came_back():
 def test_ratings_do_not_depend_on_the_order_of_rows():
     # A judge whose scores hang on the place and on the fence: any change of a request changes them.
     def moody(request) -> str:
-        question = read_question(request.messages)
+        question = read_rating_question(request.messages)
         places = range(len(question.answers))
         return write_reply(question.aspect, [Rating((place + request.seed) % 5 + 1, "") for place in places])
 
@@ -116,7 +116,7 @@ def test_what_cannot_be_read_is_asked_again_in_another_way():
     seen: dict[tuple, int] = {}
 
     def second_time(request) -> str:
-        question = read_question(request.messages)
+        question = read_rating_question(request.messages)
         name = (question.aspect, tuple(sorted(question.answers)))
         seen[name] = seen.get(name, 0) + 1
         return honest_reply(request) if seen[name] == 2 else "Overall Score: 10 or so\nRating: 5"
@@ -138,7 +138,7 @@ def test_what_cannot_be_read_is_asked_again_in_another_way():
 
 def test_failures_never_become_scores():
     def spoilt(request):
-        aspect = read_question(request.messages).aspect
+        aspect = read_rating_question(request.messages).aspect
         if aspect == "honesty":
             return failed(request)
         if aspect == "helpfulness":
@@ -186,7 +186,7 @@ FEW = [
 
 
 def reply_about_overall(request) -> str:
-    question = read_question(request.messages)
+    question = read_rating_question(request.messages)
     if question.aspect == "honesty":
         return "no"
     return write_reply(question.aspect, [Rating(4, f"about {text}") for text in question.answers])

@@ -18,7 +18,7 @@ from zephyr.judging import (
     ask,
     fence_word,
     parse_reply,
-    read_question,
+    read_rating_question,
     write_reply,
 )
 from zephyr.records.messages import Message
@@ -48,7 +48,7 @@ def test_no_text_leaves_its_fence(name):
         question = attacked(aspect, INJECTIONS[name])
         word = fence_word(question, seed=0)
         messages = ask(question, nonce=word)
-        assert read_question(messages) == question
+        assert read_rating_question(messages) == question
         fences = re.findall(rf"^<<<{word} .*>>>$", messages[-1].content, re.MULTILINE)
         assert len(fences) == 2 * (len(question.conversation) + len(question.answers))
 

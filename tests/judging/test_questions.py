@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zephyr.judging import ASPECTS, OVERALL, RatingQuestion, ask, fence_word, read_question
+from zephyr.judging import ASPECTS, OVERALL, RatingQuestion, ask, fence_word, read_rating_question
 from zephyr.judging.parsing import read_verdict
 from zephyr.judging.questions import FENCE_WORD_LENGTH, ComparisonQuestion, ask_comparison, read_comparison
 from zephyr.records.messages import ROLES, Message
@@ -37,7 +37,7 @@ def test_a_question_is_read_back_to_the_letter(aspect, conversation, answers, no
     assert word == fence_word(asked, seed=seed)
     messages = ask(asked, nonce=word)
     assert [message.role for message in messages] == ["system", "user"]
-    assert read_question(messages) == asked
+    assert read_rating_question(messages) == asked
 
 
 def test_the_judge_sees_all_texts_in_order_with_the_scale_and_the_form():
@@ -100,7 +100,7 @@ def test_misuse_is_a_value_error():
         ask(question("honesty", "red"), nonce="xyz")
     for messages in ((), (Message("user", "hello"),), (Message("user", f"x\nRating task v1: honesty. {WORD}"),)):
         with pytest.raises(ValueError, match="header"):
-            read_question(messages)
+            read_rating_question(messages)
 
 
 # ---- comparisons ----

@@ -91,7 +91,7 @@ def made(section: dict, tmp_path, name: str = "run"):
     for one in (folder, synth):
         one.mkdir(parents=True, exist_ok=True)
     write_jsonl(synth / "prompts.jsonl", prompts("feedback", 0, NUM_PROMPTS), replace=True)
-    facts = stage.run(Work(recipe_with(section, tmp_path), "feedback", folder, {"synth": synth}, run_folder))
+    facts = stage.STAGE.run(Work(recipe_with(section, tmp_path), "feedback", folder, {"synth": synth}, run_folder))
     return facts, {path.name: [json.loads(line) for line in path.open()] for path in folder.glob("*.jsonl")}
 
 

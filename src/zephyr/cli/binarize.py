@@ -21,7 +21,7 @@ Repair = Annotated[
 ]
 
 
-def binarize(  # noqa: PLR0913 - typer makes an option of every parameter
+def binarize_command(  # noqa: PLR0913 - typer makes an option of every parameter
     file: Annotated[str, typer.Argument(help="Rated answers: a file, a folder, a glob or a hub id.")],
     *,
     out: OutFile,
@@ -44,8 +44,7 @@ def binarize(  # noqa: PLR0913 - typer makes an option of every parameter
     quiet_libraries(offline=offline)
     from zephyr.cli.files import check_output, open_rows
     from zephyr.errors import DataError
-    from zephyr.feedback.binarize import binarize as binarize_rows
-    from zephyr.feedback.binarize import repair_where_published
+    from zephyr.feedback.binarize import binarize, repair_where_published
     from zephyr.recipe.feedback_section import BinarizeSection
     from zephyr.records.fields import printable
     from zephyr.records.writing import write_jsonl
@@ -62,7 +61,7 @@ def binarize(  # noqa: PLR0913 - typer makes an option of every parameter
         kto_threshold=kto_threshold,
         repair_overall=repair,
     )
-    made = binarize_rows(records, repair_where_published(section, records.shapes.values()), seed=seed)
+    made = binarize(records, repair_where_published(section, records.shapes.values()), seed=seed)
     if made.rows:
         write_jsonl(out, made.rows, replace=force)
     accounts = {

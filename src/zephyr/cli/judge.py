@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from typer.core import TyperGroup
 
-from zephyr.cli.judge_audit import audit
+from zephyr.cli.judge_audit import audit_command
 from zephyr.cli.options import (
     TEACHER_FORMS,
     AsJson,
@@ -62,13 +62,13 @@ class RateByDefault(TyperGroup):
         return super().parse_args(ctx, args)
 
 
-judge = typer.Typer(
+judge_group = typer.Typer(
     name="judge",
     cls=RateByDefault,
     no_args_is_help=True,
     help="Rate answers (zephyr judge FILE -o OUT), or measure how reliable a judge is (zephyr judge audit).",
 )
-judge.command("audit")(audit)
+judge_group.command("audit")(audit_command)
 
 Models = Annotated[
     list[str] | None, typer.Option("--models", metavar="MODEL", help=f"Who answers; can be repeated: {TEACHER_FORMS}")
@@ -85,7 +85,7 @@ RayGpus = Annotated[float, typer.Option("--gpus-per-worker", min=0, help="GPUs r
 Limit = Annotated[int | None, typer.Option(min=1, help="Use only the first N prompts.")]
 
 
-@judge.command(RATE)
+@judge_group.command(RATE)
 def rate(  # noqa: PLR0913 - typer makes an option of every parameter
     file: Annotated[str, typer.Argument(help="Prompts with answers, or with --models prompts alone.")],
     *,

@@ -14,17 +14,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zephyr.data.ratings import mean_rating
-from zephyr.feedback.audit_items import FIRST, SECOND, TIE, AuditItem
-from zephyr.feedback.judge import Judged, Order, judge
+from zephyr.feedback.audit_items import EQUAL, FIRST_BETTER, SECOND_BETTER, AuditItem
+from zephyr.feedback.judge import JudgedRow, Order, judge
 from zephyr.intervals import bootstrap_interval, wilson
 from zephyr.judging import OVERALL
 from zephyr.recipe.feedback_section import Aspect, JudgingSection
 from zephyr.records.rows import Answer
 from zephyr.teachers.protocol import Teacher
 
-Floats = NDArray[np.float64]
+_Floats = NDArray[np.float64]
 By = Literal["aspects", "overall"]  # the mean over aspects, or the overall score
-_VERDICTS = (FIRST, TIE, SECOND)
+_VERDICTS = (FIRST_BETTER, EQUAL, SECOND_BETTER)
 
 
 class Measure(NamedTuple):
@@ -51,21 +51,21 @@ class Audit:
 
 
 class _Rounds(NamedTuple):
-    given: list[Judged]
-    swapped: list[Judged]  # only the aspects: the overall score is asked about one answer at a time
-    repeated: list[Judged]
+    given: list[JudgedRow]
+    swapped: list[JudgedRow]  # only the aspects: the overall score is asked about one answer at a time
+    repeated: list[JudgedRow]
 
 
 class _Columns(NamedTuple):
     """The items as columns; verdicts are NaN where ratings are missing."""
 
-    given: Floats
-    swapped: Floats
-    repeated: Floats
-    labels: Floats
-    doublings: Floats  # how many times longer the first answer is, as a power of two
-    questions: Floats
-    failed: Floats
+    given: _Floats
+    swapped: _Floats
+    repeated: _Floats
+    labels: _Floats
+    doublings: _Floats  # how many times longer the first answer is, as a power of two
+    questions: _Floats
+    failed: _Floats
 
 
 def audit(
@@ -100,7 +100,7 @@ def num_rounds(section: JudgingSection) -> int:
 def _rounds(
     items: Sequence[AuditItem], teacher: Teacher, section: JudgingSection, seed: int, on_item: Callable[[], None]
 ) -> _Rounds:
-    def judged(section: JudgingSection, seed: int, order: Order = "given") -> list[Judged]:
+    def judged(section: JudgingSection, seed: int, order: Order = "given") -> list[JudgedRow]:
         found = []
         for one in judge([item.row for item in items], teacher, section, seed=seed, order=order):
             on_item()
@@ -122,7 +122,7 @@ def _deciders(section: JudgingSection) -> list[By]:
 
 
 def verdict(first: Answer, second: Answer, by: By) -> int | None:
-    """FIRST, SECOND or TIE, by the overall scores or the mean over aspects both have; None if a score is missing."""
+    """Which answer has the better overall score, or mean over the aspects both have; None if a score is missing."""
     if by == "overall":
         scores = first.score, second.score
     else:
@@ -135,11 +135,11 @@ def verdict(first: Answer, second: Answer, by: By) -> int | None:
         scores = mean_rating(one), mean_rating(other)
     if scores[0] is None or scores[1] is None:
         return None
-    return FIRST if scores[0] > scores[1] else SECOND if scores[0] < scores[1] else TIE
+    return FIRST_BETTER if scores[0] > scores[1] else SECOND_BETTER if scores[0] < scores[1] else EQUAL
 
 
 def _columns(items: Sequence[AuditItem], rounds: _Rounds, by: By) -> _Columns:
-    def verdicts(judged: Sequence[Judged]) -> Floats:
+    def verdicts(judged: Sequence[JudgedRow]) -> _Floats:
         found = [verdict(one.rated.answers[0], one.rated.answers[1], by) for one in judged]
         return np.array([np.nan if one is None else one for one in found], dtype=np.float64)
 
@@ -184,7 +184,7 @@ def _between_people(items: Sequence[AuditItem], seed: int) -> list[Measure]:
         return []
     votes = np.array(voted, dtype=np.float64)
 
-    def agreement(rows: Floats) -> float:
+    def agreement(rows: _Floats) -> float:
         pairs = [(one, other) for other in range(rows.shape[1]) for one in range(other)]
         return float(np.mean([cohens_kappa(rows[:, one], rows[:, other]) for one, other in pairs]))
 
@@ -192,7 +192,7 @@ def _between_people(items: Sequence[AuditItem], seed: int) -> list[Measure]:
     return [Measure("kappa between annotators", "people", agreement(votes), low, high, len(votes))]
 
 
-def _same(one: Floats, other: Floats) -> Floats:
+def _same(one: _Floats, other: _Floats) -> _Floats:
     """1 where both are the same, 0 where not, NaN where one is missing."""
     return np.where(np.isnan(one) | np.isnan(other), np.nan, one == other)
 
@@ -203,7 +203,7 @@ def _position_bias(columns: _Columns) -> float:
     return float(np.mean(columns.given[known] - columns.swapped[known]) / 2) if known.any() else np.nan
 
 
-def _slope(verdicts: Floats, doublings: Floats) -> float:
+def _slope(verdicts: _Floats, doublings: _Floats) -> float:
     """By how much a verdict (from -1 to 1) rises if an answer is twice as long: least squares."""
     known = ~np.isnan(verdicts)
     lengths, won = doublings[known], verdicts[known]
@@ -218,7 +218,7 @@ def _kappa_with_labels(columns: _Columns) -> float:
     return cohens_kappa(columns.given[known], columns.labels[known])
 
 
-def cohens_kappa(one: Floats, other: Floats) -> float:
+def cohens_kappa(one: _Floats, other: _Floats) -> float:
     """Agreement of two judges beyond chance: 1 is perfect, 0 what chance gives; NaN if chance alone agrees fully.
 
     Cohen, A Coefficient of Agreement for Nominal Scales, 1960
@@ -231,7 +231,7 @@ def cohens_kappa(one: Floats, other: Floats) -> float:
 
 
 # True or false for every item; the measure is the share of true ones.
-SHARES: Mapping[str, Callable[[_Columns], Floats]] = {
+SHARES: Mapping[str, Callable[[_Columns], _Floats]] = {
     "same verdict when swapped": lambda columns: _same(columns.given, columns.swapped),
     "same verdict when repeated": lambda columns: _same(columns.given, columns.repeated),
     "ties": lambda columns: _same(columns.given, np.zeros(len(columns.given))),
@@ -247,7 +247,7 @@ STATISTICS: Mapping[str, Callable[[_Columns], float]] = {
 _OF_ORDER = {"same verdict when swapped", "position bias (first shown)"}
 
 
-def _share(name: str, by: By, holds: Floats) -> Measure:
+def _share(name: str, by: By, holds: _Floats) -> Measure:
     known = holds[~np.isnan(holds)]
     share = float(known.mean()) if len(known) else None
     return Measure(name, by, share, *_wilson(share, len(known)), len(known))

@@ -14,13 +14,13 @@ from zephyr.records.rows import Answer, Rated
 from zephyr.teachers.protocol import seed_for
 from zephyr.world import faulty_answer, ideal_answer, prompts
 
-FIRST, TIE, SECOND = 1, 0, -1
+FIRST_BETTER, EQUAL, SECOND_BETTER = 1, 0, -1
 # How the sets write that the first answer is better, the second, or neither.
-_WRITTEN = {1: FIRST, 2: SECOND, 0: TIE}
+_WRITTEN = {1: FIRST_BETTER, 2: SECOND_BETTER, 0: EQUAL}
 
 
 class AuditItem(NamedTuple):
-    """A prompt with two answers; `label` is FIRST, TIE or SECOND, `labels` those of every annotator."""
+    """A prompt with two answers; `label` is FIRST_BETTER, EQUAL or SECOND_BETTER, `labels` those of every annotator."""
 
     row: Rated
     label: int
@@ -69,7 +69,9 @@ def world_items(count: int, *, seed: int) -> Iterator[AuditItem]:
         faulty = Answer(faulty_answer(prompt.messages, rng).text, "faulty")
         is_first = rng.random() < 0.5
         answers = (right, faulty) if is_first else (faulty, right)
-        yield AuditItem(Rated(prompt.name, prompt.messages, answers, "closed world"), FIRST if is_first else SECOND)
+        yield AuditItem(
+            Rated(prompt.name, prompt.messages, answers, "closed world"), FIRST_BETTER if is_first else SECOND_BETTER
+        )
 
 
 def _pair(row: Row, name: str, prompt: Messages, fields: tuple[str, str]) -> Rated:

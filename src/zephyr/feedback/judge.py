@@ -15,8 +15,8 @@ from typing import Literal, NamedTuple
 from zephyr.data.read.record_cache import RecordCache
 from zephyr.feedback.principles import without_example
 from zephyr.judging import (
+    JUDGE_TEMPLATE_VERSION,
     OVERALL,
-    TEMPLATE_VERSION,
     ParseFailure,
     Rating,
     RatingQuestion,
@@ -62,7 +62,7 @@ class JudgeCall:
     failures: tuple[FailedTry, ...] = ()
 
 
-class Judged(NamedTuple):
+class JudgedRow(NamedTuple):
     """A prompt with its rated answers, and the calls that the ratings come from.
 
     An aspect whose call failed is missing from the ratings; a failed "overall" leaves score None.
@@ -92,7 +92,7 @@ def judge(
     min_answers: int = 2,
     order: Order = "random",
     chunk_rows: int = CHUNK_ROWS,
-) -> Iterator[Judged]:
+) -> Iterator[JudgedRow]:
     """Every row with the ratings that `teacher` gives its answers, in order.
 
     Ratings depend on the seed and the row alone. Rows with fewer than `min_answers` answers are not rated. Answers are
@@ -109,7 +109,7 @@ def judge(
                 call.seed = seed_for(seed, "judge", prompt_id(row.prompt), call.aspect, attempt)
                 call.shown = _ordered(sorted(call.shown), order, call.seed)
             pending = _ask(pending, teacher, section.max_new_tokens)
-        yield from (Judged(_with_ratings(row, done), done) for row, done in zip(chunk, calls, strict=True))
+        yield from (JudgedRow(_with_ratings(row, done), done) for row, done in zip(chunk, calls, strict=True))
 
 
 def _calls_about(row: Rated, section: JudgingSection, min_answers: int) -> tuple[JudgeCall, ...]:
@@ -206,7 +206,7 @@ def calls_beside(ratings: Path) -> Path:
 
 
 def write_judged(
-    found: Iterable[Judged], judge_name: str, ratings: Path, calls: Path, *, replace: bool = False
+    found: Iterable[JudgedRow], judge_name: str, ratings: Path, calls: Path, *, replace: bool = False
 ) -> Counter[str]:
     """Write the rated rows and every call they come from; return the counts. The ratings are written last.
 
@@ -237,7 +237,7 @@ def _call_fields(rated: Rated, call: JudgeCall, judge_name: str) -> dict[str, Js
         "prompt_id": prompt_id(rated.prompt),
         "row": rated.name,
         "judge": judge_name,
-        "template": TEMPLATE_VERSION,
+        "template": JUDGE_TEMPLATE_VERSION,
         "aspect": call.aspect,
         "shown": list(call.shown),
         "models": [rated.answers[index].model for index in call.shown],

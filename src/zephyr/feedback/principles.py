@@ -15,17 +15,21 @@ from zephyr.recipe.feedback_section import CandidatesSection, PrincipleName
 
 PRINCIPLES_VERSION = "v1"
 
-Shares = Mapping[PrincipleName, float]
+PrincipleShares = Mapping[PrincipleName, float]
 
 _ANY_SOURCE = ""
-_GENERAL: Shares = {"helpfulness": 0.6, "truthfulness": 0.2, "honesty": 0.18, "calibration": 0.02}
-_HELPFUL: Shares = {"helpfulness": 1.0}
-_TRUTHFUL: Shares = {"truthfulness": 1.0}
-_EVENLY: Shares = {"truthfulness": 0.5, "honesty": 0.45, "calibration": 0.05}  # honesty is replaced one time in ten
+_GENERAL: PrincipleShares = {"helpfulness": 0.6, "truthfulness": 0.2, "honesty": 0.18, "calibration": 0.02}
+_HELPFUL: PrincipleShares = {"helpfulness": 1.0}
+_TRUTHFUL: PrincipleShares = {"truthfulness": 1.0}
+_EVENLY: PrincipleShares = {
+    "truthfulness": 0.5,
+    "honesty": 0.45,
+    "calibration": 0.05,
+}  # honesty is replaced one time in ten
 
 # By the source of a prompt; other sources are treated like sharegpt and ultrachat.
 # UltraFeedback: arXiv 2310.01377; its README, and src/comparison_data_generation/main.py
-MIXTURES: Mapping[str, Mapping[str, Shares]] = {
+MIXTURES: Mapping[str, Mapping[str, PrincipleShares]] = {
     "readme": {
         "evol_instruct": _HELPFUL,
         "false_qa": _TRUTHFUL,
@@ -58,7 +62,7 @@ def sentences() -> Mapping[str, tuple[str, ...]]:
     return {name: tuple(texts) for name, texts in by_name.items()}
 
 
-def shares_for(section: CandidatesSection, source: str) -> Shares | None:
+def shares_for(section: CandidatesSection, source: str) -> PrincipleShares | None:
     """How often each principle is used for prompts of a source; None for no principles at all."""
     if section.principle_shares:
         return section.principle_shares
@@ -69,7 +73,7 @@ def shares_for(section: CandidatesSection, source: str) -> Shares | None:
     return by_source.get("flan" if source.startswith("flan") else source, by_source[_ANY_SOURCE])
 
 
-def draw_principle(shares: Shares, *, seed: int) -> Principle:
+def draw_principle(shares: PrincipleShares, *, seed: int) -> Principle:
     """A principle drawn by its share, and one of its sentences, drawn uniformly."""
     rng = random.Random(seed)
     names = sorted(shares)

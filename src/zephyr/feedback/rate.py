@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from zephyr.feedback.candidates import CHUNK_PROMPTS, answer_prompts
-from zephyr.feedback.judge import CHUNK_ROWS, Judged, judge, without_ratings, write_judged
+from zephyr.feedback.judge import CHUNK_ROWS, JudgedRow, judge, without_ratings, write_judged
 from zephyr.recipe.feedback_section import CandidatesSection, JudgingSection
 from zephyr.recipe.teacher_section import LocalSection, TeacherSection
 from zephyr.records.rows import Prompt, Rated
@@ -110,16 +110,16 @@ class _CountingTeacher:
         self._teacher = teacher
 
     def answer(self, requests: Sequence[ChatRequest]) -> Iterator[ChatReply]:
-        ahead = self._teacher.estimate(requests)
-        self.counts["requests"] += ahead.requests
-        self.counts["answered_before"] += ahead.answered
-        self.counts["calls_to_come"] += ahead.calls
-        self.counts["likely_prompt_tokens"] += ahead.likely_prompt_tokens
-        self.counts["most_tokens"] += ahead.most.tokens
+        estimate = self._teacher.estimate(requests)
+        self.counts["requests"] += estimate.requests
+        self.counts["answered_before"] += estimate.answered
+        self.counts["calls_to_come"] += estimate.calls
+        self.counts["likely_prompt_tokens"] += estimate.likely_prompt_tokens
+        self.counts["most_tokens"] += estimate.most.tokens
         yield from (ChatReply(request.key, "", "error", "dry run") for request in requests)
 
 
-def _judged(rows: Iterable[Rated], rater: Teacher, plan: RatingPlan) -> Iterator[Judged]:
+def _judged(rows: Iterable[Rated], rater: Teacher, plan: RatingPlan) -> Iterator[JudgedRow]:
     return judge(
         rows, rater, plan.judging, seed=plan.context.seed, min_answers=plan.min_answers, chunk_rows=plan.chunk_rows
     )
@@ -141,7 +141,7 @@ def _unrated(
         yield one.rated
 
 
-def _noted(found: Iterable[Judged], on_row: Callable[[int], None]) -> Iterator[Judged]:
+def _noted(found: Iterable[JudgedRow], on_row: Callable[[int], None]) -> Iterator[JudgedRow]:
     for number, one in enumerate(found, 1):
         yield one
         on_row(number)

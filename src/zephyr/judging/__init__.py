@@ -3,24 +3,24 @@
 from zephyr.judging.parsing import ParseFailure, Rating, parse_reply, write_reply
 from zephyr.judging.questions import (
     ASPECTS,
+    JUDGE_TEMPLATE_VERSION,
     OVERALL,
-    TEMPLATE_VERSION,
     RatingQuestion,
     ask,
     fence_word,
-    read_question,
+    read_rating_question,
 )
 
 __all__ = [
     "ASPECTS",
+    "JUDGE_TEMPLATE_VERSION",
     "OVERALL",
-    "TEMPLATE_VERSION",
     "ParseFailure",
     "Rating",
     "RatingQuestion",
     "ask",
     "fence_word",
     "parse_reply",
-    "read_question",
+    "read_rating_question",
     "write_reply",
 ]

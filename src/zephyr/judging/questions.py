@@ -19,7 +19,7 @@ from zephyr.records.messages import ROLES, Message, Messages
 
 OVERALL: Aspect = "overall"
 ASPECTS: tuple[Aspect, ...] = tuple(aspect for aspect in get_args(Aspect) if aspect != OVERALL)
-TEMPLATE_VERSION = "v1"
+JUDGE_TEMPLATE_VERSION = "v1"
 FENCE_WORD_LENGTH = 16
 
 _RATING_HEADER = re.compile(r"Rating task (\w+): (\w+)\. Fence word: ([0-9a-f]+)\.\n")
@@ -101,7 +101,7 @@ def ask(question: RatingQuestion, *, nonce: str) -> Messages:
     conversation = [fenced(nonce, f"{turn.role} turn", turn.content) for turn in question.conversation]
     answers = [fenced(nonce, f"text {number}", text) for number, text in enumerate(question.answers, start=1)]
     notes = [fenced(nonce, "notes", question.notes)] if question.notes else ["None."]
-    fields = {"aspect": question.aspect, "version": TEMPLATE_VERSION, "fence": nonce, "count": str(num_answers)}
+    fields = {"aspect": question.aspect, "version": JUDGE_TEMPLATE_VERSION, "fence": nonce, "count": str(num_answers)}
     user = template_text(f"{question.aspect}.txt").substitute(
         fields,
         rules=template_text("rules.txt").substitute(fields),
@@ -117,7 +117,7 @@ def fenced(nonce: str, label: str, text: str) -> str:
     return f"<<<{nonce} {label}>>>\n{text}\n<<<{nonce} end>>>"
 
 
-def read_question(messages: Messages) -> RatingQuestion:
+def read_rating_question(messages: Messages) -> RatingQuestion:
     """The question that `ask` wrote into these messages, verbatim; for rule-based judges and tests.
 
     Raises ValueError if `ask` did not write them.
@@ -148,7 +148,7 @@ def ask_comparison(comparison: ComparisonQuestion, *, seed: int) -> Messages:
         fenced(nonce, f"earlier {message.role} {number}", message.content)
         for number, message in enumerate(comparison.context, start=1)
     ]
-    fields = {"version": TEMPLATE_VERSION, "fence": nonce}
+    fields = {"version": JUDGE_TEMPLATE_VERSION, "fence": nonce}
     user = template_text("comparison.txt").substitute(
         fields,
         turns="\n\n".join([*earlier, _fenced_all(nonce, "user turn", comparison.turns)]),
@@ -205,7 +205,7 @@ def _occurs(word: str, texts: Iterable[str]) -> bool:
 @functools.cache
 def template_text(name: str) -> Template:
     """The template of this file name, in the current version."""
-    text = resources.files("zephyr.judging").joinpath("templates", TEMPLATE_VERSION, name)
+    text = resources.files("zephyr.judging").joinpath("templates", JUDGE_TEMPLATE_VERSION, name)
     return Template(text.read_text(encoding="utf-8").strip())
 
 

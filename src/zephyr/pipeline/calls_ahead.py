@@ -11,7 +11,7 @@ from pathlib import Path
 from zephyr.recipe.schema import Recipe
 from zephyr.recipe.synth_section import SelfInstructSynth, SynthSection, UltraChatSynth, WorldSynth
 from zephyr.recipe.teacher_section import ScriptedSection, TeacherSection
-from zephyr.stages.call_estimate import SAMPLED_PROMPTS, CallEstimate, call_lines, counting
+from zephyr.stages.call_estimate import ESTIMATE_SAMPLE, TeacherEstimate, call_lines, counting
 from zephyr.synth.dialogues import WritingSettings, write_dialogues
 from zephyr.synth.instances import InstanceSettings, classify, write_instances
 from zephyr.synth.instructions import GrowthSettings, InstructionPool
@@ -31,7 +31,7 @@ def calls_of_synth(recipe: Recipe) -> Iterator[str]:
         yield from call_lines(recipe, asked_by_synth(section, seed=recipe.seed, data_dir=recipe.data_dir))
 
 
-def asked_by_synth(section: SynthSection, *, seed: int, data_dir: Path) -> list[CallEstimate]:
+def asked_by_synth(section: SynthSection, *, seed: int, data_dir: Path) -> list[TeacherEstimate]:
     """What the section asks of each of its teachers, none of which is the scripted one. Raises ZephyrError."""
     generator = section.generator
     match generator:
@@ -43,20 +43,20 @@ def asked_by_synth(section: SynthSection, *, seed: int, data_dir: Path) -> list[
             return _of_talks(section, generator, seed)
 
 
-def _of_world(section: SynthSection, generator: WorldSynth, seed: int) -> list[CallEstimate]:
-    count = min(SAMPLED_PROMPTS, generator.num_dialogues)
+def _of_world(section: SynthSection, generator: WorldSynth, seed: int) -> list[TeacherEstimate]:
+    count = min(ESTIMATE_SAMPLE, generator.num_dialogues)
     asked = counting(section.teacher, generator.num_dialogues / count)
     for _ in write_dialogues(prompts("train", seed, count), asked.teacher, _answers(section, 0), Counter()):
         pass
     return [asked]
 
 
-def _of_lists(section: SynthSection, generator: SelfInstructSynth, seed: int, data_dir: Path) -> list[CallEstimate]:
+def _of_lists(section: SynthSection, generator: SelfInstructSynth, seed: int, data_dir: Path) -> list[TeacherEstimate]:
     """Lists of instructions, then a class and examples for each that is kept."""
     growth = GrowthSettings(
         generator.num_instructions, seed=seed, classification_only=generator.classification_only, patience_rounds=1
     )
-    seeds = read_seeds(data_dir / generator.seeds, growth)[:SAMPLED_PROMPTS]
+    seeds = read_seeds(data_dir / generator.seeds, growth)[:ESTIMATE_SAMPLE]
     instructions = [task.instruction for task in seeds]
     times = generator.num_instructions / KEPT_OF_A_LIST / growth.requests_per_round
     lists = counting(section.teacher, times, fails=True)
@@ -68,8 +68,8 @@ def _of_lists(section: SynthSection, generator: SelfInstructSynth, seed: int, da
     return [lists._replace(who=f"{lists.who} (lists of instructions)"), tasks._replace(who=f"{tasks.who} (tasks)")]
 
 
-def _of_talks(section: SynthSection, generator: UltraChatSynth, seed: int) -> list[CallEstimate]:
-    count = min(SAMPLED_PROMPTS, generator.num_dialogues)
+def _of_talks(section: SynthSection, generator: UltraChatSynth, seed: int) -> list[TeacherEstimate]:
+    count = min(ESTIMATE_SAMPLE, generator.num_dialogues)
     times = generator.num_dialogues / count
     answers = counting(section.teacher, times)
     person = counting(generator.person or section.teacher, times)

@@ -18,10 +18,10 @@ from zephyr.teachers.ledger.ledger import Ledger
 from zephyr.teachers.ledger.prices import cap_of, prices_of
 from zephyr.teachers.protocol import Spend
 
-SAMPLED_PROMPTS = 200
+ESTIMATE_SAMPLE = 200
 
 
-class CallEstimate(NamedTuple):
+class TeacherEstimate(NamedTuple):
     """A teacher that has counted a sample of requests, and how many times as many the run sends."""
 
     who: str
@@ -43,10 +43,10 @@ class CallEstimate(NamedTuple):
         return f"asks {self.who} for about {calls:,} answers: {tokens}{price}"
 
 
-def counting(section: TeacherSection, times: float, *, fails: bool = False) -> CallEstimate:
+def counting(section: TeacherSection, times: float, *, fails: bool = False) -> TeacherEstimate:
     """The estimate of a teacher that has not been asked anything yet; with `fails` it answers with errors."""
     name = teacher_name(section)
-    return CallEstimate(name, section, DryTeacher(name, prices_of(section), fails=fails), times)
+    return TeacherEstimate(name, section, DryTeacher(name, prices_of(section), fails=fails), times)
 
 
 def teacher_name(section: TeacherSection) -> str:
@@ -54,7 +54,7 @@ def teacher_name(section: TeacherSection) -> str:
     return "the scripted teacher" if isinstance(section, ScriptedSection) else section.model
 
 
-def call_lines(recipe: Recipe, estimates: Sequence[CallEstimate]) -> Iterator[str]:
+def call_lines(recipe: Recipe, estimates: Sequence[TeacherEstimate]) -> Iterator[str]:
     """A line per teacher that is not scripted; what the run's ledger holds already; whether a cap can be reached."""
     models = [one for one in estimates if not isinstance(one.section, ScriptedSection)]
     yield from (one.line() for one in models)
@@ -72,7 +72,7 @@ def call_lines(recipe: Recipe, estimates: Sequence[CallEstimate]) -> Iterator[st
 
 def sample_prompts(parts: Sequence[Iterable[Prompt]]) -> list[Prompt]:
     """A sample of the prompts: some from the beginning of each part."""
-    return [row for part in parts for row in islice(part, -(-SAMPLED_PROMPTS // len(parts)))]
+    return [row for part in parts for row in islice(part, -(-ESTIMATE_SAMPLE // len(parts)))]
 
 
 def _spent(path: Path) -> Spend:

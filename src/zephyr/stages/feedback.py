@@ -29,8 +29,8 @@ from zephyr.records.writing import write_jsonl
 from zephyr.runs.layout import LEDGER, MODEL
 from zephyr.runs.stage_folder import Facts
 from zephyr.stages.call_estimate import (
-    SAMPLED_PROMPTS,
-    CallEstimate,
+    ESTIMATE_SAMPLE,
+    TeacherEstimate,
     call_lines,
     counting,
     sample_prompts,
@@ -43,11 +43,11 @@ from zephyr.teachers.ledger.prices import prices_of
 from zephyr.teachers.opening import StageLedgers, TeacherContext, check_teacher, open_teacher, prompts_together
 from zephyr.world import prompts as world_prompts
 
-NAME = "feedback"
+_NAME = "feedback"
 CANDIDATES = "candidates.jsonl"
 PAIRS = "pairs.jsonl"
 COUNTS = "counts.json"
-SCANNED_ROWS = 5000
+_SCANNED_ROWS = 5000
 
 
 def _section(recipe: Recipe) -> FeedbackSection:
@@ -55,7 +55,7 @@ def _section(recipe: Recipe) -> FeedbackSection:
     return recipe.feedback
 
 
-def reads(recipe: Recipe) -> tuple[str, ...]:
+def _reads(recipe: Recipe) -> tuple[str, ...]:
     """The stages whose results are read: the model that answers, and prompts where the recipe names none."""
     section = _section(recipe)
     if section.recorded:
@@ -63,20 +63,20 @@ def reads(recipe: Recipe) -> tuple[str, ...]:
     return ("sft",) if section.prompts else ("sft", "synth")
 
 
-def sources(recipe: Recipe) -> list[DataSource]:
+def _sources(recipe: Recipe) -> list[DataSource]:
     """Prompts and ratings from outside."""
     return [*_section(recipe).prompts, *_section(recipe).recorded]
 
 
-def depends_on(recipe: Recipe) -> dict[str, Plain]:
+def _depends_on(recipe: Recipe) -> dict[str, Plain]:
     """The chat template of the models that answer, and the base model where no stage makes another of it."""
-    settings: dict[str, Plain] = {"chat_template": recipe.template_of(NAME).model_dump(mode="json")}
+    settings: dict[str, Plain] = {"chat_template": recipe.template_of(_NAME).model_dump(mode="json")}
     if recipe.pretrain is None and recipe.sft is None:
         settings["model"] = recipe.model.model_dump(mode="json")
     return settings
 
 
-def outputs(recipe: Recipe) -> list[str]:
+def _outputs(recipe: Recipe) -> list[str]:
     """The names in the finished folder."""
     return [PAIRS] if _section(recipe).recorded else [PAIRS, CANDIDATES, RATINGS, CALLS, LEDGER, COUNTS]
 
@@ -84,7 +84,7 @@ def outputs(recipe: Recipe) -> list[str]:
 # ---- before the run ----
 
 
-def check(preview: Preview) -> Iterator[str]:
+def _check(preview: Preview) -> Iterator[str]:
     """Lines about prompts or recorded ratings, and about calls to come; `preview.made` then has rows for align."""
     section = _section(preview.recipe)
     if section.recorded:
@@ -100,7 +100,7 @@ def check(preview: Preview) -> Iterator[str]:
         if len(prompts) < len(section.prompts):
             num_prompts = 0
     else:
-        taken = [name for name in reads(preview.recipe) if name in preview.recipe.stages]
+        taken = [name for name in _reads(preview.recipe) if name in preview.recipe.stages]
         yield f"reads {', '.join(taken)}"
         sample, num_prompts = _prompts_to_come(preview.recipe)
     with preview.problems.noted():
@@ -109,30 +109,30 @@ def check(preview: Preview) -> Iterator[str]:
             yield from call_lines(preview.recipe, estimate_calls(preview.recipe, sample, num_prompts))
 
 
-def estimate(preview: Preview) -> Iterator[str]:
+def _estimate(preview: Preview) -> Iterator[str]:
     """Lines about the calls to come, as far as the prompts are known without reading files."""
     recipe = preview.recipe
     sample, num_prompts = _prompts_to_come(recipe)
-    if sample and not sources(recipe):
+    if sample and not _sources(recipe):
         yield from call_lines(recipe, estimate_calls(recipe, sample, num_prompts))
     else:
         yield "asks about prompts or ratings from files: zephyr check counts them"
 
 
-def estimate_calls(recipe: Recipe, sample: Sequence[Prompt], num_prompts: int) -> list[CallEstimate]:
+def estimate_calls(recipe: Recipe, sample: Sequence[Prompt], num_prompts: int) -> list[TeacherEstimate]:
     """The calls about so many prompts like those of the sample: of all who answer, and last of the judge."""
     section = _section(recipe)
     times = num_prompts / len(sample) if sample else 0.0
-    pool = [CallEstimate(name, None, DryTeacher(name), times) for name in section.candidates.models]
+    pool = [TeacherEstimate(name, None, DryTeacher(name), times) for name in section.candidates.models]
     pool += [counting(one, times) for one in section.candidates.teachers]
     rater = DryTeacher("judge", prices_of(section.judge), fails=True)
     found = answer_prompts(sample, [one.teacher for one in pool], section.candidates, seed=recipe.seed)
     for _ in judge((one.rated for one in found), rater, section.judging, seed=recipe.seed):
         pass
-    return [*pool, CallEstimate(f"{teacher_name(section.judge)}, the judge,", section.judge, rater, times)]
+    return [*pool, TeacherEstimate(f"{teacher_name(section.judge)}, the judge,", section.judge, rater, times)]
 
 
-def preflight(work: Work) -> Facts:
+def _preflight(work: Work) -> Facts:
     """Facts about prompts or ratings from outside, read to their end.
 
     Raises DataError if nothing comes of them, and other ZephyrErrors for teachers that cannot be asked.
@@ -148,7 +148,7 @@ def preflight(work: Work) -> Facts:
 
 def _check_recorded(preview: Preview, parts: Sequence[Records[Rated]]) -> Iterator[str]:
     """Lines about the quality of recorded ratings, and about the rows made of them."""
-    rows = (row for records in parts for row in islice(records, SCANNED_ROWS))
+    rows = (row for records in parts for row in islice(records, _SCANNED_ROWS))
     yield from scan_preferences(rows).lines()
     with preview.problems.noted():
         made = _binarize_recorded(preview.recipe, parts)
@@ -162,7 +162,7 @@ def _check_teachers(recipe: Recipe) -> None:
     """Check that all teachers can be asked. Raises ZephyrError for a missing key or library."""
     section = _section(recipe)
     for key, one in {"judge": section.judge, **pool_of(section.candidates)}.items():
-        check_teacher(one, where=f"{NAME}.{key}", offline=recipe.offline)
+        check_teacher(one, where=f"{_NAME}.{key}", offline=recipe.offline)
 
 
 def _prompts_to_come(recipe: Recipe) -> tuple[list[Prompt], int]:
@@ -171,7 +171,7 @@ def _prompts_to_come(recipe: Recipe) -> tuple[list[Prompt], int]:
     if not isinstance(generator, WorldSynth):
         return [], 0
     num_prompts = generator.num_feedback_prompts
-    return list(world_prompts("feedback", recipe.seed, min(SAMPLED_PROMPTS, num_prompts))), num_prompts
+    return list(world_prompts("feedback", recipe.seed, min(ESTIMATE_SAMPLE, num_prompts))), num_prompts
 
 
 def _read_all(recipe: Recipe, data: DataSection, kind: type[Record]) -> Facts:
@@ -186,7 +186,7 @@ def _read_all(recipe: Recipe, data: DataSection, kind: type[Record]) -> Facts:
 # ---- the run ----
 
 
-def run(work: Work) -> Facts:
+def _run(work: Work) -> Facts:
     """Make the stage: rated answers, the judge's calls, and the training rows made of them. Returns the facts.
 
     Answers and ratings are kept, so that a stage that was stopped asks nothing twice. Raises DataError if no row comes
@@ -214,7 +214,7 @@ def run(work: Work) -> Facts:
             # What failed is asked again by the next try; what was answered is in the ledgers.
             for name in (CANDIDATES, RATINGS):
                 (work.folder / name).unlink(missing_ok=True)
-            raise nothing_made(made, NAME, section.binarize.output, f"run again, or ask others; {_failures(facts)}")
+            raise nothing_made(made, _NAME, section.binarize.output, f"run again, or ask others; {_failures(facts)}")
     (work.folder / PAIRS).unlink(missing_ok=True)  # of a try that was stopped
     write_jsonl(work.folder / PAIRS, made.rows)
     facts |= {"prompts": made.prompts, section.binarize.output: len(made.rows), "rule": made.rule}
@@ -228,7 +228,7 @@ def _binarize_recorded(recipe: Recipe, parts: Sequence[Records[Rated]]) -> Binar
     made = binarize(gather(row for one in parts for row in one), rules, seed=recipe.seed)
     if not made.rows:
         remedy = "give other ratings, or another feedback.binarize"
-        raise nothing_made(made, f"{NAME}.recorded", section.binarize.output, remedy)
+        raise nothing_made(made, f"{_NAME}.recorded", section.binarize.output, remedy)
     return made
 
 
@@ -247,7 +247,7 @@ def _rate_here(work: Work, section: FeedbackSection) -> None:
             answered = Counter[str]()
             write_jsonl(candidates, _candidates(work, section, ledgers, answered))
             replace_text(counts, json.dumps({"answers": answered}, indent=1))
-        rater = ledgers.keep(open_teacher(section.judge, "rates", _context(work), where=f"{NAME}.judge"))
+        rater = ledgers.keep(open_teacher(section.judge, "rates", _context(work), where=f"{_NAME}.judge"))
         chunk_rows = prompts_together(CHUNK_ROWS, [section.judge])
         found = judge(_read(work, CANDIDATES), rater, section.judging, seed=work.recipe.seed, chunk_rows=chunk_rows)
         rated = write_judged(found, rater.name, work.folder / RATINGS, work.folder / CALLS, replace=True)
@@ -259,7 +259,7 @@ def _candidates(
 ) -> Iterator[Rated]:  # fmt: skip
     candidates = section.candidates
     pool = [
-        ledgers.keep(open_teacher(one, "writes", _context(work), where=f"{NAME}.{key}"))
+        ledgers.keep(open_teacher(one, "writes", _context(work), where=f"{_NAME}.{key}"))
         for key, one in pool_of(candidates).items()
     ]
     chunk_prompts = prompts_together(CHUNK_PROMPTS, candidates.teachers)
@@ -281,7 +281,7 @@ def _rate_over_ray(work: Work, section: FeedbackSection, ray: RaySection) -> Non
         section.candidates,
         chunk_prompts=prompts_together(CHUNK_PROMPTS, section.candidates.teachers),
         chunk_rows=prompts_together(CHUNK_ROWS, [section.judge]),
-        where=f"{NAME}.",
+        where=f"{_NAME}.",
     )
     with show_progress("partitions", ray.num_partitions) as display:
         made = rate_over_ray(
@@ -295,7 +295,7 @@ def _rate_over_ray(work: Work, section: FeedbackSection, ray: RaySection) -> Non
 def _context(work: Work) -> TeacherContext:
     """What all teachers of the stage have in common; paths are absolute, as workers have folders of their own."""
     models = {stage: folder.resolve() / MODEL for stage, folder in work.inputs.items()}
-    return TeacherContext(work.recipe.seed, work.recipe.offline, work.recipe.template_of(NAME), models)
+    return TeacherContext(work.recipe.seed, work.recipe.offline, work.recipe.template_of(_NAME), models)
 
 
 def _prompt_data(section: FeedbackSection) -> DataSection:
@@ -314,14 +314,14 @@ def _read(work: Work, name: str) -> Iterator[Rated]:
 
 
 STAGE = Stage(
-    name=NAME,
+    name=_NAME,
     version=1,
-    reads=reads,
-    sources=sources,
-    outputs=outputs,
-    check=check,
-    estimate=estimate,
-    preflight=preflight,
-    run=run,
-    depends_on=depends_on,
+    reads=_reads,
+    sources=_sources,
+    outputs=_outputs,
+    check=_check,
+    estimate=_estimate,
+    preflight=_preflight,
+    run=_run,
+    depends_on=_depends_on,
 )

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from random import Random
 from typing import NamedTuple
 
-from zephyr.judging import OVERALL, Rating, RatingQuestion, read_question, write_reply
+from zephyr.judging import OVERALL, Rating, RatingQuestion, read_rating_question, write_reply
 from zephyr.judging.parsing import Winner, write_verdict
 from zephyr.judging.questions import ComparisonQuestion, read_comparison
 from zephyr.recipe.teacher_section import ScriptedSection
@@ -81,7 +81,7 @@ class ScriptedJudge:
     def _text(self, messages: Messages) -> str:
         """The judge's reply to a rating or comparison question. Raises ValueError for anything else."""
         try:
-            question = read_question(messages)
+            question = read_rating_question(messages)
         except ValueError:
             return self._verdict(read_comparison(messages))
         return write_reply(question.aspect, self._ratings(question))

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from zephyr.judging.parsing import Winner, published_winner, ranked_preference, read_verdict, token_preference
 from zephyr.judging.published_prompts import JudgePrompts, TurnsPrompt
-from zephyr.judging.questions import TEMPLATE_VERSION, ComparisonQuestion, ask_comparison
+from zephyr.judging.questions import JUDGE_TEMPLATE_VERSION, ComparisonQuestion, ask_comparison
 from zephyr.records.messages import Messages
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class OwnPairs(NamedTuple):
     """Our own wording: fenced texts, and a verdict that only the last line can give."""
 
     seed: int = 0
-    version: str = f"own comparison {TEMPLATE_VERSION}"
+    version: str = f"own comparison {JUDGE_TEMPLATE_VERSION}"
     temperature: float = 0.0
     max_tokens: int = 2048
     top_logprobs: int = 0

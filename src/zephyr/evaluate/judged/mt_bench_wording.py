@@ -3,7 +3,7 @@
 from typing import NamedTuple, Protocol
 
 from zephyr.evaluate.judged.mt_bench_questions import Question
-from zephyr.judging import OVERALL, TEMPLATE_VERSION, ParseFailure, RatingQuestion, ask, fence_word, parse_reply
+from zephyr.judging import JUDGE_TEMPLATE_VERSION, OVERALL, ParseFailure, RatingQuestion, ask, fence_word, parse_reply
 from zephyr.judging.parsing import published_score
 from zephyr.judging.published_prompts import JudgePrompts
 from zephyr.records.messages import Message, Messages
@@ -51,7 +51,7 @@ class OwnScores(NamedTuple):
     """Our own critique with a mark: fenced texts, and a rating that only the last line can give."""
 
     seed: int = 0
-    version: str = f"own overall {TEMPLATE_VERSION}"
+    version: str = f"own overall {JUDGE_TEMPLATE_VERSION}"
 
     def ask(self, question: Question, answers: tuple[str, ...]) -> Messages:
         """See ScoreWording."""

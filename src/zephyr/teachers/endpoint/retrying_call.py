@@ -13,7 +13,7 @@ from http import HTTPStatus
 from typing import NamedTuple
 
 from zephyr.errors import TeacherError
-from zephyr.judging import RatingQuestion, read_question
+from zephyr.judging import RatingQuestion, read_rating_question
 from zephyr.recipe.teacher_section import EndpointSection, PricesSection
 from zephyr.teachers.endpoint.chat_client import ChatClient, Trouble
 from zephyr.teachers.endpoint.chat_format import ServerAnswer, body_of, with_schema, written_out
@@ -143,7 +143,7 @@ class ResponseForms:
         if not self.is_wanted:
             return None
         try:
-            return read_question(request.messages)
+            return read_rating_question(request.messages)
         except ValueError:
             return None
 
