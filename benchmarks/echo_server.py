@@ -25,17 +25,18 @@ def completion(text: str) -> bytes:
 class Echo(asyncio.Protocol):
     """One connection: answers the text of the last message."""
 
-    def __init__(self, delay: float) -> None:
+    def __init__(self, delay: float, late: float = 0.0) -> None:
         self._delay = delay
+        self._late = late
         self._received = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Nothing; a client is there."""
+        """Take over the new connection."""
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
 
     def data_received(self, data: bytes) -> None:
-        """Nothing; every whole request is answered."""
+        """Answer every whole request."""
         self._received += data
         while (request := self._whole_request()) is not None:
             response = completion(json.loads(request)["messages"][-1]["content"])
@@ -43,6 +44,8 @@ class Echo(asyncio.Protocol):
                 asyncio.get_running_loop().call_later(self._delay, self._transport.write, response)
             else:
                 self._transport.write(response)
+            if self._late:
+                asyncio.get_running_loop().call_later(self._late, self._transport.write, completion("a late answer"))
 
     def _whole_request(self) -> bytes | None:
         """The body of the next request, once all of it is here."""
@@ -56,9 +59,9 @@ class Echo(asyncio.Protocol):
         return rest[:length]
 
 
-async def serve(delay: float) -> None:
-    """Nothing; prints the port and serves until it is ended."""
-    server = await asyncio.get_running_loop().create_server(lambda: Echo(delay), "127.0.0.1", 0, backlog=1024)
+async def serve(delay: float, late: float) -> None:
+    """Print the port, and serve until the process is ended."""
+    server = await asyncio.get_running_loop().create_server(lambda: Echo(delay, late), "127.0.0.1", 0, backlog=1024)
     print(server.sockets[0].getsockname()[1], flush=True)
     await server.serve_forever()
 
@@ -66,4 +69,6 @@ async def serve(delay: float) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--delay", type=float, default=0.0, help="seconds before every answer")
-    asyncio.run(serve(parser.parse_args().delay))
+    parser.add_argument("--late", type=float, default=0.0, help="seconds until a second response that nobody asked for")
+    given = parser.parse_args()
+    asyncio.run(serve(given.delay, given.late))

@@ -5,7 +5,8 @@
 The bare clients are `openai`'s own async client, over the HTTP client it comes with and over the one of
 `openai[aiohttp]`, and `httpx2`, each with as many workers as there are calls in flight. Ours asks through the `openai`
 client too, over a transport of its own; "ours over ..." is the same with another HTTP client in that place. Every side
-runs in a process of its own, in turn, against one echo server; medians of the rounds are compared.
+runs in a process of its own, in turn, against one echo server; medians of the rounds are compared. A last check counts
+the answers that each HTTP client takes for another request's when a server sends a second response.
 """
 
 import argparse
@@ -223,10 +224,34 @@ def reopening(rows: int) -> dict[str, object]:
         }
 
 
+def wrong_answers(calls: int = 20) -> dict[str, int]:
+    """How many of so many answers are another request's, where a server sends a second response 20 ms after each."""
+    from zephyr.teachers.endpoint.chat_client import new_http_client
+
+    async def count(base_url: str, http: "httpx2.AsyncClient") -> int:
+        import openai
+
+        wrong = 0
+        async with openai.AsyncOpenAI(base_url=base_url, api_key="none", max_retries=0, http_client=http) as client:
+            for request in requests(calls):
+                made = await client.chat.completions.create(**body(request))
+                wrong += made.choices[0].message.content != request.messages[-1].content
+                await asyncio.sleep(0.05)
+        return wrong
+
+    with echo_server(0.0, late=0.02) as base_url:
+        clients = {
+            "ours": new_http_client(base_url, takes_files=False),
+            "aiohttp": _aiohttp_client(),
+            "httpx2": _httpx_client(),
+        }
+        return {name: asyncio.run(count(base_url, http)) for name, http in clients.items()}
+
+
 @contextmanager
-def echo_server(delay: float) -> Iterator[str]:
+def echo_server(delay: float, late: float = 0.0) -> Iterator[str]:
     """The address of an echo server in a process of its own."""
-    words = [sys.executable, str(HERE / "echo_server.py"), "--delay", str(delay)]
+    words = [sys.executable, str(HERE / "echo_server.py"), "--delay", str(delay), "--late", str(late)]
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603
         assert process.stdout is not None
         try:
@@ -282,6 +307,7 @@ def main() -> None:
     load = compare(sides, asked.calls, asked.concurrency, asked.delay, asked.rounds)
     result = {
         "load": load,
+        "wrong_answers_of_20_with_late_responses": wrong_answers(),
         "reopening": reopening(asked.rows) if asked.rows else None,
         "machine": facts(),
         "load_average_before": round(load_before, 2),
