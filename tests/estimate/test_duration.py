@@ -4,14 +4,14 @@ import pytest
 
 from tests.estimate.workloads import DPO, with_max_length, with_train, workload
 from zephyr.errors import RecipeError
-from zephyr.estimate.devices import DEVICES, device_named
+from zephyr.estimate.devices import ACCELERATORS, device_named
 from zephyr.estimate.duration import HOUR, Cluster, duration_of, measured_seconds
 from zephyr.estimate.lines import comparison_lines, in_time, training_lines
 from zephyr.estimate.model_shape import KNOWN_SHAPES
 from zephyr.estimate.row_lengths import RowLengths, known_rows
 from zephyr.estimate.workload import stage_flops
 
-SIXTEEN = Cluster(DEVICES["a100-80g"], 16)
+SIXTEEN = Cluster(ACCELERATORS["a100-80g"], 16)
 BETA = with_train(replace(DPO, rows=replace(DPO.rows, held_out=2000)), eval_steps=100)
 
 
@@ -28,7 +28,7 @@ def test_traffic_of_a_141b_model_by_hand():
     orpo = with_max_length(orpo, 2048)
     # Two bytes of every weight twice, and of its gradient once; 31 of 32 parts come from others at 450 GB/s x 0.7.
     a_step = 6 * 140_620_634_112 * 31 / 32 / (450e9 * 0.7)
-    found = duration_of(orpo, Cluster(DEVICES["h100-80g"], 32))
+    found = duration_of(orpo, Cluster(ACCELERATORS["h100-80g"], 32))
     assert found.traffic == pytest.approx(711 * a_step)
     assert found.least == found.traffic
     assert found.most == found.traffic + found.arithmetic
@@ -44,7 +44,7 @@ def test_lines_of_a_published_stage():
     lines = list(training_lines(BETA, SIXTEEN, recipe_name="zephyr-7b-beta"))
     assert any(line.startswith("published: 2 to 4 h on 16 a100-80g") for line in lines)
     assert lines[-1].startswith("fits: ")
-    small = list(training_lines(BETA, Cluster(DEVICES["l4-24g"], 2), recipe_name="mine"))
+    small = list(training_lines(BETA, Cluster(ACCELERATORS["l4-24g"], 2), recipe_name="mine"))
     assert not any("published" in line for line in small)
     assert small[-1].startswith("does not fit: ")
 

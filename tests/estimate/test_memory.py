@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from tests.estimate.workloads import DPO, with_lora, with_max_length, with_train
-from zephyr.estimate.devices import DEVICES
+from zephyr.estimate.devices import ACCELERATORS
 from zephyr.estimate.memory import advice, memory_of, micro_batch_tokens, moment_bytes, smallest_number
 from zephyr.estimate.model_shape import KNOWN_SHAPES
 from zephyr.estimate.workload import Workload
@@ -11,7 +11,7 @@ from zephyr.recipe.stage_sections import PretrainSection
 from zephyr.recipe.train_section import LoraSection
 
 GB = 10**9
-A100 = DEVICES["a100-80g"]
+A100 = ACCELERATORS["a100-80g"]
 
 
 def test_full_training_of_7b_takes_16_bytes_a_weight():
@@ -55,8 +55,8 @@ def test_eight_bit_moments_and_a_141b_model_on_32_gpus():
     assert moment_bytes(training) == pytest.approx(2.03, abs=0.01)
     memory = memory_of(training, 32)
     assert 32 * memory.weights == pytest.approx(281.2 * GB, rel=1e-3)
-    assert memory.fits(DEVICES["h100-80g"])
-    assert not memory_of(with_train(training, optim="adamw_torch", precision="bf16"), 32).fits(DEVICES["h100-80g"])
+    assert memory.fits(ACCELERATORS["h100-80g"])
+    assert not memory_of(with_train(training, optim="adamw_torch", precision="bf16"), 32).fits(ACCELERATORS["h100-80g"])
 
 
 def test_only_a_moving_reference_is_held():
@@ -68,7 +68,7 @@ def test_only_a_moving_reference_is_held():
 
 def test_qlora_of_7b_fits_24_gigabytes():
     qlora = with_train(with_lora(DPO, LoraSection(r=16, load_in_4bit=True)), max_tokens_per_micro_batch=2048)
-    assert memory_of(qlora, 1).fits(DEVICES["rtx3090-24g"])
+    assert memory_of(qlora, 1).fits(ACCELERATORS["rtx3090-24g"])
     assert 4.0 * GB < memory_of(qlora, 1).weights < 5.0 * GB
 
 

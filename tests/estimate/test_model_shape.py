@@ -1,6 +1,7 @@
 import pytest
 
-from zephyr.estimate.model_shape import KNOWN_SHAPES, ModelShape, shape_of
+from zephyr.estimate.model_shape import KNOWN_SHAPES, ModelShape, shape_of, shape_of_new
+from zephyr.recipe.model_section import NewModel
 
 TINY = ModelShape(
     vocab_size=10, hidden_size=4, intermediate_size=8, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=2
@@ -39,6 +40,14 @@ def test_a_configuration_gives_the_shape():
     }
     assert shape_of(config) == KNOWN_SHAPES["mistralai/Mistral-7B-v0.1"]
     assert shape_of({"text_config": config}) == shape_of(config)
+
+
+def test_a_new_model_has_the_shape_of_its_configuration():
+    for architecture in ("mistral", "mixtral"):
+        model = NewModel(architecture=architecture)
+        config = model.model_dump() | {"model_type": architecture}
+        experts = {"num_local_experts": 8, "num_experts_per_tok": 2} if architecture == "mixtral" else {}
+        assert shape_of_new(model) == shape_of(config | experts)
 
 
 def test_gpt2_has_names_of_its_own_and_no_gate():

@@ -41,12 +41,12 @@ _ALL = (
     _device("rtx3090-24g", 24, 71, 32, 12.5),
     _device("rtx4090-24g", 24, 165, 32, 12.5),
 )
-DEVICES = {device.name: device for device in _ALL}
+ACCELERATORS = {device.name: device for device in _ALL}
 
 
 def device_named(name: str) -> Device:
     """The accelerator of this name. Raises RecipeError for another."""
-    found = DEVICES.get(name.lower())
+    found = ACCELERATORS.get(name.lower())
     if found is None:
-        raise RecipeError("--gpu", f"{name!r} is not known", f"name one of the list{did_you_mean(name, DEVICES)}")
+        raise RecipeError("--gpu", f"{name!r} is not known", f"name one of the list{did_you_mean(name, ACCELERATORS)}")
     return found

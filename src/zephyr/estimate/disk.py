@@ -7,7 +7,7 @@ from typing import NamedTuple
 from zephyr.errors import ResourceError
 from zephyr.estimate.memory import WEIGHT_BYTES
 from zephyr.recipe.schema import Recipe
-from zephyr.recipe.stage_sections import PretrainSection, TrainingSection
+from zephyr.recipe.stage_sections import TrainingSection
 from zephyr.runs.disk import writable_folder
 
 GIGABYTE = 10**9
@@ -44,7 +44,7 @@ def room_for(recipe: Recipe, num_parameters: int) -> DiskSpace:
 
 def _checkpoint_bytes(section: TrainingSection) -> int:
     """Bytes for a weight in all checkpoints of a stage; while one is written there is one more than is kept."""
-    if not isinstance(section, PretrainSection) and section.lora is not None:
+    if section.lora is not None:
         return 0
     train = section.train
     only_one = train.save_steps is None and train.save_seconds is None

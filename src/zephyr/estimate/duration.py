@@ -6,6 +6,7 @@ from typing import NamedTuple
 from zephyr.estimate.devices import GPUS_A_NODE, LINK_SHARE, UTILISATION, Device
 from zephyr.estimate.memory import COMPUTE_BYTES, WEIGHT_BYTES, micro_batch_tokens
 from zephyr.estimate.workload import Workload, stage_flops
+from zephyr.recipe.stage_sections import ALIGN, SFT
 
 HOUR = 3600
 # A forward pass beside a step, which is forward, backward and update.
@@ -59,13 +60,13 @@ class PublishedRun(NamedTuple):
 
 _ON_16_A100 = PublishedRun(2, 4, 16, "a100-80g", "arXiv 2310.16944, section 4")
 # By the recipe's name and the stage.
-PUBLISHED = {
-    ("zephyr-7b-alpha", "align"): _ON_16_A100,
-    ("zephyr-7b-beta", "sft"): _ON_16_A100,
-    ("zephyr-7b-beta", "align"): _ON_16_A100,
-    ("zephyr-7b-beta-handbook", "sft"): _ON_16_A100._replace(source="arXiv 2310.16944, for its own settings"),
-    ("zephyr-7b-beta-handbook", "align"): _ON_16_A100._replace(source="arXiv 2310.16944, for its three epochs"),
-    ("zephyr-141b-a39b-orpo", "align"): PublishedRun(1.3, 1.3, 32, "h100-80g", "the model's card"),
+PUBLISHED_RUNS = {
+    ("zephyr-7b-alpha", ALIGN): _ON_16_A100,
+    ("zephyr-7b-beta", SFT): _ON_16_A100,
+    ("zephyr-7b-beta", ALIGN): _ON_16_A100,
+    ("zephyr-7b-beta-handbook", SFT): _ON_16_A100._replace(source="arXiv 2310.16944, for its own settings"),
+    ("zephyr-7b-beta-handbook", ALIGN): _ON_16_A100._replace(source="arXiv 2310.16944, for its three epochs"),
+    ("zephyr-141b-a39b-orpo", ALIGN): PublishedRun(1.3, 1.3, 32, "h100-80g", "the model's card"),
 }
 
 

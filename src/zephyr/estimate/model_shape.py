@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
 
-Json: TypeAlias = "str | int | float | bool | list[Json] | dict[str, Json] | None"
+from zephyr.recipe.model_section import NewModel
+from zephyr.records.fields import Json
 
 # Fields of configurations, by the name they have in most; GPT-2's family has names of its own.
 _NAMES = {
@@ -13,6 +13,8 @@ _NAMES = {
     "num_heads": ("num_attention_heads", "n_head"),
 }
 _PLAIN_MLP = ("gpt2", "starcoder2", "opt", "gpt_neox")
+# Experts of a new mixture: all, and those of a token.
+MIXTRAL_EXPERTS = (8, 2)
 _TIED_BY_DEFAULT = ("gpt2", "gemma", "gemma2", "gemma3_text", "starcoder2", "opt")
 
 
@@ -102,6 +104,22 @@ def shape_of(config: Mapping[str, Json]) -> ModelShape:
         tied=bool(config.get("tie_word_embeddings", kind in _TIED_BY_DEFAULT)),
         sliding_window=_number(config, "sliding_window") or None,
         **sizes,
+    )
+
+
+def shape_of_new(model: NewModel) -> ModelShape:
+    """The shape of a new model; of a mixture the experts are those of transformers' defaults."""
+    num_experts, experts_per_token = MIXTRAL_EXPERTS if model.architecture == "mixtral" else (1, 1)
+    return ModelShape(
+        vocab_size=model.vocab_size,
+        hidden_size=model.hidden_size,
+        intermediate_size=model.intermediate_size,
+        num_layers=model.num_hidden_layers,
+        num_heads=model.num_attention_heads,
+        num_kv_heads=model.num_key_value_heads,
+        head_dim=model.hidden_size // model.num_attention_heads,
+        num_experts=num_experts,
+        experts_per_token=experts_per_token,
     )
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from zephyr.estimate.model_shape import ModelShape
 from zephyr.estimate.row_lengths import RowLengths
-from zephyr.recipe.stage_sections import AlignSection, PretrainSection, SftSection, TrainingSection
+from zephyr.recipe.stage_sections import SftSection, TrainingSection
 from zephyr.recipe.steps import Steps, count_steps
 from zephyr.recipe.train_section import DpoObjective, LoraSection, TrainSection
 
@@ -32,17 +32,17 @@ class Workload:
     @property
     def lora(self) -> LoraSection | None:
         """The stage's adapters; None where all weights are trained."""
-        return None if isinstance(self.section, PretrainSection) else self.section.lora
+        return self.section.lora
 
     @property
     def needs_reference(self) -> bool:
         """Whether the loss compares with a reference model."""
-        return isinstance(self.section, AlignSection) and self.section.objective.needs_reference
+        return self.section.objective.needs_reference
 
     @property
     def moves_reference(self) -> bool:
         """Whether the reference model changes during training, so that it stays in memory."""
-        objective = self.section.objective if isinstance(self.section, AlignSection) else None
+        objective = self.section.objective
         return isinstance(objective, DpoObjective) and objective.reference_sync_steps is not None
 
     @property

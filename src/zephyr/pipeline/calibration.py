@@ -23,11 +23,10 @@ from zephyr.models.generation import generate
 from zephyr.models.sampling import Sampling
 from zephyr.recipe.evaluate_section import WorldTask
 from zephyr.recipe.schema import Recipe
-from zephyr.recipe.stage_sections import AlignSection, PretrainSection
+from zephyr.recipe.stage_sections import AlignSection
 from zephyr.recipe.steps import count_steps
 from zephyr.recipe.synth_section import WorldSynth
 from zephyr.recipe.teacher_section import ScriptedSection
-from zephyr.recipe.train_section import SftObjective
 from zephyr.teachers.scripted import ScriptedJudge, ScriptedTeacher
 from zephyr.train.job import TrainJob, build_engine
 from zephyr.train.objectives import Objective, build_objective
@@ -99,8 +98,7 @@ def _stepper(model: "PreTrainedModel", sampled: Sampled, seed: int) -> Callable[
 
 def objective_of(workload: Workload) -> Objective:
     """The objective of a training stage."""
-    section = workload.section
-    return build_objective(SftObjective() if isinstance(section, PretrainSection) else section.objective)
+    return build_objective(workload.section.objective)
 
 
 def _step_seconds(steppers: Mapping[str, Callable[[int], None]], seconds: float) -> dict[str, float]:

@@ -15,7 +15,7 @@ from zephyr.errors import DataError, ModelError, ResourceError
 from zephyr.estimate.disk import room_for
 from zephyr.estimate.duration import Cluster
 from zephyr.estimate.lines import comparison_lines, model_line, training_lines
-from zephyr.estimate.model_shape import KNOWN_SHAPES, Json, ModelShape, shape_of
+from zephyr.estimate.model_shape import KNOWN_SHAPES, ModelShape, shape_of, shape_of_new
 from zephyr.estimate.workload import Workload
 from zephyr.models.loading import Tokenizer, unreadable
 from zephyr.models.meta_model import empty_model
@@ -30,6 +30,7 @@ from zephyr.pipeline.ready import base_source, encoder_for, tokenizer_of
 from zephyr.recipe.evaluate_section import WorldTask
 from zephyr.recipe.model_section import NewModel
 from zephyr.recipe.schema import Recipe
+from zephyr.records.fields import Json
 from zephyr.runs.reader import seconds_taken
 from zephyr.stages import deliver, feedback
 from zephyr.stages.preview import Preview
@@ -102,10 +103,7 @@ def model_shape(recipe: Recipe) -> ModelShape:
     """
     model = recipe.model
     if isinstance(model, NewModel):
-        config = model.model_dump(exclude={"kind", "architecture"}) | {"model_type": model.architecture}
-        if model.architecture == "mixtral":
-            config |= {"num_local_experts": 8, "num_experts_per_tok": 2}
-        return shape_of(cast("dict[str, Json]", config))
+        return shape_of_new(model)
     known = KNOWN_SHAPES.get(model.name_or_path)
     if known is not None:
         return known

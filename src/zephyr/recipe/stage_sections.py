@@ -1,7 +1,7 @@
 """The sections of a recipe, one a stage, in the order of the stages. Defaults live in sections and nowhere else."""
 
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import ClassVar, Literal, TypeAlias
 
 from pydantic import Field
 
@@ -23,6 +23,8 @@ TRAINING_STAGES = (PRETRAIN, SFT, ALIGN)
 class PretrainSection(Section):
     """Continued pretraining on plain text, every token scored."""
 
+    objective: ClassVar[SftObjective] = SftObjective(loss_on="everything")
+    lora: ClassVar[None] = None
     data: DataSection = Field(default_factory=DataSection, description="texts; none: those of the synth stage")
     train: TrainSection = Field(description="hyper-parameters")
 
