@@ -156,7 +156,7 @@ def test_scan_of_recorded_ratings(shared_data):
 
 
 def finding(count, *, of=10):
-    made = Finding("the prompt comes more than once", "rows", of)
+    made = Finding("the prompt is repeated", "rows", of)
     for number in range(count):
         made.tally.add(f"a.jsonl row {number}", "as a.jsonl row 0")
     return made
@@ -166,8 +166,8 @@ def test_summary_says_what_was_found_and_an_example():
     report = ScanReport({"repeated": finding(2), "other": finding(0)}, rows=10, answers=20)
     report.longer_wins = Estimate(0.7, 0.65, 0.75, 900)
     assert report.lines() == [
-        "10 rows with 20 answers looked at",
-        "  the prompt comes more than once: 2 of 10 rows (20.0%); a.jsonl row 0: as a.jsonl row 0",
+        "10 rows with 20 answers scanned",
+        "  the prompt is repeated: 2 of 10 rows (20.0%); a.jsonl row 0: as a.jsonl row 0",
         "  the longer answer is preferred in 70.0% (65.0% to 75.0%) of 900 rows: length alone predicts the preference",
     ]
 

@@ -10,7 +10,7 @@ from tests.pipeline.command import chat, jsonl, pair, stage_fields, trained, wri
 
 NUM_GOOD = 8
 RED = "\x1b[31m"
-MEND = "mend what is wrong, or set bad_rows: drop, which leaves such rows out and counts them\n"
+MEND = "fix these rows, or set bad_rows: drop, which skips such rows and counts them\n"
 GOOD = {"sft": [chat(number) for number in range(NUM_GOOD)], "align": [pair(number) for number in range(NUM_GOOD)]}
 LONG = {"messages": [{"role": "user", "content": f"word {RED}" * 200}, {"role": "assistant", "content": "Yes."}]}
 STAGES_OF_FILES = {"sft": "chats", "align": "labels"}
@@ -93,10 +93,11 @@ def test_a_bad_row_may_be_dropped_and_is_counted(bad_row, tmp_path, capfd):
 BAD_FILES = {
     "a gz cut short": (
         "rows.jsonl.gz", gzip.compress(jsonl(*map(chat, range(500))), mtime=0)[:-200], {},
-        r"rows\.jsonl\.gz, after row \d+: the gzip file is cut short; fetch or pack the file again; .*",
+        r"rows\.jsonl\.gz, after row \d+: the gzip file is truncated; download or compress the file again; .*",
     ),
     "a gz of nothing": (
-        "rows.jsonl.gz", b"", {}, r"rows\.jsonl\.gz: the gzip file is cut short; fetch or pack the file again; .*",
+        "rows.jsonl.gz", b"", {},
+        r"rows\.jsonl\.gz: the gzip file is truncated; download or compress the file again; .*",
     ),
     "a CSV with the wrong header": (
         "rows.csv", b"frage,antwort\x1b[31m\nHi,Hello\n", {},
@@ -110,8 +111,8 @@ BAD_FILES = {
     ),
     "a prompt longer than the window": (
         "rows.jsonl", jsonl(*GOOD["sft"], LONG), {},
-        (r"window of 128 tokens, rule keep_start: 1 row leaves no room for an answer: rows\.jsonl row 9 "
-         r"\(\d+ tokens stand before its first answer\); .* of the tokens are .*; raise data\.max_length, .*"),
+        (r"max_length of 128 tokens, rule keep_start: 1 row leaves no room for an answer: rows\.jsonl row 9 "
+         r"\(\d+ tokens precede its first answer\); .* of the tokens are .*; raise data\.max_length, .*"),
     ),
     "no rows": ("rows.jsonl", b"\n", {}, r"rows\.jsonl: there are no rows; check the file, split, .*"),
     "no file": ("other.jsonl", b"", {}, r"/.*/rows\.jsonl: no such file or folder; check path and data_dir .*"),
@@ -144,7 +145,7 @@ def test_a_prompt_longer_than_the_window_may_be_dropped_and_is_counted(tmp_path,
     truncation = {"rule": "drop", "max_tokens_share": 0.9}
     recipe = write_recipe(tmp_path, tiny_folder, sft=stage_fields("sft", {"path": "rows.jsonl"}, truncation=truncation))
     checked = zephyr(capfd, "check", recipe)
-    assert (checked.code, "0 cut, 1 left out (11.1% of the rows)" in checked.out) == (0, True)
+    assert (checked.code, "0 truncated, 1 dropped (11.1% of the rows)" in checked.out) == (0, True)
     ran = zephyr(capfd, "run", recipe)
     assert (ran.code, "rows 9, tokens" in ran.out, "0 cut, 1 left out" in ran.out) == (0, True, True)
 

@@ -55,8 +55,8 @@ def test_a_line_of_the_limit_is_read(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("rows.jsonl.gz", CUT_GZ, "rows.jsonl.gz, after row 50: the gzip file is cut short; fetch"),
-        ("rows.jsonl.gz", GOOD, "rows.jsonl.gz: cannot be unpacked (Not a gzipped file"),
+        ("rows.jsonl.gz", CUT_GZ, "rows.jsonl.gz, after row 50: the gzip file is truncated; fetch"),
+        ("rows.jsonl.gz", GOOD, "rows.jsonl.gz: cannot be decompressed (Not a gzipped file"),
         ("rows.json", b'[{"a": 1}, {"a": ', "rows.json row 2: is not JSON, or cut off (Expecting value); mend"),
         ("rows.json", b'[{"a": 1}', "rows.json, after rows.json row 1: the JSON is cut off where ',' is"),
         ("rows.json", b'[{"a": 1} {"a": 2}]', "rows.json, after rows.json row 1: the JSON has '{' where ',' is due"),
@@ -67,7 +67,7 @@ def test_a_line_of_the_limit_is_read(tmp_path, monkeypatch):
         ("rows.json", b'{"a": "\xff"}', "rows.json: byte 8 (0xff) is not UTF-8"),
         ("rows.csv", b"\x80\n1\n", "rows.csv: the header is not UTF-8; convert the file"),
         ("rows.csv", b"a,a\n1,2\n", "rows.csv: the header names a twice; give every column its own name"),
-        ("rows.csv", b'a,b\n1,2\n1,"2\n3,4\n', "rows.csv row 2: is no row of a table (unexpected end of data); look"),
+        ("rows.csv", b'a,b\n1,2\n1,"2\n3,4\n', "rows.csv row 2: is not a table row (unexpected end of data); look"),
     ],
 )  # fmt: skip
 def test_a_broken_file_is_refused(tmp_path, name, content, message):

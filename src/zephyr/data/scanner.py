@@ -1,8 +1,8 @@
-"""Defects of preference data, row by row and as a whole, before anything is trained on it.
+"""Defects of preference data, per row and overall, found before training.
 
-Looked for are: scores that contradict their ratings or their rationale, UltraFeedback's tens that were ones, ties,
-answers that are equal or nearly so, refusals that were preferred, empty and failed answers, prompts that come twice,
-and overlap with evaluation sets or with another split. Nothing is changed here: filters drop, feedback repairs.
+Checks: scores that contradict their ratings or rationale, UltraFeedback's 10s that were 1s, ties, equal and nearly
+equal answers, preferred refusals, empty and failed answers, repeated prompts, and overlap with evaluation sets or with
+another split. The scanner only reports: filters drop rows, and the feedback stage repairs scores.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -26,7 +26,7 @@ from zephyr.records.rows import Answer, Preference, Rated
 
 BEST_SCORE = 10.0
 BEST_RATING = 5.0
-# Of the way from the worst to the best, for scores of any scale.
+# As fractions of the way from the worst to the best score, for any scale.
 FAR_APART = 0.5
 HIGH = 0.75
 LOW = 0.25
@@ -72,7 +72,7 @@ class Finding:
 
 @dataclass
 class ScanReport:
-    """Everything a scan found; findings by name, those with a count of zero too."""
+    """The result of a scan; findings by name, including those with a count of zero."""
 
     findings: dict[str, Finding]
     rows: int = 0
@@ -81,8 +81,8 @@ class ScanReport:
     repairs: dict[str, int] = field(default_factory=dict)
 
     def lines(self) -> list[str]:
-        """A summary of at most 15 lines: what was looked at, each defect that was found, and what length explains."""
-        told = [f"{self.rows:,} rows with {self.answers:,} answers looked at"]
+        """A summary of at most 15 lines: the number of rows, each defect found, and the effect of length."""
+        told = [f"{self.rows:,} rows with {self.answers:,} answers scanned"]
         found = [finding for finding in self.findings.values() if finding.tally.count]
         told += [f"  {finding.line()}" for finding in found]
         if self.repairs.get("score_1") or self.repairs.get("needs_judge"):
@@ -113,7 +113,7 @@ class ScanReport:
 
 
 class _Row(NamedTuple):
-    """A preference or a rated row, seen alike; a score of None is none."""
+    """A preference or rated row in one form; a score of None is missing."""
 
     record: Preference | Rated
     answers: tuple[Answer, ...]
@@ -134,10 +134,10 @@ def scan_preferences(
     benchmarks: BenchmarkIndex | None = None,
     other_prompts: Iterable[Messages] | None = None,
 ) -> ScanReport:
-    """What is wrong with preference data, or with feedback that is to become some.
+    """The defects of preference data, or of rated answers to make preferences from.
 
-    Overall scores are read on a scale of 1 to 10 and ratings of aspects on one of 1 to 5, as UltraFeedback has them.
-    `other_prompts` are those of another split, which these rows should not share.
+    Overall scores are on a scale of 1 to 10 and aspect ratings on one of 1 to 5, as in UltraFeedback. `other_prompts`
+    are those of another split, which these rows should not share.
     """
     others = frozenset(_prompt_key(prompt) for prompt in other_prompts or ())
     checks: dict[str, Callable[[_Row], str | None]] = {**ROW_CHECKS, "repeated_prompt": _RepeatedPrompts().find}
@@ -246,7 +246,7 @@ def _score_against_rationale(answer: Answer) -> str | None:
 
 
 def _place(score: float, best: float) -> float:
-    """Where a score stands between the worst, 1, and the best: 0 to 1."""
+    """The position of a score between the worst, 1, and the best: 0 to 1."""
     return (score - 1) / (best - 1)
 
 
@@ -268,7 +268,7 @@ def _count_repairs(row: _Row, repairs: dict[str, int]) -> None:
 
 
 class _RepeatedPrompts:
-    """Prompts that have been seen, by key."""
+    """The prompts seen so far, by key."""
 
     def __init__(self) -> None:
         self._first_of: dict[bytes, str] = {}
@@ -292,13 +292,13 @@ def _prompt_key(prompt: Messages) -> bytes:
 
 @dataclass
 class _LengthWins:
-    """Among the answers of a row that differ in score: how often the longer one is the better."""
+    """How often the longer of two answers with different scores is the better one."""
 
     wins: float = 0.0
     rows: int = 0
 
     def add(self, row: _Row) -> None:
-        # A row with many pairs counts once, because its pairs are not independent.
+        # A row counts once, because its pairs are not independent.
         outcomes = list(_length_outcomes(row.ranked))
         if outcomes:
             self.wins += sum(outcomes) / len(outcomes)
@@ -328,11 +328,11 @@ MEANINGS = {
     "equal_answers": "two answers are the same",
     "nearly_equal_answers": "two answers are nearly the same",
     "refusal_preferred": "the preferred answer refuses",
-    "repeated_prompt": "the prompt comes more than once",
+    "repeated_prompt": "the prompt is repeated",
     "benchmark_overlap": "overlap with an evaluation set",
-    "split_overlap": "the prompt is in the other split too",
+    "split_overlap": "the prompt is also in the other split",
     "failed_answer": "empty or failed answer",
     "score_against_ratings": "score far from the mean of its ratings",
     "score_against_rationale": "score contradicts its rationale",
-    "doubtful_ten": "score 10 that may stand for a 1",
+    "doubtful_ten": "score 10 that may be a 1",
 }

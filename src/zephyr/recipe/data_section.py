@@ -1,4 +1,4 @@
-"""Where rows come from, which of them are kept, and what may be lost of them."""
+"""Where rows come from, which of them are kept, and how long they may be."""
 
 from typing import Annotated, Literal
 
@@ -13,7 +13,7 @@ BadRows = Literal["stop", "drop"]
 class DataSource(Section):
     """Rows of one file, folder or data set on the hub."""
 
-    path: str = Field(description="file, folder, glob or hub id; a relative one is looked up in `data_dir`")
+    path: str = Field(description="file, folder, glob or hub id; relative paths are resolved in `data_dir`")
     split: str = Field(
         "train",
         pattern=r"^[^\[\]]+(\[(-?[0-9]+)?%?:(-?[0-9]+)?%?\])?$",
@@ -21,63 +21,65 @@ class DataSource(Section):
     )
     config: str | None = Field(None, description="configuration of a hub data set")
     revision: str | None = Field(None, description="branch, tag or commit on the hub")
-    shape: Literal["auto", Shape] = Field("auto", description="what the rows look like; auto: told by their fields")
-    columns: dict[str, str] = Field(default_factory=dict, description="our name of a field: its name in the rows")
+    shape: Literal["auto", Shape] = Field("auto", description="row format; auto: detected by the fields")
+    columns: dict[str, str] = Field(default_factory=dict, description="rename fields; our name: the name in the rows")
     where: dict[str, str] = Field(default_factory=dict, description="keep rows whose field has this value")
-    weight: float = Field(1.0, gt=0, description="share of the rows that is taken; above 1 they are repeated")
+    weight: float = Field(1.0, gt=0, description="share of the rows to take; above 1, rows are repeated")
     max_rows: int | None = Field(None, ge=1, description="at most this many rows")
-    bad_rows: BadRows = Field("stop", description="rows that cannot be used: stop, or count and leave out")
+    bad_rows: BadRows = Field("stop", description="unusable rows: stop with an error, or drop and count them")
     license: str | None = Field(None, description="licence of the data, for the model card", json_schema_extra=FREE)
 
 
 class TruecaseFilter(Section):
-    """Capital letters where sentences begin; changes texts, drops none."""
+    """Capitalises the beginnings of sentences; drops no row."""
 
     name: Literal["truecase"]
 
 
 class RefusalFilter(Section):
-    """Drops answers that refuse or speak of themselves as a language model."""
+    """Drops answers that refuse, or in which the assistant speaks of itself as a language model."""
 
     name: Literal["refusals"]
     phrases: list[Annotated[str, Field(pattern=r"[^\s*_#]")]] = Field(
-        default_factory=list, description="further phrases, beside the list of the documentation"
+        default_factory=list, description="phrases to look for besides the documented list"
     )
 
 
 class LanguageFilter(Section):
-    """Keeps texts in these languages."""
+    """Keeps rows in these languages."""
 
     name: Literal["language"]
-    keep: list[str] = Field(["en"], min_length=1, description="languages by their two letters")
+    keep: list[str] = Field(["en"], min_length=1, description="two-letter language codes")
 
 
 class LengthFilter(Section):
-    """Drops rows that are too short or too long, in characters."""
+    """Drops rows that are too short or too long."""
 
     name: Literal["length"]
-    min_characters: int = Field(1, ge=0, description="shortest answer")
-    max_characters: int | None = Field(None, ge=1, description="longest row")
-    max_turns: int | None = Field(None, ge=1, description="most messages of a dialogue")
+    min_characters: int = Field(1, ge=0, description="shortest answer, in characters")
+    max_characters: int | None = Field(None, ge=1, description="longest row, in characters")
+    max_turns: int | None = Field(None, ge=1, description="maximum number of messages")
 
 
 class DuplicateFilter(Section):
-    """Drops rows that stand there already, exactly or nearly."""
+    """Drops exact and near duplicates of earlier rows."""
 
     name: Literal["duplicates"]
     threshold: float = Field(
-        0.8, gt=0, le=1, description="Jaccard similarity of word 5-grams; 1: exact duplicates alone"
+        0.8, gt=0, le=1, description="minimum Jaccard similarity of word 5-grams; 1: exact duplicates only"
     )
 
 
 class DecontaminationFilter(Section):
-    """Drops rows that share an n-gram of words with an evaluation set."""
+    """Drops rows that share a word n-gram with an evaluation set."""
 
     name: Literal["decontamination"]
     against: list[str] = Field(
-        min_length=1, description="evaluation sets: files, folders or globs, looked up in `data_dir`"
+        min_length=1, description="evaluation sets: files, folders or globs, relative to `data_dir`"
     )
-    ngram: int = Field(13, ge=3, description="words in a row that count as overlap; shorter prompts count whole")
+    ngram: int = Field(
+        13, ge=3, description="consecutive words that count as overlap; shorter prompts are compared whole"
+    )
 
 
 Filter = Annotated[
@@ -87,27 +89,27 @@ Filter = Annotated[
 
 
 class TruncationSection(Section):
-    """What happens to rows that are longer than `max_length`, and how much of that is too much."""
+    """How rows longer than `max_length` are truncated, and how much may be lost."""
 
     rule: Literal["keep_start", "keep_end", "trl_0.7", "drop"] = Field(
         "keep_start",
-        description="keep_start cuts the end of the answer, keep_end the start of the prompt, trl_0.7 the prompt to "
-        "max_prompt_length and then the answer, drop leaves the row out",
+        description="keep_start: cut the end of the answer; keep_end: cut the start of the prompt; trl_0.7: cut the "
+        "prompt to max_prompt_length, then the answer; drop: drop the row",
     )
-    max_rows_share: float = Field(0.2, ge=0, le=1, description="stop if a larger share of the rows is cut or dropped")
-    max_tokens_share: float = Field(0.2, ge=0, le=1, description="stop if a larger share of the tokens is lost")
+    max_rows_share: float = Field(0.2, ge=0, le=1, description="stop if a larger share of rows is truncated or dropped")
+    max_tokens_share: float = Field(0.2, ge=0, le=1, description="stop if a larger share of tokens is lost")
 
 
 class DataSection(Section):
     """The rows of a stage."""
 
-    sources: list[DataSource] = Field(default_factory=list, description="empty: what the stage before has made")
+    sources: list[DataSource] = Field(default_factory=list, description="empty: the output of the stage before")
     eval_sources: list[DataSource] = Field(default_factory=list, description="held-out rows, never trained on")
-    eval_share: float = Field(0.0, ge=0, lt=1, description="share of the prompts held out where eval_sources is empty")
-    filters: list[Filter] = Field(default_factory=list, description="in the order they are applied")
+    eval_share: float = Field(0.0, ge=0, lt=1, description="share of the prompts to hold out if eval_sources is empty")
+    filters: list[Filter] = Field(default_factory=list, description="filters, applied in this order")
     shuffle: bool = Field(True, description="shuffle the rows once, with the seed of the run")
-    max_length: int = Field(1024, ge=8, description="longest sequence in tokens, prompt and answer")
+    max_length: int = Field(1024, ge=8, description="maximum length of prompt and answer, in tokens")
     max_prompt_length: int | None = Field(
-        None, ge=1, description="longest prompt in tokens; left out: no limit of its own"
+        None, ge=1, description="maximum length of the prompt, in tokens; null: no separate limit"
     )
-    truncation: TruncationSection = Field(default_factory=TruncationSection, description="rows that are too long")
+    truncation: TruncationSection = Field(default_factory=TruncationSection, description="truncation of long rows")

@@ -59,7 +59,7 @@ def record_of(row: Row, shape: Shape, kind: RecordKind) -> Record:
     """The one record that a row is, or a DataError with all that is wrong with it."""
     records = records_of(row, shape, kind)
     if isinstance(records, RowFault):
-        raise DataError(records.name, records.what, "mend the row, or leave it out")
+        raise DataError(records.name, records.what, "fix the row, or remove it")
     if len(records) != 1:
         raise ValueError(f"{row.name} holds {len(records)} records; records_of gives them all")
     return records[0]

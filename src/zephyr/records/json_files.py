@@ -110,7 +110,7 @@ def _object_rows(path: Path, name: str) -> Iterator[Row | RowFault]:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         what = not_utf8(content[error.start], error.start + 1)
-        raise DataError(name, what, "the file cannot be used otherwise") from error
+        raise DataError(name, what, "the file cannot be read otherwise") from error
     value = _parse(text)
     if not isinstance(value, dict):
         what = f"is not JSON ({value})" if isinstance(value, Unparsed) else f"holds no rows, got {brief(value)}"
@@ -198,7 +198,7 @@ class _Characters:
         if found != char:
             what = f"is cut off where '{char}' is due" if not found else f"has {brief(found)} where '{char}' is due"
             where = f"{self._name}, after {after}" if after else self._name
-            raise DataError(where, f"the JSON {what}", "mend the file, or fetch it again")
+            raise DataError(where, f"the JSON {what}", "fix the file, or download it again")
         self._place += 1
 
     def element(self, name: str) -> tuple[Json, str]:
@@ -209,7 +209,7 @@ class _Characters:
             try:
                 value, end = decoder.raw_decode(self._window, self._place)
             except RecursionError as error:
-                raise DataError(name, "is nested too deeply", "take the row out of the file") from error
+                raise DataError(name, "is nested too deeply", "remove the row from the file") from error
             except ValueError as error:
                 # Its place is one in the window, not in the file.
                 self._widen(name, error.msg if isinstance(error, json.JSONDecodeError) else str(error))
@@ -226,9 +226,9 @@ class _Characters:
         held = len(self._window) - self._place
         if self._is_over:
             what = "is cut off" if not self._window[self._place :].strip() else f"is not JSON, or cut off ({problem})"
-            raise DataError(name, what, "mend the file, or fetch it again")
+            raise DataError(name, what, "fix the file, or download it again")
         if held > MAX_ROW_BYTES:
-            raise DataError(name, f"is not JSON ({problem}), or {too_long()}", "mend the row or take it out")
+            raise DataError(name, f"is not JSON ({problem}), or {too_long()}", "fix the row or remove it")
         self._more(max(BLOCK_BYTES, held))
 
     def _more(self, num_bytes: int) -> None:

@@ -33,11 +33,11 @@ def opened(path: Path, name: str, *, unpack: bool = True) -> Iterator[BinaryIO]:
             with path.open("rb") as file:
                 yield file
     except EOFError as error:
-        remedy = "fetch or pack the file again; none of its rows is used, for nobody knows how many are lost"
-        raise DataError(name, "the gzip file is cut short", remedy) from error
+        remedy = "download or compress the file again; none of its rows is used, since an unknown number is lost"
+        raise DataError(name, "the gzip file is truncated", remedy) from error
     except (gzip.BadGzipFile, zlib.error) as error:
-        remedy = "fetch or pack the file again, or drop .gz from its name if it is not packed"
-        raise DataError(name, f"cannot be unpacked ({error})", remedy) from error
+        remedy = "download or compress the file again, or remove .gz from its name if it is not compressed"
+        raise DataError(name, f"cannot be decompressed ({error})", remedy) from error
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise DataError(name, f"cannot be read ({reason})", "check the file, its rights and its disk") from error

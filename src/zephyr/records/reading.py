@@ -35,7 +35,7 @@ def read_rows(path: Path) -> Iterator[Row]:
     for file in find_files(path):
         for item in read_items(file):
             if isinstance(item, RowFault):
-                raise DataError(item.name, item.what, "mend the row, or take it out")
+                raise DataError(item.name, item.what, "fix the row, or remove it")
             yield item
 
 
@@ -44,8 +44,8 @@ def read_items(file: Path) -> Iterator[Row | RowFault]:
     name = printable(file.name)
     reader = READERS.get(_suffix(file))
     if reader is None:
-        remedy = f"name it by what it is, {listed(READERS)}, with .gz if packed"
-        raise DataError(name, "is of no kind that is read here", remedy)
+        remedy = f"end its name in one of {listed(READERS)}, and .gz if compressed"
+        raise DataError(name, "has an unknown file type", remedy)
     return _placed(reader(file, name), name)
 
 
@@ -80,7 +80,7 @@ def find_files(path: Path) -> list[Path]:
         folder = Path(*parts[:first])
         files = sorted(file for file in folder.glob(str(Path(*parts[first:]))) if _is_data(file))
         if not files:
-            raise DataError(shown, "no data file matches", f"files of {listed(READERS)} are looked for, also with .gz")
+            raise DataError(shown, "no data file matches", f"expected files of {listed(READERS)}, also with .gz")
         return files
     raise DataError(shown, "no such file or folder", f"check the path{nearest_entry(path)}")
 

@@ -28,8 +28,8 @@ def read_csv(path: Path, name: str, *, delimiter: str) -> Iterator[Row | RowFaul
             except StopIteration:
                 return
             except csv.Error as error:
-                remedy = "look for a quotation mark that is not closed; rows behind it cannot be told apart"
-                raise DataError(f"{name} row {number + 1}", f"is no row of a table ({error})", remedy) from error
+                remedy = "look for an unclosed quotation mark; the rows after it cannot be separated"
+                raise DataError(f"{name} row {number + 1}", f"is not a table row ({error})", remedy) from error
             if cells:
                 number += 1
                 yield _table_row(header, cells, f"{name} row {number}")
@@ -38,7 +38,7 @@ def read_csv(path: Path, name: str, *, delimiter: str) -> Iterator[Row | RowFaul
 def _text_lines(file: BinaryIO, name: str) -> Iterator[str]:
     for line in lines_of(file):
         if line.content is None:
-            raise DataError(f"{name} line {line.number}", too_long(), "split the line, or take the row out")
+            raise DataError(f"{name} line {line.number}", too_long(), "split the line, or remove the row")
         # Bytes that are no UTF-8 become lone surrogates, and so a fault of their row alone.
         yield line.content.decode("utf-8", "surrogateescape") + ("\n" if line.has_end else "")
 
@@ -47,7 +47,7 @@ def _header(table: Iterator[list[str]], name: str) -> list[str]:
     try:
         header = next(table, [])
     except csv.Error as error:
-        remedy = "mend the first line, which holds the names of the fields"
+        remedy = "fix the first line, which holds the names of the fields"
         raise DataError(name, f"has no header ({error})", remedy) from error
     if _SURROGATE.search("".join(header)):
         raise DataError(name, "the header is not UTF-8", "convert the file, for example with iconv -t UTF-8")
@@ -86,9 +86,7 @@ def read_parquet(path: Path, name: str) -> Iterator[Row | RowFault]:
         parquet = cast("_Parquet", importlib.import_module("pyarrow.parquet"))
     except ImportError as error:
         remedy = "pip install 'zephyr-align[hub]', or write the rows as JSONL"
-        raise DataError(
-            name, "Parquet files are read by the package pyarrow, which is not installed", remedy
-        ) from error
+        raise DataError(name, "Parquet files need the package pyarrow, which is not installed", remedy) from error
     with opened(path, name) as file:
         number = 0
         try:
@@ -97,5 +95,5 @@ def read_parquet(path: Path, name: str) -> Iterator[Row | RowFault]:
                     number += 1
                     yield Row(f"{name} row {number}", fields)
         except (ValueError, OSError) as error:
-            what = f"is no whole Parquet file ({brief(str(error))})"
-            raise DataError(f"{name}, after row {number}", what, "fetch or write the file again") from error
+            what = f"is not a complete Parquet file ({brief(str(error))})"
+            raise DataError(f"{name}, after row {number}", what, "download or write the file again") from error

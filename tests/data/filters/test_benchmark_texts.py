@@ -98,7 +98,7 @@ def test_files_without_prompts_are_listed_if_in_a_folder_and_an_error_if_named(t
     assert benchmarks.without_prompts == ("set/judge.jsonl",)
     assert [benchmark.name for benchmark in benchmarks.found] == ["set/question.jsonl"]
     with pytest.raises(
-        DataError, match=r"^set/judge.jsonl: holds no prompts of an evaluation set; a prompt stands under"
+        DataError, match=r"^set/judge.jsonl: has no prompts of an evaluation set; a prompt stands under"
     ):
         read_benchmarks(["set/judge.jsonl"], tmp_path)
     with pytest.raises(DataError, match="no file there holds prompts"):
@@ -107,7 +107,7 @@ def test_files_without_prompts_are_listed_if_in_a_folder_and_an_error_if_named(t
 
 @pytest.mark.parametrize("pattern", ["absent", "absent.jsonl", "*.jsonl"])
 def test_evaluation_set_that_is_not_there_is_an_error(tmp_path, pattern):
-    with pytest.raises(DataError, match="there is no evaluation set; name a file, a folder or a glob"):
+    with pytest.raises(DataError, match="no such evaluation set; give a file, a folder or a glob"):
         read_benchmarks([pattern], tmp_path)
 
 

@@ -56,17 +56,17 @@ def test_the_hash_is_that_of_the_commit(hub, tmp_path):
 
 def test_what_the_hub_does_not_have_is_refused(hub, tmp_path):
     with pytest.raises(
-        DataError, match=r"^owner/chat: cannot be had from the hub \(.*FileNotFoundError.*; check the name"
+        DataError, match=r"^owner/chat: cannot be loaded from the hub \(.*FileNotFoundError.*; check the name"
     ):
         open_source(DataSource(path="owner/chat"), "chat", data_dir=tmp_path, offline=False)
     with pytest.raises(
-        DataError, match=r"^owner/chat: is no file here and not in the cache.*; run once without offline"
+        DataError, match=r"^owner/chat: is neither a local file nor in the hub.s cache.*; run once without offline"
     ):
         open_source(DataSource(path="owner/chat"), "chat", data_dir=tmp_path, offline=True)
 
 
 def test_errors_of_the_library_are_said(hub, tmp_path):
-    with pytest.raises(DataError, match=r"cannot be had from the hub \(.*DatasetsError: a file of it is damaged"):
+    with pytest.raises(DataError, match=r"cannot be loaded from the hub \(.*DatasetsError: a file of it is damaged"):
         open_source(DataSource(path="owner/broken"), "chat", data_dir=tmp_path, offline=False)
 
 
@@ -86,12 +86,12 @@ def test_what_cannot_be_a_data_set_is_looked_for_here_alone(hub, tmp_path, path)
 
 def test_without_the_library_it_says_what_to_install(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(DataError, match=r"read by the package datasets; pip install 'zephyr-align\[hub\]'"):
+    with pytest.raises(DataError, match=r"needs the package datasets; pip install 'zephyr-align\[hub\]'"):
         open_source(DataSource(path="owner/chats"), "chat", data_dir=tmp_path, offline=False)
 
 
 def test_the_library_itself_refuses_offline_what_it_does_not_have(tmp_path, monkeypatch):
     pytest.importorskip("datasets")
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path)
-    with pytest.raises(DataError, match="not in the cache of the hub"):
+    with pytest.raises(DataError, match=r"nor in the hub.s cache"):
         open_source(DataSource(path="nobody-here/nothing-at-all"), "chat", data_dir=tmp_path, offline=True)

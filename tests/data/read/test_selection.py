@@ -39,12 +39,12 @@ def test_shares_cut_the_rows_without_gap_or_overlap(num_rows, cuts):
 
 @pytest.mark.parametrize("text", ["", "train[", "train[10]", "train[:0.5]", "train+test", "train[::2]", "../x"])
 def test_what_is_no_split_is_refused(text):
-    with pytest.raises(DataError, match=r"^here: has no split of rows, got .*; write train, train\[:10%\]"):
+    with pytest.raises(DataError, match=r"^here: is not a split of rows, got .*; write train, train\[:10%\]"):
         parse_split(text, "here")
 
 
 def test_more_than_everything_is_refused():
-    with pytest.raises(DataError, match=r"^here: has a split beyond 100 %, got 'train\[:101%\]'"):
+    with pytest.raises(DataError, match=r"^here: has a split beyond 100%, got 'train\[:101%\]'"):
         parse_split("train[:101%]", "here")
 
 
@@ -67,7 +67,7 @@ def test_without_columns_a_row_stays_itself():
 def test_a_field_that_is_not_there_is_a_fault(theirs):
     fault = renamed(Row("r", FIELDS), {"prompt": theirs})
     assert isinstance(fault, RowFault)
-    assert fault.what.startswith(f"has no field {theirs}, which columns names; ")
+    assert fault.what.startswith(f"has no field {theirs}, named in columns; ")
 
 
 def test_the_nearest_field_is_named():

@@ -63,5 +63,5 @@ def test_a_mask_of_everything_is_refused_where_answers_are_meant():
     account = LossMaskStats(ENCODER.stop_ids)
     row = ENCODER.dialogue(DIALOGUE, loss_on="assistant")
     account.add(row._replace(scored=np.arange(len(row.ids)) > 0))
-    with pytest.raises(DataError, match=r"\d+ tokens that the assistant does not say would be learned"):
+    with pytest.raises(DataError, match=r"\d+ tokens outside the assistant's answers would be learned"):
         account.check(loss_on="assistant")

@@ -132,5 +132,5 @@ def test_bos_is_the_templates_own_matter():
 def test_control_tokens_that_swallow_white_space_are_refused():
     tokenizer = tiny_tokenizer()
     tokenizer.add_special_tokens({"eos_token": AddedToken("<|end|>", special=True, rstrip=True)})
-    with pytest.raises(ModelError, match=r"uses '<\|end\|>', which swallows the white space"):
+    with pytest.raises(ModelError, match=r"uses '<\|end\|>', which removes the white space"):
         DialogueEncoder(tokenizer, OWN)

@@ -133,7 +133,7 @@ def test_dialogues_by_rule(turns, rule, kept, scored, stops_lost):
 def test_a_dialogue_of_which_no_answer_is_left_is_unfit(loss_on):
     fitted = fit_dialogue(dialogue(8, 3, loss_on=loss_on), window(8))
     assert fitted.loss.fate == "unfit"
-    assert fitted.loss.reason == "8 tokens stand before its first answer"
+    assert fitted.loss.reason == "8 tokens precede its first answer"
     assert fit_dialogue(dialogue(8, 3), window(8, "drop")).loss.fate == "dropped"
 
 
@@ -170,12 +170,12 @@ def test_the_report_counts_what_was_lost():
         "tokens_lost": 17,
         "stops_lost": 1,
         "worst": [
-            {"tokens_lost": 15, "name": "chats.jsonl row 3", "what": "12 tokens stand before its first answer"},
+            {"tokens_lost": 15, "name": "chats.jsonl row 3", "what": "12 tokens precede its first answer"},
             {"tokens_lost": 2, "name": "chats.jsonl row 2", "what": "lost 2 of 12 tokens"},
         ],
     }
     assert report.summary() == (
-        "4 rows of 43 tokens for a window of 10: 1 cut, 1 left out (50.0% of the rows), "
+        "4 rows of 43 tokens, max_length 10: 1 truncated, 1 dropped (50.0% of the rows), "
         "17 tokens lost (39.5%), 1 answers without their stop token"
     )
 
@@ -185,15 +185,15 @@ def test_more_loss_than_allowed_is_one_message():
     with pytest.raises(DataError) as caught:
         report_of(*rows, max_rows_share=0.2, max_tokens_share=0.5).check()
     assert str(caught.value) == (
-        "window of 10 tokens, rule keep_start: 1 row leaves no room for an answer: chats.jsonl row 3 (12 tokens stand "
-        "before its first answer); 50.0% of the rows are cut or left out where 20.0% may be; the worst are chats.jsonl "
-        "row 3 (12 tokens stand before its first answer), chats.jsonl row 2 (lost 2 of 12 tokens); raise "
+        "max_length of 10 tokens, rule keep_start: 1 row leaves no room for an answer: chats.jsonl row 3 (12 tokens precede "
+        "its first answer); 50.0% of the rows are truncated or dropped, allowed are 20.0%; the worst are chats.jsonl "
+        "row 3 (12 tokens precede its first answer), chats.jsonl row 2 (lost 2 of 12 tokens); raise "
         "data.max_length, shorten these rows, raise the limits, or choose another data.truncation.rule: keep_end cuts "
         "prompts, drop leaves out what is too long"
     )
-    with pytest.raises(DataError, match=r"39.5% of the tokens are cut or left out where 20.0% may be"):
+    with pytest.raises(DataError, match=r"39.5% of the tokens are truncated or dropped, allowed are 20.0%"):
         report_of(*rows, max_rows_share=0.5, max_tokens_share=0.2).check()
-    unfit_alone = r"row 3 \(12 tokens stand before its first answer\); raise"
+    unfit_alone = r"row 3 \(12 tokens precede its first answer\); raise"
     with pytest.raises(DataError, match=unfit_alone):
         report_of(*rows, max_rows_share=0.5, max_tokens_share=0.4).check()
     with pytest.raises(DataError, match=unfit_alone):

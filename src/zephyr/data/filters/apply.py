@@ -28,7 +28,7 @@ AnyRecord = TypeVar("AnyRecord", bound=Text | Chat | Prompt | Rated | Preference
 
 
 class Filtered(NamedTuple, Generic[AnyRecord]):
-    """The rows that are left, read once, and the report, which is complete when they have been."""
+    """The remaining rows as a stream, and the report, which is complete when the stream has ended."""
 
     rows: Iterator[AnyRecord]
     report: FilterReport
@@ -59,7 +59,7 @@ def build_filter(section: Filter, *, data_dir: Path) -> RowFilter:
 
 
 def apply_filters(records: Iterable[AnyRecord], filters: Sequence[RowFilter]) -> Filtered[AnyRecord]:
-    """The rows of `records` that pass all `filters`, each changed as they say, and a report that grows meanwhile."""
+    """The rows that pass all filters, changed as the filters say, and the report on them."""
     report = FilterReport([FilterCounts(row_filter.name) for row_filter in filters])
     report.notes += [note for row_filter in filters for note in row_filter.notes]
     return Filtered(_passing(records, filters, report), report)

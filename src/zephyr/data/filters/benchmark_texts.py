@@ -1,8 +1,8 @@
-"""The prompts of evaluation sets, out of files as their authors lay them out.
+"""The prompts of evaluation sets, read from files as their authors publish them.
 
-Read are JSON, JSONL, CSV, TSV, Parquet and plain text (a prompt a line), packed as .gz, .bz2 or .zip too. Whatever the
-shape, a prompt is a text under one of the known names; answers, choices and references are left alone. Benchmarks that
-need a treatment of their own: HumanEval, Winogrande, and MMLU's tables without a header.
+Formats: JSON, JSONL, CSV, TSV, Parquet and plain text (one prompt a line), also as .gz, .bz2 or .zip. Whatever the
+layout, a prompt is a text under one of the known field names; answers, choices and references are ignored. Special
+cases: HumanEval, Winogrande, and MMLU's tables without a header.
 """
 
 import bz2
@@ -33,8 +33,8 @@ ANSWER_FIELDS = frozenset({
     "choices", "answers", "kwargs", "output", "outputs", "completion", "reference", "references",
 })  # fmt: skip
 
-# Of HumanEval, these solutions are in half of all programs. The published list has the last one with other quotation
-# marks, with which it excepts nothing.
+# Solutions of HumanEval that half of all programs contain. The published list has the last one with other quotation
+# marks, which match nothing.
 TRIVIAL_SOLUTIONS = frozenset({"return x + y", "return len(string)", "return n**2", "return ''.join(strings)"})
 _HUMANEVAL_FIELDS = frozenset({"prompt", "canonical_solution", "entry_point"})
 _DOCSTRING = re.compile(r"(?s)(?P<mark>\"\"\"|''')(.*?)(?P=mark)")
@@ -43,7 +43,7 @@ _CHOICE_COLUMNS = 6
 
 
 class Benchmark(NamedTuple):
-    """One file of an evaluation set: prompts, whose words are compared, and code, which must not occur as it stands."""
+    """One file of an evaluation set: prompts to compare by words, and code to compare verbatim."""
 
     name: str
     prompts: tuple[str, ...]
@@ -51,7 +51,7 @@ class Benchmark(NamedTuple):
 
 
 class Benchmarks(NamedTuple):
-    """What was found, and the files in the folders in which there was no prompt."""
+    """The benchmarks, and the files in folders that have no prompts."""
 
     found: tuple[Benchmark, ...]
     without_prompts: tuple[str, ...]
@@ -60,7 +60,8 @@ class Benchmarks(NamedTuple):
 def read_benchmarks(against: Sequence[str], data_dir: Path) -> Benchmarks:
     """The prompts of all files that `against` names: files, folders or globs, relative ones in `data_dir`.
 
-    A file named by itself must hold prompts; those in folders that hold none are left out and listed.
+    A file named by itself must have prompts; files without prompts in a folder are skipped and listed. Raises DataError
+    for files that are missing, cannot be read or have no prompts.
     """
     found = []
     without = []
@@ -71,17 +72,17 @@ def read_benchmarks(against: Sequence[str], data_dir: Path) -> Benchmarks:
         if benchmark.prompts or benchmark.fragments:
             found.append(benchmark)
         elif is_named:
-            remedy = f"a prompt stands under one of these names: {', '.join(sorted(PROMPT_FIELDS))}"
-            raise DataError(name, "holds no prompts of an evaluation set", remedy)
+            remedy = f"prompts are read from fields of these names: {', '.join(sorted(PROMPT_FIELDS))}"
+            raise DataError(name, "has no prompts of an evaluation set", remedy)
         else:
             without.append(name)
     if not found:
-        raise DataError(", ".join(against), "no file there holds prompts of an evaluation set", "name other files")
+        raise DataError(", ".join(against), "none of these files has prompts of an evaluation set", "give other files")
     return Benchmarks(tuple(found), tuple(without))
 
 
 def _files(against: Sequence[str], data_dir: Path) -> Iterator[tuple[Path, bool]]:
-    """Each file once, in order, and whether it was named by itself."""
+    """Each file once, in order, and whether it was named individually."""
     seen = set()
     for pattern in against:
         place = (data_dir / pattern).absolute()
@@ -92,7 +93,7 @@ def _files(against: Sequence[str], data_dir: Path) -> Iterator[tuple[Path, bool]
             inside = place.rglob("*") if place.is_dir() else root.glob(str(place.relative_to(root)))
             files = sorted(path for path in inside if path.is_file() and _is_readable(path))
         if not files:
-            raise DataError(str(place), "there is no evaluation set", "name a file, a folder or a glob")
+            raise DataError(str(place), "no such evaluation set", "give a file, a folder or a glob")
         for path in files:
             if path not in seen:
                 seen.add(path)
@@ -104,7 +105,7 @@ def _is_readable(path: Path) -> bool:
 
 
 def _kind(path: PurePath) -> str:
-    """The suffix that tells what a file holds, once it is unpacked."""
+    """The suffix that names a file's format, without that of its compression."""
     suffixes = [suffix.lower() for suffix in path.suffixes]
     if suffixes and suffixes[-1] in PACKED:
         suffixes.pop()
@@ -119,12 +120,12 @@ def _read(path: Path, name: str) -> Benchmark:
             fragments.extend(_fragments(value))
             prompts.extend(_prompts(value))
     except (OSError, EOFError, ValueError, zlib.error, zipfile.BadZipFile, csv.Error) as error:
-        raise DataError(name, f"cannot be read as an evaluation set ({error})", "mend the file") from error
+        raise DataError(name, f"cannot be read as an evaluation set ({error})", "fix the file") from error
     return Benchmark(name, tuple(prompts), tuple(fragments))
 
 
 def _values(path: Path) -> Iterator[Json]:
-    """What stands in a file, row by row where it has rows."""
+    """The values in a file, row by row where it has rows."""
     kind = _kind(path)
     if kind == ".parquet":
         for row in read_rows(path):
@@ -132,7 +133,7 @@ def _values(path: Path) -> Iterator[Json]:
     elif kind == ".zip":
         with zipfile.ZipFile(path) as archive:
             for member in sorted(archive.namelist()):
-                # Texts beside packed tables explain them.
+                # Text files beside compressed tables are explanations.
                 if _kind(PurePath(member)) in _PARSED - {".txt"}:
                     yield from _parsed(archive.read(member), _kind(PurePath(member)))
     elif kind in _PARSED:
@@ -170,7 +171,7 @@ def _table(text: str, delimiter: str) -> Iterator[Json]:
 
 
 def _prompts(value: Json) -> Iterator[str]:
-    """The texts under the names of prompts, however deep they stand."""
+    """The texts in prompt fields, at any depth."""
     if isinstance(value, list):
         for item in value:
             yield from _prompts(item)
@@ -195,7 +196,7 @@ def _texts(entry: Json) -> Iterator[str]:
 
 
 def _filled(entry: Json, row: Mapping[str, Json]) -> Iterator[str]:
-    """The texts of a field; Winogrande's sentences with each option in their gap, as people write them."""
+    """The texts of a field; Winogrande's sentences once with each option in the gap."""
     options = [option for option in (row.get("option1"), row.get("option2")) if isinstance(option, str)]
     for text in _texts(entry):
         yield from [text.replace("_", option) for option in options] or [text]
@@ -209,7 +210,7 @@ def _fragments(value: Json) -> Iterator[str]:
     if isinstance(value, dict) and value.keys() >= _HUMANEVAL_FIELDS:
         prompt, solution = str(value["prompt"]), str(value["canonical_solution"]).strip()
         quoted = _DOCSTRING.findall(prompt)
-        # Of several, the last belongs to the function that is asked for.
+        # Of several, the last belongs to the function to be completed.
         yield from (docstring.strip() for _, docstring in quoted[-1:])
         if solution not in TRIVIAL_SOLUTIONS:
             yield solution

@@ -1,9 +1,9 @@
-"""Rows that hold what a model will be examined on: words in a row of an evaluation set's prompt, or its very code.
+"""Overlap of training rows with evaluation sets: shared word n-grams of prompts, or verbatim code.
 
-A prompt of at least `ngram` words is found by any `ngram` words in a row of it, a shorter one only whole: anywhere in a
-text if it has at least eight words, else as a text of its own (five words in a row mean nothing in a long answer). A
-prompt of fewer than three words is not looked for. Code of HumanEval is looked for as it stands, but for case and
-spaces. All texts of a row are looked at, prompts and answers.
+A prompt of at least `ngram` words matches by any `ngram` consecutive words. A shorter one matches only whole: anywhere
+in a text if it has at least eight words, else as the whole text (five consecutive words mean nothing in a long answer).
+Prompts of fewer than three words are ignored. HumanEval's code is compared verbatim, but for case and spaces. All texts
+of a row are compared, prompts and answers.
 """
 
 from collections import defaultdict
@@ -23,21 +23,21 @@ SHORTEST_INSIDE = 8
 
 
 class Overlap(NamedTuple):
-    """What a text shares with a file of an evaluation set, and how its prompt or code begins."""
+    """A file of an evaluation set, and its prompt or code that a text shares."""
 
     benchmark: str
     shared: str
 
 
 class _Table(NamedTuple):
-    """Hashes of words in a row, sorted, and for each the number of the prompt it is from."""
+    """Sorted n-gram hashes, and the number of the prompt that each is from."""
 
     hashes: Hashes
     prompts: NDArray[np.int64]
 
 
 class BenchmarkIndex:
-    """The words of evaluation sets, to look texts up in."""
+    """An index of the n-grams of evaluation sets."""
 
     def __init__(self, benchmarks: Iterable[Benchmark], *, ngram: int) -> None:
         self._ngram = ngram
@@ -84,7 +84,7 @@ class BenchmarkIndex:
                 continue
             rows = ngram_hashes(of_words, length)
             starts = np.searchsorted(table.hashes, rows, side="left")
-            # One look at the candidates; the rows that hit are few.
+            # One vectorised comparison; matches are few.
             hits = table.hashes[np.minimum(starts, len(table.hashes) - 1)] == rows
             for start, row in zip(starts[hits], rows[hits], strict=True):
                 end = np.searchsorted(table.hashes, row, side="right")
@@ -93,7 +93,7 @@ class BenchmarkIndex:
 
 def _sorted(hashes: list[Hashes], prompts: list[NDArray[np.int64]]) -> _Table:
     every = np.concatenate(hashes)
-    # Stable, so that the first benchmark that was named comes first.
+    # Stable: the benchmark listed first comes first.
     order = np.argsort(every, kind="stable")
     return _Table(every[order], np.concatenate(prompts)[order])
 

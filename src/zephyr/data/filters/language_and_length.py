@@ -15,13 +15,13 @@ from zephyr.records.rows import Chat, Prompt, Rated, Record
 FEWEST_LETTERS = 40
 SURE = 0.9
 MOST_CHARACTERS = 2_000
-# Code and addresses are in no language; of written Chinese the model tells several kinds apart, a recipe does not.
+# Code and addresses have no language; the model distinguishes several kinds of Chinese and Norwegian.
 _NO_LANGUAGE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]+`|(?:https?://|www\.)\S+|\S+@\S+|[\d_]+", re.DOTALL)
 _SAME = {"yue": "zh", "wuu": "zh", "lzh": "zh", "nan": "zh", "nb": "no", "nn": "no"}
 
 
 def judge_language(section: LanguageFilter, record: Record) -> Verdict:
-    """`record`, dropped if it is surely in another language; a text that is too short or too mixed to tell is kept."""
+    """`record`, dropped if it is clearly in another language; texts too short or too mixed to detect are kept."""
     # The first part of each text, so that a long answer does not drown the question.
     text = "\n".join(text[:MOST_CHARACTERS] for text in all_texts(record))
     language = language_of(text)
@@ -31,9 +31,9 @@ def judge_language(section: LanguageFilter, record: Record) -> Verdict:
 
 
 def language_of(text: str) -> str | None:
-    """The two letters of the language of `text`, or None if it cannot be told with some certainty."""
+    """The two letters of the language of `text`, or None where the detection is not certain."""
     prose = _NO_LANGUAGE.sub(" ", text)
-    # A Chinese character says as much as a few letters.
+    # A Chinese character carries as much as a few letters.
     letters = sum(1 if character < "\u3000" else 4 for character in prose if character.isalpha())
     if letters < FEWEST_LETTERS:
         return None
@@ -57,9 +57,9 @@ def _identifier() -> _Identifier:
 
 
 def judge_length(section: LengthFilter, record: Record) -> Verdict:
-    """`record`, dropped by the length of its shortest answer, of the whole row, or by its number of messages.
+    """`record`, dropped if its shortest answer is too short, the row too long, or its messages too many.
 
-    A row is as long as its prompt with its longest answer. Of a row of rated answers only those at fault are taken out.
+    The length of a row is that of its prompt and longest answer. Of rated answers only the faulty ones are removed.
     """
     messages = context(record)
     turns = len(messages) + (0 if isinstance(record, Chat | Prompt) else bool(candidates(record)))

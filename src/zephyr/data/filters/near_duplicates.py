@@ -1,9 +1,8 @@
-"""Rows that stand there already, word for word or nearly: the first one stays, in one pass over a stream.
+"""Exact and near duplicates in a stream of rows, found in one pass; the first row is kept.
 
-A text is the set of its five words in a row. Two texts are near duplicates if their sets' Jaccard similarity reaches
-the threshold. Each text is compared with the few kept ones that share a band of its MinHash signature, and compared
-exactly, so nothing is dropped on an estimate; of the duplicates at the threshold at most 1 % go unseen, of closer
-ones fewer.
+A text is the set of its word 5-grams. Two texts are near duplicates if the Jaccard similarity of their sets reaches the
+threshold. MinHash with banding (LSH) selects the earlier texts to compare with, and those are compared exactly, so
+nothing is dropped on an estimate. Of duplicates at the threshold at most 1% are missed, of closer ones fewer.
 """
 
 import math
@@ -29,7 +28,7 @@ _CHUNK = 4096
 
 
 class Banding(NamedTuple):
-    """How a signature is cut: texts are compared if all hashes of one band agree."""
+    """How a MinHash signature is cut into bands: texts are compared if all hashes of one band agree."""
 
     bands: int
     width: int
@@ -57,7 +56,7 @@ class SeenRows:
 
 
 class NearDuplicates:
-    """Texts that have been seen, found again by texts that are similar; about 3 KB for each of 1,000 characters.
+    """An index of the texts seen so far, searched by similarity; about 3 KB for a text of 1,000 characters.
 
     Broder 1997, "On the resemblance and containment of documents"; Leskovec et al., "Mining of Massive Datasets", 3.4.
     """
@@ -73,11 +72,11 @@ class NearDuplicates:
         # Different for each band, so that one table serves all of them.
         self._mixers = generator.integers(0, 1 << 64, (bands, width), dtype=np.uint64) | np.uint64(1)
         self._seen: list[tuple[str, Shingles]] = []
-        # Most bands are of one text alone, which needs no tuple: that halves the memory.
+        # Most bands belong to one text, which is stored without a tuple: half the memory.
         self._rows_of_band: dict[int, int | tuple[int, ...]] = {}
 
     def find_or_add(self, name: str, text: str) -> str | None:
-        """The name of the first text that is as similar as the threshold asks; where none is, `text` is added."""
+        """The name of the first text that reaches the threshold; without one, None, and `text` is added."""
         shingles = shingles_of(text)
         if not len(shingles):
             return None
@@ -109,7 +108,7 @@ class NearDuplicates:
 
 
 def banding(threshold: float) -> Banding:
-    """The widest bands with which at most `MISSED_SHARE` of the pairs as similar as `threshold` share none."""
+    """The widest bands that miss at most `MISSED_SHARE` of the pairs whose similarity is `threshold`."""
     for width in range(WIDEST_BAND, 0, -1):
         bands = math.ceil(math.log(MISSED_SHARE) / math.log1p(-(threshold**width)))
         if bands * width <= MOST_HASHES or width == 1:
@@ -118,18 +117,18 @@ def banding(threshold: float) -> Banding:
 
 
 def normalized(text: str) -> str:
-    """`text` without differences that nobody sees: case, width of characters, number and kind of spaces."""
+    """`text` without invisible differences: case, width of characters, number and kind of spaces."""
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
 def shingles_of(text: str, ngram: int = SHINGLE_WORDS) -> Shingles:
-    """The different rows of `ngram` words of `text`, as sorted hashes."""
+    """The distinct word n-grams of `text` as sorted hashes, (shingles,)."""
     # Of 32 bits: enough to tell the shingles of two texts apart, and half the memory.
     return np.unique((ngram_hashes(word_hashes(text), ngram) >> np.uint64(32)).astype(np.uint32))
 
 
 def jaccard(first: Shingles, second: Shingles) -> float:
-    """Size of the intersection over size of the union of two sets of sorted, different hashes; 0 if both are empty."""
+    """The Jaccard similarity of two sets of sorted, distinct hashes, (n,) and (m,); 0 if both are empty."""
     shared = len(np.intersect1d(first, second, assume_unique=True))
     union = len(first) + len(second) - shared
     return shared / union if union else 0.0

@@ -1,7 +1,7 @@
-"""Texts as words and as hashes of words in a row: what duplicates and overlaps with benchmarks are found by.
+"""Texts as words and as hashes of word n-grams, for finding duplicates and overlap with benchmarks.
 
-Case, punctuation, apostrophes and the width of characters do not count; a Chinese, Japanese or Korean character is a
-word of its own, because those scripts put no spaces between words. Hashes are the same on every machine and day.
+Case, punctuation, apostrophes and the width of characters are ignored; each Chinese, Japanese or Korean character is a
+word, because those scripts have no spaces between words. Hashes are the same on every machine.
 """
 
 import re
@@ -17,7 +17,7 @@ Hashes = NDArray[np.uint64]
 _UNSPACED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff"
 _WORD = re.compile(rf"[{_UNSPACED}]|[^\W_{_UNSPACED}]+")
 _APOSTROPHES = str.maketrans("", "", "'\u2019\u02bc\u2018`\u00b4")
-# Odd, with no pattern in its bits: the next word's place in the sum of a row of words.
+# Odd and without a pattern in its bits: weights the words of an n-gram by position.
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -33,13 +33,13 @@ def _hash_of(word: str) -> int:
 
 
 def word_hashes(text: str) -> Hashes:
-    """One hash of 64 bits for each word of `text`, in their order."""
+    """A 64-bit hash of each word of `text`, (words,), in order."""
     found = words(text)
     return np.fromiter(map(_hash_of, found), dtype=np.uint64, count=len(found))
 
 
 def ngram_hashes(hashes: Hashes, ngram: int) -> Hashes:
-    """One hash for each `ngram` words in a row; empty where there are fewer words."""
+    """The hash of each n-gram of word hashes: (words,) to (max(words - ngram + 1, 0),)."""
     windows = max(len(hashes) - ngram + 1, 0)
     mixed = np.zeros(windows, dtype=np.uint64)
     for offset in range(ngram if windows else 0):

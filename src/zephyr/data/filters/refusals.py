@@ -1,9 +1,9 @@
-"""Answers that refuse, or speak of themselves as a language model: told by phrases, each with an example.
+"""Answers that refuse, or speak of themselves as a language model, detected by phrases, each with an example.
 
 The phrases that ultrachat_200k was filtered by are not published beyond three of them ("I do not have emotions", "I
 don't have opinions", "I don't have personal experiences"); this list is our own, and docs/filters.md prints it. A
-phrase inside quotation marks, code or a quoted paragraph does not count, nor does one said of others: an answer may
-discuss refusals. A refusal proper must stand at the beginning of the answer. "I do not know" is honest and stays.
+phrase inside quotation marks, code or a quoted paragraph does not count, nor does one about others: an answer may
+discuss refusals. A proper refusal must be at the beginning of the answer. "I do not know" is honest and kept.
 """
 
 import re
@@ -45,7 +45,7 @@ _APOLOGY = r"(?:sorry|afraid|apologi[sz]e|apologies|regret|unfortunately)[^.!?]{
 
 
 class Phrase(NamedTuple):
-    """Words to look for in normalized text, why they matter, and an example of them."""
+    """A pattern to search in normalised text, the reason it stands for, and an example."""
 
     reason: str
     example: str
@@ -145,10 +145,10 @@ _EMPHASIS = re.compile(r"[*_#]+")
 
 
 def judge_refusals(own: Sequence[re.Pattern[str]], record: Record) -> Verdict:
-    """`record`, dropped if an answer to be learnt from refuses or speaks of itself as a language model.
+    """`record`, dropped if an answer to learn from refuses or speaks of itself as a language model.
 
-    Of a row of rated answers the refusing ones are taken out. In a preference only the best completion counts: that
-    a refusal was rejected is worth learning. `own` are the patterns of the recipe's phrases.
+    Of rated answers the refusing ones are removed. In a preference only the best completion counts: a rejected
+    refusal is worth learning from. `own` are the patterns of the recipe's phrases.
     """
     taught = [message.content for message in context(record) if message.role == "assistant"]
     match record:
@@ -187,7 +187,7 @@ def own_phrase(phrase: str) -> re.Pattern[str]:
 
 
 def _said(text: str) -> str:
-    """What the answer itself says, without what it quotes; an answer that is one quotation is taken at its word."""
+    """The answer's own words, without quotations; an answer that is one quotation counts as its own words."""
     unquoted = _QUOTED.sub(" … ", text)
     return _plain(unquoted) if unquoted.strip(" ….,\n") else _plain(text.strip(" \n\"“”'\u2018\u2019"))
 

@@ -1,4 +1,4 @@
-"""What the filters did to a data set: rows in and out, changed and dropped, by filter and reason, with examples.
+"""What filters did to a data set: rows in and out, changed and dropped, by filter and reason, with examples.
 
 Examples are safe to print: one line, shortened, control characters escaped.
 """
@@ -41,8 +41,8 @@ class Tally:
 
 
 def short_line(text: str, limit: int = EXAMPLE_CHARACTERS) -> str:
-    """`text` on one line of at most `limit` characters, with everything escaped that a terminal could obey."""
-    # A long text is cut before it is walked through; escapes lengthen it, so it is cut again after.
+    """`text` on one line of at most `limit` characters, with control characters escaped."""
+    # Cut before escaping, to save time on long texts, and after, since escapes lengthen the text.
     escaped = printable(" ".join(text[: 8 * limit].split()))
     return escaped if len(escaped) <= limit and len(text) <= 8 * limit else escaped[: limit - 1].rstrip() + "…"
 
@@ -58,18 +58,18 @@ class FilterCounts:
 
     @property
     def num_changed(self) -> int:
-        """Rows that went on otherwise than they came."""
+        """The number of changed rows."""
         return sum(tally.count for tally in self.changed.values())
 
     @property
     def num_dropped(self) -> int:
-        """Rows that did not go on."""
+        """The number of dropped rows."""
         return sum(tally.count for tally in self.dropped.values())
 
 
 @dataclass
 class FilterReport:
-    """What all filters did, in the order they were applied; it grows while the rows pass."""
+    """What all filters did, in order; it is updated while rows are read."""
 
     filters: list[FilterCounts]
     rows_in: int = 0
@@ -77,7 +77,7 @@ class FilterReport:
     notes: list[str] = field(default_factory=list)
 
     def lines(self) -> list[str]:
-        """What to print: a line for all and one for each filter that did something."""
+        """The report to print: one line for all filters and one for each that changed or dropped rows."""
         told = [f"{_rows(self.rows_in)} in, {_rows(self.rows_out)} left after {_filters(len(self.filters))}"]
         for counts in self.filters:
             reasons = [f"{tally.count:,} changed: {reason}" for reason, tally in counts.changed.items()]
@@ -135,7 +135,7 @@ def _tally_fields(tallies: Mapping[str, Tally]) -> dict[str, Json]:
 
 
 def _code(text: str) -> str:
-    """`text` as it stands, whatever Markdown would make of it."""
+    """`text` as literal text in Markdown."""
     return f"`{text.replace('`', chr(39))}`" if text else ""
 
 

@@ -8,7 +8,7 @@ from zephyr.records.rows import Answer, Chat, Preference, Prompt, Rated, Record,
 
 
 class Verdict(NamedTuple):
-    """A row as it goes on: the same object if nothing was amiss, another one if it was changed, None if dropped."""
+    """The outcome for a row: the same object if kept, another one if changed, None if dropped."""
 
     record: Record | None
     reason: str = ""
@@ -28,14 +28,14 @@ class RowFilter(NamedTuple):
 
 
 class TextFault(NamedTuple):
-    """Why a text cannot stay."""
+    """Why a text is removed."""
 
     reason: str
     evidence: str = ""
 
 
 def context(record: Record) -> Messages:
-    """The messages before the answers; of a dialogue, which has several answers, all messages."""
+    """The messages before the answers; for a dialogue, all messages."""
     match record:
         case Text():
             return ()
@@ -46,7 +46,7 @@ def context(record: Record) -> Messages:
 
 
 def candidates(record: Record) -> tuple[str, ...]:
-    """The texts that continue the context: completions, rated answers, or the text itself."""
+    """The texts after the context: completions, rated answers, or the plain text."""
     match record:
         case Text():
             return (record.text,)
@@ -59,7 +59,7 @@ def candidates(record: Record) -> tuple[str, ...]:
 
 
 def all_texts(record: Record) -> tuple[str, ...]:
-    """Every text of the row, in its order."""
+    """Every text of the row, in order."""
     return (*(message.content for message in context(record)), *candidates(record))
 
 

@@ -1,9 +1,9 @@
-"""Capital letters where English sentences begin and for the pronoun "I": "hello. how are you? i am" is repaired.
+"""Capital letters at the beginning of English sentences and for the pronoun "I": "hello. how are you? i am" is fixed.
 
-About one in twenty dialogues of UltraChat has this fault. The truecaser that the published data went through is not
-known; this one knows no names and changes nothing it is not sure of: code, addresses, formulas and single words stay,
-so do lines that begin lower-case after the first, what follows an abbreviation, an ellipsis or a closing quotation
-mark, and words with a capital inside (iPhone). Only letters change their case; a second time changes nothing.
+About one in twenty dialogues of UltraChat has this fault. The truecaser used for the published data is not known. This
+one knows no names and is conservative: it leaves code, addresses, formulas and single words alone, lines after the
+first that begin in lower case, what follows an abbreviation, an ellipsis or a closing quotation mark, and words with a
+capital inside (iPhone). Only the case of letters changes, and applying it twice changes nothing more.
 """
 
 import re
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from zephyr.data.filters.row_filter import Verdict, all_texts, with_texts
 from zephyr.records.rows import Record
 
-# Fenced and inline code, tags, formulas, addresses, paths and options: blotted out before anything is looked at.
+# Fenced and inline code, tags, formulas, addresses, paths and options: masked before anything else.
 _PROTECTED = re.compile(
     r"```.*?(?:```|\Z)|~~~.*?(?:~~~|\Z)|`[^`\n]+`|<[^<>\n]{1,200}>|\$[^$\n]{1,200}\$|\\\(.{0,500}?\\\)|\\\[.{0,500}?\\\]"
     r"|\b(?:https?://|www\.)\S+|[^\s@]{1,64}@[^\s@]+|(?<!\S)--?\w[\w-]*",
@@ -37,9 +37,9 @@ _ABBREVIATION_LIST = (
     "sep sept sgt sr st sun tel thu tue u.k u.n u.s viz vol vols vs v wed yd "
 )
 _ABBREVIATIONS = frozenset(_ABBREVIATION_LIST.split())
-# Behind these the sentence goes on: "and she, oh! she knows".
+# After these the sentence continues: "and she, oh! she knows".
 _INTERJECTIONS = frozenset({"ah", "alas", "aye", "eh", "ha", "ho", "o", "oh"})
-# Names of commands and packages that are written small even where a sentence begins.
+# Names of commands and packages that are lower-case even at the beginning of a sentence.
 _ALWAYS_SMALL = frozenset(
     {"npm", "npx", "pip", "sudo", "grep", "numpy", "pandas", "pytest", "kubectl", "webpack", "stdin", "stdout"}
     | {"iphone", "ipad", "ios", "macos", "ebay"}
@@ -73,7 +73,7 @@ def truecase_record(record: Record) -> Verdict:
 
 def truecase(text: str) -> str:
     """`text` with capital letters where sentences begin and for the pronoun "I"; nothing else is changed."""
-    plain = _CODE_LINE.sub(_blot, _PROTECTED.sub(_blot, text))
+    plain = _CODE_LINE.sub(_mask, _PROTECTED.sub(_mask, text))
     letters = list(text)
     for place in (*_sentence_starts(plain), *_pronouns(plain)):
         # A title letter, not a capital: they differ for some scripts, and a few letters have no single one.
@@ -83,8 +83,8 @@ def truecase(text: str) -> str:
     return "".join(letters)
 
 
-def _blot(found: re.Match[str]) -> str:
-    """As many characters that no rule touches; lines stay lines."""
+def _mask(found: re.Match[str]) -> str:
+    """As many characters that no rule matches; line breaks are kept."""
     return re.sub(r"[^\n]", "_", found[0])
 
 

@@ -1,4 +1,4 @@
-"""Rows of data sets on the Hugging Face hub: the only door to the datasets library."""
+"""Rows of data sets on the Hugging Face hub; the only module that imports the datasets library."""
 
 import importlib
 import re
@@ -52,14 +52,14 @@ class HubRows:
 
 
 def is_hub_id(path: str) -> bool:
-    """Whether a path has the form owner/name, which no file of that name is needed for."""
+    """Whether a path has the form owner/name."""
     return _HUB_ID.fullmatch(path) is not None
 
 
 def open_hub(path: str, config: str | None, *, split: str, revision: str | None, offline: bool) -> HubRows:
-    """The rows of a split of a data set on the hub, downloaded once; a DataError if they cannot be had.
+    """The rows of a split of a data set on the hub, downloaded once; offline, from the library's cache.
 
-    Offline the library's cache is asked alone.
+    Raises DataError if they cannot be loaded.
     """
     try:
         if offline:
@@ -67,24 +67,24 @@ def open_hub(path: str, config: str | None, *, split: str, revision: str | None,
         datasets = cast("_Datasets", importlib.import_module("datasets"))
         errors = cast("_Errors", importlib.import_module("datasets.exceptions"))
     except ImportError as error:
-        remedy = "pip install 'zephyr-align[hub]', or name a file or folder that is here"
-        raise DataError(path, "is no file here, and the hub is read by the package datasets", remedy) from error
+        remedy = "pip install 'zephyr-align[hub]', or give a local file or folder"
+        raise DataError(path, "is not a local file, and reading the hub needs the package datasets", remedy) from error
     try:
         table = datasets.load_dataset(path, config, split=split, revision=revision)
     except (OSError, ValueError, RuntimeError, errors.DatasetsError) as error:
-        # What the library raises for a name, split or configuration that is not there, for no network, no rights,
-        # and for data sets that would run code.
+        # The library's errors for a missing name, split or configuration, no network, no access, and for data
+        # sets that would run code.
         said = brief(f"{type(error).__name__}: {error}")
         if offline:
-            remedy = "run once without offline, or name a file or folder that is here"
-            raise DataError(path, f"is no file here and not in the cache of the hub ({said})", remedy) from error
-        remedy = "check the name, split, config and revision; log in if it is gated; or name a file that is here"
-        raise DataError(path, f"cannot be had from the hub ({said})", remedy) from error
+            remedy = "run once without offline, or give a local file or folder"
+            raise DataError(path, f"is neither a local file nor in the hub's cache ({said})", remedy) from error
+        remedy = "check the name, split, config and revision; log in if it is gated; or give a local file"
+        raise DataError(path, f"cannot be loaded from the hub ({said})", remedy) from error
     return HubRows(table, f"{path}:{split}", _commit(table, revision))
 
 
 def _commit(table: _Table, revision: str | None) -> str:
-    """The commit the rows are from; the fingerprint of the table where the library does not say."""
+    """The commit of the rows; the table's fingerprint if the library does not give the commit."""
     if revision is not None and _WHOLE_COMMIT.fullmatch(revision):
         return revision
     for address in table.info.download_checksums or ():
@@ -95,7 +95,7 @@ def _commit(table: _Table, revision: str | None) -> str:
 
 
 def _stay_offline() -> None:
-    """Nothing; the hub's libraries, which read their environment once, answer from their caches from now on."""
+    """Make the hub's libraries, which read their environment once, use only their caches from now on."""
     constants = importlib.import_module("huggingface_hub.constants")
     constants.HF_HUB_OFFLINE = True  # type: ignore[attr-defined]
     if "datasets" in sys.modules:

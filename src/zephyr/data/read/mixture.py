@@ -1,4 +1,4 @@
-"""Records of several sources as one sequence: a share of each, joined, and shuffled by the seed alone."""
+"""Records of several sources as one sequence: a share of each, concatenated and shuffled by the seed."""
 
 import random
 from array import array
@@ -16,7 +16,7 @@ R = TypeVar("R", bound=Record)
 
 
 class Mixture(Generic[R]):
-    """A sequence of records; it holds their order, 8 bytes a record, while their texts stay on disk."""
+    """A sequence of records that stay on disk; the order takes 8 bytes a record."""
 
     def __init__(self, parts: Sequence[Records[R]], order: Sequence[int], num_taken: Sequence[int]) -> None:
         self.num_taken = num_taken
@@ -34,20 +34,21 @@ class Mixture(Generic[R]):
         place = self._order[index]
         number = bisect_right(self._starts, place) - 1
         part = self._parts[number]
-        # A weight above 1 goes round again.
+        # With a weight above 1 the rows repeat.
         return part[(place - self._starts[number]) % len(part)]
 
 
 def mix(parts: Sequence[Records[R]], *, seed: int, shuffle: bool) -> Mixture[R]:
-    """The first int(weight x rows) of every part, one part after the other or shuffled.
+    """The first int(weight x rows) of every part, concatenated or shuffled.
 
-    The order depends on the seed and the numbers of rows alone. As the mixer of the alignment handbook before 2025.
+    The order depends only on the seed and the numbers of rows. Raises DataError for a part of which no row is taken.
+    Source: the mixer of the alignment handbook before 2025.
     """
     num_taken = [int(part.source.weight * len(part)) for part in parts]
     for part, num_rows in zip(parts, num_taken, strict=True):
         if num_rows == 0:
             what = f"a weight of {part.source.weight} takes none of its {len(part)} rows"
-            raise DataError(printable(part.source.path), what, "raise the weight, or leave the source out")
+            raise DataError(printable(part.source.path), what, "raise the weight, or remove the source")
     order = array("Q", range(sum(num_taken)))
     if shuffle:
         random.Random(seed).shuffle(order)

@@ -1,4 +1,4 @@
-"""Records on disk in a nameless temporary file, to be read again in any order without holding their texts in memory."""
+"""Records in an unnamed temporary file, to be read again in any order without keeping their texts in memory."""
 
 import errno
 import json
@@ -19,18 +19,18 @@ _Pairs = list[tuple[Role, str]]
 
 
 class RecordCache(Generic[R]):
-    """A growing sequence of records of one kind; gone with the last reference to it."""
+    """An append-only sequence of records of one kind; deleted with the last reference to it."""
 
     def __init__(self, kind: RecordKind) -> None:
         self.kind = kind
-        # No `with`: the file lives as long as the spool. It has no name, so nothing is left if the process dies.
+        # No `with`: the file lives as long as the cache. It has no name, so nothing is left if the process dies.
         self._file = tempfile.TemporaryFile(prefix="zephyr-")  # noqa: SIM115
         weakref.finalize(self, self._file.close)
         self._ends = array("Q", [0])
         self._is_flushed = True
 
     def append(self, record: R) -> None:
-        """Nothing; the record is the last one now."""
+        """Append the record. Raises ResourceError if it cannot be written."""
         content = json.dumps(record, ensure_ascii=False).encode()
         try:
             self._file.write(content)
@@ -51,12 +51,12 @@ class RecordCache(Generic[R]):
         if not self._is_flushed:
             self._flush()
         start, end = self._ends[index], self._ends[index + 1]
-        # Not seek and read: processes that were forked share the place in a file.
+        # Not seek and read: forked processes share the position in a file.
         content = os.pread(self._file.fileno(), end - start, start)
         return cast("R", _record(self.kind, content))
 
     def largest(self, count: int) -> list[int]:
-        """The places of the `count` records that take most bytes, the largest first."""
+        """The indices of the `count` largest records in bytes, largest first."""
         return nlargest(count, range(len(self)), key=lambda index: self._ends[index + 1] - self._ends[index])
 
     def _flush(self) -> None:

@@ -1,4 +1,4 @@
-"""Which rows of a source are meant and how their fields are named: its `split`, `where` and `columns`.
+"""The `split`, `where` and `columns` of a source: which rows it has, and what its fields are called.
 
 A split is written `train`, `test[:10%]` or `train[100:200]`. As in the datasets library, a percentage is rounded to the
 nearest row and a negative bound counts from the end.
@@ -15,19 +15,19 @@ _SPLIT = re.compile(r"(?P<name>[A-Za-z0-9_.-]+)(?P<slice>\[(?P<start>-?\d+%?)?:(
 
 
 class Bound(NamedTuple):
-    """An end of a slice: a number of rows, or a percentage of them."""
+    """A bound of a slice: a number of rows, or a percentage of them."""
 
     number: int
     is_share: bool
 
     def row(self, num_rows: int) -> int:
-        """The row this means among `num_rows`."""
+        """The row number this is among `num_rows`."""
         row = round(self.number * num_rows / 100) if self.is_share else self.number
         return min(max(row + num_rows if row < 0 else row, 0), num_rows)
 
 
 class SplitSlice(NamedTuple):
-    """A named part of a source, and a slice of its rows; bounds that are None are open."""
+    """A named split of a source, and a slice of its rows; None is an open bound."""
 
     name: str
     start: Bound | None
@@ -35,27 +35,27 @@ class SplitSlice(NamedTuple):
 
     @property
     def needs_count(self) -> bool:
-        """Whether the rows must be counted before it is known which are meant."""
+        """Whether the slice depends on the number of rows."""
         return any(bound is not None and (bound.is_share or bound.number < 0) for bound in (self.start, self.stop))
 
     def rows(self, num_rows: int) -> range:
-        """The rows meant, among `num_rows`, counted from 0."""
+        """The row numbers of the slice among `num_rows`, from 0."""
         start = 0 if self.start is None else self.start.row(num_rows)
         return range(start, num_rows if self.stop is None else self.stop.row(num_rows))
 
 
 def parse_split(text: str, where: str) -> SplitSlice:
-    """The split that a text means; a DataError names `where` it stands."""
+    """The split written as `text`. Raises DataError at `where` if it is not one."""
     found = _SPLIT.fullmatch(text.strip())
     if found is None:
-        remedy = "write train, train[:10%] or train[100:200]; for two splits give two sources"
-        raise DataError(where, f"has no split of rows, got {brief(text)}", remedy)
+        remedy = "write train, train[:10%] or train[100:200]; give two sources for two splits"
+        raise DataError(where, f"is not a split of rows, got {brief(text)}", remedy)
     split = SplitSlice(found["name"], _bound(found["start"]), _bound(found["stop"]))
     too_large = [
         bound for bound in split[1:] if isinstance(bound, Bound) and bound.is_share and abs(bound.number) > 100
     ]
     if too_large:
-        raise DataError(where, f"has a split beyond 100 %, got {brief(text)}", "choose a share of at most 100 %")
+        raise DataError(where, f"has a split beyond 100%, got {brief(text)}", "give at most 100%")
     return split
 
 
@@ -64,28 +64,28 @@ def _bound(text: str | None) -> Bound | None:
 
 
 class _Missing:
-    """The mark of a field that a row does not have."""
+    """The value of a field that a row does not have."""
 
 
 _MISSING = _Missing()
 
 
 def renamed(row: Row, columns: Mapping[str, str]) -> Row | RowFault:
-    """The row with our name of a field for theirs; a name with dots leads into lists and objects: `turns.0.content`."""
+    """The row with its fields renamed, or a fault if a field is missing; a dotted name is a path: `turns.0.content`."""
     if not columns:
         return row
     found = {ours: _lookup(row.fields, theirs) for ours, theirs in columns.items()}
     missing = [columns[ours] for ours, value in found.items() if isinstance(value, _Missing)]
     if missing:
         hint = did_you_mean(missing[0], (printable(name) for name in row.fields))
-        return RowFault(row.name, "no such field", f"has no field {listed(missing)}, which columns names{hint}")
+        return RowFault(row.name, "no such field", f"has no field {listed(missing)}, named in columns{hint}")
     taken = {theirs.split(".")[0] if theirs not in row.fields else theirs for theirs in columns.values()}
     kept = {name: value for name, value in row.fields.items() if name not in taken}
     return Row(row.name, kept | {ours: value for ours, value in found.items() if not isinstance(value, _Missing)})
 
 
 def is_wanted(fields: Fields, where: Mapping[str, str]) -> bool:
-    """Whether every field has the value that is asked for; true, false and null are written so."""
+    """Whether every field has the requested value; booleans and null are written true, false, null."""
     return all(_written(_lookup(fields, name)) == value for name, value in where.items())
 
 

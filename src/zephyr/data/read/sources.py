@@ -1,7 +1,6 @@
-"""Sources of a recipe as records: files, folders, globs or the hub; split, renamed, chosen, checked and counted.
+"""Sources of a recipe as records: files, folders, globs or the hub; split, renamed, filtered, validated and counted.
 
-Everything is read and checked when a source is opened, before any other work begins; the records then wait on disk.
-How they are mixed is told in mixture.
+A source is read and validated completely when it is opened; its records are then cached on disk.
 """
 
 import hashlib
@@ -25,33 +24,33 @@ from zephyr.records.rows import Chat, Preference, Prompt, Rated, Record, RecordK
 
 R = TypeVar("R", bound=Record)
 
-# More rows than any file has, for slices that do not depend on their number.
+# More rows than any file has, for slices that need no count.
 _UNCOUNTED = 2**62
 
 
 class Records(Generic[R]):
-    """The records of a source, in its order, as often as wanted; `counts` has the rows left out, by reason."""
+    """The records of a source, in order, to be read any number of times; `counts` has the dropped rows by reason."""
 
     def __init__(
-        self, source: DataSource, spool: RecordCache[R], counts: Counter[str], shapes: Mapping[str, Shape]
+        self, source: DataSource, cache: RecordCache[R], counts: Counter[str], shapes: Mapping[str, Shape]
     ) -> None:
         self.source = source
         self.counts = counts
         self.shapes = shapes
-        self._spool = spool
+        self._cache = cache
 
     def __len__(self) -> int:
-        return len(self._spool)
+        return len(self._cache)
 
     def __iter__(self) -> Iterator[R]:
-        return iter(self._spool)
+        return iter(self._cache)
 
     def __getitem__(self, index: int) -> R:
-        return self._spool[index]
+        return self._cache[index]
 
     def largest(self, count: int) -> list[int]:
-        """The places of the `count` records that take most bytes, the largest first; no record is read for it."""
-        return self._spool.largest(count)
+        """The indices of the `count` largest records in bytes, largest first; no record is read for it."""
+        return self._cache.largest(count)
 
 
 @overload
@@ -67,10 +66,10 @@ def open_source(
     source: DataSource, kind: Literal["preference"], *, data_dir: Path, offline: bool
 ) -> Records[Preference]: ...
 def open_source(source: DataSource, kind: RecordKind, *, data_dir: Path, offline: bool) -> Records[R]:
-    """The records of `kind` in a source, read whole and checked.
+    """The records of `kind` in a source, all read and validated.
 
-    A DataError says all rows that cannot be used, the first five in words, unless `bad_rows` is "drop": then they
-    are left out and counted. Answers that stand in rows of their own are put together by prompt.
+    Answers in rows of their own are joined by prompt. Raises DataError that counts all unusable rows and describes the
+    first five, unless `bad_rows` is "drop": then they are dropped and counted.
     """
     gathering: _Gathering[R] = _Gathering(source, kind)
     for file, item in _items(source, data_dir, offline=offline):
@@ -81,27 +80,27 @@ def open_source(source: DataSource, kind: RecordKind, *, data_dir: Path, offline
 
 
 class _Gathering(Generic[R]):
-    """What has been read of a source so far."""
+    """The records of a source read so far, and its dropped rows and faults."""
 
     def __init__(self, source: DataSource, kind: RecordKind) -> None:
         self._source = source
         self._kind = kind
-        self._spool: RecordCache[R] = RecordCache(kind)
+        self._cache: RecordCache[R] = RecordCache(kind)
         self._shapes: dict[str, Shape] = {}
         self._counts: Counter[str] = Counter()
         self._faults: list[RowFault] = []
         self._reasons: Counter[str] = Counter()
-        # The places of the rows that answer one prompt; where a row holds all its answers, it stands alone.
+        # The indices of the rows that answer one prompt; a row with all its answers has a key of its own.
         self._by_prompt: dict[str, list[int]] = {}
 
     @property
     def is_full(self) -> bool:
-        """Whether as many records are there as the source is to give."""
+        """Whether the source's `max_rows` is reached."""
         most = self._source.max_rows
-        return most is not None and self._kind != "rated" and len(self._spool) >= most
+        return most is not None and self._kind != "rated" and len(self._cache) >= most
 
     def take(self, file: str, item: Row | RowFault) -> None:
-        """Nothing; the row's records are in the spool, or what is wrong with it is noted."""
+        """Add the row's records, or count why it has none."""
         if isinstance(item, Row) and not is_wanted(item.fields, self._source.where):
             self._counts[f"not {_conditions(self._source)}"] += 1
             return
@@ -120,7 +119,7 @@ class _Gathering(Generic[R]):
     def _add(self, record: Record, *, is_answer_row: bool) -> None:
         if self.is_full:
             return
-        place = len(self._spool)
+        place = len(self._cache)
         if isinstance(record, Rated):
             key = prompt_id(record.prompt) if is_answer_row else f"row {place}"
             self._by_prompt.setdefault(key, []).append(place)
@@ -130,7 +129,7 @@ class _Gathering(Generic[R]):
                 self._counts["prompt already there"] += 1
                 return
         source = record.source or printable(self._source.path)
-        self._spool.append(cast("R", record._replace(source=source)))
+        self._cache.append(cast("R", record._replace(source=source)))
 
     def _shape(self, file: str, row: Row) -> Shape:
         if file not in self._shapes:
@@ -141,21 +140,21 @@ class _Gathering(Generic[R]):
         return self._shapes[file]
 
     def records(self) -> Records[R]:
-        """All records; a DataError if rows are faulty and may not be left out, or if none is left."""
+        """All records. Raises DataError for unusable rows that may not be dropped, or if no record is left."""
         where = printable(self._source.path)
         num_faults = self._reasons.total()
         if num_faults and self._source.bad_rows == "stop":
-            remedy = "mend what is wrong, or set bad_rows: drop, which leaves such rows out and counts them"
+            remedy = "fix these rows, or set bad_rows: drop, which skips such rows and counts them"
             if num_faults == 1:
                 raise DataError(self._faults[0].name, self._faults[0].what, remedy)
             raise DataError(where, self._faults_in_words(num_faults), remedy)
         counts = self._counts + self._reasons
-        spool = self._merged() if self._kind == "rated" else self._spool
-        if not len(spool):
+        cache = self._merged() if self._kind == "rated" else self._cache
+        if not len(cache):
             what = f"no {self._kind} records are left of {counts.total():,} rows" if counts else "there are no rows"
             reasons = f" ({_counted(counts)})" if counts else ""
             raise DataError(where, what + reasons, "check the file, split, shape, columns and where of the source")
-        return Records(self._source, spool, counts, dict(self._shapes))
+        return Records(self._source, cache, counts, dict(self._shapes))
 
     def _faults_in_words(self, num_faults: int) -> str:
         said = "; ".join(f"{fault.name}: {fault.what}" for fault in self._faults)
@@ -163,10 +162,10 @@ class _Gathering(Generic[R]):
         return f"{num_faults:,} rows cannot be used ({_counted(self._reasons)}): {said}{more}"
 
     def _merged(self) -> RecordCache[R]:
-        """The rated prompts, each with all its answers, in the order of their first ones."""
+        """The rated prompts with all their answers, in the order of first appearance."""
         merged: RecordCache[R] = RecordCache(self._kind)
         for places in islice(self._by_prompt.values(), self._source.max_rows):
-            first, *others = (cast("Rated", self._spool[place]) for place in places)
+            first, *others = (cast("Rated", self._cache[place]) for place in places)
             answers = (*first.answers, *(answer for other in others for answer in other.answers))
             merged.append(cast("R", first._replace(answers=answers)))
         return merged
@@ -189,13 +188,13 @@ def source_hash(source: DataSource, data_dir: Path, *, offline: bool = False) ->
 
 
 def held_out(prompt: Messages, share: float, seed: int) -> bool:
-    """Whether a prompt belongs to the held-out share; equal prompts fall on the same side, whatever else is there."""
+    """Whether a prompt is in the held-out share; depends on the prompt, share and seed alone."""
     digest = hashlib.sha256(f"{seed}:{prompt_id(prompt)}".encode()).digest()
     return int.from_bytes(digest[:8], "big") < share * 2**64
 
 
 def _items(source: DataSource, data_dir: Path, *, offline: bool) -> Iterator[tuple[str, Row | RowFault]]:
-    """The rows of the source's split, each with the file it stands in, or with nothing for the hub."""
+    """The rows of the source's split, each with its file name; the name is empty for the hub."""
     files = _locate(source, data_dir)
     split = parse_split(source.split, printable(source.path))
     if files is None:
@@ -232,7 +231,7 @@ def _locate(source: DataSource, data_dir: Path) -> list[Path] | None:
 def _files_of_split(files: list[Path], split: SplitSlice) -> list[Path]:
     """The files of a folder that are named after the split (`test.jsonl`, `test-00000-of-00002.parquet`).
 
-    Where none is, all of them are `train`.
+    If no file has the name of a split, all of them are `train`.
     """
     named = [file for file in files if file.name.split(".")[0].split("-")[0] == split.name]
     if named or split.name == "train":

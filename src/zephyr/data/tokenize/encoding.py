@@ -1,8 +1,8 @@
-"""Dialogues as token ids with their loss mask, prompts that end where the answer begins, completions.
+"""Dialogues as token ids with their loss mask, prompts that end where the answer begins, and completions.
 
-Control tokens are put in as ids and everything else is encoded as plain text, so a text can say `</s>` without
-ending anything. An answer is encoded apart from what stands before it, exactly as generation meets it: the ids
-of a prompt and of a completion are those inside the dialogue. How long a row may be is truncation's part.
+Control tokens are inserted as ids and everything else is encoded as plain text, so a text that contains `</s>` ends
+nothing. An answer is encoded separately from what precedes it, as in generation: the ids of a prompt and of a
+completion equal those inside the dialogue.
 """
 
 from collections.abc import Iterable, Sequence
@@ -32,9 +32,9 @@ _PROBE = (Message("user", "a"),)
 
 
 class Encoded(NamedTuple):
-    """A tokenised text: ids (n,); `scored` (n,), the tokens to learn, never the first; the `roles` that say them.
+    """A tokenised text: `ids` (n,); `scored` (n,), the tokens to learn, never the first; `roles` (n,).
 
-    Roles are indices into ROLES, or TEMPLATE_TEXT for what nobody says; a stop token is said by the assistant.
+    Roles are indices into ROLES, or TEMPLATE_TEXT; a stop token is the assistant's.
     """
 
     ids: TokenIds
@@ -42,18 +42,21 @@ class Encoded(NamedTuple):
     roles: npt.NDArray[np.int8]
 
     def part(self, start: int, end: int) -> "Encoded":
-        """The tokens from `start` to before `end`; its first is not scored, as nothing precedes it there."""
+        """The tokens from `start` to before `end`; its first is not scored."""
         scored = self.scored[start:end].copy()
         scored[:1] = False
         return Encoded(self.ids[start:end], scored, self.roles[start:end])
 
 
 class DialogueEncoder:
-    """Turns messages into ids under one chat template; raises ModelError if the tokenizer does not fit it."""
+    """Turns messages into ids under one chat template.
+
+    Raises ModelError if the tokenizer does not fit the template, RecipeError if it lacks a token the section needs.
+    """
 
     def __init__(self, tokenizer: FastTokenizer, section: ChatTemplateSection) -> None:
         self.section, self._template, controls, own = _resolve(tokenizer, section)
-        #: The template to store in the tokenizer, so that others render what was trained on.
+        #: The template to store in the tokenizer, so that it renders what was trained on.
         self.chat_template = jinja_of(self.section, own=own)
         self._plain = PlainText(tokenizer, controls)
         self._ids = {control: self._plain.control_id(control) for control in controls}
@@ -76,32 +79,32 @@ class DialogueEncoder:
         return self._encode([*self._template.pieces(messages), *self._extra_eos()], "start", loss_on)
 
     def prompt(self, messages: Sequence[Message]) -> TokenIds:
-        """The ids up to where the assistant's answer begins."""
+        """The ids up to where the assistant's answer begins, (n,)."""
         return self._encode(self._template.pieces(messages, generation=True), "start", "everything").ids
 
     def completion(self, text: str) -> TokenIds:
-        """The ids of an answer and its stop token, and with `extra_eos` all that follows in a dialogue's end."""
+        """The ids of an answer and its stop token, (n,); with `extra_eos` all that follows at the end of a dialogue."""
         pieces = self._template.answer(text)
         if not self.section.extra_eos:
             pieces = pieces[: _stop_index(pieces) + 1]
         return self._encode([*pieces, *self._extra_eos()], self._prompt_ends, "everything").ids
 
     def text(self, text: str) -> Encoded:
-        """Plain text to pretrain on, between the tokens that begin and end a sequence, where the tokenizer has them."""
+        """Plain text to pretrain on, between bos and eos where the tokenizer has them."""
         before, after = (np.array([self._ids[end]] if end else [], np.int64) for end in (self._bos, self._eos))
-        # A tokenizer that adds bos itself tokenises what follows as the start of a text.
+        # A tokenizer that adds bos itself tokenises the text after it as the start of a text.
         ids = np.concatenate([before, self._plain.encode(text, "start").ids, after])
         return _with_mask(ids, np.full(len(ids), TEMPLATE_TEXT, np.int8), "everything")
 
     def text_of(self, completion: Sequence[int]) -> str:
-        """The text of a completion's ids up to its stop token, other control tokens left out."""
+        """The text of a completion's ids (n,) up to its stop token, without other control tokens."""
         return self._plain.decode(list(takewhile(lambda token: token not in self.stop_ids, map(int, completion))))
 
     def _extra_eos(self) -> list[Piece]:
         return [Piece(self._eos, control=True)] if self.section.extra_eos and self._eos else []
 
     def _encode(self, pieces: Iterable[Piece], place: TextPlace, loss_on: LossOn) -> Encoded:
-        """The ids of `pieces`; texts between control tokens are encoded as one, but each answer by itself."""
+        """The ids of `pieces`; texts between control tokens are encoded together, but each answer by itself."""
         ids: list[TokenIds] = []
         roles: list[npt.NDArray[np.int8]] = []
         filled = (piece for piece in pieces if piece.text)
@@ -129,7 +132,7 @@ class DialogueEncoder:
 
 
 class _Resolved(NamedTuple):
-    """The section without an open question, the template it names, its control tokens, and its jinja if it is own."""
+    """The section with `bos` resolved, its template, the control tokens, and the jinja source of an own template."""
 
     section: ChatTemplateSection
     template: Template
@@ -167,7 +170,7 @@ def _resolve(tokenizer: FastTokenizer, section: ChatTemplateSection) -> _Resolve
 
 
 def _begins_with_bos(tokenizer: FastTokenizer) -> bool:
-    """Whether the tokenizer puts its bos token before a text of its own accord."""
+    """Whether the tokenizer itself puts its bos token before a text."""
     if not tokenizer.bos_token:
         return False
     found = [
@@ -182,7 +185,7 @@ def _begins_with_bos(tokenizer: FastTokenizer) -> bool:
 
 
 def _stop_index(pieces: Sequence[Piece]) -> int:
-    """Where the control token that ends an answer stands in the pieces of that answer."""
+    """The index of the control token that ends an answer, in the pieces of that answer."""
     stops = [index for index, piece in enumerate(pieces) if piece.control and piece.role == ASSISTANT]
     if not stops:
         raise ModelError(
@@ -194,7 +197,7 @@ def _stop_index(pieces: Sequence[Piece]) -> int:
 
 
 def _roles(tokens: Tokens, pieces: Sequence[Piece]) -> npt.NDArray[np.int8]:
-    """The role of each token; one that joins template text and a message is the message's."""
+    """The role of each token, (n,); a token across template text and a message is the message's."""
     by_character = np.repeat(np.array([piece.role for piece in pieces], np.int8), [len(piece.text) for piece in pieces])
     last = len(by_character) - 1
     first_of, last_of = np.minimum(tokens.spans[:, 0], last), np.clip(tokens.spans[:, 1] - 1, 0, last)

@@ -1,7 +1,7 @@
-"""One row as it will be trained on, for the eye: its tokens, who says them, which are learned, where paths branch.
+"""A row as it is trained on, printed: its tokens, their roles, which are learned, and where completions branch.
 
-Colours tell roles apart and learned tokens are underlined; the same is written out beside them, for terminals
-without colour and for readers who cannot tell the colours apart. Control characters never reach the terminal.
+Roles have colours and learned tokens are underlined; both are also written out, for terminals without colour and for
+readers who cannot distinguish the colours. Control characters are escaped.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,20 +20,20 @@ from zephyr.records.fields import printable
 from zephyr.records.messages import ROLES
 
 _BETWEEN = "│"
-# By role; the last for -1, what nobody says.
+# By role; the last for -1, template text.
 _NAMES = (*ROLES, "template")
 _COLOURS = ("magenta", "cyan", "green", "bright_black")
 
 
 class Rest(NamedTuple):
-    """What is left of a completion at some node of the tree, and what stands at its end."""
+    """The rest of a completion below a node of the tree, and the label at its end."""
 
     label: str
     ids: tuple[int, ...]
 
 
 def show_dialogue(console: Console, tokenizer: FastTokenizer, name: str, encoded: Encoded) -> None:
-    """Nothing; prints the dialogue as one line for each stretch of one role that is learned or not."""
+    """Print the dialogue, one line for each run of tokens of one role that are learned, or not."""
     num_learned = int(encoded.scored.sum())
     share = num_learned / max(1, len(encoded.ids))
     heading = f"{printable(name)}: {len(encoded.ids)} tokens, {num_learned} learned ({share:.0%}, underlined)"
@@ -49,7 +49,7 @@ def show_dialogue(console: Console, tokenizer: FastTokenizer, name: str, encoded
 
 
 def show_preference(console: Console, tokenizer: FastTokenizer, row: Comparison) -> None:
-    """Nothing; prints the row as the tree it is computed as: the prompt, and what its completions share, once."""
+    """Print the row as the tree it is computed as: the prompt, and prefixes that completions share, once."""
     console.print(Text(printable(row.name), style="bold"))
     prompt = tuple(row.prompt.tolist())
     root = Tree(_line(token_texts(tokenizer, prompt), _COLOURS[ROLES.index("user")]), guide_style="bright_black")
@@ -64,11 +64,11 @@ def show_preference(console: Console, tokenizer: FastTokenizer, row: Comparison)
 
 
 def token_texts(tokenizer: FastTokenizer, ids: Sequence[int], *, before: Sequence[int] = ()) -> list[str]:
-    """What each token adds to the text, safe to print; `before` holds the token that precedes them, if any."""
+    """The text each token adds, safe to print; `before` holds the preceding token, if any."""
     texts = []
     previous = list(before)
     for token in ids:
-        # Alone, a token loses the space that it begins with under SentencePiece.
+        # Decoded alone, a SentencePiece token loses its leading space.
         alone, both = (_decode(tokenizer, some) for some in (previous, [*previous, token]))
         texts.append(visible_text(both.removeprefix(alone)))
         previous = [token]
@@ -76,12 +76,12 @@ def token_texts(tokenizer: FastTokenizer, ids: Sequence[int], *, before: Sequenc
 
 
 def visible_text(text: str) -> str:
-    """The text on one line: line ends and tabs as signs, other control characters as escapes."""
+    """The text on one line: line breaks and tabs as symbols, other control characters escaped."""
     return printable(text.replace("\n", "⏎").replace("\t", "⇥"))
 
 
 def _grow(tree: Tree, tokenizer: FastTokenizer, paths: Sequence[Rest], *, before: tuple[int, ...]) -> int:
-    """The number of tokens hung under `tree`: a branch for each first token that the paths have, and so on."""
+    """Add the paths to `tree`, a branch for each distinct first token; returns the number of tokens added."""
     grown = 0
     for path in (path for path in paths if not path.ids):
         tree.add(Text(path.label, style="bold"))

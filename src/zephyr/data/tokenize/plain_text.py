@@ -1,8 +1,7 @@
-"""Text as tokens and nothing else: no text, whatever it says, becomes a control token.
+"""Text as plain tokens: no text, whatever it contains, becomes a control token.
 
-Tokenizers of the SentencePiece family put a dummy space before a text, but not inside one, and some of them also
-after a control token; what a tokenizer does is found out by trying. What a text follows is the encoder's
-knowledge.
+SentencePiece tokenizers put a dummy space before a text but not inside one, some also after a control token. What a
+tokenizer does is found by trying.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -17,16 +16,16 @@ from zephyr.errors import ModelError
 
 TokenIds = npt.NDArray[np.int64]
 
-# What the text to encode follows: nothing, a control token, or other text.
+# What precedes the text to encode: nothing, a control token, or other text.
 TextPlace = Literal["start", "control", "text"]
 
-# Characters that merge with no other, so that what follows them is tokenised as if inside a text.
+# Characters that merge with no other, so that the text after them is tokenised as inside a text.
 _ANCHORS = ("\x00", "\x01", "\n")
 _PROBES = ("a", " a", "a b", "\n", "<|a|>\n", "7", ".")
 
 
 class AddedToken(Protocol):
-    """A token whose text the tokenizer looks for before it looks at anything else."""
+    """A token that the tokenizer matches before anything else."""
 
     @property
     def content(self) -> str:
@@ -35,28 +34,28 @@ class AddedToken(Protocol):
 
     @property
     def special(self) -> bool:
-        """Whether it controls rather than says something."""
+        """Whether it is a control token."""
         ...
 
     @property
     def lstrip(self) -> bool:
-        """Whether it swallows the white space before it."""
+        """Whether it removes white space before it."""
         ...
 
     @property
     def rstrip(self) -> bool:
-        """Whether it swallows the white space after it."""
+        """Whether it removes white space after it."""
         ...
 
 
 class Encoding(Protocol):
-    """What a tokenizer returns, by name."""
+    """A tokenizer's result, by name."""
 
     def __getitem__(self, name: str, /) -> object: ...
 
 
 class FastTokenizer(Protocol):
-    """What is used of transformers' fast tokenizers, named as there."""
+    """The part of transformers' fast tokenizers that is used here."""
 
     @property
     def bos_token(self) -> str | None: ...
@@ -87,20 +86,23 @@ class FastTokenizer(Protocol):
 
 
 class Tokens(NamedTuple):
-    """The ids of a text, (n,), and the characters that each stands for: from, to; (n, 2)."""
+    """The ids of a text, (n,), and the start and end character of each, (n, 2)."""
 
     ids: TokenIds
     spans: TokenIds
 
 
 class PlainText:
-    """Encodes texts so that none of `controls`, which are texts of tokens, nor any special token comes out."""
+    """Encodes texts so that the result has no special token and none of `controls`, the texts of control tokens.
+
+    Raises ModelError for a tokenizer that merges every text with what precedes it.
+    """
 
     def __init__(self, tokenizer: FastTokenizer, controls: Collection[str]) -> None:
         self._tokenizer = tokenizer
         added = tokenizer.added_tokens_decoder
         special = {added[token].content: token for token in tokenizer.all_special_ids if token in added}
-        # Text may well become the unknown token.
+        # Text may become the unknown token.
         texts = {text: token for text, token in special.items() if text != tokenizer.unk_token}
         texts |= {control: self.control_id(control) for control in controls}
         self._forbidden = frozenset(texts.values())
@@ -110,7 +112,7 @@ class PlainText:
         self._dummy_space_after_control = self._prefixes_after(next(iter(texts), ""))
 
     def control_id(self, control: str) -> int:
-        """The id of the control token with this text; a ModelError if the tokenizer has none."""
+        """The id of the control token with this text. Raises ModelError if the tokenizer has none."""
         ids = self._call(control, split=False)
         if len(ids) != 1:
             raise ModelError(
@@ -121,12 +123,12 @@ class PlainText:
         return int(ids[0])
 
     def encode(self, text: str, place: TextPlace) -> Tokens:
-        """The tokens of `text` where it follows what `place` says."""
+        """The tokens of `text` after what `place` says. Raises ModelError if a control token cannot be avoided."""
         tokens = self._encode(text, place)
         if self._forbidden.isdisjoint(tokens.ids.tolist()):
             return tokens
-        # A tokenizer finds added tokens that are not marked as special even when told not to. After their first
-        # character they can no longer be found.
+        # Tokenizers match added tokens that are not marked as special even with split_special_tokens. Cut after their
+        # first character, they no longer match.
         cuts = [0, *(found.start() + 1 for found in self._forbidden_text.finditer(text)), len(text)]
         parts = []
         for start, end in pairwise(cuts):
@@ -140,9 +142,9 @@ class PlainText:
         return tokens
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of ids from inside a text, control tokens left out."""
-        # A first token would lose the space it begins with. The letter is none of the anchors: half a character
-        # after a token of a single byte spoils that one's text too.
+        """The text of ids from inside a text, without control tokens."""
+        # The first token would lose its leading space. The letter before is not one of the anchors: half a character
+        # after a single-byte token changes that token's text.
         before = self._plain("a").ids.tolist()
         texts = [self._tokenizer.decode(some, skip_special_tokens=True) for some in (before, [*before, *ids])]
         letter, whole = (text if isinstance(text, str) else "".join(text) for text in texts)
@@ -172,17 +174,17 @@ class PlainText:
         return _array(found["input_ids"])
 
     def _find_anchor(self) -> tuple[str, int]:
-        """A text that stays apart from any text behind it, and its number of tokens."""
+        """A text that never merges with the text after it, and its number of tokens."""
         for anchor in _ANCHORS:
             alone = self._plain(anchor).ids
             after = [self._plain(anchor + probe).ids for probe in _PROBES]
-            # Some tokenizers drop control characters: then nothing stands before the probe.
+            # Some tokenizers drop control characters: then nothing precedes the probe.
             seen = len(alone) and len(after[0]) > len(self._plain(_PROBES[0]).ids)
             if seen and all(np.array_equal(ids[: len(alone)], alone) for ids in after):
                 return anchor, len(alone)
         raise ModelError(
             "tokenizer",
-            "merges every text with what stands before it",
+            "merges every text with what precedes it",
             "choose a byte-level or SentencePiece tokenizer",
         )
 

@@ -1,8 +1,7 @@
-"""Chat templates: how messages become text, and which pieces of it are control tokens or said by the assistant.
+"""Chat templates: how messages become text, and which pieces of it are control tokens or the assistant's.
 
-The pieces are what a jinja template forgets: with them control tokens become ids without their text ever being
-looked for, and the loss mask is known by construction. Turning pieces into ids is the encoder's part, templates
-that come with a tokenizer are read in own_template.
+Pieces keep what a rendered jinja template loses: control tokens become ids without searching for their text, and the
+loss mask is known by construction. `encoding` turns pieces into ids, `tokenizer_template` reads a tokenizer's template.
 """
 
 import re
@@ -12,15 +11,15 @@ from typing import Literal, NamedTuple, Protocol
 from zephyr.recipe.model_section import ChatTemplateSection
 from zephyr.records.messages import ROLES, Message
 
-TEMPLATE_TEXT = -1  # the role of what nobody says
+TEMPLATE_TEXT = -1  # the role of text that belongs to no message
 ASSISTANT = ROLES.index("assistant")
 
 
 class Piece(NamedTuple):
-    """A stretch of a rendered dialogue: one control token, or text of one role.
+    """A piece of a rendered dialogue: one control token, or text of one role.
 
-    `role` is an index into ROLES or TEMPLATE_TEXT. The assistant's pieces are what it has to say: its answer and
-    the control token that stops it.
+    `role` is an index into ROLES, or TEMPLATE_TEXT. The assistant's pieces are what it generates: its answer and the
+    control token that stops it.
     """
 
     text: str
@@ -29,25 +28,25 @@ class Piece(NamedTuple):
 
 
 class Template(Protocol):
-    """Lays messages out as pieces; joined, they are what the template of `jinja_of` renders."""
+    """Renders messages as pieces; joined, they equal what the template of `jinja_of` renders."""
 
     def pieces(self, messages: Sequence[Message], *, generation: bool = False) -> list[Piece]:
         """The pieces of a dialogue; with `generation`, up to where the assistant's next answer begins."""
         ...
 
     def answer(self, text: str) -> list[Piece]:
-        """The pieces that follow those of a prompt: the answer, its stop token, and what the template puts behind."""
+        """The pieces after those of a prompt: the answer, its stop token, and what the template puts after it."""
         ...
 
 
 class MessageLayout(NamedTuple):
-    """What stands around the text of a message: `header`, the text, one `stop` token, `tail`."""
+    """The parts of a rendered message: `header`, its text, one `stop` token, `tail`."""
 
-    header: str  # {role} stands for the role
+    header: str  # with {role} as a placeholder
     stop: str  # empty: the tokenizer's end-of-sequence token
     tail: str
     controls: tuple[str, ...] = ()
-    strips: bool = False  # leaves white space around the text of a message out
+    strips: bool = False  # strips white space around the text of a message
 
 
 # Source of zephyr: the chat template of HuggingFaceH4/zephyr-7b-beta; its role markers are plain text.
@@ -65,7 +64,7 @@ LAYOUTS: dict[Literal["zephyr", "chatml", "llama3"], MessageLayout] = {
 
 
 class LayoutTemplate:
-    """A template of LAYOUTS; `bos` is the text of the token to begin with, empty for none, `eos` likewise."""
+    """A template of LAYOUTS; `bos` and `eos` are the texts of these tokens, empty for none."""
 
     def __init__(self, layout: MessageLayout, *, bos: str, eos: str, empty_system: bool) -> None:
         pattern = control_pattern(layout.controls)
@@ -80,7 +79,7 @@ class LayoutTemplate:
         pieces = list(self._bos)
         for message in messages:
             pieces += [*self._headers[message.role], *self._body(message.content, ROLES.index(message.role))]
-        # In jinja this stands inside the loop over messages: no message, no place for an answer.
+        # In jinja this is inside the loop over messages: without messages, no generation prompt.
         return [*pieces, *self._headers["assistant"]] if generation and messages else pieces
 
     def answer(self, text: str) -> list[Piece]:
@@ -93,7 +92,7 @@ class LayoutTemplate:
 
 
 def with_empty_system(messages: Sequence[Message]) -> Sequence[Message]:
-    """The messages, begun with an empty system message where they have none."""
+    """The messages, with an empty system message first if they have none."""
     if not messages or messages[0].role == "system":
         return messages
     return (Message("system", ""), *messages)
@@ -101,12 +100,12 @@ def with_empty_system(messages: Sequence[Message]) -> Sequence[Message]:
 
 def control_pattern(controls: Collection[str]) -> re.Pattern[str]:
     """A pattern that finds the texts of control tokens."""
-    # Longest first: a token may begin as another one does. Without any, a pattern that finds nothing.
+    # Longest first: a token may be the prefix of another. Without any, a pattern that matches nothing.
     return re.compile("|".join(re.escape(text) for text in sorted(controls, key=len, reverse=True)) or "(?!)")
 
 
 def split_controls(text: str, controls: re.Pattern[str], role: int = TEMPLATE_TEXT) -> list[Piece]:
-    """The text as pieces of one role, with the control tokens in it apart."""
+    """The text as pieces of one role, with its control tokens as pieces of their own."""
     pieces = []
     position = 0
     for found in controls.finditer(text):
@@ -118,9 +117,9 @@ def split_controls(text: str, controls: re.Pattern[str], role: int = TEMPLATE_TE
 def jinja_of(section: ChatTemplateSection, *, own: str = "") -> str:
     """The chat template to store in the tokenizer, which renders what the pieces join to.
 
-    `own` is the tokenizer's template, for a section of that name. A bos token is written only where `section.bos`
-    is True (the encoder's section has it resolved). `extra_eos` and `legacy_space` are of training alone: the
-    first ends a sequence rather than a message, the second is a matter of ids, not of text.
+    `own` is the tokenizer's template, for a section of that name. A bos token is written only if `section.bos` is True
+    (the encoder's section has it resolved). `extra_eos` and `legacy_space` are not in the template: the first ends a
+    sequence, not a message, and the second changes ids, not text.
     """
     if section.name == "own":
         return _EMPTY_SYSTEM * section.empty_system + own

@@ -31,7 +31,7 @@ STORE_SUMMARY = "tokens.json"
 STORE_FORMAT = 1
 _BUFFER_BYTES = 1 << 20
 
-# The columns of each kind and what their numbers are; bools are packed eight to a byte.
+# The columns of each kind and their dtypes; bools are packed eight to a byte.
 _TEXT_COLUMNS = {"names": "|u1", "name_offsets": "<i8"}
 COLUMNS: dict[StoreKind, dict[str, str]] = {
     "dialogues": {"ids": "<i4", "offsets": "<i8", "scored": "|u1", **_TEXT_COLUMNS},
@@ -67,9 +67,10 @@ Example: TypeAlias = Dialogue | Comparison
 
 
 class TokenStore(Sequence[_Stored]):
-    """The rows of a published store, each read from the disk when it is asked for.
+    """The rows of a published store, each read from disk on access.
 
-    With `verify` the bytes of all files are hashed first; without, only their names and sizes are looked at.
+    With `verify` the bytes of all files are hashed first; without, only names and sizes are checked. Raises DataError
+    for a damaged store or one of the other kind.
     """
 
     def __init__(self, folder: Path, kind: StoreKind, *, verify: bool) -> None:
@@ -77,9 +78,9 @@ class TokenStore(Sequence[_Stored]):
         if damage is None:
             damage = _other_content(folder, kind)
         if damage is not None:
-            raise DataError(f"token store {folder}", damage, "remove this folder and run again; it is made anew")
+            raise DataError(f"token store {folder}", damage, "delete this folder and run again to rebuild it")
         self.folder = folder
-        # Views of the maps: nothing is read yet.
+        # Views of the memory maps: nothing is read yet.
         self._ids = np.asarray(self._map("ids"), np.int32)
         self._offsets = np.asarray(self._map("offsets"), np.int64)
         self._names = np.asarray(self._map("names"), np.uint8)
@@ -160,7 +161,7 @@ class PreferenceStore(TokenStore[Comparison]):
 
 
 def _other_content(folder: Path, kind: StoreKind) -> str | None:
-    """Why the folder, though whole, is not a store of this kind, or None if it is."""
+    """Why an undamaged folder is not a store of this kind, or None if it is."""
     path = folder / STORE_SUMMARY
     if not path.exists():
         return f"{STORE_SUMMARY} is missing"
@@ -173,7 +174,7 @@ def _other_content(folder: Path, kind: StoreKind) -> str | None:
 
 
 class TokenWriter:
-    """Writes one store; a context manager that publishes `folder` at its end, or leaves nothing after an exception."""
+    """Writes a store; a context manager that publishes `folder` on exit, and leaves nothing after an exception."""
 
     def __init__(self, folder: Path, kind: StoreKind) -> None:
         self._final = folder
@@ -184,7 +185,7 @@ class TokenWriter:
         self._num_sequences = 0
         self._num_rows = 0
         self._num_name_bytes = 0
-        self._bits = np.zeros(0, np.bool_)  # of `scored`, those that fill no byte yet
+        self._bits = np.zeros(0, np.bool_)  # the last bits of `scored`, less than a byte
         for name in self._columns.keys() & {"offsets", "rows", "name_offsets"}:
             self._columns[name].append([0])
 
@@ -251,7 +252,7 @@ class TokenWriter:
 
 
 class _Column:
-    """One .npy file that grows; the header is written again at the end, when the length is known."""
+    """A growing .npy file; its header is rewritten at the end, when the length is known."""
 
     def __init__(self, path: Path, form: str) -> None:
         self._path = path

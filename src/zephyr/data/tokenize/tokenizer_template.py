@@ -1,9 +1,8 @@
-"""The chat template that comes with a tokenizer, cut into pieces by watching what it makes of stand-ins.
+"""The chat template of a tokenizer, split into pieces by rendering placeholders.
 
-Every message is rendered as a stand-in of one character; a template may lay them out as it likes. What the
-assistant says is found by rendering the dialogue up to each answer, with and without it. A template for which
-these renderings do not continue each other (it rewrites earlier answers) cannot be trained on as it is served,
-and is refused.
+Every message is rendered as a placeholder of one character. The assistant's part is found by rendering the dialogue up
+to each answer, with and without it. A template whose renderings do not continue each other (it rewrites earlier
+answers) cannot be trained on as it is served, and is refused.
 """
 
 import json
@@ -30,13 +29,13 @@ _OTHER_TEMPLATE = "set chat_template.name to zephyr, chatml or llama3"
 _PROBE = (Message("user", "a"), Message("assistant", "b"), Message("user", "c"), Message("assistant", "d"))
 _NOTHING = Piece("")
 
-# A plane of Unicode that is nobody's: one character stands in for one message.
-_FIRST_STAND_IN = 0xF0000
-_STAND_IN = re.compile("([\U000f0000-\U000ffffd])")
+# A private-use plane of Unicode: one character for one message.
+_FIRST_PLACEHOLDER = 0xF0000
+_PLACEHOLDER = re.compile("([\U000f0000-\U000ffffd])")
 
 
 class _GenerationTag(Extension):
-    """Lets `{% generation %}` pass, with which some templates mark what the assistant says."""
+    """Ignores `{% generation %}`, with which some templates mark the assistant's text."""
 
     tags = {"generation"}  # noqa: RUF012 - as jinja declares it
 
@@ -46,7 +45,7 @@ class _GenerationTag(Extension):
 
 
 class OwnTemplate:
-    """Lays messages out as the tokenizer's `chat_template` does."""
+    """Renders messages as the tokenizer's `chat_template` does. Raises ModelError for one that cannot be trained on."""
 
     def __init__(self, tokenizer: FastTokenizer, *, empty_system: bool) -> None:
         self.source = _source_of(tokenizer)
@@ -59,19 +58,19 @@ class OwnTemplate:
         self.controls = {piece.text for piece in self.pieces(_PROBE) if piece.control}
         greedy = [token.content for token in added if token.content in self.controls and (token.lstrip or token.rstrip)]
         if greedy:
-            raise ModelError(WHERE, f"uses {greedy[0]!r}, which swallows the white space beside it", _OTHER_TEMPLATE)
+            raise ModelError(WHERE, f"uses {greedy[0]!r}, which removes the white space beside it", _OTHER_TEMPLATE)
 
     def pieces(self, messages: Sequence[Message], *, generation: bool = False) -> list[Piece]:
         messages = with_empty_system(messages) if self._empty_system else messages
-        # An empty text stays one: templates may ask whether there is any.
-        stand_ins = [
-            Message(message.role, chr(_FIRST_STAND_IN + number) if message.content else "")
+        # An empty text stays empty: templates may test for it.
+        placeholders = [
+            Message(message.role, chr(_FIRST_PLACEHOLDER + number) if message.content else "")
             for number, message in enumerate(messages)
         ]
-        text = self._render(stand_ins, generation=generation)
+        text = self._render(placeholders, generation=generation)
         pieces: list[Piece] = []
         position = 0
-        for start, end in self._answers(stand_ins, text):
+        for start, end in self._answers(placeholders, text):
             pieces += split_controls(text[position:start], self._controls)
             pieces += split_controls(text[start:end], self._controls, ASSISTANT)
             position = end
@@ -116,20 +115,22 @@ class OwnTemplate:
 
 
 def _controls(token: AddedToken) -> bool:
-    # Added tokens can also be frequent words or runs of spaces; some models forget to mark their <|...|> as special.
+    # Added tokens can also be frequent words or runs of spaces; some models do not mark their <|...|> as special.
     return token.special or (token.content.startswith("<|") and token.content.endswith("|>"))
 
 
 def _fill(pieces: Sequence[Piece], messages: Sequence[Message], rendered: str) -> list[Piece]:
-    """The pieces with the messages in the places of their stand-ins; joined they must be `rendered`."""
-    parts = [Piece(text, role, control) for outer, role, control in pieces for text in _STAND_IN.split(outer) if text]
+    """The pieces with the messages in place of their placeholders; joined they must equal `rendered`."""
+    parts = [
+        Piece(text, role, control) for outer, role, control in pieces for text in _PLACEHOLDER.split(outer) if text
+    ]
     filled: list[Piece] = []
     position = 0
     for part, following in zip_longest(parts, parts[1:], fillvalue=_NOTHING):
         piece = part
-        if _STAND_IN.fullmatch(part.text):
-            message = messages[ord(part.text) - _FIRST_STAND_IN]
-            behind = "" if _STAND_IN.match(following.text) else following.text
+        if _PLACEHOLDER.fullmatch(part.text):
+            message = messages[ord(part.text) - _FIRST_PLACEHOLDER]
+            behind = "" if _PLACEHOLDER.match(following.text) else following.text
             text = _as_rendered(message.content, behind, rendered, position)
             piece = Piece(text, ROLES.index(message.role))
         filled.append(piece)
@@ -140,7 +141,7 @@ def _fill(pieces: Sequence[Piece], messages: Sequence[Message], rendered: str) -
 
 
 def _as_rendered(content: str, behind: str, rendered: str, position: int) -> str:
-    """The content as it stands at `position`, before `behind`: many templates take off white space around it."""
+    """The content as rendered at `position`, before `behind`: many templates strip white space around it."""
     forms = (content, content.strip(), content.lstrip(), content.rstrip())
     return next((form for form in forms if rendered.startswith(form + behind, position)), content)
 

@@ -1,7 +1,10 @@
-"""Rows that are longer than the window: what is cut by which rule, and the account of everything lost.
+"""Truncation of rows to `data.max_length` by the rule of `data.truncation`, and statistics of what is lost.
 
-No rule empties an answer: where the prompt leaves no room for one, the row cannot be used, and its name is kept.
-The first token of a sequence is never scored, also not after its start is cut.
+The rules: `keep_start` cuts the ends of answers; `keep_end` cuts the start of the prompt and only then the ends of
+answers; `trl_0.7` cuts a prompt to its last `max_prompt_length` tokens and then the answers to the room left beside a
+prompt of that length (dialogues as `keep_start`); `drop` drops rows that are too long. No rule empties an answer: a row
+whose prompt leaves no room for one is unfit. The first token of a sequence is never scored, even after a cut.
+Source of trl_0.7: TRL 0.7.2, DPOTrainer.tokenize_batch_element.
 """
 
 from collections import Counter
@@ -24,7 +27,7 @@ LISTED_ROWS = 5
 
 
 class Loss(NamedTuple):
-    """What a row has lost: of `tokens` so many, stop tokens among them; why, if it cannot be used."""
+    """The tokens and stop tokens that a row of `tokens` tokens has lost, and the reason if it is unusable."""
 
     fate: Fate
     tokens: int
@@ -34,19 +37,19 @@ class Loss(NamedTuple):
 
     @property
     def usable(self) -> bool:
-        """Whether anything is left to train on."""
+        """Whether the row can be trained on."""
         return self.fate in ("whole", "cut")
 
 
 class FittedDialogue(NamedTuple):
-    """A dialogue that fits, if `loss.usable`."""
+    """A dialogue truncated to fit, if `loss.usable`."""
 
     encoded: Encoded
     loss: Loss
 
 
 class FittedPreference(NamedTuple):
-    """A prompt with its completions, each of which fits behind it, if `loss.usable`."""
+    """A prompt with its completions, each truncated to fit after it, if `loss.usable`."""
 
     prompt: TokenIds
     completions: tuple[TokenIds, ...]
@@ -54,7 +57,7 @@ class FittedPreference(NamedTuple):
 
 
 def fit_dialogue(encoded: Encoded, data: DataSection) -> FittedDialogue:
-    """The dialogue within the window; unfit where nothing of an answer would be left."""
+    """The dialogue truncated to `data.max_length`; unfit if nothing of an answer is left."""
     tokens = len(encoded.ids)
     if tokens <= data.max_length:
         return FittedDialogue(encoded, Loss("whole", tokens))
@@ -65,17 +68,17 @@ def fit_dialogue(encoded: Encoded, data: DataSection) -> FittedDialogue:
     said = encoded.roles == ASSISTANT
     if not (cut.scored & (cut.roles == ASSISTANT) if said.any() else cut.scored).any():
         before = int(np.flatnonzero(said)[0])
-        return FittedDialogue(encoded, _lost("unfit", tokens, f"{before} tokens stand before its first answer"))
+        return FittedDialogue(encoded, _lost("unfit", tokens, f"{before} tokens precede its first answer"))
     inside_answer = data.truncation.rule != "keep_end" and said[data.max_length - 1] and said[data.max_length]
     return FittedDialogue(cut, Loss("cut", tokens, tokens - data.max_length, int(inside_answer)))
 
 
 def fit_preference(prompt: TokenIds, completions: Sequence[TokenIds], data: DataSection) -> FittedPreference:
-    """The prompt and its completions within the window, by its rule."""
+    """The prompt (n,) and its completions truncated to `data.max_length` together, by the section's rule."""
     longest = max(map(len, completions))
     whole = FittedPreference(prompt, tuple(completions), Loss("whole", len(prompt) + sum(map(len, completions))))
     fits = len(prompt) + longest <= data.max_length
-    # The rule of TRL 0.7 looks at the prompt only where the row is too long.
+    # TRL 0.7 limits the prompt only in rows that are too long.
     prompt_fits = data.truncation.rule == "trl_0.7" or len(prompt) <= (data.max_prompt_length or len(prompt))
     if fits and prompt_fits:
         return whole
@@ -88,21 +91,21 @@ def fit_preference(prompt: TokenIds, completions: Sequence[TokenIds], data: Data
     kept_prompt = prompt[-room_for_prompt:]
     taken = len(kept_prompt)
     if data.truncation.rule == "trl_0.7" and taken + longest > data.max_length:
-        # Not beside the prompt at hand but beside the longest: so the rule was written.
+        # Room beside the longest prompt, not this one: as in TRL's code.
         taken = data.max_prompt_length or taken
     return _cut(whole, kept_prompt, data.max_length - taken)
 
 
 def split_text(encoded: Encoded, data: DataSection) -> Iterator[Encoded]:
-    """A text to pretrain on in consecutive pieces of at most `data.max_length` tokens, none of them lost."""
+    """The text in consecutive pieces of at most `data.max_length` tokens; no token is lost."""
     max_length = data.max_length
     for start in range(0, len(encoded.ids), max_length):
-        if len(encoded.ids) > start + 1:  # a token alone teaches nothing
+        if len(encoded.ids) > start + 1:  # a single token has nothing to predict
             yield encoded.part(start, start + max_length)
 
 
 def _room_for_prompt(longest: int, data: DataSection) -> int:
-    """How many tokens of the prompt the rule keeps at most."""
+    """The maximum number of prompt tokens that the rule keeps."""
     most = min(data.max_prompt_length or data.max_length, data.max_length - 1)
     if data.truncation.rule == "keep_end":
         # At least one: a completion's first token is predicted from the one before it.
@@ -122,7 +125,7 @@ def _lost(fate: Fate, tokens: int, reason: str) -> Loss:
 
 
 class WorstRow(NamedTuple):
-    """A row that lost something: how many tokens, its name, and what became of it."""
+    """A row that lost tokens: how many, its name, and what was lost or why."""
 
     tokens_lost: int
     name: str
@@ -131,7 +134,7 @@ class WorstRow(NamedTuple):
 
 @dataclass
 class TruncationReport:
-    """The account of all rows of a stage: how many were cut or left out, and what that cost."""
+    """Truncation statistics over the rows of a stage."""
 
     data: DataSection
     rows: Counter[Fate] = field(default_factory=Counter)
@@ -142,7 +145,7 @@ class TruncationReport:
     unfit: list[WorstRow] = field(default_factory=list)
 
     def add(self, name: str, loss: Loss) -> bool:
-        """Whether the row of this name can be used; it is counted either way."""
+        """Count a row; returns whether it can be used."""
         self.rows[loss.fate] += 1
         self.tokens += loss.tokens
         self.tokens_lost += loss.tokens_lost
@@ -156,27 +159,27 @@ class TruncationReport:
 
     @property
     def rows_share(self) -> float:
-        """The share of the rows that were cut or left out."""
+        """The share of rows that were truncated or dropped."""
         num_rows = self.rows.total()
         return 1 - self.rows["whole"] / num_rows if num_rows else 0.0
 
     @property
     def tokens_share(self) -> float:
-        """The share of the tokens that were lost."""
+        """The share of tokens that were lost."""
         return self.tokens_lost / max(1, self.tokens)
 
     def summary(self) -> str:
-        """The account in one line."""
+        """The statistics in one line."""
         left_out = self.rows["dropped"] + self.rows["unfit"]
         return (
-            f"{self.rows.total():,} rows of {self.tokens:,} tokens for a window of {self.data.max_length:,}: "
-            f"{self.rows['cut']:,} cut, {left_out:,} left out ({self.rows_share:.1%} of the rows), "
+            f"{self.rows.total():,} rows of {self.tokens:,} tokens, max_length {self.data.max_length:,}: "
+            f"{self.rows['cut']:,} truncated, {left_out:,} dropped ({self.rows_share:.1%} of the rows), "
             f"{self.tokens_lost:,} tokens lost ({self.tokens_share:.1%}), "
             f"{self.stops_lost:,} answers without their stop token"
         )
 
     def to_fields(self) -> dict[str, object]:
-        """The account as JSON."""
+        """The statistics as JSON values."""
         return {
             "window": {
                 "max_length": self.data.max_length,
@@ -206,16 +209,16 @@ class TruncationReport:
             ("tokens", self.tokens_share, limits.max_tokens_share),
         ):
             if shares and share > limit:
-                problems.append(f"{share:.1%} of the {noun} are cut or left out where {limit:.1%} may be")
+                problems.append(f"{share:.1%} of the {noun} are truncated or dropped, allowed are {limit:.1%}")
         if not problems:
             return
         if len(problems) > bool(num_unfit):
             problems.append(f"the worst are {_listed(self.worst)}")
         raise DataError(
-            f"window of {self.data.max_length} tokens, rule {self.data.truncation.rule}",
+            f"max_length of {self.data.max_length} tokens, rule {self.data.truncation.rule}",
             "; ".join(problems),
-            "raise data.max_length, shorten these rows, raise the limits, or choose another data.truncation.rule: "
-            "keep_end cuts prompts, drop leaves out what is too long",
+            "raise data.max_length, shorten these rows, raise the limits of data.truncation, or choose another rule: "
+            "keep_end cuts prompts, drop drops rows that are too long",
         )
 
 
