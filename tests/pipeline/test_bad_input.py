@@ -10,7 +10,7 @@ from tests.pipeline.command import chat, jsonl, pair, stage_fields, trained, wri
 
 NUM_GOOD = 8
 RED = "\x1b[31m"
-MEND = "fix these rows, or set bad_rows: drop, which skips such rows and counts them\n"
+MEND = "fix the data, or set bad_rows: drop, which skips such rows and counts them\n"
 GOOD = {"sft": [chat(number) for number in range(NUM_GOOD)], "align": [pair(number) for number in range(NUM_GOOD)]}
 LONG = {"messages": [{"role": "user", "content": f"word {RED}" * 200}, {"role": "assistant", "content": "Yes."}]}
 STAGES_OF_FILES = {"sft": "chats", "align": "labels"}
@@ -37,7 +37,7 @@ BAD_ROWS = {
     "null chosen": ("align", jsonl(pair(9, None)), "the chosen answer is null or missing", "null chosen answer"),
     "swapped roles": (
         "sft", jsonl(dialogue("assistant", "user")),
-        ("message 1 is by 'assistant' where 'user' is due ('assistant' comes first); "
+        ("message 1 is by 'assistant' where 'user' is expected ('assistant' comes first); "
          "the last message is by 'user' where an answer is needed"), "roles out of turn",
     ),
     "two system messages": (
@@ -102,7 +102,7 @@ BAD_FILES = {
     "a CSV with the wrong header": (
         "rows.csv", b"frage,antwort\x1b[31m\nHi,Hello\n", {},
         (r"rows\.csv row 1: has the fields frage, antwort\\x1b\[31m, and no chat records can be made of it; "
-         r"needed are .*prompt, completion; rename fields with columns, or say the shape"),
+         r"needed are .*prompt, completion; rename fields with columns, or set shape"),
     ),
     "zero rows after filters": (
         "rows.jsonl", jsonl(*GOOD["sft"]), {"filters": [{"name": "length", "min_characters": 10_000}]},

@@ -55,11 +55,11 @@ def test_a_line_of_the_limit_is_read(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("rows.jsonl.gz", CUT_GZ, "rows.jsonl.gz, after row 50: the gzip file is truncated; fetch"),
+        ("rows.jsonl.gz", CUT_GZ, "rows.jsonl.gz, after row 50: the gzip file is truncated; download"),
         ("rows.jsonl.gz", GOOD, "rows.jsonl.gz: cannot be decompressed (Not a gzipped file"),
-        ("rows.json", b'[{"a": 1}, {"a": ', "rows.json row 2: is not JSON, or cut off (Expecting value); mend"),
+        ("rows.json", b'[{"a": 1}, {"a": ', "rows.json row 2: is not JSON, or cut off (Expecting value); fix"),
         ("rows.json", b'[{"a": 1}', "rows.json, after rows.json row 1: the JSON is cut off where ',' is"),
-        ("rows.json", b'[{"a": 1} {"a": 2}]', "rows.json, after rows.json row 1: the JSON has '{' where ',' is due"),
+        ("rows.json", b'[{"a": 1} {"a": 2}]', "rows.json, after rows.json row 1: the JSON has '{' where ',' is expected"),
         ("rows.json", b'[{"a": 1},]', "rows.json row 2: is not JSON"),
         ("rows.json", b"[] []", "rows.json: something follows the array: '['; leave one array in the file"),
         ("rows.json", b"5", "rows.json: holds no rows, got 5; write an array of objects"),
@@ -95,7 +95,7 @@ def test_rows_of_tables_and_arrays_are_faulty_one_by_one(tmp_path):
 def test_parquet_that_is_none_is_refused(tmp_path):
     pytest.importorskip("pyarrow")
     (tmp_path / "a.parquet").write_bytes(b"PAR1 and no more")
-    with pytest.raises(DataError, match=r"a\.parquet, after row 0: is no whole Parquet file"):
+    with pytest.raises(DataError, match=r"a\.parquet, after row 0: is not a complete Parquet file"):
         list(read_items(tmp_path / "a.parquet"))
 
 

@@ -193,7 +193,7 @@ def test_hh_dialogues_share_all_but_the_last_answer():
         ("messages", "chat", {"messages": [PLAIN[0], {"role": "assistant", "content": None}]}, "null answer",
          "message 2 (assistant) has no text: its content is null or missing"),
         ("messages", "chat", {"messages": PLAIN[::-1]}, "roles out of turn",
-         "message 1 is by 'assistant' where 'user' is due ('assistant' comes first); the last message is by 'user'"),
+         "message 1 is by 'assistant' where 'user' is expected ('assistant' comes first); the last message is by 'user'"),
         ("messages", "chat", {"messages": "Hi"}, "messages is no list", "the field messages is no list of messages"),
         ("messages", "chat", {"messages": [{"role": "tool", "content": "x"}, 5]}, "unknown role",
          "message 1 is by 'tool', which is neither system nor user nor assistant; message 2 is no object, got 5"),
@@ -294,7 +294,7 @@ def test_rows_of_no_shape_are_told_what_is_needed():
         "f.csv row 1: has the fields promt, completion, and no chat records can be made of it ('promt': did you mean "
         "'prompt'?); needed are prompt (role, text, replies) | chosen, rejected (Human: ...) | prompt, chosen, "
         "rejected | messages | conversations | instruction, output | prompt, completion; rename fields with columns, "
-        "or say the shape"
+        "or set shape"
     )
 
 

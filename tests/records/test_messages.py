@@ -26,10 +26,13 @@ def test_sound_dialogues_have_no_faults(messages, ends_with):
     ("messages", "faults"),
     [
         ([], ["there are no messages"]),
-        ([ASSISTANT, USER, ASSISTANT], ["message 1 is by 'assistant' where 'user' is due ('assistant' comes first)"]),
+        (
+            [ASSISTANT, USER, ASSISTANT],
+            ["message 1 is by 'assistant' where 'user' is expected ('assistant' comes first)"],
+        ),
         (
             [USER, USER, ASSISTANT],
-            ["message 2 is by 'user' where 'assistant' is due ('user' comes twice in a row)"],
+            ["message 2 is by 'user' where 'assistant' is expected ('user' comes twice in a row)"],
         ),
         ([SYSTEM, SYSTEM, USER, ASSISTANT], ["there are 2 system messages, one at most is allowed"]),
         ([USER, SYSTEM, ASSISTANT], ["the system message is not the first one"]),

@@ -133,8 +133,8 @@ def test_a_glob_gives_what_it_matches(tmp_path):
     [
         ("chats.jsonk", "no such file or folder; check the path (chats.jsonk is not in {folder}; did you mean 'chats."),
         ("dta/x.jsonl", "no such file or folder; check the path (dta is not in {folder}; did you mean 'data'?)"),
-        ("*.csv", "no data file matches; files of"),
-        ("data", "the folder has no data files; name a file or a folder with files of"),
+        ("*.csv", "no data file matches; expected files of"),
+        ("data", "the folder has no data files; give a file or a folder with files of"),
     ],
 )  # fmt: skip
 def test_a_path_that_is_not_there_names_the_nearest(tmp_path, path, message):
@@ -147,7 +147,7 @@ def test_a_path_that_is_not_there_names_the_nearest(tmp_path, path, message):
 
 def test_a_file_of_another_kind_is_refused(tmp_path):
     (tmp_path / "rows.xlsx").write_bytes(b"")
-    with pytest.raises(DataError, match=r"rows\.xlsx: has an unknown file type; name it by what it is"):
+    with pytest.raises(DataError, match=r"rows\.xlsx: has an unknown file type; end its name in one of"):
         list(read_rows(tmp_path / "rows.xlsx"))
 
 

@@ -1,1 +1,1 @@
-"""Records: what rows of data are, and reading, telling apart, converting and writing them. Knows no torch."""
+"""Records: rows of data as typed values, read from the known formats and written. Imports no torch."""

@@ -1,4 +1,4 @@
-"""Dialogues from the shapes they are published in: messages, ShareGPT, Alpaca, prompt with completion, prompt alone."""
+"""Dialogues from the formats they are published in: messages, ShareGPT, Alpaca, prompt and completion, prompt alone."""
 
 import re
 
@@ -27,7 +27,7 @@ def from_messages(fields: Fields) -> Messages:
 
 
 def from_sharegpt(fields: Fields) -> Messages:
-    """The dialogue of `conversations`, under the many names that speakers have there."""
+    """The dialogue of `conversations`, with the various names of speakers in such data."""
     return with_system(fields, messages_of(fields.get("conversations"), "conversations"))
 
 
@@ -38,7 +38,7 @@ def from_alpaca(fields: Fields) -> Messages:
 
 
 def alpaca_prompt(fields: Fields) -> Messages:
-    """The dialogue of `history` and `instruction`; an `input` that is not empty follows after an empty line."""
+    """The dialogue of `history` and `instruction`; a non-empty `input` follows after an empty line."""
     instruction, given = text_of(fields.get("instruction"), "instruction"), optional_text(fields, "input")
     text = f"{instruction}\n\n{given}" if given.strip() and instruction.strip() else instruction or given
     return with_system(fields, (*_history(fields.get("history")), Message("user", text)))
@@ -62,9 +62,9 @@ def from_prompt(fields: Fields) -> Messages:
 
 
 def from_hh_text(text: str) -> Messages:
-    """The dialogue of a text in the manner of HH-RLHF, with turns after "Human:" and "Assistant:".
+    """The dialogue of a text in the format of HH-RLHF, with turns after "Human:" and "Assistant:".
 
-    Anthropic/hh-rlhf on the hub, arXiv 2204.05862.
+    Source: Anthropic/hh-rlhf on the hub, arXiv 2204.05862.
     """
     before, *turns = _HH_TURN.split(text)
     if before.strip() or not turns:
@@ -74,14 +74,14 @@ def from_hh_text(text: str) -> Messages:
 
 
 def text_or_messages(value: Json, what: str) -> Messages:
-    """The messages, or one user message of a text."""
+    """The messages of a list; of a text, one user message."""
     if isinstance(value, list | dict):
         return messages_of(value, what)
     return (Message("user", filled_text(value, what)),)
 
 
 def with_system(fields: Fields, messages: Messages) -> Messages:
-    """The messages after the text of the field `system`, where there is one that is not empty."""
+    """The messages, after a system message with the text of the field `system` if it is not empty."""
     system = optional_text(fields, "system")
     return (Message("system", system), *messages) if system.strip() else messages
 

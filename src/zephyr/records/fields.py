@@ -1,7 +1,6 @@
-"""A row as it was read, and its fields as what they stand for: texts, scores, labels, messages.
+"""A row as it was read, and readers of its fields: texts, scores, labels, messages.
 
-A row that cannot be used is a fault with a name, or inside a conversion an UnusableError. Which fields a row format has
-is said in `formats`.
+An unusable row becomes a RowFault; inside a conversion, an UnusableError.
 """
 
 import math
@@ -35,7 +34,7 @@ class Row(NamedTuple):
 
 
 class RowFault(NamedTuple):
-    """Why a row cannot be used: a reason by which faults are counted, and the full words."""
+    """Why a row cannot be used: a short reason to count by, and the full message."""
 
     name: str
     reason: str
@@ -44,7 +43,7 @@ class RowFault(NamedTuple):
 
 def brief(value: object) -> str:
     """A value for a message: on one line, without control characters, cut at 80 characters."""
-    # The cut comes first as well: the representation of a text of megabytes would be built in vain.
+    # Cut first: building the representation of megabytes of text would be wasted.
     try:
         text = repr(value[: 2 * SHOWN_CHARACTERS]) if isinstance(value, str) else printable(repr(value))
     except RecursionError:
@@ -53,19 +52,19 @@ def brief(value: object) -> str:
 
 
 def printable(text: str) -> str:
-    """A name for a message: what could steer a terminal, or cannot be encoded, is written as an escape."""
+    """The text with control characters and unencodable characters escaped, safe for a message."""
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def listed(names: Iterable[str], *, most: int = 12) -> str:
-    """Names separated by commas; of more than `most` the first, and how many follow."""
+    """Names separated by commas; at most `most` of them, then the number of the others."""
     names = [printable(name)[:SHOWN_CHARACTERS] for name in names]
     tail = f" and {len(names) - most} more" if len(names) > most else ""
     return (", ".join(names[:most]) + tail) or "none"
 
 
 class UnusableError(Exception):
-    """All that is found wrong with a row; caught where rows are converted."""
+    """All faults of a row; caught where rows are converted."""
 
     def __init__(self, faults: Sequence[MessageFault]) -> None:
         super().__init__(faults)
@@ -78,7 +77,7 @@ def unusable(reason: str, what: str) -> UnusableError:
 
 
 def first_of(fields: Fields, names: Sequence[str]) -> str:
-    """The first of these names that the row has as a field."""
+    """The first of these names that is a field of the row. Raises UnusableError if none is."""
     for name in names:
         if name in fields:
             return name
@@ -86,7 +85,7 @@ def first_of(fields: Fields, names: Sequence[str]) -> str:
 
 
 def text_of(value: Json, what: str) -> str:
-    """The text; `what` it is says the message where it is none."""
+    """The text. Raises UnusableError about `what` if it is not a text."""
     if value is None:
         raise unusable(f"null {what}", f"the {what} is null or missing")
     if not isinstance(value, str):
@@ -95,7 +94,7 @@ def text_of(value: Json, what: str) -> str:
 
 
 def filled_text(value: Json, what: str) -> str:
-    """The text, which must not be empty."""
+    """The text. Raises UnusableError if it is empty or not a text."""
     text = text_of(value, what)
     if not text.strip():
         raise unusable(f"empty {what}", f"the {what} is empty")
@@ -103,13 +102,13 @@ def filled_text(value: Json, what: str) -> str:
 
 
 def optional_text(fields: Fields, name: str) -> str:
-    """The text of a field that may be absent, null or empty."""
+    """The text of a field that may be absent, null or empty. Raises UnusableError for other values."""
     value = fields.get(name)
     return "" if value is None else text_of(value, name)
 
 
 def number_of(value: Json, what: str = "score") -> float | None:
-    """The number, also where it is written as text; None for null and N/A."""
+    """The number, also if written as text; None for null and N/A. Raises UnusableError for other values."""
     if value is None or is_no_score(value):
         return None
     try:
@@ -123,12 +122,12 @@ def number_of(value: Json, what: str = "score") -> float | None:
 
 
 def is_no_score(value: Json) -> bool:
-    """Whether the value says that there is no number: null, or N/A in words."""
+    """Whether the value means that there is no number: null, or a text such as N/A."""
     return value is None or (isinstance(value, str) and value.strip().lower() in _NO_SCORE)
 
 
 def label_of(value: Json) -> bool:
-    """The truth of a label: true and false, also as 1 and 0 or as text."""
+    """A boolean label, also written as 1 and 0 or as text. Raises UnusableError for other values."""
     label = _LABELS.get(str(value).strip().lower())
     if label is None:
         raise unusable("label is not true or false", f"the label is not true or false, got {brief(value)}")
@@ -136,12 +135,12 @@ def label_of(value: Json) -> bool:
 
 
 def role_of(value: Json) -> Role | None:
-    """The role of a speaker, whatever data sets call him; None if he is none of the three."""
+    """The role of a speaker under the names that data sets use; None for others."""
     return _SPEAKERS.get(_HEADER.sub("", value).strip().lower()) if isinstance(value, str) else None
 
 
 def messages_of(value: Json, what: str) -> Messages:
-    """The messages of a list of {role, content} or {from, value}; the order of roles is not looked at."""
+    """The messages of a list of {role, content} or {from, value}, in any order of roles. Raises UnusableError."""
     if isinstance(value, dict):
         value = [value]
     if value is None:

@@ -1,6 +1,6 @@
-"""The shapes that rows are published in: telling them apart by their fields, and converting them to records.
+"""The formats (`shape`) that rows are published in: detecting them by their fields, and converting rows to records.
 
-A new shape is a reader in one of the `*_shapes` files and a line of `SHAPES` here.
+A new format is a reader in one of the `*_formats` files and a line of `SHAPES` here.
 """
 
 import re
@@ -40,7 +40,7 @@ RowReader = Callable[[Row], Sequence[Record]]
 
 
 class KnownShape(NamedTuple):
-    """What tells a shape, in words and as a rule, and the records that can be made of it."""
+    """The fields of a format, in words and as a predicate, and its readers by kind of record."""
 
     fields: str
     fits: Callable[[Fields], bool]
@@ -48,7 +48,7 @@ class KnownShape(NamedTuple):
 
 
 def detect_shape(fields: Fields, kind: RecordKind | None = None) -> Shape | None:
-    """The first shape whose fields these are, and of which records of `kind` can be made; None if there is none."""
+    """The first format that fits these fields and has records of `kind`; None if there is none."""
     for shape, layout in SHAPES.items():
         if (kind is None or kind in layout.kinds) and layout.fits(fields):
             return shape
@@ -56,7 +56,7 @@ def detect_shape(fields: Fields, kind: RecordKind | None = None) -> Shape | None
 
 
 def record_of(row: Row, shape: Shape, kind: RecordKind) -> Record:
-    """The one record that a row is, or a DataError with all that is wrong with it."""
+    """The one record of a row. Raises DataError with all its faults."""
     records = records_of(row, shape, kind)
     if isinstance(records, RowFault):
         raise DataError(records.name, records.what, "fix the row, or remove it")
@@ -66,7 +66,7 @@ def record_of(row: Row, shape: Shape, kind: RecordKind) -> Record:
 
 
 def records_of(row: Row, shape: Shape, kind: RecordKind) -> Sequence[Record] | RowFault:
-    """The records of a row: one, or any number of a tree; or all that is wrong with it."""
+    """The records of a row, any number for a tree; or its faults. Raises DataError if the format has no such kind."""
     reader = SHAPES[shape].kinds.get(kind)
     if reader is None:
         known = listed(name for name, layout in SHAPES.items() if kind in layout.kinds)
@@ -82,7 +82,7 @@ def records_of(row: Row, shape: Shape, kind: RecordKind) -> Sequence[Record] | R
 
 
 def unknown_shape(row: Row, kind: RecordKind) -> DataError:
-    """The error for a row of which no records of `kind` can be made: what is there, and what is needed."""
+    """The error for a row of unknown format: the fields it has, and those needed for records of `kind`."""
     other = detect_shape(row.fields)
     if other is not None:
         what = f"has the shape '{other}' ({SHAPES[other].fields}), which holds {listed(SHAPES[other].kinds)} records"
@@ -91,12 +91,12 @@ def unknown_shape(row: Row, kind: RecordKind) -> DataError:
         what = f"has the fields {listed(row.fields)}"
         hint = _nearest_names(row.fields, kind)
     needed = dict.fromkeys(layout.fields for layout in SHAPES.values() if kind in layout.kinds)
-    remedy = f"needed are {' | '.join(needed)}; rename fields with columns, or say the shape"
+    remedy = f"needed are {' | '.join(needed)}; rename fields with columns, or set shape"
     return DataError(row.name, f"{what}, and no {kind} records can be made of it{hint}", remedy)
 
 
 def _nearest_names(fields: Fields, kind: RecordKind) -> str:
-    """The tail of a message: the first field whose name is almost one that is needed."""
+    """A hint for a message: the first field whose name is almost a needed one."""
     needed = " ".join(layout.fields for layout in SHAPES.values() if kind in layout.kinds)
     names = set(re.findall(r"\w+", needed)) - set(fields)
     for field in fields:
@@ -111,28 +111,28 @@ def _source(row: Row) -> str:
 
 
 def _text(row: Row, name: str) -> str:
-    """A field that is of use if it is a text, and else as good as absent."""
+    """The text of a field; empty if it is absent or not a text."""
     value = row.fields.get(name)
     return value if isinstance(value, str) else ""
 
 
 def _dialogue(read: Callable[[Fields], Messages]) -> Mapping[RecordKind, RowReader]:
-    """Chats and prompts of a reader of dialogues; the prompt of a finished dialogue is all but its last answer."""
+    """Readers of chats and prompts; the prompt of a complete dialogue is all but its last answer."""
 
     def chats(row: Row) -> Sequence[Record]:
-        messages = _sound(read(row.fields), ends_with="assistant")
+        messages = _valid(read(row.fields), ends_with="assistant")
         return [Chat(row.name, messages, _source(row))]
 
     def prompts(row: Row) -> Sequence[Record]:
         messages = read(row.fields)
         if messages and messages[-1].role == "assistant":
             messages = messages[:-1]
-        return [Prompt(row.name, _sound(messages, ends_with="user"), _source(row), _text(row, "knowledge"))]
+        return [Prompt(row.name, _valid(messages, ends_with="user"), _source(row), _text(row, "knowledge"))]
 
     return {"chat": chats, "prompt": prompts}
 
 
-def _sound(messages: Messages, *, ends_with: Literal["user", "assistant"]) -> Messages:
+def _valid(messages: Messages, *, ends_with: Literal["user", "assistant"]) -> Messages:
     faults: list[MessageFault] = find_message_faults(messages, ends_with=ends_with)
     if faults:
         raise UnusableError(faults)
@@ -140,7 +140,7 @@ def _sound(messages: Messages, *, ends_with: Literal["user", "assistant"]) -> Me
 
 
 def _preference(read: Callable[[Row], Preference]) -> Mapping[RecordKind, RowReader]:
-    """Preferences, prompts, and the dialogues that end with the chosen answer."""
+    """Readers of preferences, prompts, and the dialogues that end with the chosen answer."""
 
     def preferences(row: Row) -> Sequence[Record]:
         return [read(row)._replace(source=_source(row), rule=_text(row, "rule"))]
@@ -201,7 +201,7 @@ def _fits_kto(fields: Fields) -> bool:
     return has_dialogue and str(fields.get("label")).lower() in {"true", "false"}
 
 
-# In this order they are tried: what has more fields stands before what it would be mistaken for.
+# Tried in this order: formats with more fields come before those they could be mistaken for.
 SHAPES: Mapping[Shape, KnownShape] = {
     "ultrafeedback": KnownShape(
         "instruction, completions (response, annotations)", _fits_ultrafeedback, _rated(from_ultrafeedback)

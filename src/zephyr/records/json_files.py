@@ -1,4 +1,4 @@
-"""Rows of JSONL and JSON files, one at a time: a file may be larger than memory."""
+"""Rows of JSONL and JSON files, streamed: a file may be larger than memory."""
 
 import codecs
 import json
@@ -11,7 +11,7 @@ from zephyr.errors import DataError
 from zephyr.records.fields import Json, Row, RowFault, brief, listed
 from zephyr.records.lines import BLOCK_BYTES, MAX_ROW_BYTES, TextLine, lines_of, opened, too_long
 
-# An object that holds a list has to be read whole.
+# An object that contains a list must be read whole.
 MAX_OBJECT_BYTES = 1 << 30
 _SPACE = " \t\r\n"
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -27,7 +27,7 @@ def read_jsonl(path: Path, name: str) -> Iterator[Row | RowFault]:
 
 
 def read_json(path: Path, name: str) -> Iterator[Row | RowFault]:
-    """The rows of a JSON file: an array of objects, an object that holds one, or lines in spite of the name."""
+    """The rows of a JSON file: an array of objects, an object with such an array, or JSON lines despite the name."""
     if _Characters.first(path, name) == "[":
         yield from _array_rows(path, name)
     elif _is_lines(path, name):
@@ -52,12 +52,12 @@ def _line_row(line: TextLine, name: str) -> Row | RowFault:
 
 
 def not_utf8(byte: int, position: int) -> str:
-    """The words for a byte that is no UTF-8, at a position counted from 1."""
+    """The message for a byte that is not UTF-8, at a position from 1."""
     return f"byte {position} (0x{byte:02x}) is not UTF-8; convert the file, for example with iconv -t UTF-8"
 
 
 class Unparsed(str):
-    """Why a text is no JSON."""
+    """Why a text is not JSON."""
 
     __slots__ = ()
 
@@ -74,7 +74,7 @@ def _parse(text: str) -> Json | Unparsed:
 
 
 def _checked(value: Json | Unparsed, text: str, name: str) -> Row | RowFault:
-    """The row, if it is an object whose texts can be encoded; `text` is what it was read from."""
+    """The row, if it is an object of encodable texts; `text` is its source."""
     if isinstance(value, Unparsed):
         return RowFault(name, "not JSON", f"is not JSON ({value}), got {brief(text)}")
     if not isinstance(value, dict):
@@ -90,7 +90,7 @@ def _checked(value: Json | Unparsed, text: str, name: str) -> Row | RowFault:
 
 
 def _is_lines(path: Path, name: str) -> bool:
-    """Whether the first full line is an object of its own, and another line follows."""
+    """Whether the first non-empty line is a complete object and another line follows."""
     with opened(path, name) as file:
         full = (line for line in lines_of(file) if line.content is None or line.content.strip())
         first = next(full, None)
@@ -161,12 +161,12 @@ def _elements(stream: "_Characters", name: str) -> Iterator[Row | RowFault]:
 
 
 class _Characters:
-    """The characters of a JSON file, of which a window of at most one row (and one block) is held."""
+    """The characters of a JSON file; at most one row and one block are in memory."""
 
     def __init__(self, file: BinaryIO, name: str) -> None:
         self._file = file
         self._name = name
-        # Bytes that are no UTF-8 become lone surrogates, and so a fault of their row alone.
+        # Bytes that are not UTF-8 become lone surrogates, and so a fault of their row alone.
         self._decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
         self._window = ""
         self._place = 0
@@ -176,12 +176,12 @@ class _Characters:
 
     @classmethod
     def first(cls, path: Path, name: str) -> str:
-        """The first character of a file that is no white space."""
+        """The first character of a file that is not white space."""
         with opened(path, name) as file:
             return cls(file, name).peek()
 
     def peek(self) -> str:
-        """The next character that is no white space, or nothing at the end of the file."""
+        """The next character that is not white space; empty at the end of the file."""
         while True:
             while self._place < len(self._window):
                 char = self._window[self._place]
@@ -193,16 +193,16 @@ class _Characters:
             self._more(BLOCK_BYTES)
 
     def skip(self, char: str, *, after: str = "") -> None:
-        """Nothing; the next character is passed, and a DataError raised if it is another one."""
+        """Skip this character. Raises DataError if the next one is another."""
         found = self.peek()
         if found != char:
-            what = f"is cut off where '{char}' is due" if not found else f"has {brief(found)} where '{char}' is due"
+            what = f"ends where '{char}' is expected" if not found else f"has {brief(found)} where '{char}' is expected"
             where = f"{self._name}, after {after}" if after else self._name
             raise DataError(where, f"the JSON {what}", "fix the file, or download it again")
         self._place += 1
 
     def element(self, name: str) -> tuple[Json, str]:
-        """The next value of the array, and the characters it was read from."""
+        """The next value of the array, and its text. Raises DataError if it is not JSON."""
         self.peek()
         decoder = json.JSONDecoder()
         while True:
@@ -211,10 +211,10 @@ class _Characters:
             except RecursionError as error:
                 raise DataError(name, "is nested too deeply", "remove the row from the file") from error
             except ValueError as error:
-                # Its place is one in the window, not in the file.
+                # The error's position is in the window, not in the file.
                 self._widen(name, error.msg if isinstance(error, json.JSONDecodeError) else str(error))
                 continue
-            # A number at the end of the window may go on behind it.
+            # A number at the end of the window may continue after it.
             if end == len(self._window) and not self._is_over:
                 self._more(BLOCK_BYTES)
                 continue

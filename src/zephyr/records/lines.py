@@ -1,4 +1,4 @@
-"""Bytes and lines of a file, plain or gzipped, of which none is ever held whole if it is too long."""
+"""Bytes and lines of a file, plain or gzipped; lines that are too long are never held in memory."""
 
 import gzip
 import zlib
@@ -15,7 +15,7 @@ _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 class TextLine(NamedTuple):
-    """A line without its end; `content` is None where it was longer than a row may be."""
+    """A line without its line break; `content` is None if it is too long for a row."""
 
     number: int
     content: bytes | None
@@ -24,7 +24,7 @@ class TextLine(NamedTuple):
 
 @contextmanager
 def opened(path: Path, name: str, *, unpack: bool = True) -> Iterator[BinaryIO]:
-    """The file to read bytes from, unpacked if its name ends in .gz; faults of disk and packing are DataErrors."""
+    """The file opened to read bytes, decompressed if its name ends in .gz. Raises DataError for disk and gzip errors."""
     try:
         if unpack and path.suffix.lower() == ".gz":
             with _unpacked(path) as file:
@@ -44,7 +44,7 @@ def opened(path: Path, name: str, *, unpack: bool = True) -> Iterator[BinaryIO]:
 
 
 def _unpacked(path: Path) -> BinaryIO:
-    if path.stat().st_size == 0:  # For the library a file that is cut before its header is an empty text.
+    if path.stat().st_size == 0:  # gzip reads a file without a header as an empty text.
         raise EOFError
     return cast("BinaryIO", gzip.open(path, "rb"))
 
@@ -65,7 +65,7 @@ def lines_of(file: BinaryIO) -> Iterator[TextLine]:
 
 
 def _skip_line(file: BinaryIO) -> bool:
-    """Whether the rest of the line, which is skipped, ends in a newline."""
+    """Skip the rest of a line; returns whether it ends in a newline."""
     while block := file.readline(BLOCK_BYTES):
         if block.endswith(b"\n"):
             return True
@@ -73,5 +73,5 @@ def _skip_line(file: BinaryIO) -> bool:
 
 
 def too_long() -> str:
-    """The words for a row that was not read because of its length."""
+    """The message for a row that was not read because of its length."""
     return f"is longer than {MAX_ROW_BYTES >> 20} MB, the most a row may have"

@@ -1,7 +1,4 @@
-"""A dialogue as its messages, and what can be wrong with one.
-
-Where messages come from is told in shapes, how they become tokens in data.
-"""
+"""A dialogue as its messages, and the checks of one."""
 
 from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
@@ -21,23 +18,23 @@ Messages = tuple[Message, ...]
 
 
 class MessageFault(NamedTuple):
-    """What is wrong with a dialogue: a reason by which faults are counted, and the full words."""
+    """A fault of a dialogue: a short reason to count by, and the full message."""
 
     reason: str
     what: str
 
 
 def message_faults(messages: Sequence[Message], *, ends_with: Role | None) -> list[str]:
-    """All that is wrong with a dialogue, in words; empty if it is sound.
+    """The messages of all faults of a dialogue; empty if it is valid.
 
-    Sound is: at most one system message, which comes first; then user and assistant in turns, the user first;
-    no empty text but that of the system message; the last message is of role `ends_with`, where that is given.
+    A valid dialogue has at most one system message, which comes first, then alternating turns of user and assistant,
+    the user first, no empty text except that of the system message, and a last message of role `ends_with`, if given.
     """
     return [fault.what for fault in find_message_faults(messages, ends_with=ends_with)]
 
 
 def find_message_faults(messages: Sequence[Message], *, ends_with: Role | None) -> list[MessageFault]:
-    """The same as `message_faults`, each with the reason under which it is counted."""
+    """All faults of a dialogue, as `message_faults`, with their reasons."""
     if not messages:
         return [MessageFault("no messages", "there are no messages")]
     faults = [*_order_faults(messages), *_empty_faults(messages)]
@@ -61,7 +58,7 @@ def _order_faults(messages: Sequence[Message]) -> Iterator[MessageFault]:
     for number, role in turns:
         if role != expected:
             before = "comes first" if number == turns[0][0] else "comes twice in a row"
-            what = f"message {number} is by '{role}' where '{expected}' is due ('{role}' {before})"
+            what = f"message {number} is by '{role}' where '{expected}' is expected ('{role}' {before})"
             yield MessageFault("roles out of turn", what)
         expected = "assistant" if role == "user" else "user"
 

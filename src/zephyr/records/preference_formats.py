@@ -49,7 +49,7 @@ def from_preference(row: Row) -> Preference:
 
 
 def from_hh_rlhf(row: Row) -> Preference:
-    """The pair of two HH-RLHF dialogues, which differ in their last answer alone."""
+    """The pair of two HH-RLHF dialogues that differ in their last answer only."""
     chosen, rejected = (from_hh_text(text_of(row.fields.get(name), f"{name} dialogue")) for name in PAIR)
     prompt, completions = _split(row.fields, chosen, rejected)
     return _checked(Preference(row.name, prompt, completions, _pair_ratings(row.fields)))
@@ -73,7 +73,7 @@ def from_kto(row: Row) -> Preference:
 
 
 def _models(names: Sequence[Json]) -> tuple[str, ...]:
-    """The names of models; nothing where not one of them is known."""
+    """The names of models; empty if none is known."""
     models = tuple(name if isinstance(name, str) else "" for name in names)
     return models if any(models) else ()
 
@@ -86,7 +86,7 @@ def _from_list(row: Row) -> Preference:
         raise unusable("no completions", "there are no completions")
     texts = [text_of(completion, f"completion {number}") for number, completion in enumerate(completions, 1)]
     numbers = [_rating(rating, f"rating {number}") for number, rating in enumerate(ratings, 1)]
-    # Stable: of equal ratings the one that stands first stays first.
+    # Stable: completions of equal ratings keep their order.
     order = sorted(range(len(texts)), key=lambda place: -numbers[place])
     named = row.fields.get("models")
     models = _models([named[place] for place in order] if isinstance(named, list) and len(named) == len(texts) else [])
@@ -103,7 +103,7 @@ def _rating(value: Json, what: str) -> float:
 
 
 def _pair_ratings(fields: Fields) -> tuple[float, float]:
-    """The scores of the pair; 1 and 0 where the row has none."""
+    """The scores of the pair; 1 and 0 if the row has none."""
     chosen, rejected = (number_of(fields.get(f"score_{name}"), f"score_{name}") for name in PAIR)
     if chosen is None and rejected is None:
         return 1.0, 0.0
@@ -122,7 +122,7 @@ def _prompt(fields: Fields) -> Messages:
 
 
 def _split(fields: Fields, chosen: Messages, rejected: Messages) -> tuple[Messages, tuple[str, ...]]:
-    """The prompt that two dialogues share, and their last answers; of answers alone the row has the prompt."""
+    """The prompt that two dialogues share, and their last answers; the row's prompt if they are single answers."""
     faults = [
         MessageFault(f"no {name} answer", f"{name} does not end with an answer")
         for name, messages in zip(PAIR, (chosen, rejected), strict=True)
@@ -151,7 +151,7 @@ def _checked(preference: Preference) -> Preference:
 
 
 class _Node(NamedTuple):
-    """A message, its rank among its siblings (0 is the best), and the replies to it."""
+    """A message of a tree, its rank among its siblings (0 is best), and its replies."""
 
     message: Message
     rank: int | None
@@ -159,13 +159,16 @@ class _Node(NamedTuple):
 
 
 def tree_chats(row: Row) -> list[Chat]:
-    """The dialogues along the best-ranked answers; where users went on differently, one for each of them."""
+    """The dialogues along the best-ranked answers, one for each user continuation.
+
+    Source: OpenAssistant's message trees, arXiv 2304.07327.
+    """
     paths = [path for path in _best_paths(_root(row.fields)) if len(path) > 1]
     return [Chat(f"{row.name} dialogue {number}", path) for number, path in enumerate(paths, 1)]
 
 
 def tree_preferences(row: Row) -> list[Preference]:
-    """The pairs of ranked answers to one message, every better one with every worse one.
+    """The pairs of ranked answers to a message, each better answer with each worse one.
 
     Ratings count from the worst rank: of three answers the best has 2, the last 0.
     """
@@ -182,7 +185,7 @@ def tree_preferences(row: Row) -> list[Preference]:
 
 
 def _walk(before: Messages, node: _Node) -> Iterator[tuple[Messages, _Node]]:
-    """Every message with the dialogue that ends with it."""
+    """Every message of a tree, with the dialogue that ends with it."""
     path = (*before, node.message)
     yield path, node
     for reply in node.replies:
@@ -194,7 +197,7 @@ def _best_paths(node: _Node) -> Iterator[Messages]:
     answers = [reply for reply in node.replies if reply.message.role == "assistant"]
     if node.message.role == "user":
         if answers:
-            # Unranked replies have no rival, or nobody ranked them: then the first stays.
+            # Unranked replies come last; of several the first is taken.
             best = min(answers, key=lambda reply: float("inf") if reply.rank is None else reply.rank)
             for rest in _best_paths(best):
                 yield (node.message, *rest)

@@ -1,6 +1,6 @@
-"""Rated answers from the shapes they are published in: UltraFeedback as it is, one answer a row, and our own.
+"""Rated answers from the formats they are published in: UltraFeedback, one answer a row, and our own.
 
-An empty answer is a fault of a training row, but here it was rated like any other.
+An empty answer is valid here, unlike in training rows: it was rated like any other.
 """
 
 from collections.abc import Callable
@@ -46,7 +46,7 @@ def _lacks_overall(completions: Json) -> bool:
 
 
 def _known_answers(fields: Fields) -> str:
-    """What UltraFeedback knew of right and wrong answers to a prompt, in words; empty where that is nothing."""
+    """UltraFeedback's known right and wrong answers to a prompt, as text; empty if there are none."""
     lines = ["What the question takes for granted is not so."] if fields.get("source") == "false_qa" else []
     for name, intro in (("correct_answers", "Correct answers"), ("incorrect_answers", "Incorrect answers")):
         answers = fields.get(name)
@@ -57,7 +57,7 @@ def _known_answers(fields: Fields) -> str:
 
 
 def from_rated(row: Row) -> Rated:
-    """The prompt with its `answers`, or with the one answer that a row has: completion, model, score, rationale."""
+    """The prompt with its `answers`, or with the one answer of the row: completion, model, score, rationale."""
     if "answers" in row.fields:
         rated = _rated(row, row.fields["answers"], _answer)
         return rated._replace(knowledge=optional_text(row.fields, "knowledge"))
@@ -68,7 +68,7 @@ def from_rated(row: Row) -> Rated:
 
 
 def _rated(row: Row, values: Json, read: Callable[[Fields], Answer]) -> Rated:
-    """The record with all its answers; what is wrong with any of them is said together."""
+    """The record with all its answers. Raises UnusableError with the faults of all of them."""
     prompt = from_prompt(row.fields)
     faults = find_message_faults(prompt, ends_with="user")
     answers: list[Answer] = []

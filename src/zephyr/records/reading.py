@@ -1,7 +1,7 @@
 """Rows of files as people have them: JSONL, JSON, CSV, TSV, Parquet, plain text, each also gzipped.
 
-What the fields of a row mean is told in shapes. Files are streamed; what is wrong with a row costs that row alone,
-what is wrong with a file (cut short, no table) is raised, because nobody knows which rows are lost.
+Files are streamed. A fault of a row affects that row alone; a fault of a file (truncated, no table) is raised, because
+an unknown number of rows is lost.
 """
 
 from collections.abc import Callable, Iterator
@@ -25,13 +25,13 @@ READERS: dict[str, Callable[[Path, str], Iterator[Row | RowFault]]] = {
     ".parquet": read_parquet,
     ".txt": read_text,
 }
-# What the datasets library writes beside its rows.
+# Files that the datasets library writes beside its rows.
 _DESCRIPTIONS = frozenset({"dataset_dict.json", "dataset_info.json", "dataset_infos.json", "state.json"})
 _GLOB = frozenset("*?[")
 
 
 def read_rows(path: Path) -> Iterator[Row]:
-    """The rows of a file, or of the files of a folder or glob; a DataError at the first that cannot be read."""
+    """The rows of a file, or of the files of a folder or glob. Raises DataError at the first that cannot be read."""
     for file in find_files(path):
         for item in read_items(file):
             if isinstance(item, RowFault):
@@ -40,7 +40,7 @@ def read_rows(path: Path) -> Iterator[Row]:
 
 
 def read_items(file: Path) -> Iterator[Row | RowFault]:
-    """What stands in one file: rows, and faults in the place of rows that cannot be read."""
+    """The rows of one file, with faults in place of unreadable rows. Raises DataError for the file as a whole."""
     name = printable(file.name)
     reader = READERS.get(_suffix(file))
     if reader is None:
@@ -50,7 +50,7 @@ def read_items(file: Path) -> Iterator[Row | RowFault]:
 
 
 def _placed(items: Iterator[Row | RowFault], name: str) -> Iterator[Row | RowFault]:
-    """The items; an error that names the file alone says after which row it came."""
+    """The items; an error about the file as a whole also says after which row it came."""
     last = ""
     try:
         for item in items:
@@ -63,7 +63,10 @@ def _placed(items: Iterator[Row | RowFault], name: str) -> Iterator[Row | RowFau
 
 
 def find_files(path: Path) -> list[Path]:
-    """The files a path means, sorted: itself, the data files of a folder, or those that a glob matches."""
+    """The files of a path, sorted: itself, the data files of a folder, or those that a glob matches.
+
+    Raises DataError if there is none.
+    """
     if path.is_file():
         return [path]
     shown = printable(str(path))
@@ -71,7 +74,7 @@ def find_files(path: Path) -> list[Path]:
         files = sorted(file for file in path.iterdir() if _is_data(file))
         if not files:
             inside = sorted(entry.name for entry in path.iterdir())
-            remedy = f"name a file or a folder with files of {listed(READERS)} (there are: {listed(inside)})"
+            remedy = f"give a file or a folder with files of {listed(READERS)} (there are: {listed(inside)})"
             raise DataError(shown, "the folder has no data files", remedy)
         return files
     if is_glob(path):
@@ -86,12 +89,12 @@ def find_files(path: Path) -> list[Path]:
 
 
 def is_glob(path: Path) -> bool:
-    """Whether a path has a wildcard in it."""
+    """Whether a path contains a wildcard."""
     return bool(_GLOB & set(str(path)))
 
 
 def nearest_entry(path: Path) -> str:
-    """The tail of a message about a path that is not there: what stands where it goes wrong."""
+    """A hint for a message about a missing path: its first missing part, and the nearest name there."""
     folder = Path(path.anchor)
     for part in path.parts[len(folder.parts) :]:
         if not folder.is_dir():

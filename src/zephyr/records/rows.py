@@ -1,7 +1,7 @@
-"""The records that stages hand to each other, whatever shape their rows had.
+"""The records that stages exchange, whatever format their rows had.
 
 `name` says where a record comes from ("chats.jsonl row 17", counted from 1) and is used in errors; `source` is the
-set it belongs to, for reports.
+data set it belongs to, for reports.
 """
 
 import hashlib
@@ -37,7 +37,7 @@ class Chat(NamedTuple):
 
 
 class Prompt(NamedTuple):
-    """A dialogue that waits for an answer; `knowledge` is what a judge may know of the right one."""
+    """A dialogue without its next answer; `knowledge` is what a judge may know about right answers."""
 
     name: str
     messages: Messages
@@ -46,9 +46,9 @@ class Prompt(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """One answer to a prompt, with what a judge thought of it: overall, and by aspect (None is N/A).
+    """One answer to a prompt with a judge's scores: overall, and by aspect (None is N/A).
 
-    `principle` names what the model was told to aim at, `system` is the sentence that told it.
+    `principle` is the goal given to the model, `system` the sentence that gave it.
     """
 
     text: str
@@ -73,7 +73,7 @@ class Rated(NamedTuple):
 class Preference(NamedTuple):
     """A row of preference training, best first: a pair, a list, or one labelled completion (rated 1.0 or 0.0).
 
-    `models` wrote the completions, empty where that is not known; `rule` says how the row was made of ratings.
+    `models` wrote the completions, empty if unknown; `rule` is how the row was made from ratings.
     """
 
     name: str

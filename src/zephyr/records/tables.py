@@ -16,7 +16,7 @@ _BATCH_ROWS = 256
 
 
 def read_csv(path: Path, name: str, *, delimiter: str) -> Iterator[Row | RowFault]:
-    """The rows of a table whose first line holds the names of the fields; every value is a text."""
+    """The rows of a table whose first line names the fields; all values are texts. Raises DataError for a broken table."""
     csv.field_size_limit(MAX_ROW_BYTES)
     with opened(path, name) as file:
         table = csv.reader(_text_lines(file, name), delimiter=delimiter, strict=True)
@@ -39,7 +39,7 @@ def _text_lines(file: BinaryIO, name: str) -> Iterator[str]:
     for line in lines_of(file):
         if line.content is None:
             raise DataError(f"{name} line {line.number}", too_long(), "split the line, or remove the row")
-        # Bytes that are no UTF-8 become lone surrogates, and so a fault of their row alone.
+        # Bytes that are not UTF-8 become lone surrogates, and so a fault of their row alone.
         yield line.content.decode("utf-8", "surrogateescape") + ("\n" if line.has_end else "")
 
 
@@ -81,7 +81,7 @@ class _Parquet(Protocol):
 
 
 def read_parquet(path: Path, name: str) -> Iterator[Row | RowFault]:
-    """The rows of a Parquet file, some hundred at a time."""
+    """The rows of a Parquet file, read in batches. Raises DataError for a broken file, or without pyarrow."""
     try:
         parquet = cast("_Parquet", importlib.import_module("pyarrow.parquet"))
     except ImportError as error:

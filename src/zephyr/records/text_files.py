@@ -1,4 +1,4 @@
-"""Rows of plain text files: pieces of some thousand characters, cut between paragraphs where there are any."""
+"""Rows of plain text files: pieces of up to 4,000 characters, split between paragraphs where possible."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,16 +8,16 @@ from zephyr.records.fields import Row, RowFault
 from zephyr.records.json_files import not_utf8
 from zephyr.records.lines import TextLine, lines_of, opened, too_long
 
-# Long enough to fill a window of a model, short enough to be one training row.
+# Long enough to fill a model's context, short enough for one training row.
 PIECE_CHARACTERS = 4_000
-# The line between two texts of one file, as TinyStories has it.
+# The line between two texts of one file, as in TinyStories.
 SEPARATOR = "<|endoftext|>"
-# Prose wrapped by hand: every line but the last of a paragraph is about as wide as a page.
+# Hard-wrapped prose: every line but the last of a paragraph is about as wide as a page.
 _WRAPPED_WIDTH = range(45, 90)
 
 
 class _Part(NamedTuple):
-    """A paragraph, from a line on; without text, the end of one text and the start of another."""
+    """A paragraph and its first line number; without text, the boundary between two texts."""
 
     number: int
     text: str
@@ -26,8 +26,8 @@ class _Part(NamedTuple):
 def read_text(path: Path, name: str) -> Iterator[Row | RowFault]:
     """The pieces of a text, each with the number of its first line and one field, `text`.
 
-    Paragraphs are put together up to 4,000 characters; a line `<|endoftext|>` ends a piece. Lines of a paragraph
-    that was wrapped by hand are joined, and what is longer than a piece is cut at spaces.
+    Paragraphs are joined up to 4,000 characters; a line `<|endoftext|>` ends a piece. The lines of a hard-wrapped
+    paragraph are joined, and longer paragraphs are split at spaces.
     """
     held: list[_Part] = []
     for part in _parts(path, name):

@@ -1,6 +1,6 @@
-"""Records as the fields that people and other programs know, and files of them.
+"""Records as fields in the common formats, and JSONL files of them.
 
-What `to_fields` gives, shapes reads back to the same record. Pairs have the columns of ultrafeedback_binarized.
+`formats` reads the fields of `to_fields` back to the same record. Pairs have the columns of ultrafeedback_binarized.
 """
 
 import json
@@ -17,9 +17,9 @@ _BLOCK_ROWS = 1_000
 
 
 def write_jsonl(path: Path, objects: Iterable[Mapping[str, Json] | Record], *, replace: bool = False) -> int:
-    """The number of rows of a new file, which is there when all of them are written, and not before.
+    """Write a file of rows atomically; returns their number.
 
-    Refuses with a DataError where the file is there already, unless it is to be replaced.
+    Raises DataError if the file exists, unless `replace`.
     """
     refusal = DataError(printable(str(path)), "is there already", "choose another name, or move it away")
     if path.exists() and not replace:
@@ -39,7 +39,7 @@ def write_jsonl(path: Path, objects: Iterable[Mapping[str, Json] | Record], *, r
 
 
 class _Lines:
-    """The rows as blocks of bytes, counted."""
+    """The rows as blocks of bytes, and their count."""
 
     def __init__(self, objects: Iterable[Mapping[str, Json] | Record]) -> None:
         self.count = 0
@@ -58,7 +58,7 @@ class _Lines:
 
 
 def to_fields(record: Record) -> dict[str, Json]:
-    """The fields of a record in the shape it is best known by; `source` is among them where there is one."""
+    """The fields of a record in its most common format, with `source` if there is one."""
     match record:
         case Text(text=text):
             fields: dict[str, Json] = {"text": text}

@@ -103,13 +103,13 @@ def test_all_faulty_rows_are_said_at_once(folder):
             f"bad.jsonl row {row}: message 2 (assistant) has no text: its content is null or missing"
             for row in range(2, 7)
         )
-        + "; and 2 more; fix these rows, or set bad_rows: drop, which skips such rows and counts them"
+        + "; and 2 more; fix the data, or set bad_rows: drop, which skips such rows and counts them"
     )
 
 
 def test_one_faulty_row_is_named_itself(folder):
     message = refusal(folder, "bad.jsonl", split="train[7:]")
-    assert message.startswith("bad.jsonl row 8: message 2 (assistant) is empty; mend what is wrong, or set bad_rows")
+    assert message.startswith("bad.jsonl row 8: message 2 (assistant) is empty; fix the data, or set bad_rows")
 
 
 def test_faulty_rows_are_left_out_by_reason_where_that_is_asked_for(folder):
@@ -130,7 +130,7 @@ def test_what_cannot_be_read_counts_as_what_cannot_be_used(folder):
 def test_a_file_cut_short_is_refused_even_where_rows_may_be_left_out(folder):
     (folder / "cut.jsonl.gz").write_bytes(gzip.compress((folder / "chats.jsonl").read_bytes())[:-4])
     assert refusal(folder, "cut.jsonl.gz", bad_rows="drop").startswith(
-        "cut.jsonl.gz, after row 20: the gzip file is truncated; fetch"
+        "cut.jsonl.gz, after row 20: the gzip file is truncated; download"
     )
 
 

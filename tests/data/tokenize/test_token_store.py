@@ -106,7 +106,7 @@ def test_a_changed_byte_is_named(tmp_path, column):
     content[-1] ^= 1
     path.write_bytes(content)
     with pytest.raises(
-        DataError, match=rf"token store .*: {column}\.npy does not have the SHA-256 .*; remove this folder"
+        DataError, match=rf"token store .*: {column}\.npy does not have the SHA-256 .*; delete this folder"
     ):
         PreferenceStore(folder)
     assert len(PreferenceStore(folder, verify=False)) == 3

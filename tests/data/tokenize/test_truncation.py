@@ -185,11 +185,11 @@ def test_more_loss_than_allowed_is_one_message():
     with pytest.raises(DataError) as caught:
         report_of(*rows, max_rows_share=0.2, max_tokens_share=0.5).check()
     assert str(caught.value) == (
-        "max_length of 10 tokens, rule keep_start: 1 row leaves no room for an answer: chats.jsonl row 3 (12 tokens precede "
-        "its first answer); 50.0% of the rows are truncated or dropped, allowed are 20.0%; the worst are chats.jsonl "
-        "row 3 (12 tokens precede its first answer), chats.jsonl row 2 (lost 2 of 12 tokens); raise "
-        "data.max_length, shorten these rows, raise the limits, or choose another data.truncation.rule: keep_end cuts "
-        "prompts, drop leaves out what is too long"
+        "max_length of 10 tokens, rule keep_start: 1 row leaves no room for an answer: chats.jsonl row 3 (12 tokens "
+        "precede its first answer); 50.0% of the rows are truncated or dropped, allowed are 20.0%; the worst are "
+        "chats.jsonl row 3 (12 tokens precede its first answer), chats.jsonl row 2 (lost 2 of 12 tokens); raise "
+        "data.max_length, shorten these rows, raise the limits of data.truncation, or choose another rule: keep_end "
+        "cuts prompts, drop drops rows that are too long"
     )
     with pytest.raises(DataError, match=r"39.5% of the tokens are truncated or dropped, allowed are 20.0%"):
         report_of(*rows, max_rows_share=0.5, max_tokens_share=0.2).check()

@@ -144,7 +144,7 @@ class _Gathering(Generic[R]):
         where = printable(self._source.path)
         num_faults = self._reasons.total()
         if num_faults and self._source.bad_rows == "stop":
-            remedy = "fix these rows, or set bad_rows: drop, which skips such rows and counts them"
+            remedy = "fix the data, or set bad_rows: drop, which skips such rows and counts them"
             if num_faults == 1:
                 raise DataError(self._faults[0].name, self._faults[0].what, remedy)
             raise DataError(where, self._faults_in_words(num_faults), remedy)
