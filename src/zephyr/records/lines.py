@@ -24,7 +24,7 @@ class TextLine(NamedTuple):
 
 @contextmanager
 def opened(path: Path, name: str, *, unpack: bool = True) -> Iterator[BinaryIO]:
-    """The file opened to read bytes, decompressed if its name ends in .gz. Raises DataError for disk and gzip errors."""
+    """The file opened to read bytes, decompressed if named .gz. Raises DataError for errors of disk or gzip."""
     try:
         if unpack and path.suffix.lower() == ".gz":
             with _unpacked(path) as file:

@@ -16,7 +16,7 @@ _BATCH_ROWS = 256
 
 
 def read_csv(path: Path, name: str, *, delimiter: str) -> Iterator[Row | RowFault]:
-    """The rows of a table whose first line names the fields; all values are texts. Raises DataError for a broken table."""
+    """The rows of a table whose first line names the fields, all values texts. Raises DataError for a broken table."""
     csv.field_size_limit(MAX_ROW_BYTES)
     with opened(path, name) as file:
         table = csv.reader(_text_lines(file, name), delimiter=delimiter, strict=True)
