@@ -11,7 +11,10 @@ from zephyr.data.tokenize.encoding import DialogueEncoder
 from zephyr.models.new_model import learn_tokenizer, new_model
 from zephyr.recipe.model_section import ChatTemplateSection
 from zephyr.records.writing import write_jsonl
-from zephyr.synth.tasks import Instance, Task, read_tasks, task_fields
+from zephyr.synth.tasks import InstructionTask as Task
+from zephyr.synth.tasks import TaskInstance as Instance
+from zephyr.synth.tasks import read_tasks, task_fields
+from zephyr.teachers.opening import OpenedTeacher
 
 
 def zephyr(*words):
@@ -27,6 +30,9 @@ def lines(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+OPENED_BY = "zephyr.teachers.opening.open_teacher"
+
+
 @pytest.fixture
 def seeds(tmp_path):
     path = tmp_path / "seeds.jsonl"
@@ -39,7 +45,7 @@ def seeds(tmp_path):
 def teacher(monkeypatch):
     """A teacher that answers in the forms asked for, in the place of every endpoint."""
     double = FormTeacher()
-    monkeypatch.setattr("zephyr.cli.synth_run.open_plain", lambda named, part, options: (double, named))
+    monkeypatch.setattr(OPENED_BY, lambda section, *_, where: OpenedTeacher(double, where, section))
     return double
 
 
@@ -88,16 +94,16 @@ def test_talks_are_written(teacher, tmp_path, capsys):
 def test_one_teacher_in_both_parts_is_opened_once(tmp_path, monkeypatch):
     opened = []
 
-    def open_double(named, part, options):
-        opened.append(named)
-        return FormTeacher(), named
+    def open_double(section, *_, where):
+        opened.append(section.model)
+        return OpenedTeacher(FormTeacher(), where, section)
 
-    monkeypatch.setattr("zephyr.cli.synth_run.open_plain", open_double)
+    monkeypatch.setattr(OPENED_BY, open_double)
     words = ("synth", "--generator", "ultrachat", "--teacher", "local:x", "--sectors", "world", "--count", 2)
     assert zephyr(*words, "--person", "local:x", "-o", tmp_path / "same.jsonl") == 0
-    assert opened == ["local:x"]
+    assert opened == ["x"]
     assert zephyr(*words, "--person", "local:y", "-o", tmp_path / "two.jsonl") == 0
-    assert opened[1:] == ["local:x", "local:y"]
+    assert opened[1:] == ["x", "y"]
 
 
 def test_the_closed_world_needs_no_model(tmp_path, capsys):
@@ -112,9 +118,15 @@ def test_the_closed_world_needs_no_model(tmp_path, capsys):
     [
         (("--generator", "self_instruct", *ENDPOINT), "--seeds: self_instruct grows from seed tasks"),
         (("--generator", "self_instruct", *ENDPOINT, "--seeds", "x.jsonl"), "x.jsonl: no such file or folder"),
-        (("--generator", "ultrachat", *ENDPOINT, "--seeds", "x.jsonl"), "--seeds: generator ultrachat takes no seeds"),
-        (("--generator", "world", *ENDPOINT, "--person", "scripted"), "--person: generator world plays nobody"),
-        (("--generator", "ultrachat", "--teacher", "scripted"), "scripted knows the closed world alone"),
+        (
+            ("--generator", "ultrachat", *ENDPOINT, "--seeds", "x.jsonl"),
+            "the generator 'ultrachat' takes no seeds",
+        ),
+        (
+            ("--generator", "world", *ENDPOINT, "--person", "scripted"),
+            "'world' has no simulated user; drop --person",
+        ),
+        (("--generator", "ultrachat", "--teacher", "scripted"), "the scripted teacher knows only the closed world"),
         (("--generator", "ultrachat", *ENDPOINT, "--turns", "4-2"), "--turns: two numbers from 1"),
         (("--generator", "ultrachat", *ENDPOINT, "--sectors", "wrld"), "did you mean 'world'"),
     ],

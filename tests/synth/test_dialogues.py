@@ -2,9 +2,10 @@
 
 from collections import Counter
 
+from zephyr.recipe.teacher_section import SamplingSection
 from zephyr.records.messages import Message
 from zephyr.records.rows import Prompt
-from zephyr.synth.dialogues import WritingSettings, write_dialogues
+from zephyr.synth.dialogues import Writers, write_dialogues
 from zephyr.teachers.protocol import ChatReply
 
 
@@ -24,8 +25,8 @@ class Echo:
 def ask(*questions, seed=0, chunk=1024):
     counts = Counter()
     prompts = [Prompt(f"row {n}", (Message("user", question),)) for n, question in enumerate(questions, 1)]
-    settings = WritingSettings(seed=seed, chunk_prompts=chunk)
-    return list(write_dialogues(prompts, Echo(), settings, counts)), counts
+    writers = Writers(Echo(), SamplingSection(), Echo(), chunk)
+    return list(write_dialogues(prompts, writers, counts, seed=seed)), counts
 
 
 def test_every_prompt_is_answered_or_counted_as_failed():

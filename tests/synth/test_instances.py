@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.synth.form_teacher import FormTeacher
+from zephyr.recipe.synth_section import SelfInstructSynth
 from zephyr.synth.instances import (
-    InstanceSettings,
     ask_for_class,
     ask_for_instances,
     classify,
@@ -16,12 +16,13 @@ from zephyr.synth.instances import (
     says_yes,
     write_instances,
 )
-from zephyr.synth.tasks import Instance, Task
+from zephyr.synth.tasks import InstructionTask as Task
+from zephyr.synth.tasks import TaskInstance as Instance
 from zephyr.teachers.protocol import ChatReply
 
 OPEN = Task("t", "Explain the word", is_classification=False)
 CLASS = Task("t", "Judge the text", is_classification=True)
-SETTINGS = InstanceSettings()
+SECTION = SelfInstructSynth(seeds="seeds.jsonl")
 
 
 def read(text, task=OPEN, reason="stop"):
@@ -29,10 +30,10 @@ def read(text, task=OPEN, reason="stop"):
     return read_instances(ChatReply("k", text, reason), task, counts), counts
 
 
-def kept(text, task=OPEN, **settings):
+def kept(text, task=OPEN, seed=0):
     counts = Counter()
     teacher = FormTeacher(lambda request: text)
-    tasks = list(write_instances([task], teacher, InstanceSettings(**settings), counts))
+    tasks = list(write_instances([task], teacher, SECTION, counts, seed=seed))
     return [instance for one in tasks for instance in one.instances], counts
 
 
@@ -56,7 +57,7 @@ def test_only_a_plain_yes_is_one(text, yes):
 def test_classes_are_asked_for_as_published_and_failures_are_left_out():
     teacher = FormTeacher(lambda request: ChatReply("", "", "error", "down") if "lost" in request.key else None)
     counts = Counter()
-    found = list(classify(["Judge the text", "Explain the word"], teacher, SETTINGS, counts))
+    found = list(classify(["Judge the text", "Explain the word"], teacher, counts, seed=0))
     assert [(task.instruction, task.is_classification) for task in found] == [
         ("Judge the text", True),
         ("Explain the word", False),
@@ -65,7 +66,7 @@ def test_classes_are_asked_for_as_published_and_failures_are_left_out():
     assert {(request.temperature, request.max_tokens) for request in teacher.asked} == {(0.0, 3)}
     failing = FormTeacher(lambda request: ChatReply("", "", "error", "down"))
     counts = Counter()
-    assert list(classify(["a"], failing, SETTINGS, counts)) == []
+    assert list(classify(["a"], failing, counts, seed=0)) == []
     assert counts == {"failed: teacher error": 1}
 
 
@@ -73,13 +74,17 @@ def test_the_output_comes_first_for_classes_alone():
     assert "Class label" in ask_for_instances(CLASS)[0].content
     assert "Class label" not in ask_for_instances(OPEN)[0].content
     teacher = FormTeacher()
-    list(write_instances([CLASS, OPEN], teacher, SETTINGS, Counter()))
+    list(write_instances([CLASS, OPEN], teacher, SECTION, Counter(), seed=0))
     assert [request.max_tokens for request in teacher.asked] == [300, 350]
 
 
 def test_examples_are_read_with_and_without_numbers_and_inputs():
     text = "Example 1\nInput: a\nb\nOutput: c\nd\n\nExample 2\nOutput: an Example 3 of it\n\nExample 3.\nonly this"
-    assert read(text)[0] == [Instance("a\nb", "c\nd"), Instance("", "an Example 3 of it"), Instance("", "only this")]
+    assert read(text)[0] == [
+        Instance("a\nb", "c\nd"),
+        Instance("", "an Example 3 of it"),
+        Instance("", "only this"),
+    ]
     assert read("Output: one")[0] == [Instance("", "one")]
     assert read("Input: x\nOutput: y\nInput: z\nOutput: w")[0] == [Instance("x", "y")]
     assert read("I cannot think of any.") == ([], {"failed: not in the form of examples": 1})

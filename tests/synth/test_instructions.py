@@ -1,5 +1,6 @@
 """Growing instructions: how they are asked for, how replies are read, what is dropped and why, and going on."""
 
+import json
 import re
 from collections import Counter
 
@@ -7,18 +8,19 @@ import pytest
 
 from tests.synth.form_teacher import FormTeacher
 from zephyr.errors import DataError
-from zephyr.synth.instructions import (
-    GrowthSettings,
-    InstructionPool,
-    ask_for_instructions,
-    instruction_fault,
-    read_list,
-)
-from zephyr.synth.rounds_file import RoundsFile
+from zephyr.recipe.synth_section import SelfInstructSynth
+from zephyr.synth.instructions import InstructionPool, ask_for_instructions, instruction_fault, read_list
+from zephyr.synth.self_instruct import RoundsFile
 from zephyr.teachers.protocol import ChatReply
 
 SEEDS = [f"Seed task about subject number {number} of this list" for number in range(12)]
-SETTINGS = GrowthSettings(20, seed=3)
+
+
+def section(num_instructions):
+    return SelfInstructSynth(seeds="seeds.jsonl", num_instructions=num_instructions)
+
+
+SECTION = section(20)
 
 
 def reply(text, reason="stop"):
@@ -30,8 +32,8 @@ def read(text, reason="stop", first=9):
     return read_list(reply(text, reason), first, counts), counts
 
 
-def grown(settings=SETTINGS, teacher=None, done=()):
-    pool = InstructionPool(SEEDS, settings)
+def grown(section=SECTION, teacher=None, done=(), *, seed=3, **patience):
+    pool = InstructionPool(SEEDS, section, seed=seed, **patience)
     return pool, list(pool.grow(teacher or FormTeacher(), list(done)))
 
 
@@ -45,7 +47,7 @@ def test_a_list_is_numbered_and_left_open():
 
 def test_every_list_has_eight_instructions_two_of_them_of_machines():
     teacher = FormTeacher()
-    grown(GrowthSettings(90), teacher)
+    grown(section(90), teacher, seed=0)
     listed = [re.findall(r"(?m)^\d+\. (.+)$", request.messages[0].content) for request in teacher.asked]
     assert all(len(one) == 8 for one in listed)
     from_seeds = [sum(text in SEEDS for text in one) for one in listed]
@@ -107,7 +109,7 @@ def test_heuristics(instruction, fault):
 
 
 def test_novelty_keeps_and_rejects_by_the_published_vectors():
-    pool = InstructionPool(["write a short poem about the ocean", "reverse the list", *SEEDS], SETTINGS)
+    pool = InstructionPool(["write a short poem about the ocean", "reverse the list", *SEEDS], SECTION, seed=3)
     assert pool.try_to_add("Write a poem about the sea") is None
     kept = pool.try_to_add("Sort the list in ascending order")
     assert (kept.most_similar[0].instruction, round(kept.most_similar[0].score, 6)) == ("reverse the list", 0.444444)
@@ -128,30 +130,29 @@ def test_the_pool_grows_to_the_number_asked_for_and_counts_all():
 
 def test_growing_is_decided_by_the_seed():
     assert grown()[1] == grown()[1]
-    assert grown()[1] != grown(GrowthSettings(20, seed=4))[1]
+    assert grown()[1] != grown(seed=4)[1]
 
 
 def test_a_teacher_that_brings_nothing_ends_it():
     teacher = FormTeacher(lambda request: "no")
-    pool, rounds = grown(GrowthSettings(5, patience_rounds=3), teacher)
+    pool, rounds = grown(section(5), teacher, patience_rounds=3)
     assert (pool.machine, len(rounds)) == ([], 3)
     assert sum((one.counts for one in rounds), Counter())["instructions: too short"] == 15
     # Patience that has ended is not asked again.
-    assert grown(GrowthSettings(5, patience_rounds=3), teacher, rounds)[1] == []
+    assert grown(section(5), teacher, rounds, patience_rounds=3)[1] == []
 
 
 def test_growing_goes_on_where_it_stopped(tmp_path):
-    settings = GrowthSettings(90, seed=1, num_in_context=8)
-    _, whole = grown(settings)
+    _, whole = grown(section(90), seed=1)
     assert len(whole) >= 3
-    file = RoundsFile(tmp_path / "rounds.jsonl", SEEDS, settings, "t")
+    file = RoundsFile(tmp_path / "rounds.jsonl", SEEDS, section(90), "t", seed=1)
     for one in whole[:2]:
         file.append(one)
     with (tmp_path / "rounds.jsonl").open("a") as torn:
         torn.write('{"round": 2, "kept": [')
     assert file.read() == whole[:2]
     teacher = FormTeacher()
-    _, rest = grown(settings, teacher, file.read())
+    _, rest = grown(section(90), teacher, file.read(), seed=1)
     assert rest == whole[2:]
     assert len(teacher.asked) == 5 * len(rest)
     for one in rest:
@@ -162,17 +163,29 @@ def test_growing_goes_on_where_it_stopped(tmp_path):
 def test_rounds_of_other_seeds_are_refused_and_of_a_smaller_number_not(tmp_path):
     path = tmp_path / "rounds.jsonl"
     _, rounds = grown()
-    RoundsFile(path, SEEDS, SETTINGS, "t").append(rounds[0])
-    assert RoundsFile(path, SEEDS, GrowthSettings(500, seed=3), "t").read() == rounds[:1]
-    for seeds, settings, teacher in (
-        (SEEDS[1:], SETTINGS, "t"),
-        (SEEDS, GrowthSettings(20), "t"),
-        (SEEDS, SETTINGS, "u"),
+    RoundsFile(path, SEEDS, SECTION, "t", seed=3).append(rounds[0])
+    assert RoundsFile(path, SEEDS, section(500), "t", seed=3).read() == rounds[:1]
+    other = SECTION.model_copy(update={"max_similarity": 0.6})
+    for seeds, changed, teacher, seed in (
+        (SEEDS[1:], SECTION, "t", 3),
+        (SEEDS, SECTION, "t", 0),
+        (SEEDS, other, "t", 3),
+        (SEEDS, SECTION, "u", 3),
     ):
         with pytest.raises(DataError, match="grew from other seeds"):
-            RoundsFile(path, seeds, settings, teacher).read()
+            RoundsFile(path, seeds, changed, teacher, seed=seed).read()
+
+
+def test_the_header_of_a_rounds_file_is_that_of_earlier_versions(tmp_path):
+    path = tmp_path / "rounds.jsonl"
+    RoundsFile(path, SEEDS, SECTION, "t", seed=3).append(grown()[1][0])
+    header = json.loads(path.read_text().splitlines()[0])
+    assert header == {
+        "format": 1,
+        "grown_from": "4e0ed815fa633597ec03ec2c415d610fbade35077dda7ca68137dc6147179889",
+    }
 
 
 def test_too_few_seeds_are_refused():
     with pytest.raises(ValueError, match="begun with 8 seeds, got 3"):
-        InstructionPool(SEEDS[:3], SETTINGS)
+        InstructionPool(SEEDS[:3], SECTION, seed=3)

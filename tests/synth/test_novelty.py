@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zephyr.synth.novelty import NoveltyIndex, rouge_words
+from zephyr.recipe.synth_section import SelfInstructSynth
+from zephyr.synth.instructions import InstructionPool, NoveltyIndex, rouge_words
 
 
 def slow_rouge_l(first, second):
@@ -33,16 +34,14 @@ def texts(rng, count, *, words=200, longest=40):
 
 def test_published_vectors():
     index = NoveltyIndex(["write a short poem about the ocean", "reverse the list"])
-    poem = index.compare("Write a poem about the sea.")
-    assert poem.nearest[0].number == 0
-    assert round(poem.highest, 6) == 0.769231
-    assert round(index.compare("sort the list in ascending order").highest, 6) == 0.444444
+    assert [round(score, 6) for score in index.similarities("Write a poem about the sea.")] == [0.769231, 0.222222]
+    assert round(max(index.similarities("sort the list in ascending order")), 6) == 0.444444
 
 
 def test_a_share_of_seven_tenths_is_exactly_that():
     same = "a b c d e f g"
     index = NoveltyIndex([f"{same} x y z"])
-    assert index.compare(f"{same} p q r").highest == 0.7
+    assert list(index.similarities(f"{same} p q r")) == [0.7]
 
 
 def test_words_are_those_of_rouge():
@@ -50,10 +49,10 @@ def test_words_are_those_of_rouge():
 
 
 def test_an_empty_pool_and_texts_without_words_have_nothing_in_common():
-    assert NoveltyIndex().compare("anything") == ((), 0.0)
+    assert NoveltyIndex().similarities("anything").size == 0
     index = NoveltyIndex(["...", "one two"])
-    assert [similar.score for similar in index.compare("!").nearest] == [0.0, 0.0]
-    assert index.compare("one two").highest == 1.0
+    assert list(index.similarities("!")) == [0.0, 0.0]
+    assert list(index.similarities("one two")) == [0.0, 1.0]
 
 
 @pytest.mark.parametrize("num_words", [1, 16, 17, 32, 33, 64, 65, 128, 129, 300])
@@ -64,12 +63,18 @@ def test_all_lengths_agree_with_the_obvious_way(num_words):
     (text,) = texts(rng, 1, words=30, longest=1)
     text = " ".join([text] * (num_words // 2) + ["w1 w2 w3 w0"] * num_words)
     text = " ".join(text.split()[:num_words])
-    scores = [slow_rouge_l(text, other) for other in pool]
-    found = index.compare(text)
+    assert list(index.similarities(text)) == [slow_rouge_l(text, other) for other in pool]
+
+
+def test_the_most_similar_are_listed_best_first_and_of_equal_ones_the_earlier():
+    rng = Random(7)
+    pool = texts(rng, 120, words=30, longest=20)
+    (new,) = texts(rng, 1, words=30, longest=20)
+    scores = [slow_rouge_l(new, other) for other in pool]
     ranked = sorted(range(len(pool)), key=lambda number: (-scores[number], number))[:10]
-    assert [similar.number for similar in found.nearest] == ranked
-    assert [similar.score for similar in found.nearest] == [scores[number] for number in ranked]
-    assert found.mean == pytest.approx(sum(scores) / len(scores), abs=1e-12)
+    added = InstructionPool(pool, SelfInstructSynth(seeds="seeds.jsonl", max_similarity=1.0), seed=0).try_to_add(new)
+    assert added.most_similar == tuple((pool[number], scores[number]) for number in ranked)
+    assert added.mean_similarity == pytest.approx(sum(scores) / len(scores), abs=1e-12)
 
 
 @given(
@@ -79,9 +84,7 @@ def test_anything_agrees_with_the_obvious_way(pool, text):
     index = NoveltyIndex(pool[:1])
     for other in pool[1:]:
         index.add(other)
-    assert len(index) == len(pool)
-    found = index.compare(text)
-    assert found.highest == max(slow_rouge_l(text, other) for other in pool)
+    assert list(index.similarities(text)) == [slow_rouge_l(text, other) for other in pool]
 
 
 def test_agrees_with_rouge_score():
@@ -92,9 +95,7 @@ def test_agrees_with_rouge_score():
     index = NoveltyIndex(pool)
     for text in news:
         scores = [scorer.score(other, text)["rougeL"].fmeasure for other in pool]
-        found = index.compare(text)
-        assert found.highest == pytest.approx(max(scores), abs=1e-12)
-        assert found.mean == pytest.approx(sum(scores) / len(scores), abs=1e-12)
+        assert list(index.similarities(text)) == pytest.approx(scores, abs=1e-12)
 
 
 @pytest.mark.slow
@@ -105,10 +106,10 @@ def test_time_at_a_hundred_thousand(capsys):
     news = texts(rng, 1_000, words=30_000, longest=28)
     began, cpu = time.perf_counter(), time.process_time()
     for text in news:
-        index.compare(text)
+        index.similarities(text)
         index.add(text)
     taken, used = time.perf_counter() - began, time.process_time() - cpu
     with capsys.disabled():
         print(f"\n1,000 instructions beside 100,000: {taken:.2f} ms each, of processor time {used:.2f} ms")
-    assert len(index) == 101_000
-    assert index.compare(news[-1]).highest == 1.0
+    similarities = index.similarities(news[-1])
+    assert (similarities.size, similarities.max()) == (101_000, 1.0)

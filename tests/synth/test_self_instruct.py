@@ -7,29 +7,43 @@ import pytest
 
 from tests.synth.form_teacher import FormTeacher
 from zephyr.errors import DataError
+from zephyr.recipe.synth_section import SelfInstructSynth
 from zephyr.records.messages import Message
 from zephyr.records.reading import read_rows
 from zephyr.records.rows import Chat
 from zephyr.records.writing import write_jsonl
-from zephyr.synth.encodings import PLAIN, VARIED, WITH_INPUT, WITHOUT_INPUT, encode_tasks
-from zephyr.synth.instances import InstanceSettings
-from zephyr.synth.instructions import GrowthSettings
 from zephyr.synth.self_instruct import divide, read_seeds, self_instruct
-from zephyr.synth.tasks import Instance, Task, read_tasks, task_fields
+from zephyr.synth.tasks import (
+    WITH_INPUT,
+    WITHOUT_INPUT,
+    encode_tasks,
+    read_tasks,
+    task_fields,
+)
+from zephyr.synth.tasks import (
+    InstructionTask as Task,
+)
+from zephyr.synth.tasks import (
+    TaskInstance as Instance,
+)
 from zephyr.teachers.ledger.cached_teacher import LedgeredTeacher
 from zephyr.teachers.ledger.ledger import Ledger
 from zephyr.teachers.protocol import ChatReply
 
 SEEDS = [Task(f"s{n}", f"Seed task about subject number {n}", n % 3 == 0, (Instance("", "x"),)) for n in range(24)]
-GROWTH = GrowthSettings(30, seed=2)
+
+
+def section(num_instructions=30, **fields):
+    return SelfInstructSynth(seeds="seeds.jsonl", num_instructions=num_instructions, **fields)
 
 
 class StoppedError(Exception):
     pass
 
 
-def instructed(teacher, tmp_path, growth=GROWTH):
-    return self_instruct(SEEDS, teacher, growth, rounds=tmp_path / "rounds.jsonl", instances=InstanceSettings())
+def instructed(teacher, tmp_path, num_instructions=30, **patience):
+    rounds = tmp_path / "rounds.jsonl"
+    return self_instruct(SEEDS, teacher, section(num_instructions), seed=2, rounds=rounds, **patience)
 
 
 def test_seeds_become_new_tasks_with_instances(tmp_path):
@@ -70,7 +84,7 @@ def test_a_stopped_run_asks_nothing_twice(tmp_path):
 
 
 def test_gibberish_is_counted_and_nothing_comes_of_it(tmp_path):
-    made = instructed(FormTeacher(lambda request: "zq xv"), tmp_path, GrowthSettings(5, patience_rounds=2))
+    made = instructed(FormTeacher(lambda request: "zq xv"), tmp_path, 5, patience_rounds=2)
     assert (made.instructions, made.tasks) == ([], [])
     assert made.counts == {"instructions: lists asked for": 10, "instructions: too short": 10}
 
@@ -81,15 +95,15 @@ def test_published_seeds(shared_data):
     assert len(tasks) == 175
     assert sum(task.is_classification for task in tasks) == 26
     assert {len(task.instances) for task in tasks} == {1}
-    assert len(read_seeds(path, GrowthSettings(1, classification_only=True))) == 26
+    assert len(read_seeds(path, section(1, classification_only=True))) == 26
     chats = list(encode_tasks(tasks))
     assert len(chats) == 175
 
 
 def test_published_seeds_grow(shared_data, tmp_path):
-    seeds = read_seeds(shared_data / "sft" / "self_instruct" / "seed_tasks.jsonl", GROWTH)
+    seeds = read_seeds(shared_data / "sft" / "self_instruct" / "seed_tasks.jsonl", section())
     rounds = tmp_path / "rounds.jsonl"
-    made = self_instruct(seeds, FormTeacher(), GROWTH, rounds=rounds, instances=InstanceSettings())
+    made = self_instruct(seeds, FormTeacher(), section(), seed=2, rounds=rounds)
     assert len(made.tasks) == 30
     assert all(new.most_similar[0].score <= 0.7 for new in made.instructions)
 
@@ -112,19 +126,19 @@ def test_too_few_seeds_are_a_users_mistake(tmp_path):
     path = tmp_path / "tasks.jsonl"
     write_jsonl(path, [task_fields(task) for task in SEEDS[:12]])
     with pytest.raises(DataError, match="8 classification seed tasks, got 4 of 12"):
-        read_seeds(path, GrowthSettings(1, classification_only=True))
+        read_seeds(path, section(1, classification_only=True))
 
 
 def test_layouts_are_seven_and_six_and_drawn_by_seed(tmp_path):
     assert (len(set(WITH_INPUT)), len(set(WITHOUT_INPUT))) == (7, 6)
     tasks = [Task(f"t{n}", f"Do {{it}} {n}", False, (Instance("this {0}", "a"), Instance("", "b"))) for n in range(200)]
-    chats = list(encode_tasks(tasks, layouts=VARIED, seed=1))
+    chats = list(encode_tasks(tasks, layouts="varied", seed=1))
     shapes = {chat.messages[0].content.replace(str(n // 2), "N") for n, chat in enumerate(chats)}
     assert len(shapes) >= 13
     assert all("Do {it}" in chat.messages[0].content for chat in chats)
     assert all(chat.messages[0].content == chat.messages[0].content.strip() for chat in chats)
-    assert chats == list(encode_tasks(tasks, layouts=VARIED, seed=1)) != list(encode_tasks(tasks, seed=2))
-    plain = list(encode_tasks(tasks[:1], layouts=PLAIN))
+    assert chats == list(encode_tasks(tasks, layouts="varied", seed=1)) != list(encode_tasks(tasks, seed=2))
+    plain = list(encode_tasks(tasks[:1], layouts="plain"))
     assert [chat.messages[0].content for chat in plain] == ["Do {it} 0\n\nthis {0}", "Do {it} 0"]
     write_jsonl(tmp_path / "chats.jsonl", chats)
     assert len(list(read_rows(tmp_path / "chats.jsonl"))) == 400

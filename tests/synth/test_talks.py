@@ -7,23 +7,34 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.synth.form_teacher import FormTeacher
+from zephyr.recipe.synth_section import UltraChatSynth
+from zephyr.recipe.teacher_section import SamplingSection
 from zephyr.records.messages import Message, message_faults
-from zephyr.synth.dialogues import WritingSettings
+from zephyr.synth.dialogues import Writers
 from zephyr.synth.role_guard import answer_fault, person_fault, person_text
-from zephyr.synth.talk_plan import SECTORS, PlanSettings, plan_talk, topics
-from zephyr.synth.talks import Talker, TalkSettings, ask_for_follow_up, shortened
+from zephyr.synth.talks import SECTORS, Talker, ask_for_follow_up, plan_talk, shorten_passage, topics
 from zephyr.teachers.ledger.cached_teacher import LedgeredTeacher
 from zephyr.teachers.ledger.ledger import Ledger
 from zephyr.teachers.protocol import ChatReply
 
-PLAN = PlanSettings(seed=5)
+SECTION = UltraChatSynth()
+SEED = 5
+SAMPLING = SamplingSection(max_new_tokens=512)
 
 
-def talked(teacher=None, count=30, plan=PLAN, assistant=None, **settings):
+def plan(number, seed=SEED, section=SECTION):
+    return plan_talk(number, section, seed=seed)
+
+
+def talker(teacher=None, assistant=None, section=SECTION, chunk=256, passages=()):
     teacher = teacher or FormTeacher()
+    writers = Writers(assistant or teacher, SAMPLING, teacher, chunk)
+    return Talker(writers, section, seed=0, passages=passages)
+
+
+def talked(teacher=None, count=30, assistant=None, chunk=256):
     counts = Counter()
-    talker = Talker(teacher, assistant or teacher, TalkSettings(min_turns=plan.min_turns, **settings))
-    return list(talker.dialogues((plan_talk(number, plan) for number in range(1, count + 1)), counts)), counts
+    return list(talker(teacher, assistant, chunk=chunk).dialogues(map(plan, range(1, count + 1)), counts)), counts
 
 
 def accounted(counts):
@@ -39,14 +50,14 @@ def test_the_topics_tree_has_its_three_sectors():
 
 
 def test_plans_follow_from_seed_and_number_and_cover_the_sectors():
-    plans = [plan_talk(number, PLAN) for number in range(300)]
-    assert plans == [plan_talk(number, PLAN) for number in range(300)]
-    assert plans[0] != plan_talk(0, PlanSettings(seed=6))
-    shares = Counter(plan.sector for plan in plans)
+    plans = [plan(number) for number in range(300)]
+    assert plans == [plan(number) for number in range(300)]
+    assert plans[0] != plan(0, seed=6)
+    shares = Counter(one.sector for one in plans)
     assert all(70 < shares[sector] < 130 for sector in SECTORS)
-    assert {plan.num_turns for plan in plans} == {2, 3, 4}
-    only = PlanSettings(sectors={"writing": 1.0, "world": 0.0})
-    assert {plan_talk(number, only).sector for number in range(50)} == {"writing"}
+    assert {one.num_turns for one in plans} == {2, 3, 4}
+    only = UltraChatSynth(world=0.0, materials=0.0)
+    assert {plan(number, section=only).sector for number in range(50)} == {"writing"}
 
 
 def test_talks_are_sound_dialogues_of_the_planned_length():
@@ -54,13 +65,13 @@ def test_talks_are_sound_dialogues_of_the_planned_length():
     assert counts == {"talks: begun": 30, "talks: whole": 30}
     assert not [fault for talk in talks for fault in message_faults(talk.messages, ends_with="assistant")]
     turns = [len(talk.messages) // 2 for talk in talks]
-    assert turns == [plan_talk(number, PLAN).num_turns for number in range(1, 31)]
-    about_texts = [number for number in range(1, 31) if plan_talk(number, PLAN).sector == "materials"]
+    assert turns == [plan(number).num_turns for number in range(1, 31)]
+    about_texts = [number for number in range(1, 31) if plan(number).sector == "materials"]
     assert all("nobody knows why" in talks[number - 1].messages[0].content for number in about_texts)
 
 
 def test_talks_do_not_depend_on_who_is_beside_them():
-    assert talked()[0] == talked(answers=WritingSettings(max_tokens=512, chunk_prompts=7))[0]
+    assert talked()[0] == talked(chunk=7)[0]
     assert talked()[0][:10] == talked(count=10)[0]
 
 
@@ -85,15 +96,15 @@ def test_no_message_can_end_its_fence():
 
 
 def test_given_passages_are_talked_about():
-    plan = PlanSettings(sectors={"materials": 1.0})
+    section = UltraChatSynth(world=0.0, writing=0.0)
     teacher, counts = FormTeacher(), Counter()
-    talker = Talker(teacher, teacher, TalkSettings(), passages=["First text.", "Second text."])
-    talks = list(talker.dialogues((plan_talk(number, plan) for number in range(12)), counts))
+    about = talker(teacher, section=section, passages=["First text.", "Second text."])
+    talks = list(about.dialogues((plan(number, section=section) for number in range(12)), counts))
     ends = {talk.messages[0].content.rpartition("\n\n")[2] for talk in talks}
     assert ends == {"First text.", "Second text."}
     assert not [request for request in teacher.asked if "passage" in request.key]
-    assert shortened("  a b\nc " * 200).split() == ["a", "b", "c"] * 133 + ["a"]
-    assert shortened(" ") == ""
+    assert shorten_passage("  a b\nc " * 200).split() == ["a", "b", "c"] * 133 + ["a"]
+    assert shorten_passage(" ") == ""
 
 
 @pytest.mark.parametrize(
@@ -128,12 +139,12 @@ def test_equal_openings_are_talked_about_once():
 
 def test_prompts_are_openings_that_are_not_led_on():
     teacher, counts = FormTeacher(), Counter()
-    talker = Talker(teacher, teacher, TalkSettings())
-    prompts = list(talker.prompts((plan_talk(number, PLAN) for number in range(9)), counts))
+    one = talker(teacher)
+    prompts = list(one.prompts(map(plan, range(9)), counts))
     assert [len(prompt.messages) for prompt in prompts] == [1] * 9
     assert not [request for request in teacher.asked if "answer" in request.key]
     again = Counter()
-    assert list(talker.dialogues((plan_talk(number, PLAN) for number in range(9)), again)) == []
+    assert list(one.dialogues(map(plan, range(9)), again)) == []
     assert again["failed: opening: same as another"] == 9
 
 

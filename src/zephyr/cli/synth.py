@@ -1,7 +1,8 @@
 """`zephyr synth`: dialogues that a teacher writes, without a recipe."""
 
+import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -18,86 +19,203 @@ from zephyr.cli.options import (
 )
 from zephyr.cli.tables import print_accounts
 from zephyr.cli.terminal import Offline, can_go_on, quiet_libraries
+from zephyr.errors import DataError, did_you_mean
 
-Generator = Annotated[
-    Literal["self_instruct", "ultrachat", "world"],
-    typer.Option(help="What is written: tasks grown from seeds, talks of several turns, or the closed world."),
-]
-Teacher = Annotated[str, typer.Option(metavar="TEACHER", help=f"Who answers: {TEACHER_FORMS}")]
-Seeds = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="self_instruct: seed tasks to grow from, as JSON lines.")
-]
-ClassificationOnly = Annotated[
-    bool, typer.Option("--classification-only", help="self_instruct: grow classification tasks alone.")
-]
-RequestsPerRound = Annotated[
-    int, typer.Option(min=1, help="self_instruct: lists asked for before the pool takes what is new.")
-]
-Layouts = Annotated[
-    Literal["varied", "plain"], typer.Option(help="self_instruct: how instruction and input become a prompt.")
-]
-Person = Annotated[
-    str | None, typer.Option(metavar="TEACHER", help="ultrachat: who plays the person; else who answers.")
-]
-Turns = Annotated[str, typer.Option(metavar="MIN-MAX", help="ultrachat: messages of the person.")]
-Sectors = Annotated[str, typer.Option(help="ultrachat: what the talks are about, each as likely as the others.")]
+if TYPE_CHECKING:
+    from zephyr.recipe.synth_section import SynthSection
+    from zephyr.recipe.teacher_section import SamplingSection, TeacherSection
+    from zephyr.teachers.opening import TeacherContext
+
+_SECTORS = ("world", "writing", "materials")
+# Prompts in one call of the teacher: fewer than in a run, for a display that moves.
+_CHUNK_PROMPTS = 256
 
 
 def synth(  # noqa: PLR0913 - typer makes an option of every parameter
     *,
-    generator: Generator,
-    teacher: Teacher,
+    generator: Annotated[
+        Literal["self_instruct", "ultrachat", "world"],
+        typer.Option(help="What is written: tasks grown from seeds, talks of several turns, or the closed world."),
+    ],
+    teacher: Annotated[str, typer.Option(metavar="TEACHER", help=f"Who answers: {TEACHER_FORMS}")],
     out: OutFile,
-    count: Annotated[int, typer.Option(min=1, help="New instructions, talks begun, or dialogues.")] = 100,
-    seeds: Seeds = None,
-    classification_only: ClassificationOnly = False,
-    requests_per_round: RequestsPerRound = 5,
-    layouts: Layouts = "varied",
-    person: Person = None,
-    turns: Turns = "2-4",
-    sectors: Sectors = "world,writing,materials",
-    temperature: Annotated[float, typer.Option(min=0, help="Of answers; Self-Instruct has its own.")] = 0.7,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer in tokens; as above.")] = 512,
+    count: Annotated[int, typer.Option(min=1, help="New instructions, talks that are begun, or dialogues.")] = 100,
+    seeds: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="self_instruct: seed tasks to grow from, as JSON lines.")
+    ] = None,
+    classification_only: Annotated[
+        bool, typer.Option("--classification-only", help="self_instruct: grow only classification tasks.")
+    ] = False,
+    requests_per_round: Annotated[
+        int, typer.Option(min=1, help="self_instruct: lists requested before new instructions join the pool.")
+    ] = 5,
+    layouts: Annotated[
+        Literal["varied", "plain"], typer.Option(help="self_instruct: how instruction and input become a prompt.")
+    ] = "varied",
+    person: Annotated[
+        str | None,
+        typer.Option(metavar="TEACHER", help="ultrachat: who plays the person; default: the teacher that answers."),
+    ] = None,
+    turns: Annotated[str, typer.Option(metavar="MIN-MAX", help="ultrachat: messages of the person.")] = "2-4",
+    sectors: Annotated[
+        str, typer.Option(help="ultrachat: what the talks are about, all equally likely.")
+    ] = "world,writing,materials",
+    temperature: Annotated[
+        float, typer.Option(min=0, help="Sampling temperature of answers; self_instruct uses its own.")
+    ] = 0.7,
+    max_new_tokens: Annotated[
+        int, typer.Option(min=1, help="Maximum answer length in tokens; self_instruct uses its own.")
+    ] = 512,
     seed: Seed = 0,
     ledger: LedgerFile = None,
     api_key_env: KeyEnv = "OPENAI_API_KEY",
     concurrency: Concurrency = 64,
     cap_tokens: CapTokens = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say how much is to be asked, and ask nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Estimate calls, tokens and price without calling a teacher.")
+    ] = False,
     force: Force = False,
     as_json: AsJson = False,
     offline: Offline = False,
 ) -> None:
-    """Let a teacher write dialogues to learn from. The same command after a stop goes on and asks nothing twice."""
+    """Let a teacher write dialogues to train on. After a stop, the same command continues and repeats no call."""
     quiet_libraries(offline=offline)
     from zephyr.cli.files import check_output
-    from zephyr.cli.synth_run import (
-        Growing,
-        SynthRun,
-        Talking,
-        forecast,
-        parse_sectors,
-        parse_turns,
-        run_synth,
-        tasks_beside,
-    )
-    from zephyr.pipeline.asked_teachers import TeacherOptions
+    from zephyr.recipe.synth_section import SynthSection
+    from zephyr.recipe.teacher_section import SamplingSection
+    from zephyr.teachers.opening import TeacherContext, parse_teacher
 
     check_output(out, force=force, read=str(seeds or ""))
     # That file goes with the rounds beside it, so it may be written again, but never over the seeds.
-    check_output(tasks_beside(out), force=True, read=str(seeds or ""))
-    run = SynthRun(
-        generator=generator,
-        teacher=teacher,
-        count=count,
-        seed=seed,
-        growing=Growing(seeds, classification_only, requests_per_round, layouts),
-        talking=Talking(person, parse_turns(turns), parse_sectors(sectors), temperature, max_new_tokens),
-        teachers=TeacherOptions(api_key_env, concurrency, offline, seed),
-        ledger=ledger or out.with_suffix(".ledger.sqlite"),
-        cap_tokens=cap_tokens,
-    )
+    check_output(_beside(out, "tasks"), force=True, read=str(seeds or ""))
+    (fewest, most), weights = _parse_turns(turns), _parse_sectors(sectors)
+    _refuse_options(generator, teacher, seeds=seeds, person=person)
+    options: dict[str, dict[str, object]] = {
+        "self_instruct": {
+            "seeds": str(seeds),
+            "num_instructions": count,
+            "classification_only": classification_only,
+            "requests_per_round": requests_per_round,
+            "layouts": layouts,
+            "feedback_share": 0.0,
+        },
+        "ultrachat": {"num_dialogues": count, "min_turns": fewest, "max_turns": most, **weights},
+        "world": {"num_dialogues": count, "num_pretrain_texts": 0, "num_feedback_prompts": 0},
+    }
+    sampling = SamplingSection(temperature=temperature, max_new_tokens=max_new_tokens)
+    parsed = {
+        name: _sampled(parse_teacher(name, api_key_env=api_key_env, concurrency=concurrency), sampling)
+        for name in dict.fromkeys((teacher, person or teacher))
+    }
+    if person is not None:
+        options["ultrachat"]["person"] = parsed[person]
+    fields = {"generator": {"name": generator, **options[generator]}, "teacher": parsed[teacher]}
+    section = SynthSection.model_validate(fields)
+    context = TeacherContext(seed, offline)
     with can_go_on():
-        accounts = forecast(run) if dry_run else run_synth(run, out, force=force)
+        if dry_run:
+            accounts = _estimate(section, seed)
+        else:
+            place = ledger or out.with_suffix(".ledger.sqlite")
+            accounts = _write(section, sampling, context, out=out, ledger=place, cap_tokens=cap_tokens, force=force)
     written = "nothing (dry run)" if dry_run else str(out)
     print_accounts({"generator": generator, "output": written}, accounts, as_json=as_json)
+
+
+def _write(
+    section: "SynthSection",
+    sampling: "SamplingSection",
+    context: "TeacherContext",
+    *,
+    out: Path,
+    ledger: Path,
+    cap_tokens: int | None,
+    force: bool,
+) -> dict[str, object]:
+    """Write the dialogues to `out`, and the tasks behind them beside it. Raises DataError where there are none."""
+    from zephyr.records.writing import write_jsonl
+    from zephyr.stages.synth import DIALOGUES, TASKS, seeds_of, synthesize, teachers_of
+    from zephyr.synth.dialogues import Writers
+    from zephyr.teachers.ledger.ledger import Ledger
+    from zephyr.teachers.ledger.prices import cap_of
+    from zephyr.teachers.opening import open_teacher, prompts_together
+
+    # Whatever can be wrong before the first call is found before a ledger is made.
+    seeds = seeds_of(section, Path())
+    sections = [one for _, one in teachers_of(section)]
+    teacher = open_teacher(sections[0], "writes", context, where="--teacher")
+    person = teacher if sections[-1] == sections[0] else open_teacher(sections[-1], "writes", context, where="--person")
+    with Ledger(ledger, cap_of(sections, cap_tokens)) as opened:
+        writers = Writers(
+            teacher.with_ledger(opened),
+            sampling,
+            person.with_ledger(opened),
+            prompts_together(_CHUNK_PROMPTS, sections),
+        )
+        made = synthesize(section.generator, writers, seed=context.seed, rounds=_beside(out, "rounds"), seeds=seeds)
+        if TASKS in made.files:
+            # Of a try that was stopped there may be one: it holds the same and more.
+            write_jsonl(_beside(out, "tasks"), made.files[TASKS], replace=True)
+        num_dialogues = write_jsonl(out, made.files[DIALOGUES], replace=force)
+    return {"dialogues": num_dialogues, "counts": dict(made.counts), "ledger": str(ledger)}
+
+
+def _estimate(section: "SynthSection", seed: int) -> dict[str, object]:
+    """The calls, tokens and price of each teacher, from a sample; no teacher is called. Raises ZephyrError."""
+    from zephyr.recipe.teacher_section import ScriptedSection
+    from zephyr.stages.synth import estimate_calls
+
+    if isinstance(section.teacher, ScriptedSection):
+        return {"the scripted teacher": "is a rule, and costs nothing"}
+    return {
+        one.who: {
+            "calls": round(one.teacher.calls * one.times),
+            "likely_prompt_tokens": one.spend.prompt_tokens,
+            "most_answer_tokens": one.spend.completion_tokens,
+            **({"most_price": round(one.spend.price, 2)} if one.spend.price else {}),
+        }
+        for one in estimate_calls(section, seed=seed, data_dir=Path())
+    }
+
+
+def _sampled(teacher: "TeacherSection", sampling: "SamplingSection") -> "TeacherSection":
+    """The teacher, sampled as the command's options say; a rule is not sampled."""
+    return teacher if teacher.name == "scripted" else teacher.model_copy(update={"sampling": sampling})
+
+
+def _beside(out: Path, what: str) -> Path:
+    """Where the tasks or the rounds behind the dialogues of `out` are written."""
+    return out.with_suffix(f".{what}.jsonl")
+
+
+def _parse_turns(text: str) -> tuple[int, int]:
+    """Fewest and most turns, from a text such as 2-4 or 3. Raises DataError."""
+    found = re.fullmatch(r"(\d+)(?:-(\d+))?", text)
+    fewest, most = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
+    if not 1 <= fewest <= most:
+        raise DataError("--turns", f"two numbers from 1, the smaller first, are needed, got '{text}'", "write 2-4 or 3")
+    return fewest, most
+
+
+def _parse_sectors(text: str) -> dict[str, float]:
+    """A weight for every sector: the same for those that are named, 0 for the others. Raises DataError."""
+    names = [name.strip() for name in text.split(",")]
+    unknown = [name for name in names if name not in _SECTORS]
+    if unknown:
+        meant = did_you_mean(unknown[0], _SECTORS).removeprefix("; ")
+        raise DataError("--sectors", f"there is none of that name, got '{unknown[0]}'", meant)
+    return {sector: float(sector in names) for sector in _SECTORS}
+
+
+def _refuse_options(generator: str, teacher: str, *, seeds: Path | None, person: str | None) -> None:
+    """Check that the options belong to the generator. Raises DataError."""
+    grows = generator == "self_instruct"
+    if grows and seeds is None:
+        raise DataError("--seeds", "self_instruct grows from seed tasks, and none were given", "give --seeds FILE")
+    if not grows and seeds is not None:
+        raise DataError("--seeds", f"the generator '{generator}' takes no seeds", "drop --seeds")
+    if person is not None and generator != "ultrachat":
+        raise DataError("--person", f"the generator '{generator}' has no simulated user", "drop --person")
+    if generator != "world" and "scripted" in (teacher, person):
+        what = f"the scripted teacher knows only the closed world, and '{generator}' needs more"
+        raise DataError("--teacher", what, "choose local:FOLDER or endpoint:MODEL@URL")

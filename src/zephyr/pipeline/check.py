@@ -13,9 +13,7 @@ from zephyr.models.loading import Source, Tokenizer, load_tokenizer
 from zephyr.models.meta_model import num_parameters
 from zephyr.models.weight_hash import resolved_revision
 from zephyr.pipeline.benchmarks import benchmark_lines
-from zephyr.pipeline.calls_ahead import calls_of_synth, synth_teachers
 from zephyr.pipeline.forecast import Stage, foretell, foretell_held_out, preference_lines
-from zephyr.pipeline.foreseen import Foreseen, synth_sample
 from zephyr.pipeline.inputs import Trains, other_inputs, row_kind, training_section
 from zephyr.pipeline.make_models import learnt_tokenizer
 from zephyr.pipeline.ready import STAGE_MODEL, base_source, encoder_for, tokenizer_of
@@ -28,12 +26,14 @@ from zephyr.recipe.schema import Recipe
 from zephyr.recipe.teacher_section import LocalSection
 from zephyr.records.rows import Preference, Record
 from zephyr.runs.disk import writable_folder
-from zephyr.stages import feedback
+from zephyr.stages import feedback, synth
 from zephyr.stages.preview import Preview
 from zephyr.stages.stage import Work
-from zephyr.teachers.opening import check_teacher
 
 NOT_LOOKED_AT = "on the hub, not looked at offline"
+
+
+CHECKS = {stage.name: stage.check for stage in (synth.STAGE, feedback.STAGE)}
 
 
 class Check:
@@ -46,7 +46,9 @@ class Check:
         self.counts_bytes = False
         # What the run will make by rule, made now: `folder` goes when the check is done.
         self._folder = folder
-        self._made = synth_sample(recipe, folder / "synth")
+        self._preview = Preview(recipe, folder, self.problems)
+        synth.sample_rows(self._preview)
+        self._made = self._preview.made
 
     def model(self) -> Iterator[str]:
         """The base model and its tokenizer, and the other models that are named."""
@@ -134,8 +136,8 @@ class Check:
 
     def others(self, stage: str) -> Iterator[str]:
         """The data from outside that a stage without training reads."""
-        if stage == "feedback":
-            yield from self._feedback()
+        if stage in CHECKS:
+            yield from CHECKS[stage](self._preview)
             return
         inputs = list(other_inputs(self.recipe, stage))
         for data, kind in inputs:
@@ -143,19 +145,9 @@ class Check:
         if not inputs:
             taken = taken_stages(self.recipe, stage)
             yield f"reads {', '.join(taken) if taken else 'nothing from outside'}"
-        if stage == "synth" and self.recipe.synth is not None:
-            with self.problems.noted():
-                for key, teacher in synth_teachers(self.recipe.synth):
-                    check_teacher(teacher, where=key, offline=self.recipe.offline)
-                yield from calls_of_synth(self.recipe)
         if stage == "evaluate":
             with self.problems.noted():
                 yield from benchmark_lines(self.recipe)
-
-    def _feedback(self) -> Iterator[str]:
-        preview = Preview(self.recipe, self._folder, self.problems)
-        yield from feedback.STAGE.check(preview)
-        self._made |= {stage: Foreseen(*made) for stage, made in preview.made.items()}
 
     def _opened(self, sources: Iterable[DataSource], kind: type[Record], parts: list[Records[Record]]) -> Iterator[str]:
         """A line for every source; its records go to `parts`, if it can be looked at."""

@@ -12,7 +12,6 @@ from zephyr.data.tokenize.inspection import show_dialogue, show_preference
 from zephyr.data.tokenize.token_store import Comparison
 from zephyr.errors import DataError, RecipeError, did_you_mean
 from zephyr.models.loading import Source, Tokenizer, load_tokenizer
-from zephyr.pipeline.make_synth import DIALOGUES, TEXTS
 from zephyr.pipeline.ready import encoder_for, tokenizer_of
 from zephyr.pipeline.stages import plan_stages, starting_model, taken_stages
 from zephyr.recipe.data_section import DataSection
@@ -21,6 +20,7 @@ from zephyr.records.rows import Chat, Preference, Record, Text
 from zephyr.runs.layout import MODEL
 from zephyr.runs.stage_folder import finished
 from zephyr.stages.feedback import PAIRS
+from zephyr.stages.synth import DIALOGUES, TEXTS
 
 SHOWN = ("sft", "align", "pretrain")
 R = TypeVar("R", bound=Record)

@@ -10,7 +10,6 @@ from zephyr.data.read.stage_rows import open_records, stage_rows
 from zephyr.data.tokenize.token_store import Comparison
 from zephyr.models.loading import Tokenizer, save_model
 from zephyr.models.new_model import learn_tokenizer, new_model
-from zephyr.pipeline.make_synth import DIALOGUES
 from zephyr.pipeline.prepare import prepare_rows, rows_made_before
 from zephyr.pipeline.ready import START, encoder_for, ready_for, tokenizer_of
 from zephyr.pipeline.tokens import comparisons, dialogues
@@ -23,6 +22,7 @@ from zephyr.records.rows import Chat, Text
 from zephyr.runs.ranks import is_leader, wait_until
 from zephyr.runs.stage_folder import Facts
 from zephyr.stages.stage import Work
+from zephyr.stages.synth import DIALOGUES
 from zephyr.train.examples import with_mismatched_completions
 from zephyr.train.objectives import build_objective
 

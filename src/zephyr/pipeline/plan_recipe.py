@@ -21,8 +21,6 @@ from zephyr.models.loading import Tokenizer, unreadable
 from zephyr.models.meta_model import empty_model
 from zephyr.models.new_model import new_model
 from zephyr.pipeline.calibration import Sampled, estimated_seconds
-from zephyr.pipeline.calls_ahead import calls_of_synth
-from zephyr.pipeline.foreseen import Foreseen, synth_sample
 from zephyr.pipeline.inputs import Trains, training_section
 from zephyr.pipeline.make_models import learnt_tokenizer
 from zephyr.pipeline.plan_rows import sampled_rows
@@ -32,8 +30,8 @@ from zephyr.recipe.model_section import NewModel
 from zephyr.recipe.schema import Recipe
 from zephyr.records.fields import Json
 from zephyr.runs.reader import seconds_taken
-from zephyr.stages import deliver, feedback
-from zephyr.stages.preview import Preview
+from zephyr.stages import deliver, feedback, synth
+from zephyr.stages.preview import MadeRows, Preview
 from zephyr.stages.stage import Work
 
 
@@ -42,7 +40,9 @@ class Planner:
 
     def __init__(self, recipe: Recipe, folder: Path) -> None:
         self.recipe = recipe
-        self.made: dict[str, Foreseen] = synth_sample(recipe, folder / "synth")
+        preview = Preview(recipe, folder)
+        synth.sample_rows(preview)
+        self.made: dict[str, MadeRows] = preview.made
         self.tokenizer = self._tokenizer(folder)
         self.shape = model_shape(recipe)
         self.sampled: dict[str, Sampled] = {}
@@ -117,7 +117,7 @@ def model_shape(recipe: Recipe) -> ModelShape:
 
 def _other_lines(recipe: Recipe, stage: str) -> Iterator[str]:
     if stage == "synth":
-        yield from list(calls_of_synth(recipe)) or ["asks the scripted teacher, which costs nothing"]
+        yield from synth.STAGE.estimate(Preview(recipe, Path()))
     elif stage == "feedback":
         yield from feedback.STAGE.estimate(Preview(recipe, Path()))
     elif stage == "evaluate":

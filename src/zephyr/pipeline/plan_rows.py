@@ -20,12 +20,13 @@ from zephyr.data.tokenize.token_store import Comparison, Dialogue, Example
 from zephyr.data.tokenize.truncation import fit_dialogue, fit_preference, split_text
 from zephyr.errors import DataError
 from zephyr.estimate.row_lengths import RowLengths, known_rows
-from zephyr.pipeline.foreseen import Foreseen, num_world_prompts
 from zephyr.pipeline.inputs import Trains, row_kind
 from zephyr.recipe.data_section import DataSource
 from zephyr.recipe.schema import Recipe
 from zephyr.recipe.stage_sections import AlignSection, SftSection
 from zephyr.records.rows import Chat, Preference, Record, Text
+from zephyr.stages.preview import MadeRows
+from zephyr.stages.synth import prompts_to_come
 from zephyr.world import faulty_answer, ideal_answer, prompts
 
 SAMPLE_ROWS = 512
@@ -43,7 +44,7 @@ class SampledRows(NamedTuple):
 
 
 def sampled_rows(
-    recipe: Recipe, stage: str, section: Trains, *, encoder: DialogueEncoder | None, made: Foreseen | None
+    recipe: Recipe, stage: str, section: Trains, *, encoder: DialogueEncoder | None, made: MadeRows | None
 ) -> SampledRows:
     """The rows of a stage. `made`: such as an earlier stage will make. Raises DataError where nothing is known."""
     data = section.data
@@ -132,8 +133,8 @@ def _of_feedback(recipe: Recipe, section: AlignSection, encoder: DialogueEncoder
 
 def _of_the_world(recipe: Recipe, section: AlignSection, encoder: DialogueEncoder | None) -> SampledRows:
     """Pairs as the closed world's prompts and answers give them."""
-    num_prompts = num_world_prompts(recipe)
-    if num_prompts is None or encoder is None or recipe.feedback is None:
+    _, num_prompts = prompts_to_come(recipe)
+    if not num_prompts or encoder is None or recipe.feedback is None:
         raise DataError("align.data.sources", "are pairs not known before", "plan after feedback has run")
     rng = Random(recipe.seed)
     rows = (

@@ -6,13 +6,13 @@ from zephyr.data.read.stage_rows import stage_rows
 from zephyr.data.tokenize.encoding import DialogueEncoder
 from zephyr.data.tokenize.loss_mask_stats import LossMaskStats
 from zephyr.data.tokenize.truncation import split_text
-from zephyr.pipeline.make_synth import DIALOGUES, TEXTS
 from zephyr.pipeline.tokens import prepare_once, store_dialogues, store_preferences
 from zephyr.recipe.stage_sections import AlignSection, PretrainSection, SftSection
 from zephyr.records.rows import Chat, Preference, Text
 from zephyr.runs.stage_folder import Facts
 from zephyr.stages.feedback import PAIRS
 from zephyr.stages.stage import Work
+from zephyr.stages.synth import DIALOGUES, TEXTS
 
 # The stage, and the file of it, whose rows a training stage takes where it names no sources.
 MADE_ROWS = {"pretrain": ("synth", TEXTS), "sft": ("synth", DIALOGUES), "align": ("feedback", PAIRS)}

@@ -11,7 +11,6 @@ from zephyr.pipeline.execute import chosen_stages, execute
 from zephyr.pipeline.lock_file import Pinned, check_inputs, write_lock_file
 from zephyr.pipeline.make_evaluation import make_evaluation
 from zephyr.pipeline.make_models import make_align, make_pretrain, make_sft
-from zephyr.pipeline.make_synth import make_synth
 from zephyr.pipeline.ready import base_source
 from zephyr.pipeline.stages import Maker, plan_stages
 from zephyr.pipeline.summary import print_summary, write_summary
@@ -21,10 +20,10 @@ from zephyr.recipe.section import Plain
 from zephyr.records.fields import printable
 from zephyr.runs.lock import hold_lock
 from zephyr.runs.ranks import is_leader
-from zephyr.stages import deliver, feedback
+from zephyr.stages import deliver, feedback, synth
 
 MAKERS: dict[str, Maker] = {
-    "synth": make_synth,
+    synth.STAGE.name: synth.STAGE.run,
     "pretrain": make_pretrain,
     "sft": make_sft,
     "feedback": feedback.STAGE.run,

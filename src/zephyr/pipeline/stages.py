@@ -7,8 +7,8 @@ from zephyr.errors import Problems
 from zephyr.recipe.data_section import DataSection, DataSource, DecontaminationFilter
 from zephyr.recipe.schema import Recipe
 from zephyr.recipe.section import Plain
-from zephyr.recipe.synth_section import SelfInstructSynth, UltraChatSynth
 from zephyr.runs.stage_folder import Facts, StageKey, flatten
+from zephyr.stages import synth
 from zephyr.stages.stage import Work
 
 # Raised when a stage's code begins to make something else of the same settings.
@@ -72,10 +72,8 @@ def outside_data(recipe: Recipe, stage: str) -> list[DataSource]:
     if isinstance(data, DataSection):
         against = [path for one in data.filters if isinstance(one, DecontaminationFilter) for path in one.against]
         return [*data.sources, *data.eval_sources, *(DataSource(path=path) for path in against)]
-    if stage == "synth" and recipe.synth is not None:
-        generator = recipe.synth.generator
-        seeds = [DataSource(path=generator.seeds)] if isinstance(generator, SelfInstructSynth) else []
-        return [*seeds, *(generator.passages if isinstance(generator, UltraChatSynth) else [])]
+    if stage == "synth":
+        return synth.sources(recipe)
     if stage == "feedback" and recipe.feedback is not None:
         return list(feedback.STAGE.sources(recipe))
     if stage == "evaluate" and recipe.evaluate is not None:

@@ -4,10 +4,7 @@ from zephyr.pipeline.training import ADAPTER, OUTCOME
 from zephyr.recipe.model_section import NewModel
 from zephyr.recipe.schema import Recipe
 from zephyr.recipe.stage_sections import PretrainSection
-from zephyr.recipe.synth_section import SelfInstructSynth, WorldSynth
-from zephyr.recipe.teacher_section import EndpointSection, ScriptedSection
 from zephyr.runs.layout import (
-    LEDGER,
     LOCK_FILE,
     MODEL,
     SAMPLES_FILE,
@@ -17,7 +14,7 @@ from zephyr.runs.layout import (
     TRAIN,
     TRAIN_LOG,
 )
-from zephyr.stages import deliver, feedback
+from zephyr.stages import deliver, feedback, synth
 
 RUN_FILES = (LOCK_FILE, SUMMARY)
 
@@ -25,8 +22,8 @@ RUN_FILES = (LOCK_FILE, SUMMARY)
 def files_of(recipe: Recipe, stage: str) -> list[str]:
     """The names in the finished folder of a stage, folders with a stroke behind."""
     match stage:
-        case "synth":
-            made = _of_synth(recipe)
+        case synth.STAGE.name:
+            made = synth.STAGE.outputs(recipe)
         case "feedback":
             made = feedback.STAGE.outputs(recipe)
         case "evaluate":
@@ -43,17 +40,6 @@ def run_files(recipe: Recipe) -> list[str]:
     align = recipe.align
     has_reference = align is not None and align.objective.name in ("dpo", "kto", "listwise")
     return [*RUN_FILES, *(["reference/"] if has_reference else [])]
-
-
-def _of_synth(recipe: Recipe) -> list[str]:
-    assert recipe.synth is not None
-    generator, teacher = recipe.synth.generator, recipe.synth.teacher
-    made = ["dialogues.jsonl", "prompts.jsonl"]
-    if isinstance(generator, WorldSynth):
-        return [*made, "texts.jsonl"]
-    if isinstance(generator, SelfInstructSynth):
-        made += ["instructions.jsonl", "tasks.jsonl", "rounds.jsonl"]
-    return made if isinstance(teacher, ScriptedSection | EndpointSection) else [*made, LEDGER]
 
 
 def _of_training(recipe: Recipe, stage: str) -> list[str]:

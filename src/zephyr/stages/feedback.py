@@ -15,7 +15,6 @@ from zephyr.feedback.candidates import CHUNK_PROMPTS, answer_prompts
 from zephyr.feedback.judge import CALLS, CHUNK_ROWS, RATINGS, judge, write_judged
 from zephyr.feedback.rate import RatingPlan, pool_of
 from zephyr.feedback.ray_workers import rate_over_ray
-from zephyr.pipeline.make_synth import PROMPTS
 from zephyr.pipeline.telling import left_out_lines
 from zephyr.pipeline.tokens import none_left
 from zephyr.progress import show_progress
@@ -23,13 +22,11 @@ from zephyr.recipe.data_section import DataSection, DataSource
 from zephyr.recipe.feedback_section import FeedbackSection, RaySection
 from zephyr.recipe.schema import Recipe
 from zephyr.recipe.section import Plain
-from zephyr.recipe.synth_section import WorldSynth
 from zephyr.records.rows import Prompt, Rated, Record
 from zephyr.records.writing import write_jsonl
 from zephyr.runs.layout import LEDGER, MODEL
 from zephyr.runs.stage_folder import Facts
 from zephyr.stages.call_estimate import (
-    ESTIMATE_SAMPLE,
     TeacherEstimate,
     call_lines,
     counting,
@@ -38,10 +35,10 @@ from zephyr.stages.call_estimate import (
 )
 from zephyr.stages.preview import MadeRows, Preview
 from zephyr.stages.stage import Stage, Work
+from zephyr.stages.synth import PROMPTS, prompts_to_come
 from zephyr.teachers.dry_run import DryTeacher
 from zephyr.teachers.ledger.prices import prices_of
 from zephyr.teachers.opening import StageLedgers, TeacherContext, check_teacher, open_teacher, prompts_together
-from zephyr.world import prompts as world_prompts
 
 _NAME = "feedback"
 CANDIDATES = "candidates.jsonl"
@@ -102,7 +99,7 @@ def _check(preview: Preview) -> Iterator[str]:
     else:
         taken = [name for name in _reads(preview.recipe) if name in preview.recipe.stages]
         yield f"reads {', '.join(taken)}"
-        sample, num_prompts = _prompts_to_come(preview.recipe)
+        sample, num_prompts = prompts_to_come(preview.recipe)
     with preview.problems.noted():
         _check_teachers(preview.recipe)
         if num_prompts:
@@ -112,7 +109,7 @@ def _check(preview: Preview) -> Iterator[str]:
 def _estimate(preview: Preview) -> Iterator[str]:
     """Lines about the calls to come, as far as the prompts are known without reading files."""
     recipe = preview.recipe
-    sample, num_prompts = _prompts_to_come(recipe)
+    sample, num_prompts = prompts_to_come(recipe)
     if sample and not _sources(recipe):
         yield from call_lines(recipe, estimate_calls(recipe, sample, num_prompts))
     else:
@@ -163,15 +160,6 @@ def _check_teachers(recipe: Recipe) -> None:
     section = _section(recipe)
     for key, one in {"judge": section.judge, **pool_of(section.candidates)}.items():
         check_teacher(one, where=f"{_NAME}.{key}", offline=recipe.offline)
-
-
-def _prompts_to_come(recipe: Recipe) -> tuple[list[Prompt], int]:
-    """A sample of the prompts that synth will make, and their number; none where a model will write them."""
-    generator = recipe.synth.generator if recipe.synth is not None else None
-    if not isinstance(generator, WorldSynth):
-        return [], 0
-    num_prompts = generator.num_feedback_prompts
-    return list(world_prompts("feedback", recipe.seed, min(ESTIMATE_SAMPLE, num_prompts))), num_prompts
 
 
 def _read_all(recipe: Recipe, data: DataSection, kind: type[Record]) -> Facts:

@@ -1,59 +1,54 @@
-"""New instructions from a few: a teacher continues lists of known ones, and what is new and sound joins the pool.
+"""New instructions from a few: a teacher continues lists of known ones; what is novel and usable joins the pool.
 
-Self-Instruct, arXiv 2212.10560. What becomes of the instructions is told in `instances`.
+Self-Instruct, arXiv 2212.10560. `instances` makes tasks of the instructions.
 """
 
 import re
 import string
+from array import array
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from random import Random
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+from rapidfuzz import process
+from rapidfuzz.distance import LCSseq
+
+from zephyr.recipe.synth_section import SelfInstructSynth
+from zephyr.recipe.teacher_section import SamplingSection
 from zephyr.records.messages import Message, Messages
-from zephyr.synth.novelty import NoveltyIndex
-from zephyr.synth.wording import template, until_stop
+from zephyr.synth.dialogues import sampled_request, template, until_stop
 from zephyr.teachers.protocol import ChatReply, ChatRequest, Teacher, paired, seed_for
 
-FEWEST_WORDS, MOST_WORDS = 4, 150
+# The numbers of Self-Instruct.
+IN_CONTEXT, MACHINE_IN_CONTEXT = 8, 2
+SAMPLING = SamplingSection(temperature=0.7, top_p=0.5, top_k=0, max_new_tokens=1024)
+PATIENCE_ROUNDS = 20
+_MIN_WORDS, _MAX_WORDS = 4, 150
+# Neighbours that are listed with a new instruction.
+_LISTED = 10
 # What a model that reads and writes text cannot look at or do.
 UNSUITABLE = (
     "image", "images", "graph", "graphs", "picture", "pictures", "file", "files", "map", "maps", "draw", "plot",
     "go to",
 )  # fmt: skip
-MAX_SIMILARITY = 0.7
 
 _UNSUITABLE = re.compile(rf"\b(?:{'|'.join(UNSUITABLE)})\b", re.IGNORECASE)
 # A blank line, and the number after the last one asked for; "2016." is no such number.
 _STOPS = re.compile(r"\n[^\S\n]*\n|\n16|(?<!\w)16 ?\.(?!\w)")
 _NUMBER = re.compile(r"(?:^|\n)\s*\d+\s?\.\s+")
 _SPACE = re.compile(r"\s+")
+_NOT_WORDS = re.compile(r"[^a-z0-9]+")
 FAULTS: dict[str, Callable[[str], object]] = {
-    "too short": lambda instruction: len(instruction.split()) < FEWEST_WORDS,
-    "too long": lambda instruction: len(instruction.split()) > MOST_WORDS,
+    "too short": lambda instruction: len(instruction.split()) < _MIN_WORDS,
+    "too long": lambda instruction: len(instruction.split()) > _MAX_WORDS,
     "not about text": _UNSUITABLE.search,
     "asks for a program": lambda instruction: instruction.startswith("Write a program"),
     "begins with punctuation": lambda instruction: instruction[0] in string.punctuation,
     "begins with a character outside of ASCII": lambda instruction: not instruction[0].isascii(),
 }
-
-
-@dataclass(frozen=True)
-class GrowthSettings:
-    """How the pool grows. The numbers are Self-Instruct's."""
-
-    num_instructions: int
-    seed: int = 0
-    classification_only: bool = False
-    max_similarity: float = MAX_SIMILARITY
-    requests_per_round: int = 5
-    num_in_context: int = 8
-    num_machine_in_context: int = 2
-    temperature: float = 0.7
-    top_p: float = 0.5
-    max_tokens: int = 1024
-    patience_rounds: int = 20  # without a new instruction, after which no more is to be hoped for
 
 
 class Neighbour(NamedTuple):
@@ -79,28 +74,74 @@ class Round(NamedTuple):
     counts: Counter[str]
 
 
-class InstructionPool:
-    """Seed and machine instructions, and which new ones are novel beside them."""
+class NoveltyIndex:
+    """A growing pool of texts, and how similar a new text is to each of them."""
 
-    def __init__(self, seeds: Sequence[str], settings: GrowthSettings) -> None:
-        if len(seeds) < settings.num_in_context:
-            raise ValueError(f"a list is begun with {settings.num_in_context} seeds, got {len(seeds)}")
+    def __init__(self, texts: Iterable[str] = ()) -> None:
+        self._codes: dict[str, str] = {}
+        self._pool: list[str] = []
+        self._lengths = array("q")
+        for text in texts:
+            self.add(text)
+
+    def add(self, text: str) -> None:
+        """Put a text into the pool."""
+        # A word is one character: rapidfuzz is fastest on strings. No word of the pool is the character 0.
+        words = "".join(self._codes.setdefault(word, chr(len(self._codes) + 1)) for word in rouge_words(text))
+        self._pool.append(words)
+        self._lengths.append(len(words))
+
+    def similarities(self, text: str) -> NDArray[np.float64]:
+        """The ROUGE-L F of `text` with every text of the pool (n,), in the order of adding.
+
+        F is 2 LCS / (m + n) for m and n words, rounded once, so that 0.7 is exactly 0.7. ROUGE-L: Lin, 2004
+        """
+        if not self._pool:
+            return np.zeros(0)
+        words = "".join(self._codes.get(word, "\0") for word in rouge_words(text))
+        common = process.cdist([words], self._pool, scorer=LCSseq.similarity, dtype=np.int32)[0]
+        # Two texts without a word have nothing in common, and nothing to divide by.
+        scores: NDArray[np.float64] = 2 * common / np.maximum(np.array(self._lengths) + len(words), 1)
+        return scores
+
+
+def rouge_words(text: str) -> list[str]:
+    """The words that ROUGE counts: runs of letters a-z and digits in lower case, without stemming.
+
+    The tokenizer of the rouge-score package.
+    """
+    return _NOT_WORDS.sub(" ", text.lower()).split()
+
+
+class InstructionPool:
+    """Seed and machine instructions, and which new ones are novel beside them. Raises ValueError for too few seeds.
+
+    It is patient for `patience_rounds` rounds without a new instruction, after which no more can be expected.
+    """
+
+    def __init__(
+        self, seeds: Sequence[str], section: SelfInstructSynth, *, seed: int, patience_rounds: int = PATIENCE_ROUNDS
+    ) -> None:
+        if len(seeds) < IN_CONTEXT:
+            raise ValueError(f"a list is begun with {IN_CONTEXT} seeds, got {len(seeds)}")
         self.machine: list[str] = []
         self._seeds = tuple(seeds)
-        self._settings = settings
+        self._section = section
+        self._seed = seed
+        self._patience_rounds = patience_rounds
         self._index = NoveltyIndex(seeds)
 
     def grow(self, teacher: Teacher, done: Sequence[Round] = ()) -> Iterator[Round]:
         """Rounds, after those `done` before, until there are enough instructions or patience has ended.
 
-        What a round asks depends on the settings and the rounds before it alone.
+        What a round requests depends on the section, the seed and the rounds before it alone.
         """
         for earlier in done:
             for new in earlier.kept:
                 self._add(new.instruction)
         number = done[-1].number + 1 if done else 0
         fruitless = _fruitless(done)
-        while len(self.machine) < self._settings.num_instructions and fruitless < self._settings.patience_rounds:
+        while len(self.machine) < self._section.num_instructions and fruitless < self._patience_rounds:
             one = self._round(number, teacher)
             number += 1
             fruitless = 0 if one.kept else fruitless + 1
@@ -108,22 +149,23 @@ class InstructionPool:
 
     def try_to_add(self, instruction: str) -> NewInstruction | None:
         """The instruction with its neighbours, after it has joined the pool; None where it is too similar to one."""
-        found = self._index.compare(instruction)
-        if found.highest > self._settings.max_similarity:
+        scores = self._index.similarities(instruction)
+        if scores.max() > self._section.max_similarity:
             return None
-        nearest = tuple(Neighbour(self._text(similar.number), similar.score) for similar in found.nearest)
+        nearest = np.argsort(-scores, kind="stable")[:_LISTED]
+        known = (*self._seeds, *self.machine)
+        neighbours = tuple(Neighbour(known[number], float(scores[number])) for number in nearest)
         self._add(instruction)
-        return NewInstruction(instruction, nearest, found.mean)
+        return NewInstruction(instruction, neighbours, float(scores.mean()))
 
     def _round(self, number: int, teacher: Teacher) -> Round:
-        settings = self._settings
-        requests = [self._request(number, index) for index in range(settings.requests_per_round)]
+        requests = [self._request(number, index) for index in range(self._section.requests_per_round)]
         counts = Counter[str]()
         kept: list[NewInstruction] = []
         for _, reply in paired(teacher, requests):
             counts["instructions: lists asked for"] += 1
-            for instruction in read_list(reply, settings.num_in_context + 1, counts):
-                is_full = len(self.machine) >= settings.num_instructions
+            for instruction in read_list(reply, IN_CONTEXT + 1, counts):
+                is_full = len(self.machine) >= self._section.num_instructions
                 fault = "more than asked for" if is_full else instruction_fault(instruction)
                 new = None if fault else self.try_to_add(instruction)
                 if new is not None:
@@ -132,27 +174,20 @@ class InstructionPool:
         return Round(number, tuple(kept), counts)
 
     def _request(self, number: int, index: int) -> ChatRequest:
-        settings = self._settings
-        rng = Random(f"{settings.seed} instructions {number} {index}")
-        machine = rng.sample(self.machine, min(settings.num_machine_in_context, len(self.machine)))
-        chosen = machine + rng.sample(self._seeds, settings.num_in_context - len(machine))
+        rng = Random(f"{self._seed} instructions {number} {index}")
+        machine = rng.sample(self.machine, min(MACHINE_IN_CONTEXT, len(self.machine)))
+        chosen = machine + rng.sample(self._seeds, IN_CONTEXT - len(machine))
         rng.shuffle(chosen)
-        return ChatRequest(
-            key=f"instructions {number} {index}",
-            messages=ask_for_instructions(chosen, classification_only=settings.classification_only),
-            temperature=settings.temperature,
-            top_p=settings.top_p,
-            top_k=0,
-            max_tokens=settings.max_tokens,
-            seed=seed_for(settings.seed, "instructions", number, index),
+        return sampled_request(
+            f"instructions {number} {index}",
+            ask_for_instructions(chosen, classification_only=self._section.classification_only),
+            SAMPLING,
+            seed=seed_for(self._seed, "instructions", number, index),
         )
 
     def _add(self, instruction: str) -> None:
         self.machine.append(instruction)
         self._index.add(instruction)
-
-    def _text(self, number: int) -> str:
-        return self._seeds[number] if number < len(self._seeds) else self.machine[number - len(self._seeds)]
 
 
 def ask_for_instructions(known: Sequence[str], *, classification_only: bool = False) -> Messages:

@@ -1,7 +1,7 @@
 """Whether a model that plays one side of a talk has stayed on its side.
 
-A model that is to play the user slips easily into the assistant it was trained to be. What it writes then is not
-mended but refused, for a talk of two assistants teaches the wrong thing.
+A model that is to play the user slips easily into the assistant it was trained to be. What it writes then is refused,
+not repaired: a talk of two assistants teaches the wrong thing.
 """
 
 import re
@@ -9,7 +9,6 @@ from collections.abc import Sequence
 
 from zephyr.data.filters.refusals import find_refusal
 from zephyr.records.messages import Message
-from zephyr.teachers.protocol import ChatReply
 
 REPEATED_CHARACTERS = 60  # a run of so many that both sides have in common is a copy
 
@@ -35,15 +34,6 @@ _OF_ITS_ROLE = re.compile(
     re.IGNORECASE,
 )
 _APOSTROPHES = str.maketrans("\u2019\u02bc", "''")
-
-
-def reply_fault(reply: ChatReply) -> str | None:
-    """Why there is no whole text in a reply, or None."""
-    if reply.finish_reason == "error":
-        return "teacher error"
-    if not reply.text.strip():
-        return "empty answer"
-    return "cut off" if reply.finish_reason == "length" else None
 
 
 def person_text(text: str) -> str:

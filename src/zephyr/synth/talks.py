@@ -1,44 +1,115 @@
-"""Talks of many turns between a model that plays a person and one that answers.
+"""Talks of several turns between a model that plays a person and one that answers.
 
 As UltraChat did it (arXiv 2305.14233): two calls a turn, three sectors, topics from a tree. Texts of others that the
-talks are about may be given; else the model that plays the person writes them.
+talks are about may be given; otherwise the model that plays the person writes them.
 """
 
+import functools
 import hashlib
 import itertools
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import resources
 from random import Random
+from typing import Literal, NamedTuple, cast, get_args
 
+import yaml
+
+from zephyr.recipe.synth_section import UltraChatSynth
+from zephyr.recipe.teacher_section import SamplingSection
 from zephyr.records.messages import Message, Messages
 from zephyr.records.rows import Chat, Prompt
-from zephyr.synth.dialogues import WritingSettings
-from zephyr.synth.role_guard import answer_fault, key_of, person_fault, person_text, reply_fault
-from zephyr.synth.talk_plan import TalkPlan
-from zephyr.synth.wording import template
+from zephyr.synth.dialogues import Writers, reply_fault, sampled_request, template
+from zephyr.synth.role_guard import answer_fault, key_of, person_fault, person_text
 from zephyr.teachers.protocol import ChatRequest, Teacher, paired, seed_for
 
-SOURCE = "ultrachat"
-FENCE_LENGTH = 12
-MATERIALS = "materials"
+# How the person is sampled, and the longest text that it writes for a talk about a text.
+PERSON_SAMPLING = SamplingSection(temperature=1.0, top_k=0)
+PASSAGE_SAMPLING = PERSON_SAMPLING.model_copy(update={"max_new_tokens": 512})
+PASSAGE_WORDS = 120
+MAX_PASSAGE_WORDS = 400
 
-MOST_PASSAGE_WORDS = 400
+_SOURCE = "ultrachat"
+_FENCE_LENGTH = 12
+_FIRST_WORDS = re.compile(rf"(?:\s*\S+){{1,{MAX_PASSAGE_WORDS}}}")
+_SPEAKERS = {"user": "PERSON", "assistant": "ASSISTANT"}
 
-_FIRST_WORDS = re.compile(rf"(?:\s*\S+){{1,{MOST_PASSAGE_WORDS}}}")
-_NAMES = {"user": "PERSON", "assistant": "ASSISTANT"}
+Sector = Literal["world", "writing", "materials"]
+SECTORS: tuple[Sector, ...] = get_args(Sector)
+
+MANNERS = (
+    "Write one short sentence.",
+    "Write two or three sentences, and say why it matters to this person.",
+    "Write casually, as in a chat.",
+    "Write politely and precisely.",
+    "Write as a beginner in the matter would.",
+    "Write as somebody who knows the matter well.",
+)
+MOVES = (
+    "ask about a detail of it",
+    "ask for an example or a case from life",
+    "say that a part is unclear, and ask for it in simpler words",
+    "doubt one point, and ask for reasons",
+    "ask for a change of its length, tone or form",
+    "add a circumstance that was not known so far, and ask what follows from it",
+    "go on to the next question that a curious person would have",
+    "ask for a comparison with something near to it",
+)
 
 
-@dataclass(frozen=True)
-class TalkSettings:
-    """How both sides write; `seed` of both decides what they draw, and the chunk of the answers how many at once."""
+class TalkPlan(NamedTuple):
+    """What one talk is about: `branch` and `leaf` of the topics tree, and how its person writes and asks on.
 
-    answers: WritingSettings = field(default_factory=lambda: WritingSettings(max_tokens=512, chunk_prompts=256))
-    person: WritingSettings = field(default_factory=lambda: WritingSettings(temperature=1.0, top_k=0))
-    passage_tokens: int = 512
-    passage_words: int = 120
-    min_turns: int = 2  # a talk that ends before is not kept
+    In sector materials `leaf` is the kind of text and `branch` what is wanted of it.
+    """
+
+    number: int
+    sector: Sector
+    branch: str
+    leaf: str
+    manner: str
+    moves: tuple[str, ...]
+
+    @property
+    def num_turns(self) -> int:
+        """Messages of the person, each with an answer."""
+        return len(self.moves) + 1
+
+
+class Topics(NamedTuple):
+    """The topics tree: branches with leaves for two sectors, kinds of text and what is wanted of them for the third."""
+
+    world: Mapping[str, tuple[str, ...]]
+    writing: Mapping[str, tuple[str, ...]]
+    materials: tuple[str, ...]
+    operations: tuple[str, ...]
+
+
+@functools.cache
+def topics() -> Topics:
+    """The tree that comes with Zephyr."""
+    text = resources.files("zephyr.synth").joinpath("topics.yaml").read_text(encoding="utf-8")
+    tree = cast("dict[str, dict[str, list[str]]]", yaml.safe_load(text))
+    branches = {name: {branch: tuple(leaves) for branch, leaves in tree[name].items()} for name in ("world", "writing")}
+    return Topics(branches["world"], branches["writing"], tuple(tree["materials"]), tuple(tree["operations"]))
+
+
+def plan_talk(number: int, section: UltraChatSynth, *, seed: int) -> TalkPlan:
+    """The plan of a talk; it depends on the section's sectors and turns, the seed and the number alone."""
+    rng, tree = Random(f"{seed} talk {number}"), topics()
+    weights = (section.world, section.writing, section.materials)
+    sector = rng.choices(SECTORS, weights=weights)[0]
+    if sector == "materials":
+        branch, leaf = rng.choice(tree.operations), rng.choice(tree.materials)
+    else:
+        branches = tree.world if sector == "world" else tree.writing
+        branch = rng.choice(list(branches))
+        leaf = rng.choice(branches[branch])
+    num_turns = rng.randint(section.min_turns, section.max_turns)
+    moves = tuple(rng.choice(MOVES) for _ in range(num_turns - 1))
+    return TalkPlan(number, sector, branch, leaf, rng.choice(MANNERS), moves)
 
 
 @dataclass
@@ -66,12 +137,10 @@ class Talker:
     What a talk asks depends on its plan and its own replies alone, so talks can be asked again from a ledger.
     """
 
-    def __init__(
-        self, person: Teacher, assistant: Teacher, settings: TalkSettings, *, passages: Sequence[str] = ()
-    ) -> None:
-        self._person = person
-        self._assistant = assistant
-        self._settings = settings
+    def __init__(self, writers: Writers, section: UltraChatSynth, *, seed: int, passages: Sequence[str] = ()) -> None:
+        self._writers = writers
+        self._section = section
+        self._seed = seed
         self._passages = passages
         self._openings: set[str] = set()
 
@@ -85,9 +154,9 @@ class Talker:
                 self._follow_up(asking)
                 going = asking
             for talk in talks:
-                whole = talk.answered >= min(self._settings.min_turns, talk.plan.num_turns)
+                whole = talk.answered >= min(self._section.min_turns, talk.plan.num_turns)
                 if whole:
-                    yield Chat(talk.name, _up_to_answer(talk.messages), SOURCE)
+                    yield Chat(talk.name, _up_to_answer(talk.messages), _SOURCE)
                 _count(talk, counts, kept=whole)
 
     def prompts(self, plans: Iterable[TalkPlan], counts: Counter[str]) -> Iterator[Prompt]:
@@ -95,35 +164,34 @@ class Talker:
         for talks in self._begun(plans, counts):
             for talk in talks:
                 if not talk.why_ended:
-                    yield Prompt(talk.name, tuple(talk.messages), SOURCE)
+                    yield Prompt(talk.name, tuple(talk.messages), _SOURCE)
                 _count(talk, counts, kept=not talk.why_ended)
 
     def _begun(self, plans: Iterable[TalkPlan], counts: Counter[str]) -> Iterator[list[_Talk]]:
         """Talks with their first message, or why they have none, some hundred together."""
         waiting = iter(plans)
-        while chunk := list(itertools.islice(waiting, self._settings.answers.chunk_prompts)):
+        while chunk := list(itertools.islice(waiting, self._writers.chunk_prompts)):
             talks = [_Talk(plan) for plan in chunk]
             counts["talks: begun"] += len(talks)
-            self._find_passages([talk for talk in talks if talk.plan.sector == MATERIALS])
+            self._find_passages([talk for talk in talks if talk.plan.sector == "materials"])
             self._open([talk for talk in talks if not talk.why_ended])
             yield talks
 
     def _find_passages(self, talks: Sequence[_Talk]) -> None:
         if self._passages:
             for talk in talks:
-                talk.passage = Random(f"{self._settings.person.seed} {talk.name}").choice(self._passages)
+                talk.passage = Random(f"{self._seed} {talk.name}").choice(self._passages)
             return
 
         def asked(talk: _Talk) -> ChatRequest:
-            wording = template("passage").substitute(leaf=talk.plan.leaf, num_words=str(self._settings.passage_words))
-            request = _request(talk, "passage", (Message("user", wording),), self._settings.person)
-            return request._replace(max_tokens=self._settings.passage_tokens)
+            wording = template("passage").substitute(leaf=talk.plan.leaf, num_words=str(PASSAGE_WORDS))
+            return self._request(talk, "passage", (Message("user", wording),), PASSAGE_SAMPLING)
 
         def taken(talk: _Talk, text: str) -> str | None:
             talk.passage = text.strip()
             return answer_fault(text)
 
-        _ask(talks, self._person, "passage", asked, taken)
+        _ask(talks, self._writers.person, "passage", asked, taken)
 
     def _open(self, talks: Sequence[_Talk]) -> None:
         def asked(talk: _Talk) -> ChatRequest:
@@ -132,7 +200,7 @@ class Talker:
                 branch=plan.branch, leaf=plan.leaf, manner=plan.manner, passage=talk.passage
             )
             messages = (Message("system", template("user_system").template), Message("user", wording))
-            return _request(talk, "opening", messages, self._settings.person)
+            return self._request(talk, "opening", messages, PERSON_SAMPLING)
 
         def taken(talk: _Talk, text: str) -> str | None:
             said = person_text(text)
@@ -145,11 +213,11 @@ class Talker:
                 talk.messages.append(Message("user", opening))
             return fault
 
-        _ask(talks, self._person, "opening", asked, taken)
+        _ask(talks, self._writers.person, "opening", asked, taken)
 
     def _answer(self, talks: Sequence[_Talk]) -> None:
         def asked(talk: _Talk) -> ChatRequest:
-            return _request(talk, "answer", tuple(talk.messages), self._settings.answers)
+            return self._request(talk, "answer", tuple(talk.messages), self._writers.sampling)
 
         def taken(talk: _Talk, text: str) -> str | None:
             fault = answer_fault(text)
@@ -157,12 +225,12 @@ class Talker:
                 talk.messages.append(Message("assistant", text.strip()))
             return fault
 
-        _ask(talks, self._assistant, "answer", asked, taken)
+        _ask(talks, self._writers.teacher, "answer", asked, taken)
 
     def _follow_up(self, talks: Sequence[_Talk]) -> None:
         def asked(talk: _Talk) -> ChatRequest:
             messages = ask_for_follow_up(talk.messages, talk.plan.moves[talk.answered - 1])
-            return _request(talk, "follow-up", messages, self._settings.person)
+            return self._request(talk, "follow-up", messages, PERSON_SAMPLING)
 
         def taken(talk: _Talk, text: str) -> str | None:
             said = person_text(text)
@@ -171,7 +239,12 @@ class Talker:
                 talk.messages.append(Message("user", said))
             return fault
 
-        _ask(talks, self._person, "follow-up", asked, taken)
+        _ask(talks, self._writers.person, "follow-up", asked, taken)
+
+    def _request(self, talk: _Talk, what: str, messages: Messages, sampling: SamplingSection) -> ChatRequest:
+        number, turn = talk.plan.number, talk.answered
+        seed = seed_for(self._seed, "talk", number, what, turn)
+        return sampled_request(f"talk {number} {what} {turn}", messages, sampling, seed=seed)
 
 
 def ask_for_follow_up(talk: Sequence[Message], move: str) -> Messages:
@@ -180,7 +253,7 @@ def ask_for_follow_up(talk: Sequence[Message], move: str) -> Messages:
     The talk stands in one message between fences, not as turns: a model that sees turns goes on as the assistant.
     """
     fence = _fence(talk)
-    told = "\n\n".join(f"{fence} {_NAMES[message.role]}\n{message.content}" for message in talk)
+    told = "\n\n".join(f"{fence} {_SPEAKERS[message.role]}\n{message.content}" for message in talk)
     wording = template("follow_up").substitute(fence=fence, talk=told, move=move)
     return (Message("system", template("user_system").template), Message("user", wording))
 
@@ -200,19 +273,6 @@ def _ask(
         fault = reply_fault(reply) or taken(talk, reply.text)
         if fault is not None:
             talk.why_ended = f"{what}: {fault}"
-
-
-def _request(talk: _Talk, what: str, messages: Messages, settings: WritingSettings) -> ChatRequest:
-    number, turn = talk.plan.number, talk.answered
-    return ChatRequest(
-        key=f"talk {number} {what} {turn}",
-        messages=messages,
-        temperature=settings.temperature,
-        top_p=settings.top_p,
-        top_k=settings.top_k,
-        max_tokens=settings.max_tokens,
-        seed=seed_for(settings.seed, "talk", number, what, turn),
-    )
 
 
 def _up_to_answer(messages: Sequence[Message]) -> Messages:
@@ -236,13 +296,13 @@ def _fence(talk: Sequence[Message]) -> str:
     texts = [message.content for message in talk]
     for attempt in itertools.count():
         stuff = "\x1f".join((str(attempt), *texts))
-        word = hashlib.sha256(stuff.encode("utf-8", "surrogatepass")).hexdigest()[:FENCE_LENGTH]
+        word = hashlib.sha256(stuff.encode("utf-8", "surrogatepass")).hexdigest()[:_FENCE_LENGTH]
         if not any(word in text for text in texts):
             return word
     raise AssertionError("there are always more words")
 
 
-def shortened(passage: str) -> str:
+def shorten_passage(passage: str) -> str:
     """The beginning of a text of others, as far as a talk about it can bear."""
     found = _FIRST_WORDS.match(passage)
     return found[0].strip() if found else ""

@@ -1,35 +1,59 @@
-"""Tasks in Self-Instruct's shape: an instruction, whether it asks for a class, and instances of input and output."""
+"""Tasks in Self-Instruct's form: an instruction with instances of input and output; their files, and their dialogues.
 
-from collections.abc import Iterator, Mapping
+A dialogue puts instruction and input into one of several layouts, drawn at random, as Self-Instruct did, so that no
+single layout is learnt by heart.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from random import Random
+from typing import Literal, NamedTuple
 
 from zephyr.errors import DataError
 from zephyr.records.fields import SHOWN_FAULTS, Json, Row, RowFault, brief, listed, printable
+from zephyr.records.messages import Message
 from zephyr.records.reading import find_files, read_items
+from zephyr.records.rows import Chat
 
-SHAPE = 'rows like {"instruction": "...", "is_classification": false, "instances": [{"input": "", "output": "..."}]}'
+WITH_INPUT = (
+    "{instruction}\n\n{input}",
+    "{instruction}\n{input}",
+    "{instruction}\n\nInput: {input}",
+    "{instruction}\nInput: {input}\nOutput:",
+    "Task: {instruction}\n\n{input}",
+    "Task: {instruction}\nInput: {input}\nOutput:",
+    "{input}\n\n{instruction}",
+)
+WITHOUT_INPUT = (
+    "{instruction}",
+    "{instruction}\n\nOutput:",
+    "{instruction}\n\nAnswer:",
+    "Task: {instruction}",
+    "Task: {instruction}\n\nOutput:",
+    "Here is a task for you.\n\n{instruction}",
+)
+_FORM = 'rows like {"instruction": "...", "is_classification": false, "instances": [{"input": "", "output": "..."}]}'
 
 
-class Instance(NamedTuple):
-    """An input, empty where the instruction needs none, and the output that is wanted."""
+class TaskInstance(NamedTuple):
+    """An input, empty where the instruction needs none, and the expected output."""
 
     input: str
     output: str
 
 
-class Task(NamedTuple):
+class InstructionTask(NamedTuple):
     """An instruction with its instances; `name` says where it comes from."""
 
     name: str
     instruction: str
     is_classification: bool
-    instances: tuple[Instance, ...] = ()
+    instances: tuple[TaskInstance, ...] = ()
 
 
-def read_tasks(path: Path) -> list[Task]:
-    """The tasks of a file; a DataError with all that is wrong with its rows."""
-    tasks: list[Task] = []
+def read_tasks(path: Path) -> list[InstructionTask]:
+    """The tasks of a file. Raises DataError with all that is wrong with its rows."""
+    tasks: list[InstructionTask] = []
     faults: list[RowFault] = []
     for file in find_files(path):
         for item in read_items(file):
@@ -41,12 +65,12 @@ def read_tasks(path: Path) -> list[Task]:
     if faults:
         said = "; ".join(f"{fault.name}: {fault.what}" for fault in faults[:SHOWN_FAULTS])
         more = f"; and {len(faults) - SHOWN_FAULTS} more" if len(faults) > SHOWN_FAULTS else ""
-        raise DataError(printable(str(path)), f"{said}{more}", f"seed tasks are {SHAPE}")
+        raise DataError(printable(str(path)), f"{said}{more}", f"seed tasks are {_FORM}")
     return tasks
 
 
-def task_fields(task: Task) -> dict[str, Json]:
-    """The fields of a task, which `read_tasks` reads back but for the name."""
+def task_fields(task: InstructionTask) -> dict[str, Json]:
+    """The fields of a task's row, which `read_tasks` reads back except for the name."""
     instances: list[Json] = [{"input": instance.input, "output": instance.output} for instance in task.instances]
     return {
         "id": task.name,
@@ -56,7 +80,24 @@ def task_fields(task: Task) -> dict[str, Json]:
     }
 
 
-def _task(row: Row) -> Task | RowFault:
+def encode_tasks(
+    tasks: Iterable[InstructionTask], *, layouts: Literal["varied", "plain"] = "varied", seed: int = 0
+) -> Iterator[Chat]:
+    """A dialogue for every instance; its layout depends on the seed and the instance alone."""
+    for task in tasks:
+        for number, instance in enumerate(task.instances, start=1):
+            choices: tuple[str, ...] = WITH_INPUT if instance.input else WITHOUT_INPUT
+            if layouts == "plain":
+                choices = choices[:1]
+            # This exact text is part of the seed: another would draw other layouts for the same tasks.
+            drawn_by = f"Instance(input={instance.input!r}, output={instance.output!r})"
+            layout = Random(f"{seed} {task.instruction} {drawn_by}").choice(choices)
+            prompt = layout.format(instruction=task.instruction.strip(), input=instance.input.strip())
+            messages = (Message("user", prompt), Message("assistant", instance.output))
+            yield Chat(f"{task.name} instance {number}", messages, "self_instruct")
+
+
+def _task(row: Row) -> InstructionTask | RowFault:
     instruction, kind = row.fields.get("instruction"), row.fields.get("is_classification", False)
     if not isinstance(instruction, str) or not instruction.strip():
         there = f"got {brief(instruction)}" if "instruction" in row.fields else f"has the fields {listed(row.fields)}"
@@ -69,13 +110,13 @@ def _task(row: Row) -> Task | RowFault:
         return RowFault(
             row.name, "instances", f"instances are a list of input and output, got {brief(listed_instances)}"
         )
-    return Task(row.name, instruction, kind, instances)
+    return InstructionTask(row.name, instruction, kind, instances)
 
 
-def _instances(listed_instances: Json) -> Iterator[Instance]:
-    """The instances that are sound."""
+def _instances(listed_instances: Json) -> Iterator[TaskInstance]:
+    """The instances with an input and an output that are texts."""
     for one in listed_instances if isinstance(listed_instances, list) else []:
         if isinstance(one, Mapping):
-            asked, answered = one.get("input", ""), one.get("output")
-            if isinstance(asked, str) and isinstance(answered, str):
-                yield Instance(asked, answered)
+            given, output = one.get("input", ""), one.get("output")
+            if isinstance(given, str) and isinstance(output, str):
+                yield TaskInstance(given, output)

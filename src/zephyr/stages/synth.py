@@ -1,0 +1,352 @@
+"""The synth stage: what a teacher writes, by the generator that the recipe names. `zephyr synth` runs it on its own."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain, islice
+from pathlib import Path
+from typing import NamedTuple, TypeAlias, TypeVar
+
+from zephyr.data.read.stage_rows import open_records
+from zephyr.errors import DataError
+from zephyr.progress import show_progress
+from zephyr.recipe.data_section import DataSource
+from zephyr.recipe.schema import Recipe
+from zephyr.recipe.stage_sections import PRETRAIN, SFT, SYNTH
+from zephyr.recipe.synth_section import Generator, SelfInstructSynth, SynthSection, UltraChatSynth, WorldSynth
+from zephyr.recipe.teacher_section import (
+    EndpointSection,
+    SamplingSection,
+    ScriptedSection,
+    TeacherSection,
+)
+from zephyr.records.fields import Json
+from zephyr.records.rows import Prompt, Record, Text
+from zephyr.records.writing import write_jsonl
+from zephyr.runs.layout import LEDGER
+from zephyr.runs.stage_folder import Facts
+from zephyr.stages.call_estimate import ESTIMATE_SAMPLE, TeacherEstimate, call_lines, counting
+from zephyr.stages.preview import MadeRows, Preview
+from zephyr.stages.stage import Stage, Work
+from zephyr.synth.dialogues import CHUNK_PROMPTS, Writers, write_dialogues
+from zephyr.synth.instances import classify, write_instances
+from zephyr.synth.instructions import InstructionPool
+from zephyr.synth.self_instruct import divide, instruction_fields, read_seeds, self_instruct
+from zephyr.synth.talks import Talker, plan_talk, shorten_passage
+from zephyr.synth.tasks import InstructionTask, encode_tasks, task_fields
+from zephyr.teachers.opening import StageLedgers, TeacherContext, check_teacher, open_teacher, prompts_together
+from zephyr.teachers.protocol import seed_for
+from zephyr.teachers.scripted import ScriptedTeacher
+from zephyr.world import pretrain_texts, prompts
+
+DIALOGUES = "dialogues.jsonl"
+TEXTS = "texts.jsonl"
+PROMPTS = "prompts.jsonl"
+INSTRUCTIONS = "instructions.jsonl"
+TASKS = "tasks.jsonl"
+ROUNDS = "rounds.jsonl"
+
+# Rows that are made before the run where a rule makes them: as many as a check looks at.
+SAMPLED_ROWS = 1000
+# Of the instructions in a list of a teacher; in Self-Instruct's own run it was about so many.
+KEPT_OF_A_LIST = 4
+FileRow: TypeAlias = Mapping[str, Json] | Record
+_R = TypeVar("_R")
+
+
+def _section(recipe: Recipe) -> SynthSection:
+    assert recipe.synth is not None
+    return recipe.synth
+
+
+def sources(recipe: Recipe) -> list[DataSource]:
+    """Seed tasks and passages."""
+    generator = _section(recipe).generator
+    if isinstance(generator, SelfInstructSynth):
+        return [DataSource(path=generator.seeds)]
+    return generator.passages if isinstance(generator, UltraChatSynth) else []
+
+
+def outputs(recipe: Recipe) -> list[str]:
+    """The names in the finished folder."""
+    section = _section(recipe)
+    more: dict[type[Generator], list[str]] = {WorldSynth: [TEXTS], SelfInstructSynth: [INSTRUCTIONS, TASKS, ROUNDS]}
+    has_ledger = not all(isinstance(one, ScriptedSection | EndpointSection) for _, one in teachers_of(section))
+    return [DIALOGUES, PROMPTS, *more.get(type(section.generator), []), *([LEDGER] if has_ledger else [])]
+
+
+def teachers_of(section: SynthSection) -> Iterator[tuple[str, TeacherSection]]:
+    """The teachers of the stage, each with its key in the recipe."""
+    yield f"{SYNTH}.teacher", section.teacher
+    if isinstance(section.generator, UltraChatSynth) and section.generator.person is not None:
+        yield f"{SYNTH}.generator.person", section.generator.person
+
+
+def seeds_of(section: SynthSection, data_dir: Path) -> list[InstructionTask]:
+    """The seed tasks of self_instruct, none for other generators. Raises DataError."""
+    generator = section.generator
+    return read_seeds(data_dir / generator.seeds, generator) if isinstance(generator, SelfInstructSynth) else []
+
+
+def sampling_of(teacher: TeacherSection) -> SamplingSection:
+    """How the teacher is sampled; a rule has defaults, which change nothing."""
+    return SamplingSection() if isinstance(teacher, ScriptedSection) else teacher.sampling
+
+
+# ---- what a generator makes: for a run, a command, and a sample ----
+
+
+class Synthesis(NamedTuple):
+    """The rows of a generator by the file that takes them, and what became of its requests.
+
+    Rows are made while they are read, those of the first file first; only then the counts are complete.
+    """
+
+    files: dict[str, Iterable[FileRow]]
+    counts: Counter[str]
+    prompt_counts: Counter[str]
+
+
+def synthesize(
+    generator: Generator,
+    writers: Writers,
+    *,
+    seed: int,
+    rounds: Path,
+    seeds: Sequence[InstructionTask] = (),
+    passages: Sequence[str] = (),
+) -> Synthesis:
+    """What the generator makes. `rounds`: the file from which instructions continue to grow after a stop.
+
+    Raises DataError, now or when the rows are read, where the teacher writes nothing that can be used.
+    """
+    if isinstance(generator, SelfInstructSynth):
+        return _grow_tasks(generator, writers, seeds, seed=seed, rounds=rounds)
+    made = _write(generator, writers, passages, seed=seed)
+    made.files[DIALOGUES] = _watched(made.files[DIALOGUES], made.counts, writers, generator.num_dialogues)
+    return made
+
+
+def _grow_tasks(
+    generator: SelfInstructSynth, writers: Writers, seeds: Sequence[InstructionTask], *, seed: int, rounds: Path
+) -> Synthesis:
+    with show_progress("instructions, then tasks", 2 * generator.num_instructions) as display:
+        made = self_instruct(seeds, writers.teacher, generator, seed=seed, rounds=rounds, show=display.update)
+    if not made.tasks:
+        raise _nothing_written(writers, made.counts)
+    tasks = [*(seeds if generator.include_seeds else []), *made.tasks]
+    dialogues = list(encode_tasks(tasks, layouts=generator.layouts, seed=seed))
+    divided = divide(dialogues, feedback_share=generator.feedback_share, seed=seed)
+    files: dict[str, Iterable[FileRow]] = {
+        INSTRUCTIONS: map(instruction_fields, made.instructions),
+        TASKS: map(task_fields, made.tasks),
+        DIALOGUES: divided.dialogues,
+        PROMPTS: divided.prompts,
+    }
+    return Synthesis(files, made.counts, Counter())
+
+
+def _write(
+    generator: WorldSynth | UltraChatSynth, writers: Writers, passages: Sequence[str], *, seed: int
+) -> Synthesis:
+    """Answers to the world's prompts, or talks."""
+    counts, prompt_counts = Counter[str](), Counter[str]()
+    files: dict[str, Iterable[FileRow]]
+    if isinstance(generator, WorldSynth):
+        asked = prompts("train", seed, generator.num_dialogues)
+        files = {
+            DIALOGUES: write_dialogues(asked, writers, counts, seed=seed),
+            TEXTS: pretrain_texts(seed, generator.num_pretrain_texts),
+            PROMPTS: prompts("feedback", seed, generator.num_feedback_prompts),
+        }
+    else:
+        talker = Talker(writers, generator, seed=seed, passages=passages)
+        plans = (plan_talk(number, generator, seed=seed) for number in range(1, generator.num_dialogues + 1))
+        # Plans of their own: these first messages are not among those that were continued.
+        own_seed = seed_for(seed, "prompts")
+        numbers = range(1, generator.num_feedback_prompts + 1)
+        unanswered = (plan_talk(-number, generator, seed=own_seed) for number in numbers)
+        files = {DIALOGUES: talker.dialogues(plans, counts), PROMPTS: talker.prompts(unanswered, prompt_counts)}
+    return Synthesis(files, counts, prompt_counts)
+
+
+def _watched(rows: Iterable[_R], counts: Counter[str], writers: Writers, num_expected: int) -> Iterator[_R]:
+    """The same rows, with a display of their number. Raises DataError at their end if there was none."""
+    num_rows = 0
+    with show_progress("dialogues", num_expected) as display:
+        for row in rows:
+            yield row
+            num_rows += 1
+            display.update(num_rows)
+    if not num_rows:
+        raise _nothing_written(writers, counts)
+
+
+def _nothing_written(writers: Writers, counts: Counter[str]) -> DataError:
+    said = ", ".join(f"{count:,} x {reason}" for reason, count in counts.most_common())
+    return DataError(writers.teacher.name, f"wrote nothing that can be used ({said})", "ask a stronger teacher")
+
+
+# ---- before the run ----
+
+
+def check(preview: Preview) -> Iterator[str]:
+    """Lines about the data from outside and the calls to come; `preview.made` then has rows for sft and pretrain."""
+    recipe, section = preview.recipe, _section(preview.recipe)
+    generator = section.generator
+    sample_rows(preview)
+    for key, teacher in teachers_of(section):
+        with preview.problems.noted():
+            check_teacher(teacher, where=key, offline=recipe.offline)
+    if isinstance(generator, UltraChatSynth) and generator.passages:
+        yield from preview.open_sources(generator.passages, Text, [])
+    elif not isinstance(generator, SelfInstructSynth):
+        yield "reads nothing from outside"
+    with preview.problems.noted():
+        if isinstance(generator, SelfInstructSynth):
+            yield f"{generator.seeds}: {len(seeds_of(section, recipe.data_dir)):,} seed tasks"
+        yield from call_lines(recipe, estimate_calls(section, seed=recipe.seed, data_dir=recipe.data_dir))
+
+
+def estimate(preview: Preview) -> Iterator[str]:
+    """Lines about the calls to come. Raises DataError for seed tasks that cannot be read."""
+    recipe, section = preview.recipe, _section(preview.recipe)
+    if isinstance(section.teacher, ScriptedSection):
+        yield "asks the scripted teacher, which costs nothing"
+    else:
+        yield from call_lines(recipe, estimate_calls(section, seed=recipe.seed, data_dir=recipe.data_dir))
+
+
+def preflight(_work: Work) -> Facts:
+    """No facts: as the first stage of a run, synth begins by reading what it reads from outside."""
+    return {}
+
+
+def sample_rows(preview: Preview) -> None:
+    """Make a sample of the rows for later stages where a rule writes them, and put it into `preview.made`.
+
+    Where a model writes them nothing is made, as that would take the run's time and money.
+    """
+    recipe, section, folder = preview.recipe, preview.recipe.synth, preview.folder / SYNTH
+    if section is None or folder.exists():
+        return
+    generator, teacher = section.generator, section.teacher
+    if not isinstance(generator, WorldSynth) or not isinstance(teacher, ScriptedSection):
+        return
+    num_rows = {SFT: generator.num_dialogues, PRETRAIN: generator.num_pretrain_texts}
+    fewer = {
+        "num_dialogues": min(SAMPLED_ROWS, generator.num_dialogues),
+        "num_pretrain_texts": min(SAMPLED_ROWS, generator.num_pretrain_texts),
+        "num_feedback_prompts": 0,
+    }
+    scripted = ScriptedTeacher(teacher.fault_rate, seed=recipe.seed)
+    writers = Writers(scripted, sampling_of(teacher), scripted)
+    made = _write(generator.model_copy(update=fewer), writers, (), seed=recipe.seed)
+    folder.mkdir(parents=True)
+    for name, rows in made.files.items():
+        write_jsonl(folder / name, rows)
+    for stage, file in ((SFT, DIALOGUES), (PRETRAIN, TEXTS)):
+        reader = recipe.sft if stage == SFT else recipe.pretrain
+        if reader is not None and not reader.data.sources and num_rows[stage]:
+            preview.made[stage] = MadeRows(folder / file, num_rows[stage])
+
+
+def prompts_to_come(recipe: Recipe) -> tuple[list[Prompt], int]:
+    """A sample of the prompts that the stage will make for feedback, and their number; none where a model writes them.
+
+    Not for a recipe whose feedback has prompts of its own.
+    """
+    generator = recipe.synth.generator if recipe.synth is not None else None
+    if not isinstance(generator, WorldSynth):
+        return [], 0
+    num_prompts = generator.num_feedback_prompts
+    return list(prompts("feedback", recipe.seed, min(ESTIMATE_SAMPLE, num_prompts))), num_prompts
+
+
+def estimate_calls(section: SynthSection, *, seed: int, data_dir: Path) -> list[TeacherEstimate]:
+    """The calls of each teacher, by the generator's own requests for a sample. Raises ZephyrError."""
+    generator, teacher = section.generator, section.teacher
+    if isinstance(generator, SelfInstructSynth):
+        return _estimate_lists(generator, teacher, seeds_of(section, data_dir), seed)
+    count = min(ESTIMATE_SAMPLE, generator.num_dialogues)
+    times = generator.num_dialogues / count
+    answers = counting(teacher, times)
+    estimates, fewer = [answers], {"num_dialogues": count, "num_feedback_prompts": 0}
+    passages: list[str] = []
+    if isinstance(generator, UltraChatSynth):
+        fewer["num_feedback_prompts"] = round(generator.num_feedback_prompts / times)
+        passages = ["A text of others."] if generator.passages else []
+        person = counting(generator.person or teacher, times)
+        estimates.append(person._replace(who=f"{person.who}, the person,"))
+    writers = Writers(answers.teacher, sampling_of(teacher), estimates[-1].teacher)
+    made = _write(generator.model_copy(update=fewer), writers, passages, seed=seed)
+    for _ in chain(made.files[DIALOGUES], made.files[PROMPTS]):
+        pass
+    return estimates
+
+
+def _estimate_lists(
+    generator: SelfInstructSynth, teacher: TeacherSection, seeds: Sequence[InstructionTask], seed: int
+) -> list[TeacherEstimate]:
+    """Lists of instructions, then a class and examples for each that is kept."""
+    instructions = [task.instruction for task in islice(seeds, ESTIMATE_SAMPLE)]
+    num_lists = generator.num_instructions / KEPT_OF_A_LIST
+    lists = counting(teacher, num_lists / generator.requests_per_round, fails=True)
+    next(InstructionPool(instructions, generator, seed=seed).grow(lists.teacher))
+    tasks = counting(teacher, generator.num_instructions / len(instructions))
+    classified = classify(instructions, tasks.teacher, Counter(), seed=seed)
+    for _ in write_instances(classified, tasks.teacher, generator, Counter(), seed=seed):
+        pass
+    return [lists._replace(who=f"{lists.who} (lists of instructions)"), tasks._replace(who=f"{tasks.who} (tasks)")]
+
+
+# ---- the run ----
+
+
+def run(work: Work) -> Facts:
+    """Make the stage: dialogues, prompts for feedback, and what else its generator writes. Returns the facts.
+
+    Raises DataError where the teacher writes nothing that can be used.
+    """
+    recipe, section = work.recipe, _section(work.recipe)
+    generator, teachers = section.generator, list(teachers_of(section))
+    sections = [one for _, one in teachers]
+    context = TeacherContext(recipe.seed, recipe.offline, recipe.template_of(SYNTH))
+    with StageLedgers(work.folder, work.run_folder, sections) as ledgers:
+        opened = [ledgers.keep(open_teacher(one, "writes", context, where=key)) for key, one in teachers]
+        writers = Writers(
+            opened[0], sampling_of(section.teacher), opened[-1], prompts_together(CHUNK_PROMPTS, sections)
+        )
+        made = synthesize(
+            generator,
+            writers,
+            seed=recipe.seed,
+            rounds=work.folder / ROUNDS,
+            seeds=seeds_of(section, recipe.data_dir),
+            passages=_passages(recipe),
+        )
+        sizes = {name: write_jsonl(work.folder / name, rows, replace=True) for name, rows in made.files.items()}
+    facts: Facts = {"teacher": writers.teacher.name}
+    if isinstance(generator, WorldSynth):
+        return facts | {"texts": sizes[TEXTS], **made.counts}
+    facts |= {file.removesuffix(".jsonl"): sizes[file] for file in (DIALOGUES, PROMPTS, TASKS) if file in sizes}
+    facts["counts"] = dict(made.counts)
+    return facts | ({"prompt_counts": dict(made.prompt_counts)} if isinstance(generator, UltraChatSynth) else {})
+
+
+def _passages(recipe: Recipe) -> list[str]:
+    generator = _section(recipe).generator
+    opened = generator.passages if isinstance(generator, UltraChatSynth) else []
+    return [shorten_passage(row.text) for source in opened for row in open_records(recipe, source, Text)]
+
+
+STAGE = Stage(
+    name=SYNTH,
+    version=1,
+    reads=lambda _recipe: (),
+    sources=sources,
+    outputs=outputs,
+    check=check,
+    estimate=estimate,
+    preflight=preflight,
+    run=run,
+)
