@@ -238,7 +238,7 @@ def sample_rows(preview: Preview) -> None:
         "num_pretrain_texts": min(SAMPLED_ROWS, generator.num_pretrain_texts),
         "num_feedback_prompts": 0,
     }
-    scripted = ScriptedTeacher(teacher.fault_rate, seed=recipe.seed)
+    scripted = ScriptedTeacher(teacher, seed=recipe.seed)
     writers = Writers(scripted, sampling_of(teacher), scripted)
     made = _write(generator.model_copy(update=fewer), writers, (), seed=recipe.seed)
     folder.mkdir(parents=True)
