@@ -2,9 +2,6 @@
 
 import asyncio
 import base64
-import itertools
-import json
-import random
 import sqlite3
 import threading
 import time
@@ -16,24 +13,12 @@ import pytest
 from tests.teachers.calls import CONCURRENCY, KEY, SHORT_PAUSES, address_at, endpoint, expected, questions
 from tests.teachers.hostile_server import FAULTS, HARMLESS, running_server
 from zephyr.errors import TeacherError
-from zephyr.recipe.teacher_section import EndpointSection
-from zephyr.records.messages import Message
 from zephyr.teachers.endpoint.address import HIDDEN
-from zephyr.teachers.endpoint.chat_client import retry_after, trouble_of_status
-from zephyr.teachers.endpoint.chat_format import ServerAnswer, UnusableResponse, body_of, read_completion, read_response
-from zephyr.teachers.endpoint.retrying_call import AdaptiveConcurrency, Backoff, Pace
 from zephyr.teachers.endpoint.teacher import EndpointTeacher
 from zephyr.teachers.ledger.cached_teacher import LedgeredTeacher
 from zephyr.teachers.ledger.ledger import Ledger
 from zephyr.teachers.ledger.prices import Cap
-from zephyr.teachers.protocol import ChatReply, ChatRequest
-
-USAGE = {"prompt_tokens": 3, "completion_tokens": 5}
-
-
-def completion(**changes: object) -> dict:
-    choice = {"message": {"role": "assistant", "content": "Yes."}, "finish_reason": "stop"} | changes
-    return {"choices": [choice], "usage": USAGE}
+from zephyr.teachers.protocol import ChatReply
 
 
 def rows_of(path: Path, columns: str) -> list[tuple]:
@@ -188,112 +173,3 @@ def test_a_pace_is_kept():
         list(endpoint(server, requests_per_minute=600).answer(questions(25)))
     # Ten at once, and then ten a second.
     assert time.monotonic() - began >= 1.3
-
-
-def test_the_limit_doubles_then_halves_then_creeps():
-    async def story() -> list[float]:
-        clock = itertools.count(1.0)
-        slots = AdaptiveConcurrency(100, clock=lambda: float(next(clock)))
-        limits = [slots.limit]
-        for overloaded in (False, False, True, False):
-            began = [await slots.acquire() for _ in range(int(slots.limit))]
-            for moment in began:
-                slots.release(moment, overloaded=overloaded)
-            limits.append(slots.limit)
-        return limits
-
-    first, second, third, halved, crept = asyncio.run(story())
-    assert first == 8
-    assert second > first
-    assert third > second
-    assert halved == third / 2
-    assert halved < crept <= halved + 1
-
-
-def test_a_pace_lets_a_second_of_calls_go_and_then_spaces_them():
-    now = 100.0
-    pace = Pace(120, clock=lambda: now)
-    assert [pace.book() for _ in range(5)] == [0.0, 0.0, 0.0, 0.5, 1.0]
-    pace.give_back(2)
-    assert pace.book() == 0.5
-    assert Pace(None).book(10**9) == 0.0
-
-
-@pytest.mark.parametrize(
-    ("headers", "seconds"),
-    [({"retry-after": "3"}, 3.0), ({"retry-after-ms": "250"}, 0.25), ({}, None), ({"retry-after": "soon"}, None)],
-)
-def test_the_pause_a_server_asks_for(headers, seconds):
-    assert retry_after(headers) == seconds
-
-
-def test_a_pause_until_a_date():
-    assert retry_after({"retry-after": "Mon, 01 Jan 2001 00:00:00 GMT"}) == 0.0
-    assert retry_after({"retry-after": "Fri, 01 Jan 2100 00:00:00 GMT"}) > 10**8
-
-
-def test_back_off_waits_at_least_what_is_asked_for():
-    backoff, dice = Backoff(0.5, 30.0), random.Random(0)
-    assert all(backoff.pause(tries, 7.0, dice) >= 7.0 for tries in range(1, 40))
-    assert all(0 <= backoff.pause(tries, None, dice) <= 30.0 for tries in range(1, 2000))
-
-
-@pytest.mark.parametrize(
-    ("status", "message", "headers", "final"),
-    [
-        (429, "slow down", {}, False),
-        (429, "insufficient_quota", {}, True),
-        (429, "come back tomorrow", {"retry-after": "86400"}, True),
-        (500, "", {}, False),
-        (529, "overloaded", {}, False),
-        (408, "", {}, False),
-        (400, "bad", {}, True),
-        (422, "bad", {}, True),
-    ],
-)
-def test_which_statuses_are_final(status, message, headers, final):
-    assert trouble_of_status(status, message, headers).is_final is final
-
-
-def test_a_response_that_is_right():
-    assert read_completion(completion()) == ServerAnswer("Yes.", "stop", 3, 5)
-    assert read_completion(completion(finish_reason="length")).finish_reason == "length"
-    without = completion()
-    del without["usage"]
-    assert read_completion(without) == ServerAnswer("Yes.", "stop", None, None)
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"finish_reason": None},
-        {"finish_reason": "tool_calls"},
-        {"finish_reason": "content_filter"},
-        {"message": None},
-        {"message": {"content": None}},
-        {"message": {"content": ["a"]}},
-        {"message": {"content": None, "refusal": "No."}},
-    ],
-)
-def test_responses_that_hold_no_answer(changes):
-    assert isinstance(read_completion(completion(**changes)), UnusableResponse)
-
-
-@pytest.mark.parametrize(
-    "content", [b"", b"{", b"[]", b"null", b'"text"', b"[" * 100_000, b"\xff\xfe", b'{"choices":[]}']
-)
-def test_bytes_that_hold_no_answer(content):
-    assert isinstance(read_response(content), UnusableResponse)
-
-
-def test_fields_that_a_server_does_not_know_are_left_out():
-    request = ChatRequest("a", (Message("user", "Hi"),), 0.5, 0.9, 40, 7, 3)
-    section = EndpointSection(model="m", max_tokens_field="max_completion_tokens", left_out=["top_k", "seed"])
-    body = body_of(request, section)
-    assert json.loads(json.dumps(body)) == {
-        "model": "m",
-        "messages": [{"role": "user", "content": "Hi"}],
-        "max_completion_tokens": 7,
-        "temperature": 0.5,
-        "top_p": 0.9,
-    }

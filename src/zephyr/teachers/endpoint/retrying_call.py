@@ -49,8 +49,6 @@ class AdaptiveConcurrency:
     """
 
     def __init__(self, most: int, clock: Callable[[], float] = time.monotonic) -> None:
-        if most < 1:
-            raise ValueError(f"concurrency is at least 1, got {most}")
         self.limit = float(min(_FIRST_CONCURRENCY, most))
         self.in_flight = 0
         self._most = most

@@ -1,4 +1,4 @@
-"""Judges asked by a schema: what goes out, what comes back as, and servers that want no schema."""
+"""The JSON of chat completions: requests, responses, log-probs, and judges that are asked by a schema."""
 
 import asyncio
 import json
@@ -9,11 +9,95 @@ from hypothesis import strategies as st
 
 from tests.teachers.calls import SHORT_PAUSES, address_at, questions
 from zephyr.judging import ParseFailure, RatingQuestion, ask, parse_reply
+from zephyr.recipe.teacher_section import EndpointSection
 from zephyr.records.messages import Message
 from zephyr.teachers.endpoint.chat_client import trouble_of_status
-from zephyr.teachers.endpoint.chat_format import ServerAnswer, written_out
+from zephyr.teachers.endpoint.chat_format import (
+    ServerAnswer,
+    UnusableResponse,
+    body_of,
+    read_completion,
+    read_response,
+    written_out,
+)
 from zephyr.teachers.endpoint.retrying_call import Caller, fresh_limits
+from zephyr.teachers.ledger.ledger import canonical, request_hash
 from zephyr.teachers.protocol import ChatReply, ChatRequest, NoBooks
+
+USAGE = {"prompt_tokens": 3, "completion_tokens": 5}
+REQUEST = ChatRequest("k", (Message("user", "Which?"),), max_tokens=1)
+WEIGHED = REQUEST._replace(top_logprobs=5)
+CHOICE = {"message": {"role": "assistant", "content": "M"}, "finish_reason": "length"}
+
+
+def completion(**changes: object) -> dict:
+    choice = {"message": {"role": "assistant", "content": "Yes."}, "finish_reason": "stop"} | changes
+    return {"choices": [choice], "usage": USAGE}
+
+
+def test_a_response_that_is_right():
+    assert read_completion(completion()) == ServerAnswer("Yes.", "stop", 3, 5)
+    assert read_completion(completion(finish_reason="length")).finish_reason == "length"
+    without = completion()
+    del without["usage"]
+    assert read_completion(without) == ServerAnswer("Yes.", "stop", None, None)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"finish_reason": None},
+        {"finish_reason": "tool_calls"},
+        {"finish_reason": "content_filter"},
+        {"message": None},
+        {"message": {"content": None}},
+        {"message": {"content": ["a"]}},
+        {"message": {"content": None, "refusal": "No."}},
+    ],
+)
+def test_responses_that_hold_no_answer(changes):
+    assert isinstance(read_completion(completion(**changes)), UnusableResponse)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b"null", b'"text"', b"[" * 100_000, b"\xff\xfe", b'{"choices":[]}']
+)
+def test_bytes_that_hold_no_answer(content):
+    assert isinstance(read_response(content), UnusableResponse)
+
+
+def test_fields_that_a_server_does_not_know_are_left_out():
+    request = ChatRequest("a", (Message("user", "Hi"),), 0.5, 0.9, 40, 7, 3)
+    section = EndpointSection(model="m", max_tokens_field="max_completion_tokens", left_out=["top_k", "seed"])
+    body = body_of(request, section)
+    assert json.loads(json.dumps(body)) == {
+        "model": "m",
+        "messages": [{"role": "user", "content": "Hi"}],
+        "max_completion_tokens": 7,
+        "temperature": 0.5,
+        "top_p": 0.9,
+    }
+
+
+def body(request):
+    return body_of(request, EndpointSection(model="m"))
+
+
+def test_only_requests_that_want_them_say_so():
+    assert {"logprobs": True, "top_logprobs": 5}.items() <= body(WEIGHED).items()
+    assert "logprobs" not in body(REQUEST)
+    assert "top_logprobs" not in canonical(REQUEST)
+    assert request_hash("x", REQUEST) != request_hash("x", WEIGHED)
+
+
+def test_the_first_tokens_log_probs_become_the_text():
+    top = [{"token": "M", "logprob": -0.017597131}, {"token": "m", "logprob": -4.048847}]
+    content = [{"token": "M", "logprob": -0.017597131, "top_logprobs": top}]
+    read = read_completion({"choices": [CHOICE | {"logprobs": {"content": content}}]})
+    assert json.loads(read.text) == {"M": -0.017597131, "m": -4.048847}
+    for none in (None, {}, {"content": []}, {"content": [{"top_logprobs": []}]}, {"content": [3]}):
+        assert read_completion({"choices": [CHOICE | {"logprobs": none}]}).text == "M"
+
 
 CONVERSATION = (Message("user", "Red or blue?"),)
 TWO = RatingQuestion("helpfulness", CONVERSATION, ("Red.", "Blue."))
