@@ -8,7 +8,7 @@ from huggingface_hub import ModelCard
 from tests.deliver.small_run import RECIPE, write_run
 from zephyr.deliver.card import card_of, card_place
 from zephyr.deliver.card_audit import audit_card
-from zephyr.deliver.run_facts import Score
+from zephyr.deliver.run_facts import ModelScore
 from zephyr.errors import DataError
 from zephyr.recipe.data_section import DataSource
 from zephyr.runs.reader import read_run
@@ -90,7 +90,10 @@ def test_the_card_passes_our_own_audit(run):
 
 
 def test_scores_from_outside_are_told_but_only_those_of_the_model_are_its_own(run):
-    results = [Score("dDPO", "mt_bench", "as_published", 7.3, n=160), Score("other", "mt_bench", "as_published", 6.0)]
+    results = [
+        ModelScore("dDPO", "mt_bench", "as_published", 7.3, n=160),
+        ModelScore("other", "mt_bench", "as_published", 6.0),
+    ]
     card = ModelCard(card_of(run, results=results))
     assert [one.metric_value for one in card.data.eval_results] == [0.5, 3.25, 7.3]
     assert "| other | mt_bench | as_published | 6 |" in card.text

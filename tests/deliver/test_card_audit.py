@@ -62,7 +62,7 @@ def test_translated_columns_and_stray_cells_are_read():
     assert training_table(text) == [{"step": "5", "epoch": "1.0"}]
 
 
-@pytest.mark.parametrize("text", ["", "no table", "| Model | Score |\n|---|---|\n| a | 1 |\n"])
+@pytest.mark.parametrize("text", ["", "no table", "| Model | ModelScore |\n|---|---|\n| a | 1 |\n"])
 def test_no_table_is_an_error(text):
     with pytest.raises(DataError, match="card: holds no training table"):
         audit_card(text)

@@ -9,7 +9,7 @@ import pytest
 
 from tests.deliver.small_run import RECIPE, write_run
 from zephyr.deliver.report import OutsideResults, report_of
-from zephyr.deliver.run_facts import Score
+from zephyr.deliver.run_facts import ModelScore
 from zephyr.runs.reader import read_run
 
 VOID = {"meta", "br", "line", "circle", "polyline", "polygon"}
@@ -38,7 +38,7 @@ class Balanced(HTMLParser):
 @pytest.fixture
 def page(tmp_path):
     outside = OutsideResults(
-        scores=[Score("dDPO", "mt_bench", "as_published", 7.25, 7.0, 7.5, 160)],
+        scores=[ModelScore("dDPO", "mt_bench", "as_published", 7.25, 7.0, 7.5, 160)],
         radars=[("mt_bench", "<svg></svg>")],
         beside=[["mt_bench", "as_published", "7.25", "7.34", "0.2", "agrees"]],
     )
@@ -67,7 +67,7 @@ def test_names_from_outside_are_text(tmp_path):
     folder = write_run(tmp_path / "run", recipe=recipe)
     (path,) = folder.glob("evaluate-*/samples.json")
     path.write_text(json.dumps([{"prompt": f"one\n{mark}", "answers": {mark: mark}}]))
-    scores = [Score(model, mark, mark, 0.5) for model in (mark, "other")]
+    scores = [ModelScore(model, mark, mark, 0.5) for model in (mark, "other")]
     outside = OutsideResults(scores=scores, radars=[(mark, "<svg></svg>")], beside=[[mark] * 6], deviations=[mark])
     page = report_of(read_run(folder), outside=outside)
     assert "<script" not in page

@@ -3,7 +3,7 @@
 import json
 
 from tests.deliver.small_run import write_run
-from zephyr.deliver.run_facts import Score, scores_of
+from zephyr.deliver.run_facts import ModelScore, scores_of
 from zephyr.runs.reader import read_run
 
 
@@ -23,4 +23,4 @@ def test_benchmarks_are_told_by_model_with_their_files(tmp_path):
     found = [one for one in scores_of(read_run(folder)) if one.benchmark in ("arc_challenge", "mt_bench")]
     # Too many of MT-Bench's judgments are missing for a score.
     source = f"{path.parent.name}/1-harness-align/arc_challenge/result.json"
-    assert found == [Score("dDPO", "arc_challenge", "acc_norm", 25.0, 23.1, 26.9, 1172, 1.2, source)]
+    assert found == [ModelScore("dDPO", "arc_challenge", "acc_norm", 25.0, 23.1, 26.9, 1172, 1.2, source)]

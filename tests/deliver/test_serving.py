@@ -44,7 +44,7 @@ MALFORMED = [
 def guarded_app(token=None):
     from zephyr.deliver.serving_guard import Guarded, guard
 
-    return guard(Guarded("http://127.0.0.1:9", "behind", "mine", token, body_bytes=4096))
+    return guard(Guarded("http://127.0.0.1:9", "behind", "mine", token, backend_token=None, body_bytes=4096))
 
 
 def ask(app, method, path, host="localhost", **options):

@@ -106,8 +106,7 @@ def export(
 ) -> None:
     """Write a model as GGUF files, each verified against the model, with Modelfiles for Ollama."""
     quiet_libraries(offline=offline)
-    from zephyr.deliver.gguf.export import ExportSettings
-    from zephyr.deliver.gguf.export import export as export_files
+    from zephyr.deliver.gguf.export import ExportSettings, export_gguf
     from zephyr.models.loading import Source
     from zephyr.runs.reader import model_name
 
@@ -120,5 +119,5 @@ def export(
         force=force,
         dtype=dtype,
     )
-    export_files(settings, lambda text: typer.echo(escape_controls(text)))
+    export_gguf(settings, lambda text: typer.echo(escape_controls(text)))
     typer.echo(f"-> {settings.folder}", err=True)

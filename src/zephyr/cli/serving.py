@@ -72,11 +72,10 @@ def serve(
 ) -> None:
     """Serve a model by OpenAI's API: /v1/chat/completions, with streaming, and /v1/models."""
     quiet_libraries(offline=offline)
-    from zephyr.deliver.serving import ServeSettings
-    from zephyr.deliver.serving import serve as serve_until_stopped
+    from zephyr.deliver.serving import ServeSettings, run_server
 
     settings = ServeSettings(model, host, port, os.environ.get(token_env), engine, offline, max_body_bytes)
-    serve_until_stopped(settings, lambda line: typer.echo(escape_controls(line)))
+    run_server(settings, lambda line: typer.echo(escape_controls(line)))
 
 
 def ui(
@@ -93,8 +92,8 @@ def ui(
     """Chat with a model in the browser, or with two side by side: vote, and train on the votes."""
     quiet_libraries(offline=offline)
     from zephyr.deliver.serving import ServeSettings
-    from zephyr.deliver.ui.start import show
+    from zephyr.deliver.ui.start import show_page
 
     token = os.environ.get(token_env)
     served = [ServeSettings(model, host, port, token, offline=offline) for model in models]
-    show(served, votes=votes, system=system, say=lambda line: typer.echo(escape_controls(line)))
+    show_page(served, votes=votes, system=system, say=lambda line: typer.echo(escape_controls(line)))

@@ -1,4 +1,4 @@
-"""What all verbs share on a terminal: text that cannot steer it, options, and libraries that keep quiet."""
+"""What all commands share on a terminal: escaped text, the --offline option, quiet libraries, disk errors, Ctrl-C."""
 
 import errno
 import os
@@ -21,9 +21,9 @@ _DISK_REMEDIES = {
     errno.ENOTDIR: "name another place",
     errno.EISDIR: "name a file",
     errno.ENOENT: "check the path",
-    errno.EIO: "mend the disk, or name another place",
+    errno.EIO: "check the disk, or name another place",
 }
-Offline = Annotated[bool, typer.Option("--offline", help="Touch no network.")]
+Offline = Annotated[bool, typer.Option("--offline", help="Use no network.")]
 
 
 def escape_controls(text: str) -> str:
@@ -32,7 +32,7 @@ def escape_controls(text: str) -> str:
 
 
 def disk_mistake(error: OSError) -> ResourceError | None:
-    """What a disk refused, in a user's words; None where that is no user's to mend, or no file is named."""
+    """A disk error in a user's words; None where a user cannot fix it, or no file is named."""
     where = error.filename2 or error.filename
     remedy = _DISK_REMEDIES.get(error.errno or 0)
     if where is None or remedy is None:
@@ -41,7 +41,7 @@ def disk_mistake(error: OSError) -> ResourceError | None:
 
 
 def quiet_libraries(*, offline: bool) -> None:
-    """Nothing; the libraries imported from now on wait asleep, send no telemetry, and offline nothing at all."""
+    """Set up libraries before they are imported: idle threads sleep, no telemetry, no network if `offline`."""
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # Beside one busy program, threads that spin while they wait are 3.5 times slower; sleeping costs a tenth alone.
@@ -52,7 +52,7 @@ def quiet_libraries(*, offline: bool) -> None:
 
 @contextmanager
 def can_go_on(how: str = "the same command goes on from here") -> Iterator[None]:
-    """Nothing; Ctrl-C within ends the command with a word on how to go on."""
+    """End the command on Ctrl-C within the block, with a line on how to continue."""
     try:
         yield
     except KeyboardInterrupt:

@@ -14,7 +14,7 @@ from zephyr.data.read.hub import is_hub_id
 from zephyr.deliver.rendering import render_markdown
 from zephyr.deliver.run_facts import (
     EVAL_COLUMNS,
-    Score,
+    ModelScore,
     counts_of,
     decimals,
     evaluations,
@@ -29,7 +29,7 @@ from zephyr.recipe.stage_sections import ALIGN, DELIVER, EVALUATE, FEEDBACK, PRE
 from zephyr.records.fields import Json
 from zephyr.records.reading import READERS
 from zephyr.runs.layout import CARD
-from zephyr.runs.reader import FinishedStage, RunRecord, at, count_weights, elements, entries, number, read_json
+from zephyr.runs.reader import FinishedStage, RunRecord, at, count_weights, elements, entries, number, read_record
 
 _METHODS = {
     "dpo": "Direct Preference Optimization (DPO)",
@@ -38,7 +38,6 @@ _METHODS = {
     "simpo": "Simple Preference Optimization (SimPO)",
     "cpo": "Contrastive Preference Optimization (CPO)",
     "listwise": "preference optimization over ranked lists",
-    "sft": "supervised fine-tuning",
 }
 _FRAMEWORKS = {
     "zephyr": "Zephyr",
@@ -62,7 +61,7 @@ _TRAINING_DATA = (
 _UNSAID = ("name", "reference_mixup")
 
 
-def card_of(run: RunRecord, *, results: Sequence[Score] = ()) -> str:
+def card_of(run: RunRecord, *, results: Sequence[ModelScore] = ()) -> str:
     """The card of the run's last model; `results` are scores that were measured outside the run.
 
     The front matter has those of the last model, the body has all.
@@ -97,7 +96,7 @@ def card_of(run: RunRecord, *, results: Sequence[Score] = ()) -> str:
         "frameworks": [(title, run.packages[name]) for name, title in _FRAMEWORKS.items() if name in run.packages],
     }
     text = render_markdown("card.md.j2", values)
-    # What the hub's library cannot read back must not be called a card.
+    # The hub's library must be able to read it back.
     ModelCard(text)
     return text
 
@@ -110,7 +109,7 @@ def card_place(run: RunRecord) -> Path:
 # ---- front matter ----
 
 
-def _front_matter(run: RunRecord, scores: Sequence[Score]) -> ModelCardData:
+def _front_matter(run: RunRecord, scores: Sequence[ModelScore]) -> ModelCardData:
     objective = _objective(run)
     base = at(run.recipe, "model", "name_or_path")
     sources = (str(at(source, "path") or "") for source in training_data(run.recipe, run.stages))
@@ -125,12 +124,12 @@ def _front_matter(run: RunRecord, scores: Sequence[Score]) -> ModelCardData:
         eval_results=[_eval_result(score) for score in scores] or None,
     )
     if not scores:
-        # As the published cards have it, whose trainer had no scores to tell either.
+        # As in the published cards, whose trainer had no scores either.
         data["model-index"] = [{"name": run.name, "results": []}]
     return data
 
 
-def _eval_result(score: Score) -> EvalResult:
+def _eval_result(score: ModelScore) -> EvalResult:
     """The score in the hub's words; interval, error, number of items and source stand beside the value."""
     arguments = {
         "low": score.low,
@@ -177,7 +176,7 @@ def training_data(recipe: Mapping[str, Json], stages: Container[str]) -> Iterato
 
 
 def _data_line(run: RunRecord, source: Json) -> str:
-    """A data source and its licence. Of a local file its name is told, not where it lies."""
+    """A data source and its licence. Of a local file the name is given, not the folder."""
     path = str(at(source, "path") or "")
     name = path if _is_on_hub(path, _data_dir(run)) else Path(path).name
     return f"{name}, licence: {at(source, 'license') or 'not recorded'}"
@@ -194,14 +193,14 @@ def _objective(run: RunRecord) -> str:
 
 def _model(run: RunRecord, folder: Path) -> dict[str, object]:
     """What the model is, from its own files and the recipe."""
-    size, kind = count_weights(folder), at(read_json(folder / "config.json"), "model_type")
+    size, kind = count_weights(folder), at(read_record(folder / "config.json"), "model_type")
     base, objective = at(run.recipe, "model", "name_or_path"), _objective(run)
     revision = f" at revision {run.model_revision}" if run.model_revision else ""
     return {
         "size": _short(size) if size and kind else "",
         "model_type": kind,
         "objective": objective,
-        "method": _METHODS.get(objective or "sft", objective),
+        "method": _METHODS.get(objective, objective) or "supervised fine-tuning",
         "base": f"{base}{revision}" if base else "",
         "is_pretrained_here": PRETRAIN in run.stages,
         "chat_template": at(run.recipe, "chat_template", "name"),
@@ -218,7 +217,7 @@ def _first_prompt(run: RunRecord) -> str:
 def _sampling(folder: Path) -> str:
     """The sampling that stands in the model's folder, as arguments."""
     path = folder / "generation_config.json"
-    config = read_json(path) if path.is_file() else None
+    config = read_record(path) if path.is_file() else None
     names = ("max_new_tokens", "do_sample", "temperature", "top_k", "top_p")
     found = ", ".join(f"{name}={at(config, name)!r}" for name in names if at(config, name) is not None)
     return found or "max_new_tokens=256"

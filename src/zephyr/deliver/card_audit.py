@@ -1,4 +1,4 @@
-"""What a published card's training table says without saying it: beta, the steps of an epoch, the size of the data.
+"""What a published card's training table implies: beta, the steps of an epoch, the size of the data.
 
 Reads any card in Markdown whose table has the columns of the Trainer's cards, translated ones too, as long as the
 column names stand in brackets. Own cards are written by `card`.
@@ -11,15 +11,15 @@ from typing import NamedTuple
 
 from zephyr.errors import DataError
 
-# The batch of the published Zephyr cards, taken where a card does not tell its own.
+# The batch of the published Zephyr cards, assumed where a card does not state its own.
 USUAL_BATCH = 32
-MOST_ROWS_OF_EVAL = 4096
+MAX_EVAL_ROWS = 4096
 _COLUMNS = (
     "training loss", "epoch", "step", "validation loss", "rewards/chosen", "rewards/rejected", "rewards/accuracies",
     "rewards/margins", "logps/rejected", "logps/chosen", "logits/rejected", "logits/chosen",
 )  # fmt: skip
 _OTHER_NAMES = {"loss": "training loss", "steps": "step", "epochs": "epoch", "eval_loss": "validation loss"}
-Row = Mapping[str, str]
+_TableRow = Mapping[str, str]
 
 
 class CardAudit(NamedTuple):
@@ -43,7 +43,7 @@ class CardAudit(NamedTuple):
 
 
 def audit_card(text: str, *, where: str = "card", batch_size: int | None = None) -> CardAudit:
-    """What the card's training table gives away. Raises DataError if the card has no such table."""
+    """What the card's training table implies. Raises DataError if the card has no such table."""
     rows = training_table(text)
     if not rows:
         remedy = "name a card with a table of Step, Epoch and Validation Loss or Rewards/..."
@@ -69,7 +69,7 @@ def audit_card(text: str, *, where: str = "card", batch_size: int | None = None)
     )
 
 
-def training_table(text: str) -> list[Row]:
+def training_table(text: str) -> list[_TableRow]:
     """The rows of the first table that has steps and a measurement, as texts under the columns' usual names."""
     lines = text.splitlines()
     for number, line in enumerate(lines):
@@ -79,8 +79,8 @@ def training_table(text: str) -> list[Row]:
     return []
 
 
-def _rows_below(lines: Sequence[str], names: Sequence[str | None]) -> list[Row]:
-    rows: list[Row] = []
+def _rows_below(lines: Sequence[str], names: Sequence[str | None]) -> list[_TableRow]:
+    rows: list[_TableRow] = []
     for line in lines:
         cells = _cells(line)
         if len(cells) != len(names):
@@ -112,10 +112,10 @@ def _stated_batch(text: str) -> int | None:
     return int(found[1]) if found else None
 
 
-def _beta(rows: Sequence[Row]) -> float | None:
+def _beta(rows: Sequence[_TableRow]) -> float | None:
     """The common slope of rewards on log-probabilities: reward = beta (logp - reference logp), chosen and rejected.
 
-    Rounded to 4 digits: rewards of 4 decimals tell no more. None where the log-probabilities do not move.
+    Rounded to 4 digits, as rewards have 4 decimals. None where the log-probabilities do not move.
     """
     products = squares = 0.0
     for side in ("chosen", "rejected"):
@@ -132,7 +132,7 @@ def _beta(rows: Sequence[Row]) -> float | None:
     return float(f"{products / squares:.4g}") if squares else None
 
 
-def _steps_bounds(rows: Sequence[Row]) -> tuple[float, float] | None:
+def _steps_bounds(rows: Sequence[_TableRow]) -> tuple[float, float] | None:
     """The least and most steps that an epoch can have, so that every row's epoch is its step's, rounded as printed."""
     low, high = 0.0, math.inf
     for row in rows:
@@ -151,11 +151,11 @@ def _granularity(accuracies: Sequence[str]) -> int | None:
     known = [(float(text), 0.5 * 10.0 ** -max(4, _decimals(text)) * (1 + 1e-9)) for text in accuracies]
     if not known:
         return None
-    candidates = range(1, MOST_ROWS_OF_EVAL + 1)
+    candidates = range(1, MAX_EVAL_ROWS + 1)
     return next((n for n in candidates if all(abs(round(a * n) / n - a) <= half for a, half in known)), None)
 
 
-def _margin_error(rows: Sequence[Row]) -> float | None:
+def _margin_error(rows: Sequence[_TableRow]) -> float | None:
     wanted = ("rewards/margins", "rewards/chosen", "rewards/rejected")
     errors = [
         abs(float(row[wanted[0]]) - (float(row[wanted[1]]) - float(row[wanted[2]])))

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 WIDTH, HEIGHT = 560, 240
-LEFT, RIGHT, TOP, BOTTOM = 56, 12, 12, 34
-ROW_HEIGHT = 34
-DASHES = ("", "7 4", "2 3", "9 3 2 3")
-NUM_COLOURS = 4
-MOST_POINTS = 400
+_LEFT, _RIGHT, _TOP, _BOTTOM = 56, 12, 12, 34
+_ROW_HEIGHT = 34
+_DASHES = ("", "7 4", "2 3", "9 3 2 3")
+_NUM_COLOURS = 4
+_MOST_POINTS = 400
 
 
 class Series(NamedTuple):
@@ -95,10 +95,10 @@ class _Frame(NamedTuple):
     top: float
 
     def x(self, value: float) -> float:
-        return LEFT + (value - self.left) / (self.right - self.left) * (WIDTH - LEFT - RIGHT)
+        return _LEFT + (value - self.left) / (self.right - self.left) * (WIDTH - _LEFT - _RIGHT)
 
     def y(self, value: float) -> float:
-        return HEIGHT - BOTTOM - (value - self.bottom) / (self.top - self.bottom) * (HEIGHT - TOP - BOTTOM)
+        return HEIGHT - _BOTTOM - (value - self.bottom) / (self.top - self.bottom) * (HEIGHT - _TOP - _BOTTOM)
 
 
 def line_chart(title: str, series: Sequence[Series], *, x_label: str) -> Chart | None:
@@ -141,14 +141,14 @@ def interval_chart(title: str, rows: Sequence[IntervalRow]) -> Chart | None:
     if not ends:
         return None
     frame = _framed(min(0.0, *ends), max(*ends, 0.0), 0.0, 1.0)
-    height = ROW_HEIGHT * len(rows) + 30
+    height = _ROW_HEIGHT * len(rows) + 30
     rules, labels, dots = [], [], []
     for tick in _ticks(frame.left, frame.right):
         x = f"{frame.x(tick):.1f}"
         rules.append(Rule(x, x, "4", str(height - 26)))
         labels.append(Label(x, str(height - 8), "middle", f"{tick:g}"))
     for number, row in enumerate(rows):
-        y, colour, place = ROW_HEIGHT * number + 24, row.colour % NUM_COLOURS, frame.x(row.value)
+        y, colour, place = _ROW_HEIGHT * number + 24, row.colour % _NUM_COLOURS, frame.x(row.value)
         if row.low is not None and row.high is not None:
             rules.append(Rule(f"{frame.x(row.low):.1f}", f"{frame.x(row.high):.1f}", str(y), str(y), colour))
         dots.append(Dot(colour, f"{place:.1f}", str(y), 5))
@@ -165,15 +165,15 @@ def _chart_of(
     for number, one in enumerate(series):
         places = [(frame.x(x), frame.y(y)) for x, y in one.points]
         if len(places) == 1:
-            dots.append(Dot(number % NUM_COLOURS, f"{places[0][0]:.1f}", f"{places[0][1]:.1f}", 4))
+            dots.append(Dot(number % _NUM_COLOURS, f"{places[0][0]:.1f}", f"{places[0][1]:.1f}", 4))
             continue
         points = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
         floor = frame.y(frame.bottom)
         area = f"{places[0][0]:.1f},{floor:.1f} {points} {places[-1][0]:.1f},{floor:.1f}" if fill else ""
-        curves.append(Curve(number % NUM_COLOURS, DASHES[number % len(DASHES)], points, area))
-    legend = [(one.name, number % NUM_COLOURS, DASHES[number % len(DASHES)]) for number, one in enumerate(series)]
+        curves.append(Curve(number % _NUM_COLOURS, _DASHES[number % len(_DASHES)], points, area))
+    legend = [(one.name, number % _NUM_COLOURS, _DASHES[number % len(_DASHES)]) for number, one in enumerate(series)]
     rules = [
-        Rule(str(LEFT), str(WIDTH - RIGHT), f"{frame.y(tick):.1f}", f"{frame.y(tick):.1f}")
+        Rule(str(_LEFT), str(WIDTH - _RIGHT), f"{frame.y(tick):.1f}", f"{frame.y(tick):.1f}")
         for tick in _ticks(frame.bottom, frame.top)
     ]
     return Chart(title, summary, rules, list(_axis_labels(frame, x_label)), curves, dots, legend)
@@ -181,10 +181,10 @@ def _chart_of(
 
 def _axis_labels(frame: _Frame, x_label: str) -> Iterator[Label]:
     for tick in _ticks(frame.bottom, frame.top):
-        yield Label(str(LEFT - 6), f"{frame.y(tick) + 4:.1f}", "end", f"{tick:g}")
+        yield Label(str(_LEFT - 6), f"{frame.y(tick) + 4:.1f}", "end", f"{tick:g}")
     for tick in _ticks(frame.left, frame.right):
-        yield Label(f"{frame.x(tick):.1f}", str(HEIGHT - BOTTOM + 16), "middle", f"{tick:g}")
-    yield Label(str(WIDTH - RIGHT), str(HEIGHT - 4), "end", x_label)
+        yield Label(f"{frame.x(tick):.1f}", str(HEIGHT - _BOTTOM + 16), "middle", f"{tick:g}")
+    yield Label(str(WIDTH - _RIGHT), str(HEIGHT - 4), "end", x_label)
 
 
 def _framed(left: float, right: float, bottom: float, top: float) -> _Frame:
@@ -208,6 +208,6 @@ def _ticks(low: float, high: float) -> list[float]:
 def _finite(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     """The finite points, thinned to as many as the eye can tell apart; the last one stays."""
     there = [(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y)]
-    stride = max(1, math.ceil(len(there) / MOST_POINTS))
+    stride = max(1, math.ceil(len(there) / _MOST_POINTS))
     thinned = there[::stride]
     return thinned if not there or thinned[-1] == there[-1] else [*thinned, there[-1]]

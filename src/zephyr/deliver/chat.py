@@ -24,14 +24,14 @@ class Speaker:
         self._encoder = DialogueEncoder(loaded.tokenizer, ChatTemplateSection(name="own"))
 
     def answer(self, messages: Sequence[Message], sampling: Sampling) -> Generator[str, None, None]:
-        """The answer in pieces; the model stops writing when the pieces are no longer wanted."""
+        """The answer in pieces; closing the generator stops the model."""
         model, tokenizer = self._loaded
         return stream_answer(model, tokenizer, self._encoder.prompt(messages).tolist(), sampling)
 
 
 @dataclass
 class Conversation:
-    """A model, how it samples, and what has been said."""
+    """A model, its sampling, and the messages so far."""
 
     loaded: Loaded
     sampling: Sampling
@@ -43,11 +43,11 @@ class Conversation:
         self.forget()
 
     def forget(self) -> None:
-        """Begin anew, with the system message alone."""
+        """Start a new conversation, with the system message alone."""
         self.said = [Message("system", self.system)] if self.system else []
 
     def answer(self, text: str) -> Generator[str, None, None]:
-        """The answer to the user's next message in pieces; both are remembered when it is whole."""
+        """The answer to the user's next message in pieces; both become part of the conversation once it is complete."""
         asked = [*self.said, Message("user", text)]
         pieces = []
         for piece in self._speaker.answer(asked, self.sampling):
@@ -57,7 +57,7 @@ class Conversation:
 
 
 def talk(conversation: Conversation, read: Callable[[], str | None], write: Callable[[str], None]) -> None:
-    """Answer what `read` gives until it gives None or a word of farewell; Ctrl-C ends no more than an answer."""
+    """Answer what `read` returns until it returns None, /exit or /quit; Ctrl-C stops the current answer only."""
     while (text := read()) is not None and text.strip() not in LEAVE:
         if text.strip() == FORGET:
             conversation.forget()

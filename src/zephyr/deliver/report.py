@@ -14,7 +14,7 @@ from zephyr.deliver.charts import Chart, IntervalRow, Series, histogram, interva
 from zephyr.deliver.rendering import render_html
 from zephyr.deliver.run_facts import (
     EVAL_COLUMNS,
-    Score,
+    ModelScore,
     counts_of,
     decimals,
     evaluations,
@@ -26,7 +26,7 @@ from zephyr.deliver.run_facts import (
 )
 from zephyr.recipe.stage_sections import ALIGN, DELIVER, EVALUATE, FEEDBACK, PRETRAIN, SFT, SYNTH, TRAINING_STAGES
 from zephyr.records.fields import Json
-from zephyr.runs.reader import FinishedStage, RunRecord, at, entries, number, read_json
+from zephyr.runs.reader import FinishedStage, RunRecord, at, entries, number, read_record
 from zephyr.teachers.ledger.file import open_file
 from zephyr.teachers.ledger.report import TeacherSummary, summarize
 
@@ -79,7 +79,7 @@ class OutsideResults:
     The rows of `beside` are: benchmark, metric, run, published, tolerance, verdict.
     """
 
-    scores: Sequence[Score] = ()
+    scores: Sequence[ModelScore] = ()
     radars: Sequence[tuple[str, str]] = ()
     beside: Sequence[Sequence[str]] = ()
     deviations: Sequence[str] = ()
@@ -146,7 +146,7 @@ def scores_by_task(run: RunRecord) -> tuple[list[str], list[list[str]]]:
         assert stage is not None
         for path in stage.measurements("world", name):
             models.append(run.title_of(name))
-            for task, share in entries(read_json(path), "by_task").items():
+            for task, share in entries(read_record(path), "by_task").items():
                 value = number(share)
                 found.setdefault(task, {})[models[-1]] = "" if value is None else f"{value:.0%}"
     return models, [[task, *(by.get(model, "") for model in models)] for task, by in sorted(found.items())]
@@ -201,7 +201,7 @@ def seconds_in_words(seconds: float) -> str:
     return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
 
 
-def _score_charts(scores: Sequence[Score]) -> list[Chart]:
+def _score_charts(scores: Sequence[ModelScore]) -> list[Chart]:
     """A chart for every metric that several models have, one colour a model."""
     groups: dict[tuple[str, str], list[IntervalRow]] = {}
     models = list(dict.fromkeys(score.model for score in scores))

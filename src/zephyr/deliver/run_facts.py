@@ -1,4 +1,4 @@
-"""What card and report both tell of a run: scores, counts of rows, who taught and judged, evaluations, health notes."""
+"""What card and report have in common: scores, counts of rows, teachers and judges, evaluations, health notes."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -27,7 +27,7 @@ _COUNTED = {
 }  # fmt: skip
 
 
-class Score(NamedTuple):
+class ModelScore(NamedTuple):
     """A score with its 95 % interval, where one is known, and the file that it comes from."""
 
     model: str
@@ -42,14 +42,14 @@ class Score(NamedTuple):
 
 
 class Count(NamedTuple):
-    """A number, or words, that a stage noted about its rows."""
+    """A number or a text that a stage recorded about its rows."""
 
     stage: str
     what: str
     value: str
 
 
-def scores_of(run: RunRecord) -> list[Score]:
+def scores_of(run: RunRecord) -> list[ModelScore]:
     """Every score of the evaluate stage, the closed world's first."""
     stage = run.stages.get(EVALUATE)
     if stage is None:
@@ -57,53 +57,53 @@ def scores_of(run: RunRecord) -> list[Score]:
     return [*_world_scores(run, stage), *_benchmarks(run, stage), *_metrics(run, stage)]
 
 
-def _world_scores(run: RunRecord, stage: FinishedStage) -> Iterator[Score]:
-    for model, told in entries(stage.facts, "scores").items():
-        value = number(at(told, "score"))
+def _world_scores(run: RunRecord, stage: FinishedStage) -> Iterator[ModelScore]:
+    for model, found in entries(stage.facts, "scores").items():
+        value = number(at(found, "score"))
         if value is not None:
-            count = number(at(told, "n"))
-            yield Score(
+            count = number(at(found, "n"))
+            yield ModelScore(
                 model=model,
                 benchmark="closed world, held-out prompts",
                 metric="share of right answers",
                 value=value,
-                low=number(at(told, "low")),
-                high=number(at(told, "high")),
+                low=number(at(found, "low")),
+                high=number(at(found, "high")),
                 n=None if count is None else int(count),
                 source=_measurement(run, stage, "world", model),
             )
 
 
-def _benchmarks(run: RunRecord, stage: FinishedStage) -> Iterator[Score]:
-    """The field's benchmarks; a judged one of which too many judgments are missing has no score to be shown."""
-    for model, found in entries(stage.facts, "benchmarks").items():
-        for benchmark, told in entries(found).items():
-            value, count = number(at(told, "score")), number(at(told, "n"))
-            if value is None or at(told, "label") == "incomplete":
+def _benchmarks(run: RunRecord, stage: FinishedStage) -> Iterator[ModelScore]:
+    """Scores of public benchmarks; a judged one that lacks too many judgments is left out."""
+    for model, by_benchmark in entries(stage.facts, "benchmarks").items():
+        for benchmark, found in entries(by_benchmark).items():
+            value, count = number(at(found, "score")), number(at(found, "n"))
+            if value is None or at(found, "label") == "incomplete":
                 continue
-            yield Score(
+            yield ModelScore(
                 model=model,
                 benchmark=benchmark,
-                metric=str(at(told, "metric")),
+                metric=str(at(found, "metric")),
                 value=value,
-                low=number(at(told, "low")),
-                high=number(at(told, "high")),
+                low=number(at(found, "low")),
+                high=number(at(found, "high")),
                 n=None if count is None else int(count),
-                standard_error=number(at(told, "standard_error")),
-                source=run.relative(stage.folder / str(at(told, "file"))),
+                standard_error=number(at(found, "standard_error")),
+                source=run.relative(stage.folder / str(at(found, "file"))),
             )
 
 
-def _metrics(run: RunRecord, stage: FinishedStage) -> Iterator[Score]:
+def _metrics(run: RunRecord, stage: FinishedStage) -> Iterator[ModelScore]:
     metrics = entries(stage.facts, "metrics")
     pairs = number(metrics.get("preference/prompts"))
-    for name, told in metrics.items():
+    for name, found in metrics.items():
         task, _, rest = name.partition("/")
-        value = number(told)
+        value = number(found)
         if value is None or rest in ("pairs", "prompts") or rest.endswith(("_low", "_high")):
             continue
         is_perplexity = task == "perplexity"
-        yield Score(
+        yield ModelScore(
             model=rest if is_perplexity else run.title_of(ALIGN),
             benchmark="held-out dialogues" if is_perplexity else "held-out preferences",
             metric=task if is_perplexity else f"rewards {rest.removeprefix('rewards_')}",
@@ -116,13 +116,13 @@ def _metrics(run: RunRecord, stage: FinishedStage) -> Iterator[Score]:
 
 
 def _measurement(run: RunRecord, stage: FinishedStage, task: str, model: str) -> str:
-    """The file of a measurement, from the run's folder on."""
+    """The file of a measurement, relative to the run's folder."""
     made_by = next((name for name in TRAINING_STAGES if run.title_of(name) == model), "")
     found = stage.measurements(task, made_by)
     return run.relative(found[0] if found else stage.folder / STAGE_FILE)
 
 
-def interval_words(score: Score) -> str:
+def interval_words(score: ModelScore) -> str:
     """The interval or standard error of a score in words, and its number of items."""
     of = [] if score.n is None else [f"n = {score.n:,}"]
     if score.low is not None and score.high is not None:
@@ -132,7 +132,7 @@ def interval_words(score: Score) -> str:
 
 
 def counts_of(run: RunRecord) -> list[Count]:
-    """What every stage noted about its rows, filters and drops in its own words."""
+    """What every stage recorded about its rows, filters and drops."""
     return [
         Count(stage.name, what, value)
         for stage in run.stages.values()
@@ -151,7 +151,7 @@ def _flat(what: str, fact: Json) -> Iterator[tuple[str, str]]:
 
 
 def readable(value: Json) -> str:
-    """A value as people read it: thousands apart, 4 significant digits."""
+    """A value for readers: thousands separated, 4 significant digits."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return str(value)
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
@@ -163,7 +163,7 @@ def evaluations(log: Sequence[Mapping[str, Json]]) -> list[Mapping[str, Json]]:
 
 
 def health_of(run: RunRecord) -> list[str]:
-    """What training noticed about itself, in words."""
+    """The notes of the health checks during training, in words."""
     return [
         f"{stage.name}, step {readable(at(note, 'step'))}: {at(note, 'words')}"
         for stage in run.stages.values()
@@ -175,20 +175,20 @@ def makers_of(run: RunRecord) -> dict[str, str]:
     """Who wrote, answered and rated, by role."""
     recipe = run.recipe
     found = {
-        "teacher": _asked(at(recipe, SYNTH, "teacher")) if SYNTH in run.stages else "",
+        "teacher": _teacher_words(at(recipe, SYNTH, "teacher")) if SYNTH in run.stages else "",
         "judge": "",
         "candidates": "",
     }
     if FEEDBACK in run.stages and not at(recipe, FEEDBACK, "recorded"):
         pool = elements(recipe, FEEDBACK, "candidates", "models")
-        teachers = [_asked(one) for one in elements(recipe, FEEDBACK, "candidates", "teachers")]
-        found["judge"] = _asked(at(recipe, FEEDBACK, "judge"))
+        teachers = [_teacher_words(one) for one in elements(recipe, FEEDBACK, "candidates", "teachers")]
+        found["judge"] = _teacher_words(at(recipe, FEEDBACK, "judge"))
         found["candidates"] = ", ".join([*map(str, pool), *teachers])
     return {role: name for role, name in found.items() if name}
 
 
-def _asked(section: Json) -> str:
-    """A teacher in words. Its address is not told: it may be nobody else's business."""
+def _teacher_words(section: Json) -> str:
+    """A teacher in words, without its address, which may be private."""
     kind, model = at(section, "name"), at(section, "model")
     if kind == "scripted":
         fault_rate = number(at(section, "fault_rate"))

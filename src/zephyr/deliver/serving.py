@@ -1,6 +1,6 @@
 """`zephyr serve`: a model over HTTP as OpenAI's clients know it, by vLLM or `transformers serve` behind a guard.
 
-The server itself listens on this machine alone, on a port of its own; what clients reach is the guard.
+The engine's server listens on this machine alone, on a port of its own; clients reach the guard.
 """
 
 import contextlib
@@ -23,23 +23,24 @@ from typing import IO, Literal, NoReturn
 from zephyr.errors import ResourceError
 from zephyr.teachers.endpoint.address import is_loopback
 
-Engine = Literal["auto", "vllm", "transformers"]
+ServingEngine = Literal["auto", "vllm", "transformers"]
 LOOPBACK = "127.0.0.1"
-MOST_SECONDS_TO_START = 900.0
+MAX_SECONDS_TO_START = 900.0
 LAST_LINES = 5
+MAX_BODY_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
 class ServeSettings:
-    """What is served where. `token`: what clients must send; without one only this machine is let in."""
+    """The model and the address. `token`: what clients must send; without one only this machine may connect."""
 
     model: str
     host: str = LOOPBACK
     port: int = 8000
     token: str | None = None
-    engine: Engine = "auto"
+    engine: ServingEngine = "auto"
     offline: bool = False
-    body_bytes: int = 1 << 20
+    body_bytes: int = MAX_BODY_BYTES
 
     @property
     def name(self) -> str:
@@ -48,7 +49,7 @@ class ServeSettings:
         return folder.resolve().name if folder.is_dir() else self.model
 
 
-def serve(settings: ServeSettings, say: Callable[[str], None]) -> None:
+def run_server(settings: ServeSettings, say: Callable[[str], None]) -> None:
     """Serve the model until stopped. Raises ResourceError where that cannot be, ModelError for what is no model."""
     check_access(settings)
     import torch
@@ -62,7 +63,7 @@ def serve(settings: ServeSettings, say: Callable[[str], None]) -> None:
 
         from zephyr.deliver.serving_guard import Guarded, guard
     except ImportError as error:
-        raise ResourceError("zephyr serve", f"needs {error.name}", 'pip install "zephyr-align[serve]"') from error
+        raise ResourceError("zephyr serve", f"needs {error.name}", 'pip install "zephyr-align[run_server]"') from error
     # So that the server behind ends too.
     signal.signal(signal.SIGTERM, _end)
     with bound_socket(settings.host, settings.port) as listening, running(settings, has_gpu=has_gpu) as backend:
@@ -74,19 +75,19 @@ def serve(settings: ServeSettings, say: Callable[[str], None]) -> None:
 
 
 def check_access(settings: ServeSettings) -> None:
-    """Nothing, if nobody from outside is let in without a token. Raises ResourceError."""
+    """Check that no other machine can connect without a token. Raises ResourceError."""
     if settings.token is not None and not settings.token.strip():
         raise ResourceError("the token", "is empty", "put a long random text into its variable")
     if settings.token is None and not is_loopback(settings.host):
         raise ResourceError(
             f"--host {settings.host}",
-            "would let others in without a token",
+            "would let other machines connect without a token",
             "set ZEPHYR_SERVE_TOKEN to a long random text, or leave --host out",
         )
 
 
 def bound_socket(host: str, port: int) -> socket.socket:
-    """A socket that listens there. Raises ResourceError where another program does, or nobody can."""
+    """A socket that listens there. Raises ResourceError where the address is taken or not allowed."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listening = socket.socket(family)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -103,7 +104,7 @@ def bound_socket(host: str, port: int) -> socket.socket:
 
 
 @dataclass(frozen=True)
-class Backend:
+class EngineServer:
     """A running server: its engine, its address, its name for the model, and its token."""
 
     engine: str
@@ -113,8 +114,8 @@ class Backend:
 
 
 @contextlib.contextmanager
-def running(settings: ServeSettings, *, has_gpu: bool) -> Iterator[Backend]:
-    """The engine's server, up as long as the block lasts. Raises ResourceError if it does not come up."""
+def running(settings: ServeSettings, *, has_gpu: bool) -> Iterator[EngineServer]:
+    """The engine's server, running as long as the block. Raises ResourceError if it does not start."""
     with bound_socket(LOOPBACK, 0) as free:
         port = free.getsockname()[1]
     engine = _engine(settings.engine, has_gpu=has_gpu)
@@ -124,7 +125,7 @@ def running(settings: ServeSettings, *, has_gpu: bool) -> Iterator[Backend]:
         command += ["--served-model-name", settings.name]
     else:
         command += ["--log-level", "error", *(["--continuous-batching"] if has_gpu else ["--device", "cpu"])]
-    backend = Backend(engine, f"http://{LOOPBACK}:{port}", settings.name if token else settings.model, token)
+    backend = EngineServer(engine, f"http://{LOOPBACK}:{port}", settings.name if token else settings.model, token)
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(  # noqa: S603  # our own engines, and a model's name as one word
             command, env=_environment(settings, token), stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
@@ -140,7 +141,7 @@ def _end(number: int, _: object) -> NoReturn:
     raise SystemExit(128 + number)
 
 
-def _engine(wanted: Engine, *, has_gpu: bool) -> str:
+def _engine(wanted: ServingEngine, *, has_gpu: bool) -> str:
     if wanted != "auto":
         return wanted
     return "vllm" if has_gpu and shutil.which("vllm") else "transformers"
@@ -150,13 +151,13 @@ def _program(engine: str) -> str:
     beside = Path(sys.executable).with_name(engine)
     found = str(beside) if beside.exists() else shutil.which(engine)
     if found is None:
-        extra = "vllm" if engine == "vllm" else "serve"
+        extra = "vllm" if engine == "vllm" else "run_server"
         raise ResourceError("zephyr serve", f"there is no program {engine}", f'pip install "zephyr-align[{extra}]"')
     return found
 
 
 def _environment(settings: ServeSettings, token: str | None) -> dict[str, str]:
-    """The environment of the server: no telemetry, and offline nothing from the hub; tokens never on a command line."""
+    """The environment of the server: no telemetry, offline no hub; the token is never on a command line."""
     added = {"HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1", "VLLM_NO_USAGE_STATS": "1"}
     if settings.offline or Path(settings.model).is_dir():
         added |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
@@ -165,20 +166,20 @@ def _environment(settings: ServeSettings, token: str | None) -> dict[str, str]:
     return os.environ | added
 
 
-def _wait_until_up(backend: Backend, process: "subprocess.Popen[bytes]", log: IO[bytes]) -> None:
-    give_up = time.monotonic() + MOST_SECONDS_TO_START
+def _wait_until_up(backend: EngineServer, process: "subprocess.Popen[bytes]", log: IO[bytes]) -> None:
+    give_up = time.monotonic() + MAX_SECONDS_TO_START
     while time.monotonic() < give_up:
         if process.poll() is not None:
             log.seek(0)
             last = log.read().decode("utf-8", "replace").splitlines()[-LAST_LINES:]
-            raise ResourceError(f"{backend.engine} serve", f"has ended: {' '.join(last)}", "try another --engine")
+            raise ResourceError(f"{backend.engine} serve", f"stopped: {' '.join(last)}", "try another --engine")
         with (
             contextlib.suppress(urllib.error.URLError, ConnectionError, TimeoutError),
             urllib.request.urlopen(f"{backend.url}/health", timeout=5),  # noqa: S310  # our own address
         ):
             return
         time.sleep(0.2)
-    raise ResourceError(f"{backend.engine} serve", "does not come up", "try another --engine, or a smaller model")
+    raise ResourceError(f"{backend.engine} serve", "does not start", "try another --engine, or a smaller model")
 
 
 def _stop(process: "subprocess.Popen[bytes]") -> None:

@@ -1,7 +1,7 @@
-"""What stands before a model's server: who may ask, how much, and for what; the rest passes to the server as it is.
+"""The guard before a model's server: who may send requests, which ones, and how large; the rest passes unchanged.
 
-Only two questions are let through, a chat completion of the one model that is served, and what models there are.
-Every refusal is a 4xx in OpenAI's form, with its reason.
+Only two requests pass: a chat completion of the one model that is served, and the list of models. Every refusal is a
+4xx in OpenAI's form, with its reason.
 """
 
 import hmac
@@ -9,7 +9,7 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TypeAlias, cast
+from typing import cast
 
 import httpx2
 from starlette.applications import Starlette
@@ -19,12 +19,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from zephyr.records.fields import Json
 from zephyr.records.messages import ROLES, Message, message_faults
 
-Json: TypeAlias = "str | int | float | bool | list[Json] | dict[str, Json] | None"
-
-BODY_BYTES = 1 << 20
-# Whole numbers and others, by name, with the least and the most there may be.
+# Numbers by name, with the smallest and the largest that is allowed.
 _NUMBERS: dict[str, tuple[float, float]] = {
     "temperature": (0, 100),
     "top_p": (0, 1),
@@ -40,20 +38,20 @@ _LOOPBACK_NAMES = ["localhost", "127.0.0.1", "[::1]"]
 class Guarded:
     """The server behind: its address, its name for the model, and its own token if it wants one.
 
-    `model` is the name that clients use. Without a `token` anybody on this machine may ask, but no page of a browser
-    under another name than localhost.
+    `model` is the name that clients use. Without a `token` every program on this machine may send requests, but no
+    web page under another name than localhost.
     """
 
     backend: str
     backend_model: str
     model: str
-    token: str | None = None
-    backend_token: str | None = None
-    body_bytes: int = BODY_BYTES
+    token: str | None
+    backend_token: str | None
+    body_bytes: int
 
 
 class RefusedError(Exception):
-    """A request that is not let through: the status and the reason."""
+    """A refused request: the status and the reason."""
 
     def __init__(self, status: int, reason: str) -> None:
         super().__init__(status, reason)
@@ -80,7 +78,7 @@ def guard(guarded: Guarded) -> Starlette:
 
     async def completions(request: Request) -> Response:
         _check_token(request, guarded)
-        asked = checked_question(await _body(request, guarded.body_bytes), guarded.model)
+        asked = checked_request(await _body(request, guarded.body_bytes), guarded.model)
         client: httpx2.AsyncClient = request.app.state.client
         return await _passed_on(client, asked | {"model": guarded.backend_model}, guarded.backend_token)
 
@@ -104,7 +102,7 @@ def guard(guarded: Guarded) -> Starlette:
     )
 
 
-def checked_question(body: bytes, model: str) -> dict[str, Json]:
+def checked_request(body: bytes, model: str) -> dict[str, Json]:
     """The fields of a chat completion that can be answered. Raises RefusedError with all that is wrong with it."""
     try:
         asked = json.loads(body)
@@ -162,7 +160,7 @@ def _check_token(request: Request, guarded: Guarded) -> None:
 
 
 async def _body(request: Request, most: int) -> bytes:
-    """The body, of which no more is ever held than may be."""
+    """The body. Raises RefusedError for one that is too large, of which no more than `most` bytes are read."""
     too_large = RefusedError(413, f"the body is larger than {most:,} bytes")
     if not request.headers.get("content-type", "").startswith("application/json"):
         # What a page of another site can send without asking is never this.
@@ -185,7 +183,7 @@ async def _passed_on(client: httpx2.AsyncClient, asked: dict[str, Json], token: 
     try:
         answer = await client.send(request, stream=True)
     except httpx2.TransportError as error:
-        return _refusal(503, f"the model's server is not there ({type(error).__name__})")
+        return _refusal(503, f"the model's server cannot be reached ({type(error).__name__})")
     kind = answer.headers.get("content-type", "application/json")
 
     async def parts() -> AsyncIterator[bytes]:

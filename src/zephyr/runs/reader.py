@@ -51,7 +51,7 @@ class FinishedStage:
     def samples(self) -> list[Json]:
         """Its sample prompts, each with what every model answered; none if it wrote no such file."""
         path = self.folder / SAMPLES_FILE
-        found = read_json(path) if path.is_file() else None
+        found = read_record(path) if path.is_file() else None
         return found if isinstance(found, list) else []
 
     def train_tokens(self) -> Path | None:
@@ -111,7 +111,7 @@ def read_run(folder: Path) -> RunRecord:
     if not path.is_file():
         what = f"holds no {LOCK_FILE}" if folder.is_dir() else "there is no such folder"
         raise DataError(str(folder), what, "name the folder of a run: output_dir/name of its recipe")
-    lock = read_json(path)
+    lock = read_record(path)
     stages = {}
     for name, planned in entries(lock, "stages").items():
         stage = folder / stage_folder_name(name, str(at(planned, "key") or ""))
@@ -154,7 +154,7 @@ def model_name(model_folder: Path) -> str:
     return folder.parent.parent.name if folder.name == MODEL else folder.name
 
 
-def read_json(path: Path) -> Json:
+def read_record(path: Path) -> Json:
     """What a JSON file holds. Raises DataError where it cannot be read."""
     try:
         found: Json = json.loads(path.read_bytes())
@@ -204,7 +204,7 @@ def count_weights(model_folder: Path) -> int:
 
 
 def _finished_stage(name: str, folder: Path) -> FinishedStage:
-    record = read_json(folder / STAGE_FILE)
+    record = read_record(folder / STAGE_FILE)
     return FinishedStage(
         name, folder, number(at(record, "seconds")) or 0.0, str(at(record, "finished") or ""), entries(record, "facts")
     )

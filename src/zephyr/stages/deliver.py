@@ -11,7 +11,7 @@ from pathlib import Path
 from zephyr.atomic import replace_text
 from zephyr.deliver.card import card_of, card_place, training_data
 from zephyr.deliver.report import OutsideResults, report_of
-from zephyr.deliver.run_facts import Score
+from zephyr.deliver.run_facts import ModelScore
 from zephyr.errors import DataError
 from zephyr.evaluate.compare_radar import category_means, radar_svg, top_of
 from zephyr.evaluate.published import beside_published, published_deviations
@@ -209,13 +209,13 @@ def outside_results(run: RunRecord, folders: Sequence[Path], published: str | No
     )
 
 
-def _scores(run: RunRecord, folder: Path, result: Result) -> Iterator[Score]:
+def _scores(run: RunRecord, folder: Path, result: Result) -> Iterator[ModelScore]:
     """The scores of a result; what lacks too many judgments has none."""
     for metric, found in result.scores.items():
         value, count = number(at(found, "score")), number(at(found, "n"))
         if value is None or not _is_complete(result, metric):
             continue
-        yield Score(
+        yield ModelScore(
             model=_model(run, result),
             benchmark=result.benchmark,
             metric=metric,

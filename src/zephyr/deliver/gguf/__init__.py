@@ -1,1 +1,1 @@
-"""Models as llama.cpp reads them: converted, quantised, and proven to say what they said before."""
+"""Models as llama.cpp reads them: converted, quantized, and verified against the original."""

@@ -1,4 +1,4 @@
-"""A model folder, adapters and all, as the header and tensors of a GGUF file; what llama.cpp cannot run is refused."""
+"""A model folder, adapters merged, as the header and tensors of a GGUF file; what llama.cpp cannot run is refused."""
 
 import json
 from collections.abc import Iterator
@@ -11,18 +11,26 @@ import torch
 from zephyr.deliver.gguf.file import Header
 from zephyr.deliver.gguf.libraries import load_gguf
 from zephyr.deliver.gguf.reference import CONVERSATIONS, ids_of, render
-from zephyr.deliver.gguf.tensors import Named, Setting, named_tensors, read_sizes
-from zephyr.deliver.gguf.vocabulary import CONTROL, Tokenizer, read_vocabulary
+from zephyr.deliver.gguf.tensors import NamedTensor, Setting, named_tensors, read_sizes
+from zephyr.deliver.gguf.vocabulary import CONTROL, FastTokenizer, read_vocabulary
 from zephyr.errors import ModelError
 from zephyr.models.adapters import SETTINGS, load_adapter, merge_adapters
 from zephyr.models.generation import stop_ids_of
-from zephyr.models.loading import Loaded, Source, check_tokenizer, load, load_model, load_tokenizer, num_embeddings
-from zephyr.models.loading import Tokenizer as AnyTokenizer
+from zephyr.models.loading import (
+    Loaded,
+    Source,
+    Tokenizer,
+    check_tokenizer,
+    load,
+    load_model,
+    load_tokenizer,
+    num_embeddings,
+)
 
 _MERGE_PROBE = "The quick brown fox jumps over the lazy dog. 0123456789"
 
 
-class Merged(NamedTuple):
+class MergedModel(NamedTuple):
     """A model without adapters, and how far a logit moved when they were merged; None if there were none."""
 
     loaded: Loaded
@@ -30,26 +38,26 @@ class Merged(NamedTuple):
 
 
 class Converted(NamedTuple):
-    """What a file is to hold, and what has to be said about it."""
+    """The content of a file, and notes for the user."""
 
     header: Header
-    tensors: list[Named]
+    tensors: list[NamedTensor]
     notes: tuple[str, ...]
     writes_bos: bool  # the template does
 
 
-def load_merged(source: Source, *, dtype: str) -> Merged:
+def load_merged(source: Source, *, dtype: str) -> MergedModel:
     """The model with its tokenizer; LoRA adapters are merged, and the merge checked. Raises ModelError."""
     folder = Path(source.name)
     if not (folder / SETTINGS).is_file():
-        return Merged(load(source, dtype=dtype), None)
+        return MergedModel(load(source, dtype=dtype), None)
     base_source = Source(_base_of(folder), offline=source.offline)
     # The tokenizer that the adapters were trained with, where it was saved beside them.
     tokenizer = load_tokenizer(source if (folder / "config.json").is_file() else base_source)
     adapted = load_adapter(load_model(base_source, dtype=dtype), folder)
     plain, difference = merge_adapters(adapted, torch.tensor([ids_of(tokenizer, _MERGE_PROBE)]))
     check_tokenizer(plain, tokenizer, source.name)
-    return Merged(Loaded(plain, tokenizer), difference)
+    return MergedModel(Loaded(plain, tokenizer), difference)
 
 
 def _base_of(folder: Path) -> str:
@@ -60,12 +68,12 @@ def _base_of(folder: Path) -> str:
         settings = None
     base = settings.get("base_model_name_or_path") if isinstance(settings, dict) else None
     if not isinstance(base, str) or not base:
-        raise ModelError(str(folder), "does not say which model its adapters belong to", f"mend its {SETTINGS}")
+        raise ModelError(str(folder), "does not say which model its adapters belong to", f"fix its {SETTINGS}")
     return base
 
 
 def convert(loaded: Loaded, name: str, where: str) -> Converted:
-    """The content of a file called `name`. Raises ModelError for what llama.cpp cannot run or tokenise alike."""
+    """The content of a file called `name`. Raises ModelError for what llama.cpp cannot run or tokenizes otherwise."""
     model, tokenizer = loaded
     sizes = read_sizes(model.config.to_dict(), where)
     if not hasattr(tokenizer, "backend_tokenizer"):
@@ -73,7 +81,7 @@ def convert(loaded: Loaded, name: str, where: str) -> Converted:
     template = tokenizer.chat_template or ""
     if not isinstance(template, str):
         raise ModelError(where, "has several chat templates", "keep the one it was trained with")
-    vocabulary = read_vocabulary(cast("Tokenizer", tokenizer), num_embeddings(model), where)
+    vocabulary = read_vocabulary(cast("FastTokenizer", tokenizer), num_embeddings(model), where)
     # llama.cpp ends an answer at eos and at one more token, its eot.
     stops = [token for token in stop_ids_of(model, tokenizer) if token != tokenizer.eos_token_id]
     if stops:
@@ -88,13 +96,13 @@ def convert(loaded: Loaded, name: str, where: str) -> Converted:
         sizes=sizes,
         vocabulary=vocabulary,
         template="{{ ' ' }}" * leading + template,
-        sampling=sampling_of(loaded),
+        sampling=sampling_settings(loaded),
         leading_space=leading,
     )
     return Converted(header, tensors, (*sizes.notes, *_notes(header, writes_bos=writes_bos)), writes_bos)
 
 
-def sampling_of(loaded: Loaded) -> dict[str, Setting]:
+def sampling_settings(loaded: Loaded) -> dict[str, Setting]:
     """How the model's generation config samples, by llama.cpp's names."""
     config = loaded.model.generation_config
     if not config.do_sample:
@@ -109,7 +117,7 @@ def stops_of(loaded: Loaded) -> list[str]:
     return [str(text) for text in texts]
 
 
-def _first_token(tokenizer: AnyTokenizer) -> int | None:
+def _first_token(tokenizer: Tokenizer) -> int | None:
     """The id with which the chat template begins a conversation; None without a template."""
     text = render(tokenizer, CONVERSATIONS[0])
     return ids_of(tokenizer, text)[0] if text else None

@@ -1,6 +1,6 @@
-"""A model as proven GGUF files in a folder of their own, with Modelfiles for Ollama and an account of the proof.
+"""A model as verified GGUF files in a folder of their own, with Modelfiles for Ollama and a record of the proof.
 
-A file gets its name when it is proven; one that is not keeps `.unproven` behind it.
+A file gets its name once it is proven; one that fails is kept with `.unproven` behind its name.
 """
 
 import json
@@ -15,8 +15,8 @@ from typing import NamedTuple
 
 from zephyr.atomic import replace_text, sync
 from zephyr.data.tokenize.templates import LAYOUTS, MessageLayout, jinja_of
-from zephyr.deliver.gguf.conversion import Converted, Merged, convert, load_merged, stops_of
-from zephyr.deliver.gguf.file import FORMATS, ReadBack, quantize, read_back, write_file
+from zephyr.deliver.gguf.conversion import Converted, MergedModel, convert, load_merged, stops_of
+from zephyr.deliver.gguf.file import FORMATS, ReadBack, quantize, read_back, write_gguf
 from zephyr.deliver.gguf.libraries import load_gguf, load_llama_cpp
 from zephyr.deliver.gguf.proof import EXACT, Proof, prove
 from zephyr.deliver.gguf.reference import make_reference
@@ -24,7 +24,7 @@ from zephyr.errors import DataError, ModelError, did_you_mean
 from zephyr.models.loading import Source
 from zephyr.recipe.model_section import ChatTemplateSection
 
-ACCOUNT = "export.json"
+ACCOUNT = "export_gguf.json"
 UNPROVEN = ".unproven"
 _SHOWN_FAILURES = 3
 _OLLAMA_NAMES = {"temp": "temperature"}
@@ -33,7 +33,7 @@ _QUOTES = '"""'
 
 @dataclass(frozen=True)
 class ExportSettings:
-    """What is exported, as what, and where to."""
+    """The model, the formats, and the folder and name of the files."""
 
     source: Source
     name: str
@@ -53,8 +53,8 @@ class Exported(NamedTuple):
     proof: Proof
 
 
-def export(settings: ExportSettings, say: Callable[[str], None]) -> list[Exported]:
-    """The files, all of them proven. Raises ModelError where one is not: it is then left as NAME.gguf.unproven."""
+def export_gguf(settings: ExportSettings, say: Callable[[str], None]) -> list[Exported]:
+    """The files, all of them proven. Raises ModelError where one is not: it is kept as NAME.gguf.unproven."""
     paths = target_paths(settings)
     load_gguf()
     llama_cpp = load_llama_cpp()
@@ -63,7 +63,7 @@ def export(settings: ExportSettings, say: Callable[[str], None]) -> list[Exporte
     for note in converted.notes:
         say(f"note: {note}")
     if merged.max_logit_difference is not None:
-        say(f"adapters merged; a logit of the probe moved by {merged.max_logit_difference:.2g} at most")
+        say(f"adapters merged; logits of the probe changed by at most {merged.max_logit_difference:.2g}")
     settings.folder.mkdir(parents=True, exist_ok=True)
     exported = []
     # Closed, so that partial files go at once, whatever stops the loop.
@@ -72,15 +72,15 @@ def export(settings: ExportSettings, say: Callable[[str], None]) -> list[Exporte
             exported.append(one)
             account = _account(settings, merged, converted, exported) | {"llama_cpp_python": llama_cpp.__version__}
             replace_text(settings.folder / ACCOUNT, json.dumps(account, indent=1, ensure_ascii=False))
-            say(told(one))
+            say(summary_of(one))
     _refuse_unproven(exported)
     return exported
 
 
 def target_paths(settings: ExportSettings) -> dict[str, Path]:
-    """The path of each format, none of which is taken. Raises DataError for unknown formats and for taken names."""
+    """The path of each format. Raises DataError for unknown formats and for files that exist already."""
     if not settings.name or Path(settings.name).name != settings.name:
-        raise DataError("--name", f"is to be a file's name, got '{settings.name}'", "name the folder with --out")
+        raise DataError("--name", f"must be a file name, got '{settings.name}'", "give the folder by --out")
     if not settings.formats:
         raise DataError("--gguf", "names no format", f"name some of {', '.join(FORMATS)}")
     for form in settings.formats:
@@ -90,12 +90,12 @@ def target_paths(settings: ExportSettings) -> dict[str, Path]:
     named = [place for path in paths.values() for place in (path, _unproven(path), _modelfile_path(path))]
     taken = [place for place in (*named, settings.folder / ACCOUNT) if place.exists()]
     if taken and not settings.force:
-        raise DataError(str(taken[0]), "is there already", "give another --out, or --force to write over it")
+        raise DataError(str(taken[0]), "exists already", "give another --out, or --force to overwrite it")
     return paths
 
 
-def told(exported: Exported) -> str:
-    """A file and its proof in a few lines."""
+def summary_of(exported: Exported) -> str:
+    """A file and its proof in a few lines of text."""
     held, proof = exported.held, exported.proof
     verdict = "NOT PROVEN" if proof.failures else "proven"
     ties = f" (and {proof.greedy_ties} but for a tie)" if proof.greedy_ties else ""
@@ -114,13 +114,13 @@ def told(exported: Exported) -> str:
 
 
 def _proven(
-    settings: ExportSettings, paths: dict[str, Path], merged: Merged, converted: Converted
+    settings: ExportSettings, paths: dict[str, Path], merged: MergedModel, converted: Converted
 ) -> Generator[Exported, None, None]:
-    """The files one by one as they are made and compared; each then has the name that it has earned."""
+    """The files one by one as they are written and compared, each under its final name."""
     reference = make_reference(merged.loaded)
     exact = _partial(settings, EXACT)
     try:
-        write_file(exact, converted.header, converted.tensors)
+        write_gguf(exact, converted.header, converted.tensors)
         # The exact one last: the others are made from it before it gets its name.
         for form in sorted(paths, key=lambda form: form == EXACT):
             made = _partial(settings, form)
@@ -138,7 +138,7 @@ def _proven(
 
 
 def _name(made: Path, exported: Exported, text: str) -> None:
-    """Nothing; afterwards the file has the name that it has earned, and its Modelfile if it is proven."""
+    """Give the file its name and write its Modelfile if it is proven; else mark it as unproven."""
     sync(made)
     for old in (exported.path, _unproven(exported.path), _modelfile_path(exported.path)):
         old.unlink(missing_ok=True)
@@ -149,7 +149,7 @@ def _name(made: Path, exported: Exported, text: str) -> None:
         replace_text(_modelfile_path(exported.path), text)
 
 
-def _modelfile(path: Path, merged: Merged, converted: Converted) -> str:
+def _modelfile(path: Path, merged: MergedModel, converted: Converted) -> str:
     header, tokenizer = converted.header, merged.loaded.tokenizer
     parameters = {_OLLAMA_NAMES.get(name, name): float(value) for name, value in header.sampling.items()}
     parameters["num_ctx"] = float(header.sizes.settings["context_length"])
@@ -166,7 +166,7 @@ def _modelfile(path: Path, merged: Merged, converted: Converted) -> str:
 
 
 def _account(
-    settings: ExportSettings, merged: Merged, converted: Converted, exported: Sequence[Exported]
+    settings: ExportSettings, merged: MergedModel, converted: Converted, exported: Sequence[Exported]
 ) -> dict[str, object]:
     return {
         "model": settings.source.name,
@@ -191,8 +191,8 @@ def _refuse_unproven(exported: Sequence[Exported]) -> None:
         first = failed[0]
         raise ModelError(
             ", ".join(one.path.name for one in failed),
-            f"does not say what the model says: {first.proof.failures[0]}",
-            f"it is kept as {_unproven(first.path).name}, do not publish it; {ACCOUNT} has all that differs",
+            f"differs from the model: {first.proof.failures[0]}",
+            f"it is kept as {_unproven(first.path).name}, do not publish it; {ACCOUNT} lists all differences",
         )
 
 
@@ -219,7 +219,7 @@ def modelfile(
 ) -> str:
     """The text of the Modelfile for `file` beside it.
 
-    `eos`: what the template writes where it names that token. `starts_with`: what nobody but the template puts first.
+    `eos`: the text of that token. `starts_with`: what Ollama does not put before a conversation by itself.
     """
     lines = [f"# ollama create NAME -f {file.removesuffix('.gguf')}.Modelfile", f"FROM ./{file}"]
     written = go_template(template, eos)
@@ -233,7 +233,7 @@ def modelfile(
 
 
 def go_template(template: str, eos: str) -> str | None:
-    """The chat template in Go's language, if it is one of ours that can be said in it."""
+    """The chat template in Go's language; None for one that is not ours or that Go cannot express."""
     for (name, layout), empty_system, bos in product(LAYOUTS.items(), (False, True), (False, True)):
         section = ChatTemplateSection(name=name, empty_system=empty_system, bos=bos)
         if jinja_of(section) == template and not layout.strips:

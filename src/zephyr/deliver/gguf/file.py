@@ -1,4 +1,4 @@
-"""GGUF files: written from a model, quantised by llama.cpp itself, and read back."""
+"""GGUF files: written from a model, quantized by llama.cpp itself, and read back."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from zephyr.deliver.gguf.libraries import Writer, load_gguf, load_llama_cpp
-from zephyr.deliver.gguf.tensors import ARCHITECTURE, Named, Setting, Sizes
+from zephyr.deliver.gguf.tensors import ARCHITECTURE, NamedTensor, Setting, Sizes
 from zephyr.deliver.gguf.vocabulary import Vocabulary
 from zephyr.errors import ModelError
 
@@ -32,10 +32,10 @@ _FILE_TYPE, _QUANTIZATION_VERSION = 1, 2
 
 @dataclass(frozen=True)
 class Header:
-    """What a file says besides its weights.
+    """What a file holds besides its weights.
 
     `leading_space`: the template renders one before a conversation, as the tokenizer does and llama.cpp does not.
-    `sampling`: by llama.cpp's names, what it samples with if not told.
+    `sampling`: the default sampling, by llama.cpp's names.
     """
 
     name: str
@@ -56,8 +56,8 @@ class ReadBack:
     fallbacks: dict[str, str]  # tensor name -> type
 
 
-def write_file(path: Path, header: Header, tensors: Sequence[Named]) -> None:
-    """Nothing; afterwards `path` holds the model in float16. Tensors are loaded one by one."""
+def write_gguf(path: Path, header: Header, tensors: Sequence[NamedTensor]) -> None:
+    """Write the model in float16 to `path`. Tensors are loaded one by one; raises ModelError as loading them does."""
     writer = load_gguf().GGUFWriter(path, ARCHITECTURE)
     try:
         _add_header(writer, header)
@@ -73,12 +73,12 @@ def write_file(path: Path, header: Header, tensors: Sequence[Named]) -> None:
 
 
 def quantize(source: Path, target: Path, form: str, *, num_threads: int) -> None:
-    """Nothing; afterwards `target` is `source` in another format, by llama.cpp's own quantizer."""
+    """Write `source` in another format to `target`, by llama.cpp's own quantizer. Raises ModelError where it fails."""
     llama_cpp = load_llama_cpp()
     params = llama_cpp.llama_model_quantize_default_params()
     params.nthread, params.ftype = num_threads, FORMATS[form].number
     if llama_cpp.llama_model_quantize(str(source).encode(), str(target).encode(), params):
-        raise ModelError(str(target), f"llama.cpp cannot quantise the model to {form}", "leave that format out")
+        raise ModelError(str(target), f"llama.cpp cannot quantize the model to {form}", "leave that format out")
 
 
 def read_back(path: Path, form: str) -> ReadBack:

@@ -1,4 +1,4 @@
-"""What is used of the packages `gguf` and `llama_cpp`, typed; both come with the extra `export` and load when asked."""
+"""What is used of the packages `gguf` and `llama_cpp`, typed; both come with the extra `export`."""
 
 import importlib
 import importlib.util
@@ -26,7 +26,7 @@ class Enum(Protocol):
     value: int
 
 
-class Names(Protocol):
+class TensorNames(Protocol):
     """A gguf.TensorNameMap."""
 
     def get_name(self, key: str, try_suffixes: Sequence[str]) -> str | None: ...
@@ -92,7 +92,7 @@ class Gguf(Protocol):
     MODEL_ARCH: Architectures
 
     def GGUFReader(self, path: Path) -> Reader: ...  # noqa: N802  # a class there
-    def get_tensor_name_map(self, arch: Enum, n_blocks: int) -> Names: ...
+    def get_tensor_name_map(self, arch: Enum, n_blocks: int) -> TensorNames: ...
 
 
 class Rendered(Protocol):
@@ -107,7 +107,7 @@ class Formatter(Protocol):
     def __call__(self, *, messages: Sequence[Mapping[str, str]]) -> Rendered: ...
 
 
-class Opened(Protocol):
+class OpenedLlama(Protocol):
     """What is used of a llama_cpp.Llama, opened with `logits_all`."""
 
     metadata: Mapping[str, str]
@@ -146,7 +146,7 @@ class OpenLlama(Protocol):
         type_k: int,
         type_v: int,
         verbose: bool,
-    ) -> Opened: ...
+    ) -> OpenedLlama: ...
 
 
 class MakeFormatter(Protocol):
@@ -178,13 +178,13 @@ def load_gguf() -> Gguf:
 
 
 def load_llama_cpp() -> LlamaCpp:
-    """The package llama_cpp, told to keep quiet. Raises ResourceError where it is not installed."""
+    """The package llama_cpp, silenced. Raises ResourceError where it is not installed."""
     # It prints what its logger takes, and (0.3.36) takes llama.cpp's warnings for errors.
     logging.getLogger("llama-cpp-python").setLevel(logging.CRITICAL)
     return cast("LlamaCpp", _load(LLAMA_CPP))
 
 
-def open_llama(path: Path, length: int, *, num_threads: int) -> Opened:
+def open_llama(path: Path, length: int, *, num_threads: int) -> OpenedLlama:
     """The file at `path` in llama.cpp, for up to `length` tokens, with the logits of all of them.
 
     The cache is float32 where people run float16, so that only the file itself is judged.

@@ -1,4 +1,4 @@
-"""Whether a GGUF file says what the model says: template to the byte, ids, greedy continuation, logits, perplexity."""
+"""Whether a GGUF file equals the model: template to the byte, ids, greedy continuations, logits, perplexity."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -9,22 +9,22 @@ from typing import NamedTuple
 import numpy as np
 
 from zephyr.deliver.gguf.file import Header
-from zephyr.deliver.gguf.libraries import Opened, Scores, load_llama_cpp, open_llama
-from zephyr.deliver.gguf.reference import TEXTS, Reference, ids_of, log_probs, surprise
+from zephyr.deliver.gguf.libraries import OpenedLlama, Scores, load_llama_cpp, open_llama
+from zephyr.deliver.gguf.reference import PROBE_TEXTS, Reference, ids_of, log_probs, surprise
 from zephyr.models.loading import Tokenizer
 
 EXACT = "f16"
-# Most that a format may raise the perplexity of what the model itself says: beyond, something else is wrong.
+# Largest relative change of perplexity on the model's own answers: beyond it, more than rounding is wrong.
 MOST_CHANGE = {EXACT: 0.005, "q8_0": 0.02, "q6_k": 0.05, "q5_k_m": 0.1, "q4_k_m": 0.25}
-# Most that float16 may move a logit on average, as a share of the logits' standard deviation; tokens whose logits are
-# no further apart than that are equally likely but for rounding.
+# Largest mean error of a logit in float16, as a share of the logits' standard deviation; tokens whose logits are no
+# further apart than that are tied.
 MOST_EXACT_ERROR = 0.01
 _SHOWN_IDS = 12
 
 
 @dataclass(frozen=True)
 class Proof:
-    """What was compared, and `failures` in words; the file is proven if there is none."""
+    """What was compared, and `failures` in words; the file is proven if there are none."""
 
     templates: int  # rendered conversations, all equal to the byte unless a failure says otherwise
     texts: int  # texts whose ids were compared, likewise
@@ -46,15 +46,15 @@ class Proof:
         return {name: round(value, 6) if isinstance(value, float) else value for name, value in asdict(self).items()}
 
 
-class Faults(NamedTuple):
-    """How much was compared, and what was not equal, in words."""
+class Differences(NamedTuple):
+    """How much was compared, and the differences in words."""
 
     compared: int
     found: list[str]
 
 
-class Parting(NamedTuple):
-    """Where a continuation leaves the model's: the sequence, the place in it, and the token said instead."""
+class Divergence(NamedTuple):
+    """Where a continuation diverges from the model's: the sequence, the place in it, and the file's token."""
 
     sequence: int
     place: int
@@ -70,18 +70,18 @@ def prove(
         templates = template_faults(opened, header, reference)
         texts = id_faults(opened, header, reference, tokenizer)
         logits = [_logits(opened, ids) for ids in reference.sequences]
-        partings = list(_partings(opened, reference))
-    return _judged(form, reference, logits, partings, templates, texts)
+        diverged_at = list(_divergences(opened, reference))
+    return _judged(form, reference, logits, diverged_at, templates, texts)
 
 
-def template_faults(opened: Opened, header: Header, reference: Reference) -> Faults:
-    """What of the chat template is another one in the file, or is rendered otherwise by llama-cpp-python."""
+def template_faults(opened: OpenedLlama, header: Header, reference: Reference) -> Differences:
+    """Differences of the chat template in the file, and of its rendering by llama-cpp-python."""
     found = []
     stored = opened.metadata.get("tokenizer.chat_template", "")
     if stored != header.template:
         found.append("the chat template in the file is another one")
     if not reference.rendered:
-        return Faults(0, found)
+        return Differences(0, found)
     tokens, specials = header.vocabulary.tokens, header.vocabulary.specials
     eos, bos = (tokens[token] if (token := specials.get(end)) is not None else "" for end in ("eos", "bos"))
     formatter = load_llama_cpp().llama_chat_format.Jinja2ChatFormatter(template=stored, eos_token=eos, bos_token=bos)
@@ -90,14 +90,14 @@ def template_faults(opened: Opened, header: Header, reference: Reference) -> Fau
         wanted = " " * header.leading_space + text
         if rendered.encode() != wanted.encode():
             found.append(f"the template renders {rendered!r} instead of {wanted!r}")
-    return Faults(len(reference.rendered), found)
+    return Differences(len(reference.rendered), found)
 
 
-def id_faults(opened: Opened, header: Header, reference: Reference, tokenizer: Tokenizer) -> Faults:
-    """What is cut into other tokens: rendered conversations, texts after a control token, at a start, and verbatim."""
+def id_faults(opened: OpenedLlama, header: Header, reference: Reference, tokenizer: Tokenizer) -> Differences:
+    """Differences in tokenization: rendered conversations, texts after a control token, at the start, and verbatim."""
     control = str(tokenizer.bos_token or tokenizer.eos_token)
     specials = [str(token) for token in tokenizer.all_special_tokens]
-    texts = [*TEXTS, *(f"say {token} now{token}" for token in specials)]
+    texts = [*PROBE_TEXTS, *(f"say {token} now{token}" for token in specials)]
     compared, found = 0, []
 
     def compare(text: str, wanted: list[int], *, special: bool = True, add: bool = False) -> None:
@@ -110,31 +110,31 @@ def id_faults(opened: Opened, header: Header, reference: Reference, tokenizer: T
     for prompt in reference.prompts:
         compare(" " * header.leading_space + prompt.text, prompt.ids)
     for text in texts:
-        # What the tokenizer puts before a text, llama.cpp may have to be told.
+        # What the tokenizer puts before a text, llama.cpp may have to be given.
         begun = " " + text if header.vocabulary.leading_space and not text.startswith(" ") else text
         compare(control + text, ids_of(tokenizer, control + text))
         compare(begun, ids_of(tokenizer, text, add=True), add=True)
         compare(begun, ids_of(tokenizer, text, special=False), special=False)
-    return Faults(compared, found)
+    return Differences(compared, found)
 
 
-def _partings(opened: Opened, reference: Reference) -> Iterator[Parting | None]:
-    """Where each greedy continuation of the file, decoded token by token, leaves the model's; None if nowhere."""
+def _divergences(opened: OpenedLlama, reference: Reference) -> Iterator[Divergence | None]:
+    """Where each greedy continuation of the file, decoded token by token, diverges; None where it does not."""
     for sequence, (prompt, said) in enumerate(zip(reference.prompts, reference.greedy, strict=True)):
         opened.reset()
         opened.eval(prompt.ids)
-        parting = None
+        divergence = None
         for place, token in enumerate(said, start=len(prompt.ids)):
             best = int(opened.scores[place - 1].argmax())
             if best != token:
-                parting = Parting(sequence, place, best)
+                divergence = Divergence(sequence, place, best)
                 break
             if place + 1 < len(prompt.ids) + len(said):
                 opened.eval([token])
-        yield parting
+        yield divergence
 
 
-def _logits(opened: Opened, ids: Sequence[int]) -> Scores:
+def _logits(opened: OpenedLlama, ids: Sequence[int]) -> Scores:
     opened.reset()
     opened.eval(ids)
     return opened.scores[: len(ids)].copy()
@@ -144,9 +144,9 @@ def _judged(
     form: str,
     reference: Reference,
     logits: Sequence[Scores],
-    partings: Sequence[Parting | None],
-    templates: Faults,
-    texts: Faults,
+    diverged_at: Sequence[Divergence | None],
+    templates: Differences,
+    texts: Differences,
 ) -> Proof:
     errors = np.concatenate([np.abs(got - wanted) for got, wanted in zip(logits, reference.logits, strict=True)])
     wanted, got = np.concatenate(reference.logits), np.concatenate(logits)
@@ -155,14 +155,14 @@ def _judged(
     drawn = zip(logits[len(reference.greedy) :], reference.drawn, strict=True)
     losses = np.concatenate([surprise(scores, ids, start) for scores, (ids, _, start) in drawn])
     perplexity = float(np.exp(losses.mean()))
-    parted = [parting for parting in partings if parting is not None]
-    ties = [parting for parting in parted if _gap(reference, parting) <= MOST_EXACT_ERROR * deviation]
+    parted = [divergence for divergence in diverged_at if divergence is not None]
+    ties = [divergence for divergence in parted if _gap(reference, divergence) <= MOST_EXACT_ERROR * deviation]
     proof = Proof(
         templates=templates.compared,
         texts=texts.compared,
-        greedy_equal=len(partings) - len(parted),
+        greedy_equal=len(diverged_at) - len(parted),
         greedy_ties=len(ties),
-        greedy_compared=len(partings),
+        greedy_compared=len(diverged_at),
         max_logit_error=float(errors.max()),
         mean_logit_error=float(errors.mean()),
         logit_deviation=deviation,
@@ -197,10 +197,10 @@ def _numeric_failures(form: str, proof: Proof) -> Iterator[str]:
         )
 
 
-def _gap(reference: Reference, parting: Parting) -> float:
-    """How much likelier the model finds its own token than the file's, where they part, in logits."""
-    told = reference.logits[parting.sequence][parting.place - 1]
-    return float(told[reference.sequences[parting.sequence][parting.place]] - told[parting.token])
+def _gap(reference: Reference, divergence: Divergence) -> float:
+    """The difference of the model's logits between its own token and the file's, where they diverge."""
+    own = reference.logits[divergence.sequence][divergence.place - 1]
+    return float(own[reference.sequences[divergence.sequence][divergence.place]] - own[divergence.token])
 
 
 def _shown(ids: Sequence[int], others: Sequence[int]) -> str:

@@ -1,7 +1,7 @@
-"""What the model says in transformers: the texts, ids, continuations and logits that a file has to give again.
+"""The model's results in transformers: the texts, ids, continuations and logits that a file must reproduce.
 
-The probes are the model's own answers to a few conversations, likely ones and drawn ones, and texts on which
-tokenizers differ.
+The probes are the model's own answers to a few conversations, greedy and sampled, and texts on which tokenizers
+differ.
 """
 
 from collections.abc import Iterator, Sequence
@@ -30,7 +30,7 @@ CONVERSATIONS = (
     ),
     (Message("system", "You answer in short sentences."), Message("user", "Why is the sky blue?")),
 )
-TEXTS = (
+PROBE_TEXTS = (
     "a",
     "Hello world",
     " leading space",
@@ -52,7 +52,7 @@ TEXTS = (
 
 
 class Probe(NamedTuple):
-    """A text before which nothing stands, and the ids that transformers makes of it without adding any."""
+    """A text, and its ids in transformers without added special tokens."""
 
     text: str
     ids: list[int]
@@ -60,7 +60,7 @@ class Probe(NamedTuple):
 
 @dataclass(frozen=True)
 class Reference:
-    """What a file must give again. `sequences` are prompts with what the model says: `greedy` first, then drawn."""
+    """What a file must reproduce. `sequences` are prompts with the model's answers: `greedy` first, then sampled."""
 
     prompts: tuple[Probe, ...]  # rendered conversations; plain texts for a model without a chat template
     rendered: tuple[tuple[tuple[Message, ...], str], ...]
@@ -82,7 +82,7 @@ def make_reference(loaded: Loaded) -> Reference:
     model, tokenizer = loaded
     made = ((conversation, render(tokenizer, conversation)) for conversation in CONVERSATIONS)
     rendered = tuple((conversation, text) for conversation, text in made if text)
-    texts = [text for _, text in rendered] or list(TEXTS[:4])
+    texts = [text for _, text in rendered] or list(PROBE_TEXTS[:4])
     prompts = tuple(Probe(text, ids_of(tokenizer, text)) for text in texts)
     stop_ids = stop_ids_of(model, tokenizer)
     given = [prompt.ids for prompt in prompts]
@@ -109,8 +109,8 @@ def ids_of(tokenizer: Tokenizer, text: str, *, special: bool = True, add: bool =
 
 def surprise(logits: Scores, ids: Sequence[int], start: int) -> Scores:
     """The negative log-probabilities of `ids` from `start` on, whose `logits` (n, V) stand one place before."""
-    told, asked = logits[start - 1 : len(ids) - 1], np.asarray(ids[start:])
-    losses: Scores = -log_probs(told)[np.arange(len(asked)), asked]
+    before, wanted = logits[start - 1 : len(ids) - 1], np.asarray(ids[start:])
+    losses: Scores = -log_probs(before)[np.arange(len(wanted)), wanted]
     return losses
 
 

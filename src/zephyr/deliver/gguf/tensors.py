@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zephyr.deliver.gguf.libraries import Array, Names, Numbers
+from zephyr.deliver.gguf.libraries import Array, Numbers, TensorNames
 from zephyr.errors import ModelError
 
 ARCHITECTURE = "llama"
@@ -23,7 +23,7 @@ Setting: TypeAlias = bool | int | float | str
 
 
 class Sizes(NamedTuple):
-    """What a configuration says about a model, and what has to be told about how llama.cpp runs it."""
+    """What a configuration says about a model, and notes on how llama.cpp runs it."""
 
     num_layers: int
     num_heads: int
@@ -34,7 +34,7 @@ class Sizes(NamedTuple):
     notes: tuple[str, ...]
 
 
-class Named(NamedTuple):
+class NamedTensor(NamedTuple):
     """One tensor of the file: its name there, its shape as numpy has it, its dtype, and its numbers when wanted."""
 
     name: str
@@ -102,7 +102,7 @@ def rope_factors(rope: dict[str, object], head_dim: int) -> list[float]:
     return factors
 
 
-def named_tensors(weights: dict[str, Tensor], sizes: Sizes, names: Names, where: str) -> Iterator[Named]:
+def named_tensors(weights: dict[str, Tensor], sizes: Sizes, names: TensorNames, where: str) -> Iterator[NamedTensor]:
     """The tensors of a state dict as the file holds them: matrices as float16, vectors and routers as float32.
 
     Raises ModelError for a weight that llama.cpp has no name for, and, when its numbers are loaded, for one that
@@ -150,7 +150,7 @@ def _parts(key: str, weight: Tensor) -> Iterator[tuple[str, Tensor]]:
         yield key, weight
 
 
-def _named(name: str, weight: Tensor) -> Named:
+def _named(name: str, weight: Tensor) -> NamedTensor:
     wide = weight.ndim == 1 or "ffn_gate_inp" in name
     dtype: Numbers = np.dtype(np.float32) if wide else np.dtype(np.float16)
 
@@ -162,7 +162,7 @@ def _named(name: str, weight: Tensor) -> Named:
         array: Array = weight.detach().cpu().to(torch.float32 if wide else torch.float16).contiguous().numpy()
         return array
 
-    return Named(name, tuple(weight.shape), dtype, load)
+    return NamedTensor(name, tuple(weight.shape), dtype, load)
 
 
 def _is_tied(weights: dict[str, Tensor]) -> bool:

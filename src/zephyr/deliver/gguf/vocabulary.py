@@ -1,6 +1,6 @@
 """A tokenizer as llama.cpp's files hold it: byte-level BPE, or SentencePiece's kind with byte fallback.
 
-What llama.cpp cannot split alike is refused here, before any work; whether it does split alike, `proof` finds out.
+A tokenizer that llama.cpp is known to split otherwise is refused here, before any work; `proof` compares the ids.
 """
 
 import json
@@ -11,9 +11,9 @@ from itertools import groupby
 from typing import Protocol, TypeAlias
 
 from zephyr.errors import ModelError
+from zephyr.records.fields import Json
 
-Json: TypeAlias = "dict[str, Json] | list[Json] | str | int | float | bool | None"
-Fields: TypeAlias = Mapping[str, Json]
+_Fields: TypeAlias = Mapping[str, Json]
 
 # llama.cpp's kinds of tokens (gguf.TokenType)
 NORMAL, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 3, 4, 5, 6
@@ -35,7 +35,7 @@ _WHOLE_WORDS_FIRST = ("llama-bpe", "tekken")
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What of a tokenizer stands in a file."""
+    """What a file holds of a tokenizer."""
 
     model: str  # gpt2: byte-level BPE; llama: SentencePiece's kind
     pre: str  # how a text is split before BPE
@@ -50,17 +50,17 @@ class Vocabulary:
     leading_space: bool = False  # the tokenizer puts one before a text, and none after a control token
 
 
-class Backend(Protocol):
+class BackendTokenizer(Protocol):
     """What is used of a tokenizers.Tokenizer."""
 
     def to_str(self) -> str: ...
 
 
-class Tokenizer(Protocol):
+class FastTokenizer(Protocol):
     """What is used of transformers' fast tokenizers, named as there."""
 
     @property
-    def backend_tokenizer(self) -> Backend: ...
+    def backend_tokenizer(self) -> BackendTokenizer: ...
     @property
     def bos_token_id(self) -> int | None: ...
     @property
@@ -76,9 +76,9 @@ class Tokenizer(Protocol):
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]: ...
 
 
-def read_vocabulary(tokenizer: Tokenizer, num_rows: int, where: str) -> Vocabulary:
-    """The vocabulary, filled up to the model's `num_rows` embeddings. Raises ModelError for what llama.cpp has not."""
-    content: Fields = json.loads(tokenizer.backend_tokenizer.to_str())
+def read_vocabulary(tokenizer: FastTokenizer, num_rows: int, where: str) -> Vocabulary:
+    """The vocabulary, padded to the model's `num_rows` embeddings. Raises ModelError for what llama.cpp lacks."""
+    content: _Fields = json.loads(tokenizer.backend_tokenizer.to_str())
     model = _fields(content["model"])
     if model.get("type") != "BPE":
         raise _refused(where, f"its tokenizer is of the kind {model.get('type')}")
@@ -102,9 +102,9 @@ def read_vocabulary(tokenizer: Tokenizer, num_rows: int, where: str) -> Vocabula
 
 
 def _tokens(
-    content: Fields, vocab: Fields, num_rows: int, *, has_bytes: bool
+    content: _Fields, vocab: _Fields, num_rows: int, *, has_bytes: bool
 ) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """Text and kind of every id; what only the embeddings have is called as llama.cpp's converter does."""
+    """Text and kind of every id; ids without a token are named as llama.cpp's converter names them."""
     tokens = [f"[PAD{index}]" for index in range(num_rows)]
     kinds = [UNUSED] * num_rows
     for text, index in vocab.items():
@@ -119,7 +119,7 @@ def _tokens(
     return tuple(tokens), tuple(kinds)
 
 
-def _with_specials(vocabulary: Vocabulary, tokenizer: Tokenizer, where: str) -> Vocabulary:
+def _with_specials(vocabulary: Vocabulary, tokenizer: FastTokenizer, where: str) -> Vocabulary:
     bare, added = (tokenizer.encode("a", add_special_tokens=add) for add in (False, True))
     adds_bos = len(added) > len(bare) and added[0] == tokenizer.bos_token_id
     adds_eos = len(added) > len(bare) and added[-1] == tokenizer.eos_token_id
@@ -136,7 +136,7 @@ def _with_specials(vocabulary: Vocabulary, tokenizer: Tokenizer, where: str) -> 
     return replace(vocabulary, specials=specials, adds_bos=adds_bos, adds_eos=adds_eos)
 
 
-def _splitting(content: Fields, model: Fields, where: str) -> str:
+def _splitting(content: _Fields, model: _Fields, where: str) -> str:
     """llama.cpp's name for how a byte-level tokenizer splits a text before BPE."""
     if content["normalizer"] is not None:
         raise _refused(where, "its tokenizer changes a text before it splits it")
@@ -164,11 +164,11 @@ def _splitting(content: Fields, model: Fields, where: str) -> str:
     return name
 
 
-def _check_sentencepiece(content: Fields, where: str) -> None:
-    """Nothing, if only spaces are changed, into the mark that SentencePiece has for them. Raises ModelError."""
+def _check_sentencepiece(content: _Fields, where: str) -> None:
+    """Check that only spaces are changed, into the mark that SentencePiece has for them. Raises ModelError."""
     before = _steps(content["normalizer"], "normalizers")
     split = _steps(content["pre_tokenizer"], "pretokenizers")
-    to_mark: list[Fields] = [
+    to_mark: list[_Fields] = [
         {"type": "Prepend", "prepend": SPACE},
         {"type": "Replace", "pattern": {"String": " "}, "content": SPACE},
     ]
@@ -178,7 +178,7 @@ def _check_sentencepiece(content: Fields, where: str) -> None:
         raise _refused(where, "its tokenizer changes or splits a text in a way that is not known here")
 
 
-def _puts_spaces(tokenizer: Tokenizer) -> tuple[bool, bool]:
+def _puts_spaces(tokenizer: FastTokenizer) -> tuple[bool, bool]:
     """Whether a space is put before a text where it begins, and after a control token."""
     inside = tokenizer.encode("\na", add_special_tokens=False)[-1:]
     at_start = tokenizer.encode("a", add_special_tokens=False) != inside
@@ -199,7 +199,7 @@ def _scores(tokens: Sequence[str], merges: Sequence[tuple[str, str]], where: str
     return tuple(-float(order.get(token, len(made))) for token in tokens)
 
 
-def _steps(step: Json, name: str) -> list[Fields]:
+def _steps(step: Json, name: str) -> list[_Fields]:
     if step is None:
         return []
     fields = _fields(step)
@@ -211,7 +211,7 @@ def _pair(merge: Json) -> tuple[str, str]:
     return str(left), str(right)
 
 
-def _fields(value: Json) -> Fields:
+def _fields(value: Json) -> _Fields:
     assert isinstance(value, dict)
     return value
 

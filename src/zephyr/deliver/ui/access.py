@@ -13,9 +13,9 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from zephyr.deliver.serving import MAX_BODY_BYTES
 from zephyr.teachers.endpoint.address import is_loopback
 
-BODY_BYTES = 1 << 20
 _OPEN = re.compile(
     r"/|/config/?|/theme\.css|/favicon\.ico|/(assets|static)/[\w./-]+"
     r"|/gradio_api/(info/?|theme\.css|startup-events|heartbeat/\w+|queue/(join|data)|run/predict/?|cancel|reset/?)"
@@ -35,7 +35,7 @@ _HEADERS = {
 class AccessMiddleware:
     """An application behind the access rules. Without a `token` only pages of this machine may send requests."""
 
-    def __init__(self, application: ASGIApp, token: str | None, body_bytes: int = BODY_BYTES) -> None:
+    def __init__(self, application: ASGIApp, token: str | None, body_bytes: int = MAX_BODY_BYTES) -> None:
         self._application = application
         self._token = token
         self._body_bytes = body_bytes
@@ -63,7 +63,7 @@ class AccessMiddleware:
             ask = {"www-authenticate": 'Basic realm="Zephyr: any user name, the token as password"'}
             return _refused(401, "the token is missing or wrong", ask)
         if origin is not None and origin.netloc != host.netloc:
-            return _refused(403, "a page of another site may not ask")
+            return _refused(403, "pages of other sites may not send requests")
         if not _OPEN.fullmatch(scope["path"]) or ".." in scope["path"]:
             return _refused(404, "nothing is served here; the page is at /")
         return self._size_refusal(scope["method"], headers)
@@ -72,7 +72,7 @@ class AccessMiddleware:
         length = headers.get("content-length")
         if length is None:
             has_body = method not in {"GET", "HEAD"} or "transfer-encoding" in headers
-            return _refused(411, "the length of the body is not said") if has_body else None
+            return _refused(411, "the request states no content length") if has_body else None
         # The server reads no more than this from the connection.
         if not length.isdecimal() or len(length) > 18 or int(length) > self._body_bytes:
             return _refused(413, f"the body is larger than {self._body_bytes:,} bytes")
@@ -80,7 +80,7 @@ class AccessMiddleware:
 
 
 def _holds(authorization: str, token: str) -> bool:
-    """Whether the header brings the token: as a browser's password, or as a bearer."""
+    """Whether the header holds the token: as a browser's password, or as a bearer token."""
     # Headers hold any bytes; starlette gives them as latin-1.
     kind, _, given = authorization.encode("latin-1").partition(b" ")
     if kind.lower() == b"basic":

@@ -24,7 +24,7 @@ from zephyr.records.fields import printable
 Updates = dict[Component, object]
 SIDES = ("Left", "Right")
 CHOICES: dict[Choice, str] = {"left": "Left is better", "tie": "Tie", "right": "Right is better"}
-MOST_TOKENS = 4096
+MAX_ANSWER = 4096
 # Of the fonts that gradio 6.31 brings, some bold ones lack letters: the browser makes bold ones of the regular one.
 FONTS = (gr.themes.utils.fonts.LocalFont("IBM Plex Sans", weights=(400,)), "ui-sans-serif", "system-ui", "sans-serif")
 
@@ -99,7 +99,7 @@ class Page:
             temperature = gr.Slider(0, 2, first.temperature, step=0.05, label="Temperature", info="0: the likeliest")
             top_k = gr.Slider(0, 200, first.top_k or 0, step=1, label="Top k", info="0: of all tokens")
             top_p = gr.Slider(0.05, 1, first.top_p, step=0.05, label="Top p", info="1: of all tokens")
-            length = gr.Slider(1, MOST_TOKENS, first.max_new_tokens, step=1, label="Longest answer", info="in tokens")
+            length = gr.Slider(1, MAX_ANSWER, first.max_new_tokens, step=1, label="Longest answer", info="in tokens")
         return [system, temperature, top_k, top_p, length]
 
     def _connect(self) -> None:

@@ -1,4 +1,4 @@
-"""`zephyr ui` from its settings on: all that can be wrong is said before a model is loaded."""
+"""`zephyr ui`: everything is checked before a model is loaded, then the page is served."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ from zephyr.models.sampling import Sampling
 from zephyr.records.fields import printable
 
 
-def show(served: Sequence[ServeSettings], *, votes: Path | None, system: str, say: Callable[[str], None]) -> None:
+def show_page(served: Sequence[ServeSettings], *, votes: Path | None, system: str, say: Callable[[str], None]) -> None:
     """Show the page of one or two models at one address until stopped; `votes` of None: votes.jsonl.
 
     Raises ResourceError where the page cannot be shown, ModelError for what is no model, DataError for a file that
@@ -48,7 +48,7 @@ def show(served: Sequence[ServeSettings], *, votes: Path | None, system: str, sa
 
 
 def _names(served: Sequence[ServeSettings]) -> list[str]:
-    """What the models are called: as short as they can be told apart."""
+    """The shortest names that tell the models apart. Raises ResourceError for one model given twice."""
     names = [one.name for one in served]
     if len(set(names)) < len(names):
         names = [one.model for one in served]

@@ -1,7 +1,7 @@
-"""What a visitor of the page and the models have said: questions, answers side by side, who is on which side, votes.
+"""The state of a conversation on the page: messages, answers side by side, which model is on which side, votes.
 
-With two models every question is a duel: the sides are drawn anew, the names are shown after the vote, and the better
-answer becomes part of what both models have said. So every vote is blind, and its two answers have one prompt.
+With two models every question is a comparison: the sides are drawn again, the names are shown after the vote, and the
+better answer becomes part of both conversations. So every vote is blind, and its two answers have one prompt.
 """
 
 import contextlib
@@ -41,7 +41,7 @@ class Talk:
     is_writing: bool = False
     is_whole: bool = False
     is_stopped: bool = False
-    is_left: bool = False  # for another conversation
+    is_left: bool = False  # the visitor has started another conversation
     choice: Choice | None = None
 
     @property
@@ -72,7 +72,7 @@ class Talk:
         return bool(self.asked) and not self.is_writing and self.choice is None
 
     def ask(self, text: str, system: str) -> None:
-        """Take the next question; what was kept of the one before becomes part of what has been said."""
+        """Take the next question; the answer kept of the last one becomes part of the conversation."""
         self._keep_answer()
         self.asked, self.system = _encodable(text.strip()), _encodable(system.strip())
         # Nobody can guess from earlier draws, as with a seed they could.
@@ -85,7 +85,7 @@ class Talk:
         self._begin()
 
     def write(self, speakers: Sequence[Speaks], sampling: Sampling) -> Generator[None, None, None]:
-        """Nothing, again and again, while the answers grow: in step, so that speed gives no name away."""
+        """Write the answers piece by piece, yielding None after each: in step, so that speed reveals no model."""
         with contextlib.ExitStack() as stack:
             streams = [speakers[side].answer(self.prompt, sampling) for side in self.sides]
             for stream in streams:

@@ -1,4 +1,4 @@
-"""Votes on two answers, each on the disk before it is called saved; no vote is ever written over another.
+"""Votes on two answers, each synced to disk before it counts as saved; no vote ever overwrites another.
 
 A preference is a pair in the columns of ultrafeedback_binarized, which `zephyr run` trains on. A tie is no preference:
 it goes to a file of its own, as one prompt with two answers of the same score.
@@ -19,7 +19,7 @@ from zephyr.records.rows import Answer, Preference, Rated
 from zephyr.records.writing import to_fields
 
 Choice = Literal["left", "tie", "right"]
-SOURCE = "zephyr ui"
+VOTE_SOURCE = "zephyr ui"
 
 
 class VoteFile:
@@ -36,11 +36,11 @@ class VoteFile:
         """The file that now holds the vote on the answers, the left one first; raises OSError if it cannot be saved."""
         if choice == "tie":
             same = tuple(answer._replace(score=1.0) for answer in answers)
-            _append(self.ties_path, to_fields(Rated("", prompt, same, SOURCE)))
+            _append(self.ties_path, to_fields(Rated("", prompt, same, VOTE_SOURCE)))
             return self.ties_path
         chosen, rejected = answers if choice == "left" else reversed(answers)
         texts, models = (chosen.text, rejected.text), (chosen.model, rejected.model)
-        pair = Preference("", prompt, texts, (1.0, 0.0), SOURCE, models)
+        pair = Preference("", prompt, texts, (1.0, 0.0), VOTE_SOURCE, models)
         # Whether people favour a side shows from this.
         side: dict[str, Json] = {"chosen_side": choice}
         _append(self.path, to_fields(pair) | side)
@@ -48,7 +48,7 @@ class VoteFile:
 
 
 def _append(path: Path, fields: Mapping[str, Json]) -> None:
-    """Nothing; afterwards the row is the last line of the file, on the disk, and else the file is as it was."""
+    """Append the row to the file, synced to disk. Raises OSError, the file unchanged, where that fails."""
     line = json.dumps(fields, ensure_ascii=False, allow_nan=False).encode() + b"\n"
     is_new = not path.exists()
     handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
@@ -73,25 +73,25 @@ def _append(path: Path, fields: Mapping[str, Json]) -> None:
 
 def _check_folder(path: Path) -> None:
     if not path.parent.is_dir():
-        raise DataError(printable(str(path)), "its folder is not there", "make the folder, or name another file")
+        raise DataError(printable(str(path)), "its folder does not exist", "make the folder, or name another file")
     # Readers tell what a file is by its name.
     if path.suffix not in {".jsonl", ".ndjson"}:
-        raise DataError(printable(str(path)), "is no name for JSON lines", "let it end in .jsonl")
+        raise DataError(printable(str(path)), "is no name of a JSON-lines file", "use the ending .jsonl")
     place = path if path.exists() else path.parent
     if path.is_dir() or not os.access(place, os.W_OK):
         raise DataError(printable(str(path)), "cannot be written to", "name another file")
 
 
 def _check_rows(path: Path, needed: tuple[str, ...]) -> None:
-    """Nothing, if rows can be added: the file is new, or its last line is a whole row of this kind."""
+    """Check that rows can be added: the file is new, or its last line is a whole row of this kind. Raises DataError."""
     last = _last_line(path)
     if not last.strip():
         return
     try:
         row = json.loads(last)
     except ValueError as error:
-        what = "its last line is no whole row"
-        raise DataError(printable(str(path)), what, "take that line out, or name another file") from error
+        what = "its last line is incomplete"
+        raise DataError(printable(str(path)), what, "remove that line, or name another file") from error
     if not isinstance(row, dict) or not set(needed) <= row.keys():
         what = f"holds rows without {' and '.join(needed)}, so they are no votes"
         raise DataError(printable(str(path)), what, "name another file")
