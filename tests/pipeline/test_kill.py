@@ -52,7 +52,7 @@ def test_a_killed_run_ends_as_an_undisturbed_one(tmp_path):
     assert ours["metrics"] == theirs["metrics"]
 
 
-GO_ON = "stopped in {}: what is finished is kept, and the same command goes on from there"
+GO_ON = "stopped in {}: what is finished is kept; the same command continues from there"
 
 
 def interrupted(recipe, stage):

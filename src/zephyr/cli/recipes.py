@@ -17,7 +17,7 @@ RecipeName = Annotated[
 ]
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[KEY=VALUE]...", help="Settings instead of the recipe's: sft.train.seed=1"),
+    typer.Argument(metavar="[KEY=VALUE]...", help="Settings that replace the recipe's: sft.train.seed=1"),
 ]
 
 
@@ -25,10 +25,10 @@ def run(
     recipe: RecipeName,
     overrides: Overrides = None,
     until: Annotated[str | None, typer.Option(metavar="STAGE", help="Stop after this stage.")] = None,
-    only: Annotated[str | None, typer.Option(metavar="STAGE", help="Make this stage alone.")] = None,
+    only: Annotated[str | None, typer.Option(metavar="STAGE", help="Run this stage alone.")] = None,
     offline: Offline = False,
 ) -> None:
-    """Run a recipe: what is finished is skipped, what was stopped goes on."""
+    """Run a recipe: skip finished stages, continue an interrupted one. A run folder is locked while it runs."""
     try:
         asked = _asked(recipe, overrides, offline=offline)
         from rich.console import Console
@@ -43,12 +43,12 @@ def run(
 
         if is_leader():
             stage = f" in {stop.args[0]}" if stop.args else ""
-            typer.echo(f"stopped{stage}: what is finished is kept, and the same command goes on from there", err=True)
+            typer.echo(f"stopped{stage}: what is finished is kept; the same command continues from there", err=True)
         raise typer.Exit(INTERRUPTED) from None
 
 
 def check(recipe: RecipeName, overrides: Overrides = None, offline: Offline = False) -> None:
-    """Check a recipe and its inputs, count tokens and steps, name every file to be written; train nothing."""
+    """Validate a recipe and its inputs; count tokens, steps, truncated rows; list the files to be written."""
     asked = _asked(recipe, overrides, offline=offline)
     from zephyr.pipeline.check import check_lines
 
@@ -59,11 +59,11 @@ def check(recipe: RecipeName, overrides: Overrides = None, offline: Offline = Fa
 def inspect(
     recipe: RecipeName,
     overrides: Overrides = None,
-    row: Annotated[int, typer.Option(min=1, help="Which row, counted from 1.")] = 1,
+    row: Annotated[int, typer.Option(min=1, help="Row number, from 1.")] = 1,
     stage: Annotated[str | None, typer.Option(metavar="STAGE", help="pretrain, sft or align.")] = None,
     offline: Offline = False,
 ) -> None:
-    """Show a row as the model gets it: its tokens in colour, who says them, which of them are learnt, and the tree."""
+    """Show a row as the model reads it: coloured tokens, roles, loss mask, and the prefix tree."""
     asked = _asked(recipe, overrides, offline=offline)
     from rich.console import Console
 
@@ -84,16 +84,16 @@ def list_recipes() -> None:
 @shipped.command("copy")
 def copy_recipe(
     name: Annotated[str, typer.Argument(help="Name of a shipped recipe.")],
-    folder: Annotated[Path, typer.Argument(help="Where the file goes.")] = Path(),
+    folder: Annotated[Path, typer.Argument(help="Target folder.")] = Path(),
 ) -> None:
-    """Copy a shipped recipe into a folder, to be changed there; never overwrites a file."""
+    """Copy a shipped recipe into a folder to edit it; never overwrites a file."""
     from zephyr.recipe import shipped as at_hand
 
     typer.echo(str(at_hand.copy_recipe(name, folder)))
 
 
 def _asked(recipe: str, overrides: list[str] | None, *, offline: bool) -> "Asked":
-    """The recipe that is asked for, with what was translated said."""
+    """The requested recipe; notes on translated settings are printed."""
     quiet_libraries(offline=offline)
     from zephyr.pipeline.asking import asked_recipe
     from zephyr.runs.ranks import is_leader

@@ -64,11 +64,13 @@ TrainingSection: TypeAlias = PretrainSection | SftSection | AlignSection
 
 
 class DeliverSection(Section):
-    """What is made of the last model for others."""
+    """The report of the run and the card of its model."""
 
     report: bool = Field(True, description="write a report of the run")
-    sample_prompts: list[str] = Field(default_factory=list, description="prompts every model answers in the report")
-    sampling: SamplingSection = Field(default_factory=SamplingSection, description="how they are answered")
+    sample_prompts: list[str] = Field(
+        default_factory=list, description="prompts that every model answers in the report"
+    )
+    sampling: SamplingSection = Field(default_factory=SamplingSection, description="sampling of these answers")
 
 
 class RecipeFields(Section):

@@ -16,6 +16,7 @@ from zephyr.errors import DataError
 from zephyr.evaluate.compare_radar import category_means, radar_svg, top_of
 from zephyr.evaluate.published import beside_published, published_deviations
 from zephyr.evaluate.results import Result, read_results
+from zephyr.recipe.conflicts import STAGE_REFERENCE
 from zephyr.recipe.data_section import DataSource
 from zephyr.recipe.schema import Recipe
 from zephyr.recipe.section import Plain
@@ -27,7 +28,7 @@ from zephyr.runs.reader import FinishedStage, RunRecord, at, model_title, number
 from zephyr.runs.stage_folder import Facts
 from zephyr.stages.preview import Preview
 from zephyr.stages.stage import Stage, Work
-from zephyr.teachers.opening import STAGE_REFERENCE, TeacherContext, open_teacher
+from zephyr.teachers.opening import TeacherContext, open_teacher
 from zephyr.teachers.protocol import ChatRequest, paired, seed_for
 
 LEAST_AXES = 3
