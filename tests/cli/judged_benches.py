@@ -18,7 +18,7 @@ def plain_prompts(count: int) -> Iterator[Prompt]:
 
 
 def write_mt_bench(folder: Path) -> None:
-    """Nothing; the folder holds 80 questions of two turns, and references for the 30 that have them."""
+    """Write into the folder 80 questions of two turns, and references for the 30 that have them."""
     asked = plain_prompts(160)
     questions, references = [], []
     for number in range(81, 161):
@@ -36,7 +36,7 @@ def write_mt_bench(folder: Path) -> None:
 
 
 def write_baseline(folder: Path, count: int) -> None:
-    """Nothing; the folder holds AlpacaEval's file of a baseline that never knows the answer."""
+    """Write into the folder AlpacaEval's file of a baseline that never knows the answer."""
     folder.mkdir(parents=True)
     rows = [
         {

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from zephyr.evaluate.harness.finished import FinishedRequests
-from zephyr.evaluate.preference import Pair, answer_logps
+from zephyr.evaluate.held_out import Pair, answer_logps
 from zephyr.evaluate.reward_accuracy import (
     HeldPair,
     kept_logps,

@@ -2,7 +2,8 @@
 
 import pytest
 
-from zephyr.evaluate.world import WorldSettings, score_world
+from zephyr.evaluate.world import score_world
+from zephyr.recipe.evaluate_section import WorldTask
 from zephyr.recipe.teacher_section import ScriptedSection
 from zephyr.teachers.protocol import ChatReply
 from zephyr.teachers.scripted import ScriptedTeacher
@@ -21,18 +22,18 @@ class Silent:
 
 
 def test_the_faultless_teacher_has_all_and_a_silent_one_nothing():
-    best = score_world(ScriptedTeacher(ScriptedSection(fault_rate=0.0)), ASKED, WorldSettings())
+    best = score_world(ScriptedTeacher(ScriptedSection(fault_rate=0.0)), ASKED, WorldTask(), seed=0)
     assert best.score == (1.0, 1.0, 1.0, len(ASKED))
     assert all(task.score == 1.0 for task in best.by_task.values())
-    none = score_world(Silent(), ASKED, WorldSettings(num_samples=2))
+    none = score_world(Silent(), ASKED, WorldTask(num_samples=2), seed=0)
     assert none.score.score == 0.0
     assert none.missing == 2 * len(ASKED)
 
 
 def test_a_faulty_teacher_lies_between_and_samples_count_within_their_prompt():
-    found = score_world(ScriptedTeacher(ScriptedSection(fault_rate=0.5)), ASKED, WorldSettings(num_samples=4))
+    found = score_world(ScriptedTeacher(ScriptedSection(fault_rate=0.5)), ASKED, WorldTask(num_samples=4), seed=0)
     assert found.score.score == pytest.approx(0.5, abs=0.12)
     assert found.score.low < found.score.score < found.score.high
     assert found.score.n == len(ASKED)
-    again = score_world(ScriptedTeacher(ScriptedSection(fault_rate=0.5)), ASKED[:10], WorldSettings(num_samples=4))
+    again = score_world(ScriptedTeacher(ScriptedSection(fault_rate=0.5)), ASKED[:10], WorldTask(num_samples=4), seed=0)
     assert again.answers == found.answers[:10]

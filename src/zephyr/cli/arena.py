@@ -1,4 +1,4 @@
-"""`zephyr arena` and `zephyr alpaca-eval`: models compared with each other, or with a baseline, by a judge."""
+"""`zephyr arena`, `alpaca-eval` and `winrate`: models compared with each other or with a baseline by a judge."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -14,11 +14,12 @@ from zephyr.cli.judged_options import (
     Model,
     OutFolder,
     PrintJson,
+    Temperature,
+    print_result,
 )
 from zephyr.cli.options import CapTokens, Concurrency, KeyEnv, Seed
+from zephyr.cli.tables import print_rows
 from zephyr.cli.terminal import Offline, can_go_on, quiet_libraries
-
-Temperature = Annotated[float, typer.Option(min=0, help="Of the answers; MT-Bench has its own by category.")]
 
 
 def arena(  # noqa: PLR0913 - typer makes an option of every parameter
@@ -27,10 +28,10 @@ def arena(  # noqa: PLR0913 - typer makes an option of every parameter
     *,
     judge: JudgeName,
     out: OutFolder,
-    prompts: Annotated[str | None, typer.Option(metavar="FILE", help="Prompts of any shape, or a hub id.")] = None,
+    prompts: Annotated[str | None, typer.Option(metavar="FILE", help="Prompts in any format, or a hub id.")] = None,
     mt_bench: Annotated[Path | None, typer.Option(metavar="DIR", help="Instead: MT-Bench's files, both turns.")] = None,
     judge_prompts: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="FastChat's judge_prompts.jsonl; else our own wording.")
+        Path | None, typer.Option(metavar="FILE", help="FastChat's judge_prompts.jsonl; default: our own wording.")
     ] = None,
     swap: Annotated[bool, typer.Option("--swap/--one-order", help="Show each pair in both orders.")] = True,
     temperature: Temperature = 0.7,
@@ -43,27 +44,28 @@ def arena(  # noqa: PLR0913 - typer makes an option of every parameter
     as_json: PrintJson = False,
     offline: Offline = False,
 ) -> None:
-    """Have a judge compare two models, in both orders. Every call is kept; run again to go on where it stopped."""
+    """Let a judge compare two models, in both orders. Every call is kept; run again to continue."""
     quiet_libraries(offline=offline)
-    from zephyr.cli.arena_run import ArenaRun, run_arena
-    from zephyr.cli.judged_printing import print_result
-    from zephyr.evaluate.judged.mt_bench import MtBenchSettings
-    from zephyr.pipeline.asked_teachers import TeacherOptions
-    from zephyr.pipeline.judged_run import JudgedRun
+    from zephyr.evaluate.judged.arena import run_arena
+    from zephyr.evaluate.judged.bench import JudgedBench, parse_contestant
+    from zephyr.evaluate.judged.mt_bench import MT_BENCH_SAMPLING
+    from zephyr.teachers.opening import parse_teacher
 
-    teachers = TeacherOptions(api_key_env, concurrency, offline, seed)
-    run = ArenaRun(
-        models=(model_a, model_b),
-        shared=JudgedRun(judge, out, teachers, cap_tokens, limit),
-        settings=MtBenchSettings(max_tokens=max_new_tokens, seed=seed),
-        temperature=temperature,
-        prompts=prompts,
-        mt_bench=mt_bench,
-        judge_prompts=judge_prompts,
-        swap=swap,
+    bench = JudgedBench(
+        contestants=tuple(
+            parse_contestant(model, api_key_env=api_key_env, concurrency=concurrency) for model in (model_a, model_b)
+        ),
+        judge=parse_teacher(judge, api_key_env=api_key_env, concurrency=concurrency),
+        out=out,
+        data=mt_bench,
+        limit=limit,
+        seed=seed,
+        offline=offline,
+        cap_tokens=cap_tokens,
     )
+    sampling = MT_BENCH_SAMPLING.model_copy(update={"temperature": temperature, "max_new_tokens": max_new_tokens})
     with can_go_on():
-        result, _ = run_arena(run)
+        result = run_arena(bench, sampling=sampling, prompts=prompts, judge_prompts=judge_prompts, swap=swap)
     print_result(result, out, as_json=as_json)
 
 
@@ -77,7 +79,8 @@ def alpaca_eval(  # noqa: PLR0913 - typer makes an option of every parameter
         Literal["1", "2"], typer.Option(help="Against text_davinci_003 (1) or gpt4_1106_preview (2).")
     ] = "2",
     judge_prompt: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="AlpacaEval's prompt for this version; else our own wording.")
+        Path | None,
+        typer.Option(metavar="FILE", help="AlpacaEval's prompt for this version; default: our own wording."),
     ] = None,
     difficulty: Annotated[
         Path | None, typer.Option(metavar="FILE", help="AlpacaEval's instruction_difficulty.csv, for length control.")
@@ -96,25 +99,45 @@ def alpaca_eval(  # noqa: PLR0913 - typer makes an option of every parameter
     as_json: PrintJson = False,
     offline: Offline = False,
 ) -> None:
-    """Compare a model with AlpacaEval's baseline. Every call is kept; run again to go on where it stopped."""
+    """Compare a model with AlpacaEval's baseline. Every call is kept; run again to continue."""
     quiet_libraries(offline=offline)
-    from zephyr.cli.judged_printing import print_result
-    from zephyr.evaluate.judged.alpaca_eval import AnswerSettings
-    from zephyr.pipeline.alpaca_eval_run import AlpacaEvalRun, run_alpaca_eval
-    from zephyr.pipeline.asked_teachers import TeacherOptions
-    from zephyr.pipeline.judged_run import JudgedRun
+    from zephyr.evaluate.judged.alpaca_eval import ALPACA_EVAL_SAMPLING, run_alpaca_eval
+    from zephyr.evaluate.judged.bench import JudgedBench, parse_contestant
+    from zephyr.teachers.opening import parse_teacher
 
-    run = AlpacaEvalRun(
-        model=model,
+    bench = JudgedBench(
+        contestants=(parse_contestant(model, api_key_env=api_key_env, concurrency=concurrency),),
+        judge=parse_teacher(judge, api_key_env=api_key_env, concurrency=concurrency),
+        out=out,
         data=data,
-        version=version,
-        shared=JudgedRun(judge, out, TeacherOptions(api_key_env, concurrency, offline, seed), cap_tokens, limit),
-        settings=AnswerSettings(max_new_tokens, temperature, seed=seed),
-        judge_prompt=judge_prompt,
-        difficulty=difficulty,
-        gamed=gamed,
-        swap=swap,
+        limit=limit,
+        seed=seed,
+        offline=offline,
+        cap_tokens=cap_tokens,
     )
+    changed = {"temperature": temperature, "max_new_tokens": max_new_tokens}
     with can_go_on():
-        result, _ = run_alpaca_eval(run)
+        result = run_alpaca_eval(
+            bench,
+            version,
+            sampling=ALPACA_EVAL_SAMPLING.model_copy(update=changed),
+            judge_prompt=judge_prompt,
+            difficulty=difficulty,
+            gamed=gamed,
+            swap=swap,
+        )
     print_result(result, out, as_json=as_json)
+
+
+def winrate(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="AlpacaEval annotations: JSON or JSONL, also .gz.")],
+    model: Annotated[str | None, typer.Option(metavar="NAME", help="Only this model.")] = None,
+    annotator: Annotated[str | None, typer.Option(metavar="NAME", help="Only this annotator's judgments.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show win rates of AlpacaEval annotations, with standard error and missing judgments."""
+    from zephyr.evaluate.judged.alpaca_eval_files import choose_annotations, read_annotations, win_rates
+
+    judged = read_annotations(file)
+    rates = win_rates(judged, of=choose_annotations(judged, model=model, annotator=annotator))
+    print_rows([rate._asdict() for rate in rates], as_json=as_json)

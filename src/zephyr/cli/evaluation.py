@@ -11,18 +11,18 @@ from zephyr.cli.options import TEACHER_FORMS, CapTokens, Concurrency, KeyEnv
 from zephyr.cli.terminal import Offline, can_go_on, escape_controls, quiet_libraries
 
 if TYPE_CHECKING:
-    from zephyr.pipeline.benchmarks import Benchmarked
+    from zephyr.evaluate.benchmarks import BenchmarkResults
 
 Toggle = Literal["auto", "on", "off"]
 Names = Annotated[
     str,
     typer.Option(
-        help="By commas: tasks of lm-eval, mt_bench, alpaca_eval_1 or _2, and profiles: "
+        help="Separated by commas: tasks of lm-eval, mt_bench, alpaca_eval_1 or _2, and profiles: "
         "open-llm-leaderboard-v1, ifeval, zephyr-card."
     ),
 ]
 Judge = Annotated[
-    str | None, typer.Option(metavar="JUDGE", help=f"Who rates mt_bench and alpaca_eval: {TEACHER_FORMS}")
+    str | None, typer.Option(metavar="JUDGE", help=f"The judge of mt_bench and alpaca_eval: {TEACHER_FORMS}")
 ]
 
 
@@ -34,12 +34,12 @@ def evaluate(  # noqa: PLR0913 - typer makes an option of every parameter
         Path | None, typer.Option(metavar="DIR", help="Local copies of the tasks' data; without it, the hub's.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", metavar="DIR", help="Results; an interrupted run goes on from it.")
+        Path | None, typer.Option("--out", "-o", metavar="DIR", help="Folder for the results; run again to continue.")
     ] = None,
-    shots: Annotated[int | None, typer.Option(min=0, help="Shots of every task, instead of its own.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only so many documents of each task: a trial.")] = None,
+    shots: Annotated[int | None, typer.Option(min=0, help="Few-shot examples; default: as each task defines.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first documents of each task, as a trial.")] = None,
     chat_template: Annotated[
-        Toggle, typer.Option(help="The model's own template; auto: for ifeval alone, if there is one.")
+        Toggle, typer.Option(help="Prompt in the model's chat template; auto: for ifeval alone.")
     ] = "auto",
     system: Annotated[str | None, typer.Option(help="System message.")] = None,
     judge: Judge = None,
@@ -51,7 +51,7 @@ def evaluate(  # noqa: PLR0913 - typer makes an option of every parameter
     api_key_env: KeyEnv = "OPENAI_API_KEY",
     concurrency: Concurrency = 64,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; default: by the device.")] = None,
-    max_tokens: Annotated[int | None, typer.Option(min=1, help="Most tokens computed together.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="Maximum tokens computed together.")] = None,
     print_json: Annotated[bool, typer.Option("--json", help="Print the results as one JSON object.")] = False,
     offline: Offline = False,
 ) -> None:
@@ -59,41 +59,46 @@ def evaluate(  # noqa: PLR0913 - typer makes an option of every parameter
     quiet_libraries(offline=offline)
     # lm-eval draws a bar a task with tqdm, which reads this when it is imported.
     os.environ.setdefault("TQDM_DISABLE", "1")
-    from zephyr.evaluate.harness.run import EvalOptions
-    from zephyr.pipeline.asked_teachers import TeacherOptions
-    from zephyr.pipeline.benchmarks import run_benchmarks
-    from zephyr.pipeline.judged_benchmarks import Judging
+    from zephyr.errors import DataError
+    from zephyr.evaluate.benchmarks import run_benchmarks
+    from zephyr.evaluate.harness.run import HarnessRun
+    from zephyr.evaluate.judged.bench import JudgedBench, parse_contestant
+    from zephyr.recipe.evaluate_section import HarnessTask
+    from zephyr.teachers.opening import parse_teacher
 
+    names = [name.strip() for name in tasks.split(",") if name.strip()]
+    if not names:
+        raise DataError("--tasks", "names no task", "name some, separated by commas")
     folder = out or Path("evaluations") / (Path(model).name or "model")
-    options = EvalOptions(
-        names=tuple(name.strip() for name in tasks.split(",") if name.strip()),
+    rater = None if judge is None else parse_teacher(judge, api_key_env=api_key_env, concurrency=concurrency)
+    task = HarnessTask(
+        tasks=names,
         data=data,
-        out=folder,
         shots=shots,
         limit=limit,
         chat_template=chat_template,
-        system=system,
-        dtype=dtype,
-        max_tokens=max_tokens,
+        judge=rater,
         max_new_tokens=max_new_tokens,
-        offline=offline,
     )
-    judging = Judging(judge, TeacherOptions(api_key_env, concurrency, offline), cap_tokens)
+    bench = None
+    if rater is not None:
+        contestant = parse_contestant(model, api_key_env=api_key_env, concurrency=concurrency)
+        bench = JudgedBench(contestants=(contestant,), judge=rater, out=folder, offline=offline, cap_tokens=cap_tokens)
     with can_go_on():
-        found = run_benchmarks(model, options, judging)
+        found = run_benchmarks(model, task, HarnessRun(folder, offline, system, dtype, max_tokens), bench)
     if print_json:
         typer.echo(json.dumps(found.fields(), ensure_ascii=False))
     else:
         _print(found, folder)
 
 
-def _print(found: "Benchmarked", folder: Path) -> None:
-    """Nothing; prints tables, what is left out, and the file that holds it all."""
-    from zephyr.cli.judged_printing import print_result
-    from zephyr.evaluate.harness.report import EVALUATION, table
+def _print(found: "BenchmarkResults", folder: Path) -> None:
+    """Print tables, what is left out, and the file that holds it all."""
+    from zephyr.cli.judged_options import print_result
+    from zephyr.evaluate.harness.report import EVALUATION, results_table
 
     if found.tasks.results:
-        typer.echo(escape_controls(table(found.tasks)))
+        typer.echo(escape_controls(results_table(found.tasks)))
     for result in found.judged:
         print_result(result, folder / result.benchmark)
     for line in (*found.left_out, str(folder / EVALUATION)):

@@ -25,7 +25,6 @@ from zephyr.cli import (
     reward_accuracy,
     serving,
     synth,
-    winrate,
 )
 from zephyr.cli.terminal import disk_mistake, escape_controls
 from zephyr.errors import ZephyrError
@@ -51,7 +50,7 @@ app.command("ui")(serving.ui)
 app.command("synth")(synth.synth)
 app.add_typer(judge.judge_group)
 app.command("binarize")(binarize.binarize_command)
-app.command("winrate")(winrate.winrate)
+app.command("winrate")(arena.winrate)
 app.command("mt-bench")(mt_bench.mt_bench)
 app.command("alpaca-eval")(arena.alpaca_eval)
 app.command("arena")(arena.arena)

@@ -6,18 +6,27 @@ from typing import Annotated, Literal
 
 import typer
 
-from zephyr.cli.judged_options import BenchData, JudgeName, Limit, LongestAnswer, Model, OutFolder, PrintJson
+from zephyr.cli.judged_options import (
+    BenchData,
+    JudgeName,
+    Limit,
+    LongestAnswer,
+    Model,
+    OutFolder,
+    PrintJson,
+    print_result,
+)
 from zephyr.cli.options import CapTokens, Concurrency, KeyEnv, Seed
 from zephyr.cli.terminal import Offline, can_go_on, escape_controls, quiet_libraries
 
 Wording = Annotated[
     Literal["own", "published"],
-    typer.Option(help="The judge's prompts: our own, fenced ones, or FastChat's judge_prompts.jsonl in --data."),
+    typer.Option(help="Judge prompts: our own, with fenced answers, or FastChat's judge_prompts.jsonl in --data."),
 ]
 
 
 def list_wrong_references(data: Path | None) -> None:
-    """Nothing; prints the reference answers that were reported wrong and ends the command, if that was asked for."""
+    """Print the reference answers that were reported wrong and end the command, if a folder is named."""
     if data is not None:
         _print_wrong_references(data)
         raise typer.Exit
@@ -54,39 +63,41 @@ def mt_bench(  # noqa: PLR0913 - typer makes an option of every parameter
     as_json: PrintJson = False,
     offline: Offline = False,
 ) -> None:
-    """Have a model answer MT-Bench and a judge rate it. Every call is kept; run again to go on where it stopped."""
+    """Let a model answer MT-Bench and a judge rate it. Every call is kept; run again to continue."""
     quiet_libraries(offline=offline)
-    from zephyr.cli.judged_printing import print_result
-    from zephyr.evaluate.judged.mt_bench import MtBenchSettings
-    from zephyr.pipeline.asked_teachers import TeacherOptions
-    from zephyr.pipeline.judged_run import JudgedRun
-    from zephyr.pipeline.mt_bench_run import MtBenchRun, run_mt_bench
+    from zephyr.evaluate.judged.bench import JudgedBench, parse_contestant
+    from zephyr.evaluate.judged.mt_bench import MT_BENCH_SAMPLING, run_mt_bench
+    from zephyr.teachers.opening import parse_teacher
 
     # The eager callback above ends the command, so this option is never seen here.
     assert list_wrong is None
-    teachers = TeacherOptions(api_key_env, concurrency, offline, seed)
-    run = MtBenchRun(
-        model=model,
+    bench = JudgedBench(
+        contestants=(parse_contestant(model, api_key_env=api_key_env, concurrency=concurrency),),
+        judge=parse_teacher(judge, api_key_env=api_key_env, concurrency=concurrency),
+        out=out,
         data=data,
-        shared=JudgedRun(judge, out, teachers, cap_tokens, limit),
-        settings=MtBenchSettings(max_new_tokens, judge_max_tokens, seed),
-        published_wording=wording == "published",
-        without_wrong_references=wrong_references == "leave-out",
+        limit=limit,
+        seed=seed,
+        offline=offline,
+        cap_tokens=cap_tokens,
     )
     with can_go_on():
-        result, _ = run_mt_bench(run)
+        result = run_mt_bench(
+            bench,
+            sampling=MT_BENCH_SAMPLING.model_copy(update={"max_new_tokens": max_new_tokens}),
+            judge_max_tokens=judge_max_tokens,
+            published_wording=wording == "published",
+            without_wrong_references=wrong_references == "leave-out",
+        )
     print_result(result, out, as_json=as_json)
 
 
 def _print_wrong_references(data: Path) -> None:
-    """Nothing; prints the questions whose reference answer was reported wrong, with that answer."""
-    from zephyr.evaluate.judged.mt_bench_questions import REPORTED_WRONG
-    from zephyr.pipeline.mt_bench_run import MtBenchInputs
+    """Print the questions whose reference answer was reported wrong, with that answer."""
+    from zephyr.evaluate.judged.mt_bench_questions import REPORTED_WRONG, read_mt_bench
 
-    questions = MtBenchInputs(data, limit=None, without_wrong=False).questions
-    for question in questions:
+    for question in read_mt_bench(data).questions:
         if question.number in REPORTED_WRONG:
             typer.echo(f"{question.number} ({question.category})")
-            for turn, (asked, answer) in enumerate(zip(question.turns, question.references, strict=False), start=1):
-                told = f"turn {turn}: {asked}\nreference: {answer}"
-                typer.echo(indent(escape_controls(told), "  "))
+            for turn, (text, answer) in enumerate(zip(question.turns, question.references, strict=False), start=1):
+                typer.echo(indent(escape_controls(f"turn {turn}: {text}\nreference: {answer}"), "  "))

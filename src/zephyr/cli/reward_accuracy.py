@@ -12,7 +12,7 @@ from zephyr.cli.terminal import Offline, can_go_on, quiet_libraries
 
 def reward_accuracy(  # noqa: PLR0913 - typer makes an option of every parameter
     policy: Annotated[str, typer.Argument(metavar="POLICY", help="A model folder or a hub id.")],
-    pairs: Annotated[str, typer.Argument(metavar="PAIRS", help="Pairs of any shape: a file, folder, or hub id.")],
+    pairs: Annotated[str, typer.Argument(metavar="PAIRS", help="Pairs in any format: a file, folder, or hub id.")],
     *,
     reference: Annotated[str, typer.Option(metavar="MODEL", help="The model that the policy was trained from.")],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder for log-probs and metrics.")],
@@ -26,20 +26,29 @@ def reward_accuracy(  # noqa: PLR0913 - typer makes an option of every parameter
     as_json: PrintJson = False,
     offline: Offline = False,
 ) -> None:
-    """Measure reward accuracy and margins on held-out pairs, by source and length. Run again to go on."""
+    """Measure reward accuracy and margins on held-out pairs, by source and length. Run again to continue."""
     quiet_libraries(offline=offline)
     import json
 
-    from zephyr.cli.reward_accuracy_run import RewardRun, metric_lines, run_reward_accuracy
     from zephyr.cli.tables import print_rows
+    from zephyr.evaluate.reward_accuracy import RewardRun, run_reward_accuracy
+    from zephyr.recipe.data_section import DataSource
 
-    run = RewardRun(policy, reference, pairs, out, beta, max_tokens, limit, seed, bad_rows, offline)
+    source = DataSource(path=pairs, bad_rows=bad_rows, max_rows=limit)
     with can_go_on():
-        result, found = run_reward_accuracy(run)
+        result = run_reward_accuracy(RewardRun(policy, reference, source, out, beta, max_tokens, seed, offline))
     if as_json:
         typer.echo(json.dumps({"protocol": result.protocol, "scores": result.scores, "output": str(out)}))
         return
-    print_rows(metric_lines(found))
+    print_rows(
+        [
+            {"part": part, "of": name.strip(), **row}
+            for part, rows in result.scores.items()
+            if isinstance(rows, dict)
+            for name, row in rows.items()
+            if isinstance(row, dict)
+        ]
+    )
     left_out = result.protocol["left_out"]
     for reason, count in left_out.items() if isinstance(left_out, dict) else ():
         typer.echo(f"left out: {count} ({reason})")

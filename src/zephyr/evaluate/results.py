@@ -16,7 +16,9 @@ from zephyr.records.writing import write_jsonl
 
 RESULT = "result.json"
 ITEMS = "items.jsonl"
-Kind = Literal["judged", "accuracy"]
+# The score by which a judged benchmark is known.
+AS_PUBLISHED = "as_published"
+ItemKind = Literal["judged", "accuracy"]
 
 
 class Item(NamedTuple):
@@ -30,7 +32,7 @@ class Item(NamedTuple):
     prompt: str
     category: str
     value: float | None
-    kind: Kind = "judged"
+    kind: ItemKind = "judged"
 
 
 class Result(NamedTuple):
@@ -44,7 +46,7 @@ class Result(NamedTuple):
 
 
 def write_result(folder: Path, result: Result) -> None:
-    """Nothing; the folder holds the result, the values first."""
+    """Write the result into the folder, the values first."""
     folder.mkdir(parents=True, exist_ok=True)
     write_jsonl(folder / ITEMS, (item._asdict() for item in result.items), replace=True)
     told = {name: value for name, value in result._asdict().items() if name != "items"}
@@ -52,7 +54,7 @@ def write_result(folder: Path, result: Result) -> None:
 
 
 def read_results(folder: Path) -> list[Result]:
-    """The results in a folder, or in the folders that it holds, by name; DataError if there are none."""
+    """The results in a folder, or in the folders that it holds, by name. Raises DataError if there are none."""
     places = [folder / RESULT, *sorted(folder.glob(f"*/{RESULT}"))]
     found = [_read(place) for place in places if place.is_file()]
     if not found:

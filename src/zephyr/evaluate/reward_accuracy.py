@@ -4,17 +4,37 @@ A reward is beta times the policy's log-prob of an answer minus the reference's,
 by DPO. Log-probs are kept on disk, so that an interrupted run goes on where it stopped. Source: arXiv 2403.13787.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from zephyr.evaluate.harness.finished import Answer, FinishedRequests
-from zephyr.evaluate.preference import Pair, PreferenceMetrics, answer_logps, preference_metrics, prompt_numbers
+from zephyr.data.read.sources import open_source
+from zephyr.data.tokenize.encoding import DialogueEncoder
+from zephyr.errors import DataError, ModelError
+from zephyr.evaluate.harness.finished import FinishedAnswer, FinishedRequests
+from zephyr.evaluate.held_out import Pair, PreferenceMetrics, answer_logps, preference_metrics, prompt_numbers
+from zephyr.evaluate.results import Item, Result, write_result
+from zephyr.models.loading import Source, load_model, load_tokenizer, num_embeddings
+from zephyr.models.placement import placement
 from zephyr.models.scorer import CausalLM
+from zephyr.models.weight_hash import weights_hash
+from zephyr.progress import show_progress
+from zephyr.recipe.data_section import DataSource
+from zephyr.recipe.model_section import ChatTemplateSection
+from zephyr.records.fields import Json, printable
+from zephyr.records.rows import Preference
 
+REWARD_ACCURACY = "reward_accuracy"
+REWARD_MARGIN = "reward_margin"
 PAIRS_TOGETHER = 64
 # Tokens of the longer answer, up to and with each bound.
 LENGTH_BOUNDS = (64, 128, 256, 512, 1024)
@@ -53,7 +73,7 @@ def kept_logps(
     for start in range(0, len(missing), PAIRS_TOGETHER):
         some = missing[start : start + PAIRS_TOGETHER]
         logps = answer_logps(model, [pairs[index].pair for index in some], max_tokens=max_tokens).tolist()
-        fresh: dict[str, Answer] = {}
+        fresh: dict[str, FinishedAnswer] = {}
         for index, row in zip(some, logps, strict=True):
             fresh.update(zip(keys[index], row, strict=True))
         # An answer that stands in several pairs keeps the log-prob it had first.
@@ -126,6 +146,126 @@ def _number(answer: object) -> float:
     return answer
 
 
-def parts_of(found: RewardAccuracy) -> Mapping[str, Mapping[str, PreferenceMetrics]]:
+# ---- a run ----
+
+
+@dataclass(frozen=True)
+class RewardRun:
+    """A policy and its reference on pairs; `max_tokens`: the longest pair, prompt and answer."""
+
+    policy: str
+    reference: str
+    pairs: DataSource
+    out: Path
+    beta: float = 0.1
+    max_tokens: int = 4096
+    seed: int = 0
+    offline: bool = False
+
+
+class _Encoded(NamedTuple):
+    pairs: list[HeldPair]
+    left_out: Counter[str]
+    chat_template: str
+
+
+def run_reward_accuracy(run: RewardRun) -> Result:
+    """The result; the run's folder holds log-probs, values and metrics, and goes on from the log-probs it holds.
+
+    Raises DataError if no pair can be scored, ModelError for a reference of another tokenizer.
+    """
+    encoded = _encoded(run)
+    if not encoded.pairs:
+        raise DataError(run.pairs.path, f"leaves no pair to score ({dict(encoded.left_out)})", "name a file of pairs")
+    run.out.mkdir(parents=True, exist_ok=True)
+    logps, policy_hash = _logps(run.policy, encoded.pairs, run)
+    ref_logps, reference_hash = _logps(run.reference, encoded.pairs, run)
+    found = reward_accuracy(logps, ref_logps, encoded.pairs, beta=run.beta, seed=run.seed)
+    protocol: dict[str, Json] = {
+        "pairs": printable(run.pairs.path),
+        "num_pairs": len(encoded.pairs),
+        "left_out": dict(encoded.left_out),
+        "reference": run.reference,
+        "reference_hash": reference_hash,
+        "model_hash": policy_hash,
+        "chat_template_hash": hashlib.sha256(encoded.chat_template.encode()).hexdigest()[:16],
+        "beta": run.beta,
+        "max_tokens": run.max_tokens,
+    }
+    scores: dict[str, Json] = dict(_metric_rows(found))
+    items = _items(encoded.pairs, margins(logps, ref_logps, beta=run.beta))
+    result = Result(REWARD_ACCURACY, run.policy, protocol, scores, items)
+    write_result(run.out, result)
+    return result
+
+
+def _metric_rows(found: RewardAccuracy) -> dict[str, dict[str, Json]]:
     """The metrics by the name of the part and of its group."""
-    return {"all": {"all": found.overall}, "source": found.sources, "tokens": found.lengths, "longer": found.longer}
+    parts = {"all": {"all": found.overall}, "source": found.sources, "tokens": found.lengths, "longer": found.longer}
+    return {part: {name: _metric_fields(one) for name, one in groups.items()} for part, groups in parts.items()}
+
+
+def _metric_fields(metrics: PreferenceMetrics) -> dict[str, Json]:
+    return {
+        "accuracy": metrics.accuracy.score,
+        "accuracy_low": metrics.accuracy.low,
+        "accuracy_high": metrics.accuracy.high,
+        "margin": metrics.margin.score,
+        "margin_low": metrics.margin.low,
+        "margin_high": metrics.margin.high,
+        "pairs": metrics.num_pairs,
+        "prompts": metrics.accuracy.n,
+    }
+
+
+def _encoded(run: RewardRun) -> _Encoded:
+    """The pairs as ids of the policy's tokenizer, those left out counted."""
+    rows = open_source(run.pairs, "preference", data_dir=Path(), offline=run.offline)
+    encoder = DialogueEncoder(load_tokenizer(Source(run.policy, offline=run.offline)), ChatTemplateSection(name="own"))
+    left_out: Counter[str] = Counter({str(reason): count for reason, count in rows.counts.items()})
+    held: list[HeldPair] = []
+    for row in islice(rows, run.pairs.max_rows):
+        reason = _unfit(row)
+        if reason:
+            left_out[reason] += 1
+            continue
+        prompt = encoder.prompt(row.prompt)
+        pair = Pair(prompt, encoder.completion(row.completions[0]), encoder.completion(row.completions[-1]))
+        if len(prompt) + max(len(pair.chosen), len(pair.rejected)) > run.max_tokens:
+            left_out[f"longer than {run.max_tokens} tokens"] += 1
+        else:
+            held.append(HeldPair(pair, row.source))
+    return _Encoded(held, left_out, encoder.chat_template)
+
+
+def _unfit(row: Preference) -> str:
+    """Why a row is no pair to score; of a list its best and its worst answer are."""
+    if len(row.completions) < 2:
+        return "one answer alone"
+    if row.ratings[0] <= row.ratings[-1]:
+        return "rated alike"
+    return "equal answers" if row.completions[0] == row.completions[-1] else ""
+
+
+def _logps(name: str, pairs: Sequence[HeldPair], run: RewardRun) -> tuple[Tensor, str]:
+    device, dtype = placement()
+    model = load_model(Source(name, offline=run.offline), dtype=dtype, device=device)
+    highest = max(int(ids.max()) for held in pairs for ids in held.pair if len(ids))
+    if highest >= num_embeddings(model):
+        what = f"has no token {highest} of the policy's tokenizer, got {num_embeddings(model)} tokens"
+        raise ModelError(name, what, "name the model that the policy was trained from")
+    digest = weights_hash(model)
+    with (
+        closing(FinishedRequests(run.out / "logps.sqlite", of=f"{digest} {dtype}")) as finished,
+        show_progress(f"log-probs of {name}", len(pairs)) as display,
+    ):
+        return kept_logps(model, pairs, finished, display.update, max_tokens=2 * run.max_tokens), digest[:16]
+
+
+def _items(pairs: Sequence[HeldPair], found: Sequence[float]) -> list[Item]:
+    items = []
+    for number, (held, margin) in enumerate(zip(pairs, found, strict=True)):
+        prompt = hashlib.sha256(held.pair.prompt.tobytes()).hexdigest()[:16]
+        items.append(Item(REWARD_ACCURACY, str(number), prompt, held.source, float(margin > 0), "accuracy"))
+        items.append(Item(REWARD_MARGIN, str(number), prompt, held.source, margin))
+    return items

@@ -1,25 +1,13 @@
 """The closed world's own benchmark: held-out prompts, sampled answers, and checkers instead of a judge."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from zephyr.intervals import Estimate, bootstrap_mean
+from zephyr.recipe.evaluate_section import WorldTask
 from zephyr.records.rows import Prompt, prompt_id
 from zephyr.teachers.protocol import ChatRequest, Teacher, paired, seed_for
 from zephyr.world import check, task_of
-
-
-@dataclass(frozen=True)
-class WorldSettings:
-    """How answers are sampled; the defaults are those of the Zephyr cards."""
-
-    num_samples: int = 1
-    temperature: float = 0.7
-    top_k: int = 50
-    top_p: float = 0.95
-    max_tokens: int = 64
-    seed: int = 0
 
 
 class WorldScore(NamedTuple):
@@ -34,34 +22,34 @@ class WorldScore(NamedTuple):
     missing: int
 
 
-def score_world(model: Teacher, prompts: Sequence[Prompt], settings: WorldSettings) -> WorldScore:
+def score_world(model: Teacher, prompts: Sequence[Prompt], task: WorldTask, *, seed: int) -> WorldScore:
     """The model's score. The interval is over prompts, each of which counts once with the mean of its samples."""
     requests = [
         ChatRequest(
             key=f"{number} {sample}",
             messages=prompt.messages,
-            temperature=settings.temperature,
-            top_p=settings.top_p,
-            top_k=settings.top_k,
-            max_tokens=settings.max_tokens,
-            seed=seed_for(settings.seed, "world", prompt_id(prompt.messages), sample),
+            temperature=task.sampling.temperature,
+            top_p=task.sampling.top_p,
+            top_k=task.sampling.top_k,
+            max_tokens=task.sampling.max_new_tokens,
+            seed=seed_for(seed, "world", prompt_id(prompt.messages), sample),
         )
         for number, prompt in enumerate(prompts)
-        for sample in range(settings.num_samples)
+        for sample in range(task.num_samples)
     ]
     replies = [reply for _, reply in paired(model, requests)]
     passed = [
         reply.finish_reason != "error" and check(request.messages, reply.text)
         for request, reply in zip(requests, replies, strict=True)
     ]
-    n = settings.num_samples
+    n = task.num_samples
     shares = [sum(passed[start : start + n]) / n for start in range(0, len(passed), n)]
     by_task: dict[str, list[float]] = {}
     for prompt, share in zip(prompts, shares, strict=True):
         by_task.setdefault(task_of(prompt.messages), []).append(share)
     return WorldScore(
-        score=bootstrap_mean(shares, seed=settings.seed),
-        by_task={task: bootstrap_mean(values, seed=settings.seed) for task, values in sorted(by_task.items())},
+        score=bootstrap_mean(shares, seed=seed),
+        by_task={task: bootstrap_mean(values, seed=seed) for task, values in sorted(by_task.items())},
         answers=tuple(reply.text for reply in replies[::n]),
         missing=sum(reply.finish_reason == "error" for reply in replies),
     )

@@ -9,8 +9,7 @@ from pathlib import Path
 from zephyr.data.read.stage_rows import stage_rows
 from zephyr.errors import Problems
 from zephyr.models.loading import Source, Tokenizer, load_tokenizer
-from zephyr.pipeline.benchmarks import benchmark_lines
-from zephyr.pipeline.inputs import other_inputs, row_kind, training_section
+from zephyr.pipeline.inputs import row_kind, training_section
 from zephyr.pipeline.make_models import make_start
 from zephyr.pipeline.prepare import prepare_rows
 from zephyr.pipeline.ready import base_source, encoder_for
@@ -24,7 +23,7 @@ from zephyr.recipe.schema import Recipe
 from zephyr.records.rows import Record
 from zephyr.runs.layout import MODEL
 from zephyr.runs.stage_folder import Facts, finished
-from zephyr.stages import feedback
+from zephyr.stages import evaluate, feedback
 from zephyr.stages.stage import Work
 
 Say = Callable[[str], None]
@@ -53,10 +52,6 @@ def look_ahead(
             facts = _looked_at(work, start)
         if facts:
             say(f"{stage:<{width}}  reads: {facts_in_words(facts)}")
-        if stage == "evaluate":
-            with problems.noted():
-                for line in benchmark_lines(recipe):
-                    say(f"{stage:<{width}}  {line}")
         for line in left_out_lines(facts):
             say(f"{stage:<{width}}  {line}")
     problems.raise_any()
@@ -92,10 +87,9 @@ def _others(work: Work) -> Facts:
     """What is read by a stage that does not train."""
     if work.stage == "feedback":
         return feedback.STAGE.preflight(work)
-    facts = Facts()
-    for data, kind in other_inputs(work.recipe, work.stage):
-        facts |= _read(work.recipe, data, kind)
-    return facts
+    if work.stage == evaluate.STAGE.name:
+        return evaluate.STAGE.preflight(work)
+    return {}
 
 
 def _read(recipe: Recipe, data: DataSection, kind: type[Record]) -> Facts:

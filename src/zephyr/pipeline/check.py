@@ -12,9 +12,8 @@ from zephyr.estimate.disk import room_for
 from zephyr.models.loading import Source, Tokenizer, load_tokenizer
 from zephyr.models.meta_model import num_parameters
 from zephyr.models.weight_hash import resolved_revision
-from zephyr.pipeline.benchmarks import benchmark_lines
 from zephyr.pipeline.forecast import Stage, foretell, foretell_held_out, preference_lines
-from zephyr.pipeline.inputs import Trains, other_inputs, row_kind, training_section
+from zephyr.pipeline.inputs import Trains, row_kind, training_section
 from zephyr.pipeline.make_models import learnt_tokenizer
 from zephyr.pipeline.ready import STAGE_MODEL, base_source, encoder_for, tokenizer_of
 from zephyr.pipeline.stages import taken_stages
@@ -26,14 +25,14 @@ from zephyr.recipe.schema import Recipe
 from zephyr.recipe.teacher_section import LocalSection
 from zephyr.records.rows import Preference, Record
 from zephyr.runs.disk import writable_folder
-from zephyr.stages import feedback, synth
+from zephyr.stages import evaluate, feedback, synth
 from zephyr.stages.preview import Preview
 from zephyr.stages.stage import Work
 
 NOT_LOOKED_AT = "on the hub, not looked at offline"
 
 
-CHECKS = {stage.name: stage.check for stage in (synth.STAGE, feedback.STAGE)}
+CHECKS = {stage.name: stage.check for stage in (synth.STAGE, feedback.STAGE, evaluate.STAGE)}
 
 
 class Check:
@@ -139,15 +138,8 @@ class Check:
         if stage in CHECKS:
             yield from CHECKS[stage](self._preview)
             return
-        inputs = list(other_inputs(self.recipe, stage))
-        for data, kind in inputs:
-            yield from self._opened(data.sources, kind, [])
-        if not inputs:
-            taken = taken_stages(self.recipe, stage)
-            yield f"reads {', '.join(taken) if taken else 'nothing from outside'}"
-        if stage == "evaluate":
-            with self.problems.noted():
-                yield from benchmark_lines(self.recipe)
+        taken = taken_stages(self.recipe, stage)
+        yield f"reads {', '.join(taken) if taken else 'nothing from outside'}"
 
     def _opened(self, sources: Iterable[DataSource], kind: type[Record], parts: list[Records[Record]]) -> Iterator[str]:
         """A line for every source; its records go to `parts`, if it can be looked at."""

@@ -25,12 +25,11 @@ from zephyr.pipeline.inputs import Trains, training_section
 from zephyr.pipeline.make_models import learnt_tokenizer
 from zephyr.pipeline.plan_rows import sampled_rows
 from zephyr.pipeline.ready import base_source, encoder_for, tokenizer_of
-from zephyr.recipe.evaluate_section import WorldTask
 from zephyr.recipe.model_section import NewModel
 from zephyr.recipe.schema import Recipe
 from zephyr.records.fields import Json
 from zephyr.runs.reader import seconds_taken
-from zephyr.stages import deliver, feedback, synth
+from zephyr.stages import deliver, evaluate, feedback, synth
 from zephyr.stages.preview import MadeRows, Preview
 from zephyr.stages.stage import Work
 
@@ -121,21 +120,9 @@ def _other_lines(recipe: Recipe, stage: str) -> Iterator[str]:
     elif stage == "feedback":
         yield from feedback.STAGE.estimate(Preview(recipe, Path()))
     elif stage == "evaluate":
-        yield from _evaluation_lines(recipe)
+        yield from evaluate.STAGE.estimate(Preview(recipe, Path()))
     else:
         yield from deliver.STAGE.estimate(Preview(recipe, Path()))
-
-
-def _evaluation_lines(recipe: Recipe) -> Iterator[str]:
-    """What is measured of how many models."""
-    assert recipe.evaluate is not None
-    models = [stage for stage in ("pretrain", "sft", "align") if stage in recipe.stages]
-    for task in recipe.evaluate.tasks:
-        if isinstance(task, WorldTask):
-            answers = task.num_prompts * task.num_samples * len(models)
-            yield f"world: {answers:,} answers by {len(models)} models, {task.sampling.max_new_tokens} tokens at most"
-        else:
-            yield f"{task.name}: one pass forward over held-out rows for each of {len(models)} models"
 
 
 def _disk_line(recipe: Recipe, shape: ModelShape) -> str:

@@ -9,7 +9,6 @@ from zephyr.data.read.stage_rows import hash_of_source
 from zephyr.pipeline.ahead import look_ahead
 from zephyr.pipeline.execute import chosen_stages, execute
 from zephyr.pipeline.lock_file import Pinned, check_inputs, write_lock_file
-from zephyr.pipeline.make_evaluation import make_evaluation
 from zephyr.pipeline.make_models import make_align, make_pretrain, make_sft
 from zephyr.pipeline.ready import base_source
 from zephyr.pipeline.stages import Maker, plan_stages
@@ -20,7 +19,7 @@ from zephyr.recipe.section import Plain
 from zephyr.records.fields import printable
 from zephyr.runs.lock import hold_lock
 from zephyr.runs.ranks import is_leader
-from zephyr.stages import deliver, feedback, synth
+from zephyr.stages import deliver, evaluate, feedback, synth
 
 MAKERS: dict[str, Maker] = {
     synth.STAGE.name: synth.STAGE.run,
@@ -28,7 +27,7 @@ MAKERS: dict[str, Maker] = {
     "sft": make_sft,
     "feedback": feedback.STAGE.run,
     "align": make_align,
-    "evaluate": make_evaluation,
+    "evaluate": evaluate.STAGE.run,
     deliver.STAGE.name: deliver.STAGE.run,
 }
 

@@ -8,7 +8,7 @@ from zephyr.recipe.data_section import DataSection, DataSource, DecontaminationF
 from zephyr.recipe.schema import Recipe
 from zephyr.recipe.section import Plain
 from zephyr.runs.stage_folder import Facts, StageKey, flatten
-from zephyr.stages import synth
+from zephyr.stages import evaluate, synth
 from zephyr.stages.stage import Work
 
 # Raised when a stage's code begins to make something else of the same settings.
@@ -57,7 +57,7 @@ def taken_stages(recipe: Recipe, stage: str) -> tuple[str, ...]:
         case "align":
             wanted = (starting_model(recipe, stage), None if _has_sources(recipe, stage) else "feedback")
         case "evaluate":
-            wanted = ("pretrain", "sft", "align")
+            wanted = evaluate.STAGE.reads(recipe)
         case _:
             wanted = present
     return tuple(name for name in wanted if name in present)
@@ -77,7 +77,7 @@ def outside_data(recipe: Recipe, stage: str) -> list[DataSource]:
     if stage == "feedback" and recipe.feedback is not None:
         return list(feedback.STAGE.sources(recipe))
     if stage == "evaluate" and recipe.evaluate is not None:
-        return [source for task in recipe.evaluate.tasks for source in getattr(task, "sources", [])]
+        return list(evaluate.STAGE.sources(recipe))
     return []
 
 

@@ -7,14 +7,13 @@ from zephyr.recipe.stage_sections import PretrainSection
 from zephyr.runs.layout import (
     LOCK_FILE,
     MODEL,
-    SAMPLES_FILE,
     STAGE_FILE,
     SUMMARY,
     TOKENS,
     TRAIN,
     TRAIN_LOG,
 )
-from zephyr.stages import deliver, feedback, synth
+from zephyr.stages import deliver, evaluate, feedback, synth
 
 RUN_FILES = (LOCK_FILE, SUMMARY)
 
@@ -27,7 +26,7 @@ def files_of(recipe: Recipe, stage: str) -> list[str]:
         case "feedback":
             made = feedback.STAGE.outputs(recipe)
         case "evaluate":
-            made = [SAMPLES_FILE, "a file for every measurement"]
+            made = evaluate.STAGE.outputs(recipe)
         case deliver.STAGE.name:
             made = deliver.STAGE.outputs(recipe)
         case _:

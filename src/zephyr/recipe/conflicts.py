@@ -212,6 +212,9 @@ def _tasks(recipe: RecipeFields) -> Iterator[Conflict]:
     tasks = recipe.evaluate.tasks if recipe.evaluate is not None else []
     for number, task in enumerate(tasks):
         stage = needed.get(type(task))
+        if isinstance(task, PreferenceTask) and task.sources and recipe.align is None:
+            what = "preference measures the aligned model, and there is no align stage"
+            yield Conflict(f"evaluate.tasks.{number}", what, "leave it out, or add an align stage", ("align",))
         if stage is None or getattr(task, "sources", None):
             continue
         data = _data(recipe, stage)

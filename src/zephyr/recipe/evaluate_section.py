@@ -1,4 +1,4 @@
-"""What is measured of which models."""
+"""What is measured of the models of a run."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -11,40 +11,51 @@ from zephyr.recipe.teacher_section import SamplingSection, TeacherSection
 
 
 class WorldTask(Section):
-    """The closed world's checkers on held-out prompts."""
+    """Answers to held-out prompts of the closed world, checked by its rules."""
 
     name: Literal["world"] = "world"
     num_prompts: int = Field(400, ge=1, description="held-out prompts")
-    num_samples: int = Field(1, ge=1, description="answers a prompt")
+    num_samples: int = Field(1, ge=1, description="answers per prompt")
     sampling: SamplingSection = Field(default_factory=SamplingSection, description="how the models answer")
 
 
 class PreferenceTask(Section):
-    """Held-out reward accuracy and margins of the aligned model against its reference."""
+    """Reward accuracy and margins of the aligned model against its reference, on held-out pairs."""
 
     name: Literal["preference"] = "preference"
-    sources: list[DataSource] = Field(default_factory=list, description="empty: the pairs held out by align")
+    sources: list[DataSource] = Field(
+        default_factory=list, description="held-out pairs; none: those that align holds out"
+    )
 
 
 class PerplexityTask(Section):
-    """Perplexity a token of held-out text."""
+    """Perplexity per token of held-out dialogues."""
 
     name: Literal["perplexity"] = "perplexity"
-    sources: list[DataSource] = Field(default_factory=list, description="empty: the dialogues held out by sft")
+    sources: list[DataSource] = Field(
+        default_factory=list, description="held-out dialogues; none: those that sft holds out"
+    )
 
 
 class HarnessTask(Section):
-    """Benchmarks as lm-eval defines them, and judged ones, of every model of the run."""
+    """Benchmarks as lm-eval defines them, and judged ones, for every model of the run."""
 
     name: Literal["harness"] = "harness"
-    tasks: list[str] = Field(min_length=1, description="tasks of lm-eval, mt_bench, alpaca_eval_1, profiles")
-    data: Path | None = Field(None, description="folder of the tasks' local copies; without it, the hub's are read")
-    shots: int | None = Field(None, ge=0, description="shots of every task; without it, its own")
-    limit: int | None = Field(None, ge=1, description="only so many documents of each task: a trial")
-    chat_template: Literal["auto", "on", "off"] = Field("auto", description="auto: for `ifeval` alone")
-    judge: TeacherSection | None = Field(None, description="who rates mt_bench and alpaca_eval; null: nobody")
+    tasks: list[str] = Field(
+        min_length=1,
+        description="names of lm-eval tasks, judged benchmarks (mt_bench, alpaca_eval_1, alpaca_eval_2) and profiles",
+    )
+    data: Path | None = Field(None, description="folder with local copies of the tasks' data; null: read the hub")
+    shots: int | None = Field(None, ge=0, description="few-shot examples of every task; null: as each task defines")
+    limit: int | None = Field(None, ge=1, description="evaluate only the first documents of each task, as a trial")
+    chat_template: Literal["auto", "on", "off"] = Field(
+        "auto", description="prompt in the model's chat template; auto: for ifeval alone"
+    )
+    judge: TeacherSection | None = Field(
+        None, description="judge of mt_bench and alpaca_eval; null: left out of profiles"
+    )
     max_new_tokens: int | None = Field(
-        None, ge=1, description="longest answer, of generation tasks and those that are judged; null: as published"
+        None, ge=1, description="longest answer of generation and judged tasks, in tokens; null: as published"
     )
 
 
@@ -54,7 +65,7 @@ Task = Annotated[WorldTask | PreferenceTask | PerplexityTask | HarnessTask, Fiel
 class EvaluateSection(Section):
     """Measurements of the models a run has made."""
 
-    tasks: list[Task] = Field(min_length=1, description="what is measured")
+    tasks: list[Task] = Field(min_length=1, description="measurements")
     batch_tokens: int = Field(
-        65_536, ge=256, description="tokens of key-value cache while answers are sampled", json_schema_extra=FREE
+        65_536, ge=256, description="most tokens of key-value cache while answers are sampled", json_schema_extra=FREE
     )

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 # Requests that are sorted and batched together; the answers of a window come out together.
 WINDOW_REQUESTS = 4096
+MAX_CACHE_TOKENS = 65_536
 
 
 class Encoder(Protocol):
@@ -35,15 +36,19 @@ class LocalTeacher:
 
     An answer depends on its request alone (`seed` included), never on the other requests; batching changes logits in
     the last bits only. A conversation that leaves no room for `max_tokens` is answered by an error.
+    `max_cache_tokens`: tokens of key-value cache that answers take together; a single one may need more.
     """
 
-    def __init__(self, model: PreTrainedModel, encoder: Encoder, *, name: str, max_cache_tokens: int = 65_536) -> None:
+    def __init__(
+        self, model: PreTrainedModel, encoder: Encoder, *, name: str, max_cache_tokens: int = MAX_CACHE_TOKENS
+    ) -> None:
         self.name = name
         self._model = model
         self._encoder = encoder
         self._max_cache_tokens = max_cache_tokens
         longest = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-        self._longest = min(longest or max_cache_tokens, max_cache_tokens)
+        most = max(max_cache_tokens, MAX_CACHE_TOKENS)
+        self._longest = min(longest or most, most)
 
     def answer(self, requests: Sequence[ChatRequest]) -> Iterator[ChatReply]:
         """One reply for every request, in order."""
@@ -71,7 +76,7 @@ class LocalTeacher:
                 prompts,
                 sampling,
                 seeds=[requests[index].seed for index in indices],
-                max_cache_tokens=self._max_cache_tokens,
+                max_cache_tokens=max(self._max_cache_tokens, max(map(len, prompts)) + sampling.max_new_tokens),
             )
             for index, prompt, completion in zip(indices, prompts, completions, strict=True):
                 replies[index] = ChatReply(

@@ -43,12 +43,14 @@ class TeacherContext:
     `template`: the recipe's chat template, for a stage; without one (commands) a model on this machine answers in the
     template of its own tokenizer, on the accelerator if there is one, and the hash of its weights is part of its
     identity, as a command's ledger may outlive the model. `models`: the folders that `stage:NAME` stands for, by NAME.
+    `cache_tokens`: tokens of key-value cache while a model on this machine answers.
     """
 
     seed: int = 0
     offline: bool = False
     template: ChatTemplateSection | None = None
     models: Mapping[str, Path] = field(default_factory=dict)
+    cache_tokens: int = 65_536
 
 
 def stage_context(recipe: Recipe, stage: str, inputs: Mapping[str, Path]) -> TeacherContext:
@@ -205,7 +207,7 @@ def _open_local(section: LocalSection, context: TeacherContext, where: str) -> O
     device, dtype = placement() if context.template is None else Placement("cpu", "float32")
     loaded = load(source, dtype=dtype, device=device)
     encoder = _encoder(loaded.tokenizer, context)
-    teacher = LocalTeacher(loaded.model, encoder, name=section.model)
+    teacher = LocalTeacher(loaded.model, encoder, name=section.model, max_cache_tokens=context.cache_tokens)
     if context.template is not None:
         return OpenedTeacher(teacher, section.model, section)
     return OpenedTeacher(teacher, f"{weights_hash(loaded.model)} with {encoder.chat_template}", section)

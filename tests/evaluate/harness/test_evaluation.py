@@ -6,11 +6,10 @@ import pytest
 
 from tests.evaluate.harness.small_data import SUBJECT, small_data
 from zephyr.errors import ModelError
-from zephyr.evaluate.harness.evaluation import EvaluationSettings, TaskScores, evaluate_tasks
+from zephyr.evaluate.harness.evaluation import Prompting, Score, TaskScores, evaluate_tasks
 from zephyr.evaluate.harness.language_model import ForestLM
 from zephyr.evaluate.harness.profiles import Wanted
-from zephyr.evaluate.harness.report import as_json, evaluated, save, table
-from zephyr.evaluate.harness.scores import Score
+from zephyr.evaluate.harness.report import as_json, harness_results, results_table, save_results
 from zephyr.evaluate.harness.tasks import LoadedTask, load_tasks
 from zephyr.evaluate.results import read_results
 from zephyr.models.loading import Loaded
@@ -43,14 +42,14 @@ def small_tasks(folder: Path, wanted: list[Wanted] = WANTED) -> dict[str, Loaded
     return tasks
 
 
-def scores(folder: Path, settings: EvaluationSettings, wanted: list[Wanted] = WANTED) -> dict[str, TaskScores]:
+def scores(folder: Path, prompting: Prompting, wanted: list[Wanted] = WANTED) -> dict[str, TaskScores]:
     tasks = small_tasks(folder, wanted)
-    return evaluate_tasks(ForestLM(loaded_model()), tasks, settings)
+    return evaluate_tasks(ForestLM(loaded_model()), tasks, prompting)
 
 
 @pytest.fixture(scope="module")
 def plain(folder: Path) -> dict[str, TaskScores]:
-    return scores(folder, EvaluationSettings())
+    return scores(folder, Prompting())
 
 
 @pytest.mark.parametrize("chat", [False, True])
@@ -66,7 +65,7 @@ def test_scores_are_those_of_lm_evals_own_run(folder: Path, chat: bool, plain: d
         apply_chat_template=chat,
         bootstrap_iters=0,
     )["results"]
-    found = scores(folder, EvaluationSettings(chat_template=True)) if chat else plain
+    found = scores(folder, Prompting(chat_template=True)) if chat else plain
     for name, task in found.items():
         told = {key.replace(",none", "").replace(",", "/"): value for key, value in wanted[name].items()}
         assert {metric: score.score for metric, score in task.scores.items()} == pytest.approx(
@@ -76,21 +75,21 @@ def test_scores_are_those_of_lm_evals_own_run(folder: Path, chat: bool, plain: d
 
 
 def test_each_result_says_what_it_must_be_read_with(folder: Path, plain: dict[str, TaskScores]) -> None:
-    told = plain["arc_challenge"].circumstances
+    told = plain["arc_challenge"].protocol
     assert (told["version"], told["num_fewshot"], told["chat_template"]) == (1.0, 2, False)
     assert told["data"] == "local copy of allenai/ai2_arc ARC-Challenge"
     assert "Question: {{question}}" in told["prompt"]["doc_to_text"]
-    assert len({one.circumstances["data_sha256"] for one in plain.values()}) == len(plain)
-    assert plain["ifeval"].circumstances["prompt"]["generation_kwargs"]["max_gen_toks"] == 48
-    assert "11 training items" in plain["hellaswag"].circumstances["deviations"][0]
-    assert scores(folder, EvaluationSettings(), WANTED[:1])["arc_challenge"].circumstances == told
+    assert len({one.protocol["data_sha256"] for one in plain.values()}) == len(plain)
+    assert plain["ifeval"].protocol["prompt"]["generation_kwargs"]["max_gen_toks"] == 48
+    assert "11 training items" in plain["hellaswag"].protocol["deviations"][0]
+    assert scores(folder, Prompting(), WANTED[:1])["arc_challenge"].protocol == told
 
 
 def test_a_template_changes_the_prompt_and_is_told(folder: Path) -> None:
-    found = scores(folder, EvaluationSettings(chat_template=True, system="Be brief."), [Wanted("gsm8k", 0)])["gsm8k"]
-    assert found.circumstances["chat_template"] is True
-    assert found.circumstances["system"] == "Be brief."
-    assert len(found.circumstances["chat_template_sha256"]) == 64
+    found = scores(folder, Prompting(chat_template=True, system="Be brief."), [Wanted("gsm8k", 0)])["gsm8k"]
+    assert found.protocol["chat_template"] is True
+    assert found.protocol["system"] == "Be brief."
+    assert len(found.protocol["chat_template_sha256"]) == 64
 
 
 def test_a_template_that_is_not_there_is_refused(folder: Path) -> None:
@@ -98,12 +97,12 @@ def test_a_template_that_is_not_there_is_refused(folder: Path) -> None:
     tokenizer.chat_template = None
     tasks = load_tasks([Wanted("gsm8k", 0)], data_dir=folder, offline=True)
     with pytest.raises(ModelError, match="no chat template; name a chat model"):
-        evaluate_tasks(ForestLM(Loaded(model, tokenizer)), tasks, EvaluationSettings(chat_template=True))
+        evaluate_tasks(ForestLM(Loaded(model, tokenizer)), tasks, Prompting(chat_template=True))
 
 
 def test_results_are_written_as_runs_are_compared(plain: dict[str, TaskScores], tmp_path: Path) -> None:
-    told = evaluated([one.name for one in WANTED], plain, model="tiny", facts={"model_hash": "abc"})
-    save(told, plain, tmp_path)
+    told = harness_results([one.name for one in WANTED], plain, model="tiny", facts={"model_hash": "abc"})
+    save_results(told, plain, tmp_path)
     found = {result.benchmark: result for result in read_results(tmp_path)}
     assert found.keys() == plain.keys()
     arc = found["arc_challenge"]
@@ -120,14 +119,14 @@ def test_results_are_written_as_runs_are_compared(plain: dict[str, TaskScores], 
 
 def test_subjects_become_one_result_and_the_table_marks_what_counts(plain: dict[str, TaskScores]) -> None:
     subject = plain[f"mmlu_{SUBJECT}"]
-    found = {**plain, f"mmlu_{SUBJECT}": subject._replace(asked_as="mmlu")}
-    found |= {"mmlu_virology": subject._replace(asked_as="mmlu")}
-    told = evaluated(["mmlu", "arc_challenge"], found, model="tiny", facts={})
+    found = {**plain, f"mmlu_{SUBJECT}": subject._replace(requested_as="mmlu")}
+    found |= {"mmlu_virology": subject._replace(requested_as="mmlu")}
+    told = harness_results(["mmlu", "arc_challenge"], found, model="tiny", facts={})
     mmlu = next(result for result in told.results if result.benchmark == "mmlu")
     assert mmlu.protocol["metric"] == "acc/mean_of_subjects"
     assert mmlu.protocol["data_sha256"].keys() == {f"mmlu_{SUBJECT}", "mmlu_virology"}
     assert {item.category for item in mmlu.items} == {f"mmlu_{SUBJECT}", "mmlu_virology"}
-    lines = table(told).splitlines()
+    lines = results_table(told).splitlines()
     assert sum(line.startswith("mmlu") for line in lines) == 2
     assert any(line.split()[:4] == ["arc_challenge", "2", "off", "acc_norm*"] for line in lines)
 
@@ -152,11 +151,13 @@ def card_score(task: str, limit: int | None = None) -> TaskScores:
 
 def test_means_of_a_profile_want_all_of_its_tasks_in_full() -> None:
     found = {task: card_score(task) for task in CARD}
-    told = evaluated(["open-llm-leaderboard-v1"], found, model="zephyr-7b-beta", facts={}).averages
+    told = harness_results(["open-llm-leaderboard-v1"], found, model="zephyr-7b-beta", facts={}).averages
     # The card's own mean, and the one without DROP.
     assert {title: round(value, 2) for title, value in told.items()} == {
         "mean of seven tasks": 52.15,
         "mean of six tasks, without DROP": 59.23,
     }
     found["drop"] = card_score("drop", limit=4)
-    assert list(evaluated(["zephyr-card"], found, model="m", facts={}).averages) == ["mean of six tasks, without DROP"]
+    assert list(harness_results(["zephyr-card"], found, model="m", facts={}).averages) == [
+        "mean of six tasks, without DROP"
+    ]

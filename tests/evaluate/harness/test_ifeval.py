@@ -4,7 +4,7 @@ from types import ModuleType
 
 import pytest
 
-from zephyr.evaluate.harness.punkt import DEVIATION, provide_sentence_splitter
+from zephyr.evaluate.harness.tasks import DEVIATION, provide_sentence_splitter
 
 ENGLISH = "The weather is lovely today and we are going for a long walk in the woods"
 # Instruction, options, an answer that follows it, one that does not.

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from zephyr.evaluate.harness.scores import Score, of_group, score_of
+from zephyr.evaluate.harness.evaluation import Score, of_group, score_of
 
 
 def test_verdicts_have_wilsons_interval_and_the_error_of_a_mean() -> None:

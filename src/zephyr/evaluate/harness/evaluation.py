@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import random
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
 import torch
 
 from zephyr.errors import ModelError
-from zephyr.evaluate.harness.scores import Score, Value, score_of
-from zephyr.evaluate.harness.tasks import HarnessTask, LoadedTask
+from zephyr.evaluate.harness.tasks import LmEvalTask, LoadedTask
+from zephyr.intervals import NORMAL_95, bootstrap_mean, wilson
 from zephyr.records.fields import Json
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 # lm-eval's own seeds, from which its random shots follow.
 PYTHON_SEED, NUMPY_SEED, TORCH_SEED = 0, 1234, 1234
+BOOTSTRAP_SEED = 0  # of our intervals
 # What a prompt consists of; functions are kept as their source.
 _PROMPT_KEYS = (
     "description",
@@ -38,35 +39,45 @@ _PROMPT_KEYS = (
 )
 
 
-@dataclass(frozen=True)
-class EvaluationSettings:
-    """How tasks are put to the model; `limit`: only so many documents of each, for a trial."""
+# Of one document: a number, or several (IFEval's instructions of a prompt).
+Value = float | Sequence[float]
 
-    limit: int | None = None
-    chat_template: bool = False
-    system: str | None = None
-    seed: int = 0
+
+class Score(NamedTuple):
+    """A mean over `n` documents with its standard error and 95 % interval, which are None for what is no mean."""
+
+    score: float
+    standard_error: float | None
+    low: float | None
+    high: float | None
+    n: int
 
 
 class TaskScores(NamedTuple):
-    """A task's scores by metric, what they were measured with, and what every document gave.
+    """A task's scores by metric, the protocol they were measured by, and the answers and values of every document.
 
-    `asked_as`: the name of the group that brought the task in, or its own.
+    `requested_as`: the name of the group that brought the task in, or its own.
     """
 
-    asked_as: str
+    requested_as: str
     scores: dict[str, Score]
-    circumstances: dict[str, Json]
+    protocol: dict[str, Json]
     samples: list[dict[str, Json]]
 
 
-def evaluate_tasks(
-    model: ForestLM, tasks: Mapping[str, LoadedTask], settings: EvaluationSettings
-) -> dict[str, TaskScores]:
+class Prompting(NamedTuple):
+    """How tasks are put to a model. `limit`: documents of each task, for a trial; `system`: a system message."""
+
+    chat_template: bool = False
+    limit: int | None = None
+    system: str | None = None
+
+
+def evaluate_tasks(model: ForestLM, tasks: Mapping[str, LoadedTask], prompting: Prompting) -> dict[str, TaskScores]:
     """The scores of every task. Raises ModelError if the model has no chat template and one is wanted."""
     from lm_eval.evaluator import evaluate  # type: ignore[import-untyped]
 
-    if settings.chat_template and not model.tokenizer.chat_template:
+    if prompting.chat_template and not model.tokenizer.chat_template:
         remedy = "name a chat model, or leave the template off with --chat-template off"
         raise ModelError(model.tokenizer_name, "its tokenizer has no chat template", remedy)
     random.seed(PYTHON_SEED)
@@ -75,25 +86,25 @@ def evaluate_tasks(
     found = evaluate(
         lm=model,
         task_dict={"tasks": {name: one.task for name, one in tasks.items()}, "groups": {}, "group_map": {}},
-        limit=settings.limit,
+        limit=prompting.limit,
         bootstrap_iters=0,
         log_samples=True,
-        system_instruction=settings.system,
-        apply_chat_template=settings.chat_template,
-        fewshot_as_multiturn=settings.chat_template,
+        system_instruction=prompting.system,
+        apply_chat_template=prompting.chat_template,
+        fewshot_as_multiturn=prompting.chat_template,
     )
     return {
         name: TaskScores(
-            asked_as=loaded.asked_as,
-            scores=_scores(found["results"][name], found["samples"][name], seed=settings.seed),
-            circumstances=_circumstances(loaded, model, settings),
+            requested_as=loaded.requested_as,
+            scores=_scores(found["results"][name], found["samples"][name]),
+            protocol=_protocol(loaded, model, prompting),
             samples=[_sample(sample) for sample in found["samples"][name]],
         )
         for name, loaded in tasks.items()
     }
 
 
-def _scores(results: Mapping[str, object], samples: Sequence[Mapping[str, object]], *, seed: int) -> dict[str, Score]:
+def _scores(results: Mapping[str, object], samples: Sequence[Mapping[str, object]]) -> dict[str, Score]:
     """The score of each metric and filter; a filter is named where there is a choice."""
     scores: dict[str, Score] = {}
     for key, value in results.items():
@@ -104,7 +115,7 @@ def _scores(results: Mapping[str, object], samples: Sequence[Mapping[str, object
         name = metric if chosen == "none" else f"{metric}/{chosen}"
         scores[name] = Score(float(value), None, None, None, len(values))
         if values and all(_is_value(one) for one in values):
-            score = score_of(cast("list[Value]", values), seed=seed)
+            score = score_of(cast("list[Value]", values), seed=BOOTSTRAP_SEED)
             # What lm-eval aggregates otherwise than by the mean (a perplexity) has no interval of a mean.
             scores[name] = score if abs(score.score - value) < 1e-6 else scores[name]
     return scores
@@ -116,29 +127,29 @@ def _is_value(value: object) -> bool:
     return isinstance(value, int | float)
 
 
-def _circumstances(loaded: LoadedTask, model: ForestLM, settings: EvaluationSettings) -> dict[str, Json]:
+def _protocol(loaded: LoadedTask, model: ForestLM, prompting: Prompting) -> dict[str, Json]:
     task = loaded.task
     config = cast("dict[str, Json]", task.config.to_dict())
     prompt: dict[str, Json] = {key: _plain(config[key]) for key in _PROMPT_KEYS if config.get(key) not in (None, "")}
-    template = str(model.tokenizer.chat_template) if settings.chat_template else None
+    template = str(model.tokenizer.chat_template) if prompting.chat_template else None
     origin = f"{task.config.dataset_path} {task.config.dataset_name or ''}".strip()
     return {
         "version": _plain(cast("Json", task.VERSION)),
         "num_fewshot": task.config.num_fewshot,
-        "limit": settings.limit,
+        "limit": prompting.limit,
         "data": f"local copy of {origin}" if loaded.is_local else origin,
         "data_sha256": data_hash(task),
         "prompt": prompt,
         "prompt_sha256": _hash(prompt),
-        "chat_template": settings.chat_template,
+        "chat_template": prompting.chat_template,
         "chat_template_sha256": None if template is None else hashlib.sha256(template.encode()).hexdigest(),
-        "system": settings.system,
+        "system": prompting.system,
         "deviations": list(loaded.deviations),
     }
 
 
-def data_hash(task: HarnessTask) -> str:
-    """SHA-256 over the documents that are asked and those that shots are drawn from, in their order."""
+def data_hash(task: LmEvalTask) -> str:
+    """SHA-256 over the documents that are evaluated and those that shots are drawn from, in their order."""
     digest = hashlib.sha256()
     for docs in (task.eval_docs, task.fewshot_docs()):
         for doc in docs:
@@ -174,3 +185,40 @@ def _plain(value: object) -> Json:
 
 def _hash(value: Json) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def score_of(values: Sequence[Value], *, seed: int) -> Score:
+    """The mean over all values; documents are what is drawn, so values of one document stand or fall together.
+
+    Wilson's interval where every value is 0 or 1, a bootstrap's where not.
+    """
+    lists = [list(value) if isinstance(value, Sequence) else [float(value)] for value in values]
+    flat = np.asarray([one for row in lists for one in row], dtype=np.float64)
+    alone = all(len(row) == 1 for row in lists)
+    if alone and bool(np.isin(flat, (0.0, 1.0)).all()):
+        estimate = wilson(int(flat.sum()), len(flat))
+    else:
+        groups = [number for number, row in enumerate(lists) for _ in row]
+        estimate = bootstrap_mean(flat.tolist(), seed=seed, groups=groups)
+    if alone and len(flat) > 1:
+        error = float(flat.std(ddof=1)) / math.sqrt(len(flat))
+    else:
+        error = (estimate.high - estimate.low) / (2 * NORMAL_95)
+    return Score(estimate.score, error, estimate.low, estimate.high, len(lists))
+
+
+def of_group(members: Mapping[str, Score]) -> dict[str, Score]:
+    """The scores of a group of tasks: the mean of its members, and the mean of all their documents."""
+    scores = list(members.values())
+    sizes = np.asarray([one.n for one in scores], dtype=np.float64)
+    return {
+        "mean_of_subjects": _weighted(scores, np.full(len(scores), 1 / len(scores))),
+        "mean_of_questions": _weighted(scores, sizes / sizes.sum()),
+    }
+
+
+def _weighted(scores: Sequence[Score], weights: np.typing.NDArray[np.float64]) -> Score:
+    mean = float(np.dot(weights, [one.score for one in scores]))
+    error = math.sqrt(sum((w * (one.standard_error or 0.0)) ** 2 for w, one in zip(weights, scores, strict=True)))
+    half = NORMAL_95 * error
+    return Score(mean, error, max(0.0, mean - half), min(1.0, mean + half), sum(one.n for one in scores))

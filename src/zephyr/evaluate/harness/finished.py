@@ -13,7 +13,7 @@ from typing import TypeAlias
 from zephyr.errors import DataError
 
 # What an answer is made of: a log-prob with "is greedy", a log-prob alone, or a text.
-Answer: TypeAlias = "tuple[float, bool] | float | str"
+FinishedAnswer: TypeAlias = "tuple[float, bool] | float | str"
 
 _LAYOUT = "CREATE TABLE IF NOT EXISTS finished (request TEXT PRIMARY KEY, answer TEXT NOT NULL) WITHOUT ROWID"
 
@@ -41,9 +41,9 @@ class FinishedRequests:
         """What a request is filed under; `parts` are what JSON can say."""
         return hashlib.sha256(json.dumps([self._of, kind, *parts], sort_keys=True).encode()).hexdigest()
 
-    def known(self, keys: Sequence[str]) -> dict[str, Answer]:
+    def known(self, keys: Sequence[str]) -> dict[str, FinishedAnswer]:
         """The answers there are, by key."""
-        found: dict[str, Answer] = {}
+        found: dict[str, FinishedAnswer] = {}
         for key in keys:
             row = self._file.execute("SELECT answer FROM finished WHERE request = ?", (key,)).fetchone()
             if row is not None:
@@ -51,12 +51,12 @@ class FinishedRequests:
                 found[key] = (float(answer[0]), bool(answer[1])) if isinstance(answer, list) else answer
         return found
 
-    def add(self, answers: Mapping[str, Answer]) -> None:
-        """Nothing; afterwards the answers are on the disk, all of them."""
+    def add(self, answers: Mapping[str, FinishedAnswer]) -> None:
+        """Write the answers to the disk, all of them or none."""
         with self._file:
             rows = [(key, json.dumps(answer)) for key, answer in answers.items()]
             self._file.executemany("INSERT OR REPLACE INTO finished VALUES (?, ?)", rows)
 
     def close(self) -> None:
-        """Nothing; the file is closed."""
+        """Close the file."""
         self._file.close()

@@ -1,25 +1,55 @@
-"""Answers to lm-eval's generation requests: their settings translated, their prompts batched by what they share."""
+"""Answers to lm-eval's generation requests: how they are sampled, where they end, and how long they may be.
+
+Prompts are batched by what they share.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from lm_eval.models.utils import normalize_gen_kwargs  # type: ignore[import-untyped]
 
-from zephyr.errors import DataError
-from zephyr.evaluate.harness.finished import Answer
-from zephyr.evaluate.harness.stop_texts import StopTexts
+from zephyr.errors import DataError, ModelError
+from zephyr.evaluate.harness.finished import FinishedAnswer
+from zephyr.evaluate.harness.tasks import LmEvalTask, LoadedTask
 from zephyr.models.generation import cut_groups, generate, stop_ids_of
-from zephyr.models.loading import Loaded
+from zephyr.models.loading import Loaded, Tokenizer
 from zephyr.models.sampling import Sampling
 
 # lm-eval's own default, for a task that does not say how long its answers may be.
 DEFAULT_MAX_NEW_TOKENS = 256
+# What definitions call the greatest length; the first is lm-eval's own word.
+_LONGEST = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
 _KNOWN = {"until", "max_gen_toks", "do_sample", "temperature", "top_k", "top_p"}
 
 
-class Wish(NamedTuple):
+@dataclass(frozen=True)
+class StopTexts:
+    """Ends a completion as soon as one of the texts stands in it; `cut` removes it and what follows."""
+
+    tokenizer: Tokenizer = field(compare=False)
+    texts: tuple[str, ...]
+
+    @property
+    def lookback(self) -> int:
+        """A token holds at least a byte, so a text is found within so many of the newest tokens."""
+        return max((len(text.encode()) for text in self.texts), default=0) + 1
+
+    def reached(self, ids: Sequence[int]) -> bool:
+        """Whether the newest ids hold one of the texts."""
+        tail = str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
+        return any(text in tail for text in self.texts)
+
+    def cut(self, text: str) -> str:
+        """The text before the first of the stop texts."""
+        for stop in self.texts:
+            text = text.split(stop, maxsplit=1)[0]
+        return text
+
+
+class GenerationRequest(NamedTuple):
     """A prompt to continue; `key` names it in what comes back."""
 
     key: str
@@ -45,27 +75,68 @@ def sampling_of(options: Mapping[str, object], *, loaded: Loaded) -> Sampling:
     )
 
 
-def generated_texts(loaded: Loaded, wishes: Sequence[Wish], max_cache_tokens: int) -> Iterator[dict[str, Answer]]:
-    """The answers by key, batch by batch; prompts that begin alike are in one batch, and share what they share."""
-    alike: dict[Sampling, list[Wish]] = {}
-    for wish in wishes:
-        alike.setdefault(wish.sampling, []).append(wish)
+def generated_texts(
+    loaded: Loaded, requests: Sequence[GenerationRequest], max_cache_tokens: int
+) -> Iterator[dict[str, FinishedAnswer]]:
+    """The answers by key, batch by batch; prompts that begin alike are in one batch, and share what they share.
+
+    A batch takes at most `max_cache_tokens` tokens of key-value cache, unless a single answer needs more.
+    """
+    alike: dict[Sampling, list[GenerationRequest]] = {}
+    for request in requests:
+        alike.setdefault(request.sampling, []).append(request)
     for sampling, of_one_kind in alike.items():
-        prompts = [wish.prompt for wish in of_one_kind]
-        for group in cut_groups(prompts, sampling.max_new_tokens, 1, max_cache_tokens=max_cache_tokens):
-            batch = [of_one_kind[index] for index in group.prompts]
-            yield _answers(loaded, batch, sampling, max_cache_tokens)
+        prompts = [request.prompt for request in of_one_kind]
+        most = max(max_cache_tokens, max(map(len, prompts)) + sampling.max_new_tokens)
+        for group in cut_groups(prompts, sampling.max_new_tokens, 1, max_cache_tokens=most):
+            yield _answers(loaded, [of_one_kind[index] for index in group.prompts], sampling, most)
 
 
-def _answers(loaded: Loaded, batch: Sequence[Wish], sampling: Sampling, max_cache_tokens: int) -> dict[str, Answer]:
+def _answers(
+    loaded: Loaded, batch: Sequence[GenerationRequest], sampling: Sampling, max_cache_tokens: int
+) -> dict[str, FinishedAnswer]:
     completions = generate(
         loaded.model,
-        [wish.prompt for wish in batch],
+        [request.prompt for request in batch],
         sampling,
         # Of the request alone, so that what it is batched with decides nothing.
-        seeds=[int(wish.key[:12], 16) for wish in batch],
+        seeds=[int(request.key[:12], 16) for request in batch],
         max_cache_tokens=max_cache_tokens,
     )
     assert isinstance(sampling.ending, StopTexts)
     texts = (str(loaded.tokenizer.decode(list(one.ids), skip_special_tokens=True)) for one in completions)
-    return {wish.key: sampling.ending.cut(text) for wish, text in zip(batch, texts, strict=True)}
+    return {request.key: sampling.ending.cut(text) for request, text in zip(batch, texts, strict=True)}
+
+
+# ---- how long answers may be ----
+
+
+def longest_answer(task: LmEvalTask) -> int | None:
+    """The most new tokens that the task lets a model write; None where it writes none."""
+    if task.config.output_type != "generate_until":
+        return None
+    settings = normalize_gen_kwargs(dict(task.config.generation_kwargs or {}), DEFAULT_MAX_NEW_TOKENS)
+    return int(settings["max_gen_toks"])
+
+
+def limit_answers(loaded: LoadedTask, max_new_tokens: int | None) -> LoadedTask:
+    """The task with no answer longer than that, which is said as a deviation where the definition allows more."""
+    longest = longest_answer(loaded.task)
+    if max_new_tokens is None or longest is None or longest <= max_new_tokens:
+        return loaded
+    others = {
+        name: value for name, value in (loaded.task.config.generation_kwargs or {}).items() if name not in _LONGEST
+    }
+    loaded.task.set_config("generation_kwargs", {**others, _LONGEST[0]: max_new_tokens})
+    said = f"answers end after {max_new_tokens:,} new tokens, not after the definition's {longest:,}"
+    return loaded._replace(deviations=(*loaded.deviations, said))
+
+
+def check_room(tasks: Mapping[str, LoadedTask], context: int, *, model: str) -> None:
+    """Check that the longest answers leave room for a prompt. Raises ModelError, naming every task that leaves none."""
+    lengths = {name: longest_answer(one.task) for name, one in tasks.items()}
+    told = [f"{name} ({length:,} new tokens)" for name, length in lengths.items() if length and length >= context]
+    if told:
+        what = f"a context of {context:,} tokens has no room for a prompt and the longest answer of {', '.join(told)}"
+        shorter = f"cut answers with --max-new-tokens {max(1, context // 2)} (max_new_tokens in a recipe)"
+        raise ModelError(model, what, f"leave that out of --tasks, {shorter}, or use a model of longer context")

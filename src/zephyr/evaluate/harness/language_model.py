@@ -7,11 +7,13 @@ models, `hf`, so that the numbers are the same.
 
 from __future__ import annotations
 
+import ctypes
 import gc
+import platform
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
-from typing import Protocol, cast
+from functools import cache, lru_cache
+from typing import cast
 
 import numpy as np
 from lm_eval import utils  # type: ignore[import-untyped]
@@ -19,9 +21,9 @@ from lm_eval.api.model import TemplateLM  # type: ignore[import-untyped]
 from lm_eval.api.registry import register_model  # type: ignore[import-untyped]
 
 from zephyr.errors import ModelError
-from zephyr.evaluate.harness.finished import Answer, FinishedRequests
-from zephyr.evaluate.harness.freed_memory import give_back
-from zephyr.evaluate.harness.generated import Wish, generated_texts, sampling_of
+from zephyr.evaluate.harness.finished import FinishedAnswer, FinishedRequests
+from zephyr.evaluate.harness.generated import GenerationRequest, generated_texts, sampling_of
+from zephyr.evaluate.harness.tasks import LmEvalRequest
 from zephyr.models.continuations import Continuation, plan_batches, score_continuations
 from zephyr.models.loading import Loaded, Source, load
 from zephyr.models.scorer import ForestScorer
@@ -41,12 +43,6 @@ MAX_CACHE_TOKENS = 65_536
 
 # (context, continuation) as texts, and both as ids; the texts are None for windows of a long text.
 TokenRequest = tuple[tuple[str, str] | None, list[int], list[int]]
-
-
-class Instance(Protocol):
-    """One request of lm-eval: what the method that answers it is called with."""
-
-    args: tuple[object, ...]
 
 
 @register_model("zephyr")
@@ -130,7 +126,7 @@ class ForestLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
 
     # ---- log-likelihoods ----
 
-    def loglikelihood(self, requests: Sequence[Instance]) -> list[tuple[float, bool]]:
+    def loglikelihood(self, requests: Sequence[LmEvalRequest]) -> list[tuple[float, bool]]:
         """The log-prob of each continuation behind its context, and whether greedy decoding gives it."""
         answers: list[tuple[float, bool]] = super().loglikelihood(requests, disable_tqdm=True)
         return answers
@@ -147,10 +143,10 @@ class ForestLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
         with show_progress("log-likelihoods", len(waiting)) as display:
             done = 0
             for batch in batches:
-                give_back()  # forests differ in size, and what one leaves behind does not fit the next
+                _release_memory()  # forests differ in size, and what one leaves behind does not fit the next
                 indices = [waiting[place] for place in batch]
                 scores = score_continuations(self.scorer, [continuations[index] for index in indices])
-                new: dict[str, Answer] = {
+                new: dict[str, FinishedAnswer] = {
                     keys[index]: (score.logp, score.is_greedy) for index, score in zip(indices, scores, strict=True)
                 }
                 self.finished.add(new)
@@ -167,7 +163,7 @@ class ForestLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
         ids = np.asarray([*context, *continuation][-(self.max_length + 1) :], dtype=np.int64)
         return Continuation(ids, len(continuation))
 
-    def loglikelihood_rolling(self, requests: Sequence[Instance]) -> list[float]:
+    def loglikelihood_rolling(self, requests: Sequence[LmEvalRequest]) -> list[float]:
         """The log-likelihood of whole texts; long ones in windows, each token predicted once."""
         windows: list[TokenRequest] = []
         owners: list[int] = []
@@ -189,7 +185,7 @@ class ForestLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
 
     # ---- generation ----
 
-    def generate_until(self, requests: Sequence[Instance]) -> list[str]:
+    def generate_until(self, requests: Sequence[LmEvalRequest]) -> list[str]:
         """The text that follows each context, up to the first stop text or the greatest length."""
         seen: Counter[str] = Counter()
         keys: list[str] = []
@@ -202,22 +198,22 @@ class ForestLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
         left = [index for index, key in enumerate(keys) if key not in answers]
         with show_progress("answers", len(left)) as display:
             done = 0
-            wishes = [self._wish(requests[index], keys[index]) for index in left]
-            for new in generated_texts(self.loaded, wishes, self.max_cache_tokens):
+            waiting = [self._generation_request(requests[index], keys[index]) for index in left]
+            for new in generated_texts(self.loaded, waiting, self.max_cache_tokens):
                 self.finished.add(new)
                 answers.update(new)
                 done += len(new)
                 display.update(done)
         return [str(answers[key]) for key in keys]
 
-    def _wish(self, request: Instance, key: str) -> Wish:
+    def _generation_request(self, request: LmEvalRequest, key: str) -> GenerationRequest:
         context, options = cast("tuple[str, Mapping[str, object]]", request.args)
         sampling = sampling_of(options, loaded=self.loaded)
         room = self.max_length - sampling.max_new_tokens
         if room < 1:
             what = f"{sampling.max_new_tokens} new tokens leave no room in the model's {self.max_length}"
             raise ModelError(self.tokenizer_name, what, "leave the task out, or use a model of longer context")
-        return Wish(key, tuple(self.tok_encode(context)[-room:]), sampling)
+        return GenerationRequest(key, tuple(self.tok_encode(context)[-room:]), sampling)
 
 
 def tokens_together(continuations: Sequence[Continuation], device: str) -> int:
@@ -235,3 +231,16 @@ def longest_sequence(loaded: Loaded) -> int:
             return int(getattr(config, name))
     longest = loaded.tokenizer.model_max_length
     return DEFAULT_MAX_LENGTH if longest is None or longest > MAX_SAID_LENGTH else int(longest)
+
+
+def _release_memory() -> None:
+    """Return freed memory to the system, on Linux with glibc: some 20 MB after tasks and model are loaded."""
+    libc = _glibc()
+    if libc is not None:
+        libc.malloc_trim(0)
+
+
+@cache
+def _glibc() -> ctypes.CDLL | None:
+    is_glibc = platform.system() == "Linux" and platform.libc_ver()[0] == "glibc"
+    return ctypes.CDLL(None) if is_glibc else None

@@ -1,20 +1,131 @@
-"""Where the local copies of the tasks' data sets are in the data folder, and what they have lost.
+"""Local copies of the tasks' data sets: where they are in the data folder, how they are read, what they have lost.
 
-How their rows are read is written in `local_rows`; deviations stand beside every score that a copy has given.
+Rows get the columns that the hub's data sets have; deviations stand beside every score that a copy has given. A file
+that is not as published raises whatever reading it raises, which `LocalCopy` turns into a DataError.
 """
 
 from __future__ import annotations
 
+import bz2
+import csv
+import hashlib
+import io
+import re
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from zephyr.errors import DataError
-from zephyr.evaluate.harness import local_rows as rows
-from zephyr.evaluate.harness.local_rows import Doc
+from zephyr.records.fields import Json
+from zephyr.records.reading import read_rows
+
+Doc = dict[str, Json]
+# One in so many of DROP's passages gives the shots, as no training set is there.
+DROP_SHOTS = 64
+_HELLASWAG_LINES = 6
+
+
+def json_rows(path: Path) -> Iterator[Doc]:
+    """The rows of JSON lines as they are."""
+    for row in read_rows(path):
+        yield dict(row.fields)
+
+
+def _texts(value: Json) -> list[str]:
+    assert isinstance(value, list)
+    return [str(one) for one in value]
+
+
+def arc_rows(path: Path) -> Iterator[Doc]:
+    """Rows of AI2's request files, whose query has the task's own frame around the question."""
+    for row in json_rows(path):
+        choices, gold = _texts(row["choices"]), int(str(row["gold"]))
+        labels: list[Json] = [chr(ord("A") + index) for index in range(len(choices))]
+        question = str(row["query"]).removeprefix("Question: ").removesuffix("\nAnswer:")
+        texts: list[Json] = [*choices]
+        options: Json = {"text": texts, "label": labels}
+        yield {"id": row.get("id", ""), "question": question, "choices": options, "answerKey": labels[gold]}
+
+
+def hellaswag_rows(path: Path) -> Iterator[Doc]:
+    """Six lines an item: activity and context, label, four endings; the context's own parts are told apart again."""
+    lines = bz2.decompress(path.read_bytes()).decode().rstrip("\n").split("\n")
+    if len(lines) % _HELLASWAG_LINES:
+        raise ValueError(f"{len(lines)} lines are no multiple of {_HELLASWAG_LINES}")
+    for number, start in enumerate(range(0, len(lines), _HELLASWAG_LINES)):
+        heading, label, *endings = lines[start : start + _HELLASWAG_LINES]
+        activity, _, context = heading.partition(": ")
+        # ctx_b is the beginning of a sentence, in lower case; the task capitalises it.
+        begun = re.fullmatch(r"""(.*[.!?"')\]]) ([a-z][^.!?]*)""", context, flags=re.DOTALL)
+        ctx_a, ctx_b = begun.groups() if begun else (context, "")
+        doc: Doc = {"ind": number, "activity_label": activity, "ctx_a": ctx_a, "ctx_b": ctx_b, "label": label}
+        yield doc | {"endings": cast("list[Json]", endings)}
+
+
+def mmlu_rows(split: str, subject: str, path: Path) -> Iterator[Doc]:
+    """Rows of one subject: question, four choices, the answer's letter; no header."""
+    with zipfile.ZipFile(path) as archive:
+        text = archive.read(f"data/{split}/{subject}_{split}.csv").decode()
+    for question, *choices, answer in csv.reader(io.StringIO(text)):
+        doc: Doc = {"question": question, "subject": subject, "answer": "ABCD".index(answer)}
+        yield doc | {"choices": cast("list[Json]", choices)}
+
+
+def truthfulqa_rows(path: Path) -> Iterator[Doc]:
+    """Both multiple-choice forms out of the answer lists; as published, every answer ends in a full stop."""
+    for row in csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))):
+        best = _closed(row["Best Answer"])
+        right, wrong = (_answers(row[name]) for name in ("Correct Answers", "Incorrect Answers"))
+        right = [best, *(answer for answer in right if answer != best)]
+        yield {
+            "question": row["Question"].strip(),
+            "mc1_targets": _targets([best], wrong),
+            "mc2_targets": _targets(right, wrong),
+        }
+
+
+def _answers(text: str) -> list[str]:
+    return list(dict.fromkeys(_closed(one) for one in text.split(";") if one.strip()))
+
+
+def _closed(answer: str) -> str:
+    answer = answer.strip()
+    return answer if answer.endswith(".") else f"{answer}."
+
+
+def _targets(right: Sequence[str], wrong: Sequence[str]) -> Json:
+    return {"choices": [*right, *wrong], "labels": [*[1] * len(right), *[0] * len(wrong)]}
+
+
+def drop_rows(part: str, path: Path) -> Iterator[Doc]:
+    """Rows of the development set: those of the passages that give the shots (`train`), or all others."""
+    for number, row in enumerate(json_rows(path)):
+        passage, _, question = str(row["context"]).removesuffix("\nAnswer:").rpartition("\nQuestion: ")
+        passage = passage.removeprefix("Passage: ")
+        gives_shots = int(hashlib.sha256(passage.encode()).hexdigest(), 16) % DROP_SHOTS == 0
+        if gives_shots != (part == "train"):
+            continue
+        golds = [_drop_answer(text) for text in str(row["ref_text"]).split("|")]
+        others = {name: [gold[name] for gold in golds] for name in golds[0]}
+        doc: Doc = {"query_id": str(number), "section_id": "", "passage": passage, "question": question}
+        yield doc | {"answer": cast("Json", golds[0]), "validated_answers": cast("Json", others)}
+
+
+def _drop_answer(text: str) -> dict[str, Json]:
+    # The kind of an answer is not kept; as one span it is compared as the same words and numbers.
+    return {"number": "", "date": {"day": "", "month": "", "year": ""}, "spans": [text]}
+
+
+def ifeval_rows(path: Path) -> Iterator[Doc]:
+    """The prompts; options that a prompt does not use are there as null, since rows of a table are alike."""
+    rows = list(json_rows(path))
+    options = [[cast("dict[str, Json]", one) for one in cast("list[Json]", row["kwargs"])] for row in rows]
+    names = sorted({name for of_row in options for one in of_row for name in one})
+    for row, of_row in zip(rows, options, strict=True):
+        yield row | {"kwargs": [{name: one.get(name) for name in names} for one in of_row]}
 
 
 class Split(NamedTuple):
@@ -57,7 +168,7 @@ class LocalCopy:
 
 
 def _mmlu(subject: str) -> LocalCopy:
-    splits = {name: Split("mmlu/mmlu.zip", partial(rows.mmlu_rows, name, subject)) for name in ("dev", "test")}
+    splits = {name: Split("mmlu/mmlu.zip", partial(mmlu_rows, name, subject)) for name in ("dev", "test")}
     return LocalCopy(splits, "MMLU's data (hendrycks/test, data.tar repacked as zip: data/{dev,test}/*.csv)")
 
 
@@ -67,7 +178,7 @@ def local_copies(subjects: tuple[str, ...]) -> dict[str, LocalCopy]:
 
 
 _TRUTHFULQA = LocalCopy(
-    {"validation": Split("truthfulqa/TruthfulQA.csv", rows.truthfulqa_rows)},
+    {"validation": Split("truthfulqa/TruthfulQA.csv", truthfulqa_rows)},
     "TruthfulQA.csv (sylinrl/TruthfulQA)",
     ("choices are rebuilt from TruthfulQA.csv, whose latest corrections the hub's copy may not have",),
 )
@@ -75,16 +186,16 @@ _TRUTHFULQA = LocalCopy(
 LOCAL_COPIES = {
     "arc_challenge": LocalCopy(
         {
-            "train": Split("arc_challenge/train.jsonl", rows.arc_rows),
-            "validation": Split("arc_challenge/dev.jsonl", rows.arc_rows),
-            "test": Split("arc_challenge/test.jsonl", rows.arc_rows),
+            "train": Split("arc_challenge/train.jsonl", arc_rows),
+            "validation": Split("arc_challenge/dev.jsonl", arc_rows),
+            "test": Split("arc_challenge/test.jsonl", arc_rows),
         },
         "ARC-Challenge as JSON lines with query, choices and gold (AI2's request files)",
     ),
     "hellaswag": LocalCopy(
         {
-            "train": Split("hellaswag/train_fewshots_olmes11.jsonl", rows.json_rows),
-            "validation": Split("hellaswag/hellaswag_val_full.txt.bz2", rows.hellaswag_rows),
+            "train": Split("hellaswag/train_fewshots_olmes11.jsonl", json_rows),
+            "validation": Split("hellaswag/hellaswag_val_full.txt.bz2", hellaswag_rows),
         },
         "HellaSwag's validation text (six lines an item) with OLMES's 11 training items",
         ("shots are drawn from 11 training items, not from 39,905",),
@@ -93,25 +204,25 @@ LOCAL_COPIES = {
     "truthfulqa_mc2": _TRUTHFULQA,
     "winogrande": LocalCopy(
         {
-            "train": Split("winogrande/train_xl.jsonl.gz", rows.json_rows),
-            "validation": Split("winogrande/dev.jsonl", rows.json_rows),
+            "train": Split("winogrande/train_xl.jsonl.gz", json_rows),
+            "validation": Split("winogrande/dev.jsonl", json_rows),
         },
         "Winogrande XL's train_xl.jsonl.gz and dev.jsonl",
     ),
     "gsm8k": LocalCopy(
-        {"train": Split("gsm8k/train.jsonl", rows.json_rows), "test": Split("gsm8k/test.jsonl", rows.json_rows)},
+        {"train": Split("gsm8k/train.jsonl", json_rows), "test": Split("gsm8k/test.jsonl", json_rows)},
         "GSM8K's train.jsonl and test.jsonl (openai/grade-school-math)",
     ),
     "drop": LocalCopy(
         {
-            "train": Split("drop/drop_v0_dev.jsonl.gz", partial(rows.drop_rows, "train")),
-            "validation": Split("drop/drop_v0_dev.jsonl.gz", partial(rows.drop_rows, "validation")),
+            "train": Split("drop/drop_v0_dev.jsonl.gz", partial(drop_rows, "train")),
+            "validation": Split("drop/drop_v0_dev.jsonl.gz", partial(drop_rows, "validation")),
         },
         "DROP's development set (drop_v0_dev.jsonl.gz of openai/simple-evals)",
         (
-            f"no training set: shots come from 1 in {rows.DROP_SHOTS} of the development passages, which are left out",
+            f"no training set: shots come from 1 in {DROP_SHOTS} of the development passages, which are left out",
             "answers of several spans are one span joined by 'and'",
         ),
     ),
-    "ifeval": LocalCopy({"train": Split("ifeval/input_data.jsonl", rows.ifeval_rows)}, "IFEval's input_data.jsonl"),
+    "ifeval": LocalCopy({"train": Split("ifeval/input_data.jsonl", ifeval_rows)}, "IFEval's input_data.jsonl"),
 }

@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from zephyr.atomic import replace_text
-from zephyr.evaluate.harness.evaluation import TaskScores
+from zephyr.evaluate.harness.evaluation import Score, TaskScores, of_group
 from zephyr.evaluate.harness.profiles import PROFILES, main_metric, notes_of
-from zephyr.evaluate.harness.scores import Score, of_group
 from zephyr.evaluate.harness.tasks import MMLU
-from zephyr.evaluate.results import Item, Kind, Result, write_result
+from zephyr.evaluate.results import Item, ItemKind, Result, write_result
 from zephyr.records.fields import Json
 
 # The score that a task is known by, under the name by which runs are compared.
@@ -28,20 +27,20 @@ _OF_MEMBERS = ("prompt", "prompt_sha256", "data_sha256")
 Line = tuple[str, ...]
 
 
-class Evaluated(NamedTuple):
-    """What was asked for by name, the result of each task or group, and the means of the profiles, in percent."""
+class HarnessResults(NamedTuple):
+    """The names that were requested, the result of each task or group, and the means of the profiles, in percent."""
 
-    asked: tuple[str, ...]
+    requested: tuple[str, ...]
     results: list[Result]
     averages: dict[str, float]
 
 
-def evaluated(
+def harness_results(
     names: Sequence[str], found: Mapping[str, TaskScores], *, model: str, facts: Mapping[str, Json]
-) -> Evaluated:
+) -> HarnessResults:
     """The results of the tasks and profiles `names`; `facts` are of the model, and go into every protocol."""
     results: list[Result] = []
-    subjects = {name: one for name, one in found.items() if one.asked_as == MMLU}
+    subjects = {name: one for name, one in found.items() if one.requested_as == MMLU}
     for name, one in found.items():
         if name not in subjects:
             results.append(_result(name, one.scores, {name: one}, model=model, facts=facts))
@@ -50,17 +49,17 @@ def evaluated(
             scores = {f"acc/{kind}": score for kind, score in means.items()}
             scores |= {name: one.scores["acc"] for name, one in subjects.items()}
             results.append(_result(MMLU, scores, subjects, model=model, facts=facts))
-    return Evaluated(tuple(names), results, _averages(names, results))
+    return HarnessResults(tuple(names), results, _averages(names, results))
 
 
 def _result(
     task: str, scores: Mapping[str, Score], members: Mapping[str, TaskScores], *, model: str, facts: Mapping[str, Json]
 ) -> Result:
     main = main_metric(task, list(scores))
-    by_member = {name: one.circumstances for name, one in members.items()}
-    (first, circumstances), *others = by_member.items()
+    by_member = {name: one.protocol for name, one in members.items()}
+    (first, own), *others = by_member.items()
     notes: list[Json] = [*notes_of(task)]
-    protocol: dict[str, Json] = {**facts, **circumstances, "metric": main, "notes": notes}
+    protocol: dict[str, Json] = {**facts, **own, "metric": main, "notes": notes}
     if others:
         protocol |= {key: {name: one[key] for name, one in by_member.items()} for key in _OF_MEMBERS}
     told: dict[str, Json] = {MAIN: _percents(scores[main]), **{name: _percents(one) for name, one in scores.items()}}
@@ -79,7 +78,7 @@ def _items(task: str, member: str, found: TaskScores, metric: str) -> list[Item]
         value = values.get(name)
         if sample["filter"] == (chosen or "none") and isinstance(value, int | float):
             document = f"{member} {sample['document']}"
-            kind: Kind = "accuracy" if value in (0, 1) else "judged"
+            kind: ItemKind = "accuracy" if value in (0, 1) else "judged"
             items.append(Item(task, document, document, member, float(value), kind))
     # Shares of a document that happen to be 0 or 1 are no verdicts.
     return items if all(item.kind == "accuracy" for item in items) else [one._replace(kind="judged") for one in items]
@@ -97,31 +96,31 @@ def _averages(names: Sequence[str], results: Sequence[Result]) -> dict[str, floa
     }
 
 
-def save(told: Evaluated, found: Mapping[str, TaskScores], folder: Path) -> None:
-    """Nothing; the folder holds a result a task, every document's answers, and the whole in one file."""
-    for result in told.results:
+def save_results(found: HarnessResults, scores: Mapping[str, TaskScores], folder: Path) -> None:
+    """Write a result for each task, every document's answers, and the whole in one file."""
+    for result in found.results:
         write_result(folder / result.benchmark, result)
     (folder / SAMPLES).mkdir(parents=True, exist_ok=True)
-    for name, one in found.items():
+    for name, one in scores.items():
         lines = "".join(f"{json.dumps(sample, ensure_ascii=False)}\n" for sample in one.samples)
         replace_text(folder / SAMPLES / f"{name}.jsonl", lines)
-    replace_text(folder / EVALUATION, json.dumps(as_json(told), indent=1, ensure_ascii=False) + "\n")
+    replace_text(folder / EVALUATION, json.dumps(as_json(found), indent=1, ensure_ascii=False) + "\n")
 
 
-def as_json(told: Evaluated) -> dict[str, Json]:
+def as_json(found: HarnessResults) -> dict[str, Json]:
     """Everything but the values of the documents."""
     tasks: dict[str, Json] = {
-        result.benchmark: {"scores": dict(result.scores), "protocol": dict(result.protocol)} for result in told.results
+        result.benchmark: {"scores": dict(result.scores), "protocol": dict(result.protocol)} for result in found.results
     }
-    model = told.results[0].model if told.results else ""
-    return {"model": model, "asked": [*told.asked], "tasks": tasks, "averages": dict(told.averages)}
+    model = found.results[0].model if found.results else ""
+    return {"model": model, "asked": [*found.requested], "tasks": tasks, "averages": dict(found.averages)}
 
 
-def table(told: Evaluated) -> str:
+def results_table(found: HarnessResults) -> str:
     """The scores with their intervals, one marked by which the task is known, and what is to be said of them."""
     rows: list[Line] = [("task", "shots", "chat", "metric", "score", "95 % interval", "n")]
     said: dict[str, None] = {}
-    for result in told.results:
+    for result in found.results:
         rows += _rows(result)
         for key in ("deviations", "notes"):
             sentences = result.protocol[key]
@@ -129,7 +128,7 @@ def table(told: Evaluated) -> str:
             said.update(dict.fromkeys(f"{result.benchmark}: {sentence}" for sentence in sentences))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    lines += [f"{title}: {value:.2f}" for title, value in told.averages.items()]
+    lines += [f"{title}: {value:.2f}" for title, value in found.averages.items()]
     return "\n".join([*lines, *said])
 
 

@@ -1,21 +1,21 @@
-"""A whole evaluation: names, data, model, answers, in an order in which mistakes show early."""
+"""A whole evaluation with lm-eval: names, data, model, answers, in an order in which mistakes show early."""
 
 from __future__ import annotations
 
 import importlib.metadata
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, NamedTuple
 
 from zephyr.errors import DataError
-from zephyr.evaluate.harness.evaluation import EvaluationSettings, TaskScores, evaluate_tasks
+from zephyr.evaluate.harness.evaluation import Prompting, TaskScores, evaluate_tasks
 from zephyr.evaluate.harness.finished import FinishedRequests
 from zephyr.evaluate.harness.profiles import expand
-from zephyr.evaluate.harness.report import Evaluated, evaluated, save
+from zephyr.evaluate.harness.report import HarnessResults, harness_results, save_results
 from zephyr.evaluate.harness.tasks import LoadedTask, load_tasks
 from zephyr.models.loading import Source, load
 from zephyr.models.placement import placement
 from zephyr.models.weight_hash import weights_hash
+from zephyr.recipe.evaluate_section import HarnessTask
 from zephyr.records.fields import Json
 
 if TYPE_CHECKING:
@@ -23,46 +23,45 @@ if TYPE_CHECKING:
 
 _DISTRIBUTIONS = ("lm_eval", "torch", "transformers")
 REQUESTS = "requests.sqlite"
-# Tasks that are dialogues, so that a chat model is asked in its own template.
+# Tasks that are dialogues, so that a chat model is prompted in its own template.
 _CHAT_TASKS = ("ifeval",)
 
 
-@dataclass(frozen=True)
-class EvalOptions:
-    """What is asked for; `names` are tasks and profiles, `out` the folder of the results.
+class HarnessRun(NamedTuple):
+    """Where results go, and what a recipe does not say of an evaluation.
 
-    `max_new_tokens`: the longest answer, for a model whose context has no room for the published one.
+    `max_tokens`: unique tokens computed together, None: by the longest request; `cache_tokens`: tokens of key-value
+    cache while answers are generated.
     """
 
-    names: tuple[str, ...]
-    data: Path | None
     out: Path
-    shots: int | None = None
-    limit: int | None = None
-    chat_template: Literal["auto", "on", "off"] = "auto"
+    offline: bool = False
     system: str | None = None
     dtype: str | None = None
     max_tokens: int | None = None
-    max_new_tokens: int | None = None
-    offline: bool = False
+    cache_tokens: int = 65_536
 
 
-def run(model: str, options: EvalOptions) -> Evaluated:
-    """The results of a model; they and every answer are in the folder `out` afterwards."""
-    tasks = tasks_of(options)
+def run_harness(model: str, task: HarnessTask, run: HarnessRun) -> HarnessResults:
+    """The results of a model; they and every answer are then in the folder `run.out`.
+
+    Raises DataError for tasks or data that are not there, ModelError for a model that cannot be loaded or answer.
+    """
+    tasks = load_harness_tasks(task, offline=run.offline)
     # Behind the tasks, which say so where lm-eval is not installed.
-    from zephyr.evaluate.harness.answer_lengths import cut_short, refuse_without_room
+    from zephyr.evaluate.harness.generated import check_room, limit_answers
     from zephyr.evaluate.harness.language_model import ForestLM, longest_sequence
 
-    tasks = {name: cut_short(one, options.max_new_tokens) for name, one in tasks.items()}
+    tasks = {name: limit_answers(one, task.max_new_tokens) for name, one in tasks.items()}
     device, usual = placement()
-    dtype = options.dtype or usual
-    loaded = load(Source(model, offline=options.offline), dtype=dtype, device=device)
-    refuse_without_room(tasks, longest_sequence(loaded), model=model)
+    dtype = run.dtype or usual
+    loaded = load(Source(model, offline=run.offline), dtype=dtype, device=device)
+    check_room(tasks, longest_sequence(loaded), model=model)
     identity = weights_hash(loaded.model)
-    finished = FinishedRequests(options.out / REQUESTS, of=f"{identity} {dtype}")
+    finished = FinishedRequests(run.out / REQUESTS, of=f"{identity} {dtype}")
     try:
-        found = _evaluated(ForestLM(loaded, max_tokens=options.max_tokens, finished=finished), tasks, options)
+        answering = ForestLM(loaded, max_tokens=run.max_tokens, max_cache_tokens=run.cache_tokens, finished=finished)
+        scores = _scores(answering, tasks, task, run.system)
     finally:
         finished.close()
     facts: dict[str, Json] = {
@@ -72,33 +71,32 @@ def run(model: str, options: EvalOptions) -> Evaluated:
         **{name: importlib.metadata.version(name) for name in _DISTRIBUTIONS},
     }
     name = Path(model).resolve().name if Path(model).is_dir() else model
-    told = evaluated(options.names, found, model=name, facts=facts)
-    save(told, found, options.out)
-    return told
+    found = harness_results(task.tasks, scores, model=name, facts=facts)
+    save_results(found, scores, run.out)
+    return found
 
 
-def tasks_of(options: EvalOptions) -> dict[str, LoadedTask]:
-    """The tasks with their data. Raises DataError for a name that nothing has, and for data that is not there."""
-    if not options.names:
-        raise DataError("--tasks", "names no task", "name some, separated by commas")
-    if options.data is not None and not options.data.is_dir():
-        raise DataError(str(options.data), "there is no such folder", "name the folder with the tasks' data")
-    return load_tasks(expand(options.names, options.shots), data_dir=options.data, offline=options.offline)
+def load_harness_tasks(task: HarnessTask, *, offline: bool) -> dict[str, LoadedTask]:
+    """lm-eval's tasks with their data. Raises DataError for an unknown name, and for data that is not there."""
+    if task.data is not None and not task.data.is_dir():
+        raise DataError(str(task.data), "there is no such folder", "name the folder with the tasks' data")
+    return load_tasks(expand(task.tasks, task.shots), data_dir=task.data, offline=offline)
 
 
-def _evaluated(model: ForestLM, tasks: dict[str, LoadedTask], options: EvalOptions) -> dict[str, TaskScores]:
-    """The scores in the order of the tasks, those with a chat template and those without put to the model in turn."""
-    settings = EvaluationSettings(limit=options.limit, system=options.system)
+def _scores(
+    model: ForestLM, tasks: dict[str, LoadedTask], task: HarnessTask, system: str | None
+) -> dict[str, TaskScores]:
+    """The scores in the order of the tasks; those with a chat template and those without are evaluated in turn."""
     has_template = bool(model.tokenizer.chat_template)
 
     def in_chat(name: str) -> bool:
-        if options.chat_template == "auto":
+        if task.chat_template == "auto":
             return has_template and name in _CHAT_TASKS
-        return options.chat_template == "on"
+        return task.chat_template == "on"
 
     found: dict[str, TaskScores] = {}
     for chat in (False, True):
         chosen = {name: one for name, one in tasks.items() if in_chat(name) == chat}
         if chosen:
-            found |= evaluate_tasks(model, chosen, replace(settings, chat_template=chat))
+            found |= evaluate_tasks(model, chosen, Prompting(chat, task.limit, system))
     return {name: found[name] for name in tasks}

@@ -6,6 +6,7 @@ loaded; so is a task whose data cannot be had.
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import logging
 import re
@@ -16,10 +17,8 @@ from pathlib import Path
 from typing import NamedTuple, Protocol, cast
 
 from zephyr.errors import DataError, did_you_mean
-from zephyr.evaluate.harness.local_data import LocalCopy, local_copies
-from zephyr.evaluate.harness.local_rows import Doc
+from zephyr.evaluate.harness.local_data import Doc, LocalCopy, local_copies
 from zephyr.evaluate.harness.profiles import JUDGED, PROFILES, Wanted
-from zephyr.evaluate.harness.punkt import provide_sentence_splitter
 from zephyr.records.fields import brief
 
 FEWSHOT_SEED = 1234  # lm-eval's own
@@ -35,6 +34,11 @@ _DEFINITIONS = {
     "drop": "drop/default.yaml",
     "ifeval": "ifeval/ifeval.yaml",
 }
+DEVIATION = (
+    "sentences are split by a list of abbreviations, as nltk's punkt_tab is not here "
+    "(python -m nltk.downloader punkt_tab)"
+)
+_OWN_DATA = Path(__file__).parent / "nltk_data"
 _SEE = "their list is printed by `lm_eval ls tasks`"
 _NAMES = re.compile(r"""^["']?(?:task|group)["']?\s*:\s*["']?([\w.+-]+)["']?\s*$""", re.MULTILINE)
 
@@ -52,22 +56,22 @@ class TaskConfig(Protocol):
     def to_dict(self) -> dict[str, object]: ...
 
 
-class Request(Protocol):
-    """A request of lm-eval: which document of which task it is about, and what is asked."""
+class LmEvalRequest(Protocol):
+    """A request of lm-eval: which document of which task it is about, and its arguments."""
 
     task_name: str
     doc_id: int
-    args: tuple[str, ...]
+    args: tuple[object, ...]
 
 
-class HarnessTask(Protocol):
+class LmEvalTask(Protocol):
     """A task of lm-eval with its data loaded."""
 
     config: TaskConfig
     VERSION: object
     eval_docs: Sequence[Mapping[str, object]]
 
-    instances: list[Request]
+    instances: list[LmEvalRequest]
 
     def build_all_requests(self, *, limit: int | None) -> None: ...
 
@@ -79,16 +83,16 @@ class HarnessTask(Protocol):
 
 
 class LoadedTask(NamedTuple):
-    """A task, the name it was asked for by (that of its group, maybe), and what must be said of its numbers."""
+    """A task, the name it was requested by (its own or a group's), and how its numbers deviate from the definition."""
 
-    task: HarnessTask
-    asked_as: str
+    task: LmEvalTask
+    requested_as: str
     is_local: bool
     deviations: tuple[str, ...]
 
 
 def quiet_harness() -> None:
-    """Nothing; afterwards lm-eval and its data library say only what went wrong, and tokenizers no false alarm."""
+    """Let lm-eval and its data library log errors alone, and tokenizers no false alarm."""
     import datasets  # type: ignore[import-untyped]
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
@@ -119,9 +123,9 @@ def load_tasks(wanted: Sequence[Wanted], *, data_dir: Path | None, offline: bool
     return found
 
 
-def build_requests(tasks: Iterable[HarnessTask], *, limit: int | None) -> list[Request]:
+def build_requests(tasks: Iterable[LmEvalTask], *, limit: int | None) -> list[LmEvalRequest]:
     """All requests of the first `limit` documents of each task, as lm-eval builds them, without a chat template."""
-    found: list[Request] = []
+    found: list[LmEvalRequest] = []
     for task in tasks:
         task.build_all_requests(limit=limit)
         found += task.instances
@@ -143,7 +147,7 @@ def _tasks_folder() -> Path:
 
 
 def _check_names(names: Sequence[str], own: Sequence[str]) -> None:
-    """Nothing, if every name is a task or group of lm-eval; tags and other spellings are not looked for."""
+    """Check that every name is a task or group of lm-eval. Raises DataError; tags are not looked for."""
     if not names:
         return
     known = set(own)
@@ -166,7 +170,7 @@ def _definition(file: str) -> dict[str, object]:
     return config
 
 
-def _built(name: str, config: dict[str, object], local: tuple[LocalCopy, Path] | None) -> HarnessTask:
+def _built(name: str, config: dict[str, object], local: tuple[LocalCopy, Path] | None) -> LmEvalTask:
     """The task with its data. Raises DataError if the data cannot be had."""
     from lm_eval.api.task import ConfigurableTask  # type: ignore[import-untyped]
 
@@ -175,7 +179,7 @@ def _built(name: str, config: dict[str, object], local: tuple[LocalCopy, Path] |
         # Read before lm-eval asks for it, so that what is wrong with a file is said in our words.
         config["custom_dataset"] = partial(_as_datasets, copy.load(folder))
     with _data_errors_told(name, f"{config.get('dataset_path')} {config.get('dataset_name') or ''}".strip()):
-        return cast("HarnessTask", ConfigurableTask(config=config))
+        return cast("LmEvalTask", ConfigurableTask(config=config))
 
 
 def _as_datasets(splits: Mapping[str, Sequence[Doc]], **_metadata: object) -> dict[str, object]:
@@ -208,7 +212,7 @@ def _from_index(name: str, shots: int | None) -> dict[str, LoadedTask]:
     return {member: LoadedTask(_with_shots(task, shots), name, False, ()) for member, task in tasks.items()}
 
 
-def _with_shots(task: HarnessTask, shots: int | None) -> HarnessTask:
+def _with_shots(task: LmEvalTask, shots: int | None) -> LmEvalTask:
     """The task with the shots that were asked for, and shots drawn as lm-eval draws them.
 
     A definition that says 0 keeps it, as in lm-eval: its prompt holds all the examples it should.
@@ -218,3 +222,50 @@ def _with_shots(task: HarnessTask, shots: int | None) -> HarnessTask:
         task.set_config("num_fewshot", shots or 0)
     task.set_fewshot_seed(seed=FEWSHOT_SEED)
     return task
+
+
+# ---- IFEval's sentences ----
+#
+# lm-eval's checkers fetch nltk's `punkt_tab` from the network when they are imported. Without network they would count
+# no sentence at all; so a Punkt model without training data takes its place then, which knows the abbreviations in
+# `nltk_data`, and says so beside the score.
+
+
+class _NltkData(Protocol):
+    path: list[str]
+
+    def find(self, name: str) -> object: ...
+
+
+class _Nltk(Protocol):
+    data: _NltkData
+
+    def download(self, name: str, *, quiet: bool) -> bool: ...
+
+
+def provide_sentence_splitter(*, offline: bool) -> tuple[str, ...]:
+    """What must be said of the sentence counts; afterwards nltk finds data to split English with.
+
+    Unless `offline`, nltk may fetch its own.
+    """
+    try:
+        nltk = cast("_Nltk", importlib.import_module("nltk"))
+        importlib.import_module("immutabledict")
+        # It guesses languages with dice of its own; with a seed an answer always gets the same verdict.
+        importlib.import_module("langdetect").DetectorFactory.seed = 0
+    except ImportError as error:
+        what = f"its checkers need the package {error.name}"
+        raise DataError("ifeval", what, "pip install 'zephyr-align[eval]'") from error
+    if not offline and not _is_there(nltk):
+        nltk.download("punkt_tab", quiet=True)
+    if not _is_there(nltk):
+        nltk.data.path.append(str(_OWN_DATA))
+    return (DEVIATION,) if str(_OWN_DATA) in nltk.data.path else ()
+
+
+def _is_there(nltk: _Nltk) -> bool:
+    try:
+        nltk.data.find("tokenizers/punkt_tab")
+    except LookupError:
+        return False
+    return True

@@ -1,37 +1,65 @@
 """AlpacaEval 1 and 2: a model's answers to 805 instructions against those of a baseline, compared by a judge.
 
-Judged here are instructions that have no annotations yet; win rates of existing ones are in
-`alpaca_eval_annotations`. Source: AlpacaEval, github.com/tatsu-lab/alpaca_eval.
+The files it is distributed in, annotations of others among them, are read in `alpaca_eval_files`. Source: AlpacaEval,
+github.com/tatsu-lab/alpaca_eval.
 """
 
 import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from zephyr.errors import DataError
-from zephyr.evaluate.judged.arena import Match, Orders, Played
-from zephyr.evaluate.judged.calls import Calling, replies_to, why_no_answer
-from zephyr.evaluate.judged.length_controlled import LengthControlled, Rows, length_controlled, length_terms
+from zephyr.evaluate.judged.alpaca_eval_files import (
+    BASELINES,
+    Instruction,
+    Version,
+    find_baseline,
+    read_instructions,
+    read_outputs,
+)
+from zephyr.evaluate.judged.arena import (
+    Orders,
+    Played,
+    arena_scores,
+    in_percent,
+    missing_causes,
+    play,
+    write_verdicts,
+)
+from zephyr.evaluate.judged.bench import (
+    CallBatches,
+    Contestant,
+    JudgedBench,
+    file_hash,
+    refuse_scripted,
+    replies_to,
+    why_no_answer,
+)
+from zephyr.evaluate.judged.length_controlled import (
+    JudgedRows,
+    LengthControlled,
+    length_controlled,
+    length_terms,
+    read_difficulty,
+    read_gamed,
+)
+from zephyr.evaluate.judged.pairs import Match, OwnPairs, PairWording, RankedPairs, WeightedPairs
 from zephyr.evaluate.judged.score import JudgedScore, Judgment, judged_score
+from zephyr.evaluate.results import Item, Result, write_result
+from zephyr.intervals import ROUNDED_NORMAL_95
+from zephyr.judging.published_prompts import read_turns_prompt
+from zephyr.recipe.teacher_section import SamplingSection
+from zephyr.records.fields import Json
 from zephyr.records.messages import Message
-from zephyr.records.reading import read_rows
+from zephyr.records.writing import write_jsonl
+from zephyr.teachers.ledger.ledger import Ledger
 from zephyr.teachers.protocol import ChatRequest, Teacher
 
-Version = Literal["1", "2"]
-# The file of the baseline's answers, which hold the instructions too, as AlpacaEval distributes them.
-BASELINES: Mapping[Version, str] = {"1": "text_davinci_003_outputs.json", "2": "gpt4_1106_preview_outputs.json"}
-_SOURCE = "the data set tatsu-lab/alpaca_eval on the hub"
-
-
-class Instruction(NamedTuple):
-    """One instruction with the baseline's answer; `subset` is the collection that it comes from."""
-
-    text: str
-    baseline: str
-    subset: str
+# How the Zephyr models answered; top_k is generate's default of that time.
+ALPACA_EVAL_SAMPLING = SamplingSection(temperature=0.7, top_k=50, top_p=1.0, max_new_tokens=2048)
 
 
 class InstructionAnswers(NamedTuple):
@@ -39,16 +67,6 @@ class InstructionAnswers(NamedTuple):
 
     texts: Mapping[str, str | None]
     reasons: Mapping[str, str]
-
-
-class AnswerSettings(NamedTuple):
-    """How the Zephyr models answered; `top_k` is generate's default of that time."""
-
-    max_tokens: int = 2048
-    temperature: float = 0.7
-    top_p: float = 1.0
-    top_k: int = 50
-    seed: int = 0
 
 
 class AlpacaEvalScores(NamedTuple):
@@ -60,51 +78,28 @@ class AlpacaEvalScores(NamedTuple):
     length_controlled: LengthControlled | None
 
 
-def read_instructions(path: Path) -> list[Instruction]:
-    """The instructions in a file of a baseline's outputs. Raises DataError."""
-    found = []
-    for row in read_rows(path):
-        text, output, subset = (row.fields.get(name) for name in ("instruction", "output", "dataset"))
-        if not isinstance(text, str) or not isinstance(output, str):
-            raise DataError(row.name, "has no instruction or output", f"use a file of {_SOURCE}")
-        found.append(Instruction(text, output, subset if isinstance(subset, str) else ""))
-    if len({one.text for one in found}) < len(found):
-        raise DataError(path.name, "has an instruction twice", "name a file with one output for every instruction")
-    return found
-
-
-def find_baseline(folder: Path, version: Version) -> Path:
-    """The file of that version's baseline in a folder or its part `alpaca_eval`; DataError if it is not there."""
-    name = BASELINES[version]
-    for place in (folder, folder / "alpaca_eval"):
-        for path in (place / name, place / f"{name}.gz"):
-            if path.is_file():
-                return path
-    raise DataError(str(folder), f"there is no {name} of AlpacaEval", f"get it from {_SOURCE}, name it by --data")
-
-
-def read_outputs(path: Path) -> dict[str, str]:
-    """A model's outputs by instruction, from a file in AlpacaEval's form."""
-    return {one.text: one.baseline for one in read_instructions(path)}
-
-
 def answer_instructions(
-    model: Teacher, instructions: Sequence[Instruction], settings: AnswerSettings, calling: Calling
+    model: Teacher,
+    instructions: Sequence[Instruction],
+    sampling: SamplingSection,
+    batches: CallBatches,
+    *,
+    seed: int = 0,
 ) -> InstructionAnswers:
     """The model's answers by instruction, None where one failed."""
     requests = [
         ChatRequest(
             key=str(number),
             messages=(Message("user", one.text),),
-            temperature=settings.temperature,
-            top_p=settings.top_p,
-            top_k=settings.top_k,
-            max_tokens=settings.max_tokens,
-            seed=settings.seed,
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            top_k=sampling.top_k,
+            max_tokens=sampling.max_new_tokens,
+            seed=seed,
         )
         for number, one in enumerate(instructions)
     ]
-    replies = replies_to(model, requests, calling)
+    replies = replies_to(model, requests, batches)
     reasons = {one.text: why_no_answer(replies[str(number)]) for number, one in enumerate(instructions)}
     texts = {
         one.text: None if reasons[one.text] else replies[str(number)].text for number, one in enumerate(instructions)
@@ -138,7 +133,7 @@ def published_order(instruction: str, *, seed: int = 0) -> Orders:
 
 
 def alpaca_eval_scores(
-    played: Sequence[Played], *, difficulty: Sequence[float] | None, gamed: Rows | None = None, seed: int = 0
+    played: Sequence[Played], *, difficulty: Sequence[float] | None, gamed: JudgedRows | None = None, seed: int = 0
 ) -> AlpacaEvalScores:
     """The model's scores. Without `difficulty` of all instructions the length-controlled rate has no such term."""
     shares = [_published_share(one) for one in played]
@@ -171,7 +166,7 @@ def _length_controlled(
     played: Sequence[Played],
     shares: Sequence[float | None],
     difficulty: Sequence[float] | None,
-    gamed: Rows | None,
+    gamed: JudgedRows | None,
 ) -> LengthControlled | None:
     """The length-controlled win rate; None where too few judgments are there to fit it."""
     known = np.zeros(len(played)) if difficulty is None else np.asarray(difficulty, dtype=np.float64)
@@ -179,9 +174,9 @@ def _length_controlled(
     terms = length_terms([pair[0] for pair in lengths], [pair[1] for pair in lengths])
     there = np.array([share is not None for share in shares], dtype=bool)
     preferred = np.array([share for share in shares if share is not None], dtype=np.float64)
-    if len(preferred) < 2 * len(Rows._fields):
+    if len(preferred) < 2 * len(JudgedRows._fields):
         return None
-    rows = Rows(preferred, terms[there], known[there])
+    rows = JudgedRows(preferred, terms[there], known[there])
     return length_controlled(rows, all_difficulty=known, gamed=gamed)
 
 
@@ -189,3 +184,121 @@ def _published_share(one: Played) -> float | None:
     """The model's share in the game that AlpacaEval would have played."""
     game = one.given if published_order(one.match.turns[0]) == "given" else one.swapped
     return None if game is None or game.share is None else 1 - game.share
+
+
+# ---- a run ----
+
+
+def run_alpaca_eval(
+    bench: JudgedBench,
+    version: Version,
+    *,
+    sampling: SamplingSection = ALPACA_EVAL_SAMPLING,
+    judge_prompt: Path | None = None,
+    difficulty: Path | None = None,
+    gamed: Path | None = None,
+    swap: bool = True,
+) -> Result:
+    """The result of the first contestant; the run's folder holds answers, verdicts, values and scores.
+
+    `judge_prompt`: AlpacaEval's prompt, None: our own wording; `difficulty`, `gamed`: its files for length control.
+    Raises DataError for files that are not there or do not fit, and for the scripted judge with a published prompt.
+    """
+    assert bench.data is not None
+    baseline = find_baseline(bench.data, version)
+    instructions = read_instructions(baseline)[: bench.limit]
+    wording = _wording(bench, version, judge_prompt)
+    difficulties = None if difficulty is None else _difficulties(difficulty, len(instructions))
+    gamed_rows = None if gamed is None else read_gamed(gamed)
+    contestant = bench.contestants[0]
+    with bench.ledgers() as ledgers:
+        answers, model_hash = _answers(contestant, instructions, sampling, bench, ledgers.answers)
+        outputs = answers.texts.items()
+        rows = ({"instruction": text, "output": output, "generator": contestant.name} for text, output in outputs)
+        write_jsonl(bench.out / "answers.jsonl", rows, replace=True)
+        judge = bench.open_judge(ledgers.judge)
+        matches = matches_of(instructions, answers)
+        orders: dict[str, Orders] = {one.key: "both" if swap else published_order(one.turns[0]) for one in matches}
+        with judge.batches("judge", len(matches) * (1 + swap)) as batches:
+            played = play(matches, judge.teacher, wording, batches, orders=orders)
+    write_verdicts(bench.out, played)
+    protocol: dict[str, Json] = {
+        "questions": len(instructions),
+        "questions_hash": file_hash(baseline),
+        "opponent": BASELINES[version].removesuffix("_outputs.json"),
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "top_k": sampling.top_k,
+        "max_new_tokens": sampling.max_new_tokens,
+        "seed": bench.seed,
+        "model_hash": model_hash,
+        "judge": judge.teacher.name,
+        "judge_hash": judge.identity,
+        "template": wording.version,
+        "judge_temperature": wording.temperature,
+        "orders": "both" if swap else "as published",
+        "instruction_difficulty": "none" if difficulty is None else file_hash(difficulty),
+        "gamed_baselines": "none" if gamed is None else file_hash(gamed),
+    }
+    scores = _score_fields(
+        alpaca_eval_scores(played, difficulty=difficulties, gamed=gamed_rows, seed=bench.seed), played
+    )
+    name = f"alpaca_eval_{version}"
+    items = [
+        Item(name, one.match.key, one.match.prompt, one.match.category, in_percent(model_share(one))) for one in played
+    ]
+    result = Result(name, contestant.name, protocol, scores, items)
+    write_result(bench.out, result)
+    return result
+
+
+def _score_fields(scores: AlpacaEvalScores, played: Sequence[Played]) -> dict[str, Json]:
+    """All scores by the names they have in results."""
+    named = {"as_published": scores.as_published, "both_orders": scores.both_orders}
+    controlled = scores.length_controlled
+    if controlled is not None:
+        rate, error = controlled.win_rate, controlled.standard_error
+        low, high = rate - ROUNDED_NORMAL_95 * error, rate + ROUNDED_NORMAL_95 * error
+        named["length_controlled"] = scores.as_published._replace(score=rate, standard_error=error, low=low, high=high)
+    fields: dict[str, Json] = {name: dict(score.fields()) for name, score in (named | scores.subsets).items()}
+    arena = arena_scores(played)
+    fields |= {"swap_consistency": arena.swap_consistency, "shown_first": arena.shown_first}
+    fields |= {"missing_causes": dict(missing_causes(played))}
+    fields |= {"empty_answers": sum(one.match.second == ("",) for one in played)}
+    if controlled is not None:
+        fields["length_controlled_weights"] = dict(controlled.weights._asdict())
+    return fields
+
+
+def _wording(bench: JudgedBench, version: Version, judge_prompt: Path | None) -> PairWording:
+    if judge_prompt is None:
+        return OwnPairs(bench.seed)
+    refuse_scripted(bench.judge, "--judge-prompt")
+    prompt = read_turns_prompt(judge_prompt)
+    return RankedPairs(prompt, prompt.version) if version == "1" else WeightedPairs(prompt, prompt.version)
+
+
+def _difficulties(path: Path, num_instructions: int) -> list[float]:
+    difficulty = read_difficulty(path)
+    if len(difficulty) < num_instructions:
+        what = f"has the difficulty of {len(difficulty)} instructions, and there are {num_instructions}"
+        raise DataError(path.name, what, "name AlpacaEval's instruction_difficulty.csv")
+    return difficulty[:num_instructions]
+
+
+def _answers(
+    contestant: Contestant,
+    instructions: Sequence[Instruction],
+    sampling: SamplingSection,
+    bench: JudgedBench,
+    ledger: Ledger,
+) -> tuple[InstructionAnswers, str]:
+    """A contestant's answers, generated or from its file, and a hash of whose they are."""
+    name, source = contestant
+    if isinstance(source, Path):
+        outputs = read_outputs(source)
+        return InstructionAnswers({one.text: outputs.get(one.text) for one in instructions}, {}), file_hash(source)
+    model = bench.open(source, "writes", ledger, where=name)
+    with model.batches(f"answers of {model.teacher.name}", len(instructions)) as batches:
+        answers = answer_instructions(model.teacher, instructions, sampling, batches, seed=bench.seed)
+    return answers, model.identity

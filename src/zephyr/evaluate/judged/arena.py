@@ -6,44 +6,41 @@ the two verdicts agree is part of every score. Source: arXiv 2306.05685, section
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Literal, NamedTuple
 
-from zephyr.evaluate.judged.arena_wording import PairWording
-from zephyr.evaluate.judged.calls import NO_ANSWER, Calling, count_causes, replies_to, why_no_verdict
+from zephyr.data.read.sources import open_source
+from zephyr.errors import DataError
+from zephyr.evaluate.judged.alpaca_eval_files import read_outputs
+from zephyr.evaluate.judged.bench import (
+    NO_ANSWER,
+    CallBatches,
+    Contestant,
+    JudgedBench,
+    count_causes,
+    file_hash,
+    refuse_scripted,
+    replies_to,
+    why_no_answer,
+    why_no_verdict,
+)
+from zephyr.evaluate.judged.mt_bench import mt_bench_answers, mt_bench_protocol
+from zephyr.evaluate.judged.mt_bench_questions import read_mt_bench
+from zephyr.evaluate.judged.pairs import PUBLISHED_PAIR, Match, OwnPairs, PairWording, PublishedPairs
 from zephyr.evaluate.judged.score import JudgedScore, Judgment, judged_score
-from zephyr.records.messages import Messages
+from zephyr.evaluate.results import Item, Result, write_result
+from zephyr.judging.published_prompts import read_judge_prompts
+from zephyr.recipe.data_section import DataSource
+from zephyr.recipe.teacher_section import SamplingSection
+from zephyr.records.fields import Json
+from zephyr.records.rows import Prompt, prompt_id
+from zephyr.records.writing import write_jsonl
+from zephyr.teachers.ledger.ledger import Ledger
 from zephyr.teachers.protocol import ChatRequest, Teacher
 
-TIE = 0.5
+ARENA = "arena"
+TIED = 0.5
 Orders = Literal["both", "given", "swapped"]
-
-
-class Match(NamedTuple):
-    """The answers of assistants A and B to a user's turns; None where an answer failed to come.
-
-    `prompt` names what is drawn together in intervals: the turns of one question have one. `context` was said
-    before the first turn; `reason` is why an answer is missing.
-    """
-
-    key: str
-    prompt: str
-    category: str
-    turns: tuple[str, ...]
-    first: tuple[str | None, ...]
-    second: tuple[str | None, ...]
-    references: tuple[str, ...] = ()
-    context: Messages = ()
-    reason: str = ""
-
-    @property
-    def swapped(self) -> "Match":
-        """The match with its assistants exchanged."""
-        return self._replace(first=self.second, second=self.first)
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether no answer is missing."""
-        return None not in (*self.first, *self.second)
 
 
 class Game(NamedTuple):
@@ -72,8 +69,8 @@ class Played(NamedTuple):
         shares = [game.share for game in self.games if game.share is not None]
         if len(shares) < len(self.games) or not shares:
             return None
-        if all(share in (0.0, TIE, 1.0) for share in shares):
-            return shares[0] if len(set(shares)) == 1 else TIE
+        if all(share in (0.0, TIED, 1.0) for share in shares):
+            return shares[0] if len(set(shares)) == 1 else TIED
         return math.fsum(shares) / len(shares)
 
 
@@ -98,7 +95,7 @@ def play(
     matches: Sequence[Match],
     judge: Teacher,
     wording: PairWording,
-    calling: Calling,
+    batches: CallBatches,
     *,
     orders: Mapping[str, Orders] | Orders = "both",
 ) -> list[Played]:
@@ -122,7 +119,7 @@ def play(
         for order, shown in (("given", match), ("swapped", match.swapped))
         if order_of[match.key] in (order, "both")
     ]
-    replies = replies_to(judge, requests, calling)
+    replies = replies_to(judge, requests, batches)
 
     def game(match: Match, order: Literal["given", "swapped"]) -> Game | None:
         if order_of[match.key] not in (order, "both"):
@@ -130,7 +127,7 @@ def play(
         if not match.is_whole:
             return Game(None, reason=match.reason or NO_ANSWER)
         if match.first == match.second:
-            return Game(TIE, reason="equal answers")
+            return Game(TIED, reason="equal answers")
         reply = replies[f"{match.key} {order}"]
         read = None if reply.finish_reason == "error" else wording.read(reply.text)
         if read is None:
@@ -183,18 +180,200 @@ def _swap_consistency(played: Sequence[Played]) -> float | None:
 
 
 def _shown_first(played: Sequence[Played]) -> float | None:
-    won = [one.given.share > TIE for one in played if one.given and one.given.share not in (None, TIE)]
-    won += [one.swapped.share < TIE for one in played if one.swapped and one.swapped.share not in (None, TIE)]
+    won = [one.given.share > TIED for one in played if one.given and one.given.share not in (None, TIED)]
+    won += [one.swapped.share < TIED for one in played if one.swapped and one.swapped.share not in (None, TIED)]
     return 100 * sum(won) / len(won) if won and all(one.given and one.swapped for one in played) else None
 
 
 def _is_won(share: float) -> bool:
-    return share > TIE
+    return share > TIED
 
 
 def _is_lost(share: float) -> bool:
-    return share < TIE
+    return share < TIED
 
 
 def _side(share: float) -> int:
     return _is_won(share) - _is_lost(share)
+
+
+def write_verdicts(folder: Path, played: Sequence[Played]) -> None:
+    """Write every match with its answers and verdicts into the folder's judgments.jsonl."""
+    rows: list[dict[str, Json]] = [
+        {
+            "key": one.match.key,
+            "category": one.match.category,
+            "turns": list(one.match.turns),
+            "first": list(one.match.first),
+            "second": list(one.match.second),
+            "given": None if one.given is None else dict(one.given._asdict()),
+            "swapped": None if one.swapped is None else dict(one.swapped._asdict()),
+            "share": one.share,
+        }
+        for one in played
+    ]
+    write_jsonl(folder / "judgments.jsonl", rows, replace=True)
+
+
+# ---- two models on prompts or on MT-Bench ----
+
+
+def run_arena(
+    bench: JudgedBench,
+    *,
+    sampling: SamplingSection,
+    prompts: str | None = None,
+    judge_prompts: Path | None = None,
+    swap: bool = True,
+) -> Result:
+    """The result of the first contestant against the second; the run's folder holds verdicts, values and scores.
+
+    The prompts are rows of a file or of the hub, or MT-Bench's in the folder `bench.data`. `judge_prompts`: FastChat's
+    pairwise prompts, None: our own wording. Raises DataError where both or neither are named.
+    """
+    wording: PairWording = OwnPairs(bench.seed)
+    if judge_prompts is not None:
+        refuse_scripted(bench.judge, "--judge-prompts")
+        published = read_judge_prompts(judge_prompts, PUBLISHED_PAIR)
+        wording = PublishedPairs(published, published.version)
+    if (prompts is None) == (bench.data is None):
+        raise DataError("zephyr arena", "needs prompts, from one place", "name --prompts FILE or --mt-bench DIR")
+    with bench.ledgers() as ledgers:
+        if prompts is None:
+            matches, protocol = _on_mt_bench(bench, sampling, ledgers.answers)
+        else:
+            matches, protocol = _on_prompts(bench, prompts, sampling, ledgers.answers)
+        judge = bench.open_judge(ledgers.judge)
+        with judge.batches("judge", len(matches) * (1 + swap)) as batches:
+            played = play(matches, judge.teacher, wording, batches, orders="both" if swap else "given")
+    write_verdicts(bench.out, played)
+    found = arena_scores(played, seed=bench.seed)
+    protocol |= {
+        "opponent": bench.contestants[1].name,
+        "judge": judge.teacher.name,
+        "judge_hash": judge.identity,
+        "template": wording.version,
+        "orders": "both" if swap else "one",
+    }
+    named = {"win_rate": found.win_rate, "adjusted_win_rate": found.adjusted, **found.categories}
+    scores: dict[str, Json] = {
+        **{name: dict(score.fields()) for name, score in named.items()},
+        "wins": found.wins,
+        "losses": found.losses,
+        "ties": found.ties,
+        "swap_consistency": found.swap_consistency,
+        "shown_first": found.shown_first,
+        "missing_causes": dict(missing_causes(played)),
+    }
+    items = [Item(ARENA, one.match.key, one.match.prompt, one.match.category, in_percent(one.share)) for one in played]
+    result = Result(ARENA, bench.contestants[0].name, protocol, scores, items)
+    write_result(bench.out, result)
+    return result
+
+
+def in_percent(share: float | None) -> float | None:
+    """The share in percent, None where there is none."""
+    return None if share is None else 100 * share
+
+
+def _on_mt_bench(bench: JudgedBench, sampling: SamplingSection, ledger: Ledger) -> tuple[list[Match], dict[str, Json]]:
+    """The matches on both turns of MT-Bench's questions, and what their answers depend on."""
+    assert bench.data is not None
+    questions = read_mt_bench(bench.data, limit=bench.limit)
+    (first, first_hash), (second, second_hash) = (
+        mt_bench_answers(one, questions, sampling, bench, ledger) for one in bench.contestants
+    )
+    matches = [
+        Match(
+            key=f"{one.number}/{turn}",
+            prompt=str(one.number),
+            category=one.category,
+            turns=one.turns[:turn],
+            first=_up_to(first.turns.get(one.number, ()), turn),
+            second=_up_to(second.turns.get(one.number, ()), turn),
+            references=one.references[:turn],
+            reason=_reason(bench.contestants, (first.reasons, second.reasons), f"{one.number}/{turn}"),
+        )
+        for one in questions.questions
+        for turn in range(1, len(one.turns) + 1)
+    ]
+    protocol = mt_bench_protocol(questions, sampling, seed=bench.seed)
+    return matches, {**protocol, "model_hash": first_hash, "opponent_hash": second_hash}
+
+
+def _on_prompts(
+    bench: JudgedBench, file: str, sampling: SamplingSection, ledger: Ledger
+) -> tuple[list[Match], dict[str, Json]]:
+    """The matches on prompts of any format, and what their answers depend on."""
+    rows = open_source(DataSource(path=file), "prompt", data_dir=Path(), offline=bench.offline)
+    prompts = [prompt for _, prompt in zip(range(bench.limit or len(rows)), rows, strict=False)]
+    first, second = (_answers(one, prompts, sampling, bench, ledger) for one in bench.contestants)
+    matches = [
+        Match(
+            key=str(number),
+            prompt=prompt_id(prompt.messages),
+            category=prompt.source,
+            turns=(prompt.messages[-1].content,),
+            first=(mine,),
+            second=(theirs,),
+            context=prompt.messages[:-1],
+            reason=_reason(bench.contestants, (first.reasons, second.reasons), str(number)),
+        )
+        for number, (prompt, mine, theirs) in enumerate(zip(prompts, first.texts, second.texts, strict=True))
+    ]
+    protocol: dict[str, Json] = {
+        "questions": len(prompts),
+        "prompts": file,
+        "temperature": sampling.temperature,
+        "max_new_tokens": sampling.max_new_tokens,
+        "seed": bench.seed,
+        "model_hash": first.identity,
+        "opponent_hash": second.identity,
+    }
+    return matches, protocol
+
+
+class _Answers(NamedTuple):
+    """Answers in the order of the prompts, why some are missing by number, and a hash of whose they are."""
+
+    texts: list[str | None]
+    reasons: Mapping[str, str]
+    identity: str
+
+
+def _answers(
+    contestant: Contestant, prompts: Sequence[Prompt], sampling: SamplingSection, bench: JudgedBench, ledger: Ledger
+) -> _Answers:
+    name, source = contestant
+    if isinstance(source, Path):
+        outputs = read_outputs(source)
+        return _Answers([outputs.get(prompt.messages[-1].content) for prompt in prompts], {}, file_hash(source))
+    model = bench.open(source, "writes", ledger, where=name)
+    requests = [
+        ChatRequest(
+            key=str(number),
+            messages=prompt.messages,
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            top_k=sampling.top_k,
+            max_tokens=sampling.max_new_tokens,
+            seed=bench.seed,
+        )
+        for number, prompt in enumerate(prompts)
+    ]
+    with model.batches(f"answers of {model.teacher.name}", len(requests)) as batches:
+        replies = replies_to(model.teacher, requests, batches)
+    reasons = {request.key: why_no_answer(replies[request.key]) for request in requests}
+    texts = [None if reasons[request.key] else replies[request.key].text for request in requests]
+    return _Answers(texts, reasons, model.identity)
+
+
+def _reason(contestants: Sequence[Contestant], reasons: Sequence[Mapping[str, str]], key: str) -> str:
+    """Why an answer is missing and whose it is; empty if none is, or if that is not known."""
+    known = [f"{of[key]} ({one.name})" for one, of in zip(contestants, reasons, strict=True) if of.get(key)]
+    return known[0] if known else ""
+
+
+def _up_to(answers: tuple[str | None, ...], turn: int) -> tuple[str | None, ...]:
+    """The answers of the first turns; None where there are too few."""
+    return (*answers[:turn], *[None] * (turn - len(answers[:turn])))

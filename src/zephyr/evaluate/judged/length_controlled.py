@@ -2,7 +2,8 @@
 
 A logistic model without intercept explains the judge's preference by the length difference, the instruction's
 difficulty and a constant of the model; the length term is then set to zero. Source: arXiv 2404.04475 and AlpacaEval,
-alpaca_eval/metrics/glm_winrate.py (there through scikit-learn's liblinear, here solved exactly).
+alpaca_eval/metrics/glm_winrate.py (there by scikit-learn's
+liblinear, here solved exactly: what a library comes to is in docs/decisions/0001-dependencies.md).
 """
 
 import math
@@ -26,7 +27,7 @@ GAMED_WEIGHT = 0.2 / 2
 MAX_STEPS = 200
 
 
-class Weights(NamedTuple):
+class LengthWeights(NamedTuple):
     """The model's three weights; the baseline's are all zero."""
 
     length: float
@@ -34,7 +35,7 @@ class Weights(NamedTuple):
     constant: float
 
 
-class Rows(NamedTuple):
+class JudgedRows(NamedTuple):
     """Judged instructions: the share of the verdict that goes to the model (0 to 1), length term, difficulty."""
 
     preferred: Floats
@@ -47,15 +48,18 @@ class LengthControlled(NamedTuple):
 
     win_rate: float
     standard_error: float
-    weights: Weights
+    weights: LengthWeights
 
 
 def read_difficulty(path: Path) -> list[float]:
-    """The difficulty of every instruction, in AlpacaEval's order, from its instruction_difficulty.csv."""
+    """The difficulty of every instruction, in AlpacaEval's order, from its instruction_difficulty.csv.
+
+    Raises DataError for a row without a number.
+    """
     return [_number(row, "instruction_difficulty") for row in read_rows(path)]
 
 
-def read_gamed(path: Path) -> Rows:
+def read_gamed(path: Path) -> JudgedRows:
     """The rows of AlpacaEval's df_gamed.csv: how its baseline, prompted to be verbose and concise, was judged."""
     rows = list(read_rows(path))
     columns = [
@@ -63,29 +67,29 @@ def read_gamed(path: Path) -> Rows:
         for name in ("preference", "std_delta_len", "instruction_difficulty")
     ]
     judged = np.isfinite(columns[0])
-    return Rows(columns[0][judged], np.tanh(columns[1])[judged], columns[2][judged])
+    return JudgedRows(columns[0][judged], np.tanh(columns[1])[judged], columns[2][judged])
 
 
 def length_terms(reference_lengths: Sequence[int], model_lengths: Sequence[int]) -> Floats:
-    """The standardised differences in characters, each as its tanh; zeros where all differences are equal."""
+    """The standardised differences in characters (n,), each as its tanh; zeros where all differences are equal."""
     difference = np.subtract(reference_lengths, model_lengths).astype(np.float64)
     spread = float(difference.std(ddof=1)) if len(difference) > 1 else 0.0
     return np.tanh(difference / spread) if spread > 0 else np.zeros_like(difference)
 
 
-def predict(weights: Weights, difficulty: Floats, lengths: Floats | float = 0.0) -> Floats:
-    """The model's share of each verdict; at equal lengths, if no length terms are given."""
+def predict(weights: LengthWeights, difficulty: Floats, lengths: Floats | float = 0.0) -> Floats:
+    """The model's share of each verdict (n,); at equal lengths, if no length terms are given."""
     score = weights.length * lengths + weights.difficulty * difficulty + weights.constant
     return _sigmoid(np.asarray(score, dtype=np.float64))
 
 
-def win_rate_between(model: Weights, baseline: Weights, difficulty: Floats) -> float:
+def win_rate_between(model: LengthWeights, baseline: LengthWeights, difficulty: Floats) -> float:
     """The win rate in percent of one fitted model against another, at equal lengths."""
     constant, slope = model.constant - baseline.constant, model.difficulty - baseline.difficulty
     return 100 * float(_sigmoid(constant + slope * difficulty).mean())
 
 
-def length_controlled(rows: Rows, *, all_difficulty: Floats, gamed: Rows | None = None) -> LengthControlled:
+def length_controlled(rows: JudgedRows, *, all_difficulty: Floats, gamed: JudgedRows | None = None) -> LengthControlled:
     """The length-controlled win rate over all instructions, judged or not.
 
     `gamed`: AlpacaEval's rows of its baseline prompted to be verbose and concise, which hold the length weight down.
@@ -96,7 +100,7 @@ def length_controlled(rows: Rows, *, all_difficulty: Floats, gamed: Rows | None 
     return LengthControlled(100 * float(predicted.mean()), 100 * error, weights)
 
 
-def fit(rows: Rows, gamed: Rows | None = None) -> Weights:
+def fit(rows: JudgedRows, gamed: JudgedRows | None = None) -> LengthWeights:
     """The weights, with the L1 strength that 5-fold cross-validation likes best. Raises ValueError without rows."""
     if len(rows.preferred) < NUM_FOLDS:
         raise ValueError(f"need at least {NUM_FOLDS} judged instructions, got {len(rows.preferred)}")
@@ -111,10 +115,10 @@ def fit(rows: Rows, gamed: Rows | None = None) -> Weights:
             start = _solve(features[train], target[train], weight[train], float(strength), start)
             losses[place] += _loss(features[test], target[test], weight[test], start) / test.sum()
     best = float(STRENGTHS[int(np.argmin(losses))])
-    return Weights(*map(float, _solve(features, target, weight, best, np.zeros(features.shape[1]))))
+    return LengthWeights(*map(float, _solve(features, target, weight, best, np.zeros(features.shape[1]))))
 
 
-def _table(rows: Rows, gamed: Rows | None) -> tuple[Floats, Floats, Floats]:
+def _table(rows: JudgedRows, gamed: JudgedRows | None) -> tuple[Floats, Floats, Floats]:
     parts = [(gamed, 0.0, GAMED_WEIGHT)] if gamed is not None else []
     parts.append((rows, 1.0, 1.0))
     features = [

@@ -5,28 +5,48 @@ counted, and nothing stands in for it. Source: arXiv 2306.05685; FastChat, fastc
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
-from zephyr.evaluate.judged.calls import NO_ANSWER, Calling, replies_to, why_no_answer, why_no_verdict
-from zephyr.evaluate.judged.mt_bench_questions import REPORTED_WRONG, Answered, Answers, Question
-from zephyr.evaluate.judged.mt_bench_wording import ScoreWording
+from zephyr.evaluate.judged.bench import (
+    NO_ANSWER,
+    CallBatches,
+    Contestant,
+    JudgedBench,
+    count_causes,
+    file_hash,
+    refuse_scripted,
+    replies_to,
+    why_no_answer,
+    why_no_verdict,
+)
+from zephyr.evaluate.judged.mt_bench_questions import (
+    REPORTED_WRONG,
+    Answered,
+    Answers,
+    MtBench,
+    OwnScores,
+    PublishedScores,
+    Question,
+    ScoreWording,
+    answer_rows,
+    read_answers,
+    read_mt_bench,
+)
 from zephyr.evaluate.judged.score import JudgedScore, Judgment, judged_score
+from zephyr.evaluate.results import Item, Result, write_result
+from zephyr.recipe.teacher_section import SamplingSection
+from zephyr.records.fields import Json
 from zephyr.records.messages import Message, Messages
+from zephyr.records.writing import write_jsonl
+from zephyr.teachers.ledger.ledger import Ledger
 from zephyr.teachers.protocol import ChatRequest, Teacher
 
+MT_BENCH = "mt_bench"
+# The published protocol; temperatures go by category, and top_k was generate's default of that time.
+MT_BENCH_SAMPLING = SamplingSection(top_k=50, top_p=1.0, max_new_tokens=1024)
+JUDGE_MAX_TOKENS = 2048
 LOWEST = 1.0
-
-
-@dataclass(frozen=True)
-class MtBenchSettings:
-    """The published protocol; `seed` is that of sampling."""
-
-    max_tokens: int = 1024
-    judge_max_tokens: int = 2048
-    seed: int = 0
-    top_k: int = 50  # generate's default when the published answers were made
-    top_p: float = 1.0
 
 
 class TurnRating(NamedTuple):
@@ -60,9 +80,12 @@ class MtBenchScores(NamedTuple):
 
 
 def answer_questions(
-    model: Teacher, questions: Sequence[Question], settings: MtBenchSettings, calling: Calling
+    model: Teacher, questions: Sequence[Question], sampling: SamplingSection, batches: CallBatches, *, seed: int = 0
 ) -> Answered:
-    """The model's answers by question, one a turn; None for an answer that failed, and for all that follow it."""
+    """The model's answers by question, one a turn; None for an answer that failed, and for all that follow it.
+
+    The temperature is the category's, not that of `sampling`.
+    """
     answers: dict[int, tuple[str | None, ...]] = {question.number: () for question in questions}
     reasons: dict[str, str] = {}
     for turn in range(max((len(question.turns) for question in questions), default=0)):
@@ -72,14 +95,14 @@ def answer_questions(
                 key=key,
                 messages=_dialogue(question.turns, answers[question.number]),
                 temperature=question.temperature,
-                top_p=settings.top_p,
-                top_k=settings.top_k,
-                max_tokens=settings.max_tokens,
-                seed=settings.seed,
+                top_p=sampling.top_p,
+                top_k=sampling.top_k,
+                max_tokens=sampling.max_new_tokens,
+                seed=seed,
             )
             for key, question in asked.items()
         ]
-        replies = replies_to(model, requests, calling)
+        replies = replies_to(model, requests, batches)
         for question in questions:
             if turn < len(question.turns):
                 reply, key = replies.get(str(question.number)), f"{question.number}/{turn + 1}"
@@ -96,8 +119,9 @@ def rate_answers(
     questions: Sequence[Question],
     judge: Teacher,
     wording: ScoreWording,
-    settings: MtBenchSettings,
-    calling: Calling,
+    batches: CallBatches,
+    *,
+    max_tokens: int = JUDGE_MAX_TOKENS,
 ) -> list[TurnRating]:
     """The judge's rating of every turn of every question, in order; missing ones too."""
     turns = [(question, turn) for question in questions for turn in range(1, len(question.turns) + 1)]
@@ -106,9 +130,9 @@ def rate_answers(
         said = _said(answered.turns, question, turn)
         if said is not None:
             messages = wording.ask(question, said)
-            asked = ChatRequest(f"{question.number}/{turn}", messages, 0.0, 1.0, 0, settings.judge_max_tokens)
+            asked = ChatRequest(f"{question.number}/{turn}", messages, 0.0, 1.0, 0, max_tokens)
             requests.append(asked)
-    replies = replies_to(judge, requests, calling)
+    replies = replies_to(judge, requests, batches)
     found = []
     for question, turn in turns:
         key = f"{question.number}/{turn}"
@@ -140,6 +164,98 @@ def mt_bench_scores(ratings: Sequence[TurnRating], *, seed: int = 0) -> MtBenchS
         turns={str(turn): score([one for one in ratings if one.turn == turn]) for turn in turns},
         categories={name: score([one for one in ratings if one.category == name]) for name in categories},
     )
+
+
+def run_mt_bench(
+    bench: JudgedBench,
+    *,
+    sampling: SamplingSection = MT_BENCH_SAMPLING,
+    judge_max_tokens: int = JUDGE_MAX_TOKENS,
+    published_wording: bool = False,
+    without_wrong_references: bool = False,
+) -> Result:
+    """The result of the first contestant; the run's folder holds answers, judgments, values and scores.
+
+    Raises DataError for files that are not there, and for the scripted judge with published prompts.
+    """
+    assert bench.data is not None
+    questions = read_mt_bench(bench.data, limit=bench.limit, without_wrong=without_wrong_references)
+    wording: ScoreWording = OwnScores(bench.seed)
+    if published_wording:
+        refuse_scripted(bench.judge, "--wording published")
+        wording = PublishedScores(questions.judge_prompts())
+    contestant = bench.contestants[0]
+    with bench.ledgers() as ledgers:
+        answered, model_hash = mt_bench_answers(contestant, questions, sampling, bench, ledgers.answers)
+        write_jsonl(bench.out / "answers.jsonl", answer_rows(answered.turns, contestant.name), replace=True)
+        judge = bench.open_judge(ledgers.judge)
+        with judge.batches("judge", questions.num_turns) as batches:
+            ratings = rate_answers(
+                answered, questions.questions, judge.teacher, wording, batches, max_tokens=judge_max_tokens
+            )
+    write_jsonl(bench.out / "judgments.jsonl", (rating._asdict() for rating in ratings), replace=True)
+    left_out: list[Json] = list(REPORTED_WRONG) if without_wrong_references else []
+    protocol: dict[str, Json] = {
+        **mt_bench_protocol(questions, sampling, seed=bench.seed, judge_max_tokens=judge_max_tokens),
+        "model_hash": model_hash,
+        "judge": judge.teacher.name,
+        "judge_hash": judge.identity,
+        "template": wording.version,
+        "references_left_out": left_out,
+        "swap_consistency": None,
+    }
+    scores: dict[str, Json] = {
+        **_score_fields(mt_bench_scores(ratings, seed=bench.seed)),
+        "missing_causes": dict(count_causes(one.reason for one in ratings)),
+        "empty_answers": sum(answered.turns.get(one.number, ()).count("") for one in questions.questions),
+    }
+    items = [Item(MT_BENCH, one.key, str(one.number), one.category, one.rating) for one in ratings]
+    result = Result(MT_BENCH, contestant.name, protocol, scores, items)
+    write_result(bench.out, result)
+    return result
+
+
+def mt_bench_answers(
+    contestant: Contestant, questions: MtBench, sampling: SamplingSection, bench: JudgedBench, ledger: Ledger
+) -> tuple[Answered, str]:
+    """A contestant's answers, generated or from its file, and a hash of whose they are."""
+    name, source = contestant
+    if isinstance(source, Path):
+        return Answered(read_answers(source), {}), file_hash(source)
+    model = bench.open(source, "writes", ledger, where=name)
+    with model.batches(f"answers of {model.teacher.name}", len(questions.questions)) as batches:
+        answered = answer_questions(model.teacher, questions.questions, sampling, batches, seed=bench.seed)
+    return answered, model.identity
+
+
+def mt_bench_protocol(
+    questions: MtBench, sampling: SamplingSection, *, seed: int, judge_max_tokens: int = JUDGE_MAX_TOKENS
+) -> dict[str, Json]:
+    """What answers and judgments depend on besides who writes them."""
+    return {
+        "questions": len(questions.questions),
+        "questions_hash": file_hash(questions.files.questions),
+        "references_hash": file_hash(questions.files.references),
+        "temperature": "by category",
+        "top_p": sampling.top_p,
+        "top_k": sampling.top_k,
+        "max_new_tokens": sampling.max_new_tokens,
+        "judge_max_tokens": judge_max_tokens,
+        "judge_temperature": 0.0,
+        "seed": seed,
+    }
+
+
+def _score_fields(scores: MtBenchScores) -> dict[str, Json]:
+    """All scores by the names they have in results."""
+    named = {
+        "as_published": scores.as_published,
+        **{f"turn_{turn}": score for turn, score in scores.turns.items()},
+        "failures_counted": scores.failures_counted,
+        "without_reported_wrong": scores.without_reported_wrong,
+        **scores.categories,
+    }
+    return {name: dict(score.fields()) for name, score in named.items()}
 
 
 def _dialogue(turns: Sequence[str], answers: Sequence[str | None]) -> Messages:

@@ -1,14 +1,19 @@
-"""MT-Bench's questions and reference answers, from the files that FastChat distributes, and models' answers to them.
+"""MT-Bench's questions, reference answers and judge prompts, from the files that FastChat distributes.
 
+Answers are put to a judge by the published prompts, or in our own fenced wording.
 Source: FastChat, fastchat/llm_judge (arXiv 2306.05685).
 """
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from zephyr.errors import DataError
+from zephyr.judging import JUDGE_TEMPLATE_VERSION, OVERALL, ParseFailure, RatingQuestion, ask, fence_word, parse_reply
+from zephyr.judging.parsing import published_score
+from zephyr.judging.published_prompts import JudgePrompts, read_judge_prompts
 from zephyr.records.fields import Json, Row
+from zephyr.records.messages import Message, Messages
 from zephyr.records.reading import read_rows
 
 NUM_QUESTIONS = 80
@@ -27,6 +32,8 @@ OTHER_TEMPERATURE = 0.7
 WITH_REFERENCE = frozenset({"reasoning", "math", "coding"})
 # Reference answers found wrong in at least one turn by two people who checked all 30: FastChat, pull request 3158.
 REPORTED_WRONG = (104, 105, 109, 111, 113, 114, 120, 122, 124, 125, 126, 128, 130)
+
+PUBLISHED_SINGLE = ("single-v1", "single-math-v1", "single-v1-multi-turn", "single-math-v1-multi-turn")
 
 _SOURCE = "FastChat's fastchat/llm_judge/data/mt_bench (github.com/lm-sys/FastChat)"
 
@@ -60,6 +67,31 @@ class BenchFiles(NamedTuple):
     questions: Path
     references: Path
     judge_prompts: Path | None
+
+
+class MtBench(NamedTuple):
+    """The benchmark's files and the questions that are asked."""
+
+    files: BenchFiles
+    questions: list[Question]
+
+    def judge_prompts(self) -> JudgePrompts:
+        """FastChat's judge prompts. Raises DataError without its file."""
+        if self.files.judge_prompts is None:
+            remedy = "get it from FastChat's fastchat/llm_judge/data and put it into --data, or use --wording own"
+            raise DataError("--wording published", "there is no judge_prompts.jsonl", remedy)
+        return read_judge_prompts(self.files.judge_prompts, PUBLISHED_SINGLE)
+
+    @property
+    def num_turns(self) -> int:
+        """Of all questions together."""
+        return sum(len(question.turns) for question in self.questions)
+
+
+def read_mt_bench(data: Path, *, limit: int | None = None, without_wrong: bool = False) -> MtBench:
+    """The benchmark in a folder, its first `limit` questions. Raises DataError for files that are not there."""
+    files = find_files(data)
+    return MtBench(files, read_questions(files, without_wrong=without_wrong)[:limit])
 
 
 def find_files(folder: Path) -> BenchFiles:
@@ -129,3 +161,64 @@ def _number(row: Row) -> int:
 def _first(folders: Iterable[Path], names: Iterable[str]) -> Path | None:
     places = [folder / name for folder in folders for name in names]
     return next((place for place in places if place.is_file()), None)
+
+
+# ---- how answers are put to a judge ----
+
+
+class ScoreWording(Protocol):
+    """A way to have one answer rated from 1 to 10; `version` names its texts."""
+
+    @property
+    def version(self) -> str: ...
+
+    def ask(self, question: Question, answers: tuple[str, ...]) -> Messages:
+        """What the judge is asked about the last of these answers."""
+
+    def read(self, reply: str) -> float | None:
+        """The rating in the judge's reply, None if it holds none."""
+
+
+class PublishedScores:
+    """FastChat's single-answer prompts and their reading of replies."""
+
+    def __init__(self, prompts: JudgePrompts) -> None:
+        self.version = prompts.version
+        self._prompts = prompts.by_name
+
+    def ask(self, question: Question, answers: tuple[str, ...]) -> Messages:
+        """See ScoreWording."""
+        kind = "single-math-v1" if question.references else "single-v1"
+        references = {f"ref_answer_{turn}": text for turn, text in enumerate(question.references, start=1)}
+        if len(answers) == 1:
+            texts = {"question": question.turns[0], "answer": answers[0], **references}
+            return self._prompts[kind].messages(texts)
+        asked = {f"question_{turn}": text for turn, text in enumerate(question.turns, start=1)}
+        answered = {f"answer_{turn}": text for turn, text in enumerate(answers, start=1)}
+        return self._prompts[f"{kind}-multi-turn"].messages({**asked, **answered, **references})
+
+    def read(self, reply: str) -> float | None:
+        """See ScoreWording."""
+        return published_score(reply)
+
+
+class OwnScores(NamedTuple):
+    """Our own critique with a mark: fenced texts, and a rating that only the last line can give."""
+
+    seed: int = 0
+    version: str = f"own overall {JUDGE_TEMPLATE_VERSION}"
+
+    def ask(self, question: Question, answers: tuple[str, ...]) -> Messages:
+        """See ScoreWording."""
+        said: list[Message] = []
+        for turn, answer in zip(question.turns, answers, strict=False):
+            said += [Message("user", turn), Message("assistant", answer)]
+        references = question.references[: len(answers)]
+        notes = [f"Reference answer to user turn {turn}:\n{text}" for turn, text in enumerate(references, start=1)]
+        asked = RatingQuestion(OVERALL, tuple(said[:-1]), (answers[-1],), "\n\n".join(notes))
+        return ask(asked, nonce=fence_word(asked, seed=self.seed))
+
+    def read(self, reply: str) -> float | None:
+        """See ScoreWording."""
+        read = parse_reply(OVERALL, reply, 1)
+        return None if isinstance(read, ParseFailure) else read[0].score

@@ -6,7 +6,7 @@ import math
 import pytest
 
 from zephyr.errors import DataError
-from zephyr.evaluate.judged.alpaca_eval_annotations import chosen, mean_and_error, read_annotations, win_rates
+from zephyr.evaluate.judged.alpaca_eval_files import choose_annotations, mean_and_error, read_annotations, win_rates
 
 MODEL = {"generator_1": "base", "generator_2": "mine", "annotator": "judge"}
 
@@ -51,8 +51,8 @@ def test_an_instruction_comes_once(tmp_path):
 def test_names_that_are_not_there(tmp_path):
     judged = read_annotations(written(tmp_path, [1]))
     with pytest.raises(DataError, match="got 'mne'; did you mean 'mine'"):
-        chosen(judged, model="mne", annotator=None)
-    assert list(chosen(judged, model="mine", annotator="judge")) == [("mine", "judge")]
+        choose_annotations(judged, model="mne", annotator=None)
+    assert list(choose_annotations(judged, model="mine", annotator="judge")) == [("mine", "judge")]
 
 
 def test_published_win_rates(shared_data):

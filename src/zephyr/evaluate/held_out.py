@@ -1,8 +1,9 @@
-"""Held-out preference metrics: how often and by how much a policy prefers what the judge preferred.
+"""Metrics on held-out rows: the perplexity of dialogues, and how often and by how much a policy prefers as the judge.
 
 The reward of an answer is beta times the policy's log-prob of it minus the reference's, as in training.
 """
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -13,7 +14,7 @@ from torch import Tensor
 from zephyr.intervals import Estimate, bootstrap_mean
 from zephyr.models.batch_scoring import device_of, score_table
 from zephyr.models.scorer import CausalLM, ForestScorer
-from zephyr.trees.forest import Ids, completion_scored
+from zephyr.trees.forest import Ids, ScoredSequence, completion_scored
 
 
 class Pair(NamedTuple):
@@ -72,3 +73,25 @@ def preference_metrics(
         chosen_logps=float(torch.mean(logps[:, 0])),
         rejected_logps=float(torch.mean(logps[:, 1])),
     )
+
+
+class Perplexity(NamedTuple):
+    """exp of the mean negative log-prob of the scored tokens."""
+
+    perplexity: float
+    num_tokens: int
+
+
+def perplexity(model: CausalLM, sequences: Sequence[ScoredSequence], *, max_tokens: int) -> Perplexity:
+    """The perplexity of the scored tokens of all sequences, at most `max_tokens` tokens at a time.
+
+    Raises ValueError where no token is scored.
+    """
+    if not sequences:
+        raise ValueError("need at least one sequence")
+    scorer = ForestScorer(model)
+    table = score_table(scorer, [[one] for one in sequences], max_tokens=max_tokens, device=device_of(scorer))
+    num_tokens = int(table.num_tokens.sum())
+    if num_tokens == 0:
+        raise ValueError("no token of these sequences is scored")
+    return Perplexity(math.exp(-float(table.logps.sum()) / num_tokens), num_tokens)

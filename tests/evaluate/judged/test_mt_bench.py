@@ -3,24 +3,32 @@
 import pytest
 
 from zephyr.errors import DataError
-from zephyr.evaluate.judged.calls import Calling, count_causes, why_no_answer
-from zephyr.evaluate.judged.mt_bench import MtBenchSettings, TurnRating, answer_questions, mt_bench_scores, rate_answers
+from zephyr.evaluate.judged.bench import CallBatches, count_causes, why_no_answer
+from zephyr.evaluate.judged.mt_bench import (
+    MT_BENCH_SAMPLING,
+    TurnRating,
+    answer_questions,
+    mt_bench_scores,
+    rate_answers,
+)
 from zephyr.evaluate.judged.mt_bench_questions import (
+    PUBLISHED_SINGLE,
     Answered,
+    OwnScores,
+    PublishedScores,
     Question,
     answer_rows,
     find_files,
     read_answers,
     read_questions,
 )
-from zephyr.evaluate.judged.mt_bench_wording import PUBLISHED_SINGLE, OwnScores, PublishedScores
 from zephyr.judging import Rating, read_rating_question, write_reply
 from zephyr.judging.published_prompts import read_judge_prompts
 from zephyr.records.messages import Message
 from zephyr.records.writing import write_jsonl
 from zephyr.teachers.protocol import ChatReply
 
-SETTINGS = MtBenchSettings(max_tokens=9)
+SAMPLING = MT_BENCH_SAMPLING.model_copy(update={"max_new_tokens": 9})
 QUESTIONS = [
     Question(81, "writing", ("Write.", "Shorten.")),
     Question(111, "math", ("1 + 1?", "And 1 more?"), ("2", "3")),
@@ -78,7 +86,7 @@ def test_aggregation_without_failures():
 
 def test_turn_2_is_asked_on_the_models_own_answer():
     model = Recording(lambda request: f" so {len(request.messages)} ")
-    answers = answer_questions(model, QUESTIONS, SETTINGS, Calling(together=1))
+    answers = answer_questions(model, QUESTIONS, SAMPLING, CallBatches(1))
     assert answers == Answered({81: ("so 1", "so 3"), 111: ("so 1", "so 3")}, {})
     last = model.requests[-1]
     assert last.messages == (Message("user", "1 + 1?"), Message("assistant", "so 1"), Message("user", "And 1 more?"))
@@ -88,10 +96,10 @@ def test_turn_2_is_asked_on_the_models_own_answer():
 
 def test_an_answer_that_fails_is_neither_continued_nor_judged():
     model = Recording(lambda request: None if "Write." in request.messages[0].content else "2")
-    answers = answer_questions(model, QUESTIONS, SETTINGS, Calling())
+    answers = answer_questions(model, QUESTIONS, SAMPLING, CallBatches())
     assert answers.turns == {81: (None, None), 111: ("2", "2")}
     judge = Recording(lambda _: write_reply("overall", [Rating(8, "Right.")]))
-    found = rate_answers(answers, QUESTIONS, judge, OwnScores(), SETTINGS, Calling())
+    found = rate_answers(answers, QUESTIONS, judge, OwnScores(), CallBatches())
     assert [(one.key, one.rating, one.reason) for one in found] == [
         ("81/1", None, "error of the model: down"),
         ("81/2", None, "error of the model: down"),
@@ -111,7 +119,7 @@ def test_missing_judgments_say_why_and_are_counted_by_cause():
     assert why_no_answer(ChatReply("", "", "stop")) == ""
     # Of four turns one is answered without a rating, one call fails, and two answers are not in the file.
     judge = Recording(lambda request: None if "Shorten." in str(request.messages) else "Rating: none")
-    found = rate_answers(Answered({81: ("", "b")}, {}), QUESTIONS, judge, OwnScores(), SETTINGS, Calling())
+    found = rate_answers(Answered({81: ("", "b")}, {}), QUESTIONS, judge, OwnScores(), CallBatches())
     assert [one.reason for one in found] == [
         "no rating in the judge's reply",
         "failed judge call: down",
@@ -130,7 +138,7 @@ def test_missing_judgments_say_why_and_are_counted_by_cause():
 def test_own_wording_asks_about_the_last_answer_with_references_so_far():
     judge = Recording(lambda _: "no form at all")
     given = Answered({111: ("two", "three")}, {})
-    found = rate_answers(given, QUESTIONS[1:], judge, OwnScores(), SETTINGS, Calling())
+    found = rate_answers(given, QUESTIONS[1:], judge, OwnScores(), CallBatches())
     assert [(one.rating, one.reason) for one in found] == [(None, "no rating in the judge's reply")] * 2
     first, second = (read_rating_question(request.messages) for request in judge.requests)
     assert first.answers == ("two",)

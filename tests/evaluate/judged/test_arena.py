@@ -5,20 +5,19 @@ import json
 import pytest
 
 from zephyr.evaluate.judged.alpaca_eval import (
-    AnswerSettings,
-    Instruction,
+    ALPACA_EVAL_SAMPLING,
     InstructionAnswers,
     alpaca_eval_scores,
     answer_instructions,
     matches_of,
     model_share,
     published_order,
-    read_instructions,
 )
-from zephyr.evaluate.judged.arena import Game, Match, Played, arena_scores, missing_causes, play
-from zephyr.evaluate.judged.arena_wording import PUBLISHED_PAIR, OwnPairs, PublishedPairs, RankedPairs, WeightedPairs
-from zephyr.evaluate.judged.calls import Calling
+from zephyr.evaluate.judged.alpaca_eval_files import Instruction, read_instructions
+from zephyr.evaluate.judged.arena import Game, Played, arena_scores, missing_causes, play
+from zephyr.evaluate.judged.bench import CallBatches
 from zephyr.evaluate.judged.mt_bench_questions import find_files
+from zephyr.evaluate.judged.pairs import PUBLISHED_PAIR, Match, OwnPairs, PublishedPairs, RankedPairs, WeightedPairs
 from zephyr.judging.parsing import write_verdict
 from zephyr.judging.published_prompts import TurnsPrompt, read_judge_prompts
 from zephyr.judging.questions import read_comparison
@@ -61,14 +60,14 @@ def likes(word):
 
 def test_a_fair_judge_is_consistent_and_a_biased_one_is_seen_through():
     matches = [match("1"), match("2", "bad", "good"), match("3", "bad 1", "bad 2")]
-    scores = arena_scores(play(matches, likes("good"), OwnPairs(), Calling()))
+    scores = arena_scores(play(matches, likes("good"), OwnPairs(), CallBatches()))
     assert (scores.wins, scores.losses, scores.ties) == (1, 1, 1)
     assert scores.win_rate.score == pytest.approx(100 / 3)
     assert scores.adjusted.score == pytest.approx(50)
     assert (scores.swap_consistency, scores.shown_first) == (100.0, 50.0)
 
     biased = Judging(lambda _: write_verdict("first", "It comes first."))
-    scores = arena_scores(play(matches, biased, OwnPairs(), Calling()))
+    scores = arena_scores(play(matches, biased, OwnPairs(), CallBatches()))
     assert (scores.wins, scores.losses, scores.ties) == (0, 0, 3)
     assert (scores.swap_consistency, scores.shown_first) == (0.0, 100.0)
 
@@ -93,7 +92,7 @@ def test_two_games_make_a_match(given, swapped, share):
 def test_equal_and_missing_answers_are_not_judged():
     judge = likes("good")
     matches = [match("1", "same", "same"), match("2", None, "good"), match("3")]
-    played = play(matches, judge, OwnPairs(), Calling())
+    played = play(matches, judge, OwnPairs(), CallBatches())
     assert judge.num_asked == 2
     assert [one.share for one in played] == [0.5, None, 1.0]
     assert [game.reason for game in played[1].games] == ["no answer in the file"] * 2
@@ -104,7 +103,7 @@ def test_equal_and_missing_answers_are_not_judged():
 
 def test_one_order_alone():
     judge = likes("good")
-    played = play([match("1"), match("2")], judge, OwnPairs(), Calling(), orders={"1": "given", "2": "swapped"})
+    played = play([match("1"), match("2")], judge, OwnPairs(), CallBatches(), orders={"1": "given", "2": "swapped"})
     assert judge.num_asked == 2
     assert [(one.given is None, one.swapped is None) for one in played] == [(False, True), (True, False)]
     assert [one.share for one in played] == [1.0, 1.0]
@@ -113,11 +112,11 @@ def test_one_order_alone():
 
 
 def test_verdicts_that_do_not_come_are_missing():
-    played = play([match("1")], Judging(lambda _: None), OwnPairs(), Calling())
+    played = play([match("1")], Judging(lambda _: None), OwnPairs(), CallBatches())
     assert [game.reason for game in played[0].games] == ["failed judge call: down"] * 2
     # Counted are matches, not their games.
     assert missing_causes(played) == {"failed judge call": 1}
-    played = play([match("1")], Judging(lambda _: "A, I think."), OwnPairs(), Calling())
+    played = play([match("1")], Judging(lambda _: "A, I think."), OwnPairs(), CallBatches())
     assert arena_scores(played).win_rate.fields()["label"] == "incomplete"
 
 
@@ -145,9 +144,9 @@ def test_alpaca_eval_keeps_why_an_answer_is_missing():
                 )
 
     instructions = [Instruction("Long", "b", ""), Instruction("Short", "b", "")]
-    answers = answer_instructions(Model(), instructions, AnswerSettings(), Calling())
+    answers = answer_instructions(Model(), instructions, ALPACA_EVAL_SAMPLING, CallBatches())
     assert answers.texts == {"Long": None, "Short": ""}
-    played = play(matches_of(instructions, answers), likes("b"), OwnPairs(), Calling())
+    played = play(matches_of(instructions, answers), likes("b"), OwnPairs(), CallBatches())
     reason = "prompt too long: 9 tokens and 9 new ones exceed 9"
     assert [game.reason for game in played[0].games] == [reason, reason]
     # An empty answer is an answer, and loses.
@@ -165,7 +164,7 @@ def test_published_orders_are_those_of_alpaca_eval():
 def test_alpaca_eval_scores_of_a_model_that_wins_three_of_four():
     instructions = [Instruction(f"Task {n}", "b" * 10, "koala" if n % 2 else "vicuna") for n in range(40)]
     answers = {one.text: "good" + "!" * (n % 7) if n % 4 else "bad" for n, one in enumerate(instructions)}
-    played = play(matches_of(instructions, InstructionAnswers(answers, {})), likes("good"), OwnPairs(), Calling())
+    played = play(matches_of(instructions, InstructionAnswers(answers, {})), likes("good"), OwnPairs(), CallBatches())
     scores = alpaca_eval_scores(played, difficulty=None)
     # The baseline lacks the word, and where both lack it the judge ties.
     assert scores.as_published.score == pytest.approx(75 + 25 / 2)

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from zephyr.evaluate.perplexity import perplexity
-from zephyr.evaluate.preference import Pair, answer_logps, preference_metrics, prompt_numbers
+from zephyr.evaluate.held_out import Pair, answer_logps, perplexity, preference_metrics, prompt_numbers
 from zephyr.models.tiny import tiny_model
 from zephyr.trees.forest import all_scored
 

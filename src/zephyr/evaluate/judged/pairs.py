@@ -1,18 +1,46 @@
-"""How two answers are put to a judge, and how its verdict is read: MT-Bench's prompts, AlpacaEval's, or our own."""
+"""Two assistants' answers to a prompt, how they are put to a judge, and how its verdict is read.
+
+The wording is that of MT-Bench's prompts, of AlpacaEval's, or our own.
+"""
 
 import json
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from zephyr.judging.parsing import Winner, published_winner, ranked_preference, read_verdict, token_preference
 from zephyr.judging.published_prompts import JudgePrompts, TurnsPrompt
 from zephyr.judging.questions import JUDGE_TEMPLATE_VERSION, ComparisonQuestion, ask_comparison
 from zephyr.records.messages import Messages
 
-if TYPE_CHECKING:
-    from zephyr.evaluate.judged.arena import Match
-
 PUBLISHED_PAIR = ("pair-v2", "pair-math-v1", "pair-v2-multi-turn", "pair-math-v1-multi-turn")
 _SHARES: dict[Winner, float] = {"first": 1.0, "tie": 0.5, "second": 0.0}
+
+
+class Match(NamedTuple):
+    """The answers of assistants A and B to a user's turns; None where an answer failed to come.
+
+    `prompt` names what is drawn together in intervals: the turns of one question have one. `context` was said
+    before the first turn; `reason` is why an answer is missing.
+    """
+
+    key: str
+    prompt: str
+    category: str
+    turns: tuple[str, ...]
+    first: tuple[str | None, ...]
+    second: tuple[str | None, ...]
+    references: tuple[str, ...] = ()
+    context: Messages = ()
+    reason: str = ""
+
+    @property
+    def swapped(self) -> "Match":
+        """The match with its assistants exchanged."""
+        return self._replace(first=self.second, second=self.first)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether no answer is missing."""
+        return None not in (*self.first, *self.second)
 
 
 class PairWording(Protocol):
@@ -30,7 +58,7 @@ class PairWording(Protocol):
     @property
     def top_logprobs(self) -> int: ...
 
-    def ask(self, match: "Match") -> Messages:
+    def ask(self, match: Match) -> Messages:
         """What the judge is asked about a whole match."""
 
     def read(self, reply: str) -> float | None:
@@ -46,7 +74,7 @@ class OwnPairs(NamedTuple):
     max_tokens: int = 2048
     top_logprobs: int = 0
 
-    def ask(self, match: "Match") -> Messages:
+    def ask(self, match: Match) -> Messages:
         """See PairWording."""
         first, second = _whole(match)
         return ask_comparison(
@@ -67,7 +95,7 @@ class PublishedPairs(NamedTuple):
     max_tokens: int = 2048
     top_logprobs: int = 0
 
-    def ask(self, match: "Match") -> Messages:
+    def ask(self, match: Match) -> Messages:
         """See PairWording."""
         first, second = _whole(match)
         kind = "pair-math-v1" if match.references else "pair-v2"
@@ -93,7 +121,7 @@ class RankedPairs(NamedTuple):
     max_tokens: int = 100
     top_logprobs: int = 0
 
-    def ask(self, match: "Match") -> Messages:
+    def ask(self, match: Match) -> Messages:
         """See PairWording."""
         return _ask_alpaca(self.prompt, match)
 
@@ -112,7 +140,7 @@ class WeightedPairs(NamedTuple):
     max_tokens: int = 1
     top_logprobs: int = 5
 
-    def ask(self, match: "Match") -> Messages:
+    def ask(self, match: Match) -> Messages:
         """See PairWording."""
         return _ask_alpaca(self.prompt, match)
 
@@ -126,18 +154,18 @@ class WeightedPairs(NamedTuple):
         return None if preference is None else 2 - preference
 
 
-def _ask_alpaca(prompt: TurnsPrompt, match: "Match") -> Messages:
+def _ask_alpaca(prompt: TurnsPrompt, match: Match) -> Messages:
     first, second = _whole(match)
     return prompt.messages({"instruction": _question(match), "output_1": first[-1], "output_2": second[-1]})
 
 
-def _question(match: "Match") -> str:
+def _question(match: Match) -> str:
     """The first turn, with what was said before it written out: published prompts have no place for that."""
     earlier = [f"{message.role}: {message.content}" for message in match.context]
     return "\n\n".join([*earlier, f"user: {match.turns[0]}"]) if earlier else match.turns[0]
 
 
-def _whole(match: "Match") -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _whole(match: Match) -> tuple[tuple[str, ...], tuple[str, ...]]:
     assert match.is_whole
     first = tuple(answer or "" for answer in match.first)
     return first, tuple(answer or "" for answer in match.second)

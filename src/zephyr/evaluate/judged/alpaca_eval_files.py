@@ -1,4 +1,4 @@
-"""AlpacaEval's annotations, as its authors and everybody else publish them, and the win rates they come to.
+"""AlpacaEval's files: instructions with outputs, and published annotations with the win rates they come to.
 
 A preference is 1 if the first output (the baseline's) is better, 2 if the second (the model's) is, 1.5 for a tie, which
 older files write as 0; weighted judges give numbers between. Anything that is null is a judgment that failed.
@@ -8,13 +8,25 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from zephyr.errors import DataError, did_you_mean
 from zephyr.records.fields import SHOWN_FAULTS, Json, Row, brief
 from zephyr.records.reading import read_rows
 
-TIE = 1.5
+Version = Literal["1", "2"]
+# The file of the baseline's answers, which hold the instructions too, as AlpacaEval distributes them.
+BASELINES: Mapping[Version, str] = {"1": "text_davinci_003_outputs.json", "2": "gpt4_1106_preview_outputs.json"}
+_SOURCE = "the data set tatsu-lab/alpaca_eval on the hub"
+_TIE = 1.5
+
+
+class Instruction(NamedTuple):
+    """One instruction with the baseline's answer; `subset` is the collection that it comes from."""
+
+    text: str
+    baseline: str
+    subset: str
 
 
 class Annotation(NamedTuple):
@@ -44,6 +56,34 @@ class WinRate(NamedTuple):
 Judged = Mapping[tuple[str, str], Sequence[Annotation]]  # by model and annotator
 
 
+def read_instructions(path: Path) -> list[Instruction]:
+    """The instructions in a file of a baseline's outputs. Raises DataError."""
+    found = []
+    for row in read_rows(path):
+        text, output, subset = (row.fields.get(name) for name in ("instruction", "output", "dataset"))
+        if not isinstance(text, str) or not isinstance(output, str):
+            raise DataError(row.name, "has no instruction or output", f"use a file of {_SOURCE}")
+        found.append(Instruction(text, output, subset if isinstance(subset, str) else ""))
+    if len({one.text for one in found}) < len(found):
+        raise DataError(path.name, "has an instruction twice", "name a file with one output for every instruction")
+    return found
+
+
+def find_baseline(folder: Path, version: Version) -> Path:
+    """The file of that version's baseline in a folder or its part `alpaca_eval`; DataError if it is not there."""
+    name = BASELINES[version]
+    for place in (folder, folder / "alpaca_eval"):
+        for path in (place / name, place / f"{name}.gz"):
+            if path.is_file():
+                return path
+    raise DataError(str(folder), f"there is no {name} of AlpacaEval", f"get it from {_SOURCE}, name it by --data")
+
+
+def read_outputs(path: Path) -> dict[str, str]:
+    """A model's outputs by instruction, from a file in AlpacaEval's form."""
+    return {one.text: one.baseline for one in read_instructions(path)}
+
+
 def read_annotations(path: Path) -> Judged:
     """The annotations of a file, by model and annotator; DataError if a row is none, or an instruction comes twice."""
     found: dict[tuple[str, str], dict[str, Annotation]] = {}
@@ -68,7 +108,7 @@ def read_annotations(path: Path) -> Judged:
     return {key: tuple(of_model.values()) for key, of_model in found.items()}
 
 
-def chosen(judged: Judged, *, model: str | None, annotator: str | None) -> Judged:
+def choose_annotations(judged: Judged, *, model: str | None, annotator: str | None) -> Judged:
     """Those of one model, one annotator, or both; DataError if there are none."""
     for name, wanted, place in (("--model", model, 0), ("--annotator", annotator, 1)):
         known = {key[place] for key in judged}
@@ -97,7 +137,7 @@ def _win_rate(model: str, annotator: str, rows: Sequence[Annotation], num_asked:
     preferences = [row.preference for row in rows if row.preference is not None]
     n = len(preferences)
     mean, error = mean_and_error([100 * (preference - 1) for preference in preferences])
-    wins, losses = sum(p > TIE for p in preferences), sum(p < TIE for p in preferences)
+    wins, losses = sum(p > _TIE for p in preferences), sum(p < _TIE for p in preferences)
     ties = n - wins - losses
     discrete = 100 * (wins + ties / 2) / n if n else None
     return WinRate(model, annotator, mean, error, n, num_asked - n, wins, losses, ties, discrete)
@@ -128,7 +168,7 @@ def _preference(value: Json) -> float | str | None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or not (value == 0 or 1 <= value <= 2):
         return brief(value)
-    return TIE if value == 0 else float(value)
+    return _TIE if value == 0 else float(value)
 
 
 def _length(output: Json) -> int | None:
