@@ -18,7 +18,7 @@ from zephyr.recipe.teacher_section import LocalSection, ScriptedSection, Teacher
 from zephyr.runs.layout import LEDGER
 from zephyr.teachers.ledger.ledger import Ledger
 from zephyr.teachers.ledger.prices import cap_of
-from zephyr.teachers.opening import TEACHER_FILES, Role, TeacherContext, open_teacher, parse_teacher
+from zephyr.teachers.opening import TEACHER_FILES, TeacherContext, TeacherRole, open_teacher, parse_teacher
 from zephyr.teachers.protocol import ChatReply, ChatRequest, Teacher, paired
 
 ANSWERS_FORM = "answers:"
@@ -110,7 +110,7 @@ class JudgedBench:
         """The judge. Raises what `open_teacher` does."""
         return self.open(self.judge, "rates", ledger, where="judge")
 
-    def open(self, section: TeacherSection, role: Role, ledger: Ledger, *, where: str) -> Respondent:
+    def open(self, section: TeacherSection, role: TeacherRole, ledger: Ledger, *, where: str) -> Respondent:
         """The teacher with its answers kept in the ledger. Raises what `open_teacher` does."""
         context = TeacherContext(self.seed, self.offline, cache_tokens=self.cache_tokens)
         opened = open_teacher(section, role, context, where=where)
