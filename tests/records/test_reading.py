@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from zephyr.errors import DataError
 from zephyr.records.fields import Row, RowFault
-from zephyr.records.reading import READERS, find_files, read_items, read_rows
+from zephyr.records.reading import READERS, data_files, read_items, read_rows
 
 ROWS = [{"prompt": "a"}, {"prompt": 'ü, "b"'}, {"prompt": "c\nd"}]
 
@@ -117,14 +117,14 @@ def test_a_folder_gives_its_data_files_in_order(tmp_path):
     for name in ("b.jsonl", "a.csv.gz", "c.txt", "README.md", ".hidden.jsonl", "dataset_info.json"):
         (tmp_path / name).write_bytes(b"")
     (tmp_path / "sub.jsonl").mkdir()
-    assert [file.name for file in find_files(tmp_path)] == ["a.csv.gz", "b.jsonl", "c.txt"]
+    assert [file.name for file in data_files(tmp_path)] == ["a.csv.gz", "b.jsonl", "c.txt"]
 
 
 def test_a_glob_gives_what_it_matches(tmp_path):
     for name in ("x/train-1.jsonl", "x/train-0.jsonl", "y/train-2.jsonl", "y/test-0.jsonl"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"")
-    found = find_files(tmp_path / "*" / "train-*.jsonl")
+    found = data_files(tmp_path / "*" / "train-*.jsonl")
     assert [file.name for file in found] == ["train-0.jsonl", "train-1.jsonl", "train-2.jsonl"]
 
 
@@ -141,7 +141,7 @@ def test_a_path_that_is_not_there_names_the_nearest(tmp_path, path, message):
     (tmp_path / "chats.jsonl").write_bytes(b"")
     (tmp_path / "data").mkdir()
     with pytest.raises(DataError) as caught:
-        find_files(tmp_path / path)
+        data_files(tmp_path / path)
     assert message.format(folder=tmp_path) in str(caught.value)
 
 

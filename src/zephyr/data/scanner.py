@@ -82,23 +82,23 @@ class ScanReport:
 
     def lines(self) -> list[str]:
         """A summary of at most 15 lines: the number of rows, each defect found, and the effect of length."""
-        told = [f"{self.rows:,} rows with {self.answers:,} answers scanned"]
+        lines = [f"{self.rows:,} rows with {self.answers:,} answers scanned"]
         found = [finding for finding in self.findings.values() if finding.tally.count]
-        told += [f"  {finding.line()}" for finding in found]
+        lines += [f"  {finding.line()}" for finding in found]
         if self.repairs.get("score_1") or self.repairs.get("needs_judge"):
-            told.append(
+            lines.append(
                 f"  the published repair would make {self.repairs['score_1']:,} of these 10s a 1, "
                 f"ask a judge about {self.repairs['needs_judge']:,} and keep {self.repairs['kept']:,}"
             )
         if self.longer_wins is not None:
             share, low, high, n = self.longer_wins
             warning = ": length alone predicts the preference" if low > LENGTH_WARNING else ""
-            told.append(
+            lines.append(
                 f"  the longer answer is preferred in {share:.1%} ({low:.1%} to {high:.1%}) of {n:,} rows{warning}"
             )
         if not found:
-            told.append("  no defect found")
-        return told
+            lines.append("  no defect found")
+        return lines
 
     def to_fields(self) -> dict[str, Json]:
         """The report as JSON has it."""

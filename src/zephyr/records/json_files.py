@@ -18,7 +18,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 _SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
-def read_jsonl(path: Path, name: str) -> Iterator[Row | RowFault]:
+def read_jsonl_rows(path: Path, name: str) -> Iterator[Row | RowFault]:
     """The rows of a file with one JSON object a line; empty lines are skipped."""
     with opened(path, name) as file:
         for line in lines_of(file):
@@ -26,12 +26,12 @@ def read_jsonl(path: Path, name: str) -> Iterator[Row | RowFault]:
                 yield _line_row(line, f"{name} row {line.number}")
 
 
-def read_json(path: Path, name: str) -> Iterator[Row | RowFault]:
+def read_json_rows(path: Path, name: str) -> Iterator[Row | RowFault]:
     """The rows of a JSON file: an array of objects, an object with such an array, or JSON lines despite the name."""
     if _Characters.first(path, name) == "[":
         yield from _array_rows(path, name)
     elif _is_lines(path, name):
-        yield from read_jsonl(path, name)
+        yield from read_jsonl_rows(path, name)
     else:
         yield from _object_rows(path, name)
 

@@ -10,16 +10,16 @@ from pathlib import Path
 
 from zephyr.errors import DataError, did_you_mean
 from zephyr.records.fields import Json, Row, RowFault, listed, printable
-from zephyr.records.json_files import read_json, read_jsonl
+from zephyr.records.json_files import read_json_rows, read_jsonl_rows
 from zephyr.records.tables import read_csv, read_parquet
 from zephyr.records.text_files import read_text
 
-__all__ = ["Json", "Row", "RowFault", "find_files", "read_items", "read_rows"]
+__all__ = ["Json", "Row", "RowFault", "data_files", "read_items", "read_rows"]
 
 READERS: dict[str, Callable[[Path, str], Iterator[Row | RowFault]]] = {
-    ".jsonl": read_jsonl,
-    ".ndjson": read_jsonl,
-    ".json": read_json,
+    ".jsonl": read_jsonl_rows,
+    ".ndjson": read_jsonl_rows,
+    ".json": read_json_rows,
     ".csv": partial(read_csv, delimiter=","),
     ".tsv": partial(read_csv, delimiter="\t"),
     ".parquet": read_parquet,
@@ -32,7 +32,7 @@ _GLOB = frozenset("*?[")
 
 def read_rows(path: Path) -> Iterator[Row]:
     """The rows of a file, or of the files of a folder or glob. Raises DataError at the first that cannot be read."""
-    for file in find_files(path):
+    for file in data_files(path):
         for item in read_items(file):
             if isinstance(item, RowFault):
                 raise DataError(item.name, item.what, "fix the row, or remove it")
@@ -62,7 +62,7 @@ def _placed(items: Iterator[Row | RowFault], name: str) -> Iterator[Row | RowFau
         raise DataError(f"{name}, after {last.removeprefix(name).strip()}", error.what, error.remedy) from error
 
 
-def find_files(path: Path) -> list[Path]:
+def data_files(path: Path) -> list[Path]:
     """The files of a path, sorted: itself, the data files of a folder, or those that a glob matches.
 
     Raises DataError if there is none.

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 from zephyr.errors import DataError
 from zephyr.records.fields import SHOWN_FAULTS, Json, Row, RowFault, brief, listed, printable
 from zephyr.records.messages import Message
-from zephyr.records.reading import find_files, read_items
+from zephyr.records.reading import data_files, read_items
 from zephyr.records.rows import Chat
 
 WITH_INPUT = (
@@ -55,7 +55,7 @@ def read_tasks(path: Path) -> list[InstructionTask]:
     """The tasks of a file. Raises DataError with all that is wrong with its rows."""
     tasks: list[InstructionTask] = []
     faults: list[RowFault] = []
-    for file in find_files(path):
+    for file in data_files(path):
         for item in read_items(file):
             read = item if isinstance(item, RowFault) else _task(item)
             if isinstance(read, RowFault):

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from random import Random
 
 from zephyr.world.phrasing import Phrasing, Slots
-from zephyr.world.task import Task, asked, listed, nearby, short_answer
+from zephyr.world.task import Task, asked, nearby, short_answer, word_lists
 from zephyr.world.vocabulary import WORDS
 
 Arrange = Callable[[list[str]], list[str]]
@@ -35,7 +35,7 @@ def _arrangement(name: str, phrasings: tuple[Phrasing, ...], most: int, *, arran
         draw=_list_of(2, most),
         ideal=lambda slots, _rng: f"Here: {', '.join(value(slots))}",
         wrong=wrong,
-        is_right=lambda slots, answer: listed(answer)[-1:] == [value(slots)],
+        is_right=lambda slots, answer: word_lists(answer)[-1:] == [value(slots)],
         statement=lambda slots, _rng: f"The list {slots['words']} {called} is {', '.join(value(slots))}.",
     )
 

@@ -88,7 +88,7 @@ def last_mention(text: str, candidates: Collection[str]) -> str | None:
     return known.get(found[-1], found[-1]) if found else None
 
 
-def listed(text: str) -> list[list[str]]:
+def word_lists(text: str) -> list[list[str]]:
     """Every list of words, divided by commas, that stands in a text."""
     return [match.split(", ") for match in re.findall(r"\b[a-z]+(?:, [a-z]+)+\b", text.lower())]
 

@@ -75,7 +75,7 @@ def test_preferences_by_the_other_rules(before, data, after):
 
 
 @pytest.mark.parametrize(
-    ("before", "data", "fate"),
+    ("before", "data", "outcome"),
     [
         ((10, 1), window(10), "unfit"),
         ((5, 1), window(10, "keep_start", 4), "unfit"),
@@ -83,10 +83,10 @@ def test_preferences_by_the_other_rules(before, data, after):
         ((5, 1), window(10, "drop", 4), "dropped"),
     ],
 )
-def test_preferences_that_cannot_be_used(before, data, fate):
+def test_preferences_that_cannot_be_used(before, data, outcome):
     prompt, *completions = before
     loss = fit_preference(ids(prompt), [ids(length) for length in completions], data).loss
-    assert (loss.fate, loss.usable, loss.tokens_lost) == (fate, False, sum(before))
+    assert (loss.outcome, loss.usable, loss.tokens_lost) == (outcome, False, sum(before))
 
 
 @given(
@@ -132,9 +132,9 @@ def test_dialogues_by_rule(turns, rule, kept, scored, stops_lost):
 @pytest.mark.parametrize("loss_on", ["assistant", "everything"])
 def test_a_dialogue_of_which_no_answer_is_left_is_unfit(loss_on):
     fitted = fit_dialogue(dialogue(8, 3, loss_on=loss_on), window(8))
-    assert fitted.loss.fate == "unfit"
+    assert fitted.loss.outcome == "unfit"
     assert fitted.loss.reason == "8 tokens precede its first answer"
-    assert fit_dialogue(dialogue(8, 3), window(8, "drop")).loss.fate == "dropped"
+    assert fit_dialogue(dialogue(8, 3), window(8, "drop")).loss.outcome == "dropped"
 
 
 def test_fitting_leaves_the_whole_row_as_it_was():

@@ -78,13 +78,13 @@ class FilterReport:
 
     def lines(self) -> list[str]:
         """The report to print: one line for all filters and one for each that changed or dropped rows."""
-        told = [f"{_rows(self.rows_in)} in, {_rows(self.rows_out)} left after {_filters(len(self.filters))}"]
+        lines = [f"{_rows(self.rows_in)} in, {_rows(self.rows_out)} left after {_filters(len(self.filters))}"]
         for counts in self.filters:
             reasons = [f"{tally.count:,} changed: {reason}" for reason, tally in counts.changed.items()]
             reasons += [f"{tally.count:,} dropped: {reason}" for reason, tally in counts.dropped.items()]
             if reasons:
-                told.append(f"  {counts.name}: {', '.join(reasons)}")
-        return told + [f"  {note}" for note in self.notes]
+                lines.append(f"  {counts.name}: {', '.join(reasons)}")
+        return lines + [f"  {note}" for note in self.notes]
 
     def to_fields(self) -> dict[str, Json]:
         """The report as JSON has it."""

@@ -12,13 +12,13 @@ from zephyr.errors import DataError
 from zephyr.records.fields import printable
 from zephyr.records.rows import Record
 
-R = TypeVar("R", bound=Record)
+_R = TypeVar("_R", bound=Record)
 
 
-class Mixture(Generic[R]):
+class Mixture(Generic[_R]):
     """A sequence of records that stay on disk; the order takes 8 bytes a record."""
 
-    def __init__(self, parts: Sequence[Records[R]], order: Sequence[int], num_taken: Sequence[int]) -> None:
+    def __init__(self, parts: Sequence[Records[_R]], order: Sequence[int], num_taken: Sequence[int]) -> None:
         self.num_taken = num_taken
         self._parts = parts
         self._order = order
@@ -27,10 +27,10 @@ class Mixture(Generic[R]):
     def __len__(self) -> int:
         return len(self._order)
 
-    def __iter__(self) -> Iterator[R]:
+    def __iter__(self) -> Iterator[_R]:
         return (self[index] for index in range(len(self)))
 
-    def __getitem__(self, index: int) -> R:
+    def __getitem__(self, index: int) -> _R:
         place = self._order[index]
         number = bisect_right(self._starts, place) - 1
         part = self._parts[number]
@@ -38,7 +38,7 @@ class Mixture(Generic[R]):
         return part[(place - self._starts[number]) % len(part)]
 
 
-def mix(parts: Sequence[Records[R]], *, seed: int, shuffle: bool) -> Mixture[R]:
+def mix(parts: Sequence[Records[_R]], *, seed: int, shuffle: bool) -> Mixture[_R]:
     """The first int(weight x rows) of every part, concatenated or shuffled.
 
     The order depends only on the seed and the numbers of rows. Raises DataError for a part of which no row is taken.

@@ -14,11 +14,11 @@ from zephyr.errors import ResourceError
 from zephyr.records.messages import Message, Messages, Role
 from zephyr.records.rows import Answer, Chat, Preference, Prompt, Rated, Record, RecordKind, Text
 
-R = TypeVar("R", bound=Record)
+_R = TypeVar("_R", bound=Record)
 _Pairs = list[tuple[Role, str]]
 
 
-class RecordCache(Generic[R]):
+class RecordCache(Generic[_R]):
     """An append-only sequence of records of one kind; deleted with the last reference to it."""
 
     def __init__(self, kind: RecordKind) -> None:
@@ -29,7 +29,7 @@ class RecordCache(Generic[R]):
         self._ends = array("Q", [0])
         self._is_flushed = True
 
-    def append(self, record: R) -> None:
+    def append(self, record: _R) -> None:
         """Append the record. Raises ResourceError if it cannot be written."""
         content = json.dumps(record, ensure_ascii=False).encode()
         try:
@@ -42,10 +42,10 @@ class RecordCache(Generic[R]):
     def __len__(self) -> int:
         return len(self._ends) - 1
 
-    def __iter__(self) -> Iterator[R]:
+    def __iter__(self) -> Iterator[_R]:
         return (self[index] for index in range(len(self)))
 
-    def __getitem__(self, index: int) -> R:
+    def __getitem__(self, index: int) -> _R:
         if not 0 <= index < len(self):
             raise IndexError(f"record {index} of {len(self)}")
         if not self._is_flushed:
@@ -53,7 +53,7 @@ class RecordCache(Generic[R]):
         start, end = self._ends[index], self._ends[index + 1]
         # Not seek and read: forked processes share the position in a file.
         content = os.pread(self._file.fileno(), end - start, start)
-        return cast("R", _record(self.kind, content))
+        return cast("_R", _record(self.kind, content))
 
     def largest(self, count: int) -> list[int]:
         """The indices of the `count` largest records in bytes, largest first."""

@@ -19,20 +19,20 @@ from zephyr.records.fields import SHOWN_FAULTS, Row, RowFault, printable
 from zephyr.records.formats import detect_shape, records_of, unknown_shape
 from zephyr.records.lines import BLOCK_BYTES, opened
 from zephyr.records.messages import Messages
-from zephyr.records.reading import READERS, find_files, is_glob, nearest_entry, read_items
+from zephyr.records.reading import READERS, data_files, is_glob, nearest_entry, read_items
 from zephyr.records.rows import Chat, Preference, Prompt, Rated, Record, RecordKind, Shape, Text, prompt_id
 
-R = TypeVar("R", bound=Record)
+_R = TypeVar("_R", bound=Record)
 
 # More rows than any file has, for slices that need no count.
 _UNCOUNTED = 2**62
 
 
-class Records(Generic[R]):
+class Records(Generic[_R]):
     """The records of a source, in order, to be read any number of times; `counts` has the dropped rows by reason."""
 
     def __init__(
-        self, source: DataSource, cache: RecordCache[R], counts: Counter[str], shapes: Mapping[str, Shape]
+        self, source: DataSource, cache: RecordCache[_R], counts: Counter[str], shapes: Mapping[str, Shape]
     ) -> None:
         self.source = source
         self.counts = counts
@@ -42,10 +42,10 @@ class Records(Generic[R]):
     def __len__(self) -> int:
         return len(self._cache)
 
-    def __iter__(self) -> Iterator[R]:
+    def __iter__(self) -> Iterator[_R]:
         return iter(self._cache)
 
-    def __getitem__(self, index: int) -> R:
+    def __getitem__(self, index: int) -> _R:
         return self._cache[index]
 
     def largest(self, count: int) -> list[int]:
@@ -65,27 +65,27 @@ def open_source(source: DataSource, kind: Literal["rated"], *, data_dir: Path, o
 def open_source(
     source: DataSource, kind: Literal["preference"], *, data_dir: Path, offline: bool
 ) -> Records[Preference]: ...
-def open_source(source: DataSource, kind: RecordKind, *, data_dir: Path, offline: bool) -> Records[R]:
+def open_source(source: DataSource, kind: RecordKind, *, data_dir: Path, offline: bool) -> Records[_R]:
     """The records of `kind` in a source, all read and validated.
 
     Answers in rows of their own are joined by prompt. Raises DataError that counts all unusable rows and describes the
     first five, unless `bad_rows` is "drop": then they are dropped and counted.
     """
-    gathering: _Gathering[R] = _Gathering(source, kind)
+    reader: _SourceReader[_R] = _SourceReader(source, kind)
     for file, item in _items(source, data_dir, offline=offline):
-        gathering.take(file, item)
-        if gathering.is_full:
+        reader.take(file, item)
+        if reader.is_full:
             break
-    return gathering.records()
+    return reader.records()
 
 
-class _Gathering(Generic[R]):
+class _SourceReader(Generic[_R]):
     """The records of a source read so far, and its dropped rows and faults."""
 
     def __init__(self, source: DataSource, kind: RecordKind) -> None:
         self._source = source
         self._kind = kind
-        self._cache: RecordCache[R] = RecordCache(kind)
+        self._cache: RecordCache[_R] = RecordCache(kind)
         self._shapes: dict[str, Shape] = {}
         self._counts: Counter[str] = Counter()
         self._faults: list[RowFault] = []
@@ -129,7 +129,7 @@ class _Gathering(Generic[R]):
                 self._counts["prompt already there"] += 1
                 return
         source = record.source or printable(self._source.path)
-        self._cache.append(cast("R", record._replace(source=source)))
+        self._cache.append(cast("_R", record._replace(source=source)))
 
     def _shape(self, file: str, row: Row) -> Shape:
         if file not in self._shapes:
@@ -139,7 +139,7 @@ class _Gathering(Generic[R]):
             self._shapes[file] = shape
         return self._shapes[file]
 
-    def records(self) -> Records[R]:
+    def records(self) -> Records[_R]:
         """All records. Raises DataError for unusable rows that may not be dropped, or if no record is left."""
         where = printable(self._source.path)
         num_faults = self._reasons.total()
@@ -161,13 +161,13 @@ class _Gathering(Generic[R]):
         more = f"; and {num_faults - len(self._faults):,} more" if num_faults > len(self._faults) else ""
         return f"{num_faults:,} rows cannot be used ({_counted(self._reasons)}): {said}{more}"
 
-    def _merged(self) -> RecordCache[R]:
+    def _merged(self) -> RecordCache[_R]:
         """The rated prompts with all their answers, in the order of first appearance."""
-        merged: RecordCache[R] = RecordCache(self._kind)
+        merged: RecordCache[_R] = RecordCache(self._kind)
         for places in islice(self._by_prompt.values(), self._source.max_rows):
             first, *others = (cast("Rated", self._cache[place]) for place in places)
             answers = (*first.answers, *(answer for other in others for answer in other.answers))
-            merged.append(cast("R", first._replace(answers=answers)))
+            merged.append(cast("_R", first._replace(answers=answers)))
         return merged
 
 
@@ -217,7 +217,7 @@ def _locate(source: DataSource, data_dir: Path) -> list[Path] | None:
     """The files of a source; None if it is on the hub."""
     path = data_dir / Path(source.path).expanduser()
     if path.exists() or is_glob(path):
-        files = find_files(path)
+        files = data_files(path)
         return _files_of_split(files, parse_split(source.split, printable(source.path))) if path.is_dir() else files
     is_folder_here = any((data_dir / part).exists() for part in Path(source.path).parts[:1])
     if is_hub_id(source.path) and not is_folder_here and not source.path.lower().endswith((*READERS, ".gz")):

@@ -21,15 +21,15 @@ from zephyr.data.tokenize.templates import ASSISTANT
 from zephyr.errors import DataError
 from zephyr.recipe.data_section import DataSection
 
-Fate = Literal["whole", "cut", "dropped", "unfit"]
-FATES: tuple[Fate, ...] = get_args(Fate)
+Outcome = Literal["whole", "cut", "dropped", "unfit"]
+OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 LISTED_ROWS = 5
 
 
 class Loss(NamedTuple):
     """The tokens and stop tokens that a row of `tokens` tokens has lost, and the reason if it is unusable."""
 
-    fate: Fate
+    outcome: Outcome
     tokens: int
     tokens_lost: int = 0
     stops_lost: int = 0
@@ -38,7 +38,7 @@ class Loss(NamedTuple):
     @property
     def usable(self) -> bool:
         """Whether the row can be trained on."""
-        return self.fate in ("whole", "cut")
+        return self.outcome in ("whole", "cut")
 
 
 class FittedDialogue(NamedTuple):
@@ -120,8 +120,8 @@ def _cut(whole: FittedPreference, prompt: TokenIds, room: int) -> FittedPreferen
     return FittedPreference(prompt, completions, Loss("cut", whole.loss.tokens, lost, stops_lost))
 
 
-def _lost(fate: Fate, tokens: int, reason: str) -> Loss:
-    return Loss(fate, tokens, tokens, reason=reason)
+def _lost(outcome: Outcome, tokens: int, reason: str) -> Loss:
+    return Loss(outcome, tokens, tokens, reason=reason)
 
 
 class WorstRow(NamedTuple):
@@ -137,7 +137,7 @@ class TruncationReport:
     """Truncation statistics over the rows of a stage."""
 
     data: DataSection
-    rows: Counter[Fate] = field(default_factory=Counter)
+    rows: Counter[Outcome] = field(default_factory=Counter)
     tokens: int = 0
     tokens_lost: int = 0
     stops_lost: int = 0
@@ -146,14 +146,14 @@ class TruncationReport:
 
     def add(self, name: str, loss: Loss) -> bool:
         """Count a row; returns whether it can be used."""
-        self.rows[loss.fate] += 1
+        self.rows[loss.outcome] += 1
         self.tokens += loss.tokens
         self.tokens_lost += loss.tokens_lost
         self.stops_lost += loss.stops_lost
         row = WorstRow(loss.tokens_lost, name, loss.reason or f"lost {loss.tokens_lost} of {loss.tokens} tokens")
         if loss.tokens_lost:
             self.worst = nlargest(LISTED_ROWS, [*self.worst, row])
-        if loss.fate == "unfit" and len(self.unfit) < LISTED_ROWS:
+        if loss.outcome == "unfit" and len(self.unfit) < LISTED_ROWS:
             self.unfit.append(row)
         return loss.usable
 
@@ -186,7 +186,7 @@ class TruncationReport:
                 "rule": self.data.truncation.rule,
                 "max_prompt_length": self.data.max_prompt_length,
             },
-            "rows": {fate: self.rows[fate] for fate in FATES},
+            "rows": {outcome: self.rows[outcome] for outcome in OUTCOMES},
             "tokens": self.tokens,
             "tokens_lost": self.tokens_lost,
             "stops_lost": self.stops_lost,
