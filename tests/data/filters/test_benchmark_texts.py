@@ -98,7 +98,7 @@ def test_files_without_prompts_are_listed_if_in_a_folder_and_an_error_if_named(t
     assert benchmarks.without_prompts == ("set/judge.jsonl",)
     assert [benchmark.name for benchmark in benchmarks.found] == ["set/question.jsonl"]
     with pytest.raises(
-        DataError, match=r"^set/judge.jsonl: has no prompts of an evaluation set; a prompt stands under"
+        DataError, match=r"^set/judge.jsonl: has no prompts of an evaluation set; prompts are read from"
     ):
         read_benchmarks(["set/judge.jsonl"], tmp_path)
     with pytest.raises(DataError, match="no file there holds prompts"):
