@@ -101,7 +101,7 @@ def test_files_without_prompts_are_listed_if_in_a_folder_and_an_error_if_named(t
         DataError, match=r"^set/judge.jsonl: has no prompts of an evaluation set; prompts are read from"
     ):
         read_benchmarks(["set/judge.jsonl"], tmp_path)
-    with pytest.raises(DataError, match="no file there holds prompts"):
+    with pytest.raises(DataError, match="none of these files has prompts"):
         read_benchmarks(["set/j*.jsonl"], tmp_path)
 
 
