@@ -273,7 +273,7 @@ def test_slips_are_told_and_leave_nothing(world_prompts, tmp_path, capsys):
         (("aduit", "--judge", "scripted"), "no command and no file of that name, got 'aduit'; did you mean 'audit'?"),
         (
             (world_prompts, *out, "--judge", "scripted"),
-            "holds prompts without answers; name who is to answer them with --models",
+            "contains prompts without answers; name the models that answer them with --models",
         ),
         ((world_prompts, *out, "--judge", f"local:{tmp_path}/no", "--models", "scripted"), "there is no such folder"),
         ((world_prompts, *out, "--judge", "scripted", "--models", "local"), "there is none of that name, got 'local'"),

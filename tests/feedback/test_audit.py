@@ -8,7 +8,7 @@ import pytest
 
 from tests.feedback.recorded_teachers import RecordedTeacher
 from zephyr.errors import DataError
-from zephyr.feedback.audit import audit, cohens_kappa, verdict
+from zephyr.feedback.audit import audit_judge, cohens_kappa, verdict
 from zephyr.feedback.audit_items import (
     EQUAL,
     FIRST_BETTER,
@@ -49,7 +49,7 @@ def rating_by(score):
 
 
 def measured(teacher, items=ITEMS, settings=HELPFUL) -> dict:
-    return {(one.by, one.name): one for one in audit(items, teacher, settings).measures}
+    return {(one.by, one.name): one for one in audit_judge(items, teacher, settings).measures}
 
 
 def values(teacher, items=ITEMS) -> dict:
@@ -132,7 +132,7 @@ def test_shares_have_intervals_even_where_all_items_agree():
 def test_the_overall_score_is_not_asked_in_two_orders():
     settings = JudgingSection(aspects=("helpfulness", "overall"), num_tries=1)
     teacher = rating_by(lambda text, *_: 5 if text == "good" else 2)
-    found = audit(ITEMS, teacher, settings)
+    found = audit_judge(ITEMS, teacher, settings)
     names = {(one.by, one.name) for one in found.measures}
     assert ("overall", "kappa with labels") in names
     assert ("overall", "same verdict when swapped") not in names

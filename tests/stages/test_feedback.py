@@ -13,6 +13,7 @@ from zephyr.errors import DataError, RecipeError, TeacherError
 from zephyr.feedback import rate, ray_workers
 from zephyr.pipeline.stages import plan_stages
 from zephyr.recipe.schema import Recipe
+from zephyr.recipe.teacher_section import ScriptedSection
 from zephyr.records.messages import Message
 from zephyr.records.rows import Answer, Prompt, Rated
 from zephyr.records.writing import write_jsonl
@@ -33,7 +34,7 @@ class Named(ScriptedTeacher):
     """The scripted teacher under a name of its own, and with faults of its own."""
 
     def __init__(self, name: str) -> None:
-        super().__init__(fault_rate={"weak": 0.9, "strong": 0.0}[name])
+        super().__init__(ScriptedSection(fault_rate={"weak": 0.9, "strong": 0.0}[name]))
         self.name = name
 
 
@@ -253,7 +254,7 @@ def test_prompts_and_ratings_from_outside_are_checked_and_read_before_the_run(tm
     work = Work(recipe, "feedback", tmp_path / "f", {}, tmp_path)
     assert stage.STAGE.preflight(work)["rows"] == 30
     assert list(stage.STAGE.estimate(Preview(recipe, tmp_path))) == [
-        "asks about prompts or ratings from files: zephyr check counts them"
+        "prompts or ratings come from files: zephyr check estimates the calls"
     ]
     answers = [[("yes", 9.0), ("no", 2.0)], [("yes", 5.0), ("no", 5.0)]]
     rated = [

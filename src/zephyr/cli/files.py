@@ -45,8 +45,8 @@ def open_answers(path: str, *, shape: str, bad_rows: BadRows, offline: bool) -> 
         if pairs is not None:
             return gather(pairs)
         if _holds_prompts(path, bad_rows=bad_rows, offline=offline):
-            where, what = printable(path), "holds prompts without answers"
-            raise DataError(where, what, "name who is to answer them with --models") from None
+            where, what = printable(path), "contains prompts without answers"
+            raise DataError(where, what, "name the models that answer them with --models") from None
         raise
 
 

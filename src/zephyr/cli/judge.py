@@ -53,6 +53,7 @@ class RateByDefault(TyperGroup):
     """A group in which `zephyr judge FILE` is short for `zephyr judge rate FILE`."""
 
     def parse_args(self, ctx: "Context", args: list[str]) -> list[str]:  # type: ignore[override]
+        """The arguments with the command before them. Raises DataError for a misspelt command."""
         if args and args[0] not in {*self.commands, "--help"}:
             meant = get_close_matches(args[0], self.commands, n=1)
             if meant and not Path(args[0]).exists():
@@ -123,12 +124,9 @@ def rate(  # noqa: PLR0913 - typer makes an option of every parameter
     from zephyr.recipe.teacher_section import SamplingSection
     from zephyr.teachers.opening import TeacherContext, parse_teacher, prompts_together
 
-    check_output(out, force=force, read=file)
-    check_output(calls_beside(out), force=force, read=file)
-    if ray_workers is not None and ledger is not None:
-        raise DataError("--ledger", "the partitions of --ray-workers have ledgers of their own", "leave it out")
-    if dry_run and models:
-        raise DataError("--dry-run", "answers that are not written cannot be counted", "leave --models out")
+    for path in (out, calls_beside(out)):
+        check_output(path, force=force, read=file)
+    _check_options(ray_and_ledger=bool(ray_workers and ledger), dry_run_and_models=bool(dry_run and models))
     rows: Rows
     if models:
         rows = open_rows(file, "prompt", shape=shape, bad_rows=bad_rows, offline=offline)
@@ -157,16 +155,24 @@ def rate(  # noqa: PLR0913 - typer makes an option of every parameter
         max_tokens=cap_tokens,
     )
     accounts: Mapping[str, object]
-    path = ledger or out.with_suffix(".ledger.sqlite")
+    ledger = ledger or out.with_suffix(".ledger.sqlite")
     with can_go_on():
         if dry_run:
-            accounts = _count_requests(rows, limit, plan, path)
+            accounts = _count_requests(rows, limit, plan, ledger)
         elif ray_workers is None:
-            accounts = _rate_here(rows, limit, plan, path, out, force=force)
+            accounts = _rate_here(rows, limit, plan, ledger, out, force=force)
         else:
             ray = RaySection(num_workers=ray_workers, num_partitions=64, gpus_per_worker=gpus_per_worker)
             accounts = _rate_over_ray(rows, limit, plan, ray, out)
     print_accounts({"input": file, "output": "nothing (dry run)" if dry_run else str(out)}, accounts, as_json=as_json)
+
+
+def _check_options(*, ray_and_ledger: bool, dry_run_and_models: bool) -> None:
+    """Raise DataError for options that exclude each other."""
+    if ray_and_ledger:
+        raise DataError("--ledger", "the partitions of --ray-workers have ledgers of their own", "leave it out")
+    if dry_run_and_models:
+        raise DataError("--dry-run", "answers that are not written cannot be counted", "leave --models out")
 
 
 def _rate_here(

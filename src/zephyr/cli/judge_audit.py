@@ -52,7 +52,7 @@ def audit_command(  # noqa: PLR0913 - typer makes an option of every parameter
 ) -> None:
     """Measure a judge: consistency, biases, missing ratings, agreement with labels. Default set: the closed world's."""
     quiet_libraries(offline=offline)
-    from zephyr.feedback.audit import audit, num_rounds
+    from zephyr.feedback.audit import audit_judge, num_rounds
     from zephyr.progress import show_progress
     from zephyr.recipe.feedback_section import JudgingSection
     from zephyr.teachers.ledger.ledger import Ledger
@@ -68,7 +68,7 @@ def audit_command(  # noqa: PLR0913 - typer makes an option of every parameter
             teacher = opened.teacher if calls is None else opened.with_ledger(calls)
             with show_progress("audit", len(items) * num_rounds(section)) as display:
                 done = count(1)
-                found = audit(items, teacher, section, seed=seed, on_item=lambda: display.update(next(done)))
+                found = audit_judge(items, teacher, section, seed=seed, on_item=lambda: display.update(next(done)))
     if as_json:
         measures = [measure._asdict() for measure in found.measures]
         counts = {"items": dict(found.sets), "calls": dict(found.counts)}

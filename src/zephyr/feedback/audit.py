@@ -68,7 +68,7 @@ class _Columns(NamedTuple):
     failed: _Floats
 
 
-def audit(
+def audit_judge(
     items: Sequence[AuditItem],
     teacher: Teacher,
     section: JudgingSection,

@@ -10,18 +10,19 @@ from zephyr.atomic import replace_text
 from zephyr.data.read.sources import Records
 from zephyr.data.read.stage_rows import Accounts, open_all, open_records, stage_rows
 from zephyr.data.scanner import scan_preferences
+from zephyr.errors import DataError
 from zephyr.feedback.binarize import Binarized, binarize, gather, nothing_made, repair_where_published
 from zephyr.feedback.candidates import CHUNK_PROMPTS, answer_prompts
 from zephyr.feedback.judge import CALLS, CHUNK_ROWS, RATINGS, judge, write_judged
 from zephyr.feedback.rate import RatingPlan, pool_of
 from zephyr.feedback.ray_workers import rate_over_ray
 from zephyr.pipeline.telling import left_out_lines
-from zephyr.pipeline.tokens import none_left
 from zephyr.progress import show_progress
 from zephyr.recipe.data_section import DataSection, DataSource
 from zephyr.recipe.feedback_section import FeedbackSection, RaySection
 from zephyr.recipe.schema import Recipe
 from zephyr.recipe.section import Plain
+from zephyr.recipe.stage_sections import ALIGN, FEEDBACK, SFT, SYNTH
 from zephyr.records.rows import Prompt, Rated, Record
 from zephyr.records.writing import write_jsonl
 from zephyr.runs.layout import LEDGER, MODEL
@@ -40,7 +41,6 @@ from zephyr.teachers.dry_run import DryTeacher
 from zephyr.teachers.ledger.prices import prices_of
 from zephyr.teachers.opening import StageLedgers, TeacherContext, check_teacher, open_teacher, prompts_together
 
-_NAME = "feedback"
 CANDIDATES = "candidates.jsonl"
 PAIRS = "pairs.jsonl"
 COUNTS = "counts.json"
@@ -57,7 +57,7 @@ def _reads(recipe: Recipe) -> tuple[str, ...]:
     section = _section(recipe)
     if section.recorded:
         return ()
-    return ("sft",) if section.prompts else ("sft", "synth")
+    return (SFT,) if section.prompts else (SFT, SYNTH)
 
 
 def _sources(recipe: Recipe) -> list[DataSource]:
@@ -67,7 +67,7 @@ def _sources(recipe: Recipe) -> list[DataSource]:
 
 def _depends_on(recipe: Recipe) -> dict[str, Plain]:
     """The chat template of the models that answer, and the base model where no stage makes another of it."""
-    settings: dict[str, Plain] = {"chat_template": recipe.template_of(_NAME).model_dump(mode="json")}
+    settings: dict[str, Plain] = {"chat_template": recipe.template_of(FEEDBACK).model_dump(mode="json")}
     if recipe.pretrain is None and recipe.sft is None:
         settings["model"] = recipe.model.model_dump(mode="json")
     return settings
@@ -75,7 +75,10 @@ def _depends_on(recipe: Recipe) -> dict[str, Plain]:
 
 def _outputs(recipe: Recipe) -> list[str]:
     """The names in the finished folder."""
-    return [PAIRS] if _section(recipe).recorded else [PAIRS, CANDIDATES, RATINGS, CALLS, LEDGER, COUNTS]
+    section = _section(recipe)
+    if section.recorded:
+        return [PAIRS]
+    return [PAIRS, *([CANDIDATES] if section.ray is None else []), RATINGS, CALLS, LEDGER, COUNTS]
 
 
 # ---- before the run ----
@@ -113,7 +116,7 @@ def _estimate(preview: Preview) -> Iterator[str]:
     if sample and not _sources(recipe):
         yield from call_lines(recipe, estimate_calls(recipe, sample, num_prompts))
     else:
-        yield "asks about prompts or ratings from files: zephyr check counts them"
+        yield "prompts or ratings come from files: zephyr check estimates the calls"
 
 
 def estimate_calls(recipe: Recipe, sample: Sequence[Prompt], num_prompts: int) -> list[TeacherEstimate]:
@@ -150,7 +153,7 @@ def _check_recorded(preview: Preview, parts: Sequence[Records[Rated]]) -> Iterat
     with preview.problems.noted():
         made = _binarize_recorded(preview.recipe, parts)
         file = preview.folder / PAIRS
-        preview.made["align"] = MadeRows(file, write_jsonl(file, made.rows))
+        preview.made[ALIGN] = MadeRows(file, write_jsonl(file, made.rows))
         yield f"{len(made.rows):,} {_section(preview.recipe).binarize.output} of {made.prompts:,} prompts"
         yield from left_out_lines({"dropped": dict(made.dropped), "answers_left_out": dict(made.left_out)})
 
@@ -159,7 +162,7 @@ def _check_teachers(recipe: Recipe) -> None:
     """Check that all teachers can be asked. Raises ZephyrError for a missing key or library."""
     section = _section(recipe)
     for key, one in {"judge": section.judge, **pool_of(section.candidates)}.items():
-        check_teacher(one, where=f"{_NAME}.{key}", offline=recipe.offline)
+        check_teacher(one, where=f"{FEEDBACK}.{key}", offline=recipe.offline)
 
 
 def _read_all(recipe: Recipe, data: DataSection, kind: type[Record]) -> Facts:
@@ -167,7 +170,8 @@ def _read_all(recipe: Recipe, data: DataSection, kind: type[Record]) -> Facts:
     rows = stage_rows(recipe, data, kind, None)
     num_rows = sum(1 for _ in rows.train)
     if not num_rows:
-        raise none_left(rows.accounts)
+        reasons = "; ".join(line.strip() for line in rows.accounts.lines())
+        raise DataError(f"{FEEDBACK} rows", f"none is left ({reasons})", "loosen the filters, or give other data")
     return {"rows": num_rows, **rows.accounts.facts()}
 
 
@@ -202,7 +206,7 @@ def _run(work: Work) -> Facts:
             # What failed is asked again by the next try; what was answered is in the ledgers.
             for name in (CANDIDATES, RATINGS):
                 (work.folder / name).unlink(missing_ok=True)
-            raise nothing_made(made, _NAME, section.binarize.output, f"run again, or ask others; {_failures(facts)}")
+            raise nothing_made(made, FEEDBACK, section.binarize.output, f"run again, or ask others; {_failures(facts)}")
     (work.folder / PAIRS).unlink(missing_ok=True)  # of a try that was stopped
     write_jsonl(work.folder / PAIRS, made.rows)
     facts |= {"prompts": made.prompts, section.binarize.output: len(made.rows), "rule": made.rule}
@@ -216,7 +220,7 @@ def _binarize_recorded(recipe: Recipe, parts: Sequence[Records[Rated]]) -> Binar
     made = binarize(gather(row for one in parts for row in one), rules, seed=recipe.seed)
     if not made.rows:
         remedy = "give other ratings, or another feedback.binarize"
-        raise nothing_made(made, f"{_NAME}.recorded", section.binarize.output, remedy)
+        raise nothing_made(made, f"{FEEDBACK}.recorded", section.binarize.output, remedy)
     return made
 
 
@@ -235,7 +239,7 @@ def _rate_here(work: Work, section: FeedbackSection) -> None:
             answered = Counter[str]()
             write_jsonl(candidates, _candidates(work, section, ledgers, answered))
             replace_text(counts, json.dumps({"answers": answered}, indent=1))
-        rater = ledgers.keep(open_teacher(section.judge, "rates", _context(work), where=f"{_NAME}.judge"))
+        rater = ledgers.keep(open_teacher(section.judge, "rates", _context(work), where=f"{FEEDBACK}.judge"))
         chunk_rows = prompts_together(CHUNK_ROWS, [section.judge])
         found = judge(_read(work, CANDIDATES), rater, section.judging, seed=work.recipe.seed, chunk_rows=chunk_rows)
         rated = write_judged(found, rater.name, work.folder / RATINGS, work.folder / CALLS, replace=True)
@@ -247,7 +251,7 @@ def _candidates(
 ) -> Iterator[Rated]:  # fmt: skip
     candidates = section.candidates
     pool = [
-        ledgers.keep(open_teacher(one, "writes", _context(work), where=f"{_NAME}.{key}"))
+        ledgers.keep(open_teacher(one, "writes", _context(work), where=f"{FEEDBACK}.{key}"))
         for key, one in pool_of(candidates).items()
     ]
     chunk_prompts = prompts_together(CHUNK_PROMPTS, candidates.teachers)
@@ -269,7 +273,7 @@ def _rate_over_ray(work: Work, section: FeedbackSection, ray: RaySection) -> Non
         section.candidates,
         chunk_prompts=prompts_together(CHUNK_PROMPTS, section.candidates.teachers),
         chunk_rows=prompts_together(CHUNK_ROWS, [section.judge]),
-        where=f"{_NAME}.",
+        where=f"{FEEDBACK}.",
     )
     with show_progress("partitions", ray.num_partitions) as display:
         made = rate_over_ray(
@@ -283,7 +287,7 @@ def _rate_over_ray(work: Work, section: FeedbackSection, ray: RaySection) -> Non
 def _context(work: Work) -> TeacherContext:
     """What all teachers of the stage have in common; paths are absolute, as workers have folders of their own."""
     models = {stage: folder.resolve() / MODEL for stage, folder in work.inputs.items()}
-    return TeacherContext(work.recipe.seed, work.recipe.offline, work.recipe.template_of(_NAME), models)
+    return TeacherContext(work.recipe.seed, work.recipe.offline, work.recipe.template_of(FEEDBACK), models)
 
 
 def _prompt_data(section: FeedbackSection) -> DataSection:
@@ -291,7 +295,7 @@ def _prompt_data(section: FeedbackSection) -> DataSection:
 
 
 def _prompts(work: Work, section: FeedbackSection) -> Iterable[Prompt]:
-    made_before = work.inputs["synth"] / PROMPTS if "synth" in work.inputs else None
+    made_before = work.inputs[SYNTH] / PROMPTS if SYNTH in work.inputs else None
     return stage_rows(work.recipe, _prompt_data(section), Prompt, made_before).train
 
 
@@ -302,7 +306,7 @@ def _read(work: Work, name: str) -> Iterator[Rated]:
 
 
 STAGE = Stage(
-    name=_NAME,
+    name=FEEDBACK,
     version=1,
     reads=_reads,
     sources=_sources,
