@@ -195,6 +195,23 @@ def test_every_package_is_in_the_layout():
     assert [name for name in sorted(packages) if not re.search(rf"^    .*\b{name}\b", layers, re.MULTILINE)] == []
 
 
+def test_files_and_modules_that_the_documents_name_exist():
+    pages = [REPOSITORY / "README.md", *(REPOSITORY / "docs").rglob("*.md")]
+    named = {
+        name
+        for page in pages
+        for name in re.findall(r"`((?:src|tests|benchmarks|recipes)/[\w./-]+)`", page.read_text())
+    }
+    short = {name for page in pages for name in re.findall(r"`(\w+/[\w/]+\.py)`", page.read_text())}
+    named |= {name if (REPOSITORY / name).exists() else f"src/zephyr/{name}" for name in short}
+    dotted = {name for page in pages for name in re.findall(r"`(zephyr(?:\.\w+)+)`", page.read_text())}
+    known = {".".join(path.relative_to(SOURCE.parent).with_suffix("").parts) for path in SOURCE.rglob("*")}
+    assert len(named) >= 8
+    assert len(dotted) >= 8
+    assert [name for name in sorted(named) if not (REPOSITORY / name).exists()] == []
+    assert sorted(dotted - known) == []
+
+
 def test_every_decision_is_in_the_menu():
     pages = sorted(path.name for path in (REPOSITORY / "docs" / "decisions").glob("*.md"))
     menu = (REPOSITORY / "mkdocs.yml").read_text()

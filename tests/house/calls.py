@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from tests.house.source import FunctionNode, Module, Source
+from tests.house.source import FunctionNode, Module, Source, walk
 from tests.house.types import NOTHING, Inference, Scope, Type, union
 
 STATIC, DYNAMIC = "static", "dynamic"
@@ -56,7 +56,7 @@ class CallGraph:
     def _bind(self, function: ast.AST, scope: Scope) -> None:  # noqa: C901, PLR0912 - one branch a kind of binding
         """Learn the names of a function from its parameters and statements."""
         infer = self.types.infer
-        for node in ast.walk(function):
+        for node in walk(function):
             if isinstance(node, FunctionNode | ast.Lambda):
                 every = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
                 for argument in every:
@@ -88,15 +88,15 @@ class CallGraph:
         scope = self.scope(key)
         handed = self._handed.get(key, {})
         seen = set()
-        for node in ast.walk(function):
+        for node in walk(function):
             if isinstance(node, ast.Call):
-                root = next(one for one in ast.walk(node.func) if not isinstance(one, ast.Attribute | ast.Subscript))
+                root = next(one for one in walk(node.func) if not isinstance(one, ast.Attribute | ast.Subscript))
                 is_handed = isinstance(root, ast.Name) and root.id in handed
                 edges = list(self._call(node, scope))
                 yield from (Edge(edge.target, DYNAMIC) if is_handed else edge for edge in edges)
                 seen.add(id(node.func))
                 if edges:
-                    seen |= {id(one) for argument in _arguments(node) for one in ast.walk(argument)}
+                    seen |= {id(one) for argument in _arguments(node) for one in walk(argument)}
             elif isinstance(node, ast.Name | ast.Attribute) and id(node) not in seen:
                 if isinstance(node, ast.Attribute):
                     yield from (Edge(member, STATIC) for member in self._properties(node, scope))
@@ -107,7 +107,7 @@ class CallGraph:
         found: dict[str, dict[str, Type]] = {}
         for key, (_, function) in self.nodes.items():
             scope = self.scope(key)
-            for node in ast.walk(function):
+            for node in walk(function):
                 if isinstance(node, ast.Call):
                     for target in self.types.infer(node.func, scope).functions:
                         for name, argument in self._parameters(target, node):
@@ -165,7 +165,7 @@ class CallGraph:
         found: dict[tuple[str, str], set[str]] = {}
         for module in self.source.modules.values():
             scope = Scope(module.name)
-            for node in ast.walk(module.tree):
+            for node in walk(module.tree):
                 if not isinstance(node, ast.Call):
                     continue
                 for cls in self.types.infer(node.func, scope).themselves:
@@ -200,7 +200,7 @@ class CallGraph:
             if module.name.startswith(package)
             and any(
                 isinstance(one, ast.Call) and getattr(one.func, "attr", getattr(one.func, "id", "")) == called
-                for one in ast.walk(node)
+                for one in walk(node)
             )
         }
 
@@ -230,7 +230,7 @@ def _entries(graph: CallGraph, name: str) -> set[str]:
         (len(node.keys), value, module.name)
         for module in graph.source.modules.values()
         if module.name.startswith("zephyr.train")
-        for node in ast.walk(module.tree)
+        for node in walk(module.tree)
         if isinstance(node, ast.Dict)
         for key, value in zip(node.keys, node.values, strict=True)
         if isinstance(key, ast.Constant) and key.value == name
@@ -238,7 +238,7 @@ def _entries(graph: CallGraph, name: str) -> set[str]:
     if not tables:
         return set()
     _, value, module = max(tables, key=lambda table: table[0])
-    parts = [part for part in ast.walk(value) if isinstance(part, ast.Name)]
+    parts = [part for part in walk(value) if isinstance(part, ast.Name)]
     return {function for part in parts for function in graph.types.infer(part, Scope(module)).functions}
 
 

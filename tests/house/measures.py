@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from tests.house.calls import CallGraph
-from tests.house.source import STAGES, FunctionNode, Module, Source
+from tests.house.source import STAGES, FunctionNode, Module, Source, walk
 from tests.house.types import Type
 
 SCHEMA = "zephyr.recipe"
@@ -53,7 +53,7 @@ def records_on(graph: CallGraph, way: list[str]) -> list[str]:
         scope = graph.scope(key)
         for argument in [*node.args.args, *node.args.kwonlyargs]:
             found |= graph.types.annotated(argument.annotation, module.name).classes
-        for one in ast.walk(node):
+        for one in walk(node):
             if isinstance(one, ast.Call):
                 found |= graph.types.infer(one.func, scope).themselves
     return sorted(
@@ -118,7 +118,7 @@ def _readers(graph: CallGraph) -> _Readers:
         key = pending.pop()
         _, node = graph.nodes[key]
         scope = graph.scope(key)
-        for one in ast.walk(node):
+        for one in walk(node):
             if isinstance(one, ast.Attribute):
                 _note(graph, found, graph.types.infer(one.value, scope), one.attr)
         for edge in graph.calls(key):
@@ -159,7 +159,7 @@ def stage_literals(source: Source) -> dict[str, list[str]]:
 
 
 def _literals(module: Module) -> Iterator[ast.Constant]:
-    return (node for node in ast.walk(module.tree) if isinstance(node, ast.Constant) and isinstance(node.value, str))
+    return (node for node in walk(module.tree) if isinstance(node, ast.Constant) and isinstance(node.value, str))
 
 
 def section_checks(graph: CallGraph) -> dict[str, int]:
@@ -169,7 +169,7 @@ def section_checks(graph: CallGraph) -> dict[str, int]:
     for module in graph.source.modules.values():
         if in_schema(module.name) or module.name.startswith("zephyr.stages."):
             continue
-        for node in ast.walk(module.tree):
+        for node in walk(module.tree):
             if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "isinstance":
                 named = node.args[1].elts if isinstance(node.args[1], ast.Tuple) else [node.args[1]]
                 classes = {key for one in named for key in graph.types.annotated(one, module.name).classes}
@@ -285,7 +285,7 @@ def _own(function: FunctionNode) -> Iterator[ast.AST]:
 
 def _every_function(source: Source) -> Iterator[tuple[Module, FunctionNode]]:
     for module in source.modules.values():
-        yield from ((module, node) for node in ast.walk(module.tree) if isinstance(node, FunctionNode))
+        yield from ((module, node) for node in walk(module.tree) if isinstance(node, FunctionNode))
 
 
 def _place(module: Module, node: FunctionNode) -> str:

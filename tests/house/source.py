@@ -3,11 +3,17 @@
 import ast
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
 STAGES = ("synth", "pretrain", "sft", "feedback", "align", "evaluate", "deliver")
+
+
+@cache
+def walk(node: ast.AST) -> tuple[ast.AST, ...]:
+    """All nodes below a node, kept for the next time."""
+    return tuple(ast.walk(node))
 
 
 @dataclass(frozen=True)
@@ -68,7 +74,7 @@ class Source:
         return {module.name: set(self._imported(module)) - {module.name} for module in self.modules.values()}
 
     def _imported(self, module: Module) -> Iterator[str]:
-        for node in ast.walk(module.tree):
+        for node in walk(module.tree):
             if isinstance(node, ast.Import):
                 yield from (alias.name for alias in node.names if alias.name in self.modules)
             elif isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "zephyr":
@@ -120,7 +126,7 @@ def read_source(root: Path) -> Source:
         source.modules[name] = Module(name, path, text, ast.parse(text), is_package)
     for module in source.modules.values():
         module.names = dict(module.assigned())
-        for node in ast.walk(module.tree):
+        for node in walk(module.tree):
             if isinstance(node, ast.Import):
                 module.imports |= {alias.asname or alias.name.split(".")[0]: (alias.name, "") for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.module:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 
-from tests.house.source import FunctionNode, Source
+from tests.house.source import FunctionNode, Source, walk
 
 _CONTAINERS = {
     "list", "tuple", "set", "frozenset", "dict", "Sequence", "Iterable", "Iterator", "Collection", "Mapping",
@@ -67,7 +67,7 @@ class Inference:
         self.classes = {
             f"{module.name}:{node.name}": (module.name, node)
             for module in source.modules.values()
-            for node in ast.walk(module.tree)
+            for node in walk(module.tree)
             if isinstance(node, ast.ClassDef)
         }
         self._values: dict[tuple[str, str], Type] = {}
@@ -148,7 +148,7 @@ class Inference:
     def _own_members(self, key: str) -> dict[str, ast.AST]:
         """What a class defines: methods, fields, and attributes that its methods assign: `self.name = value`."""
         found: dict[str, ast.AST] = {}
-        for node in ast.walk(self.classes[key][1]):
+        for node in walk(self.classes[key][1]):
             targets: list[ast.expr] = []
             if isinstance(node, ast.Assign):
                 targets = node.targets
@@ -193,7 +193,7 @@ class Inference:
     def _assigned_type(self, owner: str, node: ast.Assign) -> Type:
         module, cls = self.classes[owner]
         for method in cls.body:
-            if isinstance(method, FunctionNode) and node in ast.walk(method):
+            if isinstance(method, FunctionNode) and node in walk(method):
                 scope = Scope(module, {"self": Type(classes=frozenset({owner}))})
                 every = [*method.args.posonlyargs, *method.args.args, *method.args.kwonlyargs]
                 scope.names |= {one.arg: self.annotated(one.annotation, module) for one in every if one.annotation}

@@ -38,7 +38,10 @@ def writable_folder(output_dir: Path) -> Path:
 
 @contextmanager
 def disk_faults(folder: Path) -> Iterator[None]:
-    """Turn errors of a full, read-only or broken disk into ResourceError. `folder`: the run's, named if no file is."""
+    """Raises ResourceError in place of errors of a full, read-only or broken disk.
+
+    `folder`: the run's, which is named where the error names no file.
+    """
     try:
         yield
     except OSError as error:
