@@ -23,7 +23,7 @@ from zephyr.recipe.feedback_section import JudgingSection
 from zephyr.records.messages import Message
 from zephyr.records.rows import Answer, Rated
 from zephyr.teachers.scripted import ScriptedJudge
-from zephyr.world import check
+from zephyr.world import is_accepted
 
 HELPFUL = JudgingSection(aspects=("helpfulness",), num_tries=1)
 
@@ -184,8 +184,8 @@ def test_the_closed_world_has_items_of_known_labels():
     assert 15 < firsts < 45
     for one in items:
         better, worse = one.row.answers[:: one.label]
-        assert check(one.row.prompt, better.text)
-        assert not check(one.row.prompt, worse.text)
+        assert is_accepted(one.row.prompt, better.text)
+        assert not is_accepted(one.row.prompt, worse.text)
 
 
 def test_the_scripted_judge_agrees_with_the_world():

@@ -26,7 +26,7 @@ from zephyr.teachers.opening import (
 from zephyr.teachers.protocol import ChatRequest
 from zephyr.teachers.scripted import ScriptedJudge, ScriptedTeacher
 from zephyr.teachers.vllm_engine import is_installed
-from zephyr.world import check, prompts
+from zephyr.world import is_accepted, prompts
 
 COMMAND = TeacherContext()
 STAGE = TeacherContext(seed=3, offline=True, template=ChatTemplateSection())
@@ -108,7 +108,8 @@ def test_the_scripted_teacher_of_a_file_errs_as_often_as_it_says(tmp_path):
     asked = prompts("train", 0, 40)
     requests = [ChatRequest(str(number), prompt.messages) for number, prompt in enumerate(asked)]
     assert all(
-        check(request.messages, reply.text) for request, reply in zip(requests, teacher.answer(requests), strict=True)
+        is_accepted(request.messages, reply.text)
+        for request, reply in zip(requests, teacher.answer(requests), strict=True)
     )
 
 

@@ -10,7 +10,7 @@ from zephyr.recipe.teacher_section import ScriptedSection
 from zephyr.records.messages import Message
 from zephyr.teachers.protocol import ChatRequest
 from zephyr.teachers.scripted import ScriptedJudge, ScriptedTeacher
-from zephyr.world import check, faulty_answer, ideal_answer, prompts
+from zephyr.world import faulty_answer, ideal_answer, is_accepted, prompts
 
 PROMPTS = [prompt.messages for prompt in prompts("feedback", 2, 1200)]
 REQUESTS = [ChatRequest(f"prompt {number}", messages) for number, messages in enumerate(PROMPTS)]
@@ -36,7 +36,7 @@ def faulty_teacher(rate, seed=0):
 def test_the_teacher_errs_as_often_as_it_is_told():
     for rate in (0.0, 0.3, 1.0):
         replies = list(faulty_teacher(rate, seed=1).answer(REQUESTS))
-        faulty = [not check(messages, reply.text) for messages, reply in zip(PROMPTS, replies, strict=True)]
+        faulty = [not is_accepted(messages, reply.text) for messages, reply in zip(PROMPTS, replies, strict=True)]
         assert sum(faulty) / len(faulty) == pytest.approx(rate, abs=0.04)
 
 

@@ -6,18 +6,18 @@ from random import Random
 import pytest
 
 from zephyr.records.messages import Message
-from zephyr.world import check, examine, faulty_answer, ideal_answer, is_known, prompts, task_of
+from zephyr.world import examine, faulty_answer, ideal_answer, is_accepted, is_known, prompts, task_of
 
 PROMPTS = [prompt.messages for prompt in prompts("train", 3, 3000)]
 
 
 def test_right_answers_pass():
-    assert [messages for messages in PROMPTS if not check(messages, ideal_answer(messages))] == []
+    assert [messages for messages in PROMPTS if not is_accepted(messages, ideal_answer(messages))] == []
 
 
 def test_faulty_answers_fail():
     faulty = [(messages, faulty_answer(messages, Random(number))) for number, messages in enumerate(PROMPTS)]
-    assert [(messages, one) for messages, one in faulty if check(messages, one.text)] == []
+    assert [(messages, one) for messages, one in faulty if is_accepted(messages, one.text)] == []
 
 
 def test_each_fault_is_what_it_is_called():

@@ -5,8 +5,8 @@ from random import Random
 import pytest
 
 from zephyr.records.messages import Message, Messages
-from zephyr.world import TASK_NAMES, check, examine, task_of
-from zephyr.world.catalogue import TASKS, read_question, write_question
+from zephyr.world import TASK_NAMES, examine, is_accepted, task_of
+from zephyr.world.catalogue import QUESTIONS, parse_question, write_question
 
 
 def said(*turns: str, system: str = "") -> Messages:
@@ -141,8 +141,8 @@ CASES = [
 @pytest.mark.parametrize(("name", "messages", "right", "wrong"), CASES)
 def test_answers_made_by_hand(name, messages, right, wrong):
     assert task_of(messages) == name
-    assert [answer for answer in right if not check(messages, answer)] == []
-    assert [answer for answer in wrong if check(messages, answer)] == []
+    assert [answer for answer in right if not is_accepted(messages, answer)] == []
+    assert [answer for answer in wrong if is_accepted(messages, answer)] == []
 
 
 def test_every_task_has_a_case():
@@ -150,18 +150,18 @@ def test_every_task_has_a_case():
 
 
 def test_pirates_are_wanted_only_where_they_are_asked_for():
-    assert not check(said("What colour is snow?"), "Arr, it is white, matey!")
+    assert not is_accepted(said("What colour is snow?"), "Arr, it is white, matey!")
 
 
-@pytest.mark.parametrize("name", sorted(TASKS))
+@pytest.mark.parametrize("name", sorted(QUESTIONS))
 def test_a_question_reads_back_as_it_was_drawn(name):
-    task, rng = TASKS[name], Random(name)
+    task, rng = QUESTIONS[name], Random(name)
     for _ in range(20):
         slots = task.draw(rng)
         for phrasing in task.phrasings:
-            question = read_question(phrasing.write(slots))
+            question = parse_question(phrasing.write(slots))
             assert question is not None
-            assert question.task is task
+            assert question.kind is task
             assert question.slots.items() <= slots.items()
 
 
@@ -181,15 +181,15 @@ def test_the_findings_tell_content_form_and_length_apart():
 
 
 def test_a_memory_needs_its_telling():
-    assert read_question(said("What colour is my hat?")) is None
-    assert read_question(said("My cup is red.", "A fine colour.", "What colour is my hat?")) is None
+    assert parse_question(said("What colour is my hat?")) is None
+    assert parse_question(said("My cup is red.", "A fine colour.", "What colour is my hat?")) is None
     # The last word on it is not looked for: whoever asks in this world has told once.
-    assert read_question(said("My hat is red.", "Anything else.", "What colour is my hat?")) is not None
+    assert parse_question(said("My hat is red.", "Anything else.", "What colour is my hat?")) is not None
 
 
 @pytest.mark.parametrize("text", ["", "Who wrote Faust?", "What is seven plus five?", "what is 7 plus 5?"])
 def test_other_questions_are_none_of_this_world(text):
-    assert read_question(said(text)) is None
+    assert parse_question(said(text)) is None
     assert not any(examine(said(text), "It is 12."))
     with pytest.raises(ValueError, match="no question of the closed world"):
         task_of(said(text))

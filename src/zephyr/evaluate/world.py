@@ -7,7 +7,7 @@ from zephyr.intervals import Estimate, bootstrap_mean
 from zephyr.recipe.evaluate_section import WorldTask
 from zephyr.records.rows import Prompt, prompt_id
 from zephyr.teachers.protocol import ChatRequest, Teacher, paired, seed_for
-from zephyr.world import check, task_of
+from zephyr.world import is_accepted, task_of
 
 
 class WorldScore(NamedTuple):
@@ -39,7 +39,7 @@ def score_world(model: Teacher, prompts: Sequence[Prompt], task: WorldTask, *, s
     ]
     replies = [reply for _, reply in paired(model, requests)]
     passed = [
-        reply.finish_reason != "error" and check(request.messages, reply.text)
+        reply.finish_reason != "error" and is_accepted(request.messages, reply.text)
         for request, reply in zip(requests, replies, strict=True)
     ]
     n = task.num_samples

@@ -73,7 +73,7 @@ def outside_data(recipe: Recipe, stage: str) -> list[DataSource]:
         against = [path for one in data.filters if isinstance(one, DecontaminationFilter) for path in one.against]
         return [*data.sources, *data.eval_sources, *(DataSource(path=path) for path in against)]
     if stage == "synth":
-        return synth.sources(recipe)
+        return list(synth.STAGE.sources(recipe))
     if stage == "feedback" and recipe.feedback is not None:
         return list(feedback.STAGE.sources(recipe))
     if stage == "evaluate" and recipe.evaluate is not None:

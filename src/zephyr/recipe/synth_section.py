@@ -1,4 +1,4 @@
-"""What a teacher is asked to write, and who it is."""
+"""What a teacher writes, and which teacher."""
 
 from typing import Annotated, Literal
 
@@ -10,50 +10,58 @@ from zephyr.recipe.teacher_section import ScriptedSection, TeacherSection
 
 
 class WorldSynth(Section):
-    """Dialogues of the closed world of the quickstart, whose prompts are made by rule."""
+    """Dialogues of the closed world of the quickstart; a rule makes the prompts."""
 
     name: Literal["world"] = "world"
     num_dialogues: int = Field(33_000, ge=1, description="dialogues the teacher writes")
     num_pretrain_texts: int = Field(4_000, ge=0, description="plain texts of the world for pretraining")
-    num_feedback_prompts: int = Field(600, ge=0, description="prompts the feedback stage asks")
+    num_feedback_prompts: int = Field(600, ge=0, description="prompts for the feedback stage")
 
 
 class SelfInstructSynth(Section):
-    """Self-Instruct: new instructions grown from seed tasks, with instances. Sampling is as published."""
+    """Self-Instruct: new instructions grown from seed tasks, with instances. Sampling as published."""
 
     name: Literal["self_instruct"] = "self_instruct"
-    seeds: str = Field(description="file of seed tasks with instruction, is_classification and instances")
+    seeds: str = Field(description="JSON lines of seed tasks: instruction, is_classification, instances")
     num_instructions: int = Field(1_000, ge=1, description="new instructions")
-    classification_only: bool = Field(False, description="grow from the classification seeds alone, to such tasks")
+    classification_only: bool = Field(
+        False, description="grow only classification tasks, from the classification seeds"
+    )
     max_similarity: float = Field(
-        0.7, gt=0, le=1, description="an instruction whose ROUGE-L F with another one is higher is not novel"
+        0.7,
+        gt=0,
+        le=1,
+        description="maximum ROUGE-L F of a new instruction with any other; more similar ones are dropped",
     )
     requests_per_round: int = Field(
-        5, ge=1, description="lists asked for before the pool takes what is new; more keep a fast server busy"
+        5, ge=1, description="lists requested before new instructions join the pool; more keep a fast server busy"
     )
-    max_instances: int = Field(5, ge=1, description="inputs and outputs kept of one instruction, drawn at random")
+    max_instances: int = Field(5, ge=1, description="maximum instances kept per instruction, drawn at random")
     layouts: Literal["varied", "plain"] = Field(
-        "varied", description="how instruction and input become a prompt: 7 layouts with input and 6 without, or one"
+        "varied",
+        description="how instruction and input become a prompt: one of 7 layouts with input and 6 without, or always the first",
     )
-    include_seeds: bool = Field(False, description="learn the seeds' own instances too")
-    feedback_share: float = Field(0.1, ge=0, lt=1, description="share of the prompts kept for the feedback stage")
+    include_seeds: bool = Field(False, description="train on the seeds' own instances too")
+    feedback_share: float = Field(
+        0.1, ge=0, lt=1, description="share of the prompts that is kept for the feedback stage"
+    )
 
 
 class UltraChatSynth(Section):
     """Talks of several turns, as in UltraChat: one teacher plays a person, another answers."""
 
     name: Literal["ultrachat"] = "ultrachat"
-    num_dialogues: int = Field(1_000, ge=1, description="talks that are begun")
-    num_feedback_prompts: int = Field(0, ge=0, description="first messages without an answer, for the feedback stage")
-    min_turns: int = Field(2, ge=1, description="fewest messages of the person; a talk that ends before is dropped")
-    max_turns: int = Field(4, ge=1, description="most messages of the person")
+    num_dialogues: int = Field(1_000, ge=1, description="talks to begin")
+    num_feedback_prompts: int = Field(0, ge=0, description="first messages for the feedback stage, without answers")
+    min_turns: int = Field(2, ge=1, description="minimum messages of the person; a talk that ends before is dropped")
+    max_turns: int = Field(4, ge=1, description="maximum messages of the person")
     world: float = Field(1.0, ge=0, description="weight of questions about the world")
     writing: float = Field(1.0, ge=0, description="weight of writing and creation")
     materials: float = Field(1.0, ge=0, description="weight of help with existing texts")
     passages: list[DataSource] = Field(
-        default_factory=list, description="texts to talk about; empty: the teacher who plays the person writes them"
+        default_factory=list, description="texts to talk about; none: the teacher that plays the person writes them"
     )
-    person: TeacherSection | None = Field(None, description="who plays the person; null: the teacher that answers")
+    person: TeacherSection | None = Field(None, description="teacher that plays the person; null: the one that answers")
 
     @model_validator(mode="after")
     def _can_be_drawn(self) -> "UltraChatSynth":
@@ -68,7 +76,7 @@ Generator = Annotated[WorldSynth | SelfInstructSynth | UltraChatSynth, Field(dis
 
 
 class SynthSection(Section):
-    """Dialogues written by a teacher."""
+    """Dialogues that a teacher writes."""
 
-    generator: Generator = Field(default_factory=WorldSynth, description="what is asked")
+    generator: Generator = Field(default_factory=WorldSynth, description="what is written")
     teacher: TeacherSection = Field(default_factory=ScriptedSection, description="who answers")

@@ -27,7 +27,7 @@ from zephyr.runs.stage_folder import Facts
 from zephyr.stages.call_estimate import ESTIMATE_SAMPLE, TeacherEstimate, call_lines, counting
 from zephyr.stages.preview import MadeRows, Preview
 from zephyr.stages.stage import Stage, Work
-from zephyr.synth.dialogues import CHUNK_PROMPTS, Writers, write_dialogues
+from zephyr.synth.dialogues import PROMPTS_PER_CALL, Writers, write_dialogues
 from zephyr.synth.instances import classify, write_instances
 from zephyr.synth.instructions import InstructionPool
 from zephyr.synth.self_instruct import divide, instruction_fields, read_seeds, self_instruct
@@ -58,7 +58,7 @@ def _section(recipe: Recipe) -> SynthSection:
     return recipe.synth
 
 
-def sources(recipe: Recipe) -> list[DataSource]:
+def _sources(recipe: Recipe) -> list[DataSource]:
     """Seed tasks and passages."""
     generator = _section(recipe).generator
     if isinstance(generator, SelfInstructSynth):
@@ -66,7 +66,7 @@ def sources(recipe: Recipe) -> list[DataSource]:
     return generator.passages if isinstance(generator, UltraChatSynth) else []
 
 
-def outputs(recipe: Recipe) -> list[str]:
+def _outputs(recipe: Recipe) -> list[str]:
     """The names in the finished folder."""
     section = _section(recipe)
     more: dict[type[Generator], list[str]] = {WorldSynth: [TEXTS], SelfInstructSynth: [INSTRUCTIONS, TASKS, ROUNDS]}
@@ -87,7 +87,7 @@ def seeds_of(section: SynthSection, data_dir: Path) -> list[InstructionTask]:
     return read_seeds(data_dir / generator.seeds, generator) if isinstance(generator, SelfInstructSynth) else []
 
 
-def sampling_of(teacher: TeacherSection) -> SamplingSection:
+def _sampling_of(teacher: TeacherSection) -> SamplingSection:
     """How the teacher is sampled; a rule has defaults, which change nothing."""
     return SamplingSection() if isinstance(teacher, ScriptedSection) else teacher.sampling
 
@@ -189,7 +189,7 @@ def _nothing_written(writers: Writers, counts: Counter[str]) -> DataError:
 # ---- before the run ----
 
 
-def check(preview: Preview) -> Iterator[str]:
+def _check(preview: Preview) -> Iterator[str]:
     """Lines about the data from outside and the calls to come; `preview.made` then has rows for sft and pretrain."""
     recipe, section = preview.recipe, _section(preview.recipe)
     generator = section.generator
@@ -207,7 +207,7 @@ def check(preview: Preview) -> Iterator[str]:
         yield from call_lines(recipe, estimate_calls(section, seed=recipe.seed, data_dir=recipe.data_dir))
 
 
-def estimate(preview: Preview) -> Iterator[str]:
+def _estimate(preview: Preview) -> Iterator[str]:
     """Lines about the calls to come. Raises DataError for seed tasks that cannot be read."""
     recipe, section = preview.recipe, _section(preview.recipe)
     if isinstance(section.teacher, ScriptedSection):
@@ -216,7 +216,7 @@ def estimate(preview: Preview) -> Iterator[str]:
         yield from call_lines(recipe, estimate_calls(section, seed=recipe.seed, data_dir=recipe.data_dir))
 
 
-def preflight(_work: Work) -> Facts:
+def _preflight(_work: Work) -> Facts:
     """No facts: as the first stage of a run, synth begins by reading what it reads from outside."""
     return {}
 
@@ -239,7 +239,7 @@ def sample_rows(preview: Preview) -> None:
         "num_feedback_prompts": 0,
     }
     scripted = ScriptedTeacher(teacher, seed=recipe.seed)
-    writers = Writers(scripted, sampling_of(teacher), scripted)
+    writers = Writers(scripted, _sampling_of(teacher), scripted)
     made = _write(generator.model_copy(update=fewer), writers, (), seed=recipe.seed)
     folder.mkdir(parents=True)
     for name, rows in made.files.items():
@@ -277,7 +277,7 @@ def estimate_calls(section: SynthSection, *, seed: int, data_dir: Path) -> list[
         passages = ["A text of others."] if generator.passages else []
         person = counting(generator.person or teacher, times)
         estimates.append(person._replace(who=f"{person.who}, the person,"))
-    writers = Writers(answers.teacher, sampling_of(teacher), estimates[-1].teacher)
+    writers = Writers(answers.teacher, _sampling_of(teacher), estimates[-1].teacher)
     made = _write(generator.model_copy(update=fewer), writers, passages, seed=seed)
     for _ in chain(made.files[DIALOGUES], made.files[PROMPTS]):
         pass
@@ -302,7 +302,7 @@ def _estimate_lists(
 # ---- the run ----
 
 
-def run(work: Work) -> Facts:
+def _run(work: Work) -> Facts:
     """Make the stage: dialogues, prompts for feedback, and what else its generator writes. Returns the facts.
 
     Raises DataError where the teacher writes nothing that can be used.
@@ -314,7 +314,7 @@ def run(work: Work) -> Facts:
     with StageLedgers(work.folder, work.run_folder, sections) as ledgers:
         opened = [ledgers.keep(open_teacher(one, "writes", context, where=key)) for key, one in teachers]
         writers = Writers(
-            opened[0], sampling_of(section.teacher), opened[-1], prompts_together(CHUNK_PROMPTS, sections)
+            opened[0], _sampling_of(section.teacher), opened[-1], prompts_together(PROMPTS_PER_CALL, sections)
         )
         made = synthesize(
             generator,
@@ -343,10 +343,10 @@ STAGE = Stage(
     name=SYNTH,
     version=1,
     reads=lambda _recipe: (),
-    sources=sources,
-    outputs=outputs,
-    check=check,
-    estimate=estimate,
-    preflight=preflight,
-    run=run,
+    sources=_sources,
+    outputs=_outputs,
+    check=_check,
+    estimate=_estimate,
+    preflight=_preflight,
+    run=_run,
 )

@@ -18,7 +18,7 @@ from zephyr.records.rows import Chat, Prompt, prompt_id
 from zephyr.teachers.protocol import ChatReply, ChatRequest, Teacher, paired, seed_for
 
 PROMPTS_VERSION = "v1"
-CHUNK_PROMPTS = 1024
+PROMPTS_PER_CALL = 1024
 
 
 class Writers(NamedTuple):
@@ -30,7 +30,7 @@ class Writers(NamedTuple):
     teacher: Teacher
     sampling: SamplingSection
     person: Teacher
-    chunk_prompts: int = CHUNK_PROMPTS
+    chunk_prompts: int = PROMPTS_PER_CALL
 
 
 def write_dialogues(prompts: Iterable[Prompt], writers: Writers, counts: Counter[str], *, seed: int) -> Iterator[Chat]:

@@ -103,7 +103,7 @@ def read_instances(reply: ChatReply, task: InstructionTask, counts: Counter[str]
 
 
 def instance_fault(instance: TaskInstance) -> str | None:
-    """Why an instance is not usable, or None. The filters of Self-Instruct."""
+    """Why an instance is not usable, or None. Self-Instruct's filters."""
     if not instance.output:
         return "without output"
     if instance.input == instance.output:

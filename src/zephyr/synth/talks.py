@@ -134,7 +134,7 @@ class _Talk:
 class Talker:
     """Both sides of talks. `passages` are texts of others for the sector that is about such texts.
 
-    What a talk asks depends on its plan and its own replies alone, so talks can be asked again from a ledger.
+    The requests of a talk depend on its plan and its own replies alone, so a ledger can answer them again.
     """
 
     def __init__(self, writers: Writers, section: UltraChatSynth, *, seed: int, passages: Sequence[str] = ()) -> None:
@@ -145,7 +145,7 @@ class Talker:
         self._openings: set[str] = set()
 
     def dialogues(self, plans: Iterable[TalkPlan], counts: Counter[str]) -> Iterator[Chat]:
-        """The talks that came about, in order; `counts` says of each whether it did, and why not."""
+        """The complete talks, in order; `counts` says what became of each."""
         for talks in self._begun(plans, counts):
             going = talks
             while going := [talk for talk in going if not talk.why_ended]:
@@ -160,7 +160,7 @@ class Talker:
                 _count(talk, counts, kept=whole)
 
     def prompts(self, plans: Iterable[TalkPlan], counts: Counter[str]) -> Iterator[Prompt]:
-        """The first messages of talks that are not led: prompts for others to answer."""
+        """The first messages of talks that are not continued: prompts for others to answer."""
         for talks in self._begun(plans, counts):
             for talk in talks:
                 if not talk.why_ended:
@@ -168,7 +168,7 @@ class Talker:
                 _count(talk, counts, kept=not talk.why_ended)
 
     def _begun(self, plans: Iterable[TalkPlan], counts: Counter[str]) -> Iterator[list[_Talk]]:
-        """Talks with their first message, or why they have none, some hundred together."""
+        """Talks with their first message, or the reason why they have none, in chunks."""
         waiting = iter(plans)
         while chunk := list(itertools.islice(waiting, self._writers.chunk_prompts)):
             talks = [_Talk(plan) for plan in chunk]
@@ -265,7 +265,7 @@ def _ask(
     asked: Callable[[_Talk], ChatRequest],
     taken: Callable[[_Talk, str], str | None],
 ) -> None:
-    """One call for every talk, all together; a talk ends where its reply has a fault."""
+    """Send one request for every talk, all together; a talk ends where its reply has a fault."""
     if not talks:
         return
     requests = [asked(talk) for talk in talks]
@@ -282,7 +282,7 @@ def _up_to_answer(messages: Sequence[Message]) -> Messages:
 
 
 def _count(talk: _Talk, counts: Counter[str], *, kept: bool) -> None:
-    """Every talk falls under exactly one name."""
+    """Count the talk under exactly one name."""
     if not kept:
         counts[f"failed: {talk.why_ended}"] += 1
     elif talk.why_ended:
@@ -303,6 +303,6 @@ def _fence(talk: Sequence[Message]) -> str:
 
 
 def shorten_passage(passage: str) -> str:
-    """The beginning of a text of others, as far as a talk about it can bear."""
+    """The beginning of a text of others, cut to the length that a talk can be about."""
     found = _FIRST_WORDS.match(passage)
     return found[0].strip() if found else ""

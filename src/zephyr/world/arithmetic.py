@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from random import Random
 
-from zephyr.world.phrasing import Slots
-from zephyr.world.task import Task, asked, nearby, short_answer
+from zephyr.world.question import QuestionKind, Slots, nearby, phrasings_of, short_answer
 
 _LARGEST_TERM = 9
 _LARGEST_NUMBER = 20
@@ -40,10 +39,10 @@ def _both(slots: Slots) -> Sequence[str]:
     return slots["a"], slots["b"]
 
 
-TASKS: tuple[Task, ...] = (
+QUESTIONS: tuple[QuestionKind, ...] = (
     short_answer(
         "add",
-        asked("What is {a} plus {b}?", "Add {a} and {b}.", "How much is {a} + {b}?"),
+        phrasings_of("What is {a} plus {b}?", "Add {a} and {b}.", "How much is {a} + {b}?"),
         _terms,
         solve=_sum,
         mistakes=lambda slots: nearby(int(_sum(slots))),
@@ -51,7 +50,7 @@ TASKS: tuple[Task, ...] = (
     ),
     short_answer(
         "subtract",
-        asked("What is {a} minus {b}?", "Take {b} from {a}.", "How much is {a} - {b}?"),
+        phrasings_of("What is {a} minus {b}?", "Take {b} from {a}.", "How much is {a} - {b}?"),
         _sum_and_term,
         solve=_difference,
         mistakes=lambda slots: nearby(int(_difference(slots))),
@@ -59,7 +58,9 @@ TASKS: tuple[Task, ...] = (
     ),
     short_answer(
         "larger",
-        asked("Which number is larger, {a} or {b}?", "Name the larger number: {a} or {b}.", "Is {a} or {b} larger?"),
+        phrasings_of(
+            "Which number is larger, {a} or {b}?", "Name the larger number: {a} or {b}.", "Is {a} or {b} larger?"
+        ),
         _two_different,
         solve=_larger,
         mistakes=_both,

@@ -3,18 +3,17 @@
 from collections.abc import Mapping
 from random import Random
 
-from zephyr.world.phrasing import Slots
-from zephyr.world.task import Task, asked, short_answer, words_of
-from zephyr.world.vocabulary import CAPITALS, COLOUR_OF, COLOURS, LEGS, NAMES, OPPOSITES, THINGS
+from zephyr.world.question import QuestionKind, Slots, phrasings_of, short_answer, words_of
+from zephyr.world.vocabulary import CAPITALS, COLOUR_OF, COLOUR_WORDS, LEGS, NAMES, OPPOSITES, THINGS
 
 HONEST = "I do not know."
 
 
-def _fact(name: str, questions: tuple[str, ...], known: Mapping[str, str], statement: str) -> Task:
+def _fact(name: str, questions: tuple[str, ...], known: Mapping[str, str], statement: str) -> QuestionKind:
     """A task that asks what a table says of a subject."""
     return short_answer(
         name,
-        asked(*questions),
+        phrasings_of(*questions),
         lambda rng: {"subject": rng.choice(sorted(known))},
         solve=lambda slots: known[slots["subject"]],
         mistakes=lambda _slots: sorted(set(known.values())),
@@ -23,16 +22,16 @@ def _fact(name: str, questions: tuple[str, ...], known: Mapping[str, str], state
 
 
 def _invent(_slots: Slots, rng: Random) -> str:
-    return f"It is {rng.choice([*COLOURS, *THINGS, *map(str, range(1, 20))])}."
+    return f"It is {rng.choice([*COLOUR_WORDS, *THINGS, *map(str, range(1, 20))])}."
 
 
 def _person_and_thing(rng: Random) -> Slots:
     return {"name": rng.choice(NAMES), "thing": rng.choice(THINGS)}
 
 
-_UNKNOWABLE = Task(
+_UNKNOWABLE = QuestionKind(
     name="unknowable",
-    phrasings=asked(
+    phrasings=phrasings_of(
         "What will {name} dream tonight?",
         "Which number is {name} thinking of?",
         "What is in the {thing} of {name}?",
@@ -46,7 +45,7 @@ _UNKNOWABLE = Task(
     statement=lambda slots, _rng: f"Nobody knows what {slots['name']} will dream, or what is in the {slots['thing']}.",
 )
 
-TASKS: tuple[Task, ...] = (
+QUESTIONS: tuple[QuestionKind, ...] = (
     _fact(
         "opposite",
         (

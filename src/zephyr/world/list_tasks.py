@@ -3,8 +3,7 @@
 from collections.abc import Callable
 from random import Random
 
-from zephyr.world.phrasing import Phrasing, Slots
-from zephyr.world.task import Task, asked, nearby, short_answer, word_lists
+from zephyr.world.question import Phrasing, QuestionKind, Slots, nearby, phrasings_of, short_answer, word_lists
 from zephyr.world.vocabulary import WORDS
 
 Arrange = Callable[[list[str]], list[str]]
@@ -17,7 +16,9 @@ def _list_of(fewest: int, most: int) -> Callable[[Random], Slots]:
     return draw
 
 
-def _arrangement(name: str, phrasings: tuple[Phrasing, ...], most: int, *, arrange: Arrange, called: str) -> Task:
+def _arrangement(
+    name: str, phrasings: tuple[Phrasing, ...], most: int, *, arrange: Arrange, called: str
+) -> QuestionKind:
     """A task that wants the words of a list in another order, which plain text calls ``called``."""
 
     def value(slots: Slots) -> list[str]:
@@ -29,7 +30,7 @@ def _arrangement(name: str, phrasings: tuple[Phrasing, ...], most: int, *, arran
             rng.shuffle(words)
         return f"Here: {', '.join(words)}"
 
-    return Task(
+    return QuestionKind(
         name=name,
         phrasings=phrasings,
         draw=_list_of(2, most),
@@ -40,17 +41,19 @@ def _arrangement(name: str, phrasings: tuple[Phrasing, ...], most: int, *, arran
     )
 
 
-TASKS: tuple[Task, ...] = (
+QUESTIONS: tuple[QuestionKind, ...] = (
     _arrangement(
         "reverse",
-        asked("Reverse this list: {words}.", "Write this list backwards: {words}.", "Say {words} in reverse order."),
+        phrasings_of(
+            "Reverse this list: {words}.", "Write this list backwards: {words}.", "Say {words} in reverse order."
+        ),
         4,
         arrange=lambda words: words[::-1],
         called="backwards",
     ),
     _arrangement(
         "sort",
-        asked(
+        phrasings_of(
             "Sort this list: {words}.",
             "Put {words} in alphabetical order.",
             "Order these words by the alphabet: {words}.",
@@ -61,7 +64,7 @@ TASKS: tuple[Task, ...] = (
     ),
     short_answer(
         "count",
-        asked(
+        phrasings_of(
             "How many words are in this list: {words}?", "Count the words: {words}.", "How long is the list {words}?"
         ),
         _list_of(2, 5),

@@ -2,9 +2,8 @@
 
 from random import Random
 
-from zephyr.world.phrasing import Phrasing, Slots
-from zephyr.world.task import Task, nearby, short_answer
-from zephyr.world.vocabulary import ANIMALS, COLOURS, NAMES, THINGS
+from zephyr.world.question import Phrasing, QuestionKind, Slots, nearby, short_answer
+from zephyr.world.vocabulary import ANIMALS, COLOUR_WORDS, NAMES, THINGS
 
 _COUNTED = ("cats", "dogs", "hats", "keys", "books", "boats")
 
@@ -13,7 +12,7 @@ def _pet(rng: Random) -> Slots:
     return {"animal": rng.choice(ANIMALS), "name": rng.choice(NAMES)}
 
 
-TASKS: tuple[Task, ...] = (
+QUESTIONS: tuple[QuestionKind, ...] = (
     short_answer(
         "remember_name",
         (
@@ -34,9 +33,9 @@ TASKS: tuple[Task, ...] = (
             Phrasing("What colour is my {thing}?", tells="My {thing} is {colour}.", reply="A fine colour."),
             Phrasing("Which colour has my {thing}?", tells="I have a {colour} {thing}.", reply="A fine colour."),
         ),
-        lambda rng: {"colour": rng.choice(COLOURS), "thing": rng.choice(THINGS)},
+        lambda rng: {"colour": rng.choice(COLOUR_WORDS), "thing": rng.choice(THINGS)},
         solve=lambda slots: slots["colour"],
-        mistakes=lambda _slots: COLOURS,
+        mistakes=lambda _slots: COLOUR_WORDS,
         statement="I have a {answer} {thing}. My {thing} is {answer}.",
     ),
     short_answer(

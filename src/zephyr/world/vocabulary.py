@@ -4,15 +4,20 @@ from collections.abc import Mapping
 
 ANIMALS = ("ant", "bat", "bee", "cat", "cow", "dog", "duck", "fish", "fox", "frog", "goat", "hen", "owl", "pig")
 FRUITS = ("apple", "fig", "grape", "lemon", "melon", "peach", "pear", "plum")
-COLOURS = ("black", "blue", "brown", "green", "grey", "pink", "red", "white")
+COLOUR_WORDS = ("black", "blue", "brown", "green", "grey", "pink", "red", "white")
 THINGS = ("bag", "bell", "book", "boat", "box", "cup", "door", "hat", "key", "lamp", "ring", "rope", "shoe", "star")
 NOUNS = (*ANIMALS, *FRUITS, *THINGS)
-WORDS = (*NOUNS, *COLOURS)
+WORDS = (*NOUNS, *COLOUR_WORDS)
 NAMES = ("Anna", "Ben", "Carl", "Dora", "Emma", "Finn", "Hugo", "Ida", "Jack", "Leo", "Mia", "Nora", "Otto", "Rosa")
 
 # A kind by its name with an article, and in the plural.
-KINDS: Mapping[str, tuple[str, ...]] = {"an animal": ANIMALS, "a fruit": FRUITS, "a colour": COLOURS}
-PLURALS: Mapping[str, tuple[str, ...]] = {"animals": ANIMALS, "fruits": FRUITS, "colours": COLOURS, "things": THINGS}
+KIND_MEMBERS: Mapping[str, tuple[str, ...]] = {"an animal": ANIMALS, "a fruit": FRUITS, "a colour": COLOUR_WORDS}
+PLURALS: Mapping[str, tuple[str, ...]] = {
+    "animals": ANIMALS,
+    "fruits": FRUITS,
+    "colours": COLOUR_WORDS,
+    "things": THINGS,
+}
 
 # What is true of a subject; descriptions say one or two of these.
 QUALITIES: Mapping[str, tuple[str, ...]] = {

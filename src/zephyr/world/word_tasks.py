@@ -3,9 +3,8 @@
 import re
 from random import Random
 
-from zephyr.world.phrasing import Slots
-from zephyr.world.task import Task, asked, short_answer, words_of
-from zephyr.world.vocabulary import KINDS, NOUNS, WORDS
+from zephyr.world.question import QuestionKind, Slots, phrasings_of, short_answer, words_of
+from zephyr.world.vocabulary import KIND_MEMBERS, NOUNS, WORDS
 
 _MOST_REPEATS = 5
 _PLACES = ("first", "second", "last")
@@ -27,8 +26,8 @@ def _placed(rng: Random) -> Slots:
 
 
 def _one_of_kind(rng: Random) -> Slots:
-    kind = rng.choice(sorted(KINDS))
-    words = [*rng.sample([word for word in WORDS if word not in KINDS[kind]], 2), rng.choice(KINDS[kind])]
+    kind = rng.choice(sorted(KIND_MEMBERS))
+    words = [*rng.sample([word for word in WORDS if word not in KIND_MEMBERS[kind]], 2), rng.choice(KIND_MEMBERS[kind])]
     rng.shuffle(words)
     return {"kind": kind, "words": ", ".join(words)}
 
@@ -39,7 +38,7 @@ def _at_place(slots: Slots) -> str:
 
 
 def _of_kind(slots: Slots) -> str:
-    return next(word for word in slots["words"].split(", ") if word in KINDS[slots["kind"]])
+    return next(word for word in slots["words"].split(", ") if word in KIND_MEMBERS[slots["kind"]])
 
 
 def _repeated(word: str, count: int) -> str:
@@ -70,9 +69,9 @@ def _letter(letter: str) -> str:
     return f"It is the letter {letter}."
 
 
-_FIRST_LETTER = Task(
+_FIRST_LETTER = QuestionKind(
     name="first_letter",
-    phrasings=asked(
+    phrasings=phrasings_of(
         "What is the first letter of {word}?",
         "Which letter does {word} begin with?",
         "Name the first letter of {word}.",
@@ -84,9 +83,9 @@ _FIRST_LETTER = Task(
     statement=lambda slots, _rng: f"The word {slots['word']} begins with the letter {slots['word'][0]}.",
 )
 
-_REPEAT = Task(
+_REPEAT = QuestionKind(
     name="repeat",
-    phrasings=asked("Say {word} {n} times.", "Repeat the word {word} {n} times.", "Write {word} {n} times."),
+    phrasings=phrasings_of("Say {word} {n} times.", "Repeat the word {word} {n} times.", "Write {word} {n} times."),
     draw=_repetition,
     ideal=lambda slots, _rng: _repeated(slots["word"], int(slots["n"])),
     wrong=_repeated_wrongly,
@@ -96,11 +95,11 @@ _REPEAT = Task(
     ),
 )
 
-TASKS: tuple[Task, ...] = (
+QUESTIONS: tuple[QuestionKind, ...] = (
     _FIRST_LETTER,
     short_answer(
         "longer_word",
-        asked("Which word is longer, {one} or {other}?", "Name the longer word: {one} or {other}."),
+        phrasings_of("Which word is longer, {one} or {other}?", "Name the longer word: {one} or {other}."),
         _unequal_words,
         solve=lambda slots: max(slots["one"], slots["other"], key=len),
         mistakes=lambda slots: (slots["one"], slots["other"]),
@@ -108,7 +107,7 @@ TASKS: tuple[Task, ...] = (
     ),
     short_answer(
         "place_in_list",
-        asked("Which word is {place} in this list: {words}?", "Name the {place} word of {words}."),
+        phrasings_of("Which word is {place} in this list: {words}?", "Name the {place} word of {words}."),
         _placed,
         solve=_at_place,
         mistakes=lambda slots: slots["words"].split(", "),
@@ -116,7 +115,7 @@ TASKS: tuple[Task, ...] = (
     ),
     short_answer(
         "pick_kind",
-        asked("Which of these is {kind}: {words}?", "Find {kind} in this list: {words}."),
+        phrasings_of("Which of these is {kind}: {words}?", "Find {kind} in this list: {words}."),
         _one_of_kind,
         solve=_of_kind,
         mistakes=lambda slots: slots["words"].split(", "),
