@@ -139,10 +139,10 @@ def test_the_stage_is_another_one_with_other_seeds(tmp_path):
 @pytest.mark.parametrize(
     ("synth", "said"),
     [
-        ({"generator": {"name": "ultrachat"}}, "synth.teacher: scripted knows the closed world alone"),
+        ({"generator": {"name": "ultrachat"}}, "synth.teacher: the scripted teacher knows only the closed world"),
         (
             {"generator": {"name": "ultrachat", "person": {"name": "scripted"}}, "teacher": LOCAL},
-            "synth.generator.person: scripted knows the closed world alone",
+            "synth.generator.person: the scripted teacher knows only the closed world",
         ),
         (
             {"generator": {"name": "ultrachat", "person": LOCAL | {"model": "stage:sft"}}, "teacher": LOCAL},

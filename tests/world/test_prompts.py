@@ -1,13 +1,15 @@
-"""The splits share nothing, hold every task, and come out the same every time."""
+"""The splits share nothing, hold every task, and come out the same every time; texts state truths of every task."""
 
 import itertools
+import subprocess
+import sys
 from collections import Counter
 
 import pytest
 
 from zephyr.records.messages import Message
 from zephyr.records.rows import prompt_id
-from zephyr.world import TASK_NAMES, prompts, split_of, task_of
+from zephyr.world import TASK_NAMES, pretrain_texts, prompts, split_of, task_of
 from zephyr.world.catalogue import user_turns
 
 SPLITS = ("train", "feedback", "heldout")
@@ -61,3 +63,27 @@ def test_prompts_end_with_the_user_and_say_where_they_are_from():
     first = next(iter(prompts("train", 0, 1)))
     assert (first.name, first.source, first.messages[-1].role) == ("world train prompt 1", "world", "user")
     assert list(prompts("train", 0, 0)) == []
+
+
+def test_texts_follow_from_the_seed():
+    texts = list(pretrain_texts(4, 50))
+    assert texts == list(pretrain_texts(4, 50))
+    assert texts[:20] == list(pretrain_texts(4, 20))
+    assert texts != list(pretrain_texts(5, 50))
+    assert [text.name for text in texts[:2]] == ["world text 1", "world text 2"]
+
+
+def test_texts_state_what_the_questions_ask():
+    text = "\n".join(one.text for one in pretrain_texts(1, 3000))
+    for truth in (
+        "7 plus 5 is 12.", "The opposite of hot is cold.", "The colour of snow is white.", "The spider has 8 legs.",
+        "The capital of Italy is Rome.", "The word owl begins with the letter o.",
+        "The word owl in capital letters is OWL.",
+    ):  # fmt: skip
+        assert truth in text
+    assert "<|user|>" not in text
+
+
+def test_the_world_knows_no_torch():
+    code = "import sys, zephyr.world, zephyr.teachers.scripted; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -57,7 +57,7 @@ def _synth(recipe: RecipeFields) -> Iterator[Conflict]:
     generator = recipe.synth.generator
     for key, teacher in _synth_teachers(recipe):
         if isinstance(teacher, ScriptedSection):
-            what = f"scripted knows the closed world alone, and generator {generator.name} asks for more"
+            what = f"the scripted teacher knows only the closed world, and generator {generator.name} needs more"
             yield Conflict(key, what, "choose local, vllm or endpoint", ("synth.generator",))
     if recipe.pretrain is not None and not recipe.pretrain.data.sources:
         what = f"is empty, and generator {generator.name} makes no texts"

@@ -24,14 +24,12 @@ class SelfInstructSynth(Section):
     name: Literal["self_instruct"] = "self_instruct"
     seeds: str = Field(description="JSON lines of seed tasks: instruction, is_classification, instances")
     num_instructions: int = Field(1_000, ge=1, description="new instructions")
-    classification_only: bool = Field(
-        False, description="grow only classification tasks, from the classification seeds"
-    )
+    classification_only: bool = Field(False, description="use only classification seeds and grow such tasks")
     max_similarity: float = Field(
         0.7,
         gt=0,
         le=1,
-        description="maximum ROUGE-L F of a new instruction with any other; more similar ones are dropped",
+        description="drop instructions whose ROUGE-L F with another one is higher",
     )
     requests_per_round: int = Field(
         5, ge=1, description="lists requested before new instructions join the pool; more keep a fast server busy"
@@ -39,12 +37,10 @@ class SelfInstructSynth(Section):
     max_instances: int = Field(5, ge=1, description="maximum instances kept per instruction, drawn at random")
     layouts: Literal["varied", "plain"] = Field(
         "varied",
-        description="how instruction and input become a prompt: one of 7 layouts with input and 6 without, or always the first",
+        description="how instruction and input become a prompt: 7 layouts with input and 6 without, or one",
     )
     include_seeds: bool = Field(False, description="train on the seeds' own instances too")
-    feedback_share: float = Field(
-        0.1, ge=0, lt=1, description="share of the prompts that is kept for the feedback stage"
-    )
+    feedback_share: float = Field(0.1, ge=0, lt=1, description="share of prompts for the feedback stage")
 
 
 class UltraChatSynth(Section):
