@@ -9,7 +9,6 @@ import yaml
 from tests.pipeline.command import zephyr
 from tests.pipeline.mini import mini_fields
 from zephyr.recipe.shipped import shipped_recipes
-from zephyr.runs.reader import seconds_taken
 
 
 @pytest.fixture
@@ -33,16 +32,6 @@ def test_what_is_foretold_is_what_the_run_does(recipe_file, tmp_path, capsys):
         assert int(found[1]) == pytest.approx(facts["steps"], abs=2)
     for stage in ("pretrain", "sft", "feedback", "align", "evaluate", "in all"):
         assert re.search(rf"(?m)^time +{stage} .* took .* [+-]\d+%$", after.out), after.out
-
-
-def test_the_newest_folder_of_a_stage_counts(tmp_path):
-    for name, finished, seconds in (("sft-a", "2026-01-01", 5.0), ("sft-b", "2026-01-02", 7.0)):
-        (tmp_path / name).mkdir()
-        record = {"key": {"stage": "sft"}, "finished": finished, "seconds": seconds}
-        (tmp_path / name / "stage.json").write_text(json.dumps(record))
-    (tmp_path / "torn").mkdir()
-    (tmp_path / "torn" / "stage.json").write_text("{")
-    assert seconds_taken(tmp_path, ("sft", "align")) == {"sft": 7.0}
 
 
 @pytest.mark.parametrize("name", [recipe.name for recipe in shipped_recipes() if recipe.name != "real-small"])

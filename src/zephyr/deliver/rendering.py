@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 
 from zephyr.records.fields import printable
 
@@ -17,18 +16,18 @@ def render_html(template: str, values: Mapping[str, object]) -> str:
 
 
 def render_markdown(template: str, values: Mapping[str, object]) -> str:
-    """The text of a template; its filter `plain` makes a value fit for a line or a table's cell."""
+    """The text of a template; its filter `one_line` makes a value fit for a line or a table's cell."""
     return _MARKDOWN.get_template(template).render(values)
 
 
-def plain(text: str) -> str:
+def one_line(text: str) -> str:
     """The text on one line, unable to end its cell or to be HTML."""
     return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
 
 
 def _visible(value: object) -> object:
     """A text with its invisible characters written out, line by line; Markup, which a macro has made, as it is."""
-    if not isinstance(value, str) or isinstance(value, Markup):
+    if not isinstance(value, str) or hasattr(value, "__html__"):
         return value
     return "\n".join(printable(line) for line in value.splitlines())
 
@@ -48,4 +47,4 @@ def _environment() -> Environment:
 _HTML = _environment()
 # Markdown has no escape for all places; our templates and no others are rendered.
 _MARKDOWN = _environment().overlay(autoescape=False, finalize=None)
-_MARKDOWN.filters["plain"] = plain
+_MARKDOWN.filters["one_line"] = one_line

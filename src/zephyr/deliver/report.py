@@ -50,7 +50,7 @@ _CURVES = (
 )
 # How the published Zephyr models were trained and how their training ended. Sources: their cards (hyper-parameters and
 # last evaluation) and arXiv 2310.16944; alpha's beta follows from its card's table (`card_audit`).
-PUBLISHED_RUNS = ("zephyr-7b-beta", "zephyr-7b-alpha")
+_PUBLISHED_RUNS = ("zephyr-7b-beta", "zephyr-7b-alpha")
 _PUBLISHED_SETTINGS = {
     "objective": ("dpo", "dpo"),
     "beta": ("0.1", "0.05"),
@@ -120,7 +120,7 @@ def report_of(run: RunRecord, *, outside: OutsideResults | None = None) -> str:
         "health": health_of(run) if has_training else None,
         "beside": results.beside,
         "deviations": results.deviations,
-        "published_runs": PUBLISHED_RUNS,
+        "published_runs": _PUBLISHED_RUNS,
         "published": _published_rows(run),
         "versions": [[name, str(value)] for name, value in (*run.packages.items(), *run.machine.items())],
     }

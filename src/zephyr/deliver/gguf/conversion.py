@@ -12,7 +12,7 @@ from zephyr.deliver.gguf.file import Header
 from zephyr.deliver.gguf.libraries import load_gguf
 from zephyr.deliver.gguf.reference import CONVERSATIONS, ids_of, render
 from zephyr.deliver.gguf.tensors import NamedTensor, Setting, named_tensors, read_sizes
-from zephyr.deliver.gguf.vocabulary import CONTROL, FastTokenizer, read_vocabulary
+from zephyr.deliver.gguf.vocabulary import CONTROL, TokenizerParts, read_vocabulary
 from zephyr.errors import ModelError
 from zephyr.models.adapters import SETTINGS, load_adapter, merge_adapters
 from zephyr.models.generation import stop_ids_of
@@ -81,7 +81,7 @@ def convert(loaded: Loaded, name: str, where: str) -> Converted:
     template = tokenizer.chat_template or ""
     if not isinstance(template, str):
         raise ModelError(where, "has several chat templates", "keep the one it was trained with")
-    vocabulary = read_vocabulary(cast("FastTokenizer", tokenizer), num_embeddings(model), where)
+    vocabulary = read_vocabulary(cast("TokenizerParts", tokenizer), num_embeddings(model), where)
     # llama.cpp ends an answer at eos and at one more token, its eot.
     stops = [token for token in stop_ids_of(model, tokenizer) if token != tokenizer.eos_token_id]
     if stops:

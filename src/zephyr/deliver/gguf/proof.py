@@ -53,7 +53,7 @@ class Differences(NamedTuple):
     found: list[str]
 
 
-class Divergence(NamedTuple):
+class GreedyDivergence(NamedTuple):
     """Where a continuation diverges from the model's: the sequence, the place in it, and the file's token."""
 
     sequence: int
@@ -118,7 +118,7 @@ def id_faults(opened: OpenedLlama, header: Header, reference: Reference, tokeniz
     return Differences(compared, found)
 
 
-def _divergences(opened: OpenedLlama, reference: Reference) -> Iterator[Divergence | None]:
+def _divergences(opened: OpenedLlama, reference: Reference) -> Iterator[GreedyDivergence | None]:
     """Where each greedy continuation of the file, decoded token by token, diverges; None where it does not."""
     for sequence, (prompt, said) in enumerate(zip(reference.prompts, reference.greedy, strict=True)):
         opened.reset()
@@ -127,7 +127,7 @@ def _divergences(opened: OpenedLlama, reference: Reference) -> Iterator[Divergen
         for place, token in enumerate(said, start=len(prompt.ids)):
             best = int(opened.scores[place - 1].argmax())
             if best != token:
-                divergence = Divergence(sequence, place, best)
+                divergence = GreedyDivergence(sequence, place, best)
                 break
             if place + 1 < len(prompt.ids) + len(said):
                 opened.eval([token])
@@ -144,7 +144,7 @@ def _judged(
     form: str,
     reference: Reference,
     logits: Sequence[Scores],
-    diverged_at: Sequence[Divergence | None],
+    diverged_at: Sequence[GreedyDivergence | None],
     templates: Differences,
     texts: Differences,
 ) -> Proof:
@@ -197,7 +197,7 @@ def _numeric_failures(form: str, proof: Proof) -> Iterator[str]:
         )
 
 
-def _gap(reference: Reference, divergence: Divergence) -> float:
+def _gap(reference: Reference, divergence: GreedyDivergence) -> float:
     """The difference of the model's logits between its own token and the file's, where they diverge."""
     own = reference.logits[divergence.sequence][divergence.place - 1]
     return float(own[reference.sequences[divergence.sequence][divergence.place]] - own[divergence.token])

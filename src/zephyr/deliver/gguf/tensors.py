@@ -103,7 +103,9 @@ def rope_factors(rope: dict[str, object], head_dim: int) -> list[float]:
 
 
 def named_tensors(weights: dict[str, Tensor], sizes: Sizes, names: TensorNames, where: str) -> Iterator[NamedTensor]:
-    """The tensors of a state dict as the file holds them: matrices as float16, vectors and routers as float32.
+    """The tensors of a state dict as the file holds them: matrices (rows, columns) in float16, vectors (n,) in float32.
+
+    Routers are float32 too.
 
     Raises ModelError for a weight that llama.cpp has no name for, and, when its numbers are loaded, for one that
     float16 cannot hold.
@@ -122,7 +124,7 @@ def named_tensors(weights: dict[str, Tensor], sizes: Sizes, names: TensorNames, 
 
 
 def permute(weight: Tensor, num_heads: int) -> Tensor:
-    """The rows of a query or key weight, from halves beside each other in every head to pairs.
+    """The rows of a query or key weight (heads x head_dim, ...), from halves side by side in every head to pairs.
 
     transformers turns dimension i of a head with i + d/2, llama.cpp's `llama` 2i with 2i + 1.
     """

@@ -56,7 +56,7 @@ class BackendTokenizer(Protocol):
     def to_str(self) -> str: ...
 
 
-class FastTokenizer(Protocol):
+class TokenizerParts(Protocol):
     """What is used of transformers' fast tokenizers, named as there."""
 
     @property
@@ -76,7 +76,7 @@ class FastTokenizer(Protocol):
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]: ...
 
 
-def read_vocabulary(tokenizer: FastTokenizer, num_rows: int, where: str) -> Vocabulary:
+def read_vocabulary(tokenizer: TokenizerParts, num_rows: int, where: str) -> Vocabulary:
     """The vocabulary, padded to the model's `num_rows` embeddings. Raises ModelError for what llama.cpp lacks."""
     content: _Fields = json.loads(tokenizer.backend_tokenizer.to_str())
     model = _fields(content["model"])
@@ -119,7 +119,7 @@ def _tokens(
     return tuple(tokens), tuple(kinds)
 
 
-def _with_specials(vocabulary: Vocabulary, tokenizer: FastTokenizer, where: str) -> Vocabulary:
+def _with_specials(vocabulary: Vocabulary, tokenizer: TokenizerParts, where: str) -> Vocabulary:
     bare, added = (tokenizer.encode("a", add_special_tokens=add) for add in (False, True))
     adds_bos = len(added) > len(bare) and added[0] == tokenizer.bos_token_id
     adds_eos = len(added) > len(bare) and added[-1] == tokenizer.eos_token_id
@@ -178,7 +178,7 @@ def _check_sentencepiece(content: _Fields, where: str) -> None:
         raise _refused(where, "its tokenizer changes or splits a text in a way that is not known here")
 
 
-def _puts_spaces(tokenizer: FastTokenizer) -> tuple[bool, bool]:
+def _puts_spaces(tokenizer: TokenizerParts) -> tuple[bool, bool]:
     """Whether a space is put before a text where it begins, and after a control token."""
     inside = tokenizer.encode("\na", add_special_tokens=False)[-1:]
     at_start = tokenizer.encode("a", add_special_tokens=False) != inside
