@@ -1,4 +1,4 @@
-"""Our side of a benchmark: ``zephyr.train.loop.train`` on the same ids; run as ``ours.py TASK RESULT``."""
+"""Our side of a benchmark: ``zephyr.train.train.train`` on the same ids; run as ``ours.py TASK RESULT``."""
 
 import json
 import sys
@@ -18,8 +18,8 @@ from zephyr.models.loading import Source, load_model
 from zephyr.recipe.train_section import DpoObjective, OrpoObjective, Precision, SftObjective, TrainSection
 from zephyr.runs.layout import TRAIN_LOG
 from zephyr.train.job import TrainJob
-from zephyr.train.loop import train
 from zephyr.train.objectives import build_objective
+from zephyr.train.train import train
 
 PRECISIONS: dict[str, Precision] = {"float32": "float32", "bfloat16": "pure_bf16"}
 

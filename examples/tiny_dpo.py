@@ -17,8 +17,8 @@ from zephyr.models.sampling import Sampling
 from zephyr.models.tiny import tiny_model, tiny_tokenizer
 from zephyr.recipe.train_section import DpoObjective, SftObjective, TrainSection
 from zephyr.train.job import TrainJob
-from zephyr.train.loop import TrainOutcome, train
 from zephyr.train.objectives import build_objective
+from zephyr.train.train import TrainOutcome, train
 
 COLOURS = {"snow": "white", "grass": "green", "coal": "black", "blood": "red", "the sun": "yellow", "the sea": "blue"}
 ASKING = ("What colour is {}?", "Tell me the colour of {}.", "{}: which colour?", "Name the colour of {}, please.")

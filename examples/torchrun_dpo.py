@@ -17,10 +17,10 @@ from zephyr.models.loading import Source, load_model, load_tokenizer
 from zephyr.models.meta_model import empty_model
 from zephyr.recipe.train_section import DpoObjective, TrainSection
 from zephyr.train.distributed import built_on_rank_zero, pick_device, process_group
-from zephyr.train.export import save_trained
 from zephyr.train.job import TrainJob
-from zephyr.train.loop import train
 from zephyr.train.objectives import build_objective
+from zephyr.train.stored_model import save_trained
+from zephyr.train.train import train
 
 QUESTIONS = ("How are you?", "Is it late?", "Are you there?", "Was it good?", "Shall we go?")
 source, folder = Source(sys.argv[1]), Path(sys.argv[2])

@@ -30,10 +30,9 @@ from zephyr.models.tiny import tiny_model, tiny_tokenizer
 from zephyr.recipe.train_section import LoraSection, TrainSection
 from zephyr.runs.layout import TRAIN_LOG
 from zephyr.train.distributed import process_group, whole_state_dict
-from zephyr.train.examples import with_mismatched_completions
-from zephyr.train.export import save_trained
 from zephyr.train.job import TrainJob
-from zephyr.train.loop import train
+from zephyr.train.stored_model import save_trained
+from zephyr.train.train import train
 
 VOCABULARY = 300  # as many as the tiny tokenizer needs
 # Seven examples in batches of three: the last step has one, and most of its ranks none.
@@ -104,7 +103,7 @@ def make_examples(objective: str, num: int, *, seed: int = 0) -> list[Example]:
             examples.append(Comparison(name, prompt, (text(2, 12),), (float(number % 2),)))
         else:
             examples.append(Comparison(name, prompt, (text(2, 12), text(2, 12)), (1.0, 0.0)))
-    return with_mismatched_completions(examples) if objective == "kto" else examples
+    return examples
 
 
 def make_model(case: Case, *, seed: int = 0) -> CausalLM:

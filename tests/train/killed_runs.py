@@ -19,7 +19,7 @@ import torch._dynamo  # optimizers import it at first use; loaded here, children
 from safetensors.torch import save_file
 
 from tests.train.tiny_runs import pairs, tiny_job
-from zephyr.train.loop import train
+from zephyr.train.train import train
 
 MOST_LIVES = 200
 

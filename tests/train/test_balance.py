@@ -11,7 +11,8 @@ from zephyr.data.tokenize.token_store import Comparison, Dialogue
 from zephyr.models.batch_scoring import forest_of, token_visits
 from zephyr.models.scorer import ForestScorer
 from zephyr.models.tiny import tiny_model
-from zephyr.train.step import Engine, accumulate_gradients, make_batch
+from zephyr.recipe.train_section import TrainSection
+from zephyr.train.step import accumulate_gradients, make_batch
 from zephyr.trees.forest import all_scored, completion_scored
 
 COEF = 0.3
@@ -39,6 +40,11 @@ def test_a_sequence_that_repeats_or_begins_another_of_its_row_is_no_visit():
     assert token_visits([], 3).tolist() == []
 
 
+def settings(max_tokens):
+    train = TrainSection(learning_rate=1.0, router_aux_loss_coef=COEF)
+    return train.model_copy(update={"max_tokens_per_micro_batch": max_tokens})  # fewer than a recipe may ask for
+
+
 @pytest.mark.parametrize("max_tokens", [7, 12, 1000])
 def test_the_balance_loss_and_its_gradient_are_those_of_padded_rows(max_tokens):
     ours, theirs = tiny_model("mixtral"), tiny_model("mixtral")
@@ -52,14 +58,8 @@ def test_the_balance_loss_and_its_gradient_are_those_of_padded_rows(max_tokens):
     (nll + COEF * balance).backward()
 
     objective = make_objective("sft", {})
-    engine = Engine(
-        scorer=ForestScorer(ours, keep_router_logits=True),
-        objective=objective,
-        max_tokens=max_tokens,
-        device=torch.device("cpu"),
-        router_coef=COEF,
-    )
-    shares = accumulate_gradients(engine, make_batch(objective, dialogues(), None))
+    scorer, train = ForestScorer(ours, keep_router_logits=True), settings(max_tokens)
+    shares = accumulate_gradients(scorer, make_batch(objective, dialogues(), None), train)
     assert float(sum(share.loss for share in shares)) == pytest.approx((nll + COEF * balance).item(), abs=2e-6)
     for (name, mine), other in zip(ours.named_parameters(), theirs.parameters(), strict=True):
         assert torch.allclose(mine.grad, other.grad, atol=2e-6, rtol=1e-5), name
@@ -76,12 +76,6 @@ def test_pairs_are_balanced_as_two_rows_each():
     # ORPO lists the chosen sequence twice: with its prompt scored, and without.
     for name, options in (("orpo", {"beta": 0.1}), ("simpo", {"beta": 2.0, "gamma_beta_ratio": 0.5})):
         objective = make_objective(name, options)
-        engine = Engine(
-            scorer=ForestScorer(model, keep_router_logits=True),
-            objective=objective,
-            max_tokens=100,
-            device=torch.device("cpu"),
-            router_coef=COEF,
-        )
-        _, balance = accumulate_gradients(engine, make_batch(objective, pairs, None))
+        scorer, train = ForestScorer(model, keep_router_logits=True), settings(100)
+        _, balance = accumulate_gradients(scorer, make_batch(objective, pairs, None), train)
         assert float(balance.loss) == pytest.approx(float(expected), abs=1e-6)

@@ -33,9 +33,10 @@ from zephyr.train.checkpoint.checkpoint import (
     Progress,
     checkpoint_folders,
     prune_checkpoints,
+    random_state,
+    restore_random_state,
     save_checkpoint,
 )
-from zephyr.train.checkpoint.random_state import random_state, restore_random_state
 from zephyr.train.checkpoint.resume import load_latest
 
 KINDS = ["adamw", "adamw-fused", "adamw-amsgrad", "rmsprop"]

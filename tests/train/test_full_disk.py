@@ -13,9 +13,9 @@ import pytest
 from tests.train.tiny_runs import logged, tiny_job
 from zephyr.errors import ResourceError
 from zephyr.models.tiny import tiny_model
-from zephyr.train import loop
+from zephyr.train import train as loop
 from zephyr.train.checkpoint.checkpoint import whole_checkpoints
-from zephyr.train.loop import train
+from zephyr.train.train import train
 
 
 @contextmanager
@@ -59,13 +59,13 @@ def test_a_log_that_cannot_grow_names_itself_and_keeps_the_last_checkpoint(tmp_p
     gradients = loop.accumulate_gradients
     num_steps = 0
 
-    def limited(engine, batch):
+    def limited(scorer, batch, settings):
         nonlocal num_steps
         num_steps += 1
         if num_steps == 4:
             # All later checkpoints are smaller than the limit, so that it hits the log alone.
             resource.setrlimit(resource.RLIMIT_FSIZE, (three_lines + 10, before[1]))
-        return gradients(engine, batch)
+        return gradients(scorer, batch, settings)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "accumulate_gradients", limited)

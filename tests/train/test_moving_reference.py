@@ -14,9 +14,8 @@ from zephyr.models.batch_scoring import forest_of
 from zephyr.models.scorer import ForestScorer
 from zephyr.models.tiny import tiny_model
 from zephyr.recipe.train_section import LoraSection
-from zephyr.train.loop import train
 from zephyr.train.moving_reference import moving_reference
-from zephyr.train.step import Engine
+from zephyr.train.train import train
 
 
 def test_a_reference_that_becomes_the_policy_after_each_step_keeps_the_loss_at_ln_2(tmp_path):
@@ -58,12 +57,8 @@ def test_it_scores_as_a_model_of_its_weights_and_leaves_the_policy_alone(tmp_pat
     rows = [objective.sequences(pair) for pair in pairs(4)]
     with torch.no_grad():
         expected = ForestScorer(mixed)(forest_of(rows, 2)).logps.view(4, 2)
-    torch.testing.assert_close(moving.logps(engine_of(policy, objective), rows), expected, rtol=1e-5, atol=0)
+    torch.testing.assert_close(moving.logps(policy, rows, max_tokens=400), expected, rtol=1e-5, atol=0)
     assert all(torch.equal(tensor, kept[name]) for name, tensor in weights(policy).items())
-
-
-def engine_of(scorer, objective, max_tokens=400):
-    return Engine(scorer, objective, max_tokens, torch.device("cpu"))
 
 
 def test_a_failure_while_it_scores_gives_the_policy_back():
@@ -72,7 +67,7 @@ def test_a_failure_while_it_scores_gives_the_policy_back():
     moving = moving_reference(objective, policy, tiny_model("mistral", seed=1))
     kept = weights(policy)
     with pytest.raises(DataError, match="max_tokens_per_micro_batch = 5"):
-        moving.logps(engine_of(policy, objective, 5), [objective.sequences(pair) for pair in pairs(2)])
+        moving.logps(policy, [objective.sequences(pair) for pair in pairs(2)], max_tokens=5)
     assert all(torch.equal(tensor, kept[name]) for name, tensor in weights(policy).items())
 
 

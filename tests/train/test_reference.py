@@ -11,7 +11,8 @@ from zephyr.models.batch_scoring import frozen, score_table
 from zephyr.models.scorer import ForestScorer
 from zephyr.models.tiny import tiny_model
 from zephyr.train import reference
-from zephyr.train.reference import describe_reference, fill_reference, mix_reference
+from zephyr.train.moving_reference import mix_reference
+from zephyr.train.reference import describe_reference, fill_reference
 from zephyr.train.reference_store import ReferenceStore
 from zephyr.trees.forest import ABSENT, build_forest, completion_scored
 

@@ -1,6 +1,6 @@
 """When a checkpoint is due by the clock, on a clock of the test's own."""
 
-from zephyr.train.checkpoint.timer import SaveClock
+from zephyr.train.checkpoint.checkpoint import SaveClock
 
 
 class Watch:

@@ -14,12 +14,13 @@ from zephyr.models.adapters import add_lora
 from zephyr.models.tiny import EOS_ID, tiny_model
 from zephyr.recipe.train_section import LoraSection
 from zephyr.train import job as jobs
-from zephyr.train import loop, step
+from zephyr.train import step
+from zephyr.train import train as loop
 from zephyr.train.checkpoint.checkpoint import whole_checkpoints
 from zephyr.train.checks import invariants, self_check
-from zephyr.train.loop import train
 from zephyr.train.objectives.table import Dpo
 from zephyr.train.reference_store import ReferenceStore
+from zephyr.train.train import train
 from zephyr.trees import forest, rule, sdpa
 
 NAN = float("nan")
@@ -103,9 +104,9 @@ def test_a_fault_of_large_micro_batches_alone_is_seen_at_the_first_loss(tmp_path
         for block in cut(layout, window, device):
             yield block._replace(mask=torch.ones_like(block.mask))
 
-    def with_fault(engine, batch):
+    def with_fault(scorer, batch, settings):
         monkeypatch.setattr(sdpa, "_blocks", spoiled)
-        return gradients(engine, batch)
+        return gradients(scorer, batch, settings)
 
     monkeypatch.setattr(loop, "accumulate_gradients", with_fault)
     job = tiny_job(tmp_path, max_tokens_per_micro_batch=400)
@@ -191,10 +192,10 @@ def test_a_number_that_breaks_on_the_way_stops_before_the_optimizer(tmp_path, mo
     gradients, num_steps = loop.accumulate_gradients, 0
     in_time = {}
 
-    def breaking(engine, batch):
+    def breaking(scorer, batch, settings):
         nonlocal num_steps
         num_steps += 1
-        shares = gradients(engine, batch)
+        shares = gradients(scorer, batch, settings)
         if num_steps == 4:
             in_time.update(weights(job.model))
             if where == "loss":
@@ -225,10 +226,10 @@ def test_a_weight_that_breaks_on_the_way_is_named(tmp_path, monkeypatch):
     job = tiny_job(tmp_path)
     gradients = loop.accumulate_gradients
 
-    def spoiling(engine, batch):
+    def spoiling(scorer, batch, settings):
         with torch.no_grad():
             job.model.lm_head.weight[7] = NAN
-        return gradients(engine, batch)
+        return gradients(scorer, batch, settings)
 
     monkeypatch.setattr(loop, "accumulate_gradients", spoiling)
     with pytest.raises(InvariantError, match=r"weights that are not finite: causal_lm\.lm_head\.weight"):

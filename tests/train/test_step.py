@@ -12,10 +12,9 @@ from torch.nn.functional import logsigmoid
 from tests.models.exact_norms import float64_model
 from tests.train.tiny_runs import OPTIONS, examples_for, tiny_job, weights
 from zephyr.models.tiny import tiny_model
-from zephyr.train.job import prepare
-from zephyr.train.loop import train
 from zephyr.train.metrics import added, as_line
 from zephyr.train.step import accumulate_gradients
+from zephyr.train.train import start, train
 
 # The padded side: transformers' own forward, right padding, an attention mask, and the losses by hand.
 
@@ -108,6 +107,17 @@ def one_step(objective, model, **changes):
     return tiny_job(changes.pop("folder"), objective, model=model, max_steps=1, train_batch_size=24, **changes)
 
 
+def started(job):
+    """The run of a job before its first step."""
+    run = start(job)
+    run.tracker.close()
+    return run
+
+
+def whole_batch(run, order):
+    return run.batch([run.job.examples[index] for index in order], order)
+
+
 @pytest.mark.parametrize(
     ("attention", "window", "within"),
     [
@@ -125,11 +135,10 @@ def test_loss_and_gradients_equal_the_padded_ones(tmp_path, objective, attention
     loss.backward()
     ours = float64_model("mistral", sliding_window=window)
     job = one_step(objective, ours, folder=tmp_path, precision="float64")
-    prepared = prepare(job)
-    batch = prepared.train.batch(job.objective, range(24))
-    total = added(accumulate_gradients(prepared.engine, batch))
+    run = started(job)
+    total = added(accumulate_gradients(run.scorer, whole_batch(run, range(24)), job.settings))
     assert float(total.loss) == pytest.approx(loss.item(), rel=within)
-    assert apart(gradients(prepared.engine.scorer), gradients(theirs)) < within
+    assert apart(gradients(run.scorer), gradients(theirs)) < within
 
 
 @pytest.mark.parametrize("objective", BY_HAND)
@@ -171,13 +180,13 @@ class Step(NamedTuple):
 
 def step_of(job, order, monkeypatch):
     """The gradient of the job's whole data in this order, by a policy that has left its reference."""
-    prepared = prepare(job)
+    run = started(job)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for weight in job.model.parameters():
             noise = torch.randn(weight.shape, generator=generator, dtype=torch.float64)
             weight.add_(noise.to(weight.dtype), alpha=0.02)
-    batch = prepared.train.batch(job.objective, order)
+    batch = whole_batch(run, order)
     num_backward = 0
     backward = Tensor.backward
 
@@ -188,8 +197,8 @@ def step_of(job, order, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(Tensor, "backward", counted)
-        total = added(accumulate_gradients(prepared.engine, batch))
-    return Step(as_line(total), gradients(prepared.engine.scorer), num_backward)
+        total = added(accumulate_gradients(run.scorer, batch, job.settings))
+    return Step(as_line(total), gradients(run.scorer), num_backward)
 
 
 @pytest.mark.parametrize(("objective", "options"), CUTS, ids=str)

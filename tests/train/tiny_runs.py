@@ -11,7 +11,6 @@ from zephyr.data.tokenize.token_store import Comparison, Dialogue
 from zephyr.models.tiny import EOS_ID, tiny_model
 from zephyr.recipe.train_section import TrainSection
 from zephyr.runs.layout import TRAIN_LOG
-from zephyr.train.examples import with_mismatched_completions
 from zephyr.train.job import TrainJob
 
 # Six steps of two epochs over 24 examples, several micro-batches a step.
@@ -64,11 +63,10 @@ def examples_for(objective: str, num: int = 24, seed: int = 0) -> list[Dialogue]
                 for pair, ids in zip(compared, joined, strict=True)
             ]
         case "kto":
-            halves = [
+            return [
                 pair._replace(completions=pair.completions[n % 2 :][:1], ratings=(float(n % 2 == 0),))
                 for n, pair in enumerate(compared)
             ]
-            return with_mismatched_completions(halves)
         case "listwise":
             return [
                 pair._replace(completions=(*pair.completions, answer(rng)), ratings=(1.0, 0.5, 0.1)) if n % 3 else pair

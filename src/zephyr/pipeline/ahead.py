@@ -9,14 +9,13 @@ from pathlib import Path
 from zephyr.data.read.stage_rows import stage_rows
 from zephyr.errors import Problems
 from zephyr.models.loading import Source, Tokenizer, load_tokenizer
-from zephyr.pipeline.inputs import row_kind, training_section
+from zephyr.pipeline.inputs import refuse_device, row_kind, training_section
 from zephyr.pipeline.make_models import make_start
 from zephyr.pipeline.prepare import prepare_rows
 from zephyr.pipeline.ready import base_source, encoder_for
 from zephyr.pipeline.stages import Planned
 from zephyr.pipeline.telling import facts_in_words, left_out_lines
 from zephyr.pipeline.tokens import none_left
-from zephyr.pipeline.training import refuse_device
 from zephyr.recipe.data_section import DataSection
 from zephyr.recipe.model_section import NewModel
 from zephyr.recipe.schema import Recipe

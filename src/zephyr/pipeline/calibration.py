@@ -7,7 +7,6 @@ end.
 import time
 from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
-from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -28,7 +27,7 @@ from zephyr.recipe.steps import count_steps
 from zephyr.recipe.synth_section import WorldSynth
 from zephyr.recipe.teacher_section import ScriptedSection
 from zephyr.teachers.scripted import ScriptedJudge, ScriptedTeacher
-from zephyr.train.job import TrainJob, build_engine
+from zephyr.train.job import build_scorer
 from zephyr.train.objectives import Objective, build_objective
 from zephyr.train.optimizers import build_optimizer
 from zephyr.train.step import accumulate_gradients, make_batch, step_indices
@@ -78,8 +77,8 @@ def _stepper(model: "PreTrainedModel", sampled: Sampled, seed: int) -> Callable[
     """A function that makes the step of a number, after one to warm up."""
     workload, every = sampled.workload, sampled.examples
     objective = objective_of(workload)
-    engine = build_engine(TrainJob(model, objective, workload.train, every, Path()))
-    optimizer = build_optimizer(engine.scorer, workload.train)
+    scorer = build_scorer(model, workload.train)
+    optimizer = build_optimizer(scorer, workload.train)
     steps = count_steps(workload.train, len(every), batch_size=workload.examples_per_step)
 
     def step(number: int) -> None:
@@ -87,8 +86,8 @@ def _stepper(model: "PreTrainedModel", sampled: Sampled, seed: int) -> Callable[
         columns = max(len(one.completions) if isinstance(one, Comparison) else 1 for one in examples)
         # As if the reference had computed them; any number takes the same time.
         before = torch.zeros(len(examples), columns, dtype=torch.float64)
-        accumulate_gradients(engine, make_batch(objective, examples, before))
-        nn.utils.clip_grad_norm_(engine.scorer.parameters(), workload.train.max_grad_norm or 1.0)
+        accumulate_gradients(scorer, make_batch(objective, examples, before), workload.train)
+        nn.utils.clip_grad_norm_(scorer.parameters(), workload.train.max_grad_norm or 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 

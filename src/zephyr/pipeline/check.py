@@ -13,11 +13,10 @@ from zephyr.models.loading import Source, Tokenizer, load_tokenizer
 from zephyr.models.meta_model import num_parameters
 from zephyr.models.weight_hash import resolved_revision
 from zephyr.pipeline.forecast import Stage, foretell, foretell_held_out, preference_lines
-from zephyr.pipeline.inputs import Trains, row_kind, training_section
+from zephyr.pipeline.inputs import Trains, refuse_device, row_kind, training_section
 from zephyr.pipeline.make_models import learnt_tokenizer
 from zephyr.pipeline.ready import STAGE_MODEL, base_source, encoder_for, tokenizer_of
 from zephyr.pipeline.stages import taken_stages
-from zephyr.pipeline.training import refuse_device
 from zephyr.pipeline.written import files_of, run_files
 from zephyr.recipe.data_section import DataSource, DecontaminationFilter
 from zephyr.recipe.model_section import NewModel

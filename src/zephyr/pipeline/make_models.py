@@ -1,30 +1,31 @@
 """The three stages that train a model: pretrain, sft and align."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from itertools import chain, islice, repeat
 from pathlib import Path
 
 import torch
 
 from zephyr.data.read.stage_rows import open_records, stage_rows
-from zephyr.data.tokenize.token_store import Comparison
 from zephyr.models.loading import Tokenizer, save_model
 from zephyr.models.new_model import learn_tokenizer, new_model
 from zephyr.pipeline.prepare import prepare_rows, rows_made_before
 from zephyr.pipeline.ready import START, encoder_for, ready_for, tokenizer_of
 from zephyr.pipeline.tokens import comparisons, dialogues
-from zephyr.pipeline.training import Training, train_model
 from zephyr.recipe.data_section import DataSource
 from zephyr.recipe.model_section import NewModel
 from zephyr.recipe.train_section import SftObjective
 from zephyr.records.messages import Message, Messages
 from zephyr.records.rows import Chat, Text
+from zephyr.runs.layout import TRAIN
 from zephyr.runs.ranks import is_leader, wait_until
 from zephyr.runs.stage_folder import Facts
 from zephyr.stages.stage import Work
 from zephyr.stages.synth import DIALOGUES
-from zephyr.train.examples import with_mismatched_completions
+from zephyr.train.job import TrainJob
 from zephyr.train.objectives import build_objective
+from zephyr.train.stored_model import StoredModel
+from zephyr.train.train import train
 
 REFERENCE = "reference"
 # Texts a new tokenizer is learnt from, and as many dialogues, so that both become few tokens.
@@ -40,15 +41,16 @@ def make_pretrain(work: Work) -> Facts:
         make_start(work, work.recipe.model)
     ready = ready_for(work)
     accounts = prepare_rows(work, ready.encoder)
-    training = Training(
-        ready=ready,
+    job = TrainJob(
+        model=StoredModel(ready.start, ready.tokenizer, work.folder),
         objective=build_objective(SftObjective(loss_on="everything")),
-        section=section.train,
-        seed=work.recipe.seed,
+        settings=section.train,
         examples=dialogues(work.folder, "train"),
+        folder=work.folder / TRAIN,
+        seed=work.recipe.seed,
         eval_examples=dialogues(work.folder, "eval"),
     )
-    return accounts | _train(work, training)
+    return accounts | train(job).facts
 
 
 def make_sft(work: Work) -> Facts:
@@ -59,17 +61,17 @@ def make_sft(work: Work) -> Facts:
     accounts = prepare_rows(work, ready.encoder)
     examples = dialogues(work.folder, "train")
     batch_size = section.dialogues_per_step(examples.num_tokens / len(examples))
-    training = Training(
-        ready=ready,
+    job = TrainJob(
+        model=StoredModel(ready.start, ready.tokenizer, work.folder, section.lora),
         objective=build_objective(section.objective),
-        section=section.train.model_copy(update={"train_batch_size": batch_size}),
-        seed=work.recipe.seed,
+        settings=section.train.model_copy(update={"train_batch_size": batch_size}),
         examples=examples,
+        folder=work.folder / TRAIN,
+        seed=work.recipe.seed,
         eval_examples=dialogues(work.folder, "eval"),
         stop_ids=ready.encoder.stop_ids,
-        lora=section.lora,
     )
-    return accounts | _train(work, training)
+    return accounts | train(job).facts
 
 
 def make_align(work: Work) -> Facts:
@@ -78,21 +80,19 @@ def make_align(work: Work) -> Facts:
     assert section is not None
     ready = ready_for(work)
     accounts = prepare_rows(work, ready.encoder)
-    examples: Sequence[Comparison] = comparisons(work.folder, "train")
-    held: Sequence[Comparison] = comparisons(work.folder, "eval")
-    if section.objective.name == "kto":
-        examples, held = with_mismatched_completions(examples), with_mismatched_completions(held) if held else []
-    training = Training(
-        ready=ready,
-        objective=build_objective(section.objective, chain(examples, held)),
-        section=section.train,
-        seed=work.recipe.seed,
+    examples, held_out = comparisons(work.folder, "train"), comparisons(work.folder, "eval")
+    job = TrainJob(
+        model=StoredModel(ready.start, ready.tokenizer, work.folder, section.lora),
+        objective=build_objective(section.objective, chain(examples, held_out)),
+        settings=section.train,
         examples=examples,
-        eval_examples=held,
+        folder=work.folder / TRAIN,
+        seed=work.recipe.seed,
+        eval_examples=held_out,
+        reference_store=work.run_folder / REFERENCE,
         stop_ids=ready.encoder.stop_ids,
-        lora=section.lora,
     )
-    return accounts | _train(work, training)
+    return accounts | train(job).facts
 
 
 def make_start(work: Work, shape: NewModel) -> Path:
@@ -129,7 +129,3 @@ def _tokenizer_texts(work: Work) -> Iterator[str]:
     yield from texts
     for messages in chats:
         yield from encoder.render(messages).split(unlearnt.eos_token)
-
-
-def _train(work: Work, training: Training) -> Facts:
-    return train_model(training, folder=work.folder, reference_store=work.run_folder / REFERENCE)

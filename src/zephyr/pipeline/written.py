@@ -1,12 +1,13 @@
 """The files that a run leaves behind, by stage: what a user may look for there afterwards."""
 
-from zephyr.pipeline.training import ADAPTER, OUTCOME
 from zephyr.recipe.model_section import NewModel
 from zephyr.recipe.schema import Recipe
 from zephyr.recipe.stage_sections import PretrainSection
 from zephyr.runs.layout import (
+    ADAPTER,
     LOCK_FILE,
     MODEL,
+    OUTCOME,
     STAGE_FILE,
     SUMMARY,
     TOKENS,

@@ -7,6 +7,8 @@
       STAGE-HASH/              the folder of a finished stage
         stage.json             what it was made from, when, in which time, and its facts
         model/                 of a stage that trains: the model
+        adapter/               with lora: the adapters alone
+        outcome.json           steps, metrics and health of the training
         tokens/train, /eval    its rows as tokens
         train/train_log.jsonl  a line for every logged step
         samples.json           of evaluate and deliver: prompts and what every model answered
@@ -24,6 +26,8 @@ LEDGER = "calls.sqlite"
 # In a stage's folder.
 STAGE_FILE = "stage.json"
 MODEL = "model"
+ADAPTER = "adapter"
+OUTCOME = "outcome.json"
 TOKENS = "tokens"
 TRAIN = "train"
 TRAIN_LOG = "train_log.jsonl"

@@ -9,7 +9,7 @@ Source: TR-DPO, arXiv 2404.09656.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -19,12 +19,10 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
 from zephyr.errors import RecipeError
-from zephyr.models.batch_scoring import Row, score_table
+from zephyr.models.batch_scoring import Row, device_of, score_table
 from zephyr.models.scorer import CausalLM, ForestScorer
 from zephyr.recipe.train_section import DpoObjective
 from zephyr.train.objectives import Objective
-from zephyr.train.reference import mix_reference
-from zephyr.train.step import Engine
 
 logger = logging.getLogger(__name__)
 
@@ -47,16 +45,16 @@ class MovingReference:
         return step >= self.sync_steps
 
     def follow(self, scorer: ForestScorer, step: int) -> None:
-        """Nothing; if a move is due after ``step`` optimizer steps, the weights have moved."""
+        """Move the weights if a move is due after ``step`` optimizer steps."""
         if step % self.sync_steps == 0:
             policy = _trained(scorer)
             here = [_local(policy[name]) for name in self.weights]
             mix_reference(map(_local, self.weights.values()), here, mixup=self.mixup)
 
-    def logps(self, engine: Engine, rows: Sequence[Row]) -> Tensor:
+    def logps(self, scorer: ForestScorer, rows: Sequence[Row], *, max_tokens: int) -> Tensor:
         """(n, C) float64 log-probs of the rows under the reference as it is now."""
-        with self._in_place_of(engine.scorer):
-            return score_table(engine.scorer, rows, max_tokens=engine.max_tokens, device=engine.device).logps
+        with self._in_place_of(scorer):
+            return score_table(scorer, rows, max_tokens=max_tokens, device=device_of(scorer)).logps
 
     @contextmanager
     def _in_place_of(self, scorer: ForestScorer) -> Iterator[None]:
@@ -74,6 +72,20 @@ class MovingReference:
                 kept = theirs.clone()
                 theirs.copy_(ours)
                 ours.copy_(kept)
+
+
+def mix_reference(reference: Iterable[Tensor], policy: Iterable[Tensor], *, mixup: float) -> None:
+    """Move each weight of the reference in place, to mixup * policy + (1 - mixup) * reference.
+
+    The log-probabilities of a moving reference go into no store: compute them with `score_table` as needed. Raises
+    ValueError for a mixup outside of (0, 1].
+    Source: TR-DPO, soft update, arXiv 2404.09656 (every 512 steps with mixup 0.6).
+    """
+    if not 0.0 < mixup <= 1.0:
+        raise ValueError(f"mixup must be above 0 and at most 1, got {mixup}")
+    with torch.no_grad():
+        for moved, towards in zip(reference, policy, strict=True):
+            moved.lerp_(towards.to(moved.dtype), mixup)
 
 
 def moving_reference(objective: Objective, scorer: ForestScorer, reference: CausalLM | None) -> MovingReference | None:

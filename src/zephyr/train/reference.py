@@ -1,16 +1,14 @@
-"""The reference of preference training: who it is, how its log-probs are computed, and how it may move."""
+"""The reference of preference training: who it is, and how its log-probs are computed."""
 
 from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from zephyr.errors import InvariantError
 from zephyr.models.batch_scoring import Row, device_of, frozen, score_rows, unique_tokens
@@ -34,19 +32,6 @@ class FillReport(NamedTuple):
 def describe_reference(name: str, model_hash: str, *, adapters_off: bool = False) -> str:
     """The line of the log that says who the reference is; `name` is a folder, a hub id, or "the policy"."""
     return f"reference: {name}{' with its adapters off' if adapters_off else ''}, weights {model_hash[:12]}"
-
-
-def mix_reference(reference: Iterable[Tensor], policy: Iterable[Tensor], *, mixup: float) -> None:
-    """Nothing; each weight of the reference becomes mixup * policy + (1 - mixup) * reference, in place.
-
-    The log-probabilities of a moving reference go into no store: compute them with `score_table` as needed.
-    Source: TR-DPO, soft update, arXiv 2404.09656 (every 512 steps with mixup 0.6).
-    """
-    if not 0.0 < mixup <= 1.0:
-        raise ValueError(f"mixup must be above 0 and at most 1, got {mixup}")
-    with torch.no_grad():
-        for moved, towards in zip(reference, policy, strict=True):
-            moved.lerp_(towards.to(moved.dtype), mixup)
 
 
 def fill_reference(

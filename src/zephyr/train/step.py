@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, overload
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from zephyr.data.tokenize.token_store import Example
 from zephyr.models.batch_scoring import (
     Row,
     ScoreTable,
+    device_of,
     my_micro_batches,
     score_rows,
     score_table,
@@ -27,17 +28,28 @@ from zephyr.models.collectives import is_distributed, world_size
 from zephyr.models.router import ExpertUse, balance_loss, expert_use
 from zephyr.models.scorer import ForestScorer
 from zephyr.recipe.steps import Steps
+from zephyr.recipe.train_section import TrainSection
 from zephyr.train.metrics import Shares
 from zephyr.train.objectives import Objective, Scored, Totals
+
+
+def step_indices(steps: Steps, step: int, *, seed: int, shuffle: bool = True) -> list[int]:
+    """The examples of 0-based ``step``: a function of seed and step alone, so that resuming needs no state."""
+    epoch, place = divmod(step, steps.steps_per_epoch)
+    order = np.arange(steps.num_examples)
+    if shuffle:
+        order = np.random.default_rng([seed, epoch]).permutation(steps.num_examples)
+    return [int(index) for index in order[place * steps.batch_size : (place + 1) * steps.batch_size]]
 
 
 @dataclass(frozen=True)
 class Batch:
     """The examples of one optimizer step, the same on every rank; B examples, C columns.
 
-    ``ref_logps`` (B, C) float64 on the CPU, None for an objective without a reference.
+    ``labels`` (B, C) float64. ``ref_logps`` (B, C) float64 on the CPU, None for an objective without a reference.
     """
 
+    objective: Objective
     examples: Sequence[Example]
     rows: Sequence[Row]
     totals: Totals
@@ -50,7 +62,7 @@ class Batch:
         return [example.name for example in self.examples]
 
     def scored(self, table: ScoreTable, indices: Sequence[int] | None = None) -> Scored:
-        """What the policy made of the examples ``indices``, or of all: ``table`` (n, C) beside their references."""
+        """What the objective needs of the examples ``indices``, or of all, given their ``table`` of n rows."""
         device, chosen = table.logps.device, list(range(len(self.rows)) if indices is None else indices)
         return Scored(
             logps=table.logps,
@@ -61,38 +73,40 @@ class Batch:
         )
 
 
-class Layout(Sequence[Row]):
-    """The sequences of every example, laid out by the objective each time they are asked for.
+def make_batch(objective: Objective, examples: Sequence[Example], ref_logps: Tensor | None) -> Batch:
+    """The batch of B examples, with the reference's log-probs (B, C) of them."""
+    rows = [objective.sequences(example) for example in examples]
+    return Batch(objective, examples, rows, objective.totals(examples), objective.labels(examples), ref_logps)
 
-    Held for all examples at once they would take many times the memory of the examples themselves.
+
+def accumulate_gradients(scorer: ForestScorer, batch: Batch, train: TrainSection) -> list[Shares]:
+    """Add the gradient of the batch's loss to the parameters; this rank's shares of the loss and its metrics.
+
+    The gradients of all ranks add up to that of the global batch, whatever the cut into micro-batches and ranks.
+    Raises DataError for an example above ``max_tokens_per_micro_batch``.
     """
-
-    def __init__(self, objective: Objective, examples: Sequence[Example]) -> None:
-        self._objective = objective
-        self._examples = examples
-
-    def __len__(self) -> int:
-        return len(self._examples)
-
-    @overload
-    def __getitem__(self, index: int) -> Row: ...
-    @overload
-    def __getitem__(self, index: slice) -> Layout: ...  # type: ignore[explicit-any]  # of slice itself
-    def __getitem__(self, index: int | slice) -> Row | Layout:  # type: ignore[explicit-any]
-        if isinstance(index, slice):
-            return Layout(self._objective, self._examples[index])
-        return self._objective.sequences(self._examples[index])
-
-
-@dataclass(frozen=True)
-class Engine:
-    """What every step runs on: the policy, the objective, the token budget of a micro-batch and the device."""
-
-    scorer: ForestScorer
-    objective: Objective
-    max_tokens: int
-    device: torch.device
-    router_coef: float = 0.0
+    objective, device, router_coef = batch.objective, device_of(scorer), train.router_aux_loss_coef
+    micro_batches = my_micro_batches(batch.rows, max_tokens=train.max_tokens_per_micro_batch, names=batch.names)
+    survey = _survey(scorer, batch, train, is_cut=len(micro_batches) > 1 or is_distributed())
+    shares = list(survey.parts)
+    for indices in micro_batches:
+        rows = [batch.rows[index] for index in indices]
+        table = score_rows(scorer, rows, batch.labels.shape[1], device)
+        if survey.coefficients is None:
+            scored = batch.scored(table, indices)
+            loss = objective.loss(scored, batch.totals)
+            shares.append(Shares(loss.detach(), objective.metrics(scored)))
+        else:
+            loss = (survey.coefficients[indices].to(device) * table.logps).sum()
+        if router_coef > 0:
+            visits = token_visits(rows, batch.labels.shape[1])
+            use = survey.experts or _expert_use(scorer, visits)
+            balance = router_coef * balance_loss(scorer.router_logits, visits, use)
+            shares.append(Shares(balance.detach(), {}))
+            loss = loss + balance
+        # FSDP2 averages gradients over ranks, but these are shares of one sum.
+        (loss * world_size()).backward()  # type: ignore[no-untyped-call]
+    return shares
 
 
 class _Survey(NamedTuple):
@@ -107,82 +121,40 @@ class _Survey(NamedTuple):
     experts: ExpertUse | None = None
 
 
-def step_indices(steps: Steps, step: int, *, seed: int, shuffle: bool = True) -> list[int]:
-    """The examples of 0-based ``step``: a function of seed and step alone, so that resuming needs no state."""
-    epoch, place = divmod(step, steps.steps_per_epoch)
-    order = np.arange(steps.num_examples)
-    if shuffle:
-        order = np.random.default_rng([seed, epoch]).permutation(steps.num_examples)
-    return [int(index) for index in order[place * steps.batch_size : (place + 1) * steps.batch_size]]
-
-
-def make_batch(objective: Objective, examples: Sequence[Example], ref_logps: Tensor | None) -> Batch:
-    """The batch of some examples under an objective, with the reference's log-probs of the same examples."""
-    rows = [objective.sequences(example) for example in examples]
-    return Batch(examples, rows, objective.totals(examples), objective.labels(examples), ref_logps)
-
-
-def accumulate_gradients(engine: Engine, batch: Batch) -> list[Shares]:
-    """Add the gradient of the step's loss to the parameters and give back this rank's shares of the loss.
-
-    The gradients of all ranks add up to that of the global batch, whatever the cut into micro-batches and ranks.
-    """
-    objective = engine.objective
-    micro_batches = my_micro_batches(batch.rows, max_tokens=engine.max_tokens, names=batch.names)
-    survey = _survey(engine, batch, is_cut=len(micro_batches) > 1 or is_distributed())
-    shares = list(survey.parts)
-    for indices in micro_batches:
-        rows = [batch.rows[index] for index in indices]
-        table = score_rows(engine.scorer, rows, batch.labels.shape[1], engine.device)
-        if survey.coefficients is None:
-            scored = batch.scored(table, indices)
-            loss = objective.loss(scored, batch.totals)
-            shares.append(Shares(loss.detach(), objective.metrics(scored)))
-        else:
-            loss = (survey.coefficients[indices].to(engine.device) * table.logps).sum()
-        if engine.router_coef > 0:
-            visits = token_visits(rows, batch.labels.shape[1])
-            balance = _router_loss(engine, survey.experts, visits)
-            shares.append(Shares(balance.detach(), {}))
-            loss = loss + balance
-        # FSDP2 averages gradients over ranks, but these are shares of one sum.
-        (loss * world_size()).backward()  # type: ignore[no-untyped-call]
-    return shares
-
-
-def _survey(engine: Engine, batch: Batch, *, is_cut: bool) -> _Survey:
+def _survey(scorer: ForestScorer, batch: Batch, train: TrainSection, *, is_cut: bool) -> _Survey:
     """One pass without gradients, where the objective or the router needs to see the whole batch first."""
-    couples, balances = engine.objective.coupled, engine.router_coef > 0
+    objective, device = batch.objective, device_of(scorer)
+    couples, balances = objective.coupled, train.router_aux_loss_coef > 0
     if not is_cut or not (couples or balances):
         return _Survey()
-    uses: list[ExpertUse] = [ExpertUse.none(engine.scorer.num_experts)]
+    uses: list[ExpertUse] = [ExpertUse.none(scorer.num_experts)]
 
     def count(indices: list[int]) -> None:
         if balances and indices:
             visits = token_visits([batch.rows[index] for index in indices], batch.labels.shape[1])
-            logits, top_k = engine.scorer.router_logits, engine.scorer.experts_per_token
-            uses.append(expert_use(logits, visits, top_k=top_k))
+            uses.append(_expert_use(scorer, visits))
 
-    table = score_table(engine.scorer, batch.rows, max_tokens=engine.max_tokens, device=engine.device, after=count)
-    experts = _added_use(uses, engine.device) if balances else None
+    max_tokens = train.max_tokens_per_micro_batch
+    table = score_table(scorer, batch.rows, max_tokens=max_tokens, device=device, after=count)
+    experts = _summed(uses, device) if balances else None
     if not couples:
         return _Survey(experts=experts)
     logps = table.logps.clone().requires_grad_()
     scored = batch.scored(table._replace(logps=logps))
-    loss, metrics = engine.objective.loss(scored, batch.totals), engine.objective.metrics(scored)
+    loss, metrics = objective.loss(scored, batch.totals), objective.metrics(scored)
     (coefficients,) = torch.autograd.grad(loss, logps)
     # Every rank has the whole loss here; each reports its part of it.
     part = Shares(loss.detach() / world_size(), {k: m.divided(world_size()) for k, m in metrics.items()})
     return _Survey(coefficients, (part,), experts)
 
 
-def _added_use(uses: Sequence[ExpertUse], device: torch.device) -> ExpertUse:
+def _expert_use(scorer: ForestScorer, visits: Tensor) -> ExpertUse:
+    """The use of the experts in the scorer's last forward; ``visits`` (T,)."""
+    return expert_use(scorer.router_logits, visits, top_k=scorer.experts_per_token)
+
+
+def _summed(uses: Sequence[ExpertUse], device: torch.device) -> ExpertUse:
+    """The use of the experts in all micro-batches of all ranks."""
     chosen = torch.stack([use.chosen for use in uses]).sum(0)
     num_rows = torch.stack([use.num_rows for use in uses]).sum()
     return ExpertUse(sum_over_ranks(chosen, device), sum_over_ranks(num_rows, device))
-
-
-def _router_loss(engine: Engine, experts: ExpertUse | None, visits: Tensor) -> Tensor:
-    logits = engine.scorer.router_logits
-    use = experts or expert_use(logits, visits, top_k=engine.scorer.experts_per_token)
-    return engine.router_coef * balance_loss(logits, visits, use)

@@ -9,8 +9,10 @@ folder is shared.
 import json
 import logging
 import platform
+import random
 import re
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import NamedTuple, cast
@@ -32,11 +34,12 @@ from zephyr.atomic import (
 )
 from zephyr.errors import ResourceError
 from zephyr.models.collectives import from_rank_zero, on_every_rank, rank, world_size
-from zephyr.train.checkpoint.optimizer_state import JsonObject, model_tensors, optimizer_parts
-from zephyr.train.checkpoint.random_state import random_state
+from zephyr.train.checkpoint.optimizer_state import Json, JsonObject, model_tensors, optimizer_parts
 from zephyr.train.checkpoint.tensor_files import write_tensors
 
 STATE = "state.json"
+# Saving may take at most this share of the time.
+MOST_SHARE = 0.05
 _log = logging.getLogger(__name__)
 
 
@@ -184,3 +187,79 @@ def _state(progress: Progress, identity: Identity, optimizer: JsonObject) -> Jso
         "versions": cast("JsonObject", library_versions()),
         "optimizer": optimizer,
     }
+
+
+def random_state(*, all_devices: bool = True) -> JsonObject:
+    """The state of all generators of this process; torch's are in hexadecimal.
+
+    Without `all_devices` only the current accelerator's is taken: on several ranks, each has its own
+    device, and asking for the others would open them.
+    """
+    version, integers, gauss = random.getstate()
+    # numpy's old global generator is nobody's choice here, but libraries still draw from it.
+    name, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002
+    torch_states: JsonObject = {"cpu": _hex(torch.get_rng_state())}
+    if torch.accelerator.is_available():
+        module = torch.get_device_module(torch.accelerator.current_accelerator())
+        current = torch.accelerator.current_device_index()
+        for index in range(torch.accelerator.device_count()) if all_devices else [current]:
+            torch_states[f"device:{index}"] = _hex(module.get_rng_state(index))
+    return {
+        "python": [version, list(integers), gauss],
+        "numpy": [name, [int(key) for key in keys], int(position), int(has_gauss), float(cached)],
+        "torch": torch_states,
+    }
+
+
+def restore_random_state(state: JsonObject) -> None:
+    """Set all generators to `state`. A device that is not here any more is passed over."""
+    version, integers, gauss = cast("tuple[int, list[int], float | None]", state["python"])
+    random.setstate((version, tuple(integers), gauss))
+    name, keys, position, has_gauss, cached = cast("tuple[str, list[int], int, int, float]", state["numpy"])
+    np.random.set_state((name, np.array(keys, np.uint32), position, has_gauss, cached))  # noqa: NPY002
+    torch_states = cast("dict[str, str]", state["torch"])
+    torch.set_rng_state(_bytes_tensor(torch_states["cpu"]))
+    if torch.accelerator.is_available():
+        module = torch.get_device_module(torch.accelerator.current_accelerator())
+        for index in range(torch.accelerator.device_count()):
+            if f"device:{index}" in torch_states:
+                module.set_rng_state(_bytes_tensor(torch_states[f"device:{index}"]), index)
+
+
+def _hex(state: torch.Tensor) -> Json:
+    return bytes(state.cpu().tolist()).hex()
+
+
+def _bytes_tensor(text: str) -> torch.Tensor:
+    return torch.tensor(list(bytes.fromhex(text)), dtype=torch.uint8)
+
+
+class SaveClock:
+    """When a checkpoint is due by the clock: often enough that a crash loses little, never so often that it slows.
+
+    It holds the time since the last checkpoint, and what one costs. Each rank has one; that of rank 0 decides.
+    """
+
+    def __init__(self, every_seconds: float | None, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._every = every_seconds
+        self._clock = clock
+        self._last = clock()
+        self._cost = 0.0
+
+    @property
+    def is_off(self) -> bool:
+        """Whether nothing is ever due."""
+        return self._every is None
+
+    def is_due(self) -> bool:
+        """Whether the last checkpoint is long enough ago, also as measured by what it took."""
+        if self._every is None:
+            return False
+        return self._clock() - self._last >= max(self._every, self._cost / MOST_SHARE)
+
+    def save(self, write: Callable[[], object]) -> None:
+        """Run `write`; the time until the next checkpoint counts from its end."""
+        began = self._clock()
+        write()
+        self._last = self._clock()
+        self._cost = self._last - began

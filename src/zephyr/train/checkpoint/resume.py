@@ -23,6 +23,7 @@ from zephyr.train.checkpoint.checkpoint import (
     checkpoint_folders,
     library_versions,
     random_file,
+    restore_random_state,
     tensor_groups,
 )
 from zephyr.train.checkpoint.optimizer_state import (
@@ -34,7 +35,6 @@ from zephyr.train.checkpoint.optimizer_state import (
     restore_optimizer,
     stored_names,
 )
-from zephyr.train.checkpoint.random_state import restore_random_state
 from zephyr.train.checkpoint.tensor_files import StoredTensor, read_tensors, stored_tensors
 
 ELSEWHERE = "start in another run folder, or bring back what the checkpoint was made with"

@@ -91,6 +91,10 @@ class Objective(ABC):
     def sequences(self, example: Example) -> list[ScoredSequence]:
         """The sequences to score, one a column. Raises DataError naming an example that does not fit."""
 
+    def arranged(self, examples: Sequence[Example]) -> Sequence[Example]:
+        """The examples as ``sequences`` wants them; called once for all. Raises DataError if that cannot be."""
+        return examples
+
     def labels(self, examples: Sequence[Example]) -> Tensor:
         """What the loss must know beyond log-probs (n, C), float64; zeros unless an objective says more."""
         return torch.zeros(len(examples), len(self.columns), dtype=torch.float64)

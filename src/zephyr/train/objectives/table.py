@@ -24,7 +24,7 @@ from zephyr.recipe.train_section import (
     SftObjective,
     SimpoObjective,
 )
-from zephyr.train.examples import expect_comparison, expect_dialogue
+from zephyr.train.examples import expect_comparison, expect_dialogue, with_mismatched_completions
 from zephyr.train.losses.kto import kl_estimate, kto
 from zephyr.train.losses.listwise import plackett_luce
 from zephyr.train.losses.pairs import PAIR_LOSSES, Pairs
@@ -221,8 +221,8 @@ class Orpo(_ReferenceFree):
 class Kto(Objective):
     """The weighted mean KTO loss over the global batch, with its KL term estimated on mismatched completions.
 
-    Its examples come from ``with_mismatched_completions``: the rated completion first, then another prompt's
-    one. The KL column is averaged over the global batch and carries no gradient.
+    Its arranged examples hold the rated completion first, then another prompt's one. The KL column is averaged over
+    the global batch and carries no gradient.
     """
 
     options: KtoObjective
@@ -231,6 +231,10 @@ class Kto(Objective):
     @property
     def columns(self) -> tuple[str, ...]:
         return ("completion", "mismatched")
+
+    def arranged(self, examples: Sequence[Example]) -> Sequence[Example]:
+        rated = [expect_comparison(example, self.name, 1, 1) for example in examples]
+        return with_mismatched_completions(rated) if rated else rated
 
     @property
     def coupled(self) -> bool:

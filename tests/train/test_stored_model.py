@@ -9,7 +9,7 @@ from zephyr.models.generation import generate
 from zephyr.models.sampling import Sampling
 from zephyr.models.tiny import tiny_model, tiny_tokenizer
 from zephyr.train.checks.health import GENERATED_TOKENS
-from zephyr.train.sample_generations import SAMPLES, sample_writer
+from zephyr.train.stored_model import SAMPLES, sample_writer
 
 
 def test_samples_of_every_evaluation_are_kept(tmp_path: Path) -> None:

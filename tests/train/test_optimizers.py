@@ -8,7 +8,7 @@ from transformers import get_scheduler
 
 from zephyr.recipe.steps import count_steps
 from zephyr.recipe.train_section import Scheduler, TrainSection
-from zephyr.train.schedules import SCHEDULES, learning_rate_at
+from zephyr.train.optimizers import SCHEDULES, learning_rate_at
 
 
 def rate_at(step, name, peak, warmup, total):

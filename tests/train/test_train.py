@@ -19,10 +19,10 @@ from zephyr.models.tiny import tiny_model
 from zephyr.recipe.train_section import LoraSection, Optimizer, Precision, Tracker
 from zephyr.train.checkpoint.checkpoint import checkpoint_folders
 from zephyr.train.distributed import DTYPES
-from zephyr.train.loop import train
 from zephyr.train.objectives import Scored
 from zephyr.train.optimizers import OPTIMIZERS
 from zephyr.train.tracker import TRACKERS
+from zephyr.train.train import train
 
 ALWAYS = {"loss", "grad_norm", "learning_rate", "epoch"}
 # What the published model cards tell of a preference run.

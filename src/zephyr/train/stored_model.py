@@ -1,0 +1,164 @@
+"""The model on disk: read when training begins, sampled while it is trained, and written as a folder at the end."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from zephyr.atomic import replace_text
+from zephyr.data.tokenize.token_store import Comparison, Example
+from zephyr.models.adapters import add_lora, load_4bit, load_adapter, merge_adapters, save
+from zephyr.models.collectives import from_rank_zero, is_distributed, rank
+from zephyr.models.generation import generate
+from zephyr.models.loading import Source, Tokenizer, load_model, save_model
+from zephyr.models.meta_model import empty_model
+from zephyr.models.new_model import set_generation
+from zephyr.models.sampling import Sampling
+from zephyr.models.scorer import CausalLM, plain_model
+from zephyr.recipe.train_section import LoraSection, TrainSection
+from zephyr.runs.layout import ADAPTER, MODEL
+from zephyr.train.checks.health import GENERATED_TOKENS
+from zephyr.train.distributed import built_on_rank_zero, whole_state_dict
+
+SAMPLES = "samples.jsonl"
+# How the published models were sampled, written into every model folder.
+CARD_SAMPLING = Sampling(max_new_tokens=256, temperature=0.7, top_k=50, top_p=0.95)
+PROBE_TOKENS = 64
+SAMPLED_PROMPTS = 4
+
+
+@dataclass(frozen=True)
+class StoredModel:
+    """A model to be trained that is read from ``source``, and written to ``folder`` with its tokenizer at the end.
+
+    With ``lora`` adapters are trained; the folder then holds them, and a plain model with them merged in.
+    """
+
+    source: Source
+    tokenizer: Tokenizer
+    folder: Path
+    lora: LoraSection | None = None
+
+    @property
+    def model_folder(self) -> Path:
+        """Where the trained model stands in the end."""
+        return self.folder / MODEL
+
+
+def open_model(stored: StoredModel, train: TrainSection, *, seed: int) -> CausalLM:
+    """The model to be trained, with new adapters if it is to have some; its weights on rank 0 alone.
+
+    Raises ModelError, and DeviceError for 4-bit weights without a GPU.
+    """
+    lora, dtype = stored.lora, _dtype(train)
+    if lora is not None and lora.load_in_4bit:
+        model = load_4bit(stored.source)
+    else:
+        model = built_on_rank_zero(
+            lambda: load_model(stored.source, dtype=dtype), lambda: empty_model(stored.source, dtype=dtype)
+        )
+    return model if lora is None else add_lora(model, lora, seed=seed)
+
+
+def write_model(
+    stored: StoredModel, model: CausalLM, train: TrainSection, *, stop_ids: Collection[int], probe: Example
+) -> None:
+    """Write the trained model to ``stored.model_folder``; a collective call.
+
+    ``probe``: an example on which merged adapters must give the logits of separate ones. Raises ModelError where they
+    do not, ResourceError when the disk is full.
+    """
+    set_generation(plain_model(model), stored.tokenizer, replace(CARD_SAMPLING, stop_ids=tuple(stop_ids)))
+    if stored.lora is None:
+        save_trained(model, stored.tokenizer, stored.model_folder)
+        return
+    if not (stored.folder / ADAPTER).exists():
+        save_trained(model, stored.tokenizer, stored.folder / ADAPTER)
+    from_rank_zero(lambda: _merge(stored, train, probe))
+
+
+def save_trained(model: CausalLM, tokenizer: Tokenizer, folder: Path) -> None:
+    """Write a plain model folder, or an adapter folder for LoRA; ``folder`` is new, and whole in the end.
+
+    A collective call: the weights are gathered one by one on the CPU of rank 0, which writes. Its failure, as for a
+    folder that is there already (ModelError) or a full disk (ResourceError), is raised on every rank.
+    """
+    has_adapters = hasattr(model, "peft_config")
+    weights = whole_state_dict(model, trained_only=has_adapters) if is_distributed() else None
+    from_rank_zero(lambda: save(model, tokenizer, folder, weights=weights))
+
+
+def _merge(stored: StoredModel, train: TrainSection, probe: Example) -> None:
+    """Write the plain model with the trained adapters in its weights."""
+    # The base of 4-bit training computed in bfloat16; twice the memory would buy digits that it never had.
+    in_4bit = stored.lora is not None and stored.lora.load_in_4bit
+    base = load_model(stored.source, dtype="bfloat16" if in_4bit else _dtype(train))
+    ids = torch.from_numpy(probe.prompt if isinstance(probe, Comparison) else probe.ids)[None, :PROBE_TOKENS]
+    merged = merge_adapters(load_adapter(base, stored.folder / ADAPTER), ids)
+    merged.model.generation_config = base.generation_config
+    save_model(merged.model, stored.tokenizer, stored.model_folder)
+
+
+def _dtype(train: TrainSection) -> str:
+    return "bfloat16" if train.precision == "pure_bf16" else "float32"
+
+
+def sampler(
+    stored: StoredModel, model: CausalLM, held_out: Sequence[Example], *, stop_ids: Collection[int], folder: Path
+) -> Callable[[int], dict[str, float]] | None:
+    """A ``TrainJob.sample`` that answers some held-out prompts; None without held-out examples or stop ids."""
+    if not (stop_ids and held_out):
+        return None
+    prompts = [_prompt_ids(one) for one in held_out[:SAMPLED_PROMPTS]]
+    longest = getattr(plain_model(model).config.get_text_config(), "max_position_embeddings", None)
+    room = CARD_SAMPLING.max_new_tokens if longest is None else longest - max(map(len, prompts))
+    if room < 1:
+        return None
+    new_tokens = min(CARD_SAMPLING.max_new_tokens, room)
+    sampling = replace(CARD_SAMPLING, max_new_tokens=new_tokens, stop_ids=tuple(stop_ids))
+    return sample_writer(model, stored.tokenizer, prompts, sampling=sampling, folder=folder)
+
+
+def sample_writer(
+    model: CausalLM, tokenizer: Tokenizer, prompts: Sequence[Sequence[int]], *, sampling: Sampling, folder: Path
+) -> Callable[[int], dict[str, float]]:
+    """A ``TrainJob.sample``: answers the prompts and appends them to ``samples.jsonl``, with the step.
+
+    It returns the mean length of the answers, which the health checks watch. Same seed at every evaluation.
+    """
+
+    def sample(step: int) -> dict[str, float]:
+        completions = generate(plain_model(model), prompts, sampling)
+        if rank() == 0:
+            lines = [
+                {
+                    "step": step,
+                    "prompt": str(tokenizer.decode(list(prompts[one.prompt_index]))),
+                    "completion": str(tokenizer.decode(list(one.ids), skip_special_tokens=True)),
+                    "finish_reason": one.finish_reason,
+                }
+                for one in completions
+            ]
+            _append(folder / SAMPLES, step, [json.dumps(line, ensure_ascii=False) for line in lines])
+        return {GENERATED_TOKENS: float(np.mean([len(completion.ids) for completion in completions]))}
+
+    return sample
+
+
+def _append(path: Path, step: int, lines: Sequence[str]) -> None:
+    """Write the lines behind those of earlier steps; what a run wrote after its checkpoint comes again."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    written = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    earlier = [line for line in written if json.loads(line)["step"] < step]
+    replace_text(path, "\n".join([*earlier, *lines]) + "\n")
+
+
+def _prompt_ids(example: Example) -> list[int]:
+    """The ids before the first answer."""
+    ids = example.prompt if isinstance(example, Comparison) else example.ids[: int(example.scored.argmax())]
+    return [int(token) for token in ids]

@@ -1,0 +1,326 @@
+"""Training: the loop from a job to a trained model, logged, evaluated, checked and saved on the way."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import random
+import shutil
+from collections.abc import Sequence
+from contextlib import closing, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
+from torch.optim import Optimizer
+
+from zephyr.atomic import replace_text
+from zephyr.data.tokenize.token_store import Example
+from zephyr.errors import RecipeError, did_you_mean
+from zephyr.models.batch_scoring import device_of, score_table
+from zephyr.models.collectives import from_rank_zero, rank
+from zephyr.models.scorer import ForestScorer
+from zephyr.progress import SILENT, Display, show_progress
+from zephyr.recipe.steps import Steps, count_steps
+from zephyr.runs.layout import OUTCOME, TRAIN_LOG
+from zephyr.runs.ranks import is_leader
+from zephyr.runs.stage_folder import Facts
+from zephyr.train.checkpoint.checkpoint import (
+    Identity,
+    Progress,
+    SaveClock,
+    TrainingState,
+    checkpoint_folders,
+    prune_checkpoints,
+    save_checkpoint,
+)
+from zephyr.train.checkpoint.resume import load_latest, load_weights
+from zephyr.train.checks.health import HealthMonitor, HealthNote
+from zephyr.train.checks.invariants import check_finite
+from zephyr.train.checks.self_check import check_before_training, check_first_step
+from zephyr.train.distributed import full_value, pick_device, process_group, runs_alone
+from zephyr.train.job import TrainJob, build_scorer, check_inputs, identity_of, model_hashes, reference_logps
+from zephyr.train.metrics import Shares, added, as_line, over_ranks, plain, shares_of
+from zephyr.train.moving_reference import MovingReference, moving_reference
+from zephyr.train.optimizers import build_optimizer, learning_rate_at
+from zephyr.train.step import Batch, accumulate_gradients, make_batch, step_indices
+from zephyr.train.stored_model import StoredModel, open_model, sampler, write_model
+from zephyr.train.tracker import NOWHERE, Run, Tracker, open_trackers
+
+logger = logging.getLogger(__name__)
+
+
+class TrainOutcome(NamedTuple):
+    """Where a run ended: optimizer steps done, the last training and evaluation lines, notes on its health.
+
+    ``best_step``: the step whose weights the model has, where a metric chose it; None for the last.
+    """
+
+    step: int
+    train_metrics: dict[str, float]
+    eval_metrics: dict[str, float]
+    health: tuple[HealthNote, ...]
+    best_step: int | None
+    num_examples: int
+
+    @property
+    def facts(self) -> Facts:
+        """The outcome as plain values, to be remembered."""
+        chosen: Facts = {} if self.best_step is None else {"weights_of_step": self.best_step}
+        return {
+            "steps": self.step,
+            **chosen,
+            "examples": self.num_examples,
+            **{name: round(value, 6) for name, value in (self.train_metrics | self.eval_metrics).items()},
+            "health": [dict(note._asdict()) for note in self.health],
+        }
+
+
+@dataclass
+class TrainRun:
+    """A run in progress: what its steps read, and how far it has come. All that ``train`` changes."""
+
+    job: TrainJob
+    scorer: ForestScorer
+    ref_logps: Tensor | None  # (n, C) of the training examples, then of those held out
+    identity: Identity
+    steps: Steps
+    optimizer: Optimizer
+    tracker: Tracker
+    progress: Progress
+    health: HealthMonitor
+    clock: SaveClock
+    moving: MovingReference | None = None
+    waiting: list[Shares] = field(default_factory=list)
+    train_line: dict[str, float] = field(default_factory=dict)
+    eval_line: dict[str, float] = field(default_factory=dict)
+
+    def batch(self, examples: Sequence[Example], indices: Sequence[int]) -> Batch:
+        """Examples, which have these ``indices`` in ``ref_logps``, as a batch, with the reference as of this step."""
+        objective, max_tokens = self.job.objective, self.job.settings.max_tokens_per_micro_batch
+        batch = make_batch(objective, examples, None if self.ref_logps is None else self.ref_logps[list(indices)])
+        if self.moving is None or not self.moving.has_moved(self.progress.step):
+            return batch
+        return dataclasses.replace(batch, ref_logps=self.moving.logps(self.scorer, batch.rows, max_tokens=max_tokens))
+
+
+def train(job: TrainJob) -> TrainOutcome:
+    """Train the job's model, going on from the newest whole checkpoint in its folder if there is one.
+
+    It ends with the weights of the last step, or of the best evaluation by ``metric_for_best_model``. A model in
+    memory is trained in place; a stored one is written to its folder, once. Raises ZephyrErrors: for bad inputs before
+    anything expensive runs, and for a step whose loss or gradient is not finite before it changes a weight.
+    """
+    stored = job.model if isinstance(job.model, StoredModel) else None
+    if stored is not None and stored.model_folder.exists():
+        return _finished(job, stored)
+    with nullcontext() if stored is None else process_group(pick_device(), name=stored.folder.name):
+        run = start(job)
+        job, settings, scorer = run.job, run.job.settings, run.scorer
+        shown = show_progress("training", run.steps.num_steps, first_step=run.progress.step)
+        with closing(run.tracker), shown if rank() == 0 else nullcontext(SILENT) as display:
+            for step in range(run.progress.step, run.steps.num_steps):
+                indices = step_indices(run.steps, step, seed=job.seed, shuffle=job.shuffle)
+                batch = run.batch([job.examples[index] for index in indices], indices)
+                shares = accumulate_gradients(scorer, batch, settings)
+                grad_norm = _clip_gradients(scorer, settings.max_grad_norm)
+                total = over_ranks(shares)
+                loss, weights = float(total.loss), scorer.named_parameters()
+                check_finite(loss, grad_norm, step=step, names=batch.names, parameters=weights)
+                if step == 0 and settings.self_checks:
+                    check_first_step(job, scorer, total, batch)
+                lr = learning_rate_at(step, settings, run.steps)
+                for group in run.optimizer.param_groups:
+                    group["lr"] = lr
+                run.optimizer.step()
+                run.optimizer.zero_grad(set_to_none=True)
+                if run.moving is not None:
+                    run.moving.follow(scorer, step + 1)
+                run.waiting.append(total)
+                run.train_line = {"epoch": run.steps.epoch(step + 1), "grad_norm": grad_norm, "learning_rate": lr}
+                seen = run.progress.examples_seen + len(batch.examples)
+                run.progress = dataclasses.replace(run.progress, step=step + 1, examples_seen=seen)
+                _report(run, display)
+        outcome = _ended(run)
+        if stored is not None:
+            from_rank_zero(lambda: replace_text(stored.folder / OUTCOME, json.dumps(outcome.facts, indent=1)))
+            write_model(stored, job.policy, settings, stop_ids=job.stop_ids, probe=job.examples[0])
+    if stored is not None:
+        _remove_checkpoints(job.folder)
+    return outcome
+
+
+def start(job: TrainJob) -> TrainRun:
+    """The run at its first step, or where its newest checkpoint stands; its inputs are checked before."""
+    if isinstance(job.model, StoredModel):
+        job = _opened(job, job.model)
+    arranged = job.objective.arranged
+    job = dataclasses.replace(job, examples=arranged(job.examples), eval_examples=arranged(job.eval_examples))
+    _seed(job.seed)
+    check_inputs(job)
+    settings, hashes = job.settings, model_hashes(job)
+    identity, scorer = identity_of(job, hashes), build_scorer(job.policy, settings)
+    ref_logps = reference_logps(job, scorer, hashes.reference) if job.objective.needs_reference else None
+    if settings.self_checks:
+        check_before_training(job, scorer, ref_logps)
+    steps, optimizer = count_steps(settings, len(job.examples)), build_optimizer(scorer, settings)
+    moving = moving_reference(job.objective, scorer, job.reference)
+    resumed = load_latest(job.folder, _state(scorer, optimizer, moving), identity=identity)
+    config = settings.model_dump() | {"seed": job.seed, "shuffle": job.shuffle}
+    tracked = Run(job.folder, job.folder.name, config, resumed.step if resumed else None)
+    tracker = open_trackers(settings.report_to, tracked) if rank() == 0 else NOWHERE
+    past = _logged_lines(job.folder / TRAIN_LOG)  # as the tracker has left them, up to the checkpoint
+    last = past[-1] if past and resumed and resumed.step == steps.num_steps else {}
+    return TrainRun(
+        job=job,
+        scorer=scorer,
+        ref_logps=ref_logps,
+        identity=identity,
+        steps=steps,
+        optimizer=optimizer,
+        tracker=tracker,
+        progress=resumed or Progress(step=0),
+        health=HealthMonitor(past),
+        clock=SaveClock(settings.save_seconds),
+        moving=moving,
+        waiting=shares_of(resumed.notes) if resumed else [],
+        train_line={name: value for name, value in last.items() if name != "step" and not _is_measured(name)},
+        eval_line={name: value for name, value in last.items() if _is_measured(name)},
+    )
+
+
+def _opened(job: TrainJob, stored: StoredModel) -> TrainJob:
+    """The job with its model in memory."""
+    model = open_model(stored, job.settings, seed=job.seed)
+    sample = job.sample or sampler(stored, model, job.eval_examples, stop_ids=job.stop_ids, folder=job.folder)
+    return dataclasses.replace(job, model=model, name=stored.source.name, sample=sample)
+
+
+def _state(scorer: ForestScorer, optimizer: Optimizer, moving: MovingReference | None) -> TrainingState:
+    """What a checkpoint holds."""
+    return TrainingState(scorer, optimizer, {} if moving is None else moving.tensors)
+
+
+def _clip_gradients(scorer: ForestScorer, limit: float | None) -> float:
+    """The norm of the gradient, which is scaled down to ``limit`` if it is above."""
+    parameters = [parameter for parameter in scorer.parameters() if parameter.grad is not None]
+    return full_value(clip_grad_norm_(parameters, float("inf") if limit is None else limit))
+
+
+def _report(run: TrainRun, display: Display) -> None:
+    """Do what is due after a step: a log line, an evaluation, a checkpoint."""
+    settings, step = run.job.settings, run.progress.step
+    is_last = step == run.steps.num_steps
+    evaluates = bool(run.job.eval_examples) and (is_last or _due(step, settings.eval_steps))
+    if is_last or evaluates or _due(step, settings.logging_steps):
+        run.train_line |= as_line(added(run.waiting), num_steps=len(run.waiting))
+        run.waiting.clear()
+        if evaluates:
+            run.eval_line = _evaluate(run)
+        line = run.train_line | (run.eval_line if evaluates else {})
+        run.tracker.log(step, line)
+        for note in run.health.observe({"step": float(step)} | line):
+            logger.warning("health, step %d: %s", note.step, note.words)
+    display.update(step, run.train_line.get("loss"))
+    is_best = step == run.progress.best_step
+    if is_last or is_best or _due(step, settings.save_steps) or _due_by_clock(run):
+        run.clock.save(lambda: _save(run))
+
+
+def _due(step: int, every: int | None) -> bool:
+    return every is not None and step % every == 0
+
+
+def _due_by_clock(run: TrainRun) -> bool:
+    """What the clock of rank 0 says: those of the others differ, and all must save together."""
+    return not run.clock.is_off and from_rank_zero(run.clock.is_due)
+
+
+def _save(run: TrainRun) -> None:
+    """Write a checkpoint of this step, and remove those that are not kept."""
+    progress = dataclasses.replace(run.progress, notes=plain(run.waiting))
+    state = _state(run.scorer, run.optimizer, run.moving)
+    save_checkpoint(run.job.folder, state, progress=progress, identity=run.identity)
+    if rank() == 0:
+        keep_last = run.job.settings.save_total_limit
+        prune_checkpoints(run.job.folder, keep_last=keep_last, best_step=run.progress.best_step)
+
+
+def _evaluate(run: TrainRun) -> dict[str, float]:
+    """The objective's loss and metrics over all evaluation examples, and what the job's samples measure."""
+    job, scorer, num_trained = run.job, run.scorer, len(run.job.examples)
+    batch = run.batch(job.eval_examples, range(num_trained, num_trained + len(job.eval_examples)))
+    max_tokens = job.settings.max_tokens_per_micro_batch
+    scored = batch.scored(score_table(scorer, batch.rows, max_tokens=max_tokens, device=device_of(scorer)))
+    shares = Shares(job.objective.loss(scored, batch.totals), job.objective.metrics(scored))
+    line = {f"eval_{name}": value for name, value in as_line(shares).items()}
+    if job.sample is not None:
+        with runs_alone(scorer):
+            line |= job.sample(run.progress.step)
+    watched = job.settings.metric_for_best_model
+    if watched is not None:
+        _keep_best(run, watched, line)
+    return line
+
+
+def _keep_best(run: TrainRun, watched: str, line: dict[str, float]) -> None:
+    """Note this step as the best if its metric is. Raises RecipeError for a metric that no evaluation gives."""
+    name = watched if watched.startswith("eval_") else f"eval_{watched}"
+    if name not in line:
+        nearest = did_you_mean(name, line)
+        raise RecipeError("metric_for_best_model", f"no evaluation gives '{watched}'{nearest}", "name another")
+    value, best = line[name], run.progress.best_value
+    if best is None or (value > best if run.job.settings.greater_is_better else value < best):
+        run.progress = dataclasses.replace(run.progress, best_step=run.progress.step, best_value=value)
+
+
+def _ended(run: TrainRun) -> TrainOutcome:
+    """The outcome of a run after its last step; the model has the best weights then, if a metric chose them."""
+    step, best, num_examples = run.progress.step, run.progress.best_step, len(run.job.examples)
+    if best is not None and best != step:
+        load_weights(run.job.folder, best, run.scorer)
+    return TrainOutcome(step, run.train_line, run.eval_line, tuple(run.health.notes), best, num_examples)
+
+
+def _finished(job: TrainJob, stored: StoredModel) -> TrainOutcome:
+    """The outcome of an earlier call that has written the model; an empty one on ranks other than 0."""
+    if not is_leader():  # rank 0 may already have moved the folder
+        return TrainOutcome(0, {}, {}, (), None, len(job.examples))
+    _remove_checkpoints(job.folder)
+    facts = json.loads((stored.folder / OUTCOME).read_bytes())
+    step, best, num_examples = facts.pop("steps"), facts.pop("weights_of_step", None), facts.pop("examples")
+    health = tuple(HealthNote(**note) for note in facts.pop("health"))
+    trained = {name: value for name, value in facts.items() if not _is_measured(name)}
+    return TrainOutcome(step, trained, {n: v for n, v in facts.items() if _is_measured(n)}, health, best, num_examples)
+
+
+def _remove_checkpoints(folder: Path) -> None:
+    """Remove the checkpoints of a training whose model is written: nothing resumes from them."""
+    if is_leader():
+        for checkpoint in checkpoint_folders(folder):
+            shutil.rmtree(checkpoint, ignore_errors=True)
+
+
+def _is_measured(name: str) -> bool:
+    """Whether an evaluation gives it."""
+    return name.startswith(("eval_", "generations/"))
+
+
+def _logged_lines(path: Path) -> list[dict[str, float]]:
+    """The lines a resumed run has logged before."""
+    if not path.exists():
+        return []
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    return [{k: v for k, v in line.items() if isinstance(v, int | float)} for line in lines]
+
+
+def _seed(seed: int) -> None:
+    """Seed every generator that libraries draw from."""
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002  # what libraries draw from
+    torch.manual_seed(seed)
