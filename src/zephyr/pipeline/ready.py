@@ -9,7 +9,7 @@ from zephyr.pipeline.stages import starting_model
 from zephyr.recipe.conflicts import STAGE_REFERENCE
 from zephyr.recipe.model_section import NewModel
 from zephyr.recipe.schema import Recipe
-from zephyr.recipe.teacher_section import LocalSection, TeacherSection
+from zephyr.recipe.teacher_section import LocalSection
 from zephyr.runs.layout import MODEL
 from zephyr.stages.stage import Work
 from zephyr.teachers.opening import TeacherContext, model_source, open_teacher, stage_context
@@ -61,16 +61,6 @@ def ready_for(work: Work) -> Ready:
     encoder = encoder_for(tokenizer, work.recipe, work.stage)
     tokenizer.chat_template = encoder.chat_template
     return Ready(start, tokenizer, encoder)
-
-
-def writer(section: TeacherSection, work: Work, *, where: str = "teacher") -> Teacher:
-    """The teacher that writes answers; `where` is its key in the section of the stage."""
-    return open_teacher(section, "writes", teacher_context(work), where=f"{work.stage}.{where}").teacher
-
-
-def rater(section: TeacherSection, work: Work) -> Teacher:
-    """The teacher that rates them."""
-    return open_teacher(section, "rates", teacher_context(work), where=f"{work.stage}.judge").teacher
 
 
 def teacher_context(work: Work) -> TeacherContext:

@@ -23,12 +23,12 @@ from zephyr.recipe.section import Plain
 from zephyr.recipe.stage_sections import DELIVER, TRAINING_STAGES, DeliverSection
 from zephyr.recipe.teacher_section import LocalSection
 from zephyr.records.messages import Message
-from zephyr.runs.layout import CARD, MODEL, REPORT, SAMPLES_FILE
+from zephyr.runs.layout import CARD, REPORT, SAMPLES_FILE
 from zephyr.runs.reader import FinishedStage, RunRecord, at, model_title, number, read_run
 from zephyr.runs.stage_folder import Facts
 from zephyr.stages.preview import Preview
 from zephyr.stages.stage import Stage, Work
-from zephyr.teachers.opening import TeacherContext, open_teacher
+from zephyr.teachers.opening import open_teacher, stage_context
 from zephyr.teachers.protocol import ChatRequest, paired, seed_for
 
 LEAST_AXES = 3
@@ -138,8 +138,7 @@ def _answers(work: Work, stage: str) -> Iterator[str]:
         )
         for index, prompt in enumerate(section.sample_prompts)
     ]
-    models = {name: folder / MODEL for name, folder in work.inputs.items()}
-    context = TeacherContext(recipe.seed, recipe.offline, recipe.template_of(DELIVER), models)
+    context = stage_context(recipe, DELIVER, work.inputs)
     opened = open_teacher(LocalSection(model=f"{STAGE_REFERENCE}{stage}"), "writes", context, where=DELIVER)
     for _, reply in paired(opened.teacher, requests):
         yield reply.text if reply.finish_reason != "error" else f"(no answer: {reply.error})"

@@ -25,7 +25,7 @@ from zephyr.recipe.section import Plain
 from zephyr.recipe.stage_sections import ALIGN, FEEDBACK, SFT, SYNTH
 from zephyr.records.rows import Prompt, Rated, Record
 from zephyr.records.writing import write_jsonl
-from zephyr.runs.layout import LEDGER, MODEL
+from zephyr.runs.layout import LEDGER
 from zephyr.runs.stage_folder import Facts
 from zephyr.stages.call_estimate import (
     TeacherEstimate,
@@ -39,7 +39,7 @@ from zephyr.stages.stage import Stage, Work
 from zephyr.stages.synth import PROMPTS, prompts_to_come
 from zephyr.teachers.dry_run import DryTeacher
 from zephyr.teachers.ledger.prices import prices_of
-from zephyr.teachers.opening import StageLedgers, TeacherContext, check_teacher, open_teacher, prompts_together
+from zephyr.teachers.opening import StageLedgers, check_teacher, open_teacher, prompts_together, stage_context
 
 CANDIDATES = "candidates.jsonl"
 PAIRS = "pairs.jsonl"
@@ -239,7 +239,8 @@ def _rate_here(work: Work, section: FeedbackSection) -> None:
             answered = Counter[str]()
             write_jsonl(candidates, _candidates(work, section, ledgers, answered))
             replace_text(counts, json.dumps({"answers": answered}, indent=1))
-        rater = ledgers.keep(open_teacher(section.judge, "rates", _context(work), where=f"{FEEDBACK}.judge"))
+        context = stage_context(work.recipe, FEEDBACK, work.inputs)
+        rater = ledgers.keep(open_teacher(section.judge, "rates", context, where=f"{FEEDBACK}.judge"))
         chunk_rows = prompts_together(CHUNK_ROWS, [section.judge])
         found = judge(_read(work, CANDIDATES), rater, section.judging, seed=work.recipe.seed, chunk_rows=chunk_rows)
         rated = write_judged(found, rater.name, work.folder / RATINGS, work.folder / CALLS, replace=True)
@@ -250,8 +251,9 @@ def _candidates(
     work: Work, section: FeedbackSection, ledgers: StageLedgers, counts: Counter[str]
 ) -> Iterator[Rated]:  # fmt: skip
     candidates = section.candidates
+    context = stage_context(work.recipe, FEEDBACK, work.inputs)
     pool = [
-        ledgers.keep(open_teacher(one, "writes", _context(work), where=f"{FEEDBACK}.{key}"))
+        ledgers.keep(open_teacher(one, "writes", context, where=f"{FEEDBACK}.{key}"))
         for key, one in pool_of(candidates).items()
     ]
     chunk_prompts = prompts_together(CHUNK_PROMPTS, candidates.teachers)
@@ -269,7 +271,7 @@ def _rate_over_ray(work: Work, section: FeedbackSection, ray: RaySection) -> Non
     plan = RatingPlan(
         section.judge,
         section.judging,
-        _context(work),
+        stage_context(work.recipe, FEEDBACK, work.inputs),
         section.candidates,
         chunk_prompts=prompts_together(CHUNK_PROMPTS, section.candidates.teachers),
         chunk_rows=prompts_together(CHUNK_ROWS, [section.judge]),
@@ -282,12 +284,6 @@ def _rate_over_ray(work: Work, section: FeedbackSection, ray: RaySection) -> Non
     shutil.rmtree(made.parts)  # merged by now
     counts = {"answers": made.counts.answers, "ratings": made.counts.judged}
     replace_text(work.folder / COUNTS, json.dumps(counts, indent=1))
-
-
-def _context(work: Work) -> TeacherContext:
-    """What all teachers of the stage have in common; paths are absolute, as workers have folders of their own."""
-    models = {stage: folder.resolve() / MODEL for stage, folder in work.inputs.items()}
-    return TeacherContext(work.recipe.seed, work.recipe.offline, work.recipe.template_of(FEEDBACK), models)
 
 
 def _prompt_data(section: FeedbackSection) -> DataSection:

@@ -33,7 +33,7 @@ from zephyr.synth.instructions import InstructionPool
 from zephyr.synth.self_instruct import divide, instruction_fields, read_seeds, self_instruct
 from zephyr.synth.talks import Talker, plan_talk, shorten_passage
 from zephyr.synth.tasks import InstructionTask, encode_tasks, task_fields
-from zephyr.teachers.opening import StageLedgers, TeacherContext, check_teacher, open_teacher, prompts_together
+from zephyr.teachers.opening import StageLedgers, check_teacher, open_teacher, prompts_together, stage_context
 from zephyr.teachers.protocol import seed_for
 from zephyr.teachers.scripted import ScriptedTeacher
 from zephyr.world import pretrain_texts, prompts
@@ -310,7 +310,7 @@ def _run(work: Work) -> Facts:
     recipe, section = work.recipe, _section(work.recipe)
     generator, teachers = section.generator, list(teachers_of(section))
     sections = [one for _, one in teachers]
-    context = TeacherContext(recipe.seed, recipe.offline, recipe.template_of(SYNTH))
+    context = stage_context(recipe, SYNTH, work.inputs)
     with StageLedgers(work.folder, work.run_folder, sections) as ledgers:
         opened = [ledgers.keep(open_teacher(one, "writes", context, where=key)) for key, one in teachers]
         writers = Writers(

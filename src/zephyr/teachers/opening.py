@@ -54,8 +54,11 @@ class TeacherContext:
 
 
 def stage_context(recipe: Recipe, stage: str, inputs: Mapping[str, Path]) -> TeacherContext:
-    """What the teachers of a stage have in common; `inputs`: the finished folders of earlier stages, by name."""
-    models = {name: folder / MODEL for name, folder in inputs.items()}
+    """What the teachers of a stage have in common; `inputs`: the finished folders of earlier stages, by name.
+
+    Paths are absolute, as the workers of a cluster have working folders of their own.
+    """
+    models = {name: folder.resolve() / MODEL for name, folder in inputs.items()}
     return TeacherContext(recipe.seed, recipe.offline, recipe.template_of(stage), models)
 
 
