@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from zephyr.cli.options import AsJson, BadRows, Force, OutFile, RowFormat, Seed
+from zephyr.cli.options import AsJson, BadRowsOption, Force, OutFile, RowFormat, Seed
 from zephyr.cli.tables import print_accounts
 from zephyr.cli.terminal import Offline, quiet_libraries
 
@@ -35,7 +35,7 @@ def binarize_command(  # noqa: PLR0913 - typer makes an option of every paramete
     repair: Repair = True,
     seed: Seed = 0,
     shape: RowFormat = "auto",
-    bad_rows: BadRows = "stop",
+    bad_rows: BadRowsOption = "stop",
     force: Force = False,
     as_json: AsJson = False,
     offline: Offline = False,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from zephyr.cli.options import TEACHER_FORMS, CapTokens, Concurrency, KeyEnv
+from zephyr.cli.options import TEACHER_HELP, CapTokens, Concurrency, KeyEnv
 from zephyr.cli.terminal import Offline, can_go_on, escape_controls, quiet_libraries
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ Names = Annotated[
     ),
 ]
 Judge = Annotated[
-    str | None, typer.Option(metavar="JUDGE", help=f"The judge of mt_bench and alpaca_eval: {TEACHER_FORMS}")
+    str | None, typer.Option(metavar="JUDGE", help=f"The judge of mt_bench and alpaca_eval: {TEACHER_HELP}")
 ]
 
 

@@ -13,10 +13,10 @@ from typer.core import TyperGroup
 
 from zephyr.cli.judge_audit import audit_command
 from zephyr.cli.options import (
-    TEACHER_FORMS,
+    TEACHER_HELP,
     AsJson,
     Aspects,
-    BadRows,
+    BadRowsOption,
     CapTokens,
     Concurrency,
     Force,
@@ -72,7 +72,7 @@ judge_group = typer.Typer(
 judge_group.command("audit")(audit_command)
 
 Models = Annotated[
-    list[str] | None, typer.Option("--models", metavar="MODEL", help=f"Who answers; can be repeated: {TEACHER_FORMS}")
+    list[str] | None, typer.Option("--models", metavar="MODEL", help=f"Who answers; can be repeated: {TEACHER_HELP}")
 ]
 Principles = Annotated[
     Literal["none", "readme", "code"],
@@ -110,7 +110,7 @@ def rate(  # noqa: PLR0913 - typer makes an option of every parameter
     gpus_per_worker: RayGpus = 0.0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Count the requests, and send none.")] = False,
     shape: RowFormat = "auto",
-    bad_rows: BadRows = "stop",
+    bad_rows: BadRowsOption = "stop",
     force: Force = False,
     as_json: AsJson = False,
     offline: Offline = False,

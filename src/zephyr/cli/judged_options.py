@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from zephyr.cli.options import TEACHER_FORMS
+from zephyr.cli.options import TEACHER_HELP
 from zephyr.cli.tables import print_rows
 from zephyr.cli.terminal import escape_controls
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 MODEL_FORMS = "A model folder or hub id, endpoint:MODEL@URL, scripted, or answers:FILE for existing answers."
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_FORMS)]
-JudgeName = Annotated[str, typer.Option("--judge", metavar="JUDGE", help=f"The judge: {TEACHER_FORMS}")]
+JudgeName = Annotated[str, typer.Option("--judge", metavar="JUDGE", help=f"The judge: {TEACHER_HELP}")]
 BenchData = Annotated[
     Path, typer.Option("--data", metavar="DIR", help="Folder of the benchmark's files, as its authors publish them.")
 ]

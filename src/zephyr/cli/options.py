@@ -8,11 +8,11 @@ import typer
 if TYPE_CHECKING:
     from zephyr.recipe.feedback_section import Aspect
 
-TEACHER_FORMS = "scripted, local:FOLDER, vllm:FOLDER, endpoint:MODEL@URL, or FILE.yaml with a recipe's teacher section."
+TEACHER_HELP = "scripted, local:FOLDER, vllm:FOLDER, endpoint:MODEL@URL, or FILE.yaml with a recipe's teacher section."
 
 Force = Annotated[bool, typer.Option("--force", help="Overwrite existing files.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the counts as one JSON object.")]
-BadRows = Annotated[Literal["stop", "drop"], typer.Option(help="What to do with unreadable rows.")]
+BadRowsOption = Annotated[Literal["stop", "drop"], typer.Option(help="What to do with unreadable rows.")]
 RowFormat = Annotated[str, typer.Option(help="Row format; default: auto-detect.")]
 OutFile = Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="Output file, JSON lines.")]
 Seed = Annotated[int, typer.Option(help="Random seed.")]
@@ -27,7 +27,7 @@ Concurrency = Annotated[int, typer.Option(min=1, max=4096, help="Maximum concurr
 CapTokens = Annotated[int | None, typer.Option(min=1, help="Maximum tokens of all calls in the ledger.")]
 
 # A judge, and how it is asked.
-JudgeTeacher = Annotated[str, typer.Option("--judge", metavar="JUDGE", help=f"Who rates: {TEACHER_FORMS}")]
+JudgeTeacher = Annotated[str, typer.Option("--judge", metavar="JUDGE", help=f"Who rates: {TEACHER_HELP}")]
 Aspects = Annotated[
     str,
     typer.Option(help="What is rated: all, or some of instruction_following,honesty,truthfulness,helpfulness,overall."),

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from zephyr.cli.judged_options import PrintJson
-from zephyr.cli.options import BadRows, Seed
+from zephyr.cli.options import BadRowsOption, Seed
 from zephyr.cli.terminal import Offline, can_go_on, quiet_libraries
 
 
@@ -22,7 +22,7 @@ def reward_accuracy(  # noqa: PLR0913 - typer makes an option of every parameter
     ] = 4096,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many pairs.")] = None,
     seed: Seed = 0,
-    bad_rows: BadRows = "stop",
+    bad_rows: BadRowsOption = "stop",
     as_json: PrintJson = False,
     offline: Offline = False,
 ) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from zephyr.cli.options import (
-    TEACHER_FORMS,
+    TEACHER_HELP,
     AsJson,
     CapTokens,
     Concurrency,
@@ -37,7 +37,7 @@ def synth(  # noqa: PLR0913 - typer makes an option of every parameter
         Literal["self_instruct", "ultrachat", "world"],
         typer.Option(help="What is written: tasks grown from seeds, talks of several turns, or the closed world."),
     ],
-    teacher: Annotated[str, typer.Option(metavar="TEACHER", help=f"Who answers: {TEACHER_FORMS}")],
+    teacher: Annotated[str, typer.Option(metavar="TEACHER", help=f"Who answers: {TEACHER_HELP}")],
     out: OutFile,
     count: Annotated[int, typer.Option(min=1, help="New instructions, talks that are begun, or dialogues.")] = 100,
     seeds: Annotated[

@@ -9,11 +9,8 @@ from zephyr.pipeline.stages import starting_model
 from zephyr.recipe.conflicts import STAGE_REFERENCE
 from zephyr.recipe.model_section import NewModel
 from zephyr.recipe.schema import Recipe
-from zephyr.recipe.teacher_section import LocalSection
 from zephyr.runs.layout import MODEL
 from zephyr.stages.stage import Work
-from zephyr.teachers.opening import TeacherContext, model_source, open_teacher, stage_context
-from zephyr.teachers.protocol import Teacher
 
 START = "start"
 STAGE_MODEL = STAGE_REFERENCE
@@ -63,24 +60,9 @@ def ready_for(work: Work) -> Ready:
     return Ready(start, tokenizer, encoder)
 
 
-def teacher_context(work: Work) -> TeacherContext:
-    """What all teachers of a stage have in common."""
-    return stage_context(work.recipe, work.stage, work.inputs)
-
-
 def tokenizer_of(recipe: Recipe) -> Tokenizer:
     """The base model's tokenizer; for a model that is to be made one that was learnt from nothing stands in."""
     shape = recipe.model
     if isinstance(shape, NewModel):
         return learn_tokenizer([], vocab_size=MIN_VOCABULARY, max_length=shape.max_position_embeddings, bos=False)
     return load_tokenizer(base_source(recipe))
-
-
-def answering(name: str, work: Work) -> Teacher:
-    """A model that answers: `stage:sft` is that of a stage, anything else a folder or a hub id."""
-    return open_teacher(LocalSection(model=name), "writes", teacher_context(work), where=work.stage).teacher
-
-
-def answering_source(name: str, work: Work) -> Source:
-    """Where a model that answers lies. Raises RecipeError for a stage that does not come before this one."""
-    return model_source(name, teacher_context(work), where=work.stage)

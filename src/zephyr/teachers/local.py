@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 # Requests that are sorted and batched together; the answers of a window come out together.
 WINDOW_REQUESTS = 4096
-MAX_CACHE_TOKENS = 65_536
+_MAX_CACHE_TOKENS = 65_536
 
 
 class Encoder(Protocol):
@@ -40,14 +40,14 @@ class LocalTeacher:
     """
 
     def __init__(
-        self, model: PreTrainedModel, encoder: Encoder, *, name: str, max_cache_tokens: int = MAX_CACHE_TOKENS
+        self, model: PreTrainedModel, encoder: Encoder, *, name: str, max_cache_tokens: int = _MAX_CACHE_TOKENS
     ) -> None:
         self.name = name
         self._model = model
         self._encoder = encoder
         self._max_cache_tokens = max_cache_tokens
         longest = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-        most = max(max_cache_tokens, MAX_CACHE_TOKENS)
+        most = max(max_cache_tokens, _MAX_CACHE_TOKENS)
         self._longest = min(longest or most, most)
 
     def answer(self, requests: Sequence[ChatRequest]) -> Iterator[ChatReply]:
