@@ -57,3 +57,15 @@ def fixed_start() -> None:
 def pytest_report_header() -> str:
     """A line on what the numbers of this run depend on."""
     return f"torch {torch.__version__}, {os.environ['OMP_NUM_THREADS']} threads, {sys.platform}"
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny Mistral with its tokenizer."""
+    from zephyr.models.loading import save_model
+    from zephyr.models.tiny import tiny_model, tiny_tokenizer
+
+    folder = tmp_path_factory.mktemp("tiny") / "base"
+    tokenizer = tiny_tokenizer()
+    save_model(tiny_model("mistral", vocab_size=len(tokenizer)), tokenizer, folder)
+    return folder

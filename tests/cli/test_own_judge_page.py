@@ -6,7 +6,7 @@ import shlex
 import pytest
 import yaml
 
-from tests.pipeline.mini import mini_fields
+from tests.mini import mini_fields
 from zephyr.cli import main as cli
 from zephyr.recipe.schema import Recipe
 

@@ -2,11 +2,11 @@
 
 import json
 
-from tests.pipeline.mini import mini_recipe
-from zephyr.pipeline.check import check_lines
-from zephyr.pipeline.stages import plan_stages
+from tests.mini import mini_recipe
+from zephyr.check import check_lines
 from zephyr.records.messages import Message
 from zephyr.records.rows import Prompt
+from zephyr.run import stage_keys
 from zephyr.stages.call_estimate import sample_prompts
 
 PRICED = {"name": "endpoint", "model": "big", "base_url": "http://127.0.0.1:9/v1", "deadline_seconds": 1.0}
@@ -30,7 +30,7 @@ def test_a_check_says_it(tmp_path):
 def test_prices_caps_and_paces_make_no_other_stage(tmp_path):
     def digest(**changes: object) -> str:
         recipe = mini_recipe(tmp_path, feedback={"judge": PRICED | changes})
-        return next(one.key.digest for one in plan_stages(recipe, lambda _: "") if one.stage == "feedback")
+        return stage_keys(recipe)["feedback"].digest
 
     assert digest() == digest(
         concurrency=3, max_total_price=9.0, prices={"prompt": 1.0}, api_key_env="OTHER", batch=True

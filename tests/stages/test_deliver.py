@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from tests.deliver.small_run import write_run
-from tests.pipeline.mini import mini_fields, mini_recipe
+from tests.mini import mini_fields, mini_recipe
 from zephyr.stages import deliver
 from zephyr.stages.deliver import STAGE
 from zephyr.stages.preview import Preview

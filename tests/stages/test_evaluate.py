@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from tests.cli.judged_benches import write_mt_bench
 from tests.evaluate.harness.small_data import small_data
-from tests.pipeline.mini import mini_fields, mini_recipe
+from tests.mini import mini_fields, mini_recipe
 from zephyr.data.tokenize.encoding import DialogueEncoder
 from zephyr.errors import DataError, ZephyrError
 from zephyr.evaluate.held_out import Pair, answer_logps, perplexity

@@ -8,15 +8,15 @@ import pytest
 from pydantic import ValidationError
 
 from tests.feedback.ray_teachers import OneByOne
-from tests.pipeline.mini import mini_fields, mini_recipe
+from tests.mini import mini_fields, mini_recipe
 from zephyr.errors import DataError, RecipeError, TeacherError
 from zephyr.feedback import rate, ray_workers
-from zephyr.pipeline.stages import plan_stages
 from zephyr.recipe.schema import Recipe
 from zephyr.recipe.teacher_section import ScriptedSection
 from zephyr.records.messages import Message
 from zephyr.records.rows import Answer, Prompt, Rated
 from zephyr.records.writing import write_jsonl
+from zephyr.run import stage_keys
 from zephyr.stages import feedback as stage
 from zephyr.stages.call_estimate import call_lines
 from zephyr.stages.preview import Preview
@@ -138,8 +138,7 @@ def test_endpoints_of_a_run_share_a_ledger_and_the_lowest_cap_holds(judge, tmp_p
 
 
 def _key(section: dict, tmp_path) -> str:
-    planned = plan_stages(recipe_with(section, tmp_path), lambda source: "")
-    return next(one.key.digest for one in planned if one.stage == "feedback")
+    return stage_keys(recipe_with(section, tmp_path))["feedback"].digest
 
 
 def test_where_nothing_comes_of_it_the_next_try_asks_again(judge, tmp_path):

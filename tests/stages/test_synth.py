@@ -5,15 +5,14 @@ import json
 import pytest
 from pydantic import ValidationError
 
-from tests.pipeline.mini import mini_fields, mini_recipe
+from tests.mini import mini_fields, mini_recipe
 from tests.synth.form_teacher import FormTeacher
-from zephyr.data.read.stage_rows import hash_of_source
 from zephyr.errors import DataError, ZephyrError
-from zephyr.pipeline.stages import plan_stages
 from zephyr.recipe.schema import Recipe
 from zephyr.recipe.synth_section import SelfInstructSynth, SynthSection
 from zephyr.recipe.teacher_section import EndpointSection
 from zephyr.records.writing import write_jsonl
+from zephyr.run import stage_keys
 from zephyr.stages.preview import Preview
 from zephyr.stages.stage import Work
 from zephyr.stages.synth import STAGE, estimate_calls, prompts_to_come, sample_rows
@@ -132,7 +131,7 @@ def test_the_stage_is_another_one_with_other_seeds(tmp_path):
     digests = []
     for count in (16, 16, 17):
         write_seeds(tmp_path / "seeds.jsonl", count)
-        digests.append(plan_stages(recipe, lambda source: hash_of_source(recipe, source))[0].key.digest)
+        digests.append(stage_keys(recipe)["synth"].digest)
     assert digests[0] == digests[1] != digests[2]
 
 

@@ -20,9 +20,8 @@ from zephyr.cli import (
     evaluation,
     judge,
     mt_bench,
-    plan,
-    recipes,
     reward_accuracy,
+    run,
     serving,
     synth,
 )
@@ -39,11 +38,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     epilog=f"{TRACEBACK}, anywhere on the line, shows where in the code an error came from.",
 )
-app.command("run")(recipes.run)
-app.command("check")(recipes.check)
-app.command("plan")(plan.plan)
-app.command("inspect")(recipes.inspect)
-app.add_typer(recipes.shipped)
+app.command("run")(run.run)
+app.command("check")(run.check)
+app.command("plan")(run.plan)
+app.command("inspect")(run.inspect)
+app.add_typer(run.shipped)
 app.command("chat")(serving.chat)
 app.command("serve")(serving.serve)
 app.command("ui")(serving.ui)

@@ -1,7 +1,7 @@
 """The sections of a recipe, one a stage, in the order of the stages. Defaults live in sections and nowhere else."""
 
 from pathlib import Path
-from typing import ClassVar, Literal, TypeAlias
+from typing import ClassVar, Final, Literal, TypeAlias
 
 from pydantic import Field
 
@@ -14,9 +14,14 @@ from zephyr.recipe.synth_section import SynthSection
 from zephyr.recipe.teacher_section import SamplingSection
 from zephyr.recipe.train_section import AlignObjective, LoraSection, SftObjective, TrainSection
 
-STAGES = ("synth", "pretrain", "sft", "feedback", "align", "evaluate", "deliver")
-# The names for code that means another stage than its own.
-SYNTH, PRETRAIN, SFT, FEEDBACK, ALIGN, EVALUATE, DELIVER = STAGES
+SYNTH: Final = "synth"
+PRETRAIN: Final = "pretrain"
+SFT: Final = "sft"
+FEEDBACK: Final = "feedback"
+ALIGN: Final = "align"
+EVALUATE: Final = "evaluate"
+DELIVER: Final = "deliver"
+STAGES = (SYNTH, PRETRAIN, SFT, FEEDBACK, ALIGN, EVALUATE, DELIVER)
 TRAINING_STAGES = (PRETRAIN, SFT, ALIGN)
 
 

@@ -16,19 +16,17 @@ from zephyr.errors import DataError
 from zephyr.evaluate.compare_radar import category_means, radar_svg, top_of
 from zephyr.evaluate.published import beside_published, published_deviations
 from zephyr.evaluate.results import Result, read_results
-from zephyr.recipe.conflicts import STAGE_REFERENCE
 from zephyr.recipe.data_section import DataSource
 from zephyr.recipe.schema import Recipe
 from zephyr.recipe.section import Plain
 from zephyr.recipe.stage_sections import DELIVER, TRAINING_STAGES, DeliverSection
-from zephyr.recipe.teacher_section import LocalSection
 from zephyr.records.messages import Message
 from zephyr.runs.layout import CARD, REPORT, SAMPLES_FILE
 from zephyr.runs.reader import FinishedStage, RunRecord, at, model_title, number, read_run
 from zephyr.runs.stage_folder import Facts
 from zephyr.stages.preview import Preview
 from zephyr.stages.stage import Stage, Work
-from zephyr.teachers.opening import open_teacher, stage_context
+from zephyr.stages.start import stage_teacher
 from zephyr.teachers.protocol import ChatRequest, paired, seed_for
 
 LEAST_AXES = 3
@@ -124,7 +122,7 @@ def _answered_prompts(work: Work) -> list[dict[str, str | dict[str, str]]]:
 
 def _answers(work: Work, stage: str) -> Iterator[str]:
     """What the model of a stage answers to each sample prompt, or why it cannot."""
-    recipe, section = work.recipe, _section(work.recipe)
+    section = _section(work.recipe)
     sampling = section.sampling
     requests = [
         ChatRequest(
@@ -134,13 +132,11 @@ def _answers(work: Work, stage: str) -> Iterator[str]:
             top_p=sampling.top_p,
             top_k=sampling.top_k,
             max_tokens=sampling.max_new_tokens,
-            seed=seed_for(recipe.seed, DELIVER, index),
+            seed=seed_for(work.recipe.seed, DELIVER, index),
         )
         for index, prompt in enumerate(section.sample_prompts)
     ]
-    context = stage_context(recipe, DELIVER, work.inputs)
-    opened = open_teacher(LocalSection(model=f"{STAGE_REFERENCE}{stage}"), "writes", context, where=DELIVER)
-    for _, reply in paired(opened.teacher, requests):
+    for _, reply in paired(stage_teacher(work, stage), requests):
         yield reply.text if reply.finish_reason != "error" else f"(no answer: {reply.error})"
 
 

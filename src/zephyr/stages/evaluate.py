@@ -8,14 +8,12 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar, cast
 
 from zephyr.atomic import replace_text
-from zephyr.data.read.mixture import Mixture, mix
 from zephyr.data.read.sources import Records
 from zephyr.data.read.stage_rows import open_all
-from zephyr.recipe.data_section import DataSection, DataSource
+from zephyr.recipe.data_section import DataSource
 from zephyr.recipe.evaluate_section import (
     EvaluateSection,
     HarnessTask,
@@ -24,26 +22,23 @@ from zephyr.recipe.evaluate_section import (
     Task,
     WorldTask,
 )
-from zephyr.recipe.model_section import ChatTemplateSection
 from zephyr.recipe.schema import Recipe
 from zephyr.recipe.section import Plain, Section
-from zephyr.recipe.stage_sections import ALIGN, EVALUATE, PRETRAIN, SFT, TRAINING_STAGES
+from zephyr.recipe.stage_sections import EVALUATE, TRAINING_STAGES
 from zephyr.recipe.teacher_section import EndpointSection, LocalSection, TeacherSection, VllmSection
-from zephyr.recipe.train_section import SftObjective
 from zephyr.records.messages import Messages
 from zephyr.records.rows import Chat, Preference, Prompt, Record
 from zephyr.runs.layout import LEDGER, MODEL, SAMPLES_FILE, measurement_file
 from zephyr.runs.reader import model_title
 from zephyr.runs.stage_folder import Facts
+from zephyr.stages.held_out import kept, perplexity_facts, preference_facts
 from zephyr.stages.preview import Preview
 from zephyr.stages.stage import Stage, Work
+from zephyr.stages.start import stage_teacher, template_and_model
 from zephyr.world import prompts
 
 if TYPE_CHECKING:
-    from zephyr.data.tokenize.encoding import DialogueEncoder
-    from zephyr.evaluate.held_out import Pair
     from zephyr.evaluate.results import Result
-    from zephyr.trees.forest import ScoredSequence
 
 SHOWN_SAMPLES = 12
 MAX_TOKENS = 8192  # that are scored together
@@ -129,13 +124,6 @@ def outputs(_recipe: Recipe) -> list[str]:
     return [SAMPLES_FILE, "a file for every measurement"]
 
 
-def depends_on(recipe: Recipe) -> dict[str, Plain]:
-    """The chat template, and the base model where no stage before has trained one."""
-    template: dict[str, Plain] = {"chat_template": recipe.template_of(EVALUATE).model_dump(mode="json")}
-    has_base = PRETRAIN in recipe.stages or SFT in recipe.stages
-    return template if has_base else {**template, "model": recipe.model.model_dump(mode="json")}
-
-
 def check(preview: Preview) -> Iterator[str]:
     """Lines on the rows of its tasks, and on its benchmarks."""
     recipe = preview.recipe
@@ -189,14 +177,6 @@ def _key(number: int) -> str:
     return f"{EVALUATE}.tasks.{number}"
 
 
-def _kept(path: Path, measure: Callable[[], Facts]) -> Facts:
-    """What `measure` gives, or what it gave in a try that was stopped later."""
-    if not path.exists():
-        replace_text(path, json.dumps(measure(), indent=1, ensure_ascii=False))
-    found: Facts = json.loads(path.read_bytes())
-    return found
-
-
 # ---- the closed world ----
 
 
@@ -207,7 +187,7 @@ def _world(work: Work, task: WorldTask, number: int) -> Measured:
     answers: dict[str, list[str]] = {}
     for stage, title in titles(work).items():
         path = work.folder / measurement_file(number, task.name, stage)
-        found = _kept(path, partial(_world_of, stage, work, questions, task))
+        found = kept(path, partial(_world_of, stage, work, questions, task))
         measured.scores[title] = found["score"]
         answers[title] = cast("list[str]", found["answers"])
     samples = [
@@ -221,16 +201,9 @@ def _world(work: Work, task: WorldTask, number: int) -> Measured:
 def _world_of(stage: str, work: Work, questions: Sequence[Prompt], task: WorldTask) -> Facts:
     """The world's score of one model, by task too, and some of its answers."""
     from zephyr.evaluate.world import score_world
-    from zephyr.teachers.opening import TeacherContext, open_teacher
 
-    context = TeacherContext(
-        seed=work.recipe.seed,
-        offline=work.recipe.offline,
-        template=work.recipe.template_of(EVALUATE),
-        cache_tokens=_section(work.recipe).batch_tokens,
-    )
-    model = LocalSection(model=str(work.inputs[stage] / MODEL))
-    found = score_world(open_teacher(model, "writes", context).teacher, questions, task, seed=work.recipe.seed)
+    teacher = stage_teacher(work, stage, cache_tokens=_section(work.recipe).batch_tokens)
+    found = score_world(teacher, questions, task, seed=work.recipe.seed)
     by_task: Facts = {name: round(one.score, 4) for name, one in found.by_task.items()}
     score: Facts = {name: round(value, 6) for name, value in found.score._asdict().items()}
     answers: list[Plain] = list(_spread(found.answers))
@@ -250,128 +223,15 @@ def _as_line(messages: Messages) -> str:
 # ---- held-out rows ----
 
 
-def _preference(work: Work, task: PreferenceTask, number: int) -> Measured:
-    """Reward accuracy and margins on held-out pairs, and of a list on its best and worst answer."""
-    return Measured(metrics=_kept(work.folder / measurement_file(number, task.name), lambda: _preferences(work, task)))
+def _held_out(work: Work, task: PreferenceTask | PerplexityTask, number: int) -> Measured:
+    """Reward accuracy and margins of the aligned model, or the perplexity of every model."""
 
+    def measure() -> Facts:
+        if isinstance(task, PreferenceTask):
+            return preference_facts(work, task)
+        return perplexity_facts(work, task, titles(work))
 
-def _preferences(work: Work, task: PreferenceTask) -> Facts:
-    from zephyr.evaluate.held_out import answer_logps, preference_metrics, prompt_numbers
-    from zephyr.models.loading import Source, load_model
-    from zephyr.pipeline.ready import starting_source
-
-    align = work.recipe.align
-    assert align is not None
-    held = _pairs(work, task)
-    if not held:
-        return {"preference/pairs": 0}
-    policy, reference = Source(str(work.inputs[ALIGN] / MODEL), offline=True), starting_source(work, ALIGN)
-    logps, ref_logps = (
-        answer_logps(load_model(source, dtype="float32"), held, max_tokens=MAX_TOKENS) for source in (policy, reference)
-    )
-    found = preference_metrics(
-        logps, ref_logps, prompts=prompt_numbers(held), beta=align.objective.beta, seed=work.recipe.seed
-    )
-    return {
-        "preference/accuracy": round(found.accuracy.score, 6),
-        "preference/accuracy_low": round(found.accuracy.low, 6),
-        "preference/accuracy_high": round(found.accuracy.high, 6),
-        "preference/margin": round(found.margin.score, 6),
-        "preference/margin_low": round(found.margin.low, 6),
-        "preference/margin_high": round(found.margin.high, 6),
-        "preference/pairs": found.num_pairs,
-        "preference/prompts": found.accuracy.n,
-        "preference/rewards_chosen": round(found.chosen_reward, 6),
-        "preference/rewards_rejected": round(found.rejected_reward, 6),
-    }
-
-
-def _pairs(work: Work, task: PreferenceTask) -> "list[Pair]":
-    """The pairs of the task's sources, tokenised as align tokenises its own, or those that align has held out."""
-    from zephyr.data.tokenize.truncation import TruncationReport, fit_preference
-    from zephyr.evaluate.held_out import Pair
-    from zephyr.pipeline.tokens import comparisons
-
-    align = work.recipe.align
-    assert align is not None
-    if not task.sources:
-        held = comparisons(work.inputs[ALIGN], "eval")
-        found = [(one.prompt, one.completions, one.ratings) for one in held]
-    else:
-        encoder, report = _encoder(work, ALIGN, work.recipe.template_of(ALIGN)), TruncationReport(align.data)
-        found = []
-        for row in _rows(work.recipe, task.sources, Preference):
-            completions = [encoder.completion(text) for text in row.completions]
-            fitted = fit_preference(encoder.prompt(row.prompt), completions, align.data)
-            if report.add(row.name, fitted.loss):
-                found.append((fitted.prompt, fitted.completions, row.ratings))
-        report.check()
-    return [
-        Pair(prompt, completions[0], completions[-1])
-        for prompt, completions, ratings in found
-        if len(completions) == 2 or ratings[0] > ratings[-1]
-    ]
-
-
-def _perplexity(work: Work, task: PerplexityTask, number: int) -> Measured:
-    """Perplexity of every model on held-out dialogues."""
-    return Measured(metrics=_kept(work.folder / measurement_file(number, task.name), lambda: _perplexities(work, task)))
-
-
-def _perplexities(work: Work, task: PerplexityTask) -> Facts:
-    from zephyr.evaluate.held_out import perplexity
-    from zephyr.models.loading import Source, load_model
-
-    facts: Facts = {}
-    for stage, title in titles(work).items():
-        held = _dialogues(work, task, stage)
-        if held:
-            model = load_model(Source(str(work.inputs[stage] / MODEL), offline=True), dtype="float32")
-            facts[f"perplexity/{title}"] = round(perplexity(model, held, max_tokens=MAX_TOKENS).perplexity, 4)
-    return facts
-
-
-def _dialogues(work: Work, task: PerplexityTask, stage: str) -> "list[ScoredSequence]":
-    """The dialogues of the task's sources as sft's, by the tokenizer of a stage's model, or those sft has held out."""
-    from zephyr.data.tokenize.truncation import TruncationReport, fit_dialogue
-    from zephyr.pipeline.tokens import dialogues
-    from zephyr.trees.forest import ScoredSequence
-
-    if not task.sources:
-        return [ScoredSequence(one.ids, one.scored) for one in dialogues(work.inputs[SFT], "eval")]
-    recipe = work.recipe
-    data = _dialogue_data(recipe)
-    loss_on = recipe.sft.objective.loss_on if recipe.sft is not None else SftObjective().loss_on
-    encoder, report = _encoder(work, stage, recipe.template_of(SFT)), TruncationReport(data)
-    found = []
-    for row in _rows(recipe, task.sources, Chat):
-        fitted = fit_dialogue(encoder.dialogue(row.messages, loss_on=loss_on), data)
-        if report.add(row.name, fitted.loss):
-            found.append(ScoredSequence(fitted.encoded.ids, fitted.encoded.scored))
-    report.check()
-    return found
-
-
-def _dialogue_data(recipe: Recipe) -> DataSection:
-    """The window of sft; without such a stage, that of the last one that trains."""
-    section = recipe.sft or recipe.align or recipe.pretrain
-    return section.data if section is not None else DataSection()
-
-
-RowKind = TypeVar("RowKind", bound=Record)
-
-
-def _rows(recipe: Recipe, named: Sequence[DataSource], kind: type[RowKind]) -> Mixture[RowKind]:
-    """The rows of the sources, as a training stage reads its `eval_sources`: not filtered, not shuffled."""
-    return mix(open_all(recipe, named, kind), seed=recipe.seed, shuffle=False)
-
-
-def _encoder(work: Work, stage: str, template: ChatTemplateSection) -> "DialogueEncoder":
-    """The way to tokens by the tokenizer of a stage's model."""
-    from zephyr.data.tokenize.encoding import DialogueEncoder
-    from zephyr.models.loading import Source, load_tokenizer
-
-    return DialogueEncoder(load_tokenizer(Source(str(work.inputs[stage] / MODEL), offline=True)), template)
+    return Measured(metrics=kept(work.folder / measurement_file(number, task.name), measure))
 
 
 # ---- benchmarks ----
@@ -462,8 +322,8 @@ def _held_out_work(task: PreferenceTask | PerplexityTask, num_models: int) -> st
 
 MEASUREMENTS: dict[str, Measurement] = {
     "world": measurement(WorldTask, estimate=_world_work, run=_world),
-    "preference": measurement(PreferenceTask, rows=Preference, estimate=_held_out_work, run=_preference),
-    "perplexity": measurement(PerplexityTask, rows=Chat, estimate=_held_out_work, run=_perplexity),
+    "preference": measurement(PreferenceTask, rows=Preference, estimate=_held_out_work, run=_held_out),
+    "perplexity": measurement(PerplexityTask, rows=Chat, estimate=_held_out_work, run=_held_out),
     "harness": measurement(
         HarnessTask,
         check=_benchmark_lines,
@@ -482,5 +342,5 @@ STAGE = Stage(
     estimate=estimate,
     preflight=preflight,
     run=run,
-    depends_on=depends_on,
+    depends_on=partial(template_and_model, stage=EVALUATE),
 )

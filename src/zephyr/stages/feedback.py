@@ -4,6 +4,7 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 
 from zephyr.atomic import replace_text
@@ -16,15 +17,14 @@ from zephyr.feedback.candidates import CHUNK_PROMPTS, answer_prompts
 from zephyr.feedback.judge import CALLS, CHUNK_ROWS, RATINGS, judge, write_judged
 from zephyr.feedback.rate import RatingPlan, pool_of
 from zephyr.feedback.ray_workers import rate_over_ray
-from zephyr.pipeline.telling import left_out_lines
 from zephyr.progress import show_progress
 from zephyr.recipe.data_section import DataSection, DataSource
 from zephyr.recipe.feedback_section import FeedbackSection, RaySection
 from zephyr.recipe.schema import Recipe
-from zephyr.recipe.section import Plain
 from zephyr.recipe.stage_sections import ALIGN, FEEDBACK, SFT, SYNTH
 from zephyr.records.rows import Prompt, Rated, Record
 from zephyr.records.writing import write_jsonl
+from zephyr.runs.fact_lines import left_out_lines
 from zephyr.runs.layout import LEDGER
 from zephyr.runs.stage_folder import Facts
 from zephyr.stages.call_estimate import (
@@ -36,6 +36,7 @@ from zephyr.stages.call_estimate import (
 )
 from zephyr.stages.preview import MadeRows, Preview
 from zephyr.stages.stage import Stage, Work
+from zephyr.stages.start import template_and_model
 from zephyr.stages.synth import PROMPTS, prompts_to_come
 from zephyr.teachers.dry_run import DryTeacher
 from zephyr.teachers.ledger.prices import prices_of
@@ -63,14 +64,6 @@ def _reads(recipe: Recipe) -> tuple[str, ...]:
 def _sources(recipe: Recipe) -> list[DataSource]:
     """Prompts and ratings from outside."""
     return [*_section(recipe).prompts, *_section(recipe).recorded]
-
-
-def _depends_on(recipe: Recipe) -> dict[str, Plain]:
-    """The chat template of the models that answer, and the base model where no stage makes another of it."""
-    settings: dict[str, Plain] = {"chat_template": recipe.template_of(FEEDBACK).model_dump(mode="json")}
-    if recipe.pretrain is None and recipe.sft is None:
-        settings["model"] = recipe.model.model_dump(mode="json")
-    return settings
 
 
 def _outputs(recipe: Recipe) -> list[str]:
@@ -189,8 +182,8 @@ def _run(work: Work) -> Facts:
     if section.recorded:
         accounts = Accounts()
         parts = open_all(work.recipe, section.recorded, Rated)
-        for source, records in zip(section.recorded, parts, strict=True):
-            accounts.read(source, records)
+        for records in parts:
+            accounts.read(records)
         facts |= accounts.facts()
         made = _binarize_recorded(work.recipe, parts)
     else:
@@ -311,5 +304,5 @@ STAGE = Stage(
     estimate=_estimate,
     preflight=_preflight,
     run=_run,
-    depends_on=_depends_on,
+    depends_on=partial(template_and_model, stage=FEEDBACK),
 )

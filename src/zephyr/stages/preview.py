@@ -8,13 +8,17 @@ from typing import NamedTuple, TypeVar
 from zephyr.data.read.hub import is_hub_id
 from zephyr.data.read.sources import Records
 from zephyr.data.read.stage_rows import name_of, open_records
+from zephyr.data.tokenize.token_store import Example
 from zephyr.errors import DataError, Problems
+from zephyr.estimate.duration import Cluster
+from zephyr.estimate.model_shape import ModelShape
+from zephyr.estimate.workload import Workload
+from zephyr.models.loading import Tokenizer
 from zephyr.recipe.data_section import DataSource
 from zephyr.recipe.schema import Recipe
 from zephyr.records.rows import Record
 
 R = TypeVar("R", bound=Record)
-
 NOT_READ_OFFLINE = "on the hub, not read offline"
 
 
@@ -25,17 +29,33 @@ class MadeRows(NamedTuple):
     num_rows: int
 
 
-@dataclass(frozen=True)
+class SampledStage(NamedTuple):
+    """A training stage to be estimated, some of its examples, and the seconds that tokenising one row took."""
+
+    workload: Workload
+    examples: tuple[Example, ...]
+    seconds_per_row: float
+
+
+@dataclass
 class Preview:
     """A look at a recipe before its run. Stages look in their order; `made` takes what later ones will read.
 
     ``folder`` is a temporary one. ``made``: rows by the stage that will read them ("sft", "align", "feedback").
+    ``tokenizer``: that of the run's model, None where it cannot be had; ``counts_bytes`` where a stand-in for it takes
+    bytes for tokens. For an estimate: the model's ``shape``, the ``cluster`` (None: this machine), and the training
+    stages that were ``sampled``.
     """
 
     recipe: Recipe
     folder: Path
     problems: Problems = field(default_factory=Problems)
     made: dict[str, MadeRows] = field(default_factory=dict)
+    tokenizer: Tokenizer | None = None
+    counts_bytes: bool = False
+    shape: ModelShape | None = None
+    cluster: Cluster | None = None
+    sampled: dict[str, SampledStage] = field(default_factory=dict)
 
     def open_sources(self, sources: Iterable[DataSource], kind: type[R], parts: list[Records[R]]) -> Iterator[str]:
         """A line for every source; its records are appended to `parts` if it can be read here."""
@@ -51,3 +71,13 @@ class Preview:
                 parts.append(records)
                 left_out = ", ".join(f"{count:,} x {reason}" for reason, count in records.counts.items())
                 yield f"{name_of(source)}: {len(records):,} rows" + (f", left out {left_out}" if left_out else "")
+
+    def open_made(self, stage: str, makers: str, kind: type[R], parts: list[Records[R]]) -> Iterator[str]:
+        """A line on rows that earlier stages will make for this one; a sample of them, if known, goes to `parts`."""
+        made = self.made.get(stage)
+        if made is None:
+            yield f"rows from {makers}, made in the run"
+            return
+        yield f"{made.num_rows:,} rows from {makers}, made in the run"
+        with self.problems.noted():
+            parts.append(open_records(self.recipe, DataSource(path=str(made.file)), kind))

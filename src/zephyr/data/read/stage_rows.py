@@ -1,4 +1,4 @@
-"""The rows of a stage: read from its sources, mixed, filtered, divided into training and held-out ones, all counted."""
+"""The rows of a stage: read from its sources, mixed, filtered, split into training and held-out rows, all counted."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,29 +13,18 @@ from zephyr.data.read.sources import Records, held_out, open_source, source_hash
 from zephyr.errors import DataError, Problems
 from zephyr.recipe.data_section import DataSection, DataSource, Filter
 from zephyr.recipe.schema import Recipe
+from zephyr.recipe.section import Plain
 from zephyr.records.fields import printable
 from zephyr.records.messages import Message, Messages
 from zephyr.records.rows import Chat, Preference, Prompt, Rated, Record, RecordKind, Text
-from zephyr.runs.stage_folder import Facts
 
 R = TypeVar("R", bound=Record)
 
 Part = Literal["train", "eval"]
+PARTS: tuple[Part, ...] = ("train", "eval")  # in this order: reading the first fills the second
 KINDS: dict[type[object], RecordKind] = {
     Text: "text", Chat: "chat", Prompt: "prompt", Rated: "rated", Preference: "preference",
 }  # fmt: skip
-
-
-class Rows(NamedTuple, Generic[R]):
-    """The rows of a stage as a stream, and the accounts, which are complete when the stream has ended."""
-
-    train: Iterator[R]
-    evaluation: list[R]
-    accounts: "Accounts"
-
-    def part(self, part: Part) -> Iterable[R]:
-        """The rows to train on, or those held out, which are known when the others have been read."""
-        return self.train if part == "train" else self.evaluation
 
 
 class Accounts:
@@ -45,14 +34,14 @@ class Accounts:
         self.dropped: dict[str, Counter[str]] = {}
         self.report: FilterReport | None = None
 
-    def read(self, source: DataSource, records: Records[R]) -> None:
-        """Note what the source had to leave out."""
+    def read(self, records: Records[R]) -> None:
+        """Note what the source of these records had to leave out."""
         if records.counts:
-            self.dropped.setdefault(name_of(source), Counter()).update(records.counts)
+            self.dropped.setdefault(name_of(records.source), Counter()).update(records.counts)
 
-    def facts(self) -> Facts:
+    def facts(self) -> dict[str, Plain]:
         """The accounts as plain values."""
-        facts: Facts = {}
+        facts: dict[str, Plain] = {}
         if self.dropped:
             facts["left_out"] = {path: dict(counts) for path, counts in self.dropped.items()}
         if self.report is not None and self.report.filters:
@@ -70,7 +59,16 @@ class Accounts:
             f"{path}: left out {', '.join(f'{count:,} x {reason}' for reason, count in counts.items())}"
             for path, counts in self.dropped.items()
         ]
-        return told + (self.report.lines() if self.report is not None and self.report.filters else [])
+        return told + self.filter_lines()
+
+    def filter_lines(self) -> list[str]:
+        """What the filters did, in words."""
+        return self.report.lines() if self.report is not None and self.report.filters else []
+
+    def none_left(self, otherwise: str = "") -> DataError:
+        """The error for a stage without a row, which says what took them; `otherwise` if nothing here did."""
+        counted = "; ".join(line.strip() for line in self.lines()) or otherwise
+        return DataError("training rows", f"none is left ({counted})", "loosen the filters, or give other data")
 
     def write(self, folder: Path) -> None:
         """Write the filter report into the folder."""
@@ -78,13 +76,25 @@ class Accounts:
             self.report.write(folder)
 
 
+class Rows(NamedTuple, Generic[R]):
+    """The rows of a stage as a stream, and the accounts, which are complete when the stream has ended."""
+
+    train: Iterator[R]
+    evaluation: list[R]
+    accounts: Accounts
+
+    def part(self, part: Part) -> Iterable[R]:
+        """The rows to train on, or those held out, which are known when the others have been read."""
+        return self.train if part == "train" else self.evaluation
+
+
 def hash_of_source(recipe: Recipe, source: DataSource) -> str:
-    """The content hash of a source, which the name of a stage depends on."""
+    """The content hash of a source, which the name of a stage depends on. Raises DataError."""
     return source_hash(source, recipe.data_dir, offline=recipe.offline)
 
 
 def open_records(recipe: Recipe, source: DataSource, kind: type[R]) -> Records[R]:
-    """The records of one source, of one kind of record."""
+    """The records of one source, of one kind of record. Raises DataError."""
     where, offline = recipe.data_dir, recipe.offline
     opened: object
     match KINDS[kind]:
@@ -114,7 +124,7 @@ def open_all(recipe: Recipe, sources: Sequence[DataSource], kind: type[R]) -> li
 
 def filters_of(recipe: Recipe, sections: Sequence[Filter]) -> list[RowFilter]:
     """The filters, new for one pass over rows. Raises DataError where an evaluation set they need is not there."""
-    return [build_filter(section, data_dir=recipe.data_dir) for section in sections]
+    return [build_filter(one, data_dir=recipe.data_dir) for one in sections]
 
 
 def name_of(source: DataSource) -> str:
@@ -123,19 +133,26 @@ def name_of(source: DataSource) -> str:
 
 
 def stage_rows(recipe: Recipe, data: DataSection, kind: type[R], made_before: Path | None) -> Rows[R]:
-    """The rows of a stage; `made_before` is the file of an earlier stage, read where the section names no source."""
-    accounts = Accounts()
+    """The rows of a stage; `made_before` is the file of an earlier stage, read where the section names no source.
+
+    Raises one DataError that says what is wrong with all sources.
+    """
     sources = data.sources or [DataSource(path=str(_expected(made_before).resolve()))]
-    every = [*sources, *data.eval_sources]
-    opened = open_all(recipe, every, kind)
-    for source, records in zip(every, opened, strict=True):
-        accounts.read(source, records)
-    mixture = mix(opened[: len(sources)], seed=recipe.seed, shuffle=data.shuffle)
+    opened = open_all(recipe, [*sources, *data.eval_sources], kind)
+    return split_rows(recipe, data, opened[: len(sources)], opened[len(sources) :])
+
+
+def split_rows(recipe: Recipe, data: DataSection, parts: Sequence[Records[R]], held: Sequence[Records[R]]) -> Rows[R]:
+    """The opened sources as rows to train on, filtered and shuffled, and as held-out rows."""
+    accounts = Accounts()
+    for records in (*parts, *held):
+        accounts.read(records)
+    mixture = mix(parts, seed=recipe.seed, shuffle=data.shuffle)
     filtered = apply_filters(mixture, filters_of(recipe, data.filters))
     accounts.report = filtered.report
-    held = list(mix(opened[len(sources) :], seed=recipe.seed, shuffle=False)) if data.eval_sources else []
-    train = _without_held_out(filtered.rows, held, data, recipe.seed)
-    return Rows(train, held, accounts)
+    evaluation = list(mix(held, seed=recipe.seed, shuffle=False)) if data.eval_sources else []
+    train = without_held_out(filtered.rows, evaluation, data, recipe.seed)
+    return Rows(train, evaluation, accounts)
 
 
 def prompt_of(record: Record) -> Messages:
@@ -147,7 +164,7 @@ def prompt_of(record: Record) -> Messages:
     return (Message("user", messages[first].content),)
 
 
-def _without_held_out(rows: Iterator[R], held: list[R], data: DataSection, seed: int) -> Iterator[R]:
+def without_held_out(rows: Iterator[R], held: list[R], data: DataSection, seed: int) -> Iterator[R]:
     """The rows to train on; those of held-out prompts go to `held` where no source of their own is given."""
     for row in rows:
         if not data.eval_sources and data.eval_share and held_out(prompt_of(row), data.eval_share, seed):

@@ -6,13 +6,13 @@ import re
 import pytest
 import yaml
 
-from tests.pipeline.command import chat, jsonl, pair, stage_fields, trained, write_recipe, zephyr
-from tests.pipeline.mini import mini_fields
+from tests.command import chat, jsonl, pair, stage_fields, trained, write_recipe, zephyr
+from tests.mini import mini_fields
 from zephyr.models.loading import save_model
 from zephyr.models.tiny import tiny_model, tiny_tokenizer
-from zephyr.pipeline.stages import outside_data
 from zephyr.recipe.loading import load_recipe
 from zephyr.recipe.shipped import shipped_recipes
+from zephyr.stages.table import STAGES
 
 COUNTED = r"(?P<examples>[\d,]+) examples of (?P<tokens>[\d,]+) tokens, .* (?P<steps>[\d,]+) in all"
 # The one whose rows are at hand takes half a minute.
@@ -56,7 +56,7 @@ def test_every_shipped_recipe_passes_with_a_tiny_model(name, marked_folder, tmp_
     lines = said.out.splitlines()
     assert all(any(line.startswith(stage) for line in lines) for stage in ("recipe", "model", *recipe.stages, "writes"))
     assert sum("a vocabulary of" in line for line in lines) == 1
-    sources = [source.path for stage in recipe.stages for source in outside_data(recipe, stage)]
+    sources = [source.path for stage in recipe.stages for source in STAGES[stage].sources(recipe)]
     assert [path for path in sources if path not in said.out] == []
     assert list(tmp_path.iterdir()) == []
 

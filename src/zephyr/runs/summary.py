@@ -1,6 +1,7 @@
 """The end of a run: `summary.json`, and what is printed when all is done."""
 
 import json
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.console import Console
@@ -8,18 +9,29 @@ from rich.markup import escape
 from rich.table import Table
 
 from zephyr.atomic import replace_text
-from zephyr.pipeline.execute import RunOutcome
 from zephyr.recipe.schema import Recipe
 from zephyr.recipe.section import Plain
+from zephyr.recipe.stage_sections import DELIVER, EVALUATE, TRAINING_STAGES
 from zephyr.runs.layout import MODEL, REPORT, SAMPLES_FILE, SUMMARY
+from zephyr.runs.stage_folder import StageRecord
 
 SHOWN_SAMPLES = 3
-_MODEL_STAGES = ("align", "sft", "pretrain")
+
+
+@dataclass
+class RunOutcome:
+    """What a run has made: the folder and record of each stage, which of them were there before, and the time."""
+
+    folder: Path
+    folders: dict[str, Path] = field(default_factory=dict)
+    records: dict[str, StageRecord] = field(default_factory=dict)
+    skipped: list[str] = field(default_factory=list)
+    seconds: float = 0.0
 
 
 def write_summary(recipe: Recipe, outcome: RunOutcome) -> dict[str, Plain]:
     """The summary of the run, which afterwards stands in its folder."""
-    evaluated = outcome.records.get("evaluate")
+    evaluated = outcome.records.get(EVALUATE)
     facts = evaluated.facts if evaluated is not None else {}
     summary: dict[str, Plain] = {
         "name": recipe.name,
@@ -38,7 +50,7 @@ def write_summary(recipe: Recipe, outcome: RunOutcome) -> dict[str, Plain]:
 
 def last_model(outcome: RunOutcome) -> Path | None:
     """The folder of the best model the run has made so far."""
-    made = [outcome.folders[stage] / MODEL for stage in _MODEL_STAGES if stage in outcome.folders]
+    made = [outcome.folders[stage] / MODEL for stage in reversed(TRAINING_STAGES) if stage in outcome.folders]
     return made[0] if made else None
 
 
@@ -52,7 +64,7 @@ def print_summary(console: Console, outcome: RunOutcome, summary: dict[str, Plai
         console.print(_benchmark_table(benchmarks))
     for line in _sample_lines(outcome):
         console.print(line)
-    report = outcome.folders.get("deliver")
+    report = outcome.folders.get(DELIVER)
     if report is not None:
         console.print(f"report  {escape(str(report / REPORT))}", soft_wrap=True)
     model = last_model(outcome)
@@ -84,7 +96,7 @@ def _benchmark_table(benchmarks: dict[str, Plain]) -> Table:
 
 
 def _sample_lines(outcome: RunOutcome) -> list[str]:
-    folder = outcome.folders.get("evaluate")
+    folder = outcome.folders.get(EVALUATE)
     path = folder / SAMPLES_FILE if folder is not None else None
     if path is None or not path.exists():
         return []

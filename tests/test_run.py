@@ -6,13 +6,13 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from tests.pipeline.mini import mini_fields, mini_recipe
+from tests.mini import mini_fields, mini_recipe
 from zephyr.errors import DataError, RecipeError, ResourceError
-from zephyr.pipeline.asking import asked_recipe
-from zephyr.pipeline.run import run_recipe
 from zephyr.recipe.schema import Recipe
 from zephyr.recipe.stage_sections import STAGES
+from zephyr.run import run_recipe
 from zephyr.runs.lock import hold_lock
+from zephyr.runs.lock_file import requested_run
 
 
 def run(recipe, *, until=None, only=None, pinned=None):
@@ -87,12 +87,12 @@ def test_a_run_is_repeated_from_its_lock_file_alone(made, tmp_path):
     content["recipe"]["output_dir"] = str(tmp_path)
     moved = tmp_path / "run.lock.json"
     moved.write_text(json.dumps(content))
-    asked = asked_recipe(str(moved), [], offline=True)
+    asked = requested_run(str(moved), [], offline=True)
     summary, _ = run(asked.recipe, pinned=asked.pinned)
     assert summary["scores"] == first["scores"]
     assert summary["metrics"] == first["metrics"]
     with pytest.raises(RecipeError, match="takes no settings"):
-        asked_recipe(str(moved), ["seed=1"], offline=True)
+        requested_run(str(moved), ["seed=1"], offline=True)
 
 
 def test_until_and_only(made, tmp_path):
@@ -121,7 +121,7 @@ def test_changed_data_is_found_by_a_locked_run(tmp_path):
         "train": {"learning_rate": 1.0e-3, "precision": "float32"},
     }
     run(Recipe.model_validate(fields), until="synth")
-    asked = asked_recipe(str(tmp_path / "mini/run.lock.json"), [], offline=True)
+    asked = requested_run(str(tmp_path / "mini/run.lock.json"), [], offline=True)
     rows.write_text(json.dumps({"prompt": "Hi?", "chosen": "Yes!", "rejected": "No."}) + "\n")
     with pytest.raises(DataError, match=r"not what they were in the locked run: align: .*pairs\.jsonl"):
         run(asked.recipe, pinned=asked.pinned, until="synth")

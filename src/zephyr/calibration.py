@@ -8,12 +8,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from statistics import mean
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
-from zephyr.data.tokenize.token_store import Comparison, Example
+from zephyr.data.tokenize.token_store import Comparison
 from zephyr.estimate.duration import measured_seconds
 from zephyr.estimate.workload import Workload
 from zephyr.feedback.candidates import answer_prompts
@@ -22,10 +22,11 @@ from zephyr.models.generation import generate
 from zephyr.models.sampling import Sampling
 from zephyr.recipe.evaluate_section import WorldTask
 from zephyr.recipe.schema import Recipe
-from zephyr.recipe.stage_sections import AlignSection
+from zephyr.recipe.stage_sections import EVALUATE, FEEDBACK, AlignSection
 from zephyr.recipe.steps import count_steps
 from zephyr.recipe.synth_section import WorldSynth
 from zephyr.recipe.teacher_section import ScriptedSection
+from zephyr.stages.preview import SampledStage
 from zephyr.teachers.scripted import ScriptedJudge, ScriptedTeacher
 from zephyr.train.job import build_scorer
 from zephyr.train.objectives import Objective, build_objective
@@ -45,16 +46,8 @@ RATED_PROMPTS = 100
 STEPS_SHARE = 0.7
 
 
-class Sampled(NamedTuple):
-    """A training stage, examples of it, and the seconds that tokenizing one row took."""
-
-    workload: Workload
-    examples: Sequence[Example]
-    seconds_per_row: float
-
-
 def estimated_seconds(
-    recipe: Recipe, model: "PreTrainedModel", stages: Mapping[str, Sampled], *, seconds: float
+    recipe: Recipe, model: "PreTrainedModel", stages: Mapping[str, SampledStage], *, seconds: float
 ) -> dict[str, float]:
     """Seconds by stage, as far as they can be estimated, from a calibration of about `seconds` seconds."""
     step_seconds = _step_seconds({stage: _stepper(model, one, recipe.seed) for stage, one in stages.items()}, seconds)
@@ -68,12 +61,12 @@ def estimated_seconds(
         compared = [one for one in pairs.examples if isinstance(one, Comparison)]
         token_seconds = _token_seconds(model, compared, num_samples)
         answer_seconds = LENGTH_FACTOR * pairs.workload.rows.completion_tokens * token_seconds
-        found["feedback"] = _of_feedback(recipe, answer_seconds)
-        found["evaluate"] = _of_evaluation(recipe, answer_seconds, token_seconds)
+        found[FEEDBACK] = _of_feedback(recipe, answer_seconds)
+        found[EVALUATE] = _of_evaluation(recipe, answer_seconds, token_seconds)
     return {stage: found[stage] for stage in recipe.stages if found.get(stage)}
 
 
-def _stepper(model: "PreTrainedModel", sampled: Sampled, seed: int) -> Callable[[int], None]:
+def _stepper(model: "PreTrainedModel", sampled: SampledStage, seed: int) -> Callable[[int], None]:
     """A function that makes the step of a number, after one to warm up."""
     workload, every = sampled.workload, sampled.examples
     objective = objective_of(workload)

@@ -10,12 +10,12 @@ from rich.console import Console
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, pipeline
 
-from tests.pipeline.mini import TRAIN, mini_fields
+from tests.mini import TRAIN, mini_fields
 from zephyr.errors import DeviceError
 from zephyr.models.loading import save_model
 from zephyr.models.tiny import tiny_model, tiny_tokenizer
-from zephyr.pipeline.run import run_recipe
 from zephyr.recipe.schema import Recipe
+from zephyr.run import run_recipe
 
 
 def run(fields, until=None):

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from tests.pipeline.command import chat, jsonl, pair, stage_fields, trained, write_recipe, zephyr
+from tests.command import chat, jsonl, pair, stage_fields, trained, write_recipe, zephyr
 
 NUM_GOOD = 8
 RED = "\x1b[31m"

@@ -8,7 +8,7 @@ import sys
 import pytest
 import yaml
 
-from tests.pipeline.mini import mini_fields
+from tests.mini import mini_fields
 
 WORDS = ["-m", "zephyr", "run"]
 ALONE = [sys.executable, *WORDS]

@@ -6,8 +6,8 @@ import re
 import pytest
 import yaml
 
-from tests.pipeline.command import zephyr
-from tests.pipeline.mini import mini_fields
+from tests.command import zephyr
+from tests.mini import mini_fields
 from zephyr.recipe.shipped import shipped_recipes
 
 

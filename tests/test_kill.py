@@ -12,7 +12,7 @@ import time
 import pytest
 import yaml
 
-from tests.pipeline.mini import mini_fields
+from tests.mini import mini_fields
 
 KILLS = 12
 

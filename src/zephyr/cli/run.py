@@ -1,0 +1,131 @@
+"""`zephyr run`, `check`, `plan` and `inspect` of a recipe, and `zephyr recipes`: those that come with Zephyr."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from zephyr.cli.terminal import INTERRUPTED, Offline, escape_controls, quiet_libraries
+
+if TYPE_CHECKING:
+    from zephyr.runs.lock_file import RequestedRun
+
+shipped = typer.Typer(name="recipes", no_args_is_help=True, help="List or copy the recipes that come with Zephyr.")
+
+RecipeName = Annotated[
+    str, typer.Argument(metavar="RECIPE", help="A YAML file, the name of a shipped recipe, or a run.lock.json.")
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="Settings that replace the recipe's: sft.train.seed=1"),
+]
+
+
+def run(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    until: Annotated[str | None, typer.Option(metavar="STAGE", help="Stop after this stage.")] = None,
+    only: Annotated[str | None, typer.Option(metavar="STAGE", help="Run this stage alone.")] = None,
+    offline: Offline = False,
+) -> None:
+    """Run a recipe: skip finished stages, continue an interrupted one. A run folder is locked while it runs."""
+    try:
+        requested = _requested(recipe, overrides, offline=offline)
+        from rich.console import Console
+
+        from zephyr.run import run_recipe
+        from zephyr.runs.disk import disk_faults
+
+        with disk_faults(requested.recipe.output_dir):
+            run_recipe(requested.recipe, console=Console(), until=until, only=only, pinned=requested.pinned)
+    except KeyboardInterrupt as stop:
+        from zephyr.runs.ranks import is_leader
+
+        if is_leader():
+            stage = f" in {stop.args[0]}" if stop.args else ""
+            typer.echo(f"stopped{stage}: what is finished is kept; the same command continues from there", err=True)
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def check(recipe: RecipeName, overrides: Overrides = None, offline: Offline = False) -> None:
+    """Validate a recipe and its inputs; count tokens, steps, truncated rows; list the files to come. No training."""
+    requested = _requested(recipe, overrides, offline=offline)
+    from zephyr.check import check_lines
+
+    for line in check_lines(requested.recipe):
+        typer.echo(escape_controls(line))
+
+
+def plan(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    gpus: Annotated[int, typer.Option(min=1, help="Number of accelerators, 8 to a node.")] = 1,
+    gpu: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="a100-80g, h100-80g, ...; default: this machine, by a short calibration."),
+    ] = None,
+    utilisation: Annotated[
+        float, typer.Option(min=0.01, max=1, help="Share of the accelerator's peak that training reaches.")
+    ] = 0.4,
+    seconds: Annotated[float, typer.Option(min=1, help="Seconds of the calibration.")] = 10.0,
+    offline: Offline = False,
+) -> None:
+    """Estimate a run: memory, operations, hours, tokens to teachers, disk; with the times of a finished run beside."""
+    quiet_libraries(offline=offline)
+    from zephyr.estimate.devices import device_named
+    from zephyr.estimate.duration import Cluster
+
+    cluster = None if gpu is None else Cluster(device_named(gpu), gpus, utilisation)
+    requested = _requested(recipe, overrides, offline=offline)
+    from zephyr.plan import plan_lines
+
+    for line in plan_lines(requested.recipe, cluster, calibration_seconds=seconds):
+        typer.echo(escape_controls(line))
+
+
+def inspect(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    row: Annotated[int, typer.Option(min=1, help="Row number, from 1.")] = 1,
+    stage: Annotated[str | None, typer.Option(metavar="STAGE", help="pretrain, sft or align.")] = None,
+    offline: Offline = False,
+) -> None:
+    """Show a row as the model reads it: coloured tokens, roles, loss mask, truncation, and the prefix tree."""
+    requested = _requested(recipe, overrides, offline=offline)
+    from rich.console import Console
+
+    from zephyr.inspect_row import inspect_row
+
+    inspect_row(requested.recipe, row=row, stage=stage, console=Console())
+
+
+@shipped.command("list")
+def list_recipes() -> None:
+    """List the recipes that come with Zephyr."""
+    from zephyr.recipe.shipped import shipped_recipes
+
+    for recipe in shipped_recipes():
+        typer.echo(f"{recipe.name:<28}{recipe.summary}")
+
+
+@shipped.command("copy")
+def copy_recipe(
+    name: Annotated[str, typer.Argument(help="Name of a shipped recipe.")],
+    folder: Annotated[Path, typer.Argument(help="Target folder.")] = Path(),
+) -> None:
+    """Copy a shipped recipe into a folder to edit it; never overwrites a file."""
+    from zephyr.recipe import shipped as shipped_files
+
+    typer.echo(str(shipped_files.copy_recipe(name, folder)))
+
+
+def _requested(recipe: str, overrides: list[str] | None, *, offline: bool) -> "RequestedRun":
+    """The recipe of the command; notes on what was translated go to stderr, once."""
+    quiet_libraries(offline=offline)
+    from zephyr.runs.lock_file import requested_run
+    from zephyr.runs.ranks import is_leader
+
+    requested = requested_run(recipe, overrides or [], offline=offline)
+    for note in requested.notes if is_leader() else ():
+        typer.echo(escape_controls(note), err=True)
+    return requested

@@ -1,0 +1,121 @@
+"""A row as training examples: the one way from records to tokens, for check, inspect, plan and run alike."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from zephyr.data.tokenize.encoding import DialogueEncoder
+from zephyr.data.tokenize.loss_mask_stats import LossMaskStats
+from zephyr.data.tokenize.token_store import Comparison, Dialogue, Example
+from zephyr.data.tokenize.truncation import (
+    FittedDialogue,
+    FittedPreference,
+    TruncationReport,
+    fit_dialogue,
+    fit_preference,
+    split_text,
+)
+from zephyr.errors import DataError
+from zephyr.recipe.data_section import DataSection
+from zephyr.recipe.section import Plain
+from zephyr.recipe.stage_sections import AlignSection, PretrainSection, SftSection, TrainingSection
+from zephyr.records.rows import Chat, Preference, Record, Text
+
+# What a row of each section is.
+ROW_KINDS: dict[type[TrainingSection], type[Record]] = {
+    PretrainSection: Text, SftSection: Chat, AlignSection: Preference,
+}  # fmt: skip
+
+
+def fitted_rows(
+    row: Record, section: TrainingSection, encoder: DialogueEncoder
+) -> Iterator[FittedDialogue | FittedPreference]:
+    """The row in tokens within the section's window: of a long text its pieces, else one.
+
+    Raises DataError for a preference of another number of completions than the objective learns from.
+    """
+    if isinstance(row, Text) and isinstance(section, PretrainSection):
+        pieces = split_text(encoder.text(row.text), section.data)
+        yield from (fit_dialogue(piece, section.data) for piece in pieces)
+    elif isinstance(row, Chat) and isinstance(section, SftSection):
+        yield fit_dialogue(encoder.dialogue(row.messages, loss_on=section.objective.loss_on), section.data)
+    else:
+        assert isinstance(row, Preference) and isinstance(section, AlignSection), (row, section)  # noqa: PT018
+        problem = section.objective.completions_problem(len(row.completions))
+        if problem is not None:
+            remedy = "choose the objective that fits this data, or rebuild the data for it"
+            raise DataError(row.name, problem, remedy)
+        yield fitted_preference(row, section.data, encoder)
+
+
+def fitted_preference(row: Preference, data: DataSection, encoder: DialogueEncoder) -> FittedPreference:
+    """The prompt and its completions in tokens within the window, however many completions there are."""
+    completions = [encoder.completion(text) for text in row.completions]
+    return fit_preference(encoder.prompt(row.prompt), completions, data)
+
+
+@dataclass
+class Tokenized:
+    """Rows as examples, counted as they are made: what was truncated or dropped, and what the loss mask learns.
+
+    A dialogue counts as one completion without a prompt.
+    """
+
+    section: TrainingSection
+    encoder: DialogueEncoder
+    num_rows: int = 0
+    num_examples: int = 0
+    num_prompt_tokens: int = 0
+    num_completions: int = 0
+    num_scored: int = 0
+    truncation: TruncationReport = field(init=False)
+    loss_mask: LossMaskStats | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.truncation = TruncationReport(self.section.data)
+        self.loss_mask = LossMaskStats(self.encoder.stop_ids) if isinstance(self.section, SftSection) else None
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of the examples; a prompt counts once, however many completions it has."""
+        return self.truncation.tokens - self.truncation.tokens_lost
+
+    def examples(self, rows: Iterable[Record]) -> Iterator[Example]:
+        """The examples of the rows in their order; rows that cannot be used are counted alone."""
+        for row in rows:
+            self.num_rows += 1
+            for fitted in fitted_rows(row, self.section, self.encoder):
+                if self.truncation.add(row.name, fitted.loss):
+                    self.num_examples += 1
+                    yield self._example(row, fitted)
+
+    def _example(self, row: Record, fitted: FittedDialogue | FittedPreference) -> Example:
+        if isinstance(fitted, FittedPreference):
+            assert isinstance(row, Preference)
+            self.num_prompt_tokens += len(fitted.prompt)
+            self.num_completions += len(fitted.completions)
+            self.num_scored += sum(map(len, fitted.completions))
+            return Comparison(row.name, fitted.prompt, fitted.completions, row.ratings)
+        if self.loss_mask is not None:
+            self.loss_mask.add(fitted.encoded)
+        self.num_completions += 1
+        self.num_scored += int(fitted.encoded.scored.sum())
+        return Dialogue(row.name, fitted.encoded.ids, fitted.encoded.scored)
+
+    def facts(self) -> dict[str, Plain]:
+        """The counts as plain values."""
+        rows = self.truncation.rows
+        lost = f"{rows['cut']:,} cut, {rows['dropped'] + rows['unfit']:,} left out"
+        facts: dict[str, Plain] = {"rows": rows.total(), "tokens": self.num_tokens, "truncation": lost}
+        if self.loss_mask is not None:
+            shares = self.loss_mask.shares()
+            facts["learned"] = {role: round(share.value, 4) for role, share in shares.items()}
+        return facts
+
+    def check(self) -> None:
+        """Check that no more was lost than the section allows, and that the loss mask can be meant.
+
+        Raises DataError.
+        """
+        self.truncation.check()
+        if self.loss_mask is not None and isinstance(self.section, SftSection):
+            self.loss_mask.check(loss_on=self.section.objective.loss_on)

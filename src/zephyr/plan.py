@@ -1,0 +1,108 @@
+"""`zephyr plan`: what a recipe's stages will take in work, memory, time and cost, stage by stage.
+
+On accelerators all is arithmetic. On this machine a new model's stages are timed for some seconds instead. Where the
+run has happened, what its stages took stands beside.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import cast
+
+from zephyr.errors import ModelError, ResourceError
+from zephyr.estimate.disk import room_for
+from zephyr.estimate.duration import Cluster
+from zephyr.estimate.lines import comparison_lines, model_line
+from zephyr.estimate.model_shape import KNOWN_SHAPES, ModelShape, shape_of
+from zephyr.models.loading import load_tokenizer, unreadable
+from zephyr.recipe.model_section import NewModel
+from zephyr.recipe.schema import Recipe
+from zephyr.recipe.stage_sections import PRETRAIN
+from zephyr.records.fields import Json
+from zephyr.runs.reader import seconds_taken
+from zephyr.stages.pretrain import learn_run_tokenizer
+from zephyr.stages.preview import Preview
+from zephyr.stages.start import base_source
+from zephyr.stages.synth import sample_rows
+from zephyr.stages.table import STAGES
+
+
+def plan_lines(recipe: Recipe, cluster: Cluster | None, *, calibration_seconds: float) -> Iterator[str]:
+    """What the run will take, line by line. Without a cluster, on this machine, timed for so many seconds.
+
+    Raises ModelError where the model's configuration cannot be read.
+    """
+    with TemporaryDirectory(prefix="zephyr-plan-") as folder:
+        preview = Preview(recipe, Path(folder), shape=model_shape(recipe), cluster=cluster)
+        assert preview.shape is not None
+        sample_rows(preview)
+        _find_tokenizer(preview)
+        yield f"{'model':<10}{model_line(preview.shape)}"
+        for stage in recipe.stages:
+            yield from (f"{stage:<10}{line}" for line in STAGES[stage].estimate(preview))
+        yield f"{'disk':<10}{disk_line(recipe, preview.shape)}"
+        if cluster is None:
+            estimated = _seconds(preview, calibration_seconds)
+            actual = seconds_taken(recipe.output_dir / recipe.name, recipe.stages)
+            yield from (f"{'time':<10}{line}" for line in comparison_lines(estimated, actual, calibration_seconds))
+
+
+def model_shape(recipe: Recipe) -> ModelShape:
+    """The shape of the recipe's model: of a new one as it says, else from what is known or its configuration.
+
+    Raises ModelError where the configuration cannot be read.
+    """
+    model = recipe.model
+    if isinstance(model, NewModel):
+        config = model.model_dump(exclude={"kind", "architecture"}) | {"model_type": model.architecture}
+        if model.architecture == "mixtral":
+            config |= {"num_local_experts": 8, "num_experts_per_tok": 2}
+        return shape_of(cast("dict[str, Json]", config))
+    known = KNOWN_SHAPES.get(model.name_or_path)
+    if known is not None:
+        return known
+    from zephyr.models.meta_model import empty_model
+
+    source = base_source(recipe)
+    try:
+        return shape_of(cast("dict[str, Json]", empty_model(source).config.to_dict()))
+    except (OSError, ValueError, KeyError) as error:
+        raise unreadable(source, "configuration", error) from error
+
+
+def disk_line(recipe: Recipe, shape: ModelShape) -> str:
+    """The space on the disk that a run takes, and whether it is there."""
+    try:
+        return room_for(recipe, shape.parameters).line()
+    except ResourceError as error:
+        return str(error)
+
+
+def _find_tokenizer(preview: Preview) -> None:
+    """Give the preview the tokenizer, if it can be had without the network or is learnt; public data need none."""
+    recipe, shape = preview.recipe, preview.recipe.model
+    if isinstance(shape, NewModel):
+        if recipe.pretrain is not None and (recipe.pretrain.data.sources or PRETRAIN in preview.made):
+            made = preview.made[PRETRAIN].file.parent if PRETRAIN in preview.made else None
+            preview.tokenizer = learn_run_tokenizer(recipe, shape, made=made)
+        return
+    try:
+        preview.tokenizer = load_tokenizer(base_source(recipe.model_copy(update={"offline": True})))
+    except ModelError:
+        return
+
+
+def _seconds(preview: Preview, seconds: float) -> dict[str, float]:
+    """Estimated seconds of every stage on this machine; empty where the model is not a new one."""
+    recipe, tokenizer = preview.recipe, preview.tokenizer
+    timed = {stage: sampled for stage, sampled in preview.sampled.items() if sampled.examples}
+    if not isinstance(recipe.model, NewModel) or tokenizer is None or not timed:
+        return {}
+    import torch
+
+    from zephyr.calibration import estimated_seconds
+    from zephyr.models.new_model import new_model
+
+    sizes = recipe.model.model_dump(exclude={"kind", "architecture", "vocab_size"})
+    model = new_model(recipe.model.architecture, sizes, tokenizer, seed=recipe.seed, dtype=torch.float32)
+    return estimated_seconds(recipe, model, timed, seconds=seconds)

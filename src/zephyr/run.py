@@ -1,0 +1,206 @@
+"""`zephyr run`: lock the run's folder, validate its inputs, make every stage that is not finished, and summarise."""
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+
+from zephyr.data.read.stage_rows import hash_of_source
+from zephyr.errors import CheckpointError, Problems, RecipeError, did_you_mean
+from zephyr.recipe.model_section import PretrainedModel
+from zephyr.recipe.schema import Recipe
+from zephyr.recipe.section import Plain, Section
+from zephyr.records.fields import printable
+from zephyr.runs.fact_lines import facts_in_words, left_out_lines
+from zephyr.runs.layout import MODEL
+from zephyr.runs.lock import hold_lock
+from zephyr.runs.lock_file import Pinned, check_inputs, write_lock_file
+from zephyr.runs.ranks import is_leader, wait_until
+from zephyr.runs.stage_folder import (
+    Facts,
+    StageKey,
+    StageRecord,
+    finished,
+    flatten,
+    publish,
+    why_again,
+    work_folder,
+)
+from zephyr.runs.summary import RunOutcome, print_summary, write_summary
+from zephyr.stages.stage import Stage, Work
+from zephyr.stages.table import STAGES
+
+Say = Callable[[str, str], None]
+
+
+def run_recipe(
+    recipe: Recipe,
+    *,
+    console: Console,
+    until: str | None = None,
+    only: str | None = None,
+    pinned: Pinned | None = None,
+) -> dict[str, Plain]:
+    """The summary of the run, whose stages are then finished; what was finished before is skipped.
+
+    Raises what a stage raises; a later call goes on from there. A KeyboardInterrupt names the stage it stopped.
+    """
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    folder = recipe.output_dir / recipe.name
+    chosen = chosen_stages(recipe, until=until, only=only)
+    keys = stage_keys(recipe)
+    if pinned is not None:
+        check_inputs(pinned, keys)
+    outcome, began, say = RunOutcome(folder), time.monotonic(), _printer(console, recipe.stages)
+    with hold_lock(folder) if is_leader() else nullcontext():
+        if is_leader():
+            write_lock_file(folder, recipe, keys, model_revision=_model_revision(recipe))
+            preflight(recipe, keys, folder, chosen, say)
+        for name, key in keys.items():
+            stage = STAGES[name]
+            with _interrupts_named(name):
+                # Before the record is read: what rank 0 publishes in between is found finished then.
+                takes_part = is_leader() or _needs_every_rank(stage, folder / key.work_name)
+                record = finished(folder, key)
+                if record is not None and name in chosen:
+                    outcome.skipped.append(name)
+                    say(name, f"skipped, finished {record.finished} in {key.folder_name}")
+                elif record is None and name in chosen:
+                    reason, started = why_again(folder, key), time.monotonic()
+                    say(name, f"again: {reason}" if reason else "begins")
+                    work = _open_work(recipe, name, key, outcome)
+                    facts = stage.run(work) if takes_part else {}
+                    record = _close_work(folder, key, seconds=time.monotonic() - started, facts=facts)
+                    _say_facts(say, name, f"took {record.seconds:.1f} s", record.facts)
+                if record is not None:
+                    outcome.folders[name], outcome.records[name] = folder / key.folder_name, record
+    outcome.seconds = time.monotonic() - began
+    if not is_leader():
+        return {}
+    summary = write_summary(recipe, outcome)
+    print_summary(console, outcome, summary)
+    return summary
+
+
+def chosen_stages(recipe: Recipe, *, until: str | None, only: str | None) -> Sequence[str]:
+    """The stages to be made now. Raises RecipeError for a name the recipe does not have."""
+    for name in (until, only):
+        if name is not None and name not in recipe.stages:
+            what = f"the recipe has no stage '{name}'{did_you_mean(name, recipe.stages)}"
+            raise RecipeError("--until" if name == until else "--only", what, "name a stage of the recipe")
+    if only is not None:
+        return (only,)
+    return recipe.stages[: recipe.stages.index(until) + 1] if until is not None else recipe.stages
+
+
+def stage_keys(recipe: Recipe) -> dict[str, StageKey]:
+    """All that each stage's result depends on, in the stages' order. Raises what is wrong with any data source."""
+    keys: dict[str, StageKey] = {}
+    problems = Problems()
+    for name in recipe.stages:
+        stage = STAGES[name]
+        inputs = {read: keys[read].digest for read in stages_read(recipe, stage)}
+        for source in stage.sources(recipe):
+            with problems.noted():
+                inputs[f"{source.path} ({source.split})"] = hash_of_source(recipe, source)
+        section: Section = getattr(recipe, name)
+        settings = {name: section.result_settings(), "seed": recipe.seed, **stage.depends_on(recipe)}
+        flat = {key.removeprefix("."): value for key, value in flatten(settings, "").items()}
+        keys[name] = StageKey(name, flat | {f"{name}.version": stage.version}, inputs)
+    problems.raise_any()
+    return keys
+
+
+def stages_read(recipe: Recipe, stage: Stage) -> list[str]:
+    """The earlier stages of this recipe whose results the stage reads."""
+    earlier = recipe.stages[: recipe.stages.index(stage.name)]
+    return [name for name in stage.reads(recipe) if name in earlier]
+
+
+def preflight(recipe: Recipe, keys: Mapping[str, StageKey], folder: Path, chosen: Sequence[str], say: Say) -> None:
+    """Read all data from outside that the chosen stages will read, before the first of them begins.
+
+    Rows of a training stage become tokens already where its tokenizer is at hand. Raises one error that says what is
+    wrong with the inputs of all of them.
+    """
+    problems = Problems()
+    inputs: dict[str, Path] = {}
+    for name, key in keys.items():
+        if finished(folder, key) is not None:
+            inputs[name] = folder / key.folder_name
+            continue
+        inputs[name] = folder / key.work_name
+        if name in chosen:
+            with problems.noted():
+                facts = STAGES[name].preflight(Work(recipe, name, folder / key.work_name, dict(inputs), folder))
+                if facts:
+                    _say_facts(say, name, "reads", facts)
+    problems.raise_any()
+
+
+def _printer(console: Console, stages: Sequence[str]) -> Say:
+    """Prints a line about a stage, on rank 0 alone."""
+    width = max(map(len, stages))
+
+    def say(stage: str, line: str) -> None:
+        if is_leader():
+            console.print(escape(printable(f"{stage:<{width}}  {line}")), soft_wrap=True, highlight=False)
+
+    return say
+
+
+def _say_facts(say: Say, stage: str, title: str, facts: Facts) -> None:
+    told = facts_in_words(facts)
+    say(stage, f"{title}: {told}" if told else title)
+    for line in left_out_lines(facts):
+        say(stage, line)
+
+
+@contextmanager
+def _interrupts_named(stage: str) -> Iterator[None]:
+    """Pass Ctrl-C within on with the name of the stage."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        raise KeyboardInterrupt(stage) from stop
+
+
+def _needs_every_rank(stage: Stage, folder: Path) -> bool:
+    """Whether all ranks make the stage together, as they train; rank 0 alone does the rest."""
+    return stage.trains and not (folder / MODEL).exists()
+
+
+def _open_work(recipe: Recipe, name: str, key: StageKey, outcome: RunOutcome) -> Work:
+    """What the stage is made from. Raises CheckpointError where an earlier stage is not finished."""
+    read = stages_read(recipe, STAGES[name])
+    missing = [one for one in read if one not in outcome.folders]
+    if missing:
+        what = f"needs what stage {missing[0]} makes, which is not there"
+        raise CheckpointError(name, what, f"run --until {name}")
+    inputs = {one: outcome.folders[one] for one in read}
+    return Work(recipe, name, work_folder(outcome.folder, key), inputs, outcome.folder)
+
+
+def _close_work(folder: Path, key: StageKey, *, seconds: float, facts: Facts) -> StageRecord:
+    """The record of the stage, published by rank 0 and awaited by the others."""
+    if is_leader():
+        return publish(folder, key, seconds=seconds, facts=facts)
+    done = folder / key.folder_name
+    wait_until(done.is_dir, f"{done} from rank 0")
+    record = finished(folder, key)
+    assert record is not None, done
+    return record
+
+
+def _model_revision(recipe: Recipe) -> str | None:
+    """The commit of a model on the hub, None for a folder or a new model."""
+    if not isinstance(recipe.model, PretrainedModel):
+        return None
+    from zephyr.models.weight_hash import resolved_revision
+    from zephyr.stages.start import base_source
+
+    return resolved_revision(base_source(recipe))

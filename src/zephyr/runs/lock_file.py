@@ -1,0 +1,109 @@
+"""`run.lock.json`: all that is needed to repeat a run; and the recipe of a command, from a file or a lock file."""
+
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import NamedTuple
+
+import psutil
+
+from zephyr import __version__
+from zephyr.atomic import replace_text
+from zephyr.errors import DataError, RecipeError
+from zephyr.recipe.loading import read_recipe
+from zephyr.recipe.schema import Recipe
+from zephyr.records.fields import printable
+from zephyr.runs.layout import LOCK_FILE
+from zephyr.runs.stage_folder import StageKey
+
+FORMAT = 1
+_PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "peft", "numpy", "datasets", "pydantic")
+
+
+@dataclass(frozen=True)
+class Pinned:
+    """What a lock file pins: the recipe, and the hashes of the data it was run on, by stage."""
+
+    recipe: Mapping[str, object]
+    inputs: Mapping[str, Mapping[str, str]]
+
+
+class RequestedRun(NamedTuple):
+    """The recipe of a command, notes on what was translated, and what a lock file pins, if it came from one."""
+
+    recipe: Recipe
+    notes: tuple[str, ...] = ()
+    pinned: Pinned | None = None
+
+
+def requested_run(name: str, overrides: Sequence[str], *, offline: bool) -> RequestedRun:
+    """The recipe of a file, of a shipped name, or of an earlier run's lock file. Raises RecipeError."""
+    if name.endswith(LOCK_FILE):
+        if overrides:
+            raise RecipeError(name, f"a locked run takes no settings, got {overrides[0]}", "leave them out")
+        pinned = read_lock_file(Path(name))
+        requested = RequestedRun(Recipe.model_validate(pinned.recipe), pinned=pinned)
+    else:
+        loaded = read_recipe(name, overrides)
+        requested = RequestedRun(loaded.recipe, loaded.notes)
+    recipe = requested.recipe
+    if not recipe.data_dir.is_dir():
+        folder = printable(str(recipe.data_dir.absolute()))
+        raise RecipeError("data_dir", f"there is no folder {folder}", "give data_dir=FOLDER")
+    return requested._replace(recipe=recipe.model_copy(update={"offline": recipe.offline or offline}))
+
+
+def write_lock_file(folder: Path, recipe: Recipe, keys: Mapping[str, StageKey], *, model_revision: str | None) -> None:
+    """Write what this run is made from into its folder."""
+    content = {
+        "format": FORMAT,
+        "recipe": recipe.model_dump(mode="json"),
+        "seed": recipe.seed,
+        "model_revision": model_revision,
+        "stages": {stage: {"key": key.digest, "inputs": key.inputs} for stage, key in keys.items()},
+        "packages": {"zephyr": __version__} | {name: found for name in _PACKAGES if (found := _version(name))},
+        "machine": {
+            "system": platform.platform(),
+            "python": platform.python_version(),
+            "cores": psutil.cpu_count(),
+            "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
+        },
+    }
+    replace_text(folder / LOCK_FILE, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+
+def read_lock_file(path: Path) -> Pinned:
+    """What the lock file pins. Raises RecipeError where it is none."""
+    try:
+        content = json.loads(path.read_bytes())
+        recipe, stages = content["recipe"], content["stages"]
+        if content["model_revision"] and recipe["model"]["kind"] == "pretrained":
+            recipe["model"]["revision"] = content["model_revision"]
+        return Pinned(recipe, {name: dict(stage["inputs"]) for name, stage in stages.items()})
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RecipeError(
+            str(path), f"is not a {LOCK_FILE} ({error})", "name the lock file of a run, or a recipe"
+        ) from error
+
+
+def check_inputs(pinned: Pinned, keys: Mapping[str, StageKey]) -> None:
+    """Check that all data from outside is what it was. Raises DataError naming what has changed."""
+    changed = [
+        f"{stage}: {name}"
+        for stage, key in keys.items()
+        for name, digest in key.inputs.items()
+        if name not in keys and pinned.inputs.get(stage, {}).get(name, digest) != digest
+    ]
+    if changed:
+        where = f"{len(changed)} of the inputs"
+        raise DataError(where, f"are not what they were in the locked run: {', '.join(changed[:5])}", "restore them")
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,149 @@
+"""Evaluation on held-out rows: reward accuracy and margins of preferences, perplexity of dialogues.
+
+The rows are those that a training stage has held out, or the task's own sources in tokens as that stage makes them.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from zephyr.atomic import replace_text
+from zephyr.data.read.mixture import Mixture, mix
+from zephyr.data.read.stage_rows import open_all
+from zephyr.data.tokenize.examples import Tokenized, fitted_preference
+from zephyr.data.tokenize.token_store import Comparison, Dialogue
+from zephyr.data.tokenize.truncation import TruncationReport
+from zephyr.recipe.data_section import DataSource
+from zephyr.recipe.evaluate_section import PerplexityTask, PreferenceTask
+from zephyr.recipe.schema import Recipe
+from zephyr.recipe.stage_sections import ALIGN, SFT, SftSection
+from zephyr.records.rows import Chat, Preference, Record
+from zephyr.runs.layout import MODEL
+from zephyr.runs.stage_folder import Facts
+from zephyr.stages.stage import Work
+from zephyr.stages.start import encoder_for, starting_source
+from zephyr.stages.training import stored_comparisons, stored_dialogues
+
+if TYPE_CHECKING:
+    from zephyr.data.tokenize.encoding import DialogueEncoder
+    from zephyr.evaluate.held_out import Pair
+    from zephyr.trees.forest import ScoredSequence
+
+MAX_TOKENS = 8192  # that are scored together
+R = TypeVar("R", bound=Record)
+
+
+def kept(path: Path, measure: Callable[[], Facts]) -> Facts:
+    """What `measure` gives, or what it gave in a try that was stopped later."""
+    if not path.exists():
+        replace_text(path, json.dumps(measure(), indent=1, ensure_ascii=False))
+    found: Facts = json.loads(path.read_bytes())
+    return found
+
+
+def preference_facts(work: Work, task: PreferenceTask) -> Facts:
+    """Reward accuracy and margins of the aligned model against its reference. Raises DataError."""
+    from zephyr.evaluate.held_out import answer_logps, preference_metrics, prompt_numbers
+    from zephyr.models.loading import Source, load_model
+
+    align = work.recipe.align
+    assert align is not None
+    held = _pairs(work, task)
+    if not held:
+        return {"preference/pairs": 0}
+    policy, reference = Source(str(work.inputs[ALIGN] / MODEL), offline=True), starting_source(work, ALIGN)
+    logps, ref_logps = (
+        answer_logps(load_model(source, dtype="float32"), held, max_tokens=MAX_TOKENS) for source in (policy, reference)
+    )
+    found = preference_metrics(
+        logps, ref_logps, prompts=prompt_numbers(held), beta=align.objective.beta, seed=work.recipe.seed
+    )
+    return {
+        "preference/accuracy": round(found.accuracy.score, 6),
+        "preference/accuracy_low": round(found.accuracy.low, 6),
+        "preference/accuracy_high": round(found.accuracy.high, 6),
+        "preference/margin": round(found.margin.score, 6),
+        "preference/margin_low": round(found.margin.low, 6),
+        "preference/margin_high": round(found.margin.high, 6),
+        "preference/pairs": found.num_pairs,
+        "preference/prompts": found.accuracy.n,
+        "preference/rewards_chosen": round(found.chosen_reward, 6),
+        "preference/rewards_rejected": round(found.rejected_reward, 6),
+    }
+
+
+def _pairs(work: Work, task: PreferenceTask) -> "list[Pair]":
+    """Pairs, and of lists the best and the worst completion."""
+    from zephyr.evaluate.held_out import Pair
+
+    found: Sequence[Comparison] = (
+        stored_comparisons(work.inputs[ALIGN], "eval") if not task.sources else _own(work, task)
+    )
+    return [
+        Pair(one.prompt, one.completions[0], one.completions[-1])
+        for one in found
+        if len(one.completions) == 2 or one.ratings[0] > one.ratings[-1]
+    ]
+
+
+def _own(work: Work, task: PreferenceTask) -> list[Comparison]:
+    """The preferences of the task's sources, of any number of completions, in align's window."""
+    align = work.recipe.align
+    assert align is not None
+    encoder, report = _encoder(work, ALIGN, ALIGN), TruncationReport(align.data)
+    found = []
+    for row in _rows(work.recipe, task.sources, Preference):
+        fitted = fitted_preference(row, align.data, encoder)
+        if report.add(row.name, fitted.loss):
+            found.append(Comparison(row.name, fitted.prompt, fitted.completions, row.ratings))
+    report.check()
+    return found
+
+
+def perplexity_facts(work: Work, task: PerplexityTask, titles: Mapping[str, str]) -> Facts:
+    """The perplexity of every model; ``titles``: what tables call the models, by stage. Raises DataError."""
+    from zephyr.evaluate.held_out import perplexity
+    from zephyr.models.loading import Source, load_model
+
+    facts: Facts = {}
+    for stage, title in titles.items():
+        held = _dialogues(work, task, stage)
+        if held:
+            model = load_model(Source(str(work.inputs[stage] / MODEL), offline=True), dtype="float32")
+            facts[f"perplexity/{title}"] = round(perplexity(model, held, max_tokens=MAX_TOKENS).perplexity, 4)
+    return facts
+
+
+def _dialogues(work: Work, task: PerplexityTask, stage: str) -> "list[ScoredSequence]":
+    """The task's dialogues by the tokenizer of a stage's model, or those that sft has held out."""
+    from zephyr.trees.forest import ScoredSequence
+
+    if not task.sources:
+        return [ScoredSequence(one.ids, one.scored) for one in stored_dialogues(work.inputs[SFT], "eval")]
+    tokenized = Tokenized(_dialogue_section(work.recipe), _encoder(work, stage, SFT))
+    dialogues = list(tokenized.examples(_rows(work.recipe, task.sources, Chat)))
+    tokenized.truncation.check()
+    return [ScoredSequence(one.ids, one.scored) for one in dialogues if isinstance(one, Dialogue)]
+
+
+def _dialogue_section(recipe: Recipe) -> SftSection:
+    """The sft stage's section; without such a stage, one with the window of the last stage that trains."""
+    if recipe.sft is not None:
+        return recipe.sft
+    last = recipe.align or recipe.pretrain
+    assert last is not None, "without a training stage there is no model to measure"
+    return SftSection(data=last.data, train=last.train)
+
+
+def _rows(recipe: Recipe, sources: Sequence[DataSource], kind: type[R]) -> Mixture[R]:
+    """The rows of the sources, as a training stage reads its `eval_sources`: not filtered, not shuffled."""
+    return mix(open_all(recipe, sources, kind), seed=recipe.seed, shuffle=False)
+
+
+def _encoder(work: Work, stage: str, template_of: str) -> "DialogueEncoder":
+    """The way to tokens by the tokenizer of a stage's model, in the template of another stage."""
+    from zephyr.models.loading import Source, load_tokenizer
+
+    tokenizer = load_tokenizer(Source(str(work.inputs[stage] / MODEL), offline=True))
+    return encoder_for(tokenizer, work.recipe, template_of)

@@ -1,0 +1,106 @@
+"""What a stage starts from: a model, its tokenizer, and the recipe's way from dialogues to tokens."""
+
+from dataclasses import replace
+
+from zephyr.data.tokenize.encoding import DialogueEncoder
+from zephyr.models.loading import Source, Tokenizer, TrustedCode, load_tokenizer
+from zephyr.recipe.model_section import NewModel
+from zephyr.recipe.schema import Recipe
+from zephyr.recipe.section import Plain
+from zephyr.recipe.stage_sections import TRAINING_STAGES, TrainingSection
+from zephyr.recipe.teacher_section import LocalSection
+from zephyr.runs.layout import MODEL
+from zephyr.stages.stage import Work
+from zephyr.teachers.opening import open_teacher, stage_context
+from zephyr.teachers.protocol import Teacher
+
+# A new model before it is trained, in the folder of the stage that trains it first.
+START = "start"
+
+
+def section_of(recipe: Recipe, stage: str) -> TrainingSection:
+    """The section of a training stage that the recipe has."""
+    section: TrainingSection = getattr(recipe, stage)
+    return section
+
+
+def base_source(recipe: Recipe) -> Source:
+    """Where the base model of a recipe comes from. Not for a new model, which a stage makes."""
+    model = recipe.model
+    assert not isinstance(model, NewModel)
+    code = model.trusted_code
+    trusted = None if code is None else TrustedCode(code.repository, code.revision)
+    return Source(model.name_or_path, model.revision, recipe.offline, trusted)
+
+
+def starting_stage(recipe: Recipe, stage: str) -> str | None:
+    """The stage whose model this training stage starts from; None for a model from outside."""
+    if getattr(getattr(recipe, stage), "start", None) is not None:
+        return None
+    earlier = recipe.stages[: recipe.stages.index(stage)]
+    before = [name for name in TRAINING_STAGES if name in earlier and name != stage]
+    return before[-1] if before else None
+
+
+def template_and_model(recipe: Recipe, stage: str) -> dict[str, Plain]:
+    """The settings that a stage with models depends on: the chat template, and the model where no stage trained one."""
+    settings: dict[str, Plain] = {"chat_template": recipe.template_of(stage).result_settings()}
+    if starting_stage(recipe, stage) is None:
+        settings["model"] = recipe.model.result_settings()
+    return settings
+
+
+def starting_source(work: Work, stage: str | None = None) -> Source:
+    """The model that a training stage starts from; this one, if none is named."""
+    recipe, stage = work.recipe, stage or work.stage
+    named: str | None = getattr(getattr(recipe, stage), "start", None)
+    if named is not None:
+        return Source(named, offline=recipe.offline)
+    before = starting_stage(recipe, stage)
+    if before is not None:
+        return Source(str(work.inputs[before] / MODEL), offline=True)
+    return Source(str(work.folder / START), offline=True) if isinstance(recipe.model, NewModel) else base_source(recipe)
+
+
+def source_at_hand(work: Work) -> Source | None:
+    """A source of the tokenizer that a training stage will use, before the run; None if that is still to be made.
+
+    Training changes no tokenizer, so an earlier model of the same run serves as well.
+    """
+    recipe, stage = work.recipe, work.stage
+    named: str | None = getattr(getattr(recipe, stage), "start", None)
+    if named is not None:
+        return Source(named, offline=recipe.offline)
+    before = starting_stage(recipe, stage)
+    while before is not None:
+        for made in (MODEL, START):
+            if before in work.inputs and (work.inputs[before] / made).exists():
+                return Source(str(work.inputs[before] / made), offline=True)
+        before = starting_stage(recipe, before)
+    if not isinstance(recipe.model, NewModel):
+        return base_source(recipe)
+    return Source(str(work.folder / START), offline=True) if (work.folder / START).exists() else None
+
+
+def encoder_for(tokenizer: Tokenizer, recipe: Recipe, stage: str) -> DialogueEncoder:
+    """The recipe's way from dialogues to tokens in a stage. Raises ModelError or RecipeError if they do not fit."""
+    return DialogueEncoder(tokenizer, recipe.template_of(stage))
+
+
+def starting_tokenizer(source: Source, recipe: Recipe, stage: str) -> tuple[Tokenizer, DialogueEncoder]:
+    """The tokenizer of a model with the stage's chat template in it, and the stage's encoder."""
+    tokenizer = load_tokenizer(source)
+    encoder = encoder_for(tokenizer, recipe, stage)
+    tokenizer.chat_template = encoder.chat_template
+    return tokenizer, encoder
+
+
+def stage_teacher(work: Work, stage: str, *, cache_tokens: int | None = None) -> Teacher:
+    """The model of a finished stage as a teacher that answers, under the chat template of the stage at work.
+
+    ``cache_tokens``: of key-value cache while it answers, instead of the teachers' default.
+    """
+    context = stage_context(work.recipe, work.stage, work.inputs)
+    if cache_tokens is not None:
+        context = replace(context, cache_tokens=cache_tokens)
+    return open_teacher(LocalSection(model=str(work.inputs[stage] / MODEL)), "writes", context).teacher

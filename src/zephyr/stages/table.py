@@ -1,0 +1,17 @@
+"""The stages of a run by name, in their order."""
+
+from zephyr.stages import align, deliver, evaluate, feedback, pretrain, sft, synth
+from zephyr.stages.stage import Stage
+
+STAGES: dict[str, Stage] = {
+    one.name: one
+    for one in (
+        synth.STAGE,
+        pretrain.STAGE,
+        sft.STAGE,
+        feedback.STAGE,
+        align.STAGE,
+        evaluate.STAGE,
+        deliver.STAGE,
+    )
+}

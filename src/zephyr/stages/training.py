@@ -1,0 +1,146 @@
+"""What the three training stages share: what they read and depend on, their rows as tokens, and the preflight."""
+
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from zephyr.atomic import discard, replace_text
+from zephyr.data.read.stage_rows import (
+    PARTS,
+    Part,
+    stage_rows,
+)
+from zephyr.data.tokenize.encoding import DialogueEncoder
+from zephyr.data.tokenize.examples import ROW_KINDS, Tokenized
+from zephyr.data.tokenize.token_store import DialogueStore, PreferenceStore, TokenWriter
+from zephyr.recipe.data_section import DataSection, DataSource, DecontaminationFilter
+from zephyr.recipe.schema import Recipe
+from zephyr.recipe.stage_sections import AlignSection, TrainingSection
+from zephyr.runs.layout import MODEL, TOKENS, TRAIN, TRAIN_LOG
+from zephyr.runs.ranks import is_leader, wait_until
+from zephyr.runs.stage_folder import Facts
+from zephyr.stages.stage import Stage, Work
+from zephyr.stages.start import section_of, source_at_hand, starting_stage, starting_tokenizer, template_and_model
+from zephyr.stages.training_preview import check, check_device, estimate
+
+ADAPTER = "adapter"
+OUTCOME = "outcome.json"
+# In the run's folder: log-probs of reference models, shared by its stages.
+REFERENCE = "reference"
+ACCOUNTS = "accounts.json"
+
+
+def training_stage(
+    name: str,
+    *,
+    version: int,
+    maker: str,
+    run: Callable[[Work], Facts],
+    outputs: Callable[[Recipe], list[str]] | None = None,
+    preflight: Callable[[Work], Facts] | None = None,
+) -> Stage:
+    """The record of a training stage. ``maker``: the stage whose rows it learns from where it names no sources."""
+    return Stage(
+        name=name,
+        version=version,
+        reads=partial(_reads, name, maker),
+        sources=lambda recipe: outside_sources(section_of(recipe, name).data),
+        outputs=outputs or (lambda recipe: model_outputs(section_of(recipe, name))),
+        check=partial(check, name, maker),
+        estimate=partial(estimate, name, maker),
+        preflight=preflight or read_ahead,
+        run=run,
+        depends_on=partial(template_and_model, stage=name),
+        trains=True,
+    )
+
+
+def _reads(name: str, maker: str, recipe: Recipe) -> tuple[str, ...]:
+    made = () if section_of(recipe, name).data.sources else (maker,)
+    before = starting_stage(recipe, name)
+    return (*(() if before is None else (before,)), *made)
+
+
+def outside_sources(data: DataSection) -> list[DataSource]:
+    """All that a data section reads from outside, evaluation sets of its filters among it."""
+    against = [path for one in data.filters if isinstance(one, DecontaminationFilter) for path in one.against]
+    return [*data.sources, *data.eval_sources, *(DataSource(path=path) for path in against)]
+
+
+def model_outputs(section: TrainingSection) -> list[str]:
+    """The names in the finished folder of a stage that trains a model."""
+    has_adapters = getattr(section, "lora", None) is not None
+    return [f"{MODEL}/", f"{TOKENS}/", f"{TRAIN}/{TRAIN_LOG}", OUTCOME, *([f"{ADAPTER}/"] if has_adapters else [])]
+
+
+def made_rows(work: Work, maker: str, file: str) -> Path | None:
+    """The file of rows that an earlier stage has made for this one; None where this one names its sources."""
+    return work.inputs[maker] / file if maker in work.inputs else None
+
+
+def prepare(work: Work, encoder: DialogueEncoder, made: Path | None = None) -> Facts:
+    """The facts of the stage's rows, which then stand in its folder as tokens; made once, by rank 0.
+
+    ``made``: the file of an earlier stage, read where the section names no sources. Raises DataError.
+    """
+    tokens = work.folder / TOKENS
+    accounts = tokens / ACCOUNTS
+    if not is_leader():
+        wait_until(accounts.exists, f"{accounts} from rank 0")
+    elif not accounts.exists():
+        discard(tokens)
+        tokens.mkdir(parents=True)
+        facts = _store(work, encoder, made, tokens)
+        replace_text(accounts, json.dumps(facts, indent=1, ensure_ascii=False))
+    found: Facts = json.loads(accounts.read_bytes())
+    return found
+
+
+def _store(work: Work, encoder: DialogueEncoder, made: Path | None, tokens: Path) -> Facts:
+    section, facts = section_of(work.recipe, work.stage), Facts()
+    rows = stage_rows(work.recipe, section.data, ROW_KINDS[type(section)], made)
+    for part in PARTS:
+        tokenized = Tokenized(section, encoder)
+        with TokenWriter(tokens / part, "preferences" if isinstance(section, AlignSection) else "dialogues") as writer:
+            for example in tokenized.examples(rows.part(part)):
+                writer.add(example)
+        replace_text(tokens / f"truncation-{part}.json", json.dumps(tokenized.truncation.to_fields(), indent=1))
+        if part == "eval":
+            tokenized.truncation.check()
+            return facts | {"held_out": tokenized.num_examples}
+        if not tokenized.num_examples:
+            raise rows.accounts.none_left(tokenized.truncation.summary())
+        tokenized.check()
+        rows.accounts.write(tokens)
+        facts = rows.accounts.facts() | tokenized.facts()
+    return facts
+
+
+def stored_dialogues(folder: Path, part: Part) -> DialogueStore:
+    """The stored dialogues of a stage's folder."""
+    return DialogueStore(folder / TOKENS / part)
+
+
+def stored_comparisons(folder: Path, part: Part) -> PreferenceStore:
+    """The stored preferences of a stage's folder."""
+    return PreferenceStore(folder / TOKENS / part)
+
+
+def read_ahead(work: Work) -> Facts:
+    """The facts of the stage's rows from outside: read whole, and tokens already where the tokenizer is at hand.
+
+    Raises DeviceError where this machine cannot train so, and DataError.
+    """
+    section = section_of(work.recipe, work.stage)
+    check_device(section)
+    if not section.data.sources:
+        return {}
+    source = source_at_hand(work)
+    if source is not None:
+        return prepare(work, starting_tokenizer(source, work.recipe, work.stage)[1])
+    rows = stage_rows(work.recipe, section.data, ROW_KINDS[type(section)], None)
+    num_rows = sum(1 for _ in rows.train)
+    if not num_rows:
+        raise rows.accounts.none_left()
+    return {"rows": num_rows, **rows.accounts.facts()}

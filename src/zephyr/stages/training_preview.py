@@ -1,0 +1,362 @@
+"""What is known of a training stage before it runs: its rows as tokens, its steps, what is truncated, what it takes.
+
+Up to EXACT_ROWS rows are all tokenised, by the run's own functions, so that the numbers are those of the run; of more,
+a sample is.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from heapq import nlargest
+from itertools import islice
+from time import perf_counter
+from typing import TypeVar
+
+from zephyr.data.filters.apply import apply_filters
+from zephyr.data.filters.row_filter import context
+from zephyr.data.read.hub import is_hub_id
+from zephyr.data.read.mixture import Mixture, mix
+from zephyr.data.read.sources import Records
+from zephyr.data.read.stage_rows import (
+    Accounts,
+    Rows,
+    filters_of,
+    name_of,
+    open_all,
+    open_records,
+    split_rows,
+    without_held_out,
+)
+from zephyr.data.scanner import scan_preferences
+from zephyr.data.tokenize.encoding import DialogueEncoder
+from zephyr.data.tokenize.examples import ROW_KINDS, Tokenized
+from zephyr.data.tokenize.token_store import Example
+from zephyr.errors import DataError, DeviceError, ZephyrError
+from zephyr.estimate.lines import training_lines
+from zephyr.estimate.row_lengths import RowLengths, known_rows
+from zephyr.estimate.workload import Workload
+from zephyr.models.loading import Source, load_tokenizer
+from zephyr.recipe.data_section import DataSection, DataSource, DecontaminationFilter
+from zephyr.recipe.schema import Recipe
+from zephyr.recipe.stage_sections import AlignSection, SftSection, TrainingSection
+from zephyr.recipe.steps import Steps, count_steps
+from zephyr.records.rows import Chat, Preference, Rated, Record
+from zephyr.stages.preview import Preview, SampledStage
+from zephyr.stages.start import encoder_for, section_of
+
+# Up to so many rows are all tokenised by a check; of more, so many spread over all of them are.
+EXACT_ROWS = 10_000
+SAMPLE_ROWS = 1_000
+# Of so many rows that take most bytes, so many with the longest prompts: one that leaves no room stops the run.
+LARGE_ROWS = 20_000
+LONGEST_PROMPTS = 20
+SCANNED_ROWS = 5_000
+# Examples that a plan times this machine on.
+TIMED_EXAMPLES = 512
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class TrainingPreview:
+    """What is known of a training stage before it runs.
+
+    ``scale``: how many times as many rows there will be as were tokenised; 1 where these were all of them.
+    ``longest``: the rows with the longest prompts, where not all were tokenised.
+    """
+
+    section: TrainingSection
+    accounts: Accounts
+    train: Tokenized
+    held_out: Tokenized
+    longest: Tokenized | None
+    scale: float
+    examples: tuple[Example, ...]
+    seconds_per_row: float
+
+    @property
+    def num_examples(self) -> int:
+        """Examples to train on."""
+        return round(self.scale * self.train.num_examples)
+
+    @property
+    def num_held_out(self) -> int:
+        """Examples that are held out."""
+        return (
+            self.held_out.num_examples
+            if self.section.data.eval_sources
+            else round(self.scale * self.held_out.num_examples)
+        )
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens to train on in an epoch."""
+        return round(self.scale * self.train.num_tokens)
+
+    @property
+    def steps(self) -> Steps:
+        """The optimizer steps."""
+        mean_tokens = self.train.num_tokens / max(1, self.train.num_examples)
+        batch_size = self.section.dialogues_per_step(mean_tokens) if isinstance(self.section, SftSection) else None
+        return count_steps(self.section.train, max(1, self.num_examples), batch_size=batch_size)
+
+    @property
+    def lengths(self) -> RowLengths:
+        """The examples' number and mean lengths, as estimates take them."""
+        counts = self.train
+        per_example = 1 / max(1, counts.num_examples)
+        num_completions = max(1, round(counts.num_completions * per_example))
+        completion_tokens = (counts.num_tokens - counts.num_prompt_tokens) / max(1, counts.num_completions)
+        scored = counts.num_scored / max(1, counts.num_tokens - counts.num_prompt_tokens)
+        return RowLengths(
+            self.num_examples,
+            counts.num_prompt_tokens * per_example,
+            completion_tokens,
+            num_completions,
+            self.num_held_out,
+            scored,
+        )
+
+
+def _encoder(preview: Preview, stage: str) -> DialogueEncoder | None:
+    """The stage's way to tokens; None where its tokenizer cannot be had now."""
+    recipe, tokenizer = preview.recipe, preview.tokenizer
+    named: str | None = getattr(section_of(recipe, stage), "start", None)
+    if named is not None:
+        if recipe.offline and is_hub_id(named):
+            return None
+        tokenizer = load_tokenizer(Source(named, offline=recipe.offline))
+    return None if tokenizer is None else encoder_for(tokenizer, recipe, stage)
+
+
+def look(
+    preview: Preview, stage: str, parts: Sequence[Records[Record]], held: Sequence[Records[Record]]
+) -> TrainingPreview | None:
+    """The opened rows of a stage tokenised, all of them or a sample; None where its tokenizer is not at hand."""
+    encoder = _encoder(preview, stage)
+    if encoder is None:
+        return None
+    recipe, section = preview.recipe, section_of(preview.recipe, stage)
+    every = mix(parts, seed=recipe.seed, shuffle=False)
+    made = None if section.data.sources else preview.made[stage]
+    num_rows = len(every) if made is None else made.num_rows
+    is_whole = num_rows == len(every) <= EXACT_ROWS
+    rows = split_rows(recipe, section.data, parts, held) if is_whole else _sample(recipe, section.data, every, held)
+    train, held_out = Tokenized(section, encoder), Tokenized(section, encoder)
+    began = perf_counter()
+    examples = _first(train.examples(rows.train), TIMED_EXAMPLES)
+    seconds_per_row = (perf_counter() - began) / max(1, train.num_rows)
+    _first(held_out.examples(rows.evaluation), 0)
+    longest = None
+    if not is_whole:
+        longest = Tokenized(section, encoder)
+        filtered = apply_filters(_longest(every, parts), filters_of(recipe, section.data.filters))
+        _first(longest.examples(filtered.rows), 0)
+    report = rows.accounts.report
+    assert report is not None
+    scale = num_rows / max(1, report.rows_in)
+    return TrainingPreview(section, rows.accounts, train, held_out, longest, scale, tuple(examples), seconds_per_row)
+
+
+def _first(values: Iterator[T], count: int) -> list[T]:
+    """The first values; the others are read too, so that they are counted."""
+    kept = list(islice(values, count))
+    for _ in values:
+        pass
+    return kept
+
+
+def _sample(recipe: Recipe, data: DataSection, every: Mixture[Record], held: Sequence[Records[Record]]) -> Rows[Record]:
+    """A sample as `split_rows` gives all rows: as many of their end as of their beginning."""
+    accounts = Accounts()
+    spread = (every[index] for index in range(0, len(every), -(-len(every) // SAMPLE_ROWS)))
+    filtered = apply_filters(spread, filters_of(recipe, data.filters))
+    accounts.report = filtered.report
+    evaluation = list(mix(held, seed=recipe.seed, shuffle=False)) if held else []
+    return Rows(without_held_out(filtered.rows, evaluation, data, recipe.seed), evaluation, accounts)
+
+
+def _longest(every: Mixture[Record], parts: Sequence[Records[Record]]) -> list[Record]:
+    """The rows with the longest prompts in characters, among those that take most bytes."""
+    large = (
+        records[index]
+        for records, taken in zip(parts, every.num_taken, strict=True)
+        for index in records.largest(LARGE_ROWS // len(parts))
+        if index < taken
+    )
+    return nlargest(LONGEST_PROMPTS, large, key=_prompt_characters)
+
+
+def _prompt_characters(row: Record) -> int:
+    """The characters before the first answer."""
+    total = 0
+    for message in context(row):
+        if message.role == "assistant" and isinstance(row, Chat):
+            break
+        total += len(message.content)
+    return total
+
+
+def check_device(section: TrainingSection) -> None:
+    """Check that this machine can train so. Raises DeviceError."""
+    lora = getattr(section, "lora", None)
+    if lora is not None and lora.load_in_4bit:
+        from zephyr.models.adapters import refuse_4bit
+
+        refuse_4bit()
+
+
+def check(stage: str, maker: str, preview: Preview) -> Iterator[str]:
+    """Lines on rows, tokens, steps and what is truncated; what would stop the run goes to the preview's problems."""
+    recipe, section = preview.recipe, section_of(preview.recipe, stage)
+    data, kind = section.data, ROW_KINDS[type(section)]
+    try:
+        check_device(section)
+    except DeviceError as error:
+        yield f"will not run on this machine: {error}"
+    for one in data.filters:
+        if isinstance(one, DecontaminationFilter):
+            with preview.problems.noted():
+                filters_of(recipe, [one])
+                yield f"decontaminated against {', '.join(one.against)}"
+    parts: list[Records[Record]] = []
+    held: list[Records[Record]] = []
+    if data.sources:
+        yield from preview.open_sources(data.sources, kind, parts)
+    else:
+        yield from preview.open_made(stage, maker, kind, parts)
+    yield from preview.open_sources(data.eval_sources, kind, held)
+    if parts and len(parts) >= len(data.sources) and len(held) == len(data.eval_sources):
+        with preview.problems.noted():
+            found = look(preview, stage, parts, held)
+            if found is not None:
+                yield from _lines(found, counts_bytes=preview.counts_bytes)
+    if kind is Preference and data.sources and parts:
+        yield from defect_lines(parts, held)
+
+
+def _lines(found: TrainingPreview, *, counts_bytes: bool) -> Iterator[str]:
+    """Raises DataError for what would stop the run for certain."""
+    train, looked_at = found.train, "all rows" if found.longest is None else "sample"
+    if not train.num_examples and found.longest is None:
+        raise found.accounts.none_left(train.truncation.summary())
+    yield from found.accounts.filter_lines()
+    yield f"{looked_at}: {train.truncation.summary()}"
+    if train.loss_mask is not None:
+        yield f"{looked_at}: {train.loss_mask.summary()}"
+    if not counts_bytes:
+        yield from _limit_lines(found)
+    yield _steps_line(found)
+    if found.section.data.eval_sources:
+        yield f"held out: {found.held_out.truncation.summary()}"
+
+
+def _limit_lines(found: TrainingPreview) -> Iterator[str]:
+    """A warning where the sample lost too much. Raises DataError where that is certain of all rows."""
+    found.held_out.truncation.check()
+    if found.longest is None:
+        found.train.check()
+        return
+    for tokenized in (found.train, found.longest):
+        tokenized.truncation.check(shares=False)
+    try:
+        found.train.truncation.check()
+    except DataError as error:
+        yield f"warning: the run will stop if all rows are like the sample: {error.what}; {error.remedy}"
+
+
+def _steps_line(found: TrainingPreview) -> str:
+    """Examples, tokens and optimizer steps in words."""
+    steps = found.steps
+    held = f", {found.num_held_out:,} held out" if found.num_held_out else ""
+    return (
+        f"{found.num_examples:,} examples of {found.num_tokens:,} tokens{held}, {steps.batch_size:,} a step: "
+        f"{steps.steps_per_epoch:,} steps an epoch, {steps.num_steps:,} in all, {steps.warmup_steps:,} of them warm-up"
+    )
+
+
+def defect_lines(parts: Iterable[Records[Record]], held: Iterable[Records[Record]]) -> list[str]:
+    """What the scanner finds in preferences or ratings, and which prompts stand among the held-out rows too."""
+    others = [row.prompt for row in _beginnings(held) if isinstance(row, Preference | Rated)]
+    rows = (row for row in _beginnings(parts) if isinstance(row, Preference | Rated))
+    return scan_preferences(rows, other_prompts=others or None).lines()
+
+
+def _beginnings(parts: Iterable[Records[Record]]) -> Iterator[Record]:
+    return (row for records in parts for row in islice(records, SCANNED_ROWS))
+
+
+def estimate(stage: str, maker: str, preview: Preview) -> Iterator[str]:
+    """Lines on work, memory and time; the preview then has the stage among its sampled ones."""
+    section = section_of(preview.recipe, stage)
+    assert preview.shape is not None
+    known = _known_lengths(preview.recipe, section)
+    if known is not None:
+        lengths, notes = known
+        sampled = SampledStage(Workload(stage, section, preview.shape, lengths), (), 0.0)
+    else:
+        try:
+            found = _opened(preview, stage)
+        except ZephyrError as error:
+            yield f"not planned: {' '.join(str(error).split())}"
+            return
+        if found is None:
+            yield f"not planned: its rows are from {maker}, which is to run first, or the tokenizer is not at hand"
+            return
+        notes = [] if found.scale == 1 else [f"from a sample of {found.train.num_rows:,} rows"]
+        workload = Workload(stage, section, preview.shape, found.lengths)
+        sampled = SampledStage(workload, found.examples, found.seconds_per_row)
+    preview.sampled[stage] = sampled
+    yield from training_lines(sampled.workload, preview.cluster, recipe_name=preview.recipe.name, notes=notes)
+
+
+def _opened(preview: Preview, stage: str) -> TrainingPreview | None:
+    """The stage's rows tokenised; None where they, or the tokenizer, are not at hand. Raises DataError."""
+    recipe, section = preview.recipe, section_of(preview.recipe, stage)
+    kind = ROW_KINDS[type(section)]
+    if section.data.sources:
+        parts = open_all(recipe, section.data.sources, kind)
+    elif stage in preview.made:
+        parts = [open_records(recipe, DataSource(path=str(preview.made[stage].file)), kind)]
+    else:
+        return None
+    found = look(preview, stage, parts, open_all(recipe, section.data.eval_sources, kind))
+    if found is not None and not found.train.num_examples:
+        raise found.accounts.none_left(found.train.truncation.summary())
+    return found
+
+
+def _known_lengths(recipe: Recipe, section: TrainingSection) -> tuple[RowLengths, list[str]] | None:
+    """Rows of public data sets whose lengths are known, so that they need not be fetched; None for any others.
+
+    Of published ratings a prompt gives a pair.
+    """
+    recorded = recipe.feedback.recorded if recipe.feedback is not None and isinstance(section, AlignSection) else []
+    sources = section.data.sources or recorded
+    known = [known_rows(source.path, source.split) for source in sources]
+    parts = [
+        (one, round(one.rows.num_rows * source.weight))
+        for one, source in zip(known, sources, strict=True)
+        if one is not None
+    ]
+    if not sources or len(parts) < len(sources):
+        return None
+    counts = [min(taken, source.max_rows or taken) for (_, taken), source in zip(parts, sources, strict=True)]
+    held = [known_rows(source.path, source.split) for source in section.data.eval_sources]
+    held_out = sum(one.rows.num_rows for one in held if one is not None)
+    num_rows = sum(counts)
+    if not held:
+        held_out = round(num_rows * section.data.eval_share)
+        num_rows -= held_out
+    shares = [count / sum(counts) for count in counts]
+    prompt = sum(share * one.rows.prompt_tokens for share, (one, _) in zip(shares, parts, strict=True))
+    answer = sum(share * one.rows.completion_tokens for share, (one, _) in zip(shares, parts, strict=True))
+    prompt = min(prompt, section.data.max_prompt_length or prompt)
+    everything = not isinstance(section, SftSection) or section.objective.loss_on == "everything"
+    lengths = RowLengths(
+        num_rows,
+        prompt,
+        min(answer, section.data.max_length - prompt),
+        parts[0][0].rows.num_completions,
+        held_out,
+        1.0 if everything else 0.7,
+    )
+    return lengths, [f"{name_of(source)}: {one.origin}" for (one, _), source in zip(parts, sources, strict=True)]
