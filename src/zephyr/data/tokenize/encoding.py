@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from zephyr.data.tokenize.plain_text import FastTokenizer, PlainText, TextPlace, TokenIds, Tokens
+from zephyr.data.tokenize.plain_text import TextTokenizer, PlainText, TextPlace, TokenIds, Tokens
 from zephyr.data.tokenize.templates import (
     ASSISTANT,
     LAYOUTS,
@@ -54,7 +54,7 @@ class DialogueEncoder:
     Raises ModelError if the tokenizer does not fit the template, RecipeError if it lacks a token the section needs.
     """
 
-    def __init__(self, tokenizer: FastTokenizer, section: ChatTemplateSection) -> None:
+    def __init__(self, tokenizer: TextTokenizer, section: ChatTemplateSection) -> None:
         self.section, self._template, controls, own = _resolve(tokenizer, section)
         #: The template to store in the tokenizer, so that it renders what was trained on.
         self.chat_template = jinja_of(self.section, own=own)
@@ -140,7 +140,7 @@ class _Resolved(NamedTuple):
     own: str
 
 
-def _resolve(tokenizer: FastTokenizer, section: ChatTemplateSection) -> _Resolved:
+def _resolve(tokenizer: TextTokenizer, section: ChatTemplateSection) -> _Resolved:
     bos, eos = tokenizer.bos_token or "", tokenizer.eos_token or ""
     if section.extra_eos and not eos:
         raise RecipeError("chat_template.extra_eos", "the tokenizer has no eos token", "leave it out")
@@ -169,7 +169,7 @@ def _resolve(tokenizer: FastTokenizer, section: ChatTemplateSection) -> _Resolve
     return _Resolved(section.model_copy(update={"bos": bos_first}), template, tuple({*layout.controls, *ends}), "")
 
 
-def _begins_with_bos(tokenizer: FastTokenizer) -> bool:
+def _begins_with_bos(tokenizer: TextTokenizer) -> bool:
     """Whether the tokenizer itself puts its bos token before a text."""
     if not tokenizer.bos_token:
         return False

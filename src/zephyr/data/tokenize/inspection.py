@@ -14,7 +14,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from zephyr.data.tokenize.encoding import Encoded
-from zephyr.data.tokenize.plain_text import FastTokenizer
+from zephyr.data.tokenize.plain_text import TextTokenizer
 from zephyr.data.tokenize.token_store import Comparison
 from zephyr.records.fields import printable
 from zephyr.records.messages import ROLES
@@ -32,7 +32,7 @@ class Rest(NamedTuple):
     ids: tuple[int, ...]
 
 
-def show_dialogue(console: Console, tokenizer: FastTokenizer, name: str, encoded: Encoded) -> None:
+def show_dialogue(console: Console, tokenizer: TextTokenizer, name: str, encoded: Encoded) -> None:
     """Print the dialogue, one line for each run of tokens of one role that are learned, or not."""
     num_learned = int(encoded.scored.sum())
     share = num_learned / max(1, len(encoded.ids))
@@ -48,7 +48,7 @@ def show_dialogue(console: Console, tokenizer: FastTokenizer, name: str, encoded
     console.print(table)
 
 
-def show_preference(console: Console, tokenizer: FastTokenizer, row: Comparison) -> None:
+def show_preference(console: Console, tokenizer: TextTokenizer, row: Comparison) -> None:
     """Print the row as the tree it is computed as: the prompt, and prefixes that completions share, once."""
     console.print(Text(printable(row.name), style="bold"))
     prompt = tuple(row.prompt.tolist())
@@ -63,7 +63,7 @@ def show_preference(console: Console, tokenizer: FastTokenizer, row: Comparison)
     console.print(Text(f"{distinct} tokens as a tree, {alone} as {len(paths)} sequences", style="bright_black"))
 
 
-def token_texts(tokenizer: FastTokenizer, ids: Sequence[int], *, before: Sequence[int] = ()) -> list[str]:
+def token_texts(tokenizer: TextTokenizer, ids: Sequence[int], *, before: Sequence[int] = ()) -> list[str]:
     """The text each token adds, safe to print; `before` holds the preceding token, if any."""
     texts = []
     previous = list(before)
@@ -80,7 +80,7 @@ def visible_text(text: str) -> str:
     return printable(text.replace("\n", "⏎").replace("\t", "⇥"))
 
 
-def _grow(tree: Tree, tokenizer: FastTokenizer, paths: Sequence[Rest], *, before: tuple[int, ...]) -> int:
+def _grow(tree: Tree, tokenizer: TextTokenizer, paths: Sequence[Rest], *, before: tuple[int, ...]) -> int:
     """Add the paths to `tree`, a branch for each distinct first token; returns the number of tokens added."""
     grown = 0
     for path in (path for path in paths if not path.ids):
@@ -115,6 +115,6 @@ def _line(texts: Sequence[str], style: str) -> Text:
     return line
 
 
-def _decode(tokenizer: FastTokenizer, ids: list[int]) -> str:
+def _decode(tokenizer: TextTokenizer, ids: list[int]) -> str:
     text = tokenizer.decode(ids, skip_special_tokens=False)
     return text if isinstance(text, str) else "".join(text)

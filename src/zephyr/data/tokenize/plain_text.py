@@ -54,7 +54,7 @@ class Encoding(Protocol):
     def __getitem__(self, name: str, /) -> object: ...
 
 
-class FastTokenizer(Protocol):
+class TextTokenizer(Protocol):
     """The part of transformers' fast tokenizers that is used here."""
 
     @property
@@ -98,7 +98,7 @@ class PlainText:
     Raises ModelError for a tokenizer that merges every text with what precedes it.
     """
 
-    def __init__(self, tokenizer: FastTokenizer, controls: Collection[str]) -> None:
+    def __init__(self, tokenizer: TextTokenizer, controls: Collection[str]) -> None:
         self._tokenizer = tokenizer
         added = tokenizer.added_tokens_decoder
         special = {added[token].content: token for token in tokenizer.all_special_ids if token in added}

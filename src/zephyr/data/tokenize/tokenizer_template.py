@@ -17,7 +17,7 @@ from jinja2.nodes import Node
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from zephyr.data.tokenize.plain_text import AddedToken, FastTokenizer
+from zephyr.data.tokenize.plain_text import AddedToken, TextTokenizer
 from zephyr.data.tokenize.templates import ASSISTANT, Piece, control_pattern, split_controls, with_empty_system
 from zephyr.errors import DataError, ModelError
 from zephyr.records.messages import ROLES, Message
@@ -47,7 +47,7 @@ class _GenerationTag(Extension):
 class OwnTemplate:
     """Renders messages as the tokenizer's `chat_template` does. Raises ModelError for one that cannot be trained on."""
 
-    def __init__(self, tokenizer: FastTokenizer, *, empty_system: bool) -> None:
+    def __init__(self, tokenizer: TextTokenizer, *, empty_system: bool) -> None:
         self.source = _source_of(tokenizer)
         added = tokenizer.added_tokens_decoder.values()
         self._controls = control_pattern([token.content for token in added if _controls(token)])
@@ -146,7 +146,7 @@ def _as_rendered(content: str, behind: str, rendered: str, position: int) -> str
     return next((form for form in forms if rendered.startswith(form + behind, position)), content)
 
 
-def _source_of(tokenizer: FastTokenizer) -> str:
+def _source_of(tokenizer: TextTokenizer) -> str:
     """The text of the tokenizer's chat template, the one named default where it has several."""
     found = tokenizer.chat_template
     source = found.get("default") if isinstance(found, Mapping) else found
