@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from zephyr.data.tokenize.plain_text import TextTokenizer, PlainText, TextPlace, TokenIds, Tokens
+from zephyr.data.tokenize.plain_text import PlainText, TextPlace, TextTokenizer, TokenIds, Tokens
 from zephyr.data.tokenize.templates import (
     ASSISTANT,
     LAYOUTS,
