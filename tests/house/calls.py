@@ -12,7 +12,7 @@ STATIC, DYNAMIC = "static", "dynamic"
 
 
 class Edge(NamedTuple):
-    """A call of a function; dynamic: of an overriding method, or of a function that is handed over."""
+    """A call; dynamic: of a method of a subclass that no table lists, or of a function that was handed over."""
 
     target: str
     kind: str
@@ -32,10 +32,13 @@ class CallGraph:
             self.owners[key] = f"{module.name}:{owner.name}" if owner else None
         self._scopes: dict[str, Scope] = {}
         self._handed: dict[str, dict[str, Type]] = {}
-        self._fields = self._function_fields()
+        self._fields: dict[tuple[str, str], set[str]] = {}
+        self._listed: set[str] = set()
         for _ in range(3):  # as often as a function is handed on
-            self._find_handed()
+            self._handed = self._find_handed()
             self._scopes = {key: scope for key, scope in self._scopes.items() if key not in self._handed}
+        self._fields = self._function_fields()
+        self._listed = self._listed_classes()
 
     def scope(self, key: str) -> Scope:
         """The names known in a function."""
@@ -102,22 +105,29 @@ class CallGraph:
                     yield from (Edge(member, STATIC) for member in self._properties(node, scope))
                 yield from (Edge(one, DYNAMIC) for one in self.types.infer(node, scope).functions)
 
-    def _find_handed(self) -> None:
+    def _blocks(self) -> Iterator[tuple[Scope, list[ast.Call]]]:
+        """The calls of every function, and those of every module outside of functions, with the names known there."""
+        for key, (_, function) in self.nodes.items():
+            yield self.scope(key), [node for node in walk(function) if isinstance(node, ast.Call)]
+        for module in self.source.modules.values():
+            outside = [one for one in module.tree.body if not isinstance(one, FunctionNode | ast.ClassDef)]
+            calls = [node for one in outside for node in walk(one) if isinstance(node, ast.Call)]
+            yield Scope(module.name), calls
+
+    def _find_handed(self) -> dict[str, dict[str, Type]]:
         """Functions, and tables of them, that are given as arguments, by function and parameter."""
         found: dict[str, dict[str, Type]] = {}
-        for key, (_, function) in self.nodes.items():
-            scope = self.scope(key)
-            for node in walk(function):
-                if isinstance(node, ast.Call):
-                    for target in self.types.infer(node.func, scope).functions:
-                        for name, argument in self._parameters(target, node):
-                            value = self.types.infer(argument, scope)
-                            items = Type(functions=value.items.functions) if value.items else NOTHING
-                            if value.functions or items.functions:
-                                given = Type(functions=value.functions, items=items)
-                                names = found.setdefault(target, {})
-                                names[name] = names.get(name, NOTHING) | given
-        self._handed = found
+        for scope, calls in self._blocks():
+            for node in calls:
+                for target in self.types.infer(node.func, scope).functions:
+                    for name, argument in self._parameters(target, node):
+                        value = self.types.infer(argument, scope)
+                        items = Type(functions=value.items.functions) if value.items else NOTHING
+                        if value.functions or items.functions:
+                            names = found.setdefault(target, {})
+                            given = Type(functions=value.functions, items=items)
+                            names[name] = names.get(name, NOTHING) | given
+        return found
 
     def _parameters(self, target: str, node: ast.Call) -> Iterator[tuple[str, ast.AST]]:
         """The arguments of a call by the names of the function's parameters."""
@@ -138,7 +148,7 @@ class CallGraph:
             if owner in self.types.classes:
                 for below in self.types.subclasses.get(owner, ()):
                     if f"{below}.{method}" in self.nodes:
-                        yield Edge(f"{below}.{method}", DYNAMIC)
+                        yield Edge(f"{below}.{method}", STATIC if below in self._listed else DYNAMIC)
         for cls in value.themselves:
             yield from (Edge(one, STATIC) for one in self._methods(cls, ("__init__", "__post_init__")))
         for cls in value.classes:
@@ -161,19 +171,27 @@ class CallGraph:
                 yield f"{member[0]}.{name}"
 
     def _function_fields(self) -> dict[tuple[str, str], set[str]]:
-        """The functions that literal records hold, by class and field: `Stage(run=make_sft)`."""
+        """The functions that records hold, by class and field: `Stage(run=make_sft)`."""
         found: dict[tuple[str, str], set[str]] = {}
-        for module in self.source.modules.values():
-            scope = Scope(module.name)
-            for node in walk(module.tree):
-                if not isinstance(node, ast.Call):
-                    continue
+        for scope, calls in self._blocks():
+            for node in calls:
                 for cls in self.types.infer(node.func, scope).themselves:
                     for name, value in _given(node, self.types.classes[cls][1]):
                         functions = self.types.infer(value, scope).functions
                         if functions:
                             found.setdefault((cls, name), set()).update(functions)
         return found
+
+    def _listed_classes(self) -> set[str]:
+        """The classes that a literal table at the top of a module lists: `OBJECTIVES = {"dpo": Dpo}`."""
+        tables = [
+            (module.name, node.value)
+            for module in self.source.modules.values()
+            for node in module.names.values()
+            if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None
+        ]
+        held = (self.types.infer(value, Scope(module)).items or NOTHING for module, value in tables)
+        return {cls for one in held for cls in one.themselves}
 
     def way(self, start: str, ends: set[str], *, kinds: tuple[str, ...]) -> list[str]:
         """The shortest way from a function to one of the others by edges of these kinds; empty if there is none."""
@@ -206,21 +224,16 @@ class CallGraph:
 
 
 def way_to_the_loss(graph: CallGraph, *, dynamic: bool) -> list[str]:
-    """The shortest way from `zephyr run` to the line of DPO's sigmoid loss, past the function that calls backward."""
+    """The shortest way from `zephyr run` to the function of DPO's sigmoid loss, past the one that calls backward."""
     kinds = (STATIC, DYNAMIC) if dynamic else (STATIC,)
     commands = ("zephyr.cli.", "zephyr.verbs.")
     (start,) = (key for key in graph.nodes if key.startswith(commands) and key.endswith(":run"))
-    lines = graph.containing("zephyr.train", "logsigmoid")
-    named = _entries(graph, "sigmoid") or lines
+    losses = _entries(graph, "sigmoid") or graph.containing("zephyr.train", "logsigmoid")
     ways = []
     for step in graph.containing("zephyr.train", "backward"):
-        ways += [
-            [*down, *on[1:], *end[1:]]
-            for loss in named
-            if (down := graph.way(start, {step}, kinds=kinds))
-            and (on := graph.way(step, {loss}, kinds=kinds))
-            and (end := graph.way(loss, lines, kinds=kinds))
-        ]
+        down, on = graph.way(start, {step}, kinds=kinds), graph.way(step, losses, kinds=kinds)
+        if down and on:
+            ways.append(down + on[1:])
     return min(ways, key=len, default=[])
 
 

@@ -108,7 +108,7 @@ def graph(tmp_path_factory):
 
 def test_the_way_to_the_loss_goes_through_records_and_tables(graph):
     way = [key.partition(":")[2] for key in way_to_the_loss(graph, dynamic=False)]
-    assert way == ["run", "run_recipe", "align", "step", "sigmoid", "_smoothed"]
+    assert way == ["run", "run_recipe", "align", "step", "sigmoid"]
     assert measures.records_on(graph, way_to_the_loss(graph, dynamic=False)) == ["Settings"]
 
 
