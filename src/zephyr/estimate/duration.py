@@ -60,7 +60,7 @@ class PublishedRun(NamedTuple):
 
 _ON_16_A100 = PublishedRun(2, 4, 16, "a100-80g", "arXiv 2310.16944, section 4")
 # By the recipe's name and the stage.
-PUBLISHED_RUNS = {
+PUBLISHED_HOURS = {
     ("zephyr-7b-alpha", ALIGN): _ON_16_A100,
     ("zephyr-7b-beta", SFT): _ON_16_A100,
     ("zephyr-7b-beta", ALIGN): _ON_16_A100,

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import psutil
 
-from zephyr.estimate.duration import HOUR, PUBLISHED_RUNS, Cluster, Duration, duration_of
+from zephyr.estimate.duration import HOUR, PUBLISHED_HOURS, Cluster, Duration, duration_of
 from zephyr.estimate.memory import Memory, advice, memory_of
 from zephyr.estimate.model_shape import ModelShape
 from zephyr.estimate.workload import Workload, stage_flops
@@ -32,7 +32,7 @@ def training_lines(
         f"{_range(duration)} on {cluster.num_devices} {cluster.device.name} at {cluster.utilisation:.0%} of peak, "
         f"{duration.least / HOUR * cluster.num_devices:,.1f} GPU hours or more{slow}"
     )
-    published = PUBLISHED_RUNS.get((recipe_name, workload.stage))
+    published = PUBLISHED_HOURS.get((recipe_name, workload.stage))
     if published is not None:
         usual = duration_of(workload, cluster, as_usual=True)
         yield f"{published.line()}; with prompts and reference computed as often as then: {_range(usual)}"
