@@ -64,7 +64,8 @@ class EvalRun:
 def our_model(task: EvalTask):
     """Our class, loaded as ``zephyr eval`` loads it."""
     from zephyr.evaluate.harness.language_model import ForestLM
-    from zephyr.models.loading import Source, load
+    from zephyr.models.loading import load
+    from zephyr.models.source import Source
 
     loaded = load(Source(task.model_folder, offline=True), dtype="float32")
     return ForestLM(loaded, max_tokens=task.max_tokens or None)

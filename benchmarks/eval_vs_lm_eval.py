@@ -21,7 +21,7 @@ from pairs import shared_data
 from shapes import SHAPES, save_random_model
 
 from zephyr.evaluate.harness.local_data import LOCAL_COPIES
-from zephyr.models.new_model import learn_tokenizer
+from zephyr.models.tokenizers import learn_tokenizer
 
 TOLERANCE = 1.0e-3
 SUBJECTS = ("mmlu_abstract_algebra", "mmlu_anatomy", "mmlu_professional_law", "mmlu_world_religions")

@@ -14,7 +14,8 @@ from task import Pair, Run, Task
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from zephyr.data.tokenize.token_store import Comparison, Dialogue, Example
-from zephyr.models.loading import Source, load_model
+from zephyr.models.loading import load_model
+from zephyr.models.source import Source
 from zephyr.recipe.train_section import DpoObjective, OrpoObjective, Precision, SftObjective, TrainSection
 from zephyr.runs.layout import TRAIN_LOG
 from zephyr.train.job import TrainJob

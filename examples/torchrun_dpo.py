@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from zephyr.data.tokenize.token_store import Comparison
-from zephyr.models.loading import Source, load_model, load_tokenizer
-from zephyr.models.meta_model import empty_model
+from zephyr.models.loading import empty_model, load_model
+from zephyr.models.source import Source
+from zephyr.models.tokenizers import load_tokenizer
 from zephyr.recipe.train_section import DpoObjective, TrainSection
 from zephyr.train.distributed import built_on_rank_zero, pick_device, process_group
 from zephyr.train.job import TrainJob

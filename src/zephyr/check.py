@@ -7,8 +7,8 @@ from tempfile import TemporaryDirectory
 from zephyr.data.read.hub import is_hub_id
 from zephyr.errors import ModelError
 from zephyr.estimate.disk import room_for
-from zephyr.models.loading import Source, load_tokenizer
-from zephyr.models.weight_hash import resolved_revision
+from zephyr.models.source import Source, resolved_revision
+from zephyr.models.tokenizers import load_tokenizer
 from zephyr.plan import model_shape
 from zephyr.recipe.conflicts import STAGE_REFERENCE
 from zephyr.recipe.model_section import NewModel

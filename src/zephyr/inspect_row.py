@@ -11,7 +11,7 @@ from zephyr.data.tokenize.inspection import show_dialogue, show_preference
 from zephyr.data.tokenize.token_store import Comparison
 from zephyr.data.tokenize.truncation import FittedPreference
 from zephyr.errors import DataError, RecipeError, did_you_mean
-from zephyr.models.loading import Tokenizer
+from zephyr.models.tokenizers import Tokenizer
 from zephyr.recipe.model_section import NewModel
 from zephyr.recipe.schema import Recipe
 from zephyr.recipe.stage_sections import ALIGN, FEEDBACK, PRETRAIN, SFT, SYNTH
@@ -67,7 +67,7 @@ def _finished_work(recipe: Recipe, stage: str) -> Work:
 
 def _tokenizer(work: Work) -> Tokenizer:
     """The stage's tokenizer; for a new model that is not made yet one of single bytes."""
-    from zephyr.models.loading import load_tokenizer
+    from zephyr.models.tokenizers import load_tokenizer
 
     source = source_at_hand(work)
     if source is not None:

@@ -14,7 +14,8 @@ from zephyr.estimate.disk import room_for
 from zephyr.estimate.duration import Cluster
 from zephyr.estimate.lines import comparison_lines, model_line
 from zephyr.estimate.model_shape import KNOWN_SHAPES, ModelShape, shape_of
-from zephyr.models.loading import load_tokenizer, unreadable
+from zephyr.models.source import load_config, unreadable
+from zephyr.models.tokenizers import load_tokenizer
 from zephyr.recipe.model_section import NewModel
 from zephyr.recipe.schema import Recipe
 from zephyr.recipe.stage_sections import PRETRAIN
@@ -61,11 +62,9 @@ def model_shape(recipe: Recipe) -> ModelShape:
     known = KNOWN_SHAPES.get(model.name_or_path)
     if known is not None:
         return known
-    from zephyr.models.meta_model import empty_model
-
     source = base_source(recipe)
     try:
-        return shape_of(cast("dict[str, Json]", empty_model(source).config.to_dict()))
+        return shape_of(cast("dict[str, Json]", load_config(source).to_dict()))
     except (OSError, ValueError, KeyError) as error:
         raise unreadable(source, "configuration", error) from error
 

@@ -200,7 +200,7 @@ def _model_revision(recipe: Recipe) -> str | None:
     """The commit of a model on the hub, None for a folder or a new model."""
     if not isinstance(recipe.model, PretrainedModel):
         return None
-    from zephyr.models.weight_hash import resolved_revision
+    from zephyr.models.source import resolved_revision
     from zephyr.stages.start import base_source
 
     return resolved_revision(base_source(recipe))

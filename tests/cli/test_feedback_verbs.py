@@ -15,7 +15,8 @@ from zephyr.cli import main as cli
 from zephyr.data.read.sources import open_source
 from zephyr.data.tokenize.encoding import DialogueEncoder
 from zephyr.feedback import ray_workers
-from zephyr.models.new_model import learn_tokenizer, new_model
+from zephyr.models.new_model import new_model
+from zephyr.models.tokenizers import learn_tokenizer
 from zephyr.recipe.data_section import DataSource
 from zephyr.recipe.model_section import ChatTemplateSection
 from zephyr.records.writing import write_jsonl

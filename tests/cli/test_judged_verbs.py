@@ -18,7 +18,8 @@ from zephyr.cli import main as cli
 from zephyr.data.tokenize.encoding import DialogueEncoder
 from zephyr.evaluate.judged.mt_bench_questions import REPORTED_WRONG
 from zephyr.judging import Rating, write_reply
-from zephyr.models.new_model import learn_tokenizer, new_model
+from zephyr.models.new_model import new_model
+from zephyr.models.tokenizers import learn_tokenizer
 from zephyr.recipe.model_section import ChatTemplateSection
 from zephyr.records.writing import write_jsonl
 from zephyr.world import ideal_answer

@@ -8,7 +8,8 @@ import torch
 from tests.synth.form_teacher import FormTeacher
 from zephyr.cli.main import main
 from zephyr.data.tokenize.encoding import DialogueEncoder
-from zephyr.models.new_model import learn_tokenizer, new_model
+from zephyr.models.new_model import new_model
+from zephyr.models.tokenizers import learn_tokenizer
 from zephyr.recipe.model_section import ChatTemplateSection
 from zephyr.records.writing import write_jsonl
 from zephyr.synth.tasks import InstructionTask as Task

@@ -16,7 +16,8 @@ from zephyr.deliver.gguf.libraries import are_installed
 from zephyr.deliver.gguf.vocabulary import NORMAL
 from zephyr.errors import DataError, ModelError
 from zephyr.models.adapters import add_lora, save_adapter
-from zephyr.models.loading import Source, save_model
+from zephyr.models.loading import save_model
+from zephyr.models.source import Source
 from zephyr.models.tiny import tiny_model, tiny_tokenizer
 from zephyr.recipe.model_section import ChatTemplateSection
 from zephyr.recipe.train_section import LoraSection

@@ -4,8 +4,8 @@ from tokenizers import normalizers, pre_tokenizers
 from tests.data import mistral_tokenizer
 from zephyr.deliver.gguf.vocabulary import BYTE, CONTROL, NORMAL, UNUSED, USER_DEFINED, read_vocabulary
 from zephyr.errors import ModelError
-from zephyr.models.new_model import learn_tokenizer
 from zephyr.models.tiny import TINY_SENTENCES, tiny_tokenizer
+from zephyr.models.tokenizers import learn_tokenizer
 
 
 def learnt(**settings):

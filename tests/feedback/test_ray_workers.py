@@ -15,7 +15,8 @@ from zephyr.feedback.candidates import answer_prompts
 from zephyr.feedback.judge import judge, write_judged
 from zephyr.feedback.rate import RatingPlan
 from zephyr.feedback.ray_workers import rate_over_ray
-from zephyr.models.new_model import learn_tokenizer, new_model
+from zephyr.models.new_model import new_model
+from zephyr.models.tokenizers import learn_tokenizer
 from zephyr.recipe.feedback_section import CandidatesSection, JudgingSection, RaySection
 from zephyr.recipe.model_section import ChatTemplateSection
 from zephyr.recipe.teacher_section import LocalSection, SamplingSection, ScriptedSection

@@ -17,7 +17,8 @@ from zephyr.models.adapters import (
     merge_adapters,
     save_adapter,
 )
-from zephyr.models.loading import Source, load, save_model
+from zephyr.models.loading import load, save_model
+from zephyr.models.source import Source
 from zephyr.models.tiny import TINY, tiny_model, tiny_tokenizer
 from zephyr.models.weight_hash import weights_hash
 from zephyr.recipe.train_section import LoraSection

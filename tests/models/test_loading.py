@@ -14,19 +14,19 @@ from safetensors.torch import load_file, save_file
 
 from zephyr.errors import ModelError, ResourceError
 from zephyr.models.loading import (
-    Source,
-    TrustedCode,
     check_finite_weights,
     check_token_ids,
     check_tokenizer,
     load,
     load_model,
-    load_tokenizer,
     new_folder,
     save_model,
 )
+from zephyr.models.source import Source, resolved_revision
 from zephyr.models.tiny import TINY, tiny_model, tiny_tokenizer
-from zephyr.models.weight_hash import resolved_revision, weights_hash
+from zephyr.models.tokenizers import load_tokenizer
+from zephyr.models.weight_hash import weights_hash
+from zephyr.recipe.model_section import TrustedCodeSection
 
 IDS = torch.arange(4, 24)[None]
 
@@ -204,7 +204,7 @@ def test_code_in_a_model_folder_is_not_run(saved):
 
 
 def test_code_is_trusted_for_one_revision_only():
-    trusted = TrustedCode("owner/model", "abc123")
+    trusted = TrustedCodeSection(repository="owner/model", revision="abc123")
     assert Source("owner/model", revision="abc123", trusted_code=trusted).runs_own_code
     for source in (
         Source("owner/model", revision="main", trusted_code=trusted),

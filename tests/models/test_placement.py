@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from zephyr.models.placement import Placement, placement
+from zephyr.models.loading import Placement, placement
 
 
 @pytest.mark.parametrize(

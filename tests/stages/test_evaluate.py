@@ -12,7 +12,8 @@ from tests.mini import mini_fields, mini_recipe
 from zephyr.data.tokenize.encoding import DialogueEncoder
 from zephyr.errors import DataError, ZephyrError
 from zephyr.evaluate.held_out import Pair, answer_logps, perplexity
-from zephyr.models.loading import Source, load_model, save_model
+from zephyr.models.loading import load_model, save_model
+from zephyr.models.source import Source
 from zephyr.models.tiny import tiny_model, tiny_tokenizer
 from zephyr.recipe.evaluate_section import WorldTask
 from zephyr.recipe.model_section import ChatTemplateSection

@@ -19,8 +19,9 @@ import torch
 from tokenizers import AddedToken
 
 from zephyr.data.tokenize.encoding import DialogueEncoder
-from zephyr.models.new_model import learn_tokenizer, new_model, set_generation
+from zephyr.models.new_model import new_model, set_generation
 from zephyr.models.sampling import Sampling
+from zephyr.models.tokenizers import learn_tokenizer
 from zephyr.recipe.model_section import ChatTemplateSection
 from zephyr.records.messages import Message
 

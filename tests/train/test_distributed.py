@@ -30,8 +30,8 @@ from tests.train.distributed_runs import (
     run_job,
 )
 from zephyr.models.adapters import load_adapter
-from zephyr.models.loading import Source, load_model, save_model
-from zephyr.models.meta_model import empty_model
+from zephyr.models.loading import empty_model, load_model, save_model
+from zephyr.models.source import Source
 from zephyr.models.tiny import tiny_model, tiny_tokenizer
 from zephyr.train.distributed import is_empty
 

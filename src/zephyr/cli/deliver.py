@@ -107,7 +107,7 @@ def export(
     """Write a model as GGUF files, each verified against the model, with Modelfiles for Ollama."""
     quiet_libraries(offline=offline)
     from zephyr.deliver.gguf.export import ExportSettings, export_gguf
-    from zephyr.models.loading import Source
+    from zephyr.models.source import Source
     from zephyr.runs.reader import model_name
 
     called = name or (model_name(Path(model)) if Path(model).is_dir() else model.rpartition("/")[2])

@@ -33,9 +33,9 @@ def chat(
     import torch
 
     from zephyr.deliver.chat import Conversation, talk
-    from zephyr.models.loading import Source, load
-    from zephyr.models.placement import placement
+    from zephyr.models.loading import load, placement
     from zephyr.models.sampling import Sampling
+    from zephyr.models.source import Source
 
     try:
         sampling = Sampling(max_new_tokens, temperature, top_k or None, top_p)

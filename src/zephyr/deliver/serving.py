@@ -54,7 +54,7 @@ def run_server(settings: ServeSettings, say: Callable[[str], None]) -> None:
     check_access(settings)
     import torch
 
-    from zephyr.models.loading import Source, check_source
+    from zephyr.models.source import Source, check_source
 
     check_source(Source(settings.model, offline=settings.offline))
     has_gpu = torch.cuda.is_available()

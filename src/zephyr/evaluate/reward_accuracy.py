@@ -23,9 +23,10 @@ from zephyr.errors import DataError, ModelError
 from zephyr.evaluate.harness.finished import FinishedAnswer, FinishedRequests
 from zephyr.evaluate.held_out import Pair, PreferenceMetrics, answer_logps, preference_metrics, prompt_numbers
 from zephyr.evaluate.results import Item, Result, write_result
-from zephyr.models.loading import Source, load_model, load_tokenizer, num_embeddings
-from zephyr.models.placement import placement
+from zephyr.models.loading import load_model, num_embeddings, placement
 from zephyr.models.scorer import CausalLM
+from zephyr.models.source import Source
+from zephyr.models.tokenizers import load_tokenizer
 from zephyr.models.weight_hash import weights_hash
 from zephyr.progress import show_progress
 from zephyr.recipe.data_section import DataSource

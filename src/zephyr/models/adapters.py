@@ -19,16 +19,9 @@ from transformers import BitsAndBytesConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D  # GPT-2's linear layer
 
 from zephyr.errors import DeviceError, ModelError
-from zephyr.models.loading import (
-    DTYPES,
-    Source,
-    Tokenizer,
-    check_finite_weights,
-    load_model,
-    new_folder,
-    refuse_existing,
-    save_model,
-)
+from zephyr.models.loading import DTYPES, check_finite_weights, load_model, new_folder, refuse_existing, save_model
+from zephyr.models.source import Source
+from zephyr.models.tokenizers import Tokenizer
 from zephyr.recipe.train_section import LoraSection
 
 WEIGHTS = "adapter_model.safetensors"

@@ -1,4 +1,4 @@
-"""Causal language models and tokenizers from a hub id or a folder, and back into a plain Hugging Face folder.
+"""Causal language models from a hub id or a folder, and back into a plain Hugging Face folder.
 
 Only safetensors are read, and no code that comes with a model is run unless its repository and revision are
 named. What would train or generate nonsense in silence is an error here: weights that are missing or not
@@ -11,9 +11,8 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -21,18 +20,17 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
-    AutoTokenizer,
     PretrainedConfig,
     PreTrainedModel,
-    PreTrainedTokenizerBase,
 )
 from transformers.utils.logging import disable_progress_bar
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from zephyr.atomic import sync
 from zephyr.errors import ModelError, ResourceError, did_you_mean
+from zephyr.models.source import Source, check_source, load_config, unreadable
+from zephyr.models.tokenizers import Tokenizer, load_tokenizer
 
 _log = logging.getLogger(__name__)
 # A bar for every file that is read or written drowns what a run has to say.
@@ -48,36 +46,11 @@ DTYPES = {
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.h5", "*.msgpack")
 
 
-Tokenizer: TypeAlias = PreTrainedTokenizerBase
-
-
-class TrustedCode(NamedTuple):
-    """The one repository and revision (a commit) whose own Python code may be run."""
-
-    repository: str
-    revision: str
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where a model comes from: a folder, or a hub id with an optional revision."""
-
-    name: str
-    revision: str | None = None
-    offline: bool = False
-    trusted_code: TrustedCode | None = None
-
-    @property
-    def runs_own_code(self) -> bool:
-        """Whether the code in this very repository and revision was allowed."""
-        return self.trusted_code == (self.name, self.revision)
-
-
 class Loaded(NamedTuple):
     """A model in eval mode and its tokenizer, checked against each other."""
 
     model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
+    tokenizer: Tokenizer
 
 
 def load(source: Source, *, dtype: str = "bfloat16", device: str = "cpu") -> Loaded:
@@ -86,21 +59,6 @@ def load(source: Source, *, dtype: str = "bfloat16", device: str = "cpu") -> Loa
     model = load_model(source, dtype=dtype, device=device)
     check_tokenizer(model, tokenizer, source.name)
     return Loaded(model, tokenizer)
-
-
-def load_tokenizer(source: Source) -> PreTrainedTokenizerBase:
-    """The tokenizer of `source`. Raises ModelError."""
-    check_source(source)
-    try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-            source.name,
-            revision=source.revision or "main",
-            local_files_only=source.offline,
-            trust_remote_code=source.runs_own_code,
-        )
-    except (OSError, ValueError, KeyError) as error:
-        raise unreadable(source, "tokenizer", error) from error
-    return tokenizer
 
 
 def load_model(
@@ -118,13 +76,8 @@ def load_model(
         raise ModelError("dtype", f"unknown name '{dtype}'{did_you_mean(dtype, DTYPES)}", "name one of them")
     check_source(source)
     _check_weight_files(source)
+    config = load_config(source, what="model")
     try:
-        config = AutoConfig.from_pretrained(
-            source.name,
-            revision=source.revision or "main",
-            local_files_only=source.offline,
-            trust_remote_code=source.runs_own_code,
-        )
         loaded: object = AutoModelForCausalLM.from_pretrained(
             source.name,
             config=config,
@@ -150,6 +103,38 @@ def load_model(
     return model
 
 
+def empty_model(source: Source, *, dtype: str = "bfloat16") -> PreTrainedModel:
+    """The architecture of `source` on the meta device, as `load_model` gives it; no weight is read.
+
+    Raises ModelError.
+    """
+    config = load_config(source)
+    with torch.device("meta"):
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
+            config,
+            dtype=DTYPES[dtype],
+            attn_implementation="eager" if caps_scores(config) else None,
+            trust_remote_code=source.runs_own_code,
+        )
+    module: nn.Module = model
+    module.eval()
+    return model
+
+
+class Placement(NamedTuple):
+    """A device and a dtype, by the names that `load` takes."""
+
+    device: str
+    dtype: str
+
+
+def placement() -> Placement:
+    """The accelerator that is there with bfloat16, else the CPU with float32."""
+    # Unchecked, a torch that was built for CUDA names a GPU also where there is none.
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    return Placement("cpu", "float32") if accelerator is None else Placement(str(accelerator), "bfloat16")
+
+
 def plain_attention(model: PreTrainedModel) -> str:
     """The attention of transformers that is right for this model and knows caches: `sdpa` or `eager`."""
     supported = bool(getattr(model, "_supports_sdpa", False))
@@ -168,7 +153,7 @@ def caps_scores(config: PretrainedConfig) -> bool:
 
 
 def check_token_ids(ids: Sequence[int] | npt.NDArray[np.int64] | Tensor, vocab_size: int, where: str) -> None:
-    """Nothing, if all ids are in [0, vocab_size); else ModelError with the first that is not."""
+    """Check that all ids are in [0, vocab_size). Raises ModelError with the first that is not."""
     array = ids.detach().cpu().numpy() if isinstance(ids, Tensor) else np.asarray(ids, dtype=np.int64)
     outside = np.flatnonzero((array < 0) | (array >= vocab_size))
     if outside.size:
@@ -187,8 +172,8 @@ def num_embeddings(model: PreTrainedModel) -> int:
     return weight.shape[0]
 
 
-def check_tokenizer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, where: str) -> None:
-    """Nothing, if the model has an embedding for every id the tokenizer can make; else ModelError."""
+def check_tokenizer(model: PreTrainedModel, tokenizer: Tokenizer, where: str) -> None:
+    """Check that the model has an embedding for every id the tokenizer can make. Raises ModelError."""
     num_rows = num_embeddings(model)
     vocabulary = tokenizer.get_vocab()
     if not vocabulary:
@@ -203,7 +188,7 @@ def check_tokenizer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, 
 
 
 def check_finite_weights(weights: Mapping[str, Tensor], where: str) -> None:
-    """Nothing, if none of a `state_dict` is NaN or infinite; else ModelError with the first one by name."""
+    """Check that no weight of a `state_dict` is NaN or infinite. Raises ModelError with the first one by name."""
     for name, tensor in sorted(weights.items()):
         if not tensor.is_floating_point() or tensor.numel() == 0 or tensor.is_meta:
             continue
@@ -216,37 +201,6 @@ def check_finite_weights(weights: Mapping[str, Tensor], where: str) -> None:
                 f"its weight {name} contains {kind}",
                 "fetch the file again, or use an earlier checkpoint",
             )
-
-
-def check_source(source: Source) -> None:
-    """Nothing, if the source is well-formed and, where it can only be a folder, there; else ModelError."""
-    trusted = source.trusted_code
-    if trusted is not None and not source.runs_own_code:
-        raise ModelError(
-            source.name,
-            f"code was allowed for {trusted.repository} at {trusted.revision}, not at {source.revision}",
-            "name the same repository and the same revision for the model and for its code",
-        )
-    folder = Path(source.name)
-    if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise ModelError(source.name, "holds no config.json, so it is no model folder", _folder_below(folder))
-    elif folder.is_file():
-        raise ModelError(source.name, "is a file, and a model is a folder", "name the folder with its config.json")
-    elif _is_path(source.name):
-        raise ModelError(source.name, "there is no such folder", "check the path")
-
-
-def _folder_below(folder: Path) -> str:
-    """The remedy for a folder that may be a run's or a stage's: it names the newest model in it."""
-    found = [*folder.glob("model/config.json"), *folder.glob("[!.]*/model/config.json")]
-    newest = max((path.parent for path in found), key=lambda model: model.stat().st_mtime, default=None)
-    return "name the folder with it" if newest is None else f"name the folder with it; did you mean '{newest}'?"
-
-
-def _is_path(name: str) -> bool:
-    """Whether `name` can only be a path; hub ids are `name` or `owner/name`."""
-    return name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name
 
 
 def _check_weight_files(source: Source) -> None:
@@ -274,38 +228,17 @@ def _check_report(source: Source, missing: list[str], unexpected: list[str]) -> 
         _log.warning("%s: %d weights are not used, the first is %s", source.name, len(unexpected), unexpected[0])
 
 
-def unreadable(source: Source, what: str, error: Exception) -> ModelError:
-    """The error for a user, from what a library raised while it read `source`."""
-    if "trust_remote_code" in str(error):
-        return ModelError(
-            source.name,
-            f"its {what} needs Python code that comes with it",
-            "read that code, then allow this repository with the commit you have read",
-        )
-    reason = str(error).strip().partition("\n")[0] or type(error).__name__
-    if not Path(source.name).is_dir() and (source.offline or "local_files_only" in str(error)):
-        return ModelError(
-            source.name,
-            f"is no folder, and its {what} is not in the local cache of the hub ({reason})",
-            "fetch it once while online, or name a folder",
-        )
-    cannot = f"its {what} cannot be read"
-    if not Path(source.name).is_dir():
-        cannot = f"is no folder here, and {cannot} from the hub"
-    return ModelError(source.name, f"{cannot} ({reason})", "check the name, or fetch it again")
-
-
 # ---- saving ----
 
 
 def save_model(
     model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: Tokenizer,
     folder: Path,
     *,
     weights: Mapping[str, Tensor] | None = None,
 ) -> None:
-    """Nothing; afterwards `folder` is a plain Hugging Face model folder, whole, that was not there before.
+    """Write a plain Hugging Face model folder, whole, that was not there before.
 
     It is written beside and renamed, so an interrupted save leaves nothing under the name. `weights`: the whole
     state dict of a model whose own weights are sharded. Raises ModelError where something stands already,
@@ -321,7 +254,7 @@ def save_model(
 
 
 def refuse_existing(folder: Path) -> None:
-    """Nothing, if the name is free; else ModelError."""
+    """Check that the name is free. Raises ModelError."""
     if folder.exists() or folder.is_symlink():
         raise ModelError(str(folder), "is there already, and is not overwritten", "choose a new name")
 

@@ -8,8 +8,9 @@ from torch import Tensor
 from transformers import PreTrainedModel, StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
 
 from zephyr.models.generation import stop_ids_of
-from zephyr.models.loading import Tokenizer, plain_attention
+from zephyr.models.loading import plain_attention
 from zephyr.models.sampling import Sampling
+from zephyr.models.tokenizers import Tokenizer
 
 
 class _Unwanted(StoppingCriteria):

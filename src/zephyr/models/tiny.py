@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from zephyr.errors import did_you_mean
 from zephyr.models.loading import caps_scores
-from zephyr.models.new_model import learn_tokenizer
+from zephyr.models.tokenizers import learn_tokenizer
 
 NUM_HEADS = 4
 NUM_KV_HEADS = 2

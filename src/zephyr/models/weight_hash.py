@@ -1,32 +1,12 @@
-"""What a model is: the hash of its weights, and the commit that a hub id stands for."""
+"""The hash of a model's weights."""
 
 import hashlib
 import os
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
-from transformers.utils import CONFIG_NAME
-from transformers.utils.hub import cached_file, extract_commit_hash
-
-from zephyr.models.loading import Source, check_source, unreadable
-
-
-def resolved_revision(source: Source) -> str | None:
-    """The commit that a hub id stands for now; None for a folder. Raises ModelError."""
-    check_source(source)
-    if Path(source.name).is_dir():
-        return None
-    try:
-        found: str | None = cached_file(
-            source.name, CONFIG_NAME, revision=source.revision or "main", local_files_only=source.offline
-        )
-    except (OSError, ValueError, KeyError) as error:
-        raise unreadable(source, "configuration", error) from error
-    commit: str | None = extract_commit_hash(found, None)
-    return commit
 
 
 def weights_hash(model: nn.Module, *, adapters: bool = True) -> str:

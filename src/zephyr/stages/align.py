@@ -1,10 +1,6 @@
 """The align stage: preference training, which is dDPO where a judge rated the answers."""
 
-from collections.abc import Sequence
-
-from zephyr.data.tokenize.token_store import Comparison
 from zephyr.recipe.stage_sections import ALIGN, FEEDBACK
-from zephyr.recipe.train_section import KtoObjective
 from zephyr.runs.layout import TRAIN
 from zephyr.runs.stage_folder import Facts
 from zephyr.stages.feedback import PAIRS
@@ -15,7 +11,6 @@ from zephyr.stages.training import REFERENCE, made_rows, prepare, stored_compari
 
 def run(work: Work) -> Facts:
     """The facts of the stage; its folder then holds the aligned model."""
-    from zephyr.train.examples import with_mismatched_completions
     from zephyr.train.job import TrainJob
     from zephyr.train.objectives import build_objective
     from zephyr.train.stored_model import StoredModel
@@ -26,11 +21,7 @@ def run(work: Work) -> Facts:
     start = starting_source(work)
     tokenizer, encoder = starting_tokenizer(start, work.recipe, work.stage)
     facts = prepare(work, encoder, made_rows(work, FEEDBACK, PAIRS))
-    examples: Sequence[Comparison] = stored_comparisons(work.folder, "train")
-    held_out: Sequence[Comparison] = stored_comparisons(work.folder, "eval")
-    if isinstance(section.objective, KtoObjective):
-        examples = with_mismatched_completions(examples)
-        held_out = with_mismatched_completions(held_out) if held_out else []
+    examples, held_out = stored_comparisons(work.folder, "train"), stored_comparisons(work.folder, "eval")
     job = TrainJob(
         model=StoredModel(start, tokenizer, work.folder, section.lora),
         objective=build_objective(section.objective, (one for part in (examples, held_out) for one in part)),

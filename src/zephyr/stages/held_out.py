@@ -45,7 +45,8 @@ def kept(path: Path, measure: Callable[[], Facts]) -> Facts:
 def preference_facts(work: Work, task: PreferenceTask) -> Facts:
     """Reward accuracy and margins of the aligned model against its reference. Raises DataError."""
     from zephyr.evaluate.held_out import answer_logps, preference_metrics, prompt_numbers
-    from zephyr.models.loading import Source, load_model
+    from zephyr.models.loading import load_model
+    from zephyr.models.source import Source
 
     align = work.recipe.align
     assert align is not None
@@ -104,7 +105,8 @@ def _own(work: Work, task: PreferenceTask) -> list[Comparison]:
 def perplexity_facts(work: Work, task: PerplexityTask, titles: Mapping[str, str]) -> Facts:
     """The perplexity of every model; ``titles``: what tables call the models, by stage. Raises DataError."""
     from zephyr.evaluate.held_out import perplexity
-    from zephyr.models.loading import Source, load_model
+    from zephyr.models.loading import load_model
+    from zephyr.models.source import Source
 
     facts: Facts = {}
     for stage, title in titles.items():
@@ -143,7 +145,8 @@ def _rows(recipe: Recipe, sources: Sequence[DataSource], kind: type[R]) -> Mixtu
 
 def _encoder(work: Work, stage: str, template_of: str) -> "DialogueEncoder":
     """The way to tokens by the tokenizer of a stage's model, in the template of another stage."""
-    from zephyr.models.loading import Source, load_tokenizer
+    from zephyr.models.source import Source
+    from zephyr.models.tokenizers import load_tokenizer
 
     tokenizer = load_tokenizer(Source(str(work.inputs[stage] / MODEL), offline=True))
     return encoder_for(tokenizer, work.recipe, template_of)

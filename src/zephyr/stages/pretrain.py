@@ -5,8 +5,7 @@ from itertools import islice, repeat
 from pathlib import Path
 
 from zephyr.data.read.stage_rows import open_records, stage_rows
-from zephyr.models.loading import Tokenizer
-from zephyr.models.new_model import MIN_VOCABULARY, learn_tokenizer
+from zephyr.models.tokenizers import MIN_VOCABULARY, Tokenizer, learn_tokenizer
 from zephyr.recipe.data_section import DataSource
 from zephyr.recipe.model_section import NewModel
 from zephyr.recipe.schema import Recipe

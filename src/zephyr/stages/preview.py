@@ -13,7 +13,7 @@ from zephyr.errors import DataError, Problems
 from zephyr.estimate.duration import Cluster
 from zephyr.estimate.model_shape import ModelShape
 from zephyr.estimate.workload import Workload
-from zephyr.models.loading import Tokenizer
+from zephyr.models.tokenizers import Tokenizer
 from zephyr.recipe.data_section import DataSource
 from zephyr.recipe.schema import Recipe
 from zephyr.records.rows import Record

@@ -3,7 +3,8 @@
 from dataclasses import replace
 
 from zephyr.data.tokenize.encoding import DialogueEncoder
-from zephyr.models.loading import Source, Tokenizer, TrustedCode, load_tokenizer
+from zephyr.models.source import Source
+from zephyr.models.tokenizers import Tokenizer, load_tokenizer
 from zephyr.recipe.model_section import NewModel
 from zephyr.recipe.schema import Recipe
 from zephyr.recipe.section import Plain
@@ -28,9 +29,7 @@ def base_source(recipe: Recipe) -> Source:
     """Where the base model of a recipe comes from. Not for a new model, which a stage makes."""
     model = recipe.model
     assert not isinstance(model, NewModel)
-    code = model.trusted_code
-    trusted = None if code is None else TrustedCode(code.repository, code.revision)
-    return Source(model.name_or_path, model.revision, recipe.offline, trusted)
+    return Source(model.name_or_path, model.revision, recipe.offline, model.trusted_code)
 
 
 def starting_stage(recipe: Recipe, stage: str) -> str | None:

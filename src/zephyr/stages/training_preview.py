@@ -34,7 +34,8 @@ from zephyr.errors import DataError, DeviceError, ZephyrError
 from zephyr.estimate.lines import training_lines
 from zephyr.estimate.row_lengths import RowLengths, known_rows
 from zephyr.estimate.workload import Workload
-from zephyr.models.loading import Source, load_tokenizer
+from zephyr.models.source import Source
+from zephyr.models.tokenizers import load_tokenizer
 from zephyr.recipe.data_section import DataSection, DataSource, DecontaminationFilter
 from zephyr.recipe.schema import Recipe
 from zephyr.recipe.stage_sections import AlignSection, SftSection, TrainingSection

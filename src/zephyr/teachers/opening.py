@@ -26,7 +26,8 @@ from zephyr.teachers.protocol import Teacher
 
 if TYPE_CHECKING:
     from zephyr.data.tokenize.encoding import DialogueEncoder
-    from zephyr.models.loading import Source, Tokenizer
+    from zephyr.models.source import Source
+    from zephyr.models.tokenizers import Tokenizer
 
 TeacherRole: TypeAlias = Literal["writes", "rates"]
 
@@ -139,7 +140,7 @@ def model_source(name: str, context: TeacherContext, *, where: str) -> "Source":
 
     Raises RecipeError for a stage whose model is not there.
     """
-    from zephyr.models.loading import Source
+    from zephyr.models.source import Source
 
     if not name.startswith(STAGE_REFERENCE):
         return Source(name, offline=context.offline)
@@ -201,8 +202,7 @@ def _open_scripted(section: ScriptedSection, role: TeacherRole, seed: int) -> Op
 
 
 def _open_local(section: LocalSection, context: TeacherContext, where: str) -> OpenedTeacher:
-    from zephyr.models.loading import load
-    from zephyr.models.placement import Placement, placement
+    from zephyr.models.loading import Placement, load, placement
     from zephyr.models.weight_hash import weights_hash
     from zephyr.teachers.local import LocalTeacher
 
@@ -219,8 +219,8 @@ def _open_local(section: LocalSection, context: TeacherContext, where: str) -> O
 def _open_engine(section: VllmSection, context: TeacherContext, where: str) -> OpenedTeacher:
     from dataclasses import replace
 
-    from zephyr.models.loading import load_tokenizer
-    from zephyr.models.weight_hash import resolved_revision
+    from zephyr.models.source import resolved_revision
+    from zephyr.models.tokenizers import load_tokenizer
     from zephyr.teachers.vllm_engine import open_vllm
 
     source = model_source(section.model, context, where=where)

@@ -135,7 +135,8 @@ def built_on_rank_zero(build: Callable[[], T], build_empty: Callable[[], T]) -> 
     """What ``build`` gives on rank 0 and ``build_empty`` on the others; a failure is raised on every rank.
 
     For models too large to be held by every process: ``build`` loads the weights onto the CPU, ``build_empty``
-    makes the same architecture on the meta device (``zephyr.models.meta_model``). Training shards the two together.
+    makes the same architecture on the meta device (``zephyr.models.loading.empty_model``). Training shards both
+    together.
     """
     built: list[T] = []
     on_every_rank(lambda: built.append(build() if rank() == 0 else build_empty()))

@@ -15,11 +15,12 @@ from zephyr.data.tokenize.token_store import Comparison, Example
 from zephyr.models.adapters import add_lora, load_4bit, load_adapter, merge_adapters, save
 from zephyr.models.collectives import from_rank_zero, is_distributed, rank
 from zephyr.models.generation import generate
-from zephyr.models.loading import Source, Tokenizer, load_model, save_model
-from zephyr.models.meta_model import empty_model
+from zephyr.models.loading import empty_model, load_model, save_model
 from zephyr.models.new_model import set_generation
 from zephyr.models.sampling import Sampling
 from zephyr.models.scorer import CausalLM, plain_model
+from zephyr.models.source import Source
+from zephyr.models.tokenizers import Tokenizer
 from zephyr.recipe.train_section import LoraSection, TrainSection
 from zephyr.runs.layout import ADAPTER, MODEL
 from zephyr.train.checks.health import GENERATED_TOKENS

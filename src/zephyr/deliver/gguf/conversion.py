@@ -16,16 +16,9 @@ from zephyr.deliver.gguf.vocabulary import CONTROL, TokenizerParts, read_vocabul
 from zephyr.errors import ModelError
 from zephyr.models.adapters import SETTINGS, load_adapter, merge_adapters
 from zephyr.models.generation import stop_ids_of
-from zephyr.models.loading import (
-    Loaded,
-    Source,
-    Tokenizer,
-    check_tokenizer,
-    load,
-    load_model,
-    load_tokenizer,
-    num_embeddings,
-)
+from zephyr.models.loading import Loaded, check_tokenizer, load, load_model, num_embeddings
+from zephyr.models.source import Source
+from zephyr.models.tokenizers import Tokenizer, load_tokenizer
 
 _MERGE_PROBE = "The quick brown fox jumps over the lazy dog. 0123456789"
 

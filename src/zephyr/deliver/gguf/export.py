@@ -21,7 +21,7 @@ from zephyr.deliver.gguf.libraries import load_gguf, load_llama_cpp
 from zephyr.deliver.gguf.proof import EXACT, Proof, prove
 from zephyr.deliver.gguf.reference import make_reference
 from zephyr.errors import DataError, ModelError, did_you_mean
-from zephyr.models.loading import Source
+from zephyr.models.source import Source
 from zephyr.recipe.model_section import ChatTemplateSection
 
 ACCOUNT = "export_gguf.json"

@@ -11,7 +11,7 @@ import numpy as np
 from zephyr.deliver.gguf.file import Header
 from zephyr.deliver.gguf.libraries import OpenedLlama, Scores, load_llama_cpp, open_llama
 from zephyr.deliver.gguf.reference import PROBE_TEXTS, Reference, ids_of, log_probs, surprise
-from zephyr.models.loading import Tokenizer
+from zephyr.models.tokenizers import Tokenizer
 
 EXACT = "f16"
 # Largest relative change of perplexity on the model's own answers: beyond it, more than rounding is wrong.

@@ -14,8 +14,9 @@ from jinja2 import TemplateError
 
 from zephyr.deliver.gguf.libraries import Scores
 from zephyr.models.generation import generate, stop_ids_of
-from zephyr.models.loading import Loaded, Tokenizer
+from zephyr.models.loading import Loaded
 from zephyr.models.sampling import Sampling
+from zephyr.models.tokenizers import Tokenizer
 from zephyr.records.messages import Message
 
 GREEDY_TOKENS, DRAWN_TOKENS = 32, 64

@@ -10,9 +10,9 @@ from zephyr.deliver.chat import Speaker
 from zephyr.deliver.serving import ServeSettings, bound_socket, check_access
 from zephyr.deliver.ui.votes import VoteFile
 from zephyr.errors import ResourceError
-from zephyr.models.loading import Loaded, Source, check_source, load
-from zephyr.models.placement import placement
+from zephyr.models.loading import Loaded, load, placement
 from zephyr.models.sampling import Sampling
+from zephyr.models.source import Source, check_source
 from zephyr.records.fields import printable
 
 

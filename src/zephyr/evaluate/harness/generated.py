@@ -15,8 +15,9 @@ from zephyr.errors import DataError, ModelError
 from zephyr.evaluate.harness.finished import FinishedAnswer
 from zephyr.evaluate.harness.tasks import LmEvalTask, LoadedTask
 from zephyr.models.generation import cut_groups, generate, stop_ids_of
-from zephyr.models.loading import Loaded, Tokenizer
+from zephyr.models.loading import Loaded
 from zephyr.models.sampling import Sampling
+from zephyr.models.tokenizers import Tokenizer
 
 # lm-eval's own default, for a task that does not say how long its answers may be.
 DEFAULT_MAX_NEW_TOKENS = 256

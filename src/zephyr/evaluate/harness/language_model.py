@@ -25,8 +25,9 @@ from zephyr.evaluate.harness.finished import FinishedAnswer, FinishedRequests
 from zephyr.evaluate.harness.generated import GenerationRequest, generated_texts, sampling_of
 from zephyr.evaluate.harness.tasks import LmEvalRequest
 from zephyr.models.continuations import Continuation, plan_batches, score_continuations
-from zephyr.models.loading import Loaded, Source, load
+from zephyr.models.loading import Loaded, load
 from zephyr.models.scorer import ForestScorer
+from zephyr.models.source import Source
 from zephyr.progress import show_progress
 
 # lm-eval's own default for a model that does not say how long its sequences may be; tokenizers then say 1e30.

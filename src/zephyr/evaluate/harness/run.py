@@ -12,8 +12,8 @@ from zephyr.evaluate.harness.finished import FinishedRequests
 from zephyr.evaluate.harness.profiles import expand
 from zephyr.evaluate.harness.report import HarnessResults, harness_results, save_results
 from zephyr.evaluate.harness.tasks import LoadedTask, load_tasks
-from zephyr.models.loading import Source, load
-from zephyr.models.placement import placement
+from zephyr.models.loading import load, placement
+from zephyr.models.source import Source
 from zephyr.models.weight_hash import weights_hash
 from zephyr.recipe.evaluate_section import HarnessTask
 from zephyr.records.fields import Json

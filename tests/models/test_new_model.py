@@ -6,8 +6,9 @@ from hypothesis import strategies as st
 from transformers import GenerationConfig
 
 from zephyr.models.loading import save_model
-from zephyr.models.new_model import MIN_VOCABULARY, learn_tokenizer, new_model, set_generation
+from zephyr.models.new_model import new_model, set_generation
 from zephyr.models.sampling import Sampling
+from zephyr.models.tokenizers import MIN_VOCABULARY, learn_tokenizer
 
 TEXTS = ["the cat sat on the mat", "the dog ate 2024 cats", "<|user|>\n"] * 20
 TOKENIZER = learn_tokenizer(TEXTS, vocab_size=300, max_length=64)

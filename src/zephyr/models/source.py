@@ -1,0 +1,112 @@
+"""Where a model comes from: a folder or a hub id, its configuration, and the commit that an id stands for.
+
+Nothing here imports torch.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import AutoConfig, PretrainedConfig
+from transformers.utils import CONFIG_NAME
+from transformers.utils.hub import cached_file, extract_commit_hash
+
+from zephyr.errors import ModelError
+from zephyr.recipe.model_section import TrustedCodeSection
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a model comes from: a folder, or a hub id with an optional revision."""
+
+    name: str
+    revision: str | None = None
+    offline: bool = False
+    trusted_code: TrustedCodeSection | None = None
+
+    @property
+    def runs_own_code(self) -> bool:
+        """Whether the code in this very repository and revision was allowed."""
+        code = self.trusted_code
+        return code is not None and (code.repository, code.revision) == (self.name, self.revision)
+
+
+def load_config(source: Source, *, what: str = "configuration") -> PretrainedConfig:
+    """The configuration of `source`; no weight is read. Raises ModelError, which says that `what` cannot be read."""
+    check_source(source)
+    try:
+        config: PretrainedConfig = AutoConfig.from_pretrained(
+            source.name,
+            revision=source.revision or "main",
+            local_files_only=source.offline,
+            trust_remote_code=source.runs_own_code,
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise unreadable(source, what, error) from error
+    return config
+
+
+def resolved_revision(source: Source) -> str | None:
+    """The commit that a hub id stands for now; None for a folder. Raises ModelError."""
+    check_source(source)
+    if Path(source.name).is_dir():
+        return None
+    try:
+        found: str | None = cached_file(
+            source.name, CONFIG_NAME, revision=source.revision or "main", local_files_only=source.offline
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise unreadable(source, "configuration", error) from error
+    commit: str | None = extract_commit_hash(found, None)
+    return commit
+
+
+def check_source(source: Source) -> None:
+    """Check that a source is well-formed and, where it can only be a folder, there. Raises ModelError."""
+    trusted = source.trusted_code
+    if trusted is not None and not source.runs_own_code:
+        raise ModelError(
+            source.name,
+            f"code was allowed for {trusted.repository} at {trusted.revision}, not at {source.revision}",
+            "name the same repository and the same revision for the model and for its code",
+        )
+    folder = Path(source.name)
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise ModelError(source.name, "holds no config.json, so it is no model folder", _folder_below(folder))
+    elif folder.is_file():
+        raise ModelError(source.name, "is a file, and a model is a folder", "name the folder with its config.json")
+    elif _is_path(source.name):
+        raise ModelError(source.name, "there is no such folder", "check the path")
+
+
+def _folder_below(folder: Path) -> str:
+    """The remedy for a folder that may be a run's or a stage's: it names the newest model in it."""
+    found = [*folder.glob("model/config.json"), *folder.glob("[!.]*/model/config.json")]
+    newest = max((path.parent for path in found), key=lambda model: model.stat().st_mtime, default=None)
+    return "name the folder with it" if newest is None else f"name the folder with it; did you mean '{newest}'?"
+
+
+def _is_path(name: str) -> bool:
+    """Whether `name` can only be a path; hub ids are `name` or `owner/name`."""
+    return name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name
+
+
+def unreadable(source: Source, what: str, error: Exception) -> ModelError:
+    """The error for a user, from what a library raised while it read `source`."""
+    if "trust_remote_code" in str(error):
+        return ModelError(
+            source.name,
+            f"its {what} needs Python code that comes with it",
+            "read that code, then allow this repository with the commit you have read",
+        )
+    reason = str(error).strip().partition("\n")[0] or type(error).__name__
+    if not Path(source.name).is_dir() and (source.offline or "local_files_only" in str(error)):
+        return ModelError(
+            source.name,
+            f"is no folder, and its {what} is not in the local cache of the hub ({reason})",
+            "fetch it once while online, or name a folder",
+        )
+    cannot = f"its {what} cannot be read"
+    if not Path(source.name).is_dir():
+        cannot = f"is no folder here, and {cannot} from the hub"
+    return ModelError(source.name, f"{cannot} ({reason})", "check the name, or fetch it again")
