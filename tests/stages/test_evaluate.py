@@ -165,7 +165,7 @@ def test_named_pairs_are_measured_by_the_window_of_align(tmp_path: Path) -> None
     # Longer pairs than the window of align lose as much as in training, or stop the stage.
     short = {"data": {"max_length": 24, "truncation": {"rule": "drop"}}}
     align = mini_fields(tmp_path)["align"] | short
-    with pytest.raises(DataError, match=r"window of 24 tokens, rule drop: 100\.0% of the rows"):
+    with pytest.raises(DataError, match=r"max_length of 24 tokens, rule drop: 100\.0% of the rows"):
         measured(tmp_path, {"name": "preference", "sources": [{"path": "pairs.jsonl"}]}, align=align)
 
 
