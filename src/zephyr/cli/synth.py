@@ -31,49 +31,58 @@ _SECTORS = ("world", "writing", "materials")
 _CHUNK_PROMPTS = 256
 
 
+_Generator = Annotated[
+    Literal["self_instruct", "ultrachat", "world"],
+    typer.Option(help="What is written: tasks grown from seeds, talks of several turns, or the closed world."),
+]
+_Teacher = Annotated[str, typer.Option(metavar="TEACHER", help=f"Who answers: {TEACHER_HELP}")]
+_Count = Annotated[int, typer.Option(min=1, help="New instructions, talks that are begun, or dialogues.")]
+_Seeds = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="self_instruct: seed tasks to grow from, as JSON lines.")
+]
+_ClassificationOnly = Annotated[
+    bool, typer.Option("--classification-only", help="self_instruct: grow only classification tasks.")
+]
+_RequestsPerRound = Annotated[
+    int, typer.Option(min=1, help="self_instruct: lists requested before new instructions join the pool.")
+]
+_Layouts = Annotated[
+    Literal["varied", "plain"], typer.Option(help="self_instruct: how instruction and input become a prompt.")
+]
+_Person = Annotated[
+    str | None,
+    typer.Option(metavar="TEACHER", help="ultrachat: who plays the person; default: the teacher that answers."),
+]
+_Turns = Annotated[str, typer.Option(metavar="MIN-MAX", help="ultrachat: messages of the person.")]
+_Sectors = Annotated[str, typer.Option(help="ultrachat: what the talks are about, all equally likely.")]
+_Temperature = Annotated[
+    float, typer.Option(min=0, help="Sampling temperature of answers; self_instruct uses its own.")
+]
+_MaxNewTokens = Annotated[int, typer.Option(min=1, help="Maximum answer length in tokens; self_instruct uses its own.")]
+_DryRun = Annotated[bool, typer.Option("--dry-run", help="Estimate calls, tokens and price without calling a teacher.")]
+
+
 def synth(  # noqa: PLR0913 - typer makes an option of every parameter
     *,
-    generator: Annotated[
-        Literal["self_instruct", "ultrachat", "world"],
-        typer.Option(help="What is written: tasks grown from seeds, talks of several turns, or the closed world."),
-    ],
-    teacher: Annotated[str, typer.Option(metavar="TEACHER", help=f"Who answers: {TEACHER_HELP}")],
+    generator: _Generator,
+    teacher: _Teacher,
     out: OutFile,
-    count: Annotated[int, typer.Option(min=1, help="New instructions, talks that are begun, or dialogues.")] = 100,
-    seeds: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="self_instruct: seed tasks to grow from, as JSON lines.")
-    ] = None,
-    classification_only: Annotated[
-        bool, typer.Option("--classification-only", help="self_instruct: grow only classification tasks.")
-    ] = False,
-    requests_per_round: Annotated[
-        int, typer.Option(min=1, help="self_instruct: lists requested before new instructions join the pool.")
-    ] = 5,
-    layouts: Annotated[
-        Literal["varied", "plain"], typer.Option(help="self_instruct: how instruction and input become a prompt.")
-    ] = "varied",
-    person: Annotated[
-        str | None,
-        typer.Option(metavar="TEACHER", help="ultrachat: who plays the person; default: the teacher that answers."),
-    ] = None,
-    turns: Annotated[str, typer.Option(metavar="MIN-MAX", help="ultrachat: messages of the person.")] = "2-4",
-    sectors: Annotated[
-        str, typer.Option(help="ultrachat: what the talks are about, all equally likely.")
-    ] = "world,writing,materials",
-    temperature: Annotated[
-        float, typer.Option(min=0, help="Sampling temperature of answers; self_instruct uses its own.")
-    ] = 0.7,
-    max_new_tokens: Annotated[
-        int, typer.Option(min=1, help="Maximum answer length in tokens; self_instruct uses its own.")
-    ] = 512,
+    count: _Count = 100,
+    seeds: _Seeds = None,
+    classification_only: _ClassificationOnly = False,
+    requests_per_round: _RequestsPerRound = 5,
+    layouts: _Layouts = "varied",
+    person: _Person = None,
+    turns: _Turns = "2-4",
+    sectors: _Sectors = "world,writing,materials",
+    temperature: _Temperature = 0.7,
+    max_new_tokens: _MaxNewTokens = 512,
     seed: Seed = 0,
     ledger: LedgerFile = None,
     api_key_env: KeyEnv = "OPENAI_API_KEY",
     concurrency: Concurrency = 64,
     cap_tokens: CapTokens = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Estimate calls, tokens and price without calling a teacher.")
-    ] = False,
+    dry_run: _DryRun = False,
     force: Force = False,
     as_json: AsJson = False,
     offline: Offline = False,
@@ -83,43 +92,31 @@ def synth(  # noqa: PLR0913 - typer makes an option of every parameter
     from zephyr.cli.files import check_output
     from zephyr.recipe.synth_section import SynthSection
     from zephyr.recipe.teacher_section import SamplingSection
-    from zephyr.teachers.opening import TeacherContext, parse_teacher
+    from zephyr.teachers.opening import TeacherContext
 
     check_output(out, force=force, read=str(seeds or ""))
     # That file goes with the rounds beside it, so it may be written again, but never over the seeds.
     check_output(_beside(out, "tasks"), force=True, read=str(seeds or ""))
-    (fewest, most), weights = _parse_turns(turns), _parse_sectors(sectors)
-    _refuse_options(generator, teacher, seeds=seeds, person=person)
+    grown = {"classification_only": classification_only, "requests_per_round": requests_per_round, "layouts": layouts}
     options: dict[str, dict[str, object]] = {
-        "self_instruct": {
-            "seeds": str(seeds),
-            "num_instructions": count,
-            "classification_only": classification_only,
-            "requests_per_round": requests_per_round,
-            "layouts": layouts,
-            "feedback_share": 0.0,
-        },
-        "ultrachat": {"num_dialogues": count, "min_turns": fewest, "max_turns": most, **weights},
+        "self_instruct": {"seeds": str(seeds), "num_instructions": count, "feedback_share": 0.0, **grown},
+        "ultrachat": {"num_dialogues": count, **_parse_turns(turns), **_parse_sectors(sectors)},
         "world": {"num_dialogues": count, "num_pretrain_texts": 0, "num_feedback_prompts": 0},
     }
+    _refuse_options(generator, teacher, seeds=seeds, person=person)
     sampling = SamplingSection(temperature=temperature, max_new_tokens=max_new_tokens)
-    parsed = {
-        name: _sampled(parse_teacher(name, api_key_env=api_key_env, concurrency=concurrency), sampling)
-        for name in dict.fromkeys((teacher, person or teacher))
-    }
-    if person is not None:
-        options["ultrachat"]["person"] = parsed[person]
-    fields = {"generator": {"name": generator, **options[generator]}, "teacher": parsed[teacher]}
-    section = SynthSection.model_validate(fields)
-    context = TeacherContext(seed, offline)
+    opened = _teachers([teacher, person or teacher], sampling, api_key_env=api_key_env, concurrency=concurrency)
+    options["ultrachat"]["person"] = opened[1] if person is not None else None
+    fields = {"generator": {"name": generator, **options[generator]}, "teacher": opened[0]}
+    section, context = SynthSection.model_validate(fields), TeacherContext(seed, offline)
     with can_go_on():
         if dry_run:
             accounts = _estimate(section, seed)
         else:
             place = ledger or out.with_suffix(".ledger.sqlite")
             accounts = _write(section, sampling, context, out=out, ledger=place, cap_tokens=cap_tokens, force=force)
-    written = "nothing (dry run)" if dry_run else str(out)
-    print_accounts({"generator": generator, "output": written}, accounts, as_json=as_json)
+    files = {"generator": generator, "output": "nothing (dry run)" if dry_run else str(out)}
+    print_accounts(files, accounts, as_json=as_json)
 
 
 def _write(
@@ -178,9 +175,14 @@ def _estimate(section: "SynthSection", seed: int) -> dict[str, object]:
     }
 
 
-def _sampled(teacher: "TeacherSection", sampling: "SamplingSection") -> "TeacherSection":
-    """The teacher, sampled as the command's options say; a rule is not sampled."""
-    return teacher if teacher.name == "scripted" else teacher.model_copy(update={"sampling": sampling})
+def _teachers(
+    named: list[str], sampling: "SamplingSection", *, api_key_env: str, concurrency: int
+) -> list["TeacherSection"]:
+    """The teachers of these names, sampled as the command's options say; a rule is not sampled. Raises ZephyrError."""
+    from zephyr.teachers.opening import parse_teacher
+
+    parsed = [parse_teacher(name, api_key_env=api_key_env, concurrency=concurrency) for name in named]
+    return [one if one.name == "scripted" else one.model_copy(update={"sampling": sampling}) for one in parsed]
 
 
 def _beside(out: Path, what: str) -> Path:
@@ -188,13 +190,13 @@ def _beside(out: Path, what: str) -> Path:
     return out.with_suffix(f".{what}.jsonl")
 
 
-def _parse_turns(text: str) -> tuple[int, int]:
+def _parse_turns(text: str) -> dict[str, int]:
     """Fewest and most turns, from a text such as 2-4 or 3. Raises DataError."""
     found = re.fullmatch(r"(\d+)(?:-(\d+))?", text)
     fewest, most = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
     if not 1 <= fewest <= most:
         raise DataError("--turns", f"two numbers from 1, the smaller first, are needed, got '{text}'", "write 2-4 or 3")
-    return fewest, most
+    return {"min_turns": fewest, "max_turns": most}
 
 
 def _parse_sectors(text: str) -> dict[str, float]:
