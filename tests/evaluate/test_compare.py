@@ -6,7 +6,7 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from zephyr.errors import DataError
-from zephyr.evaluate.compare import deviations, exact_sign_test, paired
+from zephyr.evaluate.compare import deviations, exact_sign_test, paired_differences
 from zephyr.evaluate.compare_radar import category_means, radar_svg, top_of
 from zephyr.evaluate.published import PUBLISHED, beside_published, published_deviations
 from zephyr.evaluate.results import Item, Result, read_results, write_result
@@ -32,7 +32,7 @@ def test_many_items_are_no_trouble_for_the_exact_test():
 
 def test_paired_differences_by_hand():
     first, second = run([1, 1, 0, 0, 1, None, 0]), run([1, 0, 1, 1, 1, 1])
-    (all_of_it,) = paired(first, second)
+    (all_of_it,) = paired_differences(first, second)
     assert (all_of_it.n, all_of_it.unpaired) == (5, 2)
     assert (all_of_it.first, all_of_it.second) == (pytest.approx(0.6), pytest.approx(0.8))
     assert all_of_it.difference == pytest.approx(0.2)
@@ -43,16 +43,16 @@ def test_paired_differences_by_hand():
 def test_categories_and_equal_runs():
     values = [float(n % 5) for n in range(20)]
     one = run(values, kind="judged", categories=("x", "y"))
-    found = paired(one, one)
+    found = paired_differences(one, one)
     assert [row.category for row in found] == ["all", "x", "y"]
     for row in found:
         assert (row.difference, row.low, row.high, row.p) == (0.0, 0.0, 0.0, 1.0)
-    assert paired(one, run(values, task="other")) == []
+    assert paired_differences(one, run(values, task="other")) == []
 
 
 def test_swapping_the_runs_turns_the_difference_around():
     one, other = run([1.0, 3.0, 2.0], kind="judged"), run([2.0, 2.5, 4.0], kind="judged")
-    (there,), (back,) = paired(one, other), paired(other, one)
+    (there,), (back,) = paired_differences(one, other), paired_differences(other, one)
     assert there.difference == pytest.approx(-back.difference)
     assert there.p == back.p
 
@@ -61,7 +61,7 @@ def test_items_of_one_prompt_count_once_in_the_test():
     items = [Item("t", str(n), "same", "c", 0.0) for n in range(10)]
     first = Result("t", "a", {}, {}, items)
     second = first._replace(items=[item._replace(value=1.0) for item in items])
-    (row,) = paired(first, second)
+    (row,) = paired_differences(first, second)
     assert (row.n, row.p) == (10, 1.0)
 
 

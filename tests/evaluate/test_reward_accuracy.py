@@ -12,7 +12,7 @@ from zephyr.evaluate.reward_accuracy import (
     length_bucket,
     longer_answer,
     margins,
-    reward_accuracy,
+    reward_metrics,
 )
 from zephyr.models.tiny import tiny_model
 
@@ -33,7 +33,7 @@ def test_metrics_by_hand():
     ref = torch.tensor([[-2.0, -2.0], [-2.0, -2.0], [-2.0, -2.0], [-1.0, -1.0]], dtype=torch.float64)
     # Margins with beta 0.1: 0.2, -0.3, 0 (which is no success), 0.1.
     assert margins(logps, ref, beta=0.1) == pytest.approx([0.2, -0.3, 0.0, 0.1])
-    found = reward_accuracy(logps, ref, PAIRS, beta=0.1, seed=0)
+    found = reward_metrics(logps, ref, PAIRS, beta=0.1, seed=0)
     assert found.overall.accuracy.score == pytest.approx(0.5)
     assert found.overall.accuracy.n == 3  # prompts: two pairs have the same
     assert found.overall.margin.score == pytest.approx(0.0)

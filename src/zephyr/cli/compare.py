@@ -44,14 +44,14 @@ def compare(
 
 def _comparisons(read: dict[str, list["Result"]], seed: int, *, quiet: bool) -> list[dict[str, object]]:
     """Every further run against the first, printed unless quiet."""
-    from zephyr.evaluate.compare import deviations, paired
+    from zephyr.evaluate.compare import deviations, paired_differences
 
     base, *others = read
     told: list[dict[str, object]] = []
     for other in others:
         pairs = [(a, b) for a in read[base] for b in read[other] if a.benchmark == b.benchmark]
         for a, b in pairs:
-            rows = [dict(one._asdict()) for one in paired(a, b, seed=seed)]
+            rows = [dict(one._asdict()) for one in paired_differences(a, b, seed=seed)]
             differs = deviations(a.protocol, b.protocol)
             told.append({"first": base, "second": other, "benchmark": a.benchmark, "rows": rows, "deviations": differs})
             if not quiet:

@@ -37,7 +37,7 @@ class Paired(NamedTuple):
     unpaired: int
 
 
-def paired(first: Result, second: Result, *, seed: int = 0) -> list[Paired]:
+def paired_differences(first: Result, second: Result, *, seed: int = 0) -> list[Paired]:
     """The second run against the first, by task: all of it, then each category, where there are several."""
     of_first, of_second = (_by_name(result.items) for result in (first, second))
     tasks = dict.fromkeys(item.task for item in first.items if item.task in {other.task for other in second.items})
@@ -77,10 +77,10 @@ def deviations(first: Mapping[str, Json], second: Mapping[str, Json]) -> list[st
     ]
 
 
-Named = Mapping[tuple[str, str], Item]
+_ItemsByName = Mapping[tuple[str, str], Item]
 
 
-def _by_name(items: Sequence[Item]) -> Named:
+def _by_name(items: Sequence[Item]) -> _ItemsByName:
     return {(item.task, item.item): item for item in items}
 
 

@@ -11,7 +11,7 @@ CENTRE = SIZE / 2
 RADIUS = 210
 NUM_RINGS = 5
 # Okabe and Ito's colours, which can be told apart by all.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DASHES = ("", "8 4", "2 3", "10 3 2 3")
 
 
@@ -78,7 +78,7 @@ def _line(values: Sequence[float | None], number: int, top: float) -> list[str]:
         None if value is None else _place(axis, len(values), min(max(value / top, 0.0), 1.0))
         for axis, value in enumerate(values)
     ]
-    colour, dash = COLOURS[number % len(COLOURS)], DASHES[number % len(DASHES)]
+    colour, dash = _COLOURS[number % len(_COLOURS)], DASHES[number % len(DASHES)]
     style = f'stroke="{colour}" stroke-width="2.5" stroke-dasharray="{dash}"'
     there = [place for place in places if place is not None]
     dots = [f'<circle cx="{place.split(",")[0]}" cy="{place.split(",")[1]}" r="3" fill="{colour}"/>' for place in there]
@@ -91,7 +91,7 @@ def _line(values: Sequence[float | None], number: int, top: float) -> list[str]:
 
 def _legend(name: str, number: int) -> list[str]:
     y = SIZE + 24 * number
-    colour, dash = COLOURS[number % len(COLOURS)], DASHES[number % len(DASHES)]
+    colour, dash = _COLOURS[number % len(_COLOURS)], DASHES[number % len(DASHES)]
     return [
         f'<line x1="24" y1="{y}" x2="64" y2="{y}" stroke="{colour}" stroke-width="3" stroke-dasharray="{dash}"/>',
         f'<text x="74" y="{y + 5}" font-size="14">{escape(name)}</text>',

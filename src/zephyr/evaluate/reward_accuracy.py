@@ -85,7 +85,7 @@ def kept_logps(
     return torch.tensor([[_number(known[key]) for key in both] for both in keys], dtype=torch.float64)
 
 
-def reward_accuracy(
+def reward_metrics(
     logps: Tensor, ref_logps: Tensor, pairs: Sequence[HeldPair], *, beta: float, seed: int
 ) -> RewardAccuracy:
     """The metrics of log-probs (n, 2) of the policy and its reference, over all pairs and in their parts."""
@@ -181,7 +181,7 @@ def run_reward_accuracy(run: RewardRun) -> Result:
     run.out.mkdir(parents=True, exist_ok=True)
     logps, policy_hash = _logps(run.policy, encoded.pairs, run)
     ref_logps, reference_hash = _logps(run.reference, encoded.pairs, run)
-    found = reward_accuracy(logps, ref_logps, encoded.pairs, beta=run.beta, seed=run.seed)
+    found = reward_metrics(logps, ref_logps, encoded.pairs, beta=run.beta, seed=run.seed)
     protocol: dict[str, Json] = {
         "pairs": printable(run.pairs.path),
         "num_pairs": len(encoded.pairs),

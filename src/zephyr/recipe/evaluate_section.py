@@ -59,13 +59,13 @@ class HarnessTask(Section):
     )
 
 
-Task = Annotated[WorldTask | PreferenceTask | PerplexityTask | HarnessTask, Field(discriminator="name")]
+EvaluationTask = Annotated[WorldTask | PreferenceTask | PerplexityTask | HarnessTask, Field(discriminator="name")]
 
 
 class EvaluateSection(Section):
     """Measurements of the models a run has made."""
 
-    tasks: list[Task] = Field(min_length=1, description="measurements")
+    tasks: list[EvaluationTask] = Field(min_length=1, description="measurements")
     batch_tokens: int = Field(
         65_536, ge=256, description="most tokens of key-value cache while answers are sampled", json_schema_extra=FREE
     )

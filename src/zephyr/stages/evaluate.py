@@ -16,10 +16,10 @@ from zephyr.data.read.stage_rows import open_all
 from zephyr.recipe.data_section import DataSource
 from zephyr.recipe.evaluate_section import (
     EvaluateSection,
+    EvaluationTask,
     HarnessTask,
     PerplexityTask,
     PreferenceTask,
-    Task,
     WorldTask,
 )
 from zephyr.recipe.schema import Recipe
@@ -40,9 +40,9 @@ from zephyr.world import prompts
 if TYPE_CHECKING:
     from zephyr.evaluate.results import Result
 
-SHOWN_SAMPLES = 12
+_SHOWN_SAMPLES = 12
 MAX_TOKENS = 8192  # that are scored together
-Value = TypeVar("Value")
+_Value = TypeVar("_Value")
 OneTask = TypeVar("OneTask", bound=Section)
 
 
@@ -73,9 +73,9 @@ class Measurement:
 
     section: type[Section]
     rows: type[Record] | None
-    check: Callable[[Recipe, Task, str], Iterator[str]]
-    estimate: Callable[[Task, int], str]
-    run: Callable[[Work, Task, int], Measured]
+    check: Callable[[Recipe, EvaluationTask, str], Iterator[str]]
+    estimate: Callable[[EvaluationTask, int], str]
+    run: Callable[[Work, EvaluationTask, int], Measured]
 
 
 def measurement(
@@ -88,7 +88,7 @@ def measurement(
 ) -> Measurement:
     """The record of a task, whose functions take its own section."""
 
-    def own(task: Task) -> OneTask:
+    def own(task: EvaluationTask) -> OneTask:
         assert isinstance(task, section)
         return task
 
@@ -169,7 +169,7 @@ def titles(work: Work) -> dict[str, str]:
     return {stage: model_title(stage, objective) for stage in TRAINING_STAGES if stage in work.inputs}
 
 
-def _sources(task: Task) -> list[DataSource]:
+def _sources(task: EvaluationTask) -> list[DataSource]:
     return task.sources if isinstance(task, PreferenceTask | PerplexityTask) else []
 
 
@@ -210,9 +210,9 @@ def _world_of(stage: str, work: Work, questions: Sequence[Prompt], task: WorldTa
     return {"score": score, "by_task": by_task, "answers": answers, "missing": found.missing}
 
 
-def _spread(values: Sequence[Value]) -> Sequence[Value]:
+def _spread(values: Sequence[_Value]) -> Sequence[_Value]:
     """Some of the values, from all over: the world's prompts come task after task, so the first are of few tasks."""
-    return values[:: max(1, len(values) // SHOWN_SAMPLES)][:SHOWN_SAMPLES]
+    return values[:: max(1, len(values) // _SHOWN_SAMPLES)][:_SHOWN_SAMPLES]
 
 
 def _as_line(messages: Messages) -> str:

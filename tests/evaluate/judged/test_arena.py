@@ -16,7 +16,7 @@ from zephyr.evaluate.judged.alpaca_eval import (
 from zephyr.evaluate.judged.alpaca_eval_files import Instruction, read_instructions
 from zephyr.evaluate.judged.arena import Game, Played, arena_scores, missing_causes, play
 from zephyr.evaluate.judged.bench import CallBatches
-from zephyr.evaluate.judged.mt_bench_questions import find_files
+from zephyr.evaluate.judged.mt_bench_questions import find_bench_files
 from zephyr.evaluate.judged.pairs import PUBLISHED_PAIR, Match, OwnPairs, PublishedPairs, RankedPairs, WeightedPairs
 from zephyr.judging.parsing import write_verdict
 from zephyr.judging.published_prompts import TurnsPrompt, read_judge_prompts
@@ -177,7 +177,7 @@ def test_alpaca_eval_scores_of_a_model_that_wins_three_of_four():
 
 
 def test_the_published_pairwise_wording(shared_data):
-    files = find_files(shared_data / "eval")
+    files = find_bench_files(shared_data / "eval")
     prompts = read_judge_prompts(files.judge_prompts, PUBLISHED_PAIR)
     wording = PublishedPairs(prompts, prompts.version)
     guided = Match("111/2", "111", "math", ("q1", "q2"), ("a1", "a2"), ("b1", "b2"), ("r1", "r2"))

@@ -14,11 +14,11 @@ from zephyr.evaluate.judged.mt_bench import (
 from zephyr.evaluate.judged.mt_bench_questions import (
     PUBLISHED_SINGLE,
     Answered,
+    BenchQuestion,
     OwnScores,
     PublishedScores,
-    Question,
     answer_rows,
-    find_files,
+    find_bench_files,
     read_answers,
     read_questions,
 )
@@ -30,8 +30,8 @@ from zephyr.teachers.protocol import ChatReply
 
 SAMPLING = MT_BENCH_SAMPLING.model_copy(update={"max_new_tokens": 9})
 QUESTIONS = [
-    Question(81, "writing", ("Write.", "Shorten.")),
-    Question(111, "math", ("1 + 1?", "And 1 more?"), ("2", "3")),
+    BenchQuestion(81, "writing", ("Write.", "Shorten.")),
+    BenchQuestion(111, "math", ("1 + 1?", "And 1 more?"), ("2", "3")),
 ]
 
 
@@ -150,17 +150,17 @@ def test_own_wording_asks_about_the_last_answer_with_references_so_far():
 
 def test_files_in_fastchats_layout(tmp_path):
     with pytest.raises(DataError, match=r"there is no question.jsonl of MT-Bench; get it from FastChat"):
-        find_files(tmp_path)
+        find_bench_files(tmp_path)
     write_jsonl(tmp_path / "question.jsonl", [{"question_id": 101, "category": "reasoning", "turns": ["a", "b"]}])
     (tmp_path / "reference_answer").mkdir()
     with pytest.raises(DataError, match=r"there is no reference_answer/gpt-4\.jsonl"):
-        find_files(tmp_path)
+        find_bench_files(tmp_path)
     references = tmp_path / "reference_answer" / "gpt-4.jsonl"
     write_jsonl(references, [])
     with pytest.raises(DataError, match=r"question 101 \(reasoning\) has no reference answer"):
-        read_questions(find_files(tmp_path))
+        read_questions(find_bench_files(tmp_path))
     write_jsonl(references, [{"question_id": 101, "choices": [{"turns": ["x", "y"]}]}], replace=True)
-    assert read_questions(find_files(tmp_path)) == [Question(101, "reasoning", ("a", "b"), ("x", "y"))]
+    assert read_questions(find_bench_files(tmp_path)) == [BenchQuestion(101, "reasoning", ("a", "b"), ("x", "y"))]
 
 
 def test_answers_are_read_as_they_are_written(tmp_path):
@@ -170,24 +170,24 @@ def test_answers_are_read_as_they_are_written(tmp_path):
 
 
 def test_the_published_questions(shared_data):
-    questions = read_questions(find_files(shared_data / "eval"))
+    questions = read_questions(find_bench_files(shared_data / "eval"))
     assert [one.number for one in questions] == list(range(81, 161))
     assert [one.number for one in questions if one.references] == list(range(101, 131))
     assert {len(one.turns) for one in questions} == {2}
     temperatures = {one.category: one.temperature for one in questions}
     assert list(temperatures.values()) == [0.7, 0.7, 0.0, 0.0, 0.0, 0.0, 0.1, 0.1]
-    kept = read_questions(find_files(shared_data / "eval"), without_wrong=True)
+    kept = read_questions(find_bench_files(shared_data / "eval"), without_wrong=True)
     assert sum(bool(one.references) for one in kept) == 17
 
 
 def test_the_published_wording(shared_data):
-    files = find_files(shared_data / "eval")
+    files = find_bench_files(shared_data / "eval")
     wording = PublishedScores(read_judge_prompts(files.judge_prompts, PUBLISHED_SINGLE))
     by_number = {one.number: one for one in read_questions(files)}
     plain, guided = by_number[81], by_number[111]
     system, user = wording.ask(plain, ("{question} said",))
     assert system.content == "You are a helpful assistant."
-    assert f"[Question]\n{plain.turns[0]}\n" in user.content
+    assert f"[BenchQuestion]\n{plain.turns[0]}\n" in user.content
     assert "[The Start of Assistant's Answer]\n{question} said\n[The End" in user.content
     _, user = wording.ask(guided, ("one", "two"))
     for text in (*guided.turns, *guided.references, "### Assistant A:\ntwo"):

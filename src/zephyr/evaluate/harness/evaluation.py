@@ -40,7 +40,7 @@ _PROMPT_KEYS = (
 
 
 # Of one document: a number, or several (IFEval's instructions of a prompt).
-Value = float | Sequence[float]
+_Value = float | Sequence[float]
 
 
 class Score(NamedTuple):
@@ -115,7 +115,7 @@ def _scores(results: Mapping[str, object], samples: Sequence[Mapping[str, object
         name = metric if chosen == "none" else f"{metric}/{chosen}"
         scores[name] = Score(float(value), None, None, None, len(values))
         if values and all(_is_value(one) for one in values):
-            score = score_of(cast("list[Value]", values), seed=BOOTSTRAP_SEED)
+            score = score_of(cast("list[_Value]", values), seed=BOOTSTRAP_SEED)
             # What lm-eval aggregates otherwise than by the mean (a perplexity) has no interval of a mean.
             scores[name] = score if abs(score.score - value) < 1e-6 else scores[name]
     return scores
@@ -187,7 +187,7 @@ def _hash(value: Json) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def score_of(values: Sequence[Value], *, seed: int) -> Score:
+def score_of(values: Sequence[_Value], *, seed: int) -> Score:
     """The mean over all values; documents are what is drawn, so values of one document stand or fall together.
 
     Wilson's interval where every value is 0 or 1, a bootstrap's where not.

@@ -58,7 +58,7 @@ class GenerationRequest(NamedTuple):
     sampling: Sampling
 
 
-def sampling_of(options: Mapping[str, object], *, loaded: Loaded) -> Sampling:
+def request_sampling(options: Mapping[str, object], *, loaded: Loaded) -> Sampling:
     """The settings of a request, of which lm-eval's `generation_kwargs` are the options. Raises DataError."""
     wanted = normalize_gen_kwargs(dict(options), DEFAULT_MAX_NEW_TOKENS)
     foreign = sorted(name for name in wanted if name not in _KNOWN and wanted[name] is not None)

@@ -22,13 +22,14 @@ from lm_eval.api.registry import register_model  # type: ignore[import-untyped]
 
 from zephyr.errors import ModelError
 from zephyr.evaluate.harness.finished import FinishedAnswer, FinishedRequests
-from zephyr.evaluate.harness.generated import GenerationRequest, generated_texts, sampling_of
+from zephyr.evaluate.harness.generated import GenerationRequest, generated_texts, request_sampling
 from zephyr.evaluate.harness.tasks import LmEvalRequest
 from zephyr.models.continuations import Continuation, plan_batches, score_continuations
 from zephyr.models.loading import Loaded, load
 from zephyr.models.scorer import ForestScorer
 from zephyr.models.source import Source
 from zephyr.progress import show_progress
+from zephyr.teachers.local import MAX_CACHE_TOKENS
 
 # lm-eval's own default for a model that does not say how long its sequences may be; tokenizers then say 1e30.
 DEFAULT_MAX_LENGTH = 2048
@@ -40,7 +41,6 @@ REQUESTS_TOGETHER = 2
 FEWEST_TOKENS = {"cpu": 384}
 FEWEST_TOKENS_ACCELERATOR = 8192
 MOST_TOKENS = 32_768
-MAX_CACHE_TOKENS = 65_536
 
 # (context, continuation) as texts, and both as ids; the texts are None for windows of a long text.
 TokenRequest = tuple[tuple[str, str] | None, list[int], list[int]]
@@ -209,7 +209,7 @@ class ForestLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
 
     def _generation_request(self, request: LmEvalRequest, key: str) -> GenerationRequest:
         context, options = cast("tuple[str, Mapping[str, object]]", request.args)
-        sampling = sampling_of(options, loaded=self.loaded)
+        sampling = request_sampling(options, loaded=self.loaded)
         room = self.max_length - sampling.max_new_tokens
         if room < 1:
             what = f"{sampling.max_new_tokens} new tokens leave no room in the model's {self.max_length}"

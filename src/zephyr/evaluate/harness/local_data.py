@@ -128,7 +128,7 @@ def ifeval_rows(path: Path) -> Iterator[Doc]:
         yield row | {"kwargs": [{name: one.get(name) for name in names} for one in of_row]}
 
 
-class Split(NamedTuple):
+class LocalSplit(NamedTuple):
     """A file below the data folder, and how it is read."""
 
     file: str
@@ -139,7 +139,7 @@ class Split(NamedTuple):
 class LocalCopy:
     """The splits of a data set, where it is from, and in what the copy differs from the hub's."""
 
-    splits: Mapping[str, Split]
+    splits: Mapping[str, LocalSplit]
     origin: str
     deviations: tuple[str, ...] = ()
 
@@ -168,7 +168,7 @@ class LocalCopy:
 
 
 def _mmlu(subject: str) -> LocalCopy:
-    splits = {name: Split("mmlu/mmlu.zip", partial(mmlu_rows, name, subject)) for name in ("dev", "test")}
+    splits = {name: LocalSplit("mmlu/mmlu.zip", partial(mmlu_rows, name, subject)) for name in ("dev", "test")}
     return LocalCopy(splits, "MMLU's data (hendrycks/test, data.tar repacked as zip: data/{dev,test}/*.csv)")
 
 
@@ -178,7 +178,7 @@ def local_copies(subjects: tuple[str, ...]) -> dict[str, LocalCopy]:
 
 
 _TRUTHFULQA = LocalCopy(
-    {"validation": Split("truthfulqa/TruthfulQA.csv", truthfulqa_rows)},
+    {"validation": LocalSplit("truthfulqa/TruthfulQA.csv", truthfulqa_rows)},
     "TruthfulQA.csv (sylinrl/TruthfulQA)",
     ("choices are rebuilt from TruthfulQA.csv, whose latest corrections the hub's copy may not have",),
 )
@@ -186,16 +186,16 @@ _TRUTHFULQA = LocalCopy(
 LOCAL_COPIES = {
     "arc_challenge": LocalCopy(
         {
-            "train": Split("arc_challenge/train.jsonl", arc_rows),
-            "validation": Split("arc_challenge/dev.jsonl", arc_rows),
-            "test": Split("arc_challenge/test.jsonl", arc_rows),
+            "train": LocalSplit("arc_challenge/train.jsonl", arc_rows),
+            "validation": LocalSplit("arc_challenge/dev.jsonl", arc_rows),
+            "test": LocalSplit("arc_challenge/test.jsonl", arc_rows),
         },
         "ARC-Challenge as JSON lines with query, choices and gold (AI2's request files)",
     ),
     "hellaswag": LocalCopy(
         {
-            "train": Split("hellaswag/train_fewshots_olmes11.jsonl", json_rows),
-            "validation": Split("hellaswag/hellaswag_val_full.txt.bz2", hellaswag_rows),
+            "train": LocalSplit("hellaswag/train_fewshots_olmes11.jsonl", json_rows),
+            "validation": LocalSplit("hellaswag/hellaswag_val_full.txt.bz2", hellaswag_rows),
         },
         "HellaSwag's validation text (six lines an item) with OLMES's 11 training items",
         ("shots are drawn from 11 training items, not from 39,905",),
@@ -204,19 +204,19 @@ LOCAL_COPIES = {
     "truthfulqa_mc2": _TRUTHFULQA,
     "winogrande": LocalCopy(
         {
-            "train": Split("winogrande/train_xl.jsonl.gz", json_rows),
-            "validation": Split("winogrande/dev.jsonl", json_rows),
+            "train": LocalSplit("winogrande/train_xl.jsonl.gz", json_rows),
+            "validation": LocalSplit("winogrande/dev.jsonl", json_rows),
         },
         "Winogrande XL's train_xl.jsonl.gz and dev.jsonl",
     ),
     "gsm8k": LocalCopy(
-        {"train": Split("gsm8k/train.jsonl", json_rows), "test": Split("gsm8k/test.jsonl", json_rows)},
+        {"train": LocalSplit("gsm8k/train.jsonl", json_rows), "test": LocalSplit("gsm8k/test.jsonl", json_rows)},
         "GSM8K's train.jsonl and test.jsonl (openai/grade-school-math)",
     ),
     "drop": LocalCopy(
         {
-            "train": Split("drop/drop_v0_dev.jsonl.gz", partial(drop_rows, "train")),
-            "validation": Split("drop/drop_v0_dev.jsonl.gz", partial(drop_rows, "validation")),
+            "train": LocalSplit("drop/drop_v0_dev.jsonl.gz", partial(drop_rows, "train")),
+            "validation": LocalSplit("drop/drop_v0_dev.jsonl.gz", partial(drop_rows, "validation")),
         },
         "DROP's development set (drop_v0_dev.jsonl.gz of openai/simple-evals)",
         (
@@ -224,5 +224,5 @@ LOCAL_COPIES = {
             "answers of several spans are one span joined by 'and'",
         ),
     ),
-    "ifeval": LocalCopy({"train": Split("ifeval/input_data.jsonl", ifeval_rows)}, "IFEval's input_data.jsonl"),
+    "ifeval": LocalCopy({"train": LocalSplit("ifeval/input_data.jsonl", ifeval_rows)}, "IFEval's input_data.jsonl"),
 }

@@ -19,12 +19,12 @@ from zephyr.records.fields import Json
 
 # The score that a task is known by, under the name by which runs are compared.
 MAIN = "score"
-SAMPLES = "samples"
+SAMPLES_FOLDER = "samples"
 EVALUATION = "evaluation.json"
 # What may differ between the members of a group, and is not the group's.
 _OF_MEMBERS = ("prompt", "prompt_sha256", "data_sha256")
 
-Line = tuple[str, ...]
+_Line = tuple[str, ...]
 
 
 class HarnessResults(NamedTuple):
@@ -100,10 +100,10 @@ def save_results(found: HarnessResults, scores: Mapping[str, TaskScores], folder
     """Write a result for each task, every document's answers, and the whole in one file."""
     for result in found.results:
         write_result(folder / result.benchmark, result)
-    (folder / SAMPLES).mkdir(parents=True, exist_ok=True)
+    (folder / SAMPLES_FOLDER).mkdir(parents=True, exist_ok=True)
     for name, one in scores.items():
         lines = "".join(f"{json.dumps(sample, ensure_ascii=False)}\n" for sample in one.samples)
-        replace_text(folder / SAMPLES / f"{name}.jsonl", lines)
+        replace_text(folder / SAMPLES_FOLDER / f"{name}.jsonl", lines)
     replace_text(folder / EVALUATION, json.dumps(as_json(found), indent=1, ensure_ascii=False) + "\n")
 
 
@@ -118,7 +118,7 @@ def as_json(found: HarnessResults) -> dict[str, Json]:
 
 def results_table(found: HarnessResults) -> str:
     """The scores with their intervals, one marked by which the task is known, and what is to be said of them."""
-    rows: list[Line] = [("task", "shots", "chat", "metric", "score", "95 % interval", "n")]
+    rows: list[_Line] = [("task", "shots", "chat", "metric", "score", "95 % interval", "n")]
     said: dict[str, None] = {}
     for result in found.results:
         rows += _rows(result)
@@ -132,10 +132,10 @@ def results_table(found: HarnessResults) -> str:
     return "\n".join([*lines, *said])
 
 
-def _rows(result: Result) -> list[Line]:
+def _rows(result: Result) -> list[_Line]:
     """A line a score; of a group's members none."""
     protocol = result.protocol
-    rows: list[Line] = []
+    rows: list[_Line] = []
     shown = {metric: score for metric, score in result.scores.items() if metric != MAIN and not metric.startswith(MMLU)}
     for metric, score in shown.items():
         assert isinstance(score, dict)

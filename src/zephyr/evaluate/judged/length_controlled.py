@@ -6,6 +6,7 @@ alpaca_eval/metrics/glm_winrate.py (there by scikit-learn's
 liblinear, here solved exactly: what a library comes to is in docs/decisions/0001-dependencies.md).
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -130,7 +131,7 @@ def _table(rows: JudgedRows, gamed: JudgedRows | None) -> tuple[Floats, Floats, 
 
 
 def _solve(features: Floats, target: Floats, weight: Floats, strength: float, start: Floats) -> Floats:
-    """The minimum of |w| + strength * weighted log-loss, by Newton steps whose quadratic is solved coordinate-wise."""
+    """The minimum of |w| + strength * weighted log-loss, by Newton steps whose quadratic is solved exactly."""
     w = start.copy()
     value = _objective(features, target, weight, strength, w)
     for _ in range(MAX_STEPS):
@@ -154,17 +155,23 @@ def _solve(features: Floats, target: Floats, weight: Floats, strength: float, st
 
 
 def _lasso_step(gradient: Floats, hessian: Floats, w: Floats) -> Floats:
-    """The minimum of the quadratic at `w` plus the sum of absolute weights."""
-    found = w.copy()
-    for _ in range(1000):
-        before = found.copy()
-        for j in range(len(w)):
-            slope = gradient[j] + hessian[j] @ (found - w)
-            free = found[j] - slope / hessian[j, j]
-            found[j] = np.sign(free) * max(abs(free) - 1 / hessian[j, j], 0.0)
-        if np.abs(found - before).max() < 1e-12:
-            break
-    return found
+    """The minimum of the quadratic at `w` plus the sum of absolute weights: of all patterns of signs, the best one.
+
+    Coordinate descent would crawl where verdicts are all but decided by length, as the quadratic is flat there.
+    """
+    linear = gradient - hessian @ w
+    best, value = np.zeros_like(w), 0.0
+    for signs in itertools.product((-1.0, 0.0, 1.0), repeat=len(w)):
+        sign = np.array(signs)
+        active = np.flatnonzero(sign)
+        if not len(active):
+            continue
+        found = np.zeros_like(w)
+        found[active] = np.linalg.solve(hessian[np.ix_(active, active)], -(linear + sign)[active])
+        at_found = float(linear @ found + found @ hessian @ found / 2 + np.abs(found).sum())
+        if np.all(np.sign(found[active]) == sign[active]) and at_found < value:
+            best, value = found, at_found
+    return best
 
 
 def _objective(features: Floats, target: Floats, weight: Floats, strength: float, w: Floats) -> float:

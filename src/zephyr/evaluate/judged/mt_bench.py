@@ -24,10 +24,10 @@ from zephyr.evaluate.judged.mt_bench_questions import (
     REPORTED_WRONG,
     Answered,
     Answers,
+    BenchQuestion,
     MtBench,
     OwnScores,
     PublishedScores,
-    Question,
     ScoreWording,
     answer_rows,
     read_answers,
@@ -80,7 +80,12 @@ class MtBenchScores(NamedTuple):
 
 
 def answer_questions(
-    model: Teacher, questions: Sequence[Question], sampling: SamplingSection, batches: CallBatches, *, seed: int = 0
+    model: Teacher,
+    questions: Sequence[BenchQuestion],
+    sampling: SamplingSection,
+    batches: CallBatches,
+    *,
+    seed: int = 0,
 ) -> Answered:
     """The model's answers by question, one a turn; None for an answer that failed, and for all that follow it.
 
@@ -116,7 +121,7 @@ def answer_questions(
 
 def rate_answers(
     answered: Answered,
-    questions: Sequence[Question],
+    questions: Sequence[BenchQuestion],
     judge: Teacher,
     wording: ScoreWording,
     batches: CallBatches,
@@ -265,7 +270,7 @@ def _dialogue(turns: Sequence[str], answers: Sequence[str | None]) -> Messages:
     return (*said, Message("user", turns[len(answers)]))
 
 
-def _said(answers: Answers, question: Question, turn: int) -> tuple[str, ...] | None:
+def _said(answers: Answers, question: BenchQuestion, turn: int) -> tuple[str, ...] | None:
     """The answers up to that turn; None if one of them is missing."""
     given = answers.get(question.number, ())[:turn]
     said = tuple(answer for answer in given if answer is not None)

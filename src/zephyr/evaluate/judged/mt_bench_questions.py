@@ -47,7 +47,7 @@ class Answered(NamedTuple):
     reasons: Mapping[str, str]
 
 
-class Question(NamedTuple):
+class BenchQuestion(NamedTuple):
     """A question of several turns; `references` answers them, or is empty."""
 
     number: int
@@ -73,7 +73,7 @@ class MtBench(NamedTuple):
     """The benchmark's files and the questions that are asked."""
 
     files: BenchFiles
-    questions: list[Question]
+    questions: list[BenchQuestion]
 
     def judge_prompts(self) -> JudgePrompts:
         """FastChat's judge prompts. Raises DataError without its file."""
@@ -90,11 +90,11 @@ class MtBench(NamedTuple):
 
 def read_mt_bench(data: Path, *, limit: int | None = None, without_wrong: bool = False) -> MtBench:
     """The benchmark in a folder, its first `limit` questions. Raises DataError for files that are not there."""
-    files = find_files(data)
+    files = find_bench_files(data)
     return MtBench(files, read_questions(files, without_wrong=without_wrong)[:limit])
 
 
-def find_files(folder: Path) -> BenchFiles:
+def find_bench_files(folder: Path) -> BenchFiles:
     """The files in a folder, in FastChat's layout or flat, or in its part `mt_bench`; DataError naming what is not."""
     places = (folder, folder / "mt_bench")
     names = (("question.jsonl",), ("reference_answer_gpt-4.jsonl", "reference_answer/gpt-4.jsonl"))
@@ -107,7 +107,7 @@ def find_files(folder: Path) -> BenchFiles:
     return BenchFiles(questions, references, _first((*places, folder.parent), ("judge_prompts.jsonl",)))
 
 
-def read_questions(files: BenchFiles, *, without_wrong: bool = False) -> list[Question]:
+def read_questions(files: BenchFiles, *, without_wrong: bool = False) -> list[BenchQuestion]:
     """The questions with the references that their categories are judged by, in order of their numbers.
 
     `without_wrong` leaves out the reference answers that were reported wrong: those questions are judged without one.
@@ -141,14 +141,16 @@ def answer_rows(answers: Answers, model: str) -> Iterable[dict[str, Json]]:
         yield {"question_id": number, "model_id": model, "choices": [{"index": 0, "turns": list(turns)}]}
 
 
-def _question(row: Row, references: Mapping[int, tuple[str, ...]], *, without_wrong: bool) -> Question:
+def _question(row: Row, references: Mapping[int, tuple[str, ...]], *, without_wrong: bool) -> BenchQuestion:
     number, category, turns = _number(row), row.fields.get("category"), row.fields.get("turns")
     if not isinstance(category, str) or not isinstance(turns, list) or not turns:
         raise DataError(row.name, "has no category or no turns", f"use the file of {_SOURCE}")
     is_guided = category in WITH_REFERENCE and not (without_wrong and number in REPORTED_WRONG)
     if is_guided and len(references.get(number, ())) < len(turns):
         raise DataError(row.name, f"question {number} ({category}) has no reference answer", f"use those of {_SOURCE}")
-    return Question(number, category, tuple(map(str, turns)), references[number][: len(turns)] if is_guided else ())
+    return BenchQuestion(
+        number, category, tuple(map(str, turns)), references[number][: len(turns)] if is_guided else ()
+    )
 
 
 def _number(row: Row) -> int:
@@ -172,7 +174,7 @@ class ScoreWording(Protocol):
     @property
     def version(self) -> str: ...
 
-    def ask(self, question: Question, answers: tuple[str, ...]) -> Messages:
+    def ask(self, question: BenchQuestion, answers: tuple[str, ...]) -> Messages:
         """What the judge is asked about the last of these answers."""
 
     def read(self, reply: str) -> float | None:
@@ -186,7 +188,7 @@ class PublishedScores:
         self.version = prompts.version
         self._prompts = prompts.by_name
 
-    def ask(self, question: Question, answers: tuple[str, ...]) -> Messages:
+    def ask(self, question: BenchQuestion, answers: tuple[str, ...]) -> Messages:
         """See ScoreWording."""
         kind = "single-math-v1" if question.references else "single-v1"
         references = {f"ref_answer_{turn}": text for turn, text in enumerate(question.references, start=1)}
@@ -208,7 +210,7 @@ class OwnScores(NamedTuple):
     seed: int = 0
     version: str = f"own overall {JUDGE_TEMPLATE_VERSION}"
 
-    def ask(self, question: Question, answers: tuple[str, ...]) -> Messages:
+    def ask(self, question: BenchQuestion, answers: tuple[str, ...]) -> Messages:
         """See ScoreWording."""
         said: list[Message] = []
         for turn, answer in zip(question.turns, answers, strict=False):

@@ -1,7 +1,7 @@
 """A judged score with its doubt: how many judgments it rests on, how many are missing, and how far it may be off."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -71,8 +71,3 @@ def clustered_error(values: Sequence[float], groups: Sequence[int]) -> float | N
     if len(sums) < 2:
         return None
     return math.sqrt(len(sums) / (len(sums) - 1) * float(sums @ sums)) / len(array)
-
-
-def score_table(scores: Mapping[str, JudgedScore]) -> dict[str, Json]:
-    """Several scores by name, as plain fields."""
-    return {name: score.fields() for name, score in scores.items()}
