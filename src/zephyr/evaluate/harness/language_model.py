@@ -29,7 +29,6 @@ from zephyr.models.loading import Loaded, load
 from zephyr.models.scorer import ForestScorer
 from zephyr.models.source import Source
 from zephyr.progress import show_progress
-from zephyr.teachers.local import MAX_CACHE_TOKENS
 
 # lm-eval's own default for a model that does not say how long its sequences may be; tokenizers then say 1e30.
 DEFAULT_MAX_LENGTH = 2048
@@ -41,6 +40,7 @@ REQUESTS_TOGETHER = 2
 FEWEST_TOKENS = {"cpu": 384}
 FEWEST_TOKENS_ACCELERATOR = 8192
 MOST_TOKENS = 32_768
+_MAX_CACHE_TOKENS = 65_536
 
 # (context, continuation) as texts, and both as ids; the texts are None for windows of a long text.
 TokenRequest = tuple[tuple[str, str] | None, list[int], list[int]]
@@ -62,7 +62,7 @@ class ForestLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
         dtype: str = "float32",
         device: str | None = None,
         max_tokens: int | None = None,
-        max_cache_tokens: int = MAX_CACHE_TOKENS,
+        max_cache_tokens: int = _MAX_CACHE_TOKENS,
         finished: FinishedRequests | None = None,
         seed: int = 0,
         batch_size: object = None,
