@@ -187,7 +187,7 @@ def test_the_published_wording(shared_data):
     plain, guided = by_number[81], by_number[111]
     system, user = wording.ask(plain, ("{question} said",))
     assert system.content == "You are a helpful assistant."
-    assert f"[BenchQuestion]\n{plain.turns[0]}\n" in user.content
+    assert f"[Question]\n{plain.turns[0]}\n" in user.content
     assert "[The Start of Assistant's Answer]\n{question} said\n[The End" in user.content
     _, user = wording.ask(guided, ("one", "two"))
     for text in (*guided.turns, *guided.references, "### Assistant A:\ntwo"):
