@@ -55,7 +55,8 @@ def work_line(workload: Workload) -> str:
     saved = 1 - rows.tokens / rows.repeated_tokens if rows.num_completions > 1 else 0.0
     shared = f", {saved:.0%} fewer by shared prompts" if saved else ""
     return (
-        f"{rows.num_rows:,} rows, {workload.num_steps:,} steps, {workload.trained_tokens / 1e6:,.2f} M tokens{shared}, "
+        f"{rows.num_rows:,} rows, {workload.num_steps:,} steps, {round(rows.num_rows * rows.tokens):,} tokens an epoch, "
+        f"{workload.trained_tokens / 1e6:,.2f} M in all{shared}, "
         f"{stage_flops(workload):.2e} operations"
     )
 
