@@ -16,7 +16,7 @@ from zephyr.recipe.schema import Recipe
 from zephyr.recipe.stage_sections import PRETRAIN
 from zephyr.recipe.teacher_section import LocalSection
 from zephyr.runs.disk import writable_folder
-from zephyr.runs.layout import LOCK_FILE, SUMMARY
+from zephyr.runs.layout import LOCK_FILE, STAGE_FILE, SUMMARY
 from zephyr.stages.pretrain import byte_tokenizer, learn_run_tokenizer
 from zephyr.stages.preview import NOT_READ_OFFLINE, Preview
 from zephyr.stages.start import base_source
@@ -36,7 +36,10 @@ def check_lines(recipe: Recipe) -> Iterator[str]:
             yield from _titled(stage, STAGES[stage].check(preview))
         yield from _titled("disk", _disk_lines(preview))
     run_folder = recipe.output_dir / recipe.name
-    written = [f"{run_folder / f'{stage}-*'}: {', '.join(STAGES[stage].outputs(recipe))}" for stage in recipe.stages]
+    written = [
+        f"{run_folder / f'{stage}-*'}: {', '.join([*STAGES[stage].outputs(recipe), STAGE_FILE])}"
+        for stage in recipe.stages
+    ]
     yield from _titled("writes", [*written, f"{run_folder}: {', '.join(_run_files(recipe))}"])
     preview.problems.raise_any()
 

@@ -1,7 +1,6 @@
 """The deliver stage: its files, the sample prompts that every model answers, and a card where models are uploaded."""
 
 import json
-from types import SimpleNamespace
 
 import pytest
 
@@ -31,7 +30,7 @@ class Echo:
 
 @pytest.fixture
 def work(tmp_path, monkeypatch):
-    monkeypatch.setattr(deliver, "open_teacher", lambda section, *_, **__: SimpleNamespace(teacher=Echo(section.model)))
+    monkeypatch.setattr(deliver, "stage_teacher", lambda _, stage: Echo(f"stage:{stage}"))
     run = write_run(tmp_path / "run")
     folder = run / ".deliver.partial"
     folder.mkdir()

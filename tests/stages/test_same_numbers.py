@@ -18,9 +18,9 @@ PLANNED = re.compile(
 LONG = "word " * 60
 
 
-def rated(number, most):
+def rated(number):
     """Answers of which some are too long for the window."""
-    texts = ["Yes, it is.", "No.", "Perhaps it is.", LONG if number % 5 == 0 else "Maybe."][:most]
+    texts = ["Yes, it is.", "No.", "Perhaps it is.", LONG if number % 5 == 0 else "Maybe."]
     return {"prompt": f"Is it {number}?", "answers": [{"text": text, "score": 9 - at} for at, text in enumerate(texts)]}
 
 
@@ -45,12 +45,7 @@ CASES = {
     "held out": ("sft", [chat(number) for number in range(60)], {}, {"eval_share": 0.3}),
     "pairs dropped": ("align", [paired(number) for number in range(30)], {}, {"truncation": DROP}),
     "kto": ("align", [labelled(number) for number in range(30)], {"objective": {"name": "kto"}}, {"truncation": DROP}),
-    "listwise": (
-        "align",
-        [rated(number, 4) for number in range(30)],
-        {"objective": {"name": "listwise"}},
-        {"truncation": DROP, "filters": [{"name": "length", "min_characters": 3}]},
-    ),
+    "listwise": ("align", list(map(rated, range(30))), {"objective": {"name": "listwise"}}, {"truncation": DROP}),
     "max_steps": ("align", [paired(number) for number in range(30)], {"max_steps": 3}, {"truncation": DROP}),
 }
 
@@ -66,10 +61,14 @@ def numbers(pattern, said, stage):
 def test_check_plan_and_run_count_the_same(case, tmp_path, tiny_folder, capfd):
     stage, rows, fields, data = CASES[case]
     (tmp_path / "rows.jsonl").write_bytes(jsonl(*rows))
-    section = stage_fields(stage, {"path": "rows.jsonl"}, **data)
+    # Lists of rated answers are made of recorded ratings by the feedback stage.
+    is_rated = case == "listwise"
+    section = stage_fields(stage, None if is_rated else {"path": "rows.jsonl"}, **data)
+    recorded = {"recorded": [{"path": "rows.jsonl"}], "binarize": {"output": "listwise"}}
     section["train"] = section["train"] | {"max_steps": fields.get("max_steps")}
     section |= {name: value for name, value in fields.items() if name != "max_steps"}
-    recipe = write_recipe(tmp_path, tiny_folder, **{stage: section})
+    sections = {"feedback": recorded} if is_rated else {}
+    recipe = write_recipe(tmp_path, tiny_folder, **sections, **{stage: section})
     checked, planned = (zephyr(capfd, verb, recipe, "--offline") for verb in ("check", "plan"))
     assert (checked.code, planned.code) == (0, 0), (checked, planned)
     ran = zephyr(capfd, "run", recipe)

@@ -54,8 +54,9 @@ def work_line(workload: Workload) -> str:
     rows = workload.rows
     saved = 1 - rows.tokens / rows.repeated_tokens if rows.num_completions > 1 else 0.0
     shared = f", {saved:.0%} fewer by shared prompts" if saved else ""
+    epoch_tokens = round(rows.num_rows * rows.tokens)
     return (
-        f"{rows.num_rows:,} rows, {workload.num_steps:,} steps, {round(rows.num_rows * rows.tokens):,} tokens an epoch, "
+        f"{rows.num_rows:,} rows, {workload.num_steps:,} steps, {epoch_tokens:,} tokens an epoch, "
         f"{workload.trained_tokens / 1e6:,.2f} M in all{shared}, "
         f"{stage_flops(workload):.2e} operations"
     )

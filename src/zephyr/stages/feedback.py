@@ -6,23 +6,26 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from itertools import islice
+from random import Random
 
 from zephyr.atomic import replace_text
 from zephyr.data.read.sources import Records
 from zephyr.data.read.stage_rows import Accounts, open_all, open_records, stage_rows
 from zephyr.data.scanner import scan_preferences
 from zephyr.errors import DataError
+from zephyr.estimate.row_lengths import known_rows
 from zephyr.feedback.binarize import Binarized, binarize, gather, nothing_made, repair_where_published
 from zephyr.feedback.candidates import CHUNK_PROMPTS, answer_prompts
 from zephyr.feedback.judge import CALLS, CHUNK_ROWS, RATINGS, judge, write_judged
 from zephyr.feedback.rate import RatingPlan, pool_of
 from zephyr.feedback.ray_workers import rate_over_ray
+from zephyr.judging.questions import ASPECTS
 from zephyr.progress import show_progress
 from zephyr.recipe.data_section import DataSection, DataSource
 from zephyr.recipe.feedback_section import FeedbackSection, RaySection
 from zephyr.recipe.schema import Recipe
 from zephyr.recipe.stage_sections import ALIGN, FEEDBACK, SFT, SYNTH
-from zephyr.records.rows import Prompt, Rated, Record
+from zephyr.records.rows import Answer, Prompt, Rated, Record
 from zephyr.records.writing import write_jsonl
 from zephyr.runs.fact_lines import left_out_lines
 from zephyr.runs.layout import LEDGER
@@ -41,10 +44,13 @@ from zephyr.stages.synth import PROMPTS, prompts_to_come
 from zephyr.teachers.dry_run import DryTeacher
 from zephyr.teachers.ledger.prices import prices_of
 from zephyr.teachers.opening import StageLedgers, check_teacher, open_teacher, prompts_together, stage_context
+from zephyr.world import faulty_answer, ideal_answer
 
 CANDIDATES = "candidates.jsonl"
 PAIRS = "pairs.jsonl"
 COUNTS = "counts.json"
+# Of the prompts, those whose answers give a row; of the others all answers are rated alike, or too few are rated.
+SHARE_WITH_A_ROW = 0.9
 _SCANNED_ROWS = 5000
 
 
@@ -100,16 +106,26 @@ def _check(preview: Preview) -> Iterator[str]:
         _check_teachers(preview.recipe)
         if num_prompts:
             yield from call_lines(preview.recipe, estimate_calls(preview.recipe, sample, num_prompts))
+    yield from _sample_rows(preview)
 
 
 def _estimate(preview: Preview) -> Iterator[str]:
-    """Lines about the calls to come, as far as the prompts are known without reading files."""
-    recipe = preview.recipe
+    """Lines about the calls to come, as far as the prompts are known without reading files.
+
+    `preview.made` then has rows for align, unless recorded ratings are public ones whose lengths are known.
+    """
+    recipe, section = preview.recipe, _section(preview.recipe)
+    if section.recorded:
+        yield "asks nobody: the ratings are recorded"
+        if any(known_rows(source.path, source.split) is None for source in section.recorded):
+            yield from _made_of(preview, open_all(recipe, section.recorded, Rated))
+        return
     sample, num_prompts = prompts_to_come(recipe)
-    if sample and not _sources(recipe):
+    if sample and not section.prompts:
         yield from call_lines(recipe, estimate_calls(recipe, sample, num_prompts))
+        yield from _sample_rows(preview)
     else:
-        yield "prompts or ratings come from files: zephyr check estimates the calls"
+        yield "prompts come from files: zephyr check estimates the calls"
 
 
 def estimate_calls(recipe: Recipe, sample: Sequence[Prompt], num_prompts: int) -> list[TeacherEstimate]:
@@ -144,11 +160,44 @@ def _check_recorded(preview: Preview, parts: Sequence[Records[Rated]]) -> Iterat
     rows = (row for records in parts for row in islice(records, _SCANNED_ROWS))
     yield from scan_preferences(rows).lines()
     with preview.problems.noted():
-        made = _binarize_recorded(preview.recipe, parts)
-        file = preview.folder / PAIRS
-        preview.made[ALIGN] = MadeRows(file, write_jsonl(file, made.rows))
-        yield f"{len(made.rows):,} {_section(preview.recipe).binarize.output} of {made.prompts:,} prompts"
-        yield from left_out_lines({"dropped": dict(made.dropped), "answers_left_out": dict(made.left_out)})
+        yield from _made_of(preview, parts)
+
+
+def _made_of(preview: Preview, parts: Sequence[Records[Rated]]) -> Iterator[str]:
+    """Lines about the rows made of recorded ratings, which `preview.made` then has. Raises DataError for none."""
+    made = _binarize_recorded(preview.recipe, parts)
+    file = preview.folder / PAIRS
+    preview.made[ALIGN] = MadeRows(file, write_jsonl(file, made.rows))
+    yield f"{len(made.rows):,} {_section(preview.recipe).binarize.output} of {made.prompts:,} prompts"
+    yield from left_out_lines({"dropped": dict(made.dropped), "answers_left_out": dict(made.left_out)})
+
+
+def _sample_rows(preview: Preview) -> Iterator[str]:
+    """A line about rows like those to come, which `preview.made` then has; none where the prompts are not known.
+
+    The closed world's prompts with a right and a faulty answer stand for those that models will answer.
+    """
+    recipe, section = preview.recipe, _section(preview.recipe)
+    sample, num_prompts = prompts_to_come(recipe)
+    if section.prompts or not sample:
+        return
+    rng = Random(recipe.seed)
+    rated = [Rated(one.name, one.messages, _right_and_faulty(one, rng)) for one in sample]
+    made = binarize(rated, section.binarize, seed=recipe.seed)
+    if not made.rows:
+        return
+    file = preview.folder / PAIRS
+    write_jsonl(file, made.rows)
+    num_rows = round(num_prompts * SHARE_WITH_A_ROW * len(made.rows) / len(rated))
+    if section.binarize.output == "pairs":
+        num_rows *= section.binarize.max_pairs_per_prompt
+    preview.made[ALIGN] = MadeRows(file, num_rows)
+    yield f"about {num_rows:,} {section.binarize.output}, if {SHARE_WITH_A_ROW:.0%} of the prompts give one"
+
+
+def _right_and_faulty(prompt: Prompt, rng: Random) -> tuple[Answer, ...]:
+    texts = {ideal_answer(prompt.messages): 9.0, faulty_answer(prompt.messages, rng).text: 1.0}
+    return tuple(Answer(text, score=value, ratings=dict.fromkeys(ASPECTS, value)) for text, value in texts.items())
 
 
 def _check_teachers(recipe: Recipe) -> None:
