@@ -106,7 +106,7 @@ def test_deviations_from_the_published_protocol():
     told = published_deviations(published_run(7.0, 0.1, judge="scripted judge", questions=80, max_new_tokens=64))
     assert "judge: gpt-4 against scripted judge" in told
     assert "max new tokens: 1024 against 64" in told
-    assert "template: judge_prompts.jsonl fd283293406d against nothing told" in told
+    assert "template: judge_prompts.jsonl fd283293406d against nothing recorded" in told
     assert not [one for one in told if one.startswith("questions:")]
 
 

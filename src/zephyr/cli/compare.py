@@ -33,13 +33,13 @@ def compare(
     if len(runs) < 2 and published is None and radar is None:
         raise DataError("zephyr compare", "needs something to compare with", "name a second run, or --published MODEL")
     read = {_name(run, runs): read_results(run) for run in runs}
-    told: dict[str, object] = {"comparisons": _comparisons(read, seed, quiet=as_json)}
+    fields: dict[str, object] = {"comparisons": _comparisons(read, seed, quiet=as_json)}
     if published is not None:
-        told["published"] = _beside(read, published, quiet=as_json)
+        fields["published"] = _beside(read, published, quiet=as_json)
     if radar is not None:
         _write_radar(read, radar, task)
     if as_json:
-        typer.echo(json.dumps(told, indent=1))
+        typer.echo(json.dumps(fields, indent=1))
 
 
 def _comparisons(read: dict[str, list["Result"]], seed: int, *, quiet: bool) -> list[dict[str, object]]:
@@ -47,37 +47,39 @@ def _comparisons(read: dict[str, list["Result"]], seed: int, *, quiet: bool) -> 
     from zephyr.evaluate.compare import deviations, paired_differences
 
     base, *others = read
-    told: list[dict[str, object]] = []
+    compared: list[dict[str, object]] = []
     for other in others:
         pairs = [(a, b) for a in read[base] for b in read[other] if a.benchmark == b.benchmark]
         for a, b in pairs:
             rows = [dict(one._asdict()) for one in paired_differences(a, b, seed=seed)]
             differs = deviations(a.protocol, b.protocol)
-            told.append({"first": base, "second": other, "benchmark": a.benchmark, "rows": rows, "deviations": differs})
+            compared.append(
+                {"first": base, "second": other, "benchmark": a.benchmark, "rows": rows, "deviations": differs}
+            )
             if not quiet:
                 typer.echo(escape_controls(f"{a.benchmark}: {other} (second) against {base} (first)"))
                 print_rows(rows)
                 _print_deviations("the protocols differ", differs)
         if not pairs and not quiet:
             typer.echo(escape_controls(f"{other} and {base} have no benchmark in common"))
-    return told
+    return compared
 
 
 def _beside(read: dict[str, list["Result"]], model: str, *, quiet: bool) -> list[dict[str, object]]:
     """Every run beside the published scores, printed unless quiet."""
     from zephyr.evaluate.published import beside_published, published_deviations
 
-    told: list[dict[str, object]] = []
+    compared: list[dict[str, object]] = []
     for name, results in read.items():
         for result in results:
             rows = [dict(one._asdict()) for one in beside_published(result, model)]
             differs = published_deviations(result)
-            told.append({"run": name, "benchmark": result.benchmark, "rows": rows, "deviations": differs})
+            compared.append({"run": name, "benchmark": result.benchmark, "rows": rows, "deviations": differs})
             if not quiet:
                 typer.echo(escape_controls(f"{result.benchmark} of {name} beside the published {model}"))
                 print_rows(rows)
                 _print_deviations("deviations of protocol, published first", differs)
-    return told
+    return compared
 
 
 def _print_deviations(head: str, differs: list[str]) -> None:

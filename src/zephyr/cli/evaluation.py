@@ -1,4 +1,4 @@
-"""`zephyr eval`: a model's scores on the field's tasks, with their intervals and everything they depend on."""
+"""`zephyr eval`: a model's scores on benchmarks, with their intervals and everything they depend on."""
 
 import json
 import os

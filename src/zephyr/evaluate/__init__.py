@@ -1,1 +1,1 @@
-"""What models can do, as numbers with their doubt."""
+"""Measurements of models, each with its interval."""

@@ -1,4 +1,4 @@
-"""Runs beside each other: differences over the items that both answered, which are far surer than two scores apart.
+"""Runs compared item by item: differences over the items that both have, with far smaller intervals than two scores.
 
 Judged values are compared by a bootstrap over prompts, accuracies by the exact McNemar test on the items where just
 one of the two is right. Source: Miller 2024, arXiv 2411.00640, section 4.2; McNemar 1947, Psychometrika 12.
@@ -68,7 +68,7 @@ def exact_sign_test(num_better: int, num_worse: int) -> float:
 
 
 def deviations(first: Mapping[str, Json], second: Mapping[str, Json]) -> list[str]:
-    """In what two protocols differ, in words; a thing that one of them does not tell is no deviation."""
+    """How two protocols differ, in words; what one of them does not record is no deviation."""
     shared = sorted((first.keys() & second.keys()) - _OWN)
     return [
         f"{name.replace('_', ' ')}: {first[name]} against {second[name]}"

@@ -10,7 +10,7 @@ SIZE = 640
 CENTRE = SIZE / 2
 RADIUS = 210
 NUM_RINGS = 5
-# Okabe and Ito's colours, which can be told apart by all.
+# Okabe and Ito's colours, which everybody can distinguish.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DASHES = ("", "8 4", "2 3", "10 3 2 3")
 

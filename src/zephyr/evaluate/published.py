@@ -157,10 +157,10 @@ def beside_published(run: Result, model: str) -> list[Beside]:
     """The scores of the run beside those published of the model, as far as both have them."""
     found = []
     for known in published_scores(model):
-        told = run.scores.get(known.metric) if known.benchmark == run.benchmark else None
-        score = told.get("score") if isinstance(told, dict) else None
-        if isinstance(told, dict) and isinstance(score, int | float):
-            own = told.get("standard_error")
+        fields = run.scores.get(known.metric) if known.benchmark == run.benchmark else None
+        score = fields.get("score") if isinstance(fields, dict) else None
+        if isinstance(fields, dict) and isinstance(score, int | float):
+            own = fields.get("standard_error")
             tolerance = _tolerance(known, float(own) if isinstance(own, int | float) else 0.0)
             difference = score - known.score
             found.append(
@@ -178,16 +178,20 @@ def beside_published(run: Result, model: str) -> list[Beside]:
 
 
 def published_deviations(run: Result) -> list[str]:
-    """In what the run's protocol differs from the published one, in words, the published side first.
+    """How the run's protocol differs from the published one, the published side first.
 
-    Behind that stands what the run itself has to say of its data and definitions.
+    The run's own deviations and notes follow.
     """
     protocol = PROTOCOLS.get(run.benchmark, {})
-    told = deviations(protocol, run.protocol)
-    untold = sorted(protocol.keys() - run.protocol.keys())
+    different = deviations(protocol, run.protocol)
+    missing = sorted(protocol.keys() - run.protocol.keys())
     own = [run.protocol.get(name) for name in ("deviations", "notes")]
-    said = [str(one) for sentences in own if isinstance(sentences, list) for one in sentences]
-    return [*told, *(f"{name.replace('_', ' ')}: {protocol[name]} against nothing told" for name in untold), *said]
+    own_deviations = [str(one) for sentences in own if isinstance(sentences, list) for one in sentences]
+    return [
+        *different,
+        *(f"{name.replace('_', ' ')}: {protocol[name]} against nothing recorded" for name in missing),
+        *own_deviations,
+    ]
 
 
 def _tolerance(known: Published, own_error: float) -> float:

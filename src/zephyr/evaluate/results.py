@@ -1,4 +1,4 @@
-"""What an evaluation leaves behind: its scores, the protocol they were made by, and every single value.
+"""The result of a benchmark on disk: scores, protocol and every single value.
 
 One folder a benchmark: `result.json`, and `items.jsonl` from which runs are compared pair by pair.
 """
@@ -49,8 +49,8 @@ def write_result(folder: Path, result: Result) -> None:
     """Write the result into the folder, the values first."""
     folder.mkdir(parents=True, exist_ok=True)
     write_jsonl(folder / ITEMS, (item._asdict() for item in result.items), replace=True)
-    told = {name: value for name, value in result._asdict().items() if name != "items"}
-    replace_text(folder / RESULT, json.dumps(told, indent=1, ensure_ascii=False) + "\n")
+    fields = {name: value for name, value in result._asdict().items() if name != "items"}
+    replace_text(folder / RESULT, json.dumps(fields, indent=1, ensure_ascii=False) + "\n")
 
 
 def read_results(folder: Path) -> list[Result]:
@@ -66,13 +66,13 @@ def read_results(folder: Path) -> list[Result]:
 def _read(path: Path) -> Result:
     broken = DataError(str(path), "is no result of an evaluation", "run the evaluation again")
     try:
-        told: object = json.loads(path.read_bytes())
+        fields: object = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
         raise broken from error
-    if not isinstance(told, dict) or not {"benchmark", "model", "protocol", "scores"} <= told.keys():
+    if not isinstance(fields, dict) or not {"benchmark", "model", "protocol", "scores"} <= fields.keys():
         raise broken
     items = [_item(row.fields, broken) for row in read_rows(path.with_name(ITEMS))]
-    return Result(str(told["benchmark"]), str(told["model"]), told["protocol"], told["scores"], items)
+    return Result(str(fields["benchmark"]), str(fields["model"]), fields["protocol"], fields["scores"], items)
 
 
 def _item(fields: Mapping[str, Json], broken: DataError) -> Item:

@@ -124,7 +124,7 @@ def outputs(_recipe: Recipe) -> list[str]:
     return [SAMPLES_FILE, "a file for every measurement"]
 
 
-def check(preview: Preview) -> Iterator[str]:
+def _check(preview: Preview) -> Iterator[str]:
     """Lines on the rows of its tasks, and on its benchmarks."""
     recipe = preview.recipe
     if not sources(recipe):
@@ -143,7 +143,7 @@ def estimate(preview: Preview) -> Iterator[str]:
     yield from (MEASUREMENTS[task.name].estimate(task, num_models) for task in _section(preview.recipe).tasks)
 
 
-def preflight(work: Work) -> Facts:
+def _preflight(work: Work) -> Facts:
     """The rows that its tasks read and the benchmarks they run. Raises ZephyrError for what cannot be."""
     rows, lines = 0, list[str]()
     for number, task in enumerate(_section(work.recipe).tasks):
@@ -155,7 +155,7 @@ def preflight(work: Work) -> Facts:
     return {**facts, "benchmarks": "; ".join(lines)} if lines else facts
 
 
-def run(work: Work) -> Facts:
+def _run(work: Work) -> Facts:
     """The facts of the stage: `scores` and `benchmarks` by model, and further `metrics` by name."""
     found = Measured()
     for number, task in enumerate(_section(work.recipe).tasks):
@@ -338,9 +338,9 @@ STAGE = Stage(
     reads=reads,
     sources=sources,
     outputs=outputs,
-    check=check,
+    check=_check,
     estimate=estimate,
-    preflight=preflight,
-    run=run,
+    preflight=_preflight,
+    run=_run,
     depends_on=partial(template_and_model, stage=EVALUATE),
 )

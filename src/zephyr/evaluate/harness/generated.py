@@ -121,7 +121,7 @@ def longest_answer(task: LmEvalTask) -> int | None:
 
 
 def limit_answers(loaded: LoadedTask, max_new_tokens: int | None) -> LoadedTask:
-    """The task with no answer longer than that, which is said as a deviation where the definition allows more."""
+    """The task with no answer longer than that, a deviation where the definition allows more."""
     longest = longest_answer(loaded.task)
     if max_new_tokens is None or longest is None or longest <= max_new_tokens:
         return loaded
@@ -136,8 +136,10 @@ def limit_answers(loaded: LoadedTask, max_new_tokens: int | None) -> LoadedTask:
 def check_room(tasks: Mapping[str, LoadedTask], context: int, *, model: str) -> None:
     """Check that the longest answers leave room for a prompt. Raises ModelError, naming every task that leaves none."""
     lengths = {name: longest_answer(one.task) for name, one in tasks.items()}
-    told = [f"{name} ({length:,} new tokens)" for name, length in lengths.items() if length and length >= context]
-    if told:
-        what = f"a context of {context:,} tokens has no room for a prompt and the longest answer of {', '.join(told)}"
+    too_long = [f"{name} ({length:,} new tokens)" for name, length in lengths.items() if length and length >= context]
+    if too_long:
+        what = (
+            f"a context of {context:,} tokens has no room for a prompt and the longest answer of {', '.join(too_long)}"
+        )
         shorter = f"cut answers with --max-new-tokens {max(1, context // 2)} (max_new_tokens in a recipe)"
         raise ModelError(model, what, f"leave that out of --tasks, {shorter}, or use a model of longer context")

@@ -1,4 +1,4 @@
-"""Our model as lm-eval knows models: `zephyr` in its registry, answering on prefix trees.
+"""The model class that lm-eval calls: `zephyr` in its registry, answering on prefix trees.
 
 lm-eval makes the requests and scores the answers. What they share, a few-shot context or a question, is computed
 once here. Tokenisation, truncation and the meaning of stop texts are those of lm-eval's own class for transformers
@@ -101,7 +101,7 @@ class ForestLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
 
     @property
     def tokenizer_name(self) -> str:
-        """What lm-eval's cache of requests tells tokenizers apart by."""
+        """The tokenizer's name in lm-eval's cache of requests."""
         return str(self.tokenizer.name_or_path).replace("/", "__")
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_others: object) -> list[int]:

@@ -1,4 +1,4 @@
-"""Local copies of the tasks' data sets: where they are in the data folder, how they are read, what they have lost.
+"""Local copies of the tasks' data sets: their files, how these are read, how they deviate.
 
 Rows get the columns that the hub's data sets have; deviations stand beside every score that a copy has given. A file
 that is not as published raises whatever reading it raises, which `LocalCopy` turns into a DataError.
@@ -51,7 +51,7 @@ def arc_rows(path: Path) -> Iterator[Doc]:
 
 
 def hellaswag_rows(path: Path) -> Iterator[Doc]:
-    """Six lines an item: activity and context, label, four endings; the context's own parts are told apart again."""
+    """Six lines an item: activity and context, label, four endings; the context is split into its two parts again."""
     lines = bz2.decompress(path.read_bytes()).decode().rstrip("\n").split("\n")
     if len(lines) % _HELLASWAG_LINES:
         raise ValueError(f"{len(lines)} lines are no multiple of {_HELLASWAG_LINES}")

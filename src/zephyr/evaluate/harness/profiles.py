@@ -1,4 +1,4 @@
-"""What is measured together: the tasks of a leaderboard or a card, their shots, and what their numbers are not."""
+"""Profiles: the tasks of a leaderboard or a model card with their shots, main scores and caveats."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Wanted(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """A task of a profile: the score that is shown of it, and what must be said beside that."""
+    """A task of a profile: its main score and caveats."""
 
     task: str
     shots: int
@@ -66,7 +66,7 @@ PROFILES = {
 }
 
 
-# Benchmarks that a judge rates, by the names they may be asked for.
+# Benchmarks that a judge rates, by the names they may be requested by.
 JUDGED = {
     "mt_bench": "mt_bench",
     "alpaca_eval": "alpaca_eval_2",
@@ -105,6 +105,6 @@ def main_metric(task: str, metrics: Sequence[str]) -> str:
 
 
 def notes_of(task: str) -> tuple[str, ...]:
-    """What must be said beside a task's score."""
+    """The caveats of a task's score."""
     notes = [entry.notes for profile in PROFILES.values() for entry in profile.entries if entry.task == task]
     return notes[0] if notes else ()

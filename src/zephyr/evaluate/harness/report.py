@@ -62,10 +62,10 @@ def _result(
     protocol: dict[str, Json] = {**facts, **own, "metric": main, "notes": notes}
     if others:
         protocol |= {key: {name: one[key] for name, one in by_member.items()} for key in _OF_MEMBERS}
-    told: dict[str, Json] = {MAIN: _percents(scores[main]), **{name: _percents(one) for name, one in scores.items()}}
+    fields: dict[str, Json] = {MAIN: _percents(scores[main]), **{name: _percents(one) for name, one in scores.items()}}
     metric = main if first == task else main.partition("/")[0]
     items = [item for name, one in members.items() for item in _items(task, name, one, metric)]
-    return Result(task, model, protocol, told, items)
+    return Result(task, model, protocol, fields, items)
 
 
 def _items(task: str, member: str, found: TaskScores, metric: str) -> list[Item]:
@@ -147,9 +147,9 @@ def _rows(result: Result) -> list[_Line]:
     return rows
 
 
-def _score(told: Json) -> float:
-    assert isinstance(told, dict)
-    score = told["score"]
+def _score(fields: Json) -> float:
+    assert isinstance(fields, dict)
+    score = fields["score"]
     assert isinstance(score, float)
     return score
 

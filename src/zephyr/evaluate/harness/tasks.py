@@ -155,7 +155,7 @@ def _check_names(names: Sequence[str], own: Sequence[str]) -> None:
         known.update(_NAMES.findall(file.read_text(encoding="utf-8", errors="replace")))
     for name in names:
         if name not in known:
-            # Of our own first: a misspelt `arc_challenge` is not meant for one of 14,000 others.
+            # Our own first: a misspelt `arc_challenge` does not mean one of 14,000 others.
             is_near = "did you mean" in did_you_mean(name, own)
             raise DataError("--tasks", f"unknown task '{name}'{did_you_mean(name, own if is_near else known)}", _SEE)
 
@@ -178,7 +178,7 @@ def _built(name: str, config: dict[str, object], local: tuple[LocalCopy, Path] |
         copy, folder = local
         # Read before lm-eval asks for it, so that what is wrong with a file is said in our words.
         config["custom_dataset"] = partial(_as_datasets, copy.load(folder))
-    with _data_errors_told(name, f"{config.get('dataset_path')} {config.get('dataset_name') or ''}".strip()):
+    with _data_errors_translated(name, f"{config.get('dataset_path')} {config.get('dataset_name') or ''}".strip()):
         return cast("LmEvalTask", ConfigurableTask(config=config))
 
 
@@ -189,7 +189,7 @@ def _as_datasets(splits: Mapping[str, Sequence[Doc]], **_metadata: object) -> di
 
 
 @contextmanager
-def _data_errors_told(name: str, dataset: str) -> Iterator[None]:
+def _data_errors_translated(name: str, dataset: str) -> Iterator[None]:
     """Inside, what the datasets library raises for data that cannot be had becomes a DataError of one line."""
     from datasets.exceptions import DatasetsError  # type: ignore[import-untyped]
 
@@ -207,13 +207,13 @@ def _from_index(name: str, shots: int | None) -> dict[str, LoadedTask]:
     """The task, or the members of the group, of this name in lm-eval's index."""
     from lm_eval.tasks import TaskManager  # type: ignore[import-untyped]
 
-    with _data_errors_told(name, "as lm-eval defines it"):
+    with _data_errors_translated(name, "as lm-eval defines it"):
         tasks = TaskManager().load([name])["tasks"]
     return {member: LoadedTask(_with_shots(task, shots), name, False, ()) for member, task in tasks.items()}
 
 
 def _with_shots(task: LmEvalTask, shots: int | None) -> LmEvalTask:
-    """The task with the shots that were asked for, and shots drawn as lm-eval draws them.
+    """The task with the requested number of shots, drawn as lm-eval draws them.
 
     A definition that says 0 keeps it, as in lm-eval: its prompt holds all the examples it should.
     """
@@ -227,8 +227,8 @@ def _with_shots(task: LmEvalTask, shots: int | None) -> LmEvalTask:
 # ---- IFEval's sentences ----
 #
 # lm-eval's checkers fetch nltk's `punkt_tab` from the network when they are imported. Without network they would count
-# no sentence at all; so a Punkt model without training data takes its place then, which knows the abbreviations in
-# `nltk_data`, and says so beside the score.
+# no sentence at all; a Punkt model without training data then takes its place, which knows the abbreviations in
+# `nltk_data`, and that is a deviation beside the score.
 
 
 class _NltkData(Protocol):
@@ -244,14 +244,14 @@ class _Nltk(Protocol):
 
 
 def provide_sentence_splitter(*, offline: bool) -> tuple[str, ...]:
-    """What must be said of the sentence counts; afterwards nltk finds data to split English with.
+    """Deviations of the sentence counts, after nltk has found data to split English with.
 
     Unless `offline`, nltk may fetch its own.
     """
     try:
         nltk = cast("_Nltk", importlib.import_module("nltk"))
         importlib.import_module("immutabledict")
-        # It guesses languages with dice of its own; with a seed an answer always gets the same verdict.
+        # It guesses languages at random unless seeded; seeded, an answer always gets the same verdict.
         importlib.import_module("langdetect").DetectorFactory.seed = 0
     except ImportError as error:
         what = f"its checkers need the package {error.name}"

@@ -122,25 +122,25 @@ def choose_annotations(judged: Judged, *, model: str | None, annotator: str | No
 
 
 def win_rates(judged: Judged, *, of: Judged | None = None) -> list[WinRate]:
-    """The win rates of `of` (all, if not told), by name.
+    """The win rates of `of` (default: all), by name.
 
     The set that a model's missing judgments are counted in is every instruction that its annotator has in `judged`.
     """
-    asked: dict[str, set[str]] = {}
+    instructions: dict[str, set[str]] = {}
     for (_, annotator), rows in judged.items():
-        asked.setdefault(annotator, set()).update(row.instruction for row in rows)
+        instructions.setdefault(annotator, set()).update(row.instruction for row in rows)
     wanted = judged if of is None else of
-    return [_win_rate(*key, rows, len(asked[key[1]])) for key, rows in sorted(wanted.items())]
+    return [_win_rate(*key, rows, len(instructions[key[1]])) for key, rows in sorted(wanted.items())]
 
 
-def _win_rate(model: str, annotator: str, rows: Sequence[Annotation], num_asked: int) -> WinRate:
+def _win_rate(model: str, annotator: str, rows: Sequence[Annotation], num_judged: int) -> WinRate:
     preferences = [row.preference for row in rows if row.preference is not None]
     n = len(preferences)
     mean, error = mean_and_error([100 * (preference - 1) for preference in preferences])
     wins, losses = sum(p > _TIE for p in preferences), sum(p < _TIE for p in preferences)
     ties = n - wins - losses
     discrete = 100 * (wins + ties / 2) / n if n else None
-    return WinRate(model, annotator, mean, error, n, num_asked - n, wins, losses, ties, discrete)
+    return WinRate(model, annotator, mean, error, n, num_judged - n, wins, losses, ties, discrete)
 
 
 def mean_and_error(values: Sequence[float]) -> tuple[float | None, float | None]:

@@ -1,6 +1,6 @@
 """Two assistants on the same prompts, compared by a judge, with the order of showing them swapped.
 
-What is shown first is often preferred, so each match is played in both orders unless told otherwise, and how often
+What is shown first is often preferred, so each match is played in both orders by default, and how often
 the two verdicts agree is part of every score. Source: arXiv 2306.05685, section 3.4; FastChat, show_result.py.
 """
 
@@ -99,7 +99,7 @@ def play(
     *,
     orders: Mapping[str, Orders] | Orders = "both",
 ) -> list[Played]:
-    """The matches with their verdicts; `orders` may tell for every match by its key in which order it is shown.
+    """The matches with their verdicts; `orders`: the order for all matches, or for each by its key.
 
     Equal answers tie without being judged; matches that lack an answer are missing.
     """

@@ -43,7 +43,7 @@ class Contestant(NamedTuple):
 
 
 class CallBatches(NamedTuple):
-    """How many requests are sent together, and who is told how many are answered."""
+    """How many requests are sent together, and a callback with the number of answers so far."""
 
     size: int = 4096
     show: Callable[[int], None] = lambda _: None

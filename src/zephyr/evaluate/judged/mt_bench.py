@@ -1,7 +1,7 @@
 """MT-Bench: 80 questions of two turns, answered by a model and rated by a judge.
 
-Turn 2 is asked on the model's own answer to turn 1. An answer or a judgment that fails to come is missing: it is
-counted, and nothing stands in for it. Source: arXiv 2306.05685; FastChat, fastchat/llm_judge.
+Turn 2 follows the model's own answer to turn 1. An answer or judgment that fails is missing: it is counted, and
+nothing takes its place. Source: arXiv 2306.05685; FastChat, fastchat/llm_judge.
 """
 
 from collections.abc import Sequence
@@ -94,7 +94,7 @@ def answer_questions(
     answers: dict[int, tuple[str | None, ...]] = {question.number: () for question in questions}
     reasons: dict[str, str] = {}
     for turn in range(max((len(question.turns) for question in questions), default=0)):
-        asked = {str(one.number): one for one in questions if turn < len(one.turns) and None not in answers[one.number]}
+        sent = {str(one.number): one for one in questions if turn < len(one.turns) and None not in answers[one.number]}
         requests = [
             ChatRequest(
                 key=key,
@@ -105,13 +105,13 @@ def answer_questions(
                 max_tokens=sampling.max_new_tokens,
                 seed=seed,
             )
-            for key, question in asked.items()
+            for key, question in sent.items()
         ]
         replies = replies_to(model, requests, batches)
         for question in questions:
             if turn < len(question.turns):
                 reply, key = replies.get(str(question.number)), f"{question.number}/{turn + 1}"
-                # What was not asked, as the turn before it failed, is missing for that turn's reason.
+                # A turn that was not sent, as the one before it failed, is missing for that one's reason.
                 reason = why_no_answer(reply) if reply else reasons[f"{question.number}/{turn}"]
                 answers[question.number] += (reply.text.strip() if reply and not reason else None,)
                 if reason:
@@ -135,8 +135,7 @@ def rate_answers(
         said = _said(answered.turns, question, turn)
         if said is not None:
             messages = wording.ask(question, said)
-            asked = ChatRequest(f"{question.number}/{turn}", messages, 0.0, 1.0, 0, max_tokens)
-            requests.append(asked)
+            requests.append(ChatRequest(f"{question.number}/{turn}", messages, 0.0, 1.0, 0, max_tokens))
     replies = replies_to(judge, requests, batches)
     found = []
     for question, turn in turns:

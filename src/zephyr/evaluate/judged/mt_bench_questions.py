@@ -70,7 +70,7 @@ class BenchFiles(NamedTuple):
 
 
 class MtBench(NamedTuple):
-    """The benchmark's files and the questions that are asked."""
+    """The benchmark's files and the chosen questions."""
 
     files: BenchFiles
     questions: list[BenchQuestion]
@@ -175,7 +175,7 @@ class ScoreWording(Protocol):
     def version(self) -> str: ...
 
     def ask(self, question: BenchQuestion, answers: tuple[str, ...]) -> Messages:
-        """What the judge is asked about the last of these answers."""
+        """The judge's prompt about the last of these answers."""
 
     def read(self, reply: str) -> float | None:
         """The rating in the judge's reply, None if it holds none."""
@@ -195,9 +195,9 @@ class PublishedScores:
         if len(answers) == 1:
             texts = {"question": question.turns[0], "answer": answers[0], **references}
             return self._prompts[kind].messages(texts)
-        asked = {f"question_{turn}": text for turn, text in enumerate(question.turns, start=1)}
+        questions = {f"question_{turn}": text for turn, text in enumerate(question.turns, start=1)}
         answered = {f"answer_{turn}": text for turn, text in enumerate(answers, start=1)}
-        return self._prompts[f"{kind}-multi-turn"].messages({**asked, **answered, **references})
+        return self._prompts[f"{kind}-multi-turn"].messages({**questions, **answered, **references})
 
     def read(self, reply: str) -> float | None:
         """See ScoreWording."""
@@ -217,8 +217,8 @@ class OwnScores(NamedTuple):
             said += [Message("user", turn), Message("assistant", answer)]
         references = question.references[: len(answers)]
         notes = [f"Reference answer to user turn {turn}:\n{text}" for turn, text in enumerate(references, start=1)]
-        asked = RatingQuestion(OVERALL, tuple(said[:-1]), (answers[-1],), "\n\n".join(notes))
-        return ask(asked, nonce=fence_word(asked, seed=self.seed))
+        rating = RatingQuestion(OVERALL, tuple(said[:-1]), (answers[-1],), "\n\n".join(notes))
+        return ask(rating, nonce=fence_word(rating, seed=self.seed))
 
     def read(self, reply: str) -> float | None:
         """See ScoreWording."""

@@ -44,7 +44,7 @@ class Match(NamedTuple):
 
 
 class PairWording(Protocol):
-    """A way to have two assistants compared: the texts by their version, and how the judge is to answer."""
+    """A way to have two assistants compared: the texts by their version, and how the judge answers."""
 
     @property
     def version(self) -> str: ...
@@ -59,7 +59,7 @@ class PairWording(Protocol):
     def top_logprobs(self) -> int: ...
 
     def ask(self, match: Match) -> Messages:
-        """What the judge is asked about a whole match."""
+        """The judge's prompt about a whole match."""
 
     def read(self, reply: str) -> float | None:
         """The share of the verdict that goes to the assistant shown first, None if there is no verdict."""

@@ -1,4 +1,4 @@
-"""A judged score with its doubt: how many judgments it rests on, how many are missing, and how far it may be off."""
+"""A judged score with its interval, the number of judgments behind it, and the number that are missing."""
 
 import math
 from collections.abc import Sequence
@@ -41,7 +41,7 @@ class JudgedScore(NamedTuple):
 
 
 def judged_score(judgments: Sequence[Judgment], *, seed: int, scale: float = 1.0) -> JudgedScore:
-    """The score of the judgments that are there, times `scale`; nothing of those that are missing is guessed."""
+    """The score of the judgments that are there, times `scale`; missing ones are left out."""
     there = [(one.prompt, scale * one.value) for one in judgments if one.value is not None]
     missing = len(judgments) - len(there)
     if not there:
