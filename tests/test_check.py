@@ -130,7 +130,7 @@ def test_defects_of_preferences_and_what_filters_drop_are_told(tmp_path, tiny_fo
     said = zephyr(capfd, "check", write_recipe(tmp_path, tiny_folder, align=section))
     assert said.code == 0
     told = [line.split(maxsplit=1)[1].strip() for line in said.out.splitlines() if line.startswith("align")]
-    for defect in ("answers are the same", "more than once", "preferred answer refuses", "in the other split"):
+    for defect in ("answers are the same", "prompt is repeated", "preferred answer refuses", "in the other split"):
         assert any(re.search(defect, line) and "pairs.jsonl row" in line for line in told), (defect, told)
     assert any(re.match(r"refusals: 1 dropped", line) for line in told), told
     assert trained(tmp_path) == []
