@@ -179,7 +179,7 @@ def assert_disk_error(run_folder, error, reason):
     written = Path(error.where)
     assert written.parent.name.startswith("checkpoint-3.partial-")
     assert error.what == f"the checkpoint of step 3 could not be written, got '{reason}'"
-    assert error.remedy == "checkpoint-2 is kept; make room or mend the disk, then run again"
+    assert error.remedy == "checkpoint-2 is kept; make room or repair the disk, then run again"
     assert names(run_folder) == ["checkpoint-1", "checkpoint-2"]
     assert load_latest(run_folder, make_training(), identity=IDENTITY) == Progress(2)
 

@@ -69,5 +69,5 @@ def test_a_rank_that_cannot_write_stops_all_and_the_last_checkpoint_stays(tmp_pa
     run_ranks(fail_on_rank, 2, tmp_path, "fail")
     said = (tmp_path / "said").read_text()
     assert "-00001-of-00002.safetensors: the checkpoint of step 2 could not be written, got 'File too" in said
-    assert said.endswith("checkpoint-1 is kept; make room or mend the disk, then run again")
+    assert said.endswith("checkpoint-1 is kept; make room or repair the disk, then run again")
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["checkpoint-1"]

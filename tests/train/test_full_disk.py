@@ -42,7 +42,7 @@ def test_a_full_disk_names_the_file_and_keeps_the_last_checkpoint(tmp_path):
         said = str(caught.value)
         assert f"{folder}/checkpoint-3.partial-" in said
         assert f"the checkpoint of step 3 could not be written, got '{os.strerror(errno.ENOSPC)}'" in said
-        assert "checkpoint-2 is kept; make room or mend the disk, then run again" in said
+        assert "checkpoint-2 is kept; make room or repair the disk, then run again" in said
         assert [path.name for path in whole_checkpoints(folder)] == ["checkpoint-2", "checkpoint-1"]
         shutil.rmtree(folder / "checkpoint-1")
         again = tiny_job(folder, save_steps=4, save_total_limit=1)

@@ -151,7 +151,7 @@ def save(
     *,
     weights: Mapping[str, Tensor] | None = None,
 ) -> None:
-    """Nothing; afterwards `folder`, new and whole, holds the model, or its adapters alone if it has any.
+    """Write the model, or its adapters alone if it has any, to `folder`, new and whole.
 
     `weights`: the whole state dict of a model that is sharded; that of the adapters will do for those.
     """
@@ -162,7 +162,7 @@ def save(
 
 
 def save_adapter(model: PeftModel, folder: Path, *, weights: Mapping[str, Tensor] | None = None) -> None:
-    """Nothing; afterwards `folder`, new and whole, holds the adapters as peft and others read them.
+    """Write the adapters to `folder`, new and whole, as peft and others read them.
 
     `weights`: their state dict, by the model's names, where the model's own are sharded.
     """
@@ -196,7 +196,7 @@ def load_adapter(model: PreTrainedModel, folder: Path, *, trainable: bool = Fals
 
 
 def refuse_4bit() -> None:
-    """Nothing where 4-bit models can be loaded. Raises DeviceError without a GPU or without bitsandbytes."""
+    """Check that 4-bit models can be loaded. Raises DeviceError without a GPU or without bitsandbytes."""
     if importlib.util.find_spec("bitsandbytes") is None:
         raise DeviceError("4-bit loading", "needs bitsandbytes", "install it: pip install 'zephyr-align[gpu]'")
     if not torch.cuda.is_available():

@@ -1,4 +1,4 @@
-"""Batched generation: every shared prefix of the prompts is computed once, and every sample has its own dice.
+"""Batched generation: every shared prefix of the prompts is computed once, and every sample has its own seed.
 
 The prompts of a batch are prefilled as a prefix tree; then all samples decode together, and finished rows
 leave. Models whose layers carry state cannot share: their prompts are computed one by one, and only the

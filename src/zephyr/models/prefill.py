@@ -179,5 +179,5 @@ def lay_out(paths: Sequence[Path], max_new_tokens: int) -> Cache | None:
 
 
 def select_rows(cache: Cache, rows: list[int]) -> None:
-    """Nothing; afterwards the cache has the rows with these indices, in this order."""
+    """Keep the cache's rows with these indices, in this order."""
     cache.reorder_cache(torch.tensor(rows))  # type: ignore[arg-type]

@@ -223,7 +223,7 @@ def _policy(precision: Precision) -> MixedPrecisionPolicy:
 
 
 def _check_can_shard(scorer: nn.Module) -> None:
-    """Nothing, if all ranks hold the same architecture, which is neither sharded nor quantised yet."""
+    """Check that all ranks hold the same architecture, which is neither sharded nor quantised yet."""
     if any(isinstance(module, FSDPModule) for module in scorer.modules()):
         raise ValueError("the model is sharded already: build it again for another run")
     quantised = [name for name, p in scorer.named_parameters() if not p.is_floating_point()]

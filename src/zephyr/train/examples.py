@@ -19,7 +19,7 @@ LISTED_PROBLEMS = 5
 
 
 def check_examples(examples: Sequence[Example]) -> None:
-    """Nothing, if all examples can be trained on; otherwise a DataError that names the bad ones."""
+    """Check that all examples can be trained on. Raises DataError naming the bad ones."""
     faulty = [(example.name, "; ".join(faults)) for example in examples if (faults := list(_faults(example)))]
     if not faulty:
         return
@@ -30,14 +30,14 @@ def check_examples(examples: Sequence[Example]) -> None:
 
 
 def expect_dialogue(example: Example, objective: str) -> Dialogue:
-    """The example as a dialogue; a TypeError if it is a comparison, which ``objective`` cannot use."""
+    """The example as a dialogue. Raises TypeError if it is a comparison, which ``objective`` cannot use."""
     if not isinstance(example, Dialogue):
         raise TypeError(f"{example.name}: objective {objective} learns from dialogues, got a comparison")
     return example
 
 
 def expect_comparison(example: Example, objective: str, fewest: int, most: int) -> Comparison:
-    """The comparison, of ``fewest`` to ``most`` completions; a DataError names one of another number."""
+    """The comparison, of ``fewest`` to ``most`` completions. Raises DataError naming one of another number."""
     if not isinstance(example, Comparison):
         raise TypeError(f"{example.name}: objective {objective} learns from comparisons, got a dialogue")
     if not fewest <= len(example.completions) <= most:

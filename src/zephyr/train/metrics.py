@@ -45,7 +45,7 @@ def as_line(total: Shares, *, num_steps: int = 1) -> dict[str, float]:
 
 
 def plain(waiting: Sequence[Shares]) -> JsonObject:
-    """The shares of steps that no line has told yet as plain values, to the bit, for a checkpoint's notes."""
+    """The shares of steps that are not logged yet as plain values, to the bit, for a checkpoint's notes."""
     # In hexadecimal, which unlike JSON's numbers holds NaN too.
     steps: list[Json] = []
     for share in waiting:

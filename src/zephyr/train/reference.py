@@ -47,7 +47,7 @@ def fill_reference(
 
     Every rank passes the same rows, which may be a lazy sequence, and calls within training's autocast.
     Ranks share the work, in micro-batches of at most `max_tokens` unique tokens; a row's sequences share a
-    forest, as in training. `progress` hears how many of the rows to be run are done. Raises InvariantError
+    forest, as in training. `progress` is called with the rows done and to be done. Raises InvariantError
     naming a row whose log-probability is not finite, DataError for one above `max_tokens`.
     """
     began = time.monotonic()
@@ -85,7 +85,7 @@ def _compute(work: _Work, wanted: set[bytes], max_tokens: int, progress: Callabl
         results = on_every_rank(partial(_score, work, batches[rank()]))
         work.store.add(*results.pop(rank()))
         from_others += results
-        # Ranks decide together, for a failure to write must be heard by all of them.
+        # Ranks decide together, so that a failure to write is raised on all of them.
         is_due = time.monotonic() - flushed_at > FLUSH_SECONDS
         if any(on_every_rank(partial(bool, is_due))):
             on_every_rank(lambda: work.store.flush(origin))

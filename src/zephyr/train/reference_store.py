@@ -88,7 +88,7 @@ class ReferenceStore:
         return {key for shard in self._shards if shard.origin == origin for key in shard.keys}
 
     def add(self, keys: Sequence[bytes], logps: Logps) -> None:
-        """Nothing; the values can be read here at once, and by others and later after `flush`.
+        """Add values, which can be read here at once, and by others and later after `flush`.
 
         A key that is known already keeps its value.
         """
@@ -102,7 +102,7 @@ class ReferenceStore:
             self._index.update((key, float(logps[number])) for key, number in fresh.items())
 
     def flush(self, origin: bytes = b"") -> None:
-        """Nothing; what was added since is on the disk, as a shard of its own.
+        """Write what was added since to the disk, as a shard of its own.
 
         Raises ResourceError naming the file if it cannot be written; what was added stays, so that another
         flush may succeed.
@@ -125,7 +125,7 @@ class ReferenceStore:
         self.refresh()
 
     def refresh(self) -> None:
-        """Nothing; what other processes have stored since is known, and damaged shards are set aside."""
+        """Read what other processes have stored since, and set damaged shards aside."""
         fresh = [path for path in sorted(self.folder.glob("*.safetensors")) if path.name not in self._seen]
         found = [shard for path in fresh if (shard := self._read(path)) is not None]
         if not found:
@@ -175,7 +175,7 @@ def _digest(content: bytes) -> str:
 
 
 def _write_whole(path: Path, content: bytes) -> None:
-    """Nothing; the file is there, whole, or not at all."""
+    """Write the file whole, or not at all."""
     try:
         beside = partial_folder(path)
         try:

@@ -110,7 +110,7 @@ def _disk(path: Path) -> Iterator[None]:
         raise ResourceError(
             str(path),
             f"the log could not be written, got '{error.strerror}'",
-            "make room or mend the disk, then run again: the last checkpoint is kept",
+            "make room or repair the disk, then run again: the last checkpoint is kept",
         ) from error
 
 

@@ -97,7 +97,7 @@ def save_checkpoint(run_folder: Path, training: TrainingState, *, progress: Prog
         raise ResourceError(
             error.filename or str(final),
             f"the checkpoint of step {progress.step} could not be written, got '{error.strerror}'",
-            f"{last}; make room or mend the disk, then run again",
+            f"{last}; make room or repair the disk, then run again",
         ) from error
     finally:
         if partial is not None and rank() == 0 and partial.exists():

@@ -114,7 +114,7 @@ def empty_tensors(
 
 
 def restore_optimizer(model: nn.Module, optimizer: Optimizer, parts: OptimizerParts) -> None:
-    """Nothing; the optimizer now holds exactly the state in `parts`, whose tensors it takes over."""
+    """Replace the optimizer's state by that in `parts`, whose tensors it takes over."""
     fault = mismatch(model, optimizer, parts.scalars)
     assert fault is None, fault
     names = _parameter_names(model)

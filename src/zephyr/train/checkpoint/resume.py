@@ -67,7 +67,7 @@ def load_latest(run_folder: Path, training: TrainingState, *, identity: Identity
 
 
 def load_weights(run_folder: Path, step: int, model: nn.Module) -> None:
-    """Nothing; afterwards the model has the weights of the checkpoint of that step. A collective call.
+    """Load the weights of the checkpoint of that step into the model. A collective call.
 
     Raises CheckpointError if it is not there or not whole.
     """

@@ -73,7 +73,7 @@ def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
 
 
 def read_tensors(folder: Path, into: Mapping[str, Tensor]) -> None:
-    """Nothing; the named tensors are overwritten in place with what the folder holds; a collective call.
+    """Overwrite the named tensors in place with what the folder holds; a collective call.
 
     The caller has compared names, shapes and dtypes with `stored_tensors`.
     """
@@ -105,10 +105,10 @@ class _ShardWriter(StorageWriter):
         self.records: dict[str, FileRecord] = {}
 
     def reset(self, checkpoint_id: object = None) -> None:
-        """Nothing to do: a writer serves one folder."""
+        """Do nothing: a writer serves one folder."""
 
     def set_up_storage_writer(self, is_coordinator: bool, *args: object, **kwargs: object) -> None:
-        """Nothing to do: all ranks write alike."""
+        """Do nothing: all ranks write alike."""
 
     def prepare_local_plan(self, plan: SavePlan) -> SavePlan:
         return plan
@@ -131,7 +131,7 @@ class _ShardWriter(StorageWriter):
         return future
 
     def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
-        """Nothing to do: each file's header says all that a reader needs."""
+        """Do nothing: each file's header says all that a reader needs."""
 
     @classmethod
     def validate_checkpoint_id(cls, checkpoint_id: object) -> bool:

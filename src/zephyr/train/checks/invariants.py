@@ -60,7 +60,7 @@ def logp_tolerance(num_tokens: Tensor, dtype: torch.dtype) -> Tensor:
 def check_first_loss(
     loss: float, objective: Objective, examples: Sequence[Example], ref_logps: Tensor, *, dtype: torch.dtype
 ) -> None:
-    """Nothing, if the first loss is what the objective gives where the policy equals its reference.
+    """Check that the first loss is what the objective gives where the policy equals its reference.
 
     `loss` is that of the whole first step before any update, over all micro-batches and ranks, without a
     router's balance loss; `examples` are the global batch, `ref_logps` (B, C) its reference. For sigmoid DPO
@@ -92,7 +92,10 @@ def check_first_loss(
 def check_reference_agrees(
     logps: Tensor, ref_logps: Tensor, num_tokens: Tensor, names: Sequence[str], *, dtype: torch.dtype
 ) -> None:
-    """Nothing, if policy and reference, which have the same weights, give the same log-probs; all (n, C)."""
+    """Check that policy and reference, of the same weights, give the same log-probs; all (n, C).
+
+    Raises InvariantError.
+    """
     _agree(
         logps,
         ref_logps,
@@ -112,7 +115,7 @@ def check_reference_agrees(
 def check_layouts_agree(
     scorer: Scorer, sequences: Sequence[ScoredSequence], names: Sequence[str], *, dtype: torch.dtype
 ) -> None:
-    """Nothing, if the sequences get the same log-probs in one shared forest as each in a forest of its own.
+    """Check that the sequences get the same log-probs in one shared forest as each in a forest of its own.
 
     With a sharded scorer every rank must pass equally many sequences.
     """
@@ -142,7 +145,7 @@ def check_no_leak(
     within: torch.dtype | None = None,
     changing: Iterable[int] | None = None,
 ) -> None:
-    """Nothing, if changing the tokens that only one sequence has leaves the others' log-probs as they are.
+    """Check that changing the tokens that only one sequence has leaves the others' log-probs as they are.
 
     To the bit, or up to the rounding of the precision `within`: mixtures of experts group tokens by what they
     contain, so there other tokens can move last bits. Every sequence is changed in its turn, or those numbered
@@ -216,7 +219,7 @@ def check_finite(
     logps: Tensor | None = None,
     parameters: Iterable[tuple[str, Tensor]] = (),
 ) -> None:
-    """Nothing, if loss and gradient norm are finite; to be called before the optimizer steps.
+    """Check that loss and gradient norm are finite; to be called before the optimizer steps.
 
     To name the culprits: `logps` (n, C) of the examples `names`, as far as known, and `parameters`, which are
     only read if something is wrong.
@@ -256,7 +259,7 @@ def _agree(
     dtype: torch.dtype,
     complaint: _Complaint,
 ) -> None:
-    """Nothing, if two tables (n, C) of log-probs agree up to rounding."""
+    """Check that two tables (n, C) of log-probs agree up to rounding."""
     first, second = first.detach().cpu().double(), second.detach().cpu().double()
     tolerance = logp_tolerance(num_tokens.cpu(), dtype)
     # Written so that a NaN on either side counts as different.
