@@ -191,7 +191,7 @@ def test_broken_numbers_are_left_out():
 
 def test_long_histories_are_not_read_at_every_line(monkeypatch):
     calls = []
-    monkeypatch.setattr("zephyr.train.checks.health.CHECKS", (lambda history: calls.append(len(history)),))
+    monkeypatch.setattr("zephyr.train.checks.health.HEALTH_CHECKS", (lambda history: calls.append(len(history)),))
     monitor = HealthMonitor()
     for step in range(10_000):
         monitor.observe({"step": step, "loss": 0.5})

@@ -7,7 +7,7 @@ import torch
 from transformers import get_scheduler
 
 from zephyr.recipe.steps import count_steps
-from zephyr.recipe.train_section import Scheduler, TrainSection
+from zephyr.recipe.train_section import SchedulerName, TrainSection
 from zephyr.train.optimizers import SCHEDULES, learning_rate_at
 
 
@@ -50,4 +50,4 @@ def test_equal_to_transformers_at_every_step(name, warmup):
 
 
 def test_the_table_covers_the_recipe():
-    assert set(SCHEDULES) == set(get_args(Scheduler))
+    assert set(SCHEDULES) == set(get_args(SchedulerName))

@@ -9,7 +9,7 @@ from zephyr.models.generation import generate
 from zephyr.models.sampling import Sampling
 from zephyr.models.tiny import tiny_model, tiny_tokenizer
 from zephyr.train.checks.health import GENERATED_TOKENS
-from zephyr.train.stored_model import SAMPLES, sample_writer
+from zephyr.train.stored_model import TRAIN_SAMPLES, sample_writer
 
 
 def test_samples_of_every_evaluation_are_kept(tmp_path: Path) -> None:
@@ -21,7 +21,7 @@ def test_samples_of_every_evaluation_are_kept(tmp_path: Path) -> None:
     measured = [sample(step) for step in (10, 20, 30)]
     # The run is killed, resumes from step 10 and comes to step 20 again.
     measured.append(sample(20))
-    lines = [json.loads(line) for line in (tmp_path / SAMPLES).read_text().splitlines()]
+    lines = [json.loads(line) for line in (tmp_path / TRAIN_SAMPLES).read_text().splitlines()]
     assert [line["step"] for line in lines] == [10, 10, 20, 20]
     expected = generate(model, prompts, sampling)
     assert [line["completion"] for line in lines[:2]] == [

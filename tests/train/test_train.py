@@ -16,11 +16,11 @@ from zephyr.models.adapters import add_lora
 from zephyr.models.batch_scoring import forest_of
 from zephyr.models.scorer import ForestScorer
 from zephyr.models.tiny import tiny_model
-from zephyr.recipe.train_section import LoraSection, Optimizer, Precision, Tracker
+from zephyr.recipe.train_section import LoraSection, OptimizerName, Precision, TrackerName
 from zephyr.train.checkpoint.checkpoint import checkpoint_folders
-from zephyr.train.distributed import DTYPES
+from zephyr.train.distributed import PRECISION_DTYPES
 from zephyr.train.objectives import Scored
-from zephyr.train.optimizers import OPTIMIZERS
+from zephyr.train.optimizers import OPTIMIZER_BUILDERS
 from zephyr.train.tracker import TRACKERS
 from zephyr.train.train import train
 
@@ -317,9 +317,9 @@ def test_rmsprop_takes_its_first_step_by_the_sign(tmp_path):
 
 
 def test_the_table_of_optimizers_covers_the_recipe():
-    assert set(OPTIMIZERS) == set(get_args(Optimizer))
-    assert set(TRACKERS) == set(get_args(Tracker))
-    assert set(DTYPES) == set(get_args(Precision))
+    assert set(OPTIMIZER_BUILDERS) == set(get_args(OptimizerName))
+    assert set(TRACKERS) == set(get_args(TrackerName))
+    assert set(PRECISION_DTYPES) == set(get_args(Precision))
 
 
 # References

@@ -82,7 +82,10 @@ def _check_modules(model: PreTrainedModel, lora: LoraSection) -> None:
 
 @contextmanager
 def adapters_disabled(model: PreTrainedModel | PeftModel) -> Iterator[None]:
-    """Inside, the model computes as if it had no adapters: the reference of preference training with LoRA."""
+    """Inside, the model computes as if it had no adapters: the reference of preference training with LoRA.
+
+    Raises TypeError for a model without adapters.
+    """
     if not isinstance(model, PeftModel):
         raise TypeError("the model has no adapters to disable")
     # peft switches gradients off with the adapters, and on with them, whether or not they were on before.
@@ -153,7 +156,8 @@ def save(
 ) -> None:
     """Write the model, or its adapters alone if it has any, to `folder`, new and whole.
 
-    `weights`: the whole state dict of a model that is sharded; that of the adapters will do for those.
+    `weights`: the whole state dict of a model that is sharded, each tensor in its full shape; that of the adapters
+    will do for those.
     """
     if isinstance(model, PeftModel):
         save_adapter(model, folder, weights=weights)
@@ -164,7 +168,7 @@ def save(
 def save_adapter(model: PeftModel, folder: Path, *, weights: Mapping[str, Tensor] | None = None) -> None:
     """Write the adapters to `folder`, new and whole, as peft and others read them.
 
-    `weights`: their state dict, by the model's names, where the model's own are sharded.
+    `weights`: their state dict in full shapes, by the model's names, where the model's own are sharded.
     """
     refuse_existing(folder)
     with new_folder(folder) as partial:

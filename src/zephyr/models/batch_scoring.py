@@ -23,7 +23,7 @@ from zephyr.trees.forest import ABSENT, Forest, ScoredSequence, build_forest
 from zephyr.trees.score import SequenceScores
 
 # What one example scores: its sequences, a column each.
-Row = Sequence[ScoredSequence]
+ScoredRow = Sequence[ScoredSequence]
 
 
 class ScoreTable(NamedTuple):
@@ -39,12 +39,12 @@ class ScoreTable(NamedTuple):
         return ScoreTable(*(column.index_select(0, chosen) for column in self))
 
 
-def forest_of(rows: Sequence[Row], num_columns: int) -> Forest:
+def forest_of(rows: Sequence[ScoredRow], num_columns: int) -> Forest:
     """One forest of all the rows' sequences; short rows are filled with absent sequences."""
     return build_forest([s for row in rows for s in [*row, *[ABSENT] * (num_columns - len(row))]])
 
 
-def token_visits(rows: Sequence[Row], num_columns: int) -> Tensor:
+def token_visits(rows: Sequence[ScoredRow], num_columns: int) -> Tensor:
     """(T,) float64: in how many sequences each token of ``forest_of`` would be computed if nothing were shared.
 
     Within a row, a sequence that repeats another or begins it is no computation of its own.
@@ -66,12 +66,14 @@ def as_table(scores: SequenceScores, num_columns: int) -> ScoreTable:
     return ScoreTable(*(x.view(-1, num_columns) for x in (scores.logps, scores.num_tokens, scores.mean_logits)))
 
 
-def unique_tokens(rows: Sequence[Row]) -> list[int]:
+def unique_tokens(rows: Sequence[ScoredRow]) -> list[int]:
     """How many unique tokens each row holds: what it costs in a micro-batch."""
     return [build_forest(list(row)).num_tokens for row in rows]
 
 
-def my_micro_batches(rows: Sequence[Row], *, max_tokens: int, names: Sequence[str] | None = None) -> list[list[int]]:
+def my_micro_batches(
+    rows: Sequence[ScoredRow], *, max_tokens: int, names: Sequence[str] | None = None
+) -> list[list[int]]:
     """The micro-batches of this rank, as lists of indices into ``rows``; every rank has the same number of them."""
     sizes = unique_tokens(rows)
     return cut_micro_batches(sizes, max_tokens=max_tokens, world_size=world_size(), names=names)[rank()]
@@ -79,7 +81,7 @@ def my_micro_batches(rows: Sequence[Row], *, max_tokens: int, names: Sequence[st
 
 def score_table(
     scorer: ForestScorer,
-    rows: Sequence[Row],
+    rows: Sequence[ScoredRow],
     *,
     max_tokens: int,
     device: torch.device,
@@ -133,13 +135,13 @@ def reshard(scorer: nn.Module) -> None:
         scorer.reshard()
 
 
-def score_rows(scorer: ForestScorer, rows: Sequence[Row], num_columns: int, device: torch.device) -> ScoreTable:
+def score_rows(scorer: ForestScorer, rows: Sequence[ScoredRow], num_columns: int, device: torch.device) -> ScoreTable:
     """The scores of a micro-batch of rows, of which there may be none, in one forest."""
     return as_table(scorer(forest_of(rows, num_columns).to(device)), num_columns)
 
 
 def sum_over_ranks(values: Tensor, device: torch.device) -> Tensor:
-    """The elementwise sum of a CPU tensor over all ranks, on the CPU."""
+    """The elementwise sum of a CPU tensor, of the same shape on all ranks, over them, on the CPU."""
     if not is_distributed():
         return values
     moved = values.to(device)

@@ -153,7 +153,7 @@ def caps_scores(config: PretrainedConfig) -> bool:
 
 
 def check_token_ids(ids: Sequence[int] | npt.NDArray[np.int64] | Tensor, vocab_size: int, where: str) -> None:
-    """Check that all ids are in [0, vocab_size). Raises ModelError with the first that is not."""
+    """Check that all ids (n,) are in [0, vocab_size). Raises ModelError with the first that is not."""
     array = ids.detach().cpu().numpy() if isinstance(ids, Tensor) else np.asarray(ids, dtype=np.int64)
     outside = np.flatnonzero((array < 0) | (array >= vocab_size))
     if outside.size:
@@ -188,7 +188,7 @@ def check_tokenizer(model: PreTrainedModel, tokenizer: Tokenizer, where: str) ->
 
 
 def check_finite_weights(weights: Mapping[str, Tensor], where: str) -> None:
-    """Check that no weight of a `state_dict` is NaN or infinite. Raises ModelError with the first one by name."""
+    """Check that no weight, of any shape, is NaN or infinite. Raises ModelError with the first one by name."""
     for name, tensor in sorted(weights.items()):
         if not tensor.is_floating_point() or tensor.numel() == 0 or tensor.is_meta:
             continue
@@ -240,9 +240,9 @@ def save_model(
 ) -> None:
     """Write a plain Hugging Face model folder, whole, that was not there before.
 
-    It is written beside and renamed, so an interrupted save leaves nothing under the name. `weights`: the whole
-    state dict of a model whose own weights are sharded. Raises ModelError where something stands already,
-    ResourceError when the disk is full.
+    It is written beside and renamed, so an interrupted save leaves nothing under the name. `weights`: the
+    whole state dict, in full shapes, of a model whose own weights are sharded. Raises ModelError where
+    something stands already, ResourceError when the disk is full.
     """
     if hasattr(model, "peft_config"):
         raise ValueError("the model has adapters: merge them first, or save them as an adapter folder")
@@ -261,7 +261,10 @@ def refuse_existing(folder: Path) -> None:
 
 @contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
-    """A folder to write into, which becomes `folder` when all went well and vanishes when not."""
+    """A folder to write into, which becomes `folder` when all went well and vanishes when not.
+
+    Raises ResourceError when the disk is full.
+    """
     partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
     shutil.rmtree(partial, ignore_errors=True)  # left by a dead process that had the same id
     try:

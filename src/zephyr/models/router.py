@@ -39,7 +39,9 @@ def expert_use(router_logits: Sequence[Tensor], visits: Tensor, *, top_k: int) -
 
 
 def balance_loss(router_logits: Sequence[Tensor], visits: Tensor, use: ExpertUse) -> Tensor:
-    """The share that these tokens have in the loss over all tokens counted in ``use``.
+    """The share, a scalar, that these tokens have in the loss over all tokens counted in ``use``.
+
+    Each layer's logits are (T, experts); ``visits`` (T,) says how often each token counts.
 
     experts * sum_e f_e P_e with f_e the fraction of rows that chose expert e (no gradient) and P_e the mean
     router probability of e; linear in P, so the shares of micro-batches add up to the loss of their union.

@@ -121,7 +121,7 @@ class ForestScorer(nn.Module):
 
 
 def plain_model(causal_lm: CausalLM) -> PreTrainedModel:
-    """The transformers model, also inside a peft wrapper; a TypeError for anything else."""
+    """The transformers model, also inside a peft wrapper. Raises TypeError for anything else."""
     model = causal_lm.get_base_model() if isinstance(causal_lm, PeftModel) else causal_lm
     if not isinstance(model, PreTrainedModel):
         raise TypeError(f"a causal language model of transformers is wanted, got {type(model).__name__}")

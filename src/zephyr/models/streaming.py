@@ -29,6 +29,7 @@ def stream_answer(
     """The answer to `prompt` in pieces of text, sampled with torch's own random state.
 
     The model writes in a thread; closing the generator ends it within a token.
+    What fails there is raised here.
     """
     streamer = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
     ids = torch.tensor([list(prompt)], device=model.device)

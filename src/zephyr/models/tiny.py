@@ -176,7 +176,7 @@ def tiny_model(
 
     The weights are drawn in float32 and then cast, so two dtypes hold the same model; biases and norms are
     drawn too, and torch's own RNG is left alone. `sliding_window` counts where `TINY[name].sliding`; None
-    makes all layers full.
+    makes all layers full. Raises ValueError for an unknown name or width.
     """
     if name not in TINY:
         raise ValueError(f"no tiny model named '{name}'{did_you_mean(name, TINY)}")

@@ -10,9 +10,9 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from zephyr.recipe.section import FREE, Section
 
-Scheduler = Literal["linear", "cosine", "cosine_with_min_lr", "inverse_sqrt", "constant_with_warmup", "constant"]
-Optimizer = Literal["adamw_torch", "adamw_bnb_8bit", "adamw_torchao_8bit", "rmsprop"]
-Tracker = Literal["jsonl", "tensorboard", "trackio", "wandb"]
+SchedulerName = Literal["linear", "cosine", "cosine_with_min_lr", "inverse_sqrt", "constant_with_warmup", "constant"]
+OptimizerName = Literal["adamw_torch", "adamw_bnb_8bit", "adamw_torchao_8bit", "rmsprop"]
+TrackerName = Literal["jsonl", "tensorboard", "trackio", "wandb"]
 Precision = Literal["float64", "float32", "bf16", "pure_bf16"]
 LossOn = Literal["assistant", "everything"]
 PairLossName = Literal[
@@ -39,11 +39,11 @@ class TrainSection(Section):
     max_tokens_per_micro_batch: int = Field(
         8192, ge=16, description="distinct tokens of one forward pass a device", json_schema_extra=FREE
     )
-    lr_scheduler_type: Scheduler = Field("linear", description="shape of the learning rate")
+    lr_scheduler_type: SchedulerName = Field("linear", description="shape of the learning rate")
     warmup_ratio: float = Field(0.0, ge=0, le=1, description="share of the steps that warm up")
     warmup_steps: int | None = Field(None, ge=0, description="steps that warm up, instead of warmup_ratio")
     min_lr_ratio: float = Field(0.1, ge=0, le=1, description="end of cosine_with_min_lr, as a share of the peak")
-    optim: Optimizer = Field("adamw_torch", description="optimizer, by transformers' name")
+    optim: OptimizerName = Field("adamw_torch", description="optimizer, by transformers' name")
     adam_beta1: float = Field(0.9, ge=0, lt=1, description="Adam's first beta")
     adam_beta2: float = Field(0.999, ge=0, lt=1, description="Adam's second beta")
     adam_epsilon: float = Field(1.0e-8, gt=0, description="Adam's epsilon")
@@ -74,7 +74,7 @@ class TrainSection(Section):
         description="keep the checkpoint with the best value of this metric, such as eval_loss; null: the last step",
     )
     greater_is_better: bool = Field(False, description="whether a larger metric_for_best_model is better")
-    report_to: list[Tracker] = Field(
+    report_to: list[TrackerName] = Field(
         default_factory=list, description="trackers beside the log file", json_schema_extra=FREE
     )
     self_checks: bool = Field(

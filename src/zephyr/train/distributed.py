@@ -34,7 +34,7 @@ from zephyr.recipe.train_section import Precision, TrainSection
 T = TypeVar("T")
 
 # (dtype of the weights, dtype of the computation)
-DTYPES: dict[Precision, tuple[torch.dtype, torch.dtype]] = {
+PRECISION_DTYPES: dict[Precision, tuple[torch.dtype, torch.dtype]] = {
     "float64": (torch.float64, torch.float64),
     "float32": (torch.float32, torch.float32),
     "bf16": (torch.float32, torch.bfloat16),
@@ -62,12 +62,12 @@ def pick_device() -> torch.device:
 
 def weights_dtype(train: TrainSection) -> torch.dtype:
     """The dtype of the weights."""
-    return DTYPES[train.precision][0]
+    return PRECISION_DTYPES[train.precision][0]
 
 
 def compute_dtype(train: TrainSection) -> torch.dtype:
     """The dtype of the computation, which says how far rounding may move a log-prob."""
-    return DTYPES[train.precision][1]
+    return PRECISION_DTYPES[train.precision][1]
 
 
 def keep_freed_memory() -> bool:

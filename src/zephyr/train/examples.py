@@ -56,7 +56,7 @@ def with_mismatched_completions(examples: Sequence[Comparison]) -> list[Comparis
     It is the completion of the next example with a different prompt, cyclically; KTO estimates its KL term on
     these. Pairing once, before training, keeps the reference's log-probs reusable over epochs. TRL shifts by
     one row, whatever its prompt, which pairs a prompt with itself where its completions stand next to each
-    other.
+    other. Raises DataError for examples that all have one prompt.
     Source: KTO, arXiv 2402.01306, section 4.
     """
     num = len(examples)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from zephyr.data.tokenize.token_store import Example
 from zephyr.errors import DataError, ModelError, RecipeError
-from zephyr.models.batch_scoring import Row, unique_tokens
+from zephyr.models.batch_scoring import ScoredRow, unique_tokens
 from zephyr.models.collectives import from_rank_zero, is_distributed, on_every_rank, rank
 from zephyr.models.loading import check_finite_weights, check_token_ids, num_embeddings
 from zephyr.models.scorer import CausalLM, ForestScorer, decoder_layers, plain_model
@@ -77,7 +77,7 @@ class TrainJob:
         return ExampleRows(self.objective, self.examples)
 
 
-class ExampleRows(Sequence[Row]):
+class ExampleRows(Sequence[ScoredRow]):
     """The sequences of every example, laid out by the objective each time they are read.
 
     Held for all examples at once they would take many times the memory of the examples themselves.
@@ -91,16 +91,16 @@ class ExampleRows(Sequence[Row]):
         return len(self._examples)
 
     @overload
-    def __getitem__(self, index: int) -> Row: ...
+    def __getitem__(self, index: int) -> ScoredRow: ...
     @overload
     def __getitem__(self, index: slice) -> ExampleRows: ...  # type: ignore[explicit-any]  # of slice itself
-    def __getitem__(self, index: int | slice) -> Row | ExampleRows:  # type: ignore[explicit-any]
+    def __getitem__(self, index: int | slice) -> ScoredRow | ExampleRows:  # type: ignore[explicit-any]
         if isinstance(index, slice):
             return ExampleRows(self._objective, self._examples[index])
         return self._objective.sequences(self._examples[index])
 
 
-def check_inputs(job: TrainJob) -> None:
+def check_job(job: TrainJob) -> None:
     """Check examples, weights and settings before anything expensive runs; a collective call.
 
     Raises DataError, ModelError or RecipeError that name what is wrong.

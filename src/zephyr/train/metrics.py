@@ -8,7 +8,8 @@ from typing import NamedTuple, cast
 import torch
 
 from zephyr.models.collectives import on_every_rank
-from zephyr.train.checkpoint.optimizer_state import Json, JsonObject
+from zephyr.records.fields import Json
+from zephyr.train.checkpoint.optimizer_state import JsonObject
 from zephyr.train.objectives import Metric
 
 

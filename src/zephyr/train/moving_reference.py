@@ -19,7 +19,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
 from zephyr.errors import RecipeError
-from zephyr.models.batch_scoring import Row, device_of, score_table
+from zephyr.models.batch_scoring import ScoredRow, device_of, score_table
 from zephyr.models.scorer import CausalLM, ForestScorer
 from zephyr.recipe.train_section import DpoObjective
 from zephyr.train.objectives import Objective
@@ -51,7 +51,7 @@ class MovingReference:
             here = [_local(policy[name]) for name in self.weights]
             mix_reference(map(_local, self.weights.values()), here, mixup=self.mixup)
 
-    def logps(self, scorer: ForestScorer, rows: Sequence[Row], *, max_tokens: int) -> Tensor:
+    def logps(self, scorer: ForestScorer, rows: Sequence[ScoredRow], *, max_tokens: int) -> Tensor:
         """(n, C) float64 log-probs of the rows under the reference as it is now."""
         with self._in_place_of(scorer):
             return score_table(scorer, rows, max_tokens=max_tokens, device=device_of(scorer)).logps
@@ -75,7 +75,7 @@ class MovingReference:
 
 
 def mix_reference(reference: Iterable[Tensor], policy: Iterable[Tensor], *, mixup: float) -> None:
-    """Move each weight of the reference in place, to mixup * policy + (1 - mixup) * reference.
+    """Move each weight of the reference, of any shape, in place, to mixup * policy + (1 - mixup) * reference.
 
     The log-probabilities of a moving reference go into no store: compute them with `score_table` as needed. Raises
     ValueError for a mixup outside of (0, 1].
@@ -91,7 +91,8 @@ def mix_reference(reference: Iterable[Tensor], policy: Iterable[Tensor], *, mixu
 def moving_reference(objective: Objective, scorer: ForestScorer, reference: CausalLM | None) -> MovingReference | None:
     """The objective's moving reference as it starts out, or None if its reference stays.
 
-    It starts as the policy, or as ``reference``, which must then have the policy's shape.
+    It starts as the policy, or as ``reference``, which must then have the policy's shape. Raises
+    RecipeError for a policy or reference that cannot move so.
     """
     options = objective.options
     if not isinstance(options, DpoObjective) or options.reference_sync_steps is None:

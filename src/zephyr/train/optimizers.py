@@ -12,8 +12,7 @@ from torch.optim import Optimizer
 
 from zephyr.errors import RecipeError
 from zephyr.recipe.steps import Steps
-from zephyr.recipe.train_section import Optimizer as OptimizerName
-from zephyr.recipe.train_section import Scheduler, TrainSection
+from zephyr.recipe.train_section import OptimizerName, SchedulerName, TrainSection
 
 # The time scale inverse_sqrt falls back on without a warm-up.
 INVERSE_SQRT_TIMESCALE = 10_000
@@ -29,7 +28,7 @@ def build_optimizer(model: nn.Module, train: TrainSection) -> Optimizer:
         {"params": [p for p in trainable if p.ndim > 1], "weight_decay": train.weight_decay},
         {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    return OPTIMIZERS[train.optim]([group for group in groups if group["params"]], train)
+    return OPTIMIZER_BUILDERS[train.optim]([group for group in groups if group["params"]], train)
 
 
 def _adamw(groups: ParameterGroups, train: TrainSection) -> Optimizer:
@@ -69,7 +68,7 @@ def _missing(optim: str, package: str) -> RecipeError:
     )
 
 
-OPTIMIZERS: dict[OptimizerName, Build] = {
+OPTIMIZER_BUILDERS: dict[OptimizerName, Build] = {
     "adamw_torch": _adamw,
     "adamw_bnb_8bit": _adamw_bnb_8bit,
     "adamw_torchao_8bit": _adamw_torchao_8bit,
@@ -124,7 +123,7 @@ def constant(_step: int, _train: TrainSection, _steps: Steps) -> float:
     return 1.0
 
 
-SCHEDULES: dict[Scheduler, Callable[[int, TrainSection, Steps], float]] = {
+SCHEDULES: dict[SchedulerName, Callable[[int, TrainSection, Steps], float]] = {
     "linear": linear,
     "cosine": cosine,
     "cosine_with_min_lr": cosine_with_min_lr,

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from zephyr.errors import InvariantError
-from zephyr.models.batch_scoring import Row, device_of, frozen, score_rows, unique_tokens
+from zephyr.models.batch_scoring import ScoredRow, device_of, frozen, score_rows, unique_tokens
 from zephyr.models.collectives import on_every_rank, rank, world_size
 from zephyr.models.scorer import ForestScorer
 from zephyr.train.reference_store import Logps, ReferenceStore, sequence_key
@@ -37,7 +37,7 @@ def describe_reference(name: str, model_hash: str, *, adapters_off: bool = False
 def fill_reference(
     store: ReferenceStore,
     scorer: ForestScorer,
-    rows: Sequence[Row],
+    rows: Sequence[ScoredRow],
     *,
     max_tokens: int,
     names: Sequence[str] | None = None,
@@ -66,7 +66,7 @@ class _Work(NamedTuple):
 
     store: ReferenceStore
     scorer: ForestScorer
-    rows: Sequence[Row]
+    rows: Sequence[ScoredRow]
     keys: list[list[bytes]]
     names: Sequence[str] | None
 

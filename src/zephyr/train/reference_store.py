@@ -77,7 +77,7 @@ class ReferenceStore:
         return {key for key in keys if key not in self._index}
 
     def get(self, keys: Sequence[bytes]) -> npt.NDArray[np.float64]:
-        """(n,) float64 log-probabilities, one stored as float32 unchanged; KeyError if one is missing."""
+        """(n,) float64 log-probabilities, one stored as float32 unchanged. Raises KeyError if one is missing."""
         absent = sum(key not in self._index for key in keys)
         if absent:
             raise KeyError(f"{absent} of {len(keys)} sequences are not in the reference store {self.folder}")
@@ -90,7 +90,7 @@ class ReferenceStore:
     def add(self, keys: Sequence[bytes], logps: Logps) -> None:
         """Add values, which can be read here at once, and by others and later after `flush`.
 
-        A key that is known already keeps its value.
+        A key that is known already keeps its value; ``logps`` (n,). Raises ValueError for what cannot be stored.
         """
         if logps.shape != (len(keys),) or logps.dtype not in (np.float32, np.float64):
             raise ValueError(f"{len(keys)} keys need float32 or float64 logps, got {logps.dtype} {logps.shape}")

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from zephyr.data.tokenize.token_store import Example
 from zephyr.models.batch_scoring import (
-    Row,
+    ScoredRow,
     ScoreTable,
     device_of,
     my_micro_batches,
@@ -51,7 +51,7 @@ class Batch:
 
     objective: Objective
     examples: Sequence[Example]
-    rows: Sequence[Row]
+    rows: Sequence[ScoredRow]
     totals: Totals
     labels: Tensor
     ref_logps: Tensor | None

@@ -26,7 +26,7 @@ from zephyr.runs.layout import ADAPTER, MODEL
 from zephyr.train.checks.health import GENERATED_TOKENS
 from zephyr.train.distributed import built_on_rank_zero, whole_state_dict
 
-SAMPLES = "samples.jsonl"
+TRAIN_SAMPLES = "samples.jsonl"
 # How the published models were sampled, written into every model folder.
 CARD_SAMPLING = Sampling(max_new_tokens=256, temperature=0.7, top_k=50, top_p=0.95)
 PROBE_TOKENS = 64
@@ -145,7 +145,7 @@ def sample_writer(
                 }
                 for one in completions
             ]
-            _append(folder / SAMPLES, step, [json.dumps(line, ensure_ascii=False) for line in lines])
+            _append(folder / TRAIN_SAMPLES, step, [json.dumps(line, ensure_ascii=False) for line in lines])
         return {GENERATED_TOKENS: float(np.mean([len(completion.ids) for completion in completions]))}
 
     return sample

@@ -82,6 +82,7 @@ class _JsonLines:
         self._last_step = -1 if run.resumed_step is None else run.resumed_step
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Write a line. Raises ValueError for a step that is logged already, ResourceError for a full disk."""
         if step <= self._last_step:
             raise ValueError(f"each step is logged once, in rising order, got {step} after {self._last_step}")
         self._last_step = step

@@ -44,7 +44,7 @@ from zephyr.train.checks.health import HealthMonitor, HealthNote
 from zephyr.train.checks.invariants import check_finite
 from zephyr.train.checks.self_check import check_before_training, check_first_step
 from zephyr.train.distributed import full_value, pick_device, process_group, runs_alone
-from zephyr.train.job import TrainJob, build_scorer, check_inputs, identity_of, model_hashes, reference_logps
+from zephyr.train.job import TrainJob, build_scorer, check_job, identity_of, model_hashes, reference_logps
 from zephyr.train.metrics import Shares, added, as_line, over_ranks, plain, shares_of
 from zephyr.train.moving_reference import MovingReference, moving_reference
 from zephyr.train.optimizers import build_optimizer, learning_rate_at
@@ -162,7 +162,7 @@ def start(job: TrainJob) -> TrainRun:
     arranged = job.objective.arranged
     job = dataclasses.replace(job, examples=arranged(job.examples), eval_examples=arranged(job.eval_examples))
     _seed(job.seed)
-    check_inputs(job)
+    check_job(job)
     settings, hashes = job.settings, model_hashes(job)
     identity, scorer = identity_of(job, hashes), build_scorer(job.policy, settings)
     ref_logps = reference_logps(job, scorer, hashes.reference) if job.objective.needs_reference else None

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch.testing import assert_close
 
 from zephyr.recipe.train_section import Divergence
-from zephyr.train.losses.ratios import desensitised, divergence_scores
+from zephyr.train.losses.pairs import desensitised, divergence_scores
 
 
 def vector(*numbers, dtype=torch.float64):

@@ -34,7 +34,8 @@ from zephyr.atomic import (
 )
 from zephyr.errors import ResourceError
 from zephyr.models.collectives import from_rank_zero, on_every_rank, rank, world_size
-from zephyr.train.checkpoint.optimizer_state import Json, JsonObject, model_tensors, optimizer_parts
+from zephyr.records.fields import Json
+from zephyr.train.checkpoint.optimizer_state import JsonObject, model_tensors, optimizer_parts
 from zephyr.train.checkpoint.tensor_files import write_tensors
 
 STATE = "state.json"
@@ -126,7 +127,8 @@ def whole_checkpoints(run_folder: Path) -> list[Path]:
 def prune_checkpoints(run_folder: Path, *, keep_last: int, best_step: int | None = None) -> list[Path]:
     """The checkpoints that were removed: all but the newest `keep_last` and that of `best_step`. For rank 0.
 
-    Those whose files are missing or cut do not count as kept, and are not removed: they are evidence.
+    Those whose files are missing or cut do not count as kept, and are not removed: they are evidence. Raises
+    ValueError for a `keep_last` below 1.
     """
     if keep_last < 1:
         raise ValueError(f"keep_last must be at least 1, got {keep_last}")
@@ -138,7 +140,7 @@ def prune_checkpoints(run_folder: Path, *, keep_last: int, best_step: int | None
 
 
 def tensor_groups(training: TrainingState, optimizer: Mapping[str, Tensor]) -> dict[str, Mapping[str, Tensor]]:
-    """All tensors of a checkpoint by the files they go to, not copied."""
+    """All tensors of a checkpoint, of any shape, by the files they go to, not copied."""
     extra = {f"extra/{name}": tensor for name, tensor in training.extra_tensors.items()}
     return {"model": model_tensors(training.model), "optimizer": optimizer, "extra": extra}
 

@@ -13,9 +13,9 @@ from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from zephyr.errors import CheckpointError
+from zephyr.records.fields import Json
 from zephyr.train.checkpoint.tensor_files import StoredTensor, can_store
 
-Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 JsonObject: TypeAlias = dict[str, Json]
 
 # torch.compile and activation checkpointing put these into names; a run may do without them when it goes on.

@@ -9,8 +9,8 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-Line = Mapping[str, float]
-History = Sequence[Line]
+LogLine = Mapping[str, float]
+History = Sequence[LogLine]
 
 # The mean number of tokens of the answers sampled during training, as the loop logs it.
 GENERATED_TOKENS = "generations/mean_tokens"
@@ -179,7 +179,7 @@ def over_epoching(history: History) -> HealthNote | None:
     return None
 
 
-CHECKS: tuple[Callable[[History], HealthNote | None], ...] = (
+HEALTH_CHECKS: tuple[Callable[[History], HealthNote | None], ...] = (
     chosen_collapse,
     length_growth,
     saturated_margins,
@@ -195,15 +195,15 @@ class HealthMonitor:
     `notes`, which holds all of the run.
     """
 
-    def __init__(self, past: Iterable[Line] = ()) -> None:
+    def __init__(self, past: Iterable[LogLine] = ()) -> None:
         self.notes: list[HealthNote] = []
-        self._history: list[Line] = []
+        self._history: list[LogLine] = []
         self._said: set[str] = set()
         self._num_checked = 0
         for line in past:
             self.observe(line)
 
-    def observe(self, line: Line) -> list[HealthNote]:
+    def observe(self, line: LogLine) -> list[HealthNote]:
         """The notes for which this line was the last straw."""
         self._history.append(dict(line))
         grown = len(self._history) - self._num_checked
@@ -211,7 +211,7 @@ class HealthMonitor:
         if not evaluated and grown < RECHECK_SHARE * len(self._history):
             return []
         self._num_checked = len(self._history)
-        found = [note for check in CHECKS if (note := check(self._history)) and note.kind not in self._said]
+        found = [note for check in HEALTH_CHECKS if (note := check(self._history)) and note.kind not in self._said]
         self._said.update(note.kind for note in found)
         self.notes += found
         return found

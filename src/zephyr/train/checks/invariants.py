@@ -17,7 +17,7 @@ from torch.distributed.tensor import DTensor
 
 from zephyr.data.tokenize.token_store import Example
 from zephyr.errors import InvariantError
-from zephyr.models.batch_scoring import Row, device_of, frozen
+from zephyr.models.batch_scoring import ScoredRow, device_of, frozen
 from zephyr.train.objectives import Objective, Scored
 from zephyr.trees.forest import Forest, Ids, ScoredSequence, build_forest
 from zephyr.trees.score import SequenceScores
@@ -64,7 +64,7 @@ def check_first_loss(
 
     `loss` is that of the whole first step before any update, over all micro-batches and ranks, without a
     router's balance loss; `examples` are the global batch, `ref_logps` (B, C) its reference. For sigmoid DPO
-    it is ln 2.
+    it is ln 2. Raises InvariantError.
     """
     scored = _at_zero_margin(objective, examples, ref_logps)
     totals = objective.totals(examples)
@@ -150,7 +150,7 @@ def check_no_leak(
     To the bit, or up to the rounding of the precision `within`: mixtures of experts group tokens by what they
     contain, so there other tokens can move last bits. Every sequence is changed in its turn, or those numbered
     ``changing``, a forward each.
-    With a sharded scorer every rank must pass the same sequences.
+    With a sharded scorer every rank must pass the same sequences. Raises InvariantError.
     """
     scores = _scores(scorer, build_forest(sequences))
     before = scores.logps.double()
@@ -176,12 +176,12 @@ def check_no_leak(
 
 
 def check_supervision(
-    rows: Sequence[Row], names: Sequence[str], *, stop_ids: Collection[int], all_allowed: bool = False
+    rows: Sequence[ScoredRow], names: Sequence[str], *, stop_ids: Collection[int], all_allowed: bool = False
 ) -> Supervision:
-    """How much of the data is supervised; an error if it is nothing, everything, or no stop token.
+    """How much of the data is supervised. Raises InvariantError if it is nothing, everything, or no stop token.
 
     `all_allowed`: everything may be supervised, as in continued pretraining. Without `stop_ids` no stop token
-    is looked for. An example with a sequence that has no scored token is an error that names it.
+    is looked for. An example with a sequence that has no scored token is an error, too, that names it.
     """
     counts = [_supervised(row, stop_ids) for row in rows]
     total = Supervision(*map(sum, zip(*counts, strict=True))) if counts else Supervision(0, 0, 0, 0)
@@ -222,7 +222,7 @@ def check_finite(
     """Check that loss and gradient norm are finite; to be called before the optimizer steps.
 
     To name the culprits: `logps` (n, C) of the examples `names`, as far as known, and `parameters`, which are
-    only read if something is wrong.
+    only read if something is wrong. Raises InvariantError.
     """
     if math.isfinite(loss) and math.isfinite(grad_norm):
         return
@@ -323,7 +323,7 @@ def _common_prefix(first: Ids, second: Ids) -> int:
     return int(differing[0]) if len(differing) else length
 
 
-def _union(row: Row) -> list[ScoredSequence]:
+def _union(row: ScoredRow) -> list[ScoredSequence]:
     """A row's distinct sequences; a token counts as scored if it is so in one of those with the same ids."""
     masks: dict[bytes, ScoredSequence] = {}
     for sequence in row:
@@ -334,7 +334,7 @@ def _union(row: Row) -> list[ScoredSequence]:
     return list(masks.values())
 
 
-def _supervised(row: Row, stop_ids: Collection[int]) -> tuple[int, int, int, int]:
+def _supervised(row: ScoredRow, stop_ids: Collection[int]) -> tuple[int, int, int, int]:
     """Tokens that could be targets, those that are, and 1 if a stop token is among them; a count of 1."""
     distinct = _union(row)
     targets = [sequence.ids[sequence.scored] for sequence in distinct]
@@ -342,7 +342,7 @@ def _supervised(row: Row, stop_ids: Collection[int]) -> tuple[int, int, int, int
     return sum(len(s.ids) - 1 for s in distinct), sum(map(len, targets)), int(has_stop), 1
 
 
-def _has_unscored(row: Row) -> bool:
+def _has_unscored(row: ScoredRow) -> bool:
     """Whether a sequence of the row has no scored token, or the row no token at all."""
     distinct = _union(row)
     return not distinct or any(not sequence.scored.any() for sequence in distinct)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from zephyr.models.batch_scoring import Row, device_of, score_table
+from zephyr.models.batch_scoring import ScoredRow, device_of, score_table
 from zephyr.models.scorer import ForestScorer
 from zephyr.train.checks.invariants import (
     check_first_loss,
@@ -67,7 +67,7 @@ def _is_own_reference(job: TrainJob, scorer: ForestScorer) -> bool:
     return job.reference is None and scorer.starts_as_reference
 
 
-def _probed(rows: Sequence[Row]) -> list[int]:
+def _probed(rows: Sequence[ScoredRow]) -> list[int]:
     """A few examples for the probe: rather short ones of the first, for each costs several forward passes."""
     lengths = [sum(len(sequence.ids) for sequence in row) for row in rows[:NUM_LOOKED_AT]]
     by_length = sorted(range(len(lengths)), key=lambda index: (lengths[index], index))
@@ -76,7 +76,7 @@ def _probed(rows: Sequence[Row]) -> list[int]:
 
 
 def _sequences(
-    rows: Sequence[Row], names: Sequence[str], probed: Sequence[int], max_tokens: int
+    rows: Sequence[ScoredRow], names: Sequence[str], probed: Sequence[int], max_tokens: int
 ) -> tuple[list[ScoredSequence], list[str]]:
     """The sequences of the probed examples, within the token budget, and whose they are."""
     sequences: list[ScoredSequence] = []

@@ -1,4 +1,4 @@
-"""Losses on preference pairs with a reference model: the DPO family.
+"""Losses on preference pairs with a reference model: the DPO family, LD-DPO and f-divergences among it.
 
 Notation: d = policy log-prob - reference log-prob of a completion (``*_ratios``), c chosen, r rejected,
 h = d_c - d_r (``margins``), s the sigmoid. Every loss is a function (Pairs, options of dpo) -> (n,); an option
@@ -9,6 +9,7 @@ To add one: a function and a row in ``PAIR_LOSSES`` here, and its name in ``zeph
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -16,9 +17,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from zephyr.recipe.train_section import DpoObjective, PairLossName
+from zephyr.recipe.train_section import Divergence, DpoObjective, PairLossName
 from zephyr.train.losses.kto import kl_estimate, kto
 
+# e^80 is the last comfortable power in float32; a log-ratio beyond it has left every useful range.
+LARGEST_EXPONENT = 80.0
+# The alpha that gives each named divergence; "alpha_divergence" names its own.
+ALPHAS: dict[Divergence, float] = {"reverse_kl": 1.0, "forward_kl": 0.0}
 # EXO's loss is infinite without smoothing.
 EXO_SMOOTHING = 1e-3
 DISCOPOP_TAU = 0.05
@@ -46,6 +51,33 @@ class Pairs(NamedTuple):
     def margins(self) -> Tensor:
         """H (n,)."""
         return self.chosen_ratios - self.rejected_ratios
+
+
+def desensitised(logps: Tensor, head_logps: Tensor, ld_alpha: float) -> Tensor:
+    """Log-probs in which tokens past the length both completions share count ``ld_alpha`` times.
+
+    ``head_logps`` (n, 2) are the sums over the shared length, ``logps`` (n, 2) over everything.
+    Source: LD-DPO, arXiv 2409.06411.
+    """
+    return head_logps + ld_alpha * (logps - head_logps)
+
+
+def divergence_scores(ratios: Tensor, divergence: Divergence, alpha: float | None = None) -> Tensor:
+    """f'(t) of the log-ratios log t, which takes their place in a margin; both (n, 2).
+
+    Reverse KL is log t, that is plain DPO; JS log(2t/(1+t)); alpha (t^(alpha-1) - 1)/(alpha-1), whose limit
+    at alpha = 1 is reverse KL and whose value at alpha = 0 is forward KL. ``alpha`` is for "alpha_divergence"
+    alone. Raises ValueError where that lacks it.
+    Source: f-DPO, arXiv 2309.16240, table 1.
+    """
+    if divergence == "js_divergence":
+        return math.log(2) + F.logsigmoid(ratios)
+    power = ALPHAS.get(divergence, alpha)
+    if power is None:
+        raise ValueError("alpha_divergence needs alpha")
+    if power == 1.0:
+        return ratios
+    return torch.expm1(((power - 1) * ratios).clamp(max=LARGEST_EXPONENT)) / (power - 1)
 
 
 def _smoothed(logits: Tensor, label_smoothing: float | None) -> Tensor:

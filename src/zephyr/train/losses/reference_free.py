@@ -40,7 +40,7 @@ def cpo(chosen: Tensor, rejected: Tensor, *, beta: float) -> Tensor:
 
 
 def log1mexp(x: Tensor) -> Tensor:
-    """log(1 - e^x) for x <= 0, finite also at 0; the absolute error stays at machine precision.
+    """log(1 - e^x) (n,) for x (n,) <= 0, finite also at 0; the absolute error stays at machine precision.
 
     Source: Maechler, "Accurately computing log(1 - exp(-|a|))", 2012.
     """
