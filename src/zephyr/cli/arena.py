@@ -1,5 +1,6 @@
 """`zephyr arena`, `alpaca-eval` and `winrate`: models compared with each other or with a baseline by a judge."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -47,22 +48,11 @@ def arena(  # noqa: PLR0913 - typer makes an option of every parameter
     """Let a judge compare two models, in both orders. Every call is kept; run again to continue."""
     quiet_libraries(offline=offline)
     from zephyr.evaluate.judged.arena import run_arena
-    from zephyr.evaluate.judged.bench import JudgedBench, parse_contestant
+    from zephyr.evaluate.judged.bench import parse_bench
     from zephyr.evaluate.judged.mt_bench import MT_BENCH_SAMPLING
-    from zephyr.teachers.opening import parse_teacher
 
-    bench = JudgedBench(
-        contestants=tuple(
-            parse_contestant(model, api_key_env=api_key_env, concurrency=concurrency) for model in (model_a, model_b)
-        ),
-        judge=parse_teacher(judge, api_key_env=api_key_env, concurrency=concurrency),
-        out=out,
-        data=mt_bench,
-        limit=limit,
-        seed=seed,
-        offline=offline,
-        cap_tokens=cap_tokens,
-    )
+    named = parse_bench([model_a, model_b], judge, out, api_key_env=api_key_env, concurrency=concurrency)
+    bench = replace(named, data=mt_bench, limit=limit, seed=seed, offline=offline, cap_tokens=cap_tokens)
     sampling = MT_BENCH_SAMPLING.model_copy(update={"temperature": temperature, "max_new_tokens": max_new_tokens})
     with can_go_on():
         result = run_arena(bench, sampling=sampling, prompts=prompts, judge_prompts=judge_prompts, swap=swap)
@@ -102,19 +92,10 @@ def alpaca_eval(  # noqa: PLR0913 - typer makes an option of every parameter
     """Compare a model with AlpacaEval's baseline. Every call is kept; run again to continue."""
     quiet_libraries(offline=offline)
     from zephyr.evaluate.judged.alpaca_eval import ALPACA_EVAL_SAMPLING, run_alpaca_eval
-    from zephyr.evaluate.judged.bench import JudgedBench, parse_contestant
-    from zephyr.teachers.opening import parse_teacher
+    from zephyr.evaluate.judged.bench import parse_bench
 
-    bench = JudgedBench(
-        contestants=(parse_contestant(model, api_key_env=api_key_env, concurrency=concurrency),),
-        judge=parse_teacher(judge, api_key_env=api_key_env, concurrency=concurrency),
-        out=out,
-        data=data,
-        limit=limit,
-        seed=seed,
-        offline=offline,
-        cap_tokens=cap_tokens,
-    )
+    named = parse_bench([model], judge, out, api_key_env=api_key_env, concurrency=concurrency)
+    bench = replace(named, data=data, limit=limit, seed=seed, offline=offline, cap_tokens=cap_tokens)
     changed = {"temperature": temperature, "max_new_tokens": max_new_tokens}
     with can_go_on():
         result = run_alpaca_eval(

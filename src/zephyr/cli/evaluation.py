@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -62,28 +63,26 @@ def evaluate(  # noqa: PLR0913 - typer makes an option of every parameter
     from zephyr.errors import DataError
     from zephyr.evaluate.benchmarks import run_benchmarks
     from zephyr.evaluate.harness.run import HarnessRun
-    from zephyr.evaluate.judged.bench import JudgedBench, parse_contestant
+    from zephyr.evaluate.judged.bench import parse_bench
     from zephyr.recipe.evaluate_section import HarnessTask
-    from zephyr.teachers.opening import parse_teacher
 
     names = [name.strip() for name in tasks.split(",") if name.strip()]
     if not names:
         raise DataError("--tasks", "names no task", "name some, separated by commas")
     folder = out or Path("evaluations") / (Path(model).name or "model")
-    rater = None if judge is None else parse_teacher(judge, api_key_env=api_key_env, concurrency=concurrency)
+    bench = None
+    if judge is not None:
+        bench = parse_bench([model], judge, folder, api_key_env=api_key_env, concurrency=concurrency)
+        bench = replace(bench, offline=offline, cap_tokens=cap_tokens)
     task = HarnessTask(
         tasks=names,
         data=data,
         shots=shots,
         limit=limit,
         chat_template=chat_template,
-        judge=rater,
+        judge=None if bench is None else bench.judge,
         max_new_tokens=max_new_tokens,
     )
-    bench = None
-    if rater is not None:
-        contestant = parse_contestant(model, api_key_env=api_key_env, concurrency=concurrency)
-        bench = JudgedBench(contestants=(contestant,), judge=rater, out=folder, offline=offline, cap_tokens=cap_tokens)
     with can_go_on():
         found = run_benchmarks(model, task, HarnessRun(folder, offline, system, dtype, max_tokens), bench)
     if print_json:

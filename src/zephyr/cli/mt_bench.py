@@ -1,5 +1,6 @@
 """`zephyr mt-bench`: a model on MT-Bench, rated by a judge."""
 
+from dataclasses import replace
 from pathlib import Path
 from textwrap import indent
 from typing import Annotated, Literal
@@ -65,22 +66,13 @@ def mt_bench(  # noqa: PLR0913 - typer makes an option of every parameter
 ) -> None:
     """Let a model answer MT-Bench and a judge rate it. Every call is kept; run again to continue."""
     quiet_libraries(offline=offline)
-    from zephyr.evaluate.judged.bench import JudgedBench, parse_contestant
+    from zephyr.evaluate.judged.bench import parse_bench
     from zephyr.evaluate.judged.mt_bench import MT_BENCH_SAMPLING, run_mt_bench
-    from zephyr.teachers.opening import parse_teacher
 
     # The eager callback above ends the command, so this option is never seen here.
     assert list_wrong is None
-    bench = JudgedBench(
-        contestants=(parse_contestant(model, api_key_env=api_key_env, concurrency=concurrency),),
-        judge=parse_teacher(judge, api_key_env=api_key_env, concurrency=concurrency),
-        out=out,
-        data=data,
-        limit=limit,
-        seed=seed,
-        offline=offline,
-        cap_tokens=cap_tokens,
-    )
+    named = parse_bench([model], judge, out, api_key_env=api_key_env, concurrency=concurrency)
+    bench = replace(named, data=data, limit=limit, seed=seed, offline=offline, cap_tokens=cap_tokens)
     with can_go_on():
         result = run_mt_bench(
             bench,

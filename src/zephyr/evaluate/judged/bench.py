@@ -133,6 +133,15 @@ def parse_contestant(text: str, *, api_key_env: str = "OPENAI_API_KEY", concurre
     return Contestant(text, parse_teacher(named, api_key_env=api_key_env, concurrency=concurrency))
 
 
+def parse_bench(
+    models: Sequence[str], judge: str, out: Path, *, api_key_env: str = "OPENAI_API_KEY", concurrency: int = 64
+) -> JudgedBench:
+    """A run of contestants and a judge as a command line names them. Raises what `parse_contestant` does."""
+    parsed = [parse_contestant(model, api_key_env=api_key_env, concurrency=concurrency) for model in models]
+    rater = parse_teacher(judge, api_key_env=api_key_env, concurrency=concurrency)
+    return JudgedBench(contestants=tuple(parsed), judge=rater, out=out)
+
+
 def refuse_scripted(judge: TeacherSection, option: str) -> None:
     """Check that the judge is not the scripted one, which reads no prompts but our own. Raises DataError."""
     if isinstance(judge, ScriptedSection):
