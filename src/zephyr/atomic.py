@@ -28,7 +28,7 @@ class FileRecord(NamedTuple):
 
 
 def write_file(path: Path, chunks: Iterable[bytes | memoryview]) -> FileRecord:
-    """The record of a new file made of `chunks`, synced to the disk; an OSError carries the file's name."""
+    """The record of a new file made of `chunks`, synced to the disk. Raises an OSError that names the file."""
     digest = hashlib.sha256()
     num_bytes = 0
     try:

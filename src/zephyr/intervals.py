@@ -59,7 +59,10 @@ def bootstrap_mean(values: Sequence[float], *, seed: int, groups: Sequence[int] 
 def bootstrap_interval(
     statistic: Callable[[NDArray[np.intp]], float], num_items: int, *, seed: int
 ) -> tuple[float, float] | None:
-    """The middle 95 % of a statistic of the drawn items' indices; draws that give NaN are left out, None if all do."""
+    """The middle 95 % of a statistic over bootstrap draws; None if it is NaN for every draw, which are left out.
+
+    `statistic` takes the indices of the drawn items, (num_items,).
+    """
     random = np.random.default_rng(seed)
     drawn = np.array([statistic(random.integers(0, num_items, num_items)) for _ in range(STATISTIC_DRAWS)])
     drawn = drawn[~np.isnan(drawn)]

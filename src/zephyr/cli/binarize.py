@@ -40,7 +40,11 @@ def binarize_command(  # noqa: PLR0913 - typer makes an option of every paramete
     as_json: AsJson = False,
     offline: Offline = False,
 ) -> None:
-    """Make pairs (or ranked lists, or labelled answers) from ratings, in the columns of ultrafeedback_binarized."""
+    """Make pairs (or ranked lists, or labelled answers) from ratings, in the columns of ultrafeedback_binarized.
+
+    \f
+    Raises DataError if the rules leave no row.
+    """
     quiet_libraries(offline=offline)
     from zephyr.cli.files import check_output, open_rows
     from zephyr.errors import DataError

@@ -52,7 +52,8 @@ def _section(words: str, function: FunctionType) -> Iterator[str]:
     hints: dict[str, object] = get_type_hints(function, include_extras=True)
     rows = [_row(name, hints[name], one) for name, one in signature(function).parameters.items()]
     typed = [words, *(row.shown for row in rows if not row.is_option)]
-    yield f"{cleandoc(function.__doc__ or '')}\n"
+    # As in click, what follows a form feed is for readers of the code.
+    yield f"{cleandoc(function.__doc__ or '').partition(chr(12))[0].rstrip()}\n"
     yield f"```text\n{' '.join([*typed, '[OPTIONS]'] if any(row.is_option for row in rows) else typed)}\n```\n"
     if rows:
         yield "| | value | default | |"

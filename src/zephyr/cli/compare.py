@@ -24,7 +24,11 @@ def compare(
     seed: Annotated[int, typer.Option(help="Of the intervals.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Compare runs with the first one, item by item: differences, intervals, and in what their protocols differ."""
+    """Compare evaluations with the first one, item by item: differences with intervals, and deviations of protocol.
+
+    \f
+    Raises DataError if there is nothing to compare with.
+    """
     import json
 
     from zephyr.errors import DataError

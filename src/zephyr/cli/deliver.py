@@ -57,7 +57,11 @@ def audit(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Derive what a card's training table implies: beta, steps per epoch, number of rows, size of the evaluation."""
+    """Derive what a card's training table implies: beta, steps per epoch, number of rows, size of the evaluation.
+
+    \f
+    Raises DataError if the card cannot be read.
+    """
     from zephyr.deliver.card_audit import audit_card
     from zephyr.errors import DataError
 

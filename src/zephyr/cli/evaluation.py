@@ -56,7 +56,11 @@ def evaluate(  # noqa: PLR0913 - typer makes an option of every parameter
     print_json: Annotated[bool, typer.Option("--json", help="Print the results as one JSON object.")] = False,
     offline: Offline = False,
 ) -> None:
-    """Measure a model on benchmarks: lm-eval's tasks on prefix trees, and those that a judge rates."""
+    """Evaluate a model on benchmarks: lm-eval tasks, scored on prefix trees, and benchmarks rated by a judge.
+
+    \f
+    Raises DataError if no task is named.
+    """
     quiet_libraries(offline=offline)
     # lm-eval draws a bar a task with tqdm, which reads this when it is imported.
     os.environ.setdefault("TQDM_DISABLE", "1")

@@ -64,7 +64,7 @@ app.command("env")(environment.print_environment)
 
 
 def print_version(wanted: bool) -> None:
-    """Nothing: prints the version and ends the command, if that was asked for."""
+    """Print the version and end the command if `--version` is given."""
     if wanted:
         typer.echo(f"zephyr {__version__}")
         raise typer.Exit
@@ -83,7 +83,7 @@ def zephyr(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Nothing: runs the command line, and prints a user's mistake in one line with exit code 2."""
+    """Run the command line. A user's mistake is printed in one line, with exit code 2; any other error is raised."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     wants_traceback = TRACEBACK in words
     try:

@@ -28,7 +28,11 @@ def chat(
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer in tokens.")] = 256,
     offline: Offline = False,
 ) -> None:
-    """Chat with a model. Ctrl-C stops an answer, /new starts a new conversation, /exit or Ctrl-D ends."""
+    """Chat with a model. Ctrl-C stops an answer, /new starts a new conversation, /exit or Ctrl-D ends.
+
+    \f
+    Raises DataError for sampling options out of range.
+    """
     quiet_libraries(offline=offline)
     import torch
 

@@ -34,9 +34,9 @@ def top_of(task: str, series: Mapping[str, Sequence[float | None]]) -> float:
 
 
 def radar_svg(title: str, axes: Sequence[str], series: Mapping[str, Sequence[float | None]], *, top: float) -> str:
-    """The picture: an axis for every category from 0 to `top`, a closed line for every series; ValueError under 3 axes.
+    """The radar chart: an axis for every category from 0 to `top`, a closed line for every series.
 
-    A value that is missing leaves a gap in its line.
+    A missing value leaves a gap in its line. Raises ValueError for fewer than 3 axes, or a series of another length.
     """
     if len(axes) < 3:
         raise ValueError(f"a radar needs 3 axes or more, got {len(axes)}")

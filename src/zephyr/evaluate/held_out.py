@@ -58,7 +58,7 @@ def preference_metrics(
 ) -> PreferenceMetrics:
     """The metrics of log-probs (n, 2) of a policy and its reference; `prompts` numbers the prompt of each pair.
 
-    Source: DPO, arXiv 2305.18290, equation 5.
+    Raises ValueError for other shapes. Source: DPO, arXiv 2305.18290, equation 5.
     """
     if logps.shape != ref_logps.shape or logps.ndim != 2 or logps.shape[1] != 2 or not len(logps):
         raise ValueError(f"need two equal tables (n, 2), got {tuple(logps.shape)} and {tuple(ref_logps.shape)}")

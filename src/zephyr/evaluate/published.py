@@ -146,7 +146,7 @@ PROTOCOLS: Mapping[str, Mapping[str, Json]] = {
 
 
 def published_scores(model: str) -> list[Published]:
-    """The published scores of a model; DataError with the nearest name for an unknown one."""
+    """The published scores of a model. Raises DataError with the nearest name for an unknown one."""
     if model not in PUBLISHED:
         remedy = did_you_mean(model, PUBLISHED).removeprefix("; ")
         raise DataError("--published", f"no scores of that model are known, got '{model}'", remedy)

@@ -129,7 +129,7 @@ def longer_answer(pair: Pair) -> str:
 
 
 def margins(logps: Tensor, ref_logps: Tensor, *, beta: float) -> list[float]:
-    """The reward of each chosen answer minus that of the rejected one."""
+    """Rewards of chosen minus rejected answers, one for each of n pairs. `logps`, `ref_logps`: (n, 2), chosen first."""
     rewards = beta * (logps - ref_logps)
     return [float(margin) for margin in rewards[:, 0] - rewards[:, 1]]
 

@@ -168,7 +168,8 @@ def save(
 def save_adapter(model: PeftModel, folder: Path, *, weights: Mapping[str, Tensor] | None = None) -> None:
     """Write the adapters to `folder`, new and whole, as peft and others read them.
 
-    `weights`: their state dict in full shapes, by the model's names, where the model's own are sharded.
+    `weights`: the adapters' unsharded state dict by the model's names, where the model's own weights are sharded; each
+    tensor has the shape of its parameter. Raises ModelError if the folder exists.
     """
     refuse_existing(folder)
     with new_folder(folder) as partial:

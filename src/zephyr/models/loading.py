@@ -240,9 +240,9 @@ def save_model(
 ) -> None:
     """Write a plain Hugging Face model folder, whole, that was not there before.
 
-    It is written beside and renamed, so an interrupted save leaves nothing under the name. `weights`: the
-    whole state dict, in full shapes, of a model whose own weights are sharded. Raises ModelError where
-    something stands already, ResourceError when the disk is full.
+    It is written under another name and renamed, so an interrupted save leaves no folder of this name. `weights`: the
+    unsharded state dict of a model whose own weights are sharded; each tensor has the shape of its parameter. Raises
+    ModelError if the folder exists, ResourceError if the disk is full, ValueError for a model with adapters.
     """
     if hasattr(model, "peft_config"):
         raise ValueError("the model has adapters: merge them first, or save them as an adapter folder")

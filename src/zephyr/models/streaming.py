@@ -26,10 +26,9 @@ class _Unwanted(StoppingCriteria):
 def stream_answer(
     model: PreTrainedModel, tokenizer: Tokenizer, prompt: Sequence[int], sampling: Sampling
 ) -> Generator[str, None, None]:
-    """The answer to `prompt` in pieces of text, sampled with torch's own random state.
+    """The answer to `prompt` in pieces of text, sampled with torch's global random state.
 
-    The model writes in a thread; closing the generator ends it within a token.
-    What fails there is raised here.
+    The model runs in a thread; closing the generator ends it within a token. Raises whatever error ends that thread.
     """
     streamer = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
     ids = torch.tensor([list(prompt)], device=model.device)

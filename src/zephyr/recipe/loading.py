@@ -34,7 +34,7 @@ class Loaded(NamedTuple):
 def load_recipe(path_or_name: str, overrides: Sequence[str] = ()) -> Recipe:
     """The recipe of a file, or of that name among the shipped ones; what was left out is logged.
 
-    A RecipeError says all that is wrong with it. `overrides`: words of the form align.train.learning_rate=1.0e-6.
+    `overrides`: settings of the form align.train.learning_rate=1.0e-6. Raises RecipeError with all problems at once.
     """
     loaded = read_recipe(path_or_name, overrides)
     for note in loaded.notes:
@@ -43,7 +43,7 @@ def load_recipe(path_or_name: str, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def read_recipe(path_or_name: str, overrides: Sequence[str] = ()) -> Loaded:
-    """As `load_recipe`, with the notes instead of log lines."""
+    """Like `load_recipe`, but returns the notes instead of logging them. Raises RecipeError."""
     parsed = parse_overrides(overrides)
     file = _find(path_or_name)
     document = read_yaml(_read_text(file), str(file))
@@ -87,7 +87,7 @@ def _finish(
 
 
 def read_teacher(file: Path) -> TeacherSection:
-    """The teacher of a file that holds its section of a recipe alone; a RecipeError says all that is wrong with it."""
+    """The teacher in a file that holds only its section of a recipe. Raises RecipeError with all problems at once."""
     document = read_yaml(_read_text(file), str(file))
     above = ("synth", "teacher")
     around: dict[str, Plain] = {"name": "teacher", "model": {"kind": "pretrained", "name_or_path": "none"}}

@@ -30,7 +30,7 @@ class Overridden(NamedTuple):
 
 
 def parse_overrides(texts: Sequence[str]) -> list[Override]:
-    """The overrides in words of the form key=value, values written in YAML; a RecipeError names all that are not."""
+    """The overrides in texts of the form key=value, values in YAML. Raises RecipeError with all malformed ones."""
     parsed, faults = [], []
     for text in texts:
         path, equals, value = text.partition("=")
@@ -45,10 +45,10 @@ def parse_overrides(texts: Sequence[str]) -> list[Override]:
 
 
 def apply_overrides(data: Plain, overrides: Sequence[Override]) -> Overridden:
-    """The data with the overrides in it, in their order; `data` itself is changed.
+    """The data with the overrides applied in order; `data` itself is changed.
 
-    One that chooses another variant, as `align.objective.name=orpo` does, drops the keys of the old variant that
-    the new one does not know, unless they were given by an override too.
+    An override that selects another variant, such as `align.objective.name=orpo`, drops the keys of the old variant
+    that the new one does not have, unless an override sets them too. Raises RecipeError for keys that do not exist.
     """
     before: dict[Keys, Plain] = {}
     given: list[Keys] = []

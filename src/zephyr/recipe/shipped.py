@@ -35,7 +35,7 @@ def shipped_recipes() -> list[Shipped]:
 
 
 def find_shipped(name: str) -> Shipped:
-    """The shipped recipe of that name; a RecipeError with the nearest name if there is none."""
+    """The shipped recipe of that name. Raises RecipeError with the nearest name if there is none."""
     recipes = {recipe.name: recipe for recipe in shipped_recipes()}
     wanted = name.removesuffix(".yaml")
     if wanted not in recipes:
@@ -45,7 +45,7 @@ def find_shipped(name: str) -> Shipped:
 
 
 def copy_recipe(name: str, folder: Path) -> Path:
-    """The new file in `folder` that holds a copy of a shipped recipe; one that is there is never written over."""
+    """The path of a new copy of a shipped recipe in `folder`. Raises RecipeError if it exists or cannot be written."""
     recipe = find_shipped(name)
     target = folder / recipe.path.name
     if folder.exists() and not folder.is_dir():

@@ -34,6 +34,7 @@ class _Reader:
         self.num_values = 0
 
     def build(self, node: yaml.Node, keys: Keys) -> Plain:
+        """The value of a node at `keys`. Raises yaml.YAMLError if the document has too many values."""
         self.num_values += 1
         if self.num_values > MAX_VALUES:
             raise yaml.YAMLError(f"holds more than {MAX_VALUES} values")
@@ -74,7 +75,7 @@ class _Reader:
 
 
 def read_yaml(text: str, where: str) -> Document:
-    """The document in a text; a RecipeError names the line of what is wrong with it."""
+    """The YAML document in a text. Raises RecipeError with the line of each fault."""
     try:
         loader = yaml.SafeLoader(text)
         node = loader.get_single_node()

@@ -64,7 +64,7 @@ def from_prompt(fields: Fields) -> Messages:
 def from_hh_text(text: str) -> Messages:
     """The dialogue of a text in the format of HH-RLHF, with turns after "Human:" and "Assistant:".
 
-    Source: Anthropic/hh-rlhf on the hub, arXiv 2204.05862.
+    Raises UnusableError for any other text. Source: Anthropic/hh-rlhf on the hub, arXiv 2204.05862.
     """
     before, *turns = _HH_TURN.split(text)
     if before.strip() or not turns:

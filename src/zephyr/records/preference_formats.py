@@ -56,7 +56,7 @@ def from_hh_rlhf(row: Row) -> Preference:
 
 
 def from_kto(row: Row) -> Preference:
-    """One completion, rated 1 where its `label` is true and 0 where it is false."""
+    """One completion, rated 1 if its `label` is true and 0 if false. Raises UnusableError for invalid messages."""
     readers: dict[str, Callable[[Fields], Messages]] = {
         "messages": from_messages,
         "conversations": from_sharegpt,

@@ -78,7 +78,7 @@ def publish(run_folder: Path, key: StageKey, *, seconds: float, facts: Facts) ->
 
 
 def finished(run_folder: Path, key: StageKey) -> StageRecord | None:
-    """The record of a finished stage, None if it is not there."""
+    """The record of a finished stage; None if it is not finished. Raises CheckpointError if it has another key."""
     path = run_folder / key.folder_name / STAGE_FILE
     if not path.parent.is_dir():
         return None

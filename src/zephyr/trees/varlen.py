@@ -54,7 +54,10 @@ def varlen_attention(
 
 
 def flash_kernel(query: Tensor, key: Tensor, value: Tensor, plan: VarlenPlan, scale: float, left: int) -> Tensor:
-    """``torch.nn.attention.varlen`` (FlashAttention; fp16 and bf16 on CUDA), causal from the bottom right."""
+    """Attention (Q, Hq, D) by ``torch.nn.attention.varlen`` (FlashAttention; fp16 and bf16 on CUDA).
+
+    ``query`` (Q, Hq, D); ``key``, ``value`` (K, Hkv, D); causal, aligned at the bottom right of each sequence.
+    """
     from torch.nn.attention.varlen import varlen_attn
 
     groups = query.shape[1] // key.shape[1]

@@ -108,7 +108,10 @@ class NearDuplicates:
 
 
 def banding(threshold: float) -> Banding:
-    """The widest bands that miss at most `MISSED_SHARE` of the pairs whose similarity is `threshold`."""
+    """The widest bands that miss at most `MISSED_SHARE` of the pairs whose similarity is `threshold`.
+
+    Raises ValueError for a threshold of 1, which needs no bands.
+    """
     for width in range(WIDEST_BAND, 0, -1):
         bands = math.ceil(math.log(MISSED_SHARE) / math.log1p(-(threshold**width)))
         if bands * width <= MOST_HASHES or width == 1:

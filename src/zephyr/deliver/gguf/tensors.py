@@ -124,9 +124,9 @@ def named_tensors(weights: dict[str, Tensor], sizes: Sizes, names: TensorNames, 
 
 
 def permute(weight: Tensor, num_heads: int) -> Tensor:
-    """The rows of a query or key weight (heads x head_dim, ...), from halves side by side in every head to pairs.
+    """A query or key weight (num_heads * d, ...), the rows of every head reordered from two halves to pairs.
 
-    transformers turns dimension i of a head with i + d/2, llama.cpp's `llama` 2i with 2i + 1.
+    transformers rotates dimension i of a head with i + d/2, llama.cpp's `llama` 2i with 2i + 1. Same shape as before.
     """
     rows = weight.shape[0]
     halves = weight.reshape(num_heads, 2, rows // num_heads // 2, *weight.shape[1:])

@@ -51,7 +51,10 @@ def arc_rows(path: Path) -> Iterator[Doc]:
 
 
 def hellaswag_rows(path: Path) -> Iterator[Doc]:
-    """Six lines an item: activity and context, label, four endings; the context is split into its two parts again."""
+    """The items of a file with six lines each: activity and context, label, four endings.
+
+    The context is split into its two parts again. Raises ValueError if the number of lines is no multiple of six.
+    """
     lines = bz2.decompress(path.read_bytes()).decode().rstrip("\n").split("\n")
     if len(lines) % _HELLASWAG_LINES:
         raise ValueError(f"{len(lines)} lines are no multiple of {_HELLASWAG_LINES}")

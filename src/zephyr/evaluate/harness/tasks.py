@@ -244,9 +244,9 @@ class _Nltk(Protocol):
 
 
 def provide_sentence_splitter(*, offline: bool) -> tuple[str, ...]:
-    """Deviations of the sentence counts, after nltk has found data to split English with.
+    """Deviations of the sentence counts, once nltk has its data for splitting English; downloads it unless `offline`.
 
-    Unless `offline`, nltk may fetch its own.
+    Raises DataError if a package of the checkers is not installed.
     """
     try:
         nltk = cast("_Nltk", importlib.import_module("nltk"))

@@ -70,7 +70,7 @@ def read_instructions(path: Path) -> list[Instruction]:
 
 
 def find_baseline(folder: Path, version: Version) -> Path:
-    """The file of that version's baseline in a folder or its part `alpaca_eval`; DataError if it is not there."""
+    """The file of that version's baseline, in a folder or its subfolder `alpaca_eval`. Raises DataError if missing."""
     name = BASELINES[version]
     for place in (folder, folder / "alpaca_eval"):
         for path in (place / name, place / f"{name}.gz"):
@@ -85,7 +85,7 @@ def read_outputs(path: Path) -> dict[str, str]:
 
 
 def read_annotations(path: Path) -> Judged:
-    """The annotations of a file, by model and annotator; DataError if a row is none, or an instruction comes twice."""
+    """The annotations of a file, by model and annotator. Raises DataError for unusable or repeated rows."""
     found: dict[tuple[str, str], dict[str, Annotation]] = {}
     faults: list[str] = []
     num_faults = 0
@@ -109,7 +109,7 @@ def read_annotations(path: Path) -> Judged:
 
 
 def choose_annotations(judged: Judged, *, model: str | None, annotator: str | None) -> Judged:
-    """Those of one model, one annotator, or both; DataError if there are none."""
+    """The annotations of one model, one annotator, or both. Raises DataError if there are none."""
     for name, wanted, place in (("--model", model, 0), ("--annotator", annotator, 1)):
         known = {key[place] for key in judged}
         if wanted is not None and wanted not in known:

@@ -95,7 +95,10 @@ def read_mt_bench(data: Path, *, limit: int | None = None, without_wrong: bool =
 
 
 def find_bench_files(folder: Path) -> BenchFiles:
-    """The files in a folder, in FastChat's layout or flat, or in its part `mt_bench`; DataError naming what is not."""
+    """The files in a folder or its subfolder `mt_bench`, in FastChat's layout or flat.
+
+    Raises DataError for the first that is missing.
+    """
     places = (folder, folder / "mt_bench")
     names = (("question.jsonl",), ("reference_answer_gpt-4.jsonl", "reference_answer/gpt-4.jsonl"))
     questions, references = (_first(places, wanted) for wanted in names)
@@ -111,6 +114,7 @@ def read_questions(files: BenchFiles, *, without_wrong: bool = False) -> list[Be
     """The questions with the references that their categories are judged by, in order of their numbers.
 
     `without_wrong` leaves out the reference answers that were reported wrong: those questions are judged without one.
+    Raises DataError for unusable rows, or if there are no questions.
     """
     references = {
         number: tuple(turn for turn in turns if turn is not None)

@@ -51,7 +51,7 @@ def is_old_key(path: str) -> bool:
 
 
 def translate(old: dict[str, Plain], file: Path, places: dict[Keys, str]) -> Translated:
-    """The recipe a handbook's recipe stands for; a RecipeError says all that cannot be translated."""
+    """The recipe that a handbook's recipe translates to. Raises RecipeError with all that cannot be translated."""
     work = Translation(old, file)
     _head(work, file)
     if work.stage == "pretrain":

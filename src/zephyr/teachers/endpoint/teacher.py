@@ -80,7 +80,7 @@ class _Run:
         self._is_stopped = False
 
     def work(self) -> None:
-        """Answer all requests and hand the replies over; runs in the calling thread."""
+        """Answer all requests and pass the replies on, in the calling thread. Raises the first ZephyrError."""
         asyncio.run(self._main())
         if self._failure is not None:
             raise self._failure

@@ -44,8 +44,8 @@ def write_tensors(folder: Path, groups: Mapping[str, Mapping[str, Tensor]]) -> d
     """The records of the files that this rank wrote; a collective call.
 
     Each group gets a file on each rank that has something of it to write, named
-    `<group>-<rank>-of-<ranks>`. Names are unique over all groups. DTensors are written shard by shard, what
-    every rank holds alike is written once. Raises an OSError naming the file, on every rank.
+    `<group>-<rank>-of-<ranks>`. Names are unique over all groups; tensors may have any shape. DTensors are written
+    shard by shard, replicated tensors once. Raises an OSError naming the file, on every rank.
     """
     group_of = {name: group for group, tensors in groups.items() for name in tensors}
     assert len(group_of) == sum(len(tensors) for tensors in groups.values()), "a name stands in two groups"
@@ -75,7 +75,7 @@ def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
 def read_tensors(folder: Path, into: Mapping[str, Tensor]) -> None:
     """Overwrite the named tensors in place with what the folder holds; a collective call.
 
-    The caller has compared names, shapes and dtypes with `stored_tensors`.
+    Every tensor has the shape and dtype that `stored_tensors` gives for its name; the caller has compared them.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable")
