@@ -9,7 +9,7 @@ from rich.console import Console
 from tests.mini import mini_fields, mini_recipe
 from zephyr.errors import DataError, RecipeError, ResourceError
 from zephyr.recipe.schema import Recipe
-from zephyr.recipe.stage_sections import STAGES
+from zephyr.recipe.stage_sections import STAGE_NAMES
 from zephyr.run import run_recipe
 from zephyr.runs.lock import hold_lock
 from zephyr.runs.lock_file import requested_run
@@ -30,7 +30,7 @@ def made(tmp_path_factory):
 
 def test_every_stage_is_made_and_told(made):
     folder, summary, said = made
-    assert list(summary["folders"]) == list(STAGES[:1]) + list(STAGES[1:])
+    assert list(summary["folders"]) == list(STAGE_NAMES[:1]) + list(STAGE_NAMES[1:])
     assert summary["skipped_stages"] == []
     assert list(summary["scores"]) == ["base", "dSFT", "dDPO"]
     for score in summary["scores"].values():
@@ -39,7 +39,7 @@ def test_every_stage_is_made_and_told(made):
     assert {"perplexity/base", "perplexity/dSFT", "perplexity/dDPO"} <= summary["metrics"].keys()
     assert json.loads((folder / "mini/summary.json").read_text()) == summary
     assert "zephyr chat" in said
-    for stage in STAGES:
+    for stage in STAGE_NAMES:
         assert (folder / "mini" / summary["folders"][stage] / "stage.json").is_file()
     assert not list((folder / "mini").glob(".*.partial"))
 
@@ -52,9 +52,9 @@ def test_sft_lowers_the_perplexity_of_held_out_dialogues(made):
 def test_a_second_run_skips_everything(made):
     folder, first, _ = made
     summary, said = run(mini_recipe(folder))
-    assert summary["skipped_stages"] == list(STAGES)
+    assert summary["skipped_stages"] == list(STAGE_NAMES)
     assert summary["scores"] == first["scores"]
-    assert said.count("skipped, finished") == len(STAGES)
+    assert said.count("skipped, finished") == len(STAGE_NAMES)
 
 
 def test_a_changed_setting_redoes_what_depends_on_it_and_says_why(made):
@@ -68,14 +68,14 @@ def test_a_changed_setting_redoes_what_depends_on_it_and_says_why(made):
     assert summary["scores"]["dSFT"] == first["scores"]["dSFT"]
     # What was made before is still there.
     again, _ = run(mini_recipe(folder))
-    assert again["skipped_stages"] == list(STAGES)
+    assert again["skipped_stages"] == list(STAGE_NAMES)
 
 
 def test_how_often_checkpoints_are_saved_redoes_nothing(made):
     folder, _, _ = made
     fields = mini_fields(folder)
     fields["sft"]["train"] = fields["sft"]["train"] | {"save_steps": 7}
-    assert run(Recipe.model_validate(fields))[0]["skipped_stages"] == list(STAGES)
+    assert run(Recipe.model_validate(fields))[0]["skipped_stages"] == list(STAGE_NAMES)
 
 
 def test_a_run_is_repeated_from_its_lock_file_alone(made, tmp_path):

@@ -26,7 +26,7 @@ from zephyr.runs.stage_folder import (
     StageRecord,
     finished,
     flatten,
-    publish,
+    publish_stage,
     why_again,
     work_folder,
 )
@@ -59,7 +59,7 @@ def run_recipe(
     with hold_lock(folder) if is_leader() else nullcontext():
         if is_leader():
             write_lock_file(folder, recipe, keys, model_revision=_model_revision(recipe))
-            preflight(recipe, keys, folder, chosen, say)
+            preflight_stages(recipe, keys, folder, chosen, say)
         for name, key in keys.items():
             stage = STAGES[name]
             with _interrupts_named(name):
@@ -121,7 +121,9 @@ def stages_read(recipe: Recipe, stage: Stage) -> list[str]:
     return [name for name in stage.reads(recipe) if name in earlier]
 
 
-def preflight(recipe: Recipe, keys: Mapping[str, StageKey], folder: Path, chosen: Sequence[str], say: Say) -> None:
+def preflight_stages(
+    recipe: Recipe, keys: Mapping[str, StageKey], folder: Path, chosen: Sequence[str], say: Say
+) -> None:
     """Read all data from outside that the chosen stages will read, before the first of them begins.
 
     Rows of a training stage become tokens already where its tokenizer is at hand. Raises one error that says what is
@@ -188,7 +190,7 @@ def _open_work(recipe: Recipe, name: str, key: StageKey, outcome: RunOutcome) ->
 def _close_work(folder: Path, key: StageKey, *, seconds: float, facts: Facts) -> StageRecord:
     """The record of the stage, published by rank 0 and awaited by the others."""
     if is_leader():
-        return publish(folder, key, seconds=seconds, facts=facts)
+        return publish_stage(folder, key, seconds=seconds, facts=facts)
     done = folder / key.folder_name
     wait_until(done.is_dir, f"{done} from rank 0")
     record = finished(folder, key)

@@ -3,7 +3,7 @@
 import pytest
 
 from zephyr.errors import CheckpointError
-from zephyr.runs.stage_folder import StageKey, finished, flatten, publish, why_again, work_folder
+from zephyr.runs.stage_folder import StageKey, finished, flatten, publish_stage, why_again, work_folder
 
 
 def key(**settings):
@@ -26,7 +26,7 @@ def test_a_stage_is_worked_in_beside_its_place_and_then_published(tmp_path):
     (folder / "model").mkdir()
     assert work_folder(tmp_path, key()) == folder
     assert finished(tmp_path, key()) is None
-    record = publish(tmp_path, key(), seconds=1.234, facts={"rows": 3})
+    record = publish_stage(tmp_path, key(), seconds=1.234, facts={"rows": 3})
     assert not folder.exists()
     assert finished(tmp_path, key()) == record
     assert (tmp_path / key().folder_name / "model").is_dir()
@@ -34,7 +34,7 @@ def test_a_stage_is_worked_in_beside_its_place_and_then_published(tmp_path):
 
 def test_why_a_stage_is_made_again_is_said(tmp_path):
     assert why_again(tmp_path, key()) is None
-    publish(tmp_path, key(beta=0.1), seconds=0.0, facts={})
+    publish_stage(tmp_path, key(beta=0.1), seconds=0.0, facts={})
     assert why_again(tmp_path, key(beta=0.5)) == "beta was 0.1, is 0.5"
     assert why_again(tmp_path, key()) == "beta (was 0.1) no longer counts"
     assert why_again(tmp_path, key(beta=0.1, gamma=[2])) == "gamma is new: [2]"
@@ -43,7 +43,7 @@ def test_why_a_stage_is_made_again_is_said(tmp_path):
 
 
 def test_a_broken_record_names_its_file(tmp_path):
-    publish(tmp_path, key(), seconds=0.0, facts={})
+    publish_stage(tmp_path, key(), seconds=0.0, facts={})
     (tmp_path / key().folder_name / "stage.json").write_text("{")
     with pytest.raises(CheckpointError, match=r"stage\.json: cannot be read"):
         finished(tmp_path, key())

@@ -11,7 +11,7 @@ from typer.models import ArgumentInfo, OptionInfo
 
 from zephyr.cli.main import app
 
-INTRODUCTION = """\
+COMMANDS_INTRODUCTION = """\
 # Commands
 
 Every command that `zephyr --help` lists, with its arguments and options. This page is printed from the commands by
@@ -31,7 +31,7 @@ _WORDS = {str: "text", int: "whole number", float: "number", bool: "", Path: "pa
 
 def reference_page() -> str:
     """The page in Markdown: a section for every command, in the order of `zephyr --help`."""
-    return "\n".join([INTRODUCTION, *_sections(app, "zephyr", level=2)])
+    return "\n".join([COMMANDS_INTRODUCTION, *_sections(app, "zephyr", level=2)])
 
 
 def _sections(group: Typer, words: str, *, level: int) -> Iterator[str]:

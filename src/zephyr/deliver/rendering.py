@@ -20,7 +20,7 @@ def render_markdown(template: str, values: Mapping[str, object]) -> str:
     return _MARKDOWN.get_template(template).render(values)
 
 
-def one_line(text: str) -> str:
+def on_one_line(text: str) -> str:
     """The text on one line, unable to end its cell or to be HTML."""
     return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
 
@@ -47,4 +47,4 @@ def _environment() -> Environment:
 _HTML = _environment()
 # Markdown has no escape for all places; our templates and no others are rendered.
 _MARKDOWN = _environment().overlay(autoescape=False, finalize=None)
-_MARKDOWN.filters["one_line"] = one_line
+_MARKDOWN.filters["one_line"] = on_one_line

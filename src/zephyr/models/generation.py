@@ -21,7 +21,7 @@ from transformers.cache_utils import Cache
 from zephyr.errors import ModelError
 from zephyr.models.attention import IMPLEMENTATION, shares_prefixes
 from zephyr.models.loading import check_token_ids, num_embeddings, plain_attention
-from zephyr.models.prefill import TokenIds, lay_out, prefill, root_path, select_rows
+from zephyr.models.prefill import IdTuple, lay_out, prefill, root_path, select_rows
 from zephyr.models.sampling import Ending, Sampling, draw
 
 # Above this share of rows that have not ended, moving the keys and values of those costs more than it saves.
@@ -33,7 +33,7 @@ class Completion(NamedTuple):
 
     prompt_index: int
     sample_index: int
-    ids: TokenIds  # what ended it included
+    ids: IdTuple  # what ended it included
     finish_reason: Literal["stop", "length"]
     logprob: float  # sum over `ids` under the model itself, before temperature and filters
 
@@ -90,7 +90,7 @@ def stop_ids_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> t
 
 
 def cut_groups(
-    prompts: Sequence[TokenIds], max_new_tokens: int, num_samples: int, *, max_cache_tokens: int
+    prompts: Sequence[IdTuple], max_new_tokens: int, num_samples: int, *, max_cache_tokens: int
 ) -> list[Group]:
     """Groups in lexical order of the prompts, so that neighbours share; no block of rows exceeds the budget.
 
@@ -123,7 +123,7 @@ def cut_groups(
     return [*groups, Group(tuple(waiting), (range(num_samples),))] if waiting else groups
 
 
-def _check_prompts(model: PreTrainedModel, prompts: Sequence[TokenIds], sampling: Sampling) -> None:
+def _check_prompts(model: PreTrainedModel, prompts: Sequence[IdTuple], sampling: Sampling) -> None:
     config = model.config.get_text_config()
     longest = getattr(config, "max_position_embeddings", None)
     for index, ids in enumerate(prompts):
@@ -158,7 +158,7 @@ def _ready_to_generate(model: PreTrainedModel) -> Iterator[None]:
 
 
 def _starts(
-    model: PreTrainedModel, prompts: Sequence[TokenIds], groups: Sequence[Group], max_new_tokens: int
+    model: PreTrainedModel, prompts: Sequence[IdTuple], groups: Sequence[Group], max_new_tokens: int
 ) -> Iterator[tuple[list[tuple[int, int]], Cache | None]]:
     """The (prompt, sample) pairs of every batch, and a cache with a row for each; None is an empty cache.
 
@@ -178,7 +178,7 @@ def _starts(
             yield owners, lay_out([paths[bodies[index]] for index, _ in owners], max_new_tokens)
 
 
-def _prefill_alone(model: PreTrainedModel, body: TokenIds) -> Cache | None:
+def _prefill_alone(model: PreTrainedModel, body: IdTuple) -> Cache | None:
     """The state of a stateful model after `body`, one row; None where the prompt is a single token."""
     if not body:
         return None
@@ -215,7 +215,7 @@ class _Rows:
 
 def _start_rows(
     model: PreTrainedModel,
-    prompts: Sequence[TokenIds],
+    prompts: Sequence[IdTuple],
     owners: list[tuple[int, int]],
     sampling: Sampling,
     seeds: Sequence[tuple[int, ...]],

@@ -17,14 +17,14 @@ MIN_SAVED_TOKENS = 16
 # Tokens of one prefill forward, padding included: bounds its activations.
 MAX_PREFILL_TOKENS = 8192
 
-TokenIds = tuple[int, ...]
+IdTuple = tuple[int, ...]
 # The keys and values (H, n, D) of a stretch of n tokens, one pair a layer.
 CacheSegment = list[tuple[Tensor, Tensor]]
 # The segments from a prompt's first token on.
 Path = tuple[CacheSegment, ...]
 
 
-def _shared_length(bodies: Sequence[TokenIds]) -> int:
+def _shared_length(bodies: Sequence[IdTuple]) -> int:
     # What the first and the last in lexical order share, all share.
     first, last = min(bodies), max(bodies)
     return next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
@@ -34,7 +34,7 @@ def _path_length(path: Path) -> int:
     return sum(segment[0][0].shape[1] for segment in path)
 
 
-def root_path(model: PreTrainedModel, bodies: Sequence[TokenIds]) -> Path:
+def root_path(model: PreTrainedModel, bodies: Sequence[IdTuple]) -> Path:
     """The path of what all `bodies` share, for all groups of them to start from."""
     if len(set(bodies)) < 2:
         return ()
@@ -44,12 +44,12 @@ def root_path(model: PreTrainedModel, bodies: Sequence[TokenIds]) -> Path:
     return (_compute(model, (), [bodies[0][:shared]])[0],)
 
 
-def prefill(model: PreTrainedModel, bodies: list[TokenIds], root: Path) -> dict[TokenIds, Path]:
+def prefill(model: PreTrainedModel, bodies: list[IdTuple], root: Path) -> dict[IdTuple, Path]:
     """The path of every body; `bodies` are distinct, in lexical order, and all begin with `root`.
 
     Walks their prefix tree: a stretch that several bodies share is computed once where that saves enough.
     """
-    paths: dict[TokenIds, Path] = {}
+    paths: dict[IdTuple, Path] = {}
     pending = [(bodies, root)]
     while pending:
         group, path = pending.pop()
@@ -58,7 +58,7 @@ def prefill(model: PreTrainedModel, bodies: list[TokenIds], root: Path) -> dict[
         if shared > depth:
             path = (*path, _compute(model, path, [group[0][depth:shared]])[0])
             depth = shared
-        leaves: list[TokenIds] = []
+        leaves: list[IdTuple] = []
         for branch in _branches(group, depth):
             if len(branch[0]) == depth:
                 paths[branch[0]] = path
@@ -72,9 +72,9 @@ def prefill(model: PreTrainedModel, bodies: list[TokenIds], root: Path) -> dict[
     return paths
 
 
-def _branches(group: Sequence[TokenIds], depth: int) -> list[list[TokenIds]]:
+def _branches(group: Sequence[IdTuple], depth: int) -> list[list[IdTuple]]:
     """The sorted bodies, cut where the token at `depth` changes; one that ends there stands alone."""
-    branches: list[list[TokenIds]] = []
+    branches: list[list[IdTuple]] = []
     for body in group:
         if branches and branches[-1][0][depth : depth + 1] == body[depth : depth + 1]:
             branches[-1].append(body)
@@ -83,9 +83,9 @@ def _branches(group: Sequence[TokenIds], depth: int) -> list[list[TokenIds]]:
     return branches
 
 
-def _cut_leaves(leaves: list[TokenIds], depth: int) -> Iterator[list[TokenIds]]:
+def _cut_leaves(leaves: list[IdTuple], depth: int) -> Iterator[list[IdTuple]]:
     """The leaves, like lengths together, in batches of at most `MAX_PREFILL_TOKENS` tokens with padding."""
-    batch: list[TokenIds] = []
+    batch: list[IdTuple] = []
     for body in sorted(leaves, key=len):
         if batch and (len(batch) + 1) * (len(body) - depth) > MAX_PREFILL_TOKENS:
             yield batch
@@ -95,7 +95,7 @@ def _cut_leaves(leaves: list[TokenIds], depth: int) -> Iterator[list[TokenIds]]:
         yield batch
 
 
-def _compute(model: PreTrainedModel, path: Path, stretches: Sequence[TokenIds]) -> list[CacheSegment]:
+def _compute(model: PreTrainedModel, path: Path, stretches: Sequence[IdTuple]) -> list[CacheSegment]:
     """The keys and values of every stretch of tokens, all of which continue `path`.
 
     Padding stands on the right, where no token of a stretch sees it, so that no mask is needed. The cache

@@ -23,7 +23,7 @@ LOG = logging.getLogger(__name__)
 MAX_BYTES = 2**20
 
 
-class Loaded(NamedTuple):
+class LoadedRecipe(NamedTuple):
     """A recipe, the file it was read from, and a line for everything that was translated or left out."""
 
     recipe: Recipe
@@ -42,7 +42,7 @@ def load_recipe(path_or_name: str, overrides: Sequence[str] = ()) -> Recipe:
     return loaded.recipe
 
 
-def read_recipe(path_or_name: str, overrides: Sequence[str] = ()) -> Loaded:
+def read_recipe(path_or_name: str, overrides: Sequence[str] = ()) -> LoadedRecipe:
     """Like `load_recipe`, but returns the notes instead of logging them. Raises RecipeError."""
     parsed = parse_overrides(overrides)
     file = _find(path_or_name)
@@ -57,7 +57,9 @@ def read_recipe(path_or_name: str, overrides: Sequence[str] = ()) -> Loaded:
     return _finish(file, document.value, parsed, places, notes=())
 
 
-def _from_handbook(file: Path, old: dict[str, Plain], overrides: Sequence[Override], places: dict[Keys, str]) -> Loaded:
+def _from_handbook(
+    file: Path, old: dict[str, Plain], overrides: Sequence[Override], places: dict[Keys, str]
+) -> LoadedRecipe:
     """The recipe a handbook's file stands for; overrides may be written in its keys or in ours."""
     for override in overrides:
         if handbook.is_old_key(override.path):
@@ -76,14 +78,14 @@ def _finish(
     places: Mapping[Keys, str],
     *,
     notes: tuple[str, ...],
-) -> Loaded:
+) -> LoadedRecipe:
     """The recipe in the data with overrides in it."""
     overridden = apply_overrides(fill_tags(data), overrides)
     result = validate(fill_tags(overridden.data))
     if isinstance(result, list):
         made = {keys[:end]: "override" for keys in overridden.keys for end in range(1, len(keys))}
         raise broken(str(file), result, {**made, **places, **dict.fromkeys(overridden.keys, "override")})
-    return Loaded(result, file, (*notes, *overridden.notes))
+    return LoadedRecipe(result, file, (*notes, *overridden.notes))
 
 
 def read_teacher(file: Path) -> TeacherSection:

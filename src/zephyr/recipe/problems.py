@@ -11,7 +11,7 @@ from zephyr.recipe.outline import PLAIN, TOP, Keys, Place, all_keys, dotted, one
 from zephyr.recipe.section import Plain, Section
 
 MOST_LINES = 5
-REFERENCE = "see docs/recipes.md"
+GENERAL_REMEDY = "see docs/recipes.md"
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 48
 _SHORT.maxdict = _SHORT.maxlist = _SHORT.maxlevel = 2
@@ -64,7 +64,7 @@ def from_detail(detail: ErrorDetails, data: Plain) -> Problem:
     field = owner.model_fields.get(str(keys[-1])) if owner is not None else None
     given, context = detail["input"], detail.get("ctx", {})
     what = detail["msg"].replace("Input should", "must").replace("String should", "must") + quoted(given)
-    remedy = (field.description if field is not None else None) or REFERENCE
+    remedy = (field.description if field is not None else None) or GENERAL_REMEDY
     match detail["type"]:
         case "extra_forbidden" if owner is not None:
             what, remedy = f"there is no such key{quoted(given)}", _nearest_key(keys, owner, data)

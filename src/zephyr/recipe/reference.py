@@ -12,7 +12,7 @@ from pydantic.fields import FieldInfo
 from zephyr.recipe.outline import place_of_field
 from zephyr.recipe.schema import Recipe
 from zephyr.recipe.section import Section
-from zephyr.recipe.stage_sections import STAGES
+from zephyr.recipe.stage_sections import STAGE_NAMES
 
 INTRODUCTION = """\
 # Recipes
@@ -46,7 +46,7 @@ _WORDS = {str: "text", int: "whole number", float: "number", bool: "true or fals
 
 def reference_page() -> str:
     """The page in Markdown: a table for every section, in the order in which a recipe meets them."""
-    parts = [INTRODUCTION.format(stages=", ".join(f"`{stage}`" for stage in STAGES))]
+    parts = [INTRODUCTION.format(stages=", ".join(f"`{stage}`" for stage in STAGE_NAMES))]
     for section, uses in _sections().items():
         parts.append("\n".join(_table(section, uses)))
     return "\n".join(parts)

@@ -21,7 +21,7 @@ FEEDBACK: Final = "feedback"
 ALIGN: Final = "align"
 EVALUATE: Final = "evaluate"
 DELIVER: Final = "deliver"
-STAGES = (SYNTH, PRETRAIN, SFT, FEEDBACK, ALIGN, EVALUATE, DELIVER)
+STAGE_NAMES = (SYNTH, PRETRAIN, SFT, FEEDBACK, ALIGN, EVALUATE, DELIVER)
 TRAINING_STAGES = (PRETRAIN, SFT, ALIGN)
 
 
@@ -100,7 +100,7 @@ class RecipeFields(Section):
     @property
     def stages(self) -> tuple[str, ...]:
         """The stages of this run, in order."""
-        return tuple(stage for stage in STAGES if getattr(self, stage) is not None)
+        return tuple(stage for stage in STAGE_NAMES if getattr(self, stage) is not None)
 
     def template_of(self, stage: str) -> ChatTemplateSection:
         """The layout of dialogues in a stage."""

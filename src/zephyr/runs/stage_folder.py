@@ -65,7 +65,7 @@ def work_folder(run_folder: Path, key: StageKey) -> Path:
     return folder
 
 
-def publish(run_folder: Path, key: StageKey, *, seconds: float, facts: Facts) -> StageRecord:
+def publish_stage(run_folder: Path, key: StageKey, *, seconds: float, facts: Facts) -> StageRecord:
     """The record of the stage, whose work folder has become its finished one."""
     record = StageRecord(key, round(seconds, 2), datetime.now(UTC).isoformat(timespec="seconds"), facts)
     folder = work_folder(run_folder, key)

@@ -17,15 +17,13 @@ from zephyr.data.tokenize.token_store import DialogueStore, PreferenceStore, Tok
 from zephyr.recipe.data_section import DataSection, DataSource, DecontaminationFilter
 from zephyr.recipe.schema import Recipe
 from zephyr.recipe.stage_sections import AlignSection, TrainingSection
-from zephyr.runs.layout import MODEL, TOKENS, TRAIN, TRAIN_LOG
+from zephyr.runs.layout import ADAPTER, MODEL, OUTCOME, TOKENS, TRAIN, TRAIN_LOG
 from zephyr.runs.ranks import is_leader, wait_until
 from zephyr.runs.stage_folder import Facts
 from zephyr.stages.stage import Stage, Work
 from zephyr.stages.start import section_of, source_at_hand, starting_stage, starting_tokenizer, template_and_model
 from zephyr.stages.training_preview import check, check_device, estimate
 
-ADAPTER = "adapter"
-OUTCOME = "outcome.json"
 # In the run's folder: log-probs of reference models, shared by its stages.
 REFERENCE = "reference"
 ACCOUNTS = "accounts.json"
