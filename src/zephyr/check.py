@@ -9,7 +9,6 @@ from zephyr.errors import ModelError
 from zephyr.estimate.disk import room_for
 from zephyr.models.source import Source, resolved_revision
 from zephyr.models.tokenizers import load_tokenizer
-from zephyr.plan import model_shape
 from zephyr.recipe.conflicts import STAGE_REFERENCE
 from zephyr.recipe.model_section import NewModel
 from zephyr.recipe.schema import Recipe
@@ -19,7 +18,7 @@ from zephyr.runs.disk import writable_folder
 from zephyr.runs.layout import LOCK_FILE, STAGE_FILE, SUMMARY
 from zephyr.stages.pretrain import byte_tokenizer, learn_run_tokenizer
 from zephyr.stages.preview import NOT_READ_OFFLINE, Preview
-from zephyr.stages.start import base_source
+from zephyr.stages.start import base_source, model_shape
 from zephyr.stages.synth import sample_rows
 from zephyr.stages.table import STAGES
 from zephyr.stages.training import REFERENCE

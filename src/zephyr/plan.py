@@ -7,23 +7,20 @@ run has happened, what its stages took stands beside.
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import cast
 
 from zephyr.errors import ModelError, ResourceError
 from zephyr.estimate.disk import room_for
 from zephyr.estimate.duration import Cluster
 from zephyr.estimate.lines import comparison_lines, model_line
-from zephyr.estimate.model_shape import KNOWN_SHAPES, ModelShape, shape_of
-from zephyr.models.source import load_config, unreadable
+from zephyr.estimate.model_shape import ModelShape
 from zephyr.models.tokenizers import load_tokenizer
 from zephyr.recipe.model_section import NewModel
 from zephyr.recipe.schema import Recipe
 from zephyr.recipe.stage_sections import PRETRAIN
-from zephyr.records.fields import Json
 from zephyr.runs.reader import seconds_taken
 from zephyr.stages.pretrain import learn_run_tokenizer
 from zephyr.stages.preview import Preview
-from zephyr.stages.start import base_source
+from zephyr.stages.start import base_source, model_shape
 from zephyr.stages.synth import sample_rows
 from zephyr.stages.table import STAGES
 
@@ -46,27 +43,6 @@ def plan_lines(recipe: Recipe, cluster: Cluster | None, *, calibration_seconds: 
             estimated = _seconds(preview, calibration_seconds)
             actual = seconds_taken(recipe.output_dir / recipe.name, recipe.stages)
             yield from (f"{'time':<10}{line}" for line in comparison_lines(estimated, actual, calibration_seconds))
-
-
-def model_shape(recipe: Recipe) -> ModelShape:
-    """The shape of the recipe's model: of a new one as it says, else from what is known or its configuration.
-
-    Raises ModelError where the configuration cannot be read.
-    """
-    model = recipe.model
-    if isinstance(model, NewModel):
-        config = model.model_dump(exclude={"kind", "architecture"}) | {"model_type": model.architecture}
-        if model.architecture == "mixtral":
-            config |= {"num_local_experts": 8, "num_experts_per_tok": 2}
-        return shape_of(cast("dict[str, Json]", config))
-    known = KNOWN_SHAPES.get(model.name_or_path)
-    if known is not None:
-        return known
-    source = base_source(recipe)
-    try:
-        return shape_of(cast("dict[str, Json]", load_config(source).to_dict()))
-    except (OSError, ValueError, KeyError) as error:
-        raise unreadable(source, "configuration", error) from error
 
 
 def disk_line(recipe: Recipe, shape: ModelShape) -> str:

@@ -43,7 +43,7 @@ Results = Annotated[
 @card.command(OF)
 def of(run: RunFolder, out: Out = None, results: Results = None) -> None:
     """Write the model card of a run into its model's folder, as README.md."""
-    from zephyr.stages.deliver import write_card
+    from zephyr.stages.hand_delivery import write_card
 
     typer.echo(f"-> {write_card(run, out=out, results=results or ())}", err=True)
 
@@ -90,7 +90,7 @@ def report(
     ] = None,
 ) -> None:
     """Write the report of a run: report.html in its folder, one HTML page that loads nothing else."""
-    from zephyr.stages.deliver import write_report
+    from zephyr.stages.hand_delivery import write_report
 
     typer.echo(f"-> {write_report(run, out=out, results=results or (), published=published)}", err=True)
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import yaml
 
 from zephyr.errors import RecipeError
-from zephyr.recipe import handbook
+from zephyr.recipe.handbook.keys import is_handbook, is_old_key
 from zephyr.recipe.outline import Keys, fill_tags
 from zephyr.recipe.overrides import Override, apply_overrides, parse_overrides
 from zephyr.recipe.problems import broken
@@ -52,7 +52,7 @@ def read_recipe(path_or_name: str, overrides: Sequence[str] = ()) -> LoadedRecip
         what = "is empty" if empty else f"holds {type(document.value).__name__} {document.value!r:.40} and no keys"
         raise RecipeError(str(file), what, "begin with `zephyr recipes copy quickstart`")
     places = {keys: f"line {line}" for keys, line in document.lines.items()}
-    if handbook.is_handbook(document.value):
+    if is_handbook(document.value):
         return _from_handbook(file, document.value, parsed, places)
     return _finish(file, document.value, parsed, places, notes=())
 
@@ -62,11 +62,13 @@ def _from_handbook(
 ) -> LoadedRecipe:
     """The recipe a handbook's file stands for; overrides may be written in its keys or in ours."""
     for override in overrides:
-        if handbook.is_old_key(override.path):
+        if is_old_key(override.path):
             old[override.path] = override.value
             places[override.path,] = "override"
-    translated = handbook.translate(old, file, places)
-    ours = [override for override in overrides if not handbook.is_old_key(override.path)]
+    from zephyr.recipe.handbook.translating import translate
+
+    translated = translate(old, file, places)
+    ours = [override for override in overrides if not is_old_key(override.path)]
     written = {new: f"{places.get((key,), 'default')} ({key})" for new, key in translated.origins.items()}
     return _finish(file, translated.data, ours, written, notes=tuple(translated.notes))
 

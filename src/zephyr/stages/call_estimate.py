@@ -14,7 +14,6 @@ from zephyr.recipe.teacher_section import EndpointSection, ScriptedSection, Teac
 from zephyr.records.rows import Prompt
 from zephyr.runs.layout import LEDGER
 from zephyr.teachers.dry_run import DryTeacher
-from zephyr.teachers.ledger.ledger import Ledger
 from zephyr.teachers.ledger.prices import cap_of, prices_of
 from zephyr.teachers.protocol import Spend
 
@@ -78,6 +77,8 @@ def sample_prompts(parts: Sequence[Iterable[Prompt]]) -> list[Prompt]:
 def _spent(path: Path) -> Spend:
     if not path.is_file():
         return Spend()
+    from zephyr.teachers.ledger.ledger import Ledger
+
     with Ledger(path) as ledger:
         spend = Spend()
         for total in ledger.totals():

@@ -6,30 +6,20 @@ What stands in them is the task of `zephyr.deliver`.
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from zephyr.atomic import replace_text
-from zephyr.deliver.card import card_of, card_place, training_data
-from zephyr.deliver.report import OutsideResults, report_of
-from zephyr.deliver.run_facts import ModelScore
-from zephyr.errors import DataError
-from zephyr.evaluate.compare_radar import category_means, radar_svg, top_of
-from zephyr.evaluate.published import beside_published, published_deviations
-from zephyr.evaluate.results import Result, read_results
 from zephyr.recipe.data_section import DataSource
 from zephyr.recipe.schema import Recipe
 from zephyr.recipe.section import Plain
 from zephyr.recipe.stage_sections import DELIVER, TRAINING_STAGES, DeliverSection
 from zephyr.records.messages import Message
 from zephyr.runs.layout import CARD, REPORT, SAMPLES_FILE
-from zephyr.runs.reader import FinishedStage, RunRecord, at, model_title, number, read_run
+from zephyr.runs.reader import FinishedStage, at, model_title, read_run
 from zephyr.runs.stage_folder import Facts
 from zephyr.stages.preview import Preview
 from zephyr.stages.stage import Stage, Work
 from zephyr.stages.start import stage_teacher
 from zephyr.teachers.protocol import ChatRequest, paired, seed_for
-
-LEAST_AXES = 3
 
 
 def _section(recipe: Recipe) -> DeliverSection:
@@ -52,6 +42,8 @@ def sources(_recipe: Recipe) -> list[DataSource]:
 
 def depends_on(recipe: Recipe) -> dict[str, Plain]:
     """The licences of the data, which the card names and no other stage depends on."""
+    from zephyr.deliver.card import training_data
+
     data = training_data(recipe.model_dump(mode="json"), recipe.stages)
     licences: dict[str, Plain] = {str(at(one, "path")): str(at(one, "license")) for one in data if at(one, "license")}
     return {"licenses": licences} if licences else {}
@@ -86,6 +78,9 @@ def preflight(_work: Work) -> Facts:
 
 def run(work: Work) -> Facts:
     """The names of report and card in the stage's folder; the card lies in the model's folder too."""
+    from zephyr.deliver.card import card_of, card_place
+    from zephyr.deliver.report import report_of
+
     section = _section(work.recipe)
     if section.sample_prompts:
         samples = json.dumps(_answered_prompts(work), indent=1, ensure_ascii=False)
@@ -152,96 +147,3 @@ STAGE = Stage(
     preflight=preflight,
     run=run,
 )
-
-# ---- by hand ----
-
-
-def write_card(run_folder: Path, *, out: Path | None = None, results: Sequence[Path] = ()) -> Path:
-    """The path of the card that is now written: `out`, or in the model's folder. Raises DataError for what is no run.
-
-    `results` are folders of evaluations outside the run, whose scores the card then has too.
-    """
-    record = read_run(run_folder)
-    place = out or card_place(record)
-    replace_text(place, card_of(record, results=outside_results(record, results, None).scores))
-    return place
-
-
-def write_report(
-    run_folder: Path, *, out: Path | None = None, results: Sequence[Path] = (), published: str | None = None
-) -> Path:
-    """The path of the report that is now written: `out`, or in the run's folder.
-
-    `published` names a model whose published scores are set beside the results. Raises DataError for what is no run,
-    and where there are no results to compare.
-    """
-    if published is not None and not results:
-        raise DataError("--published", "needs a score to set beside it", "name an evaluation: --results FOLDER")
-    record = read_run(run_folder)
-    place = out or run_folder / REPORT
-    replace_text(place, report_of(record, outside=outside_results(record, results, published)))
-    return place
-
-
-def outside_results(run: RunRecord, folders: Sequence[Path], published: str | None) -> OutsideResults:
-    """Scores of the evaluations in the folders, radars of those with categories, and all beside `published`."""
-    read = [(folder, result) for folder in folders for result in read_results(folder)]
-    beside: list[list[str]] = []
-    deviations: dict[str, None] = {}  # each once, in order
-    for _, result in read if published is not None else []:
-        assert published is not None
-        rows = [row for row in beside_published(result, published) if _is_complete(result, row.metric)]
-        for row in rows:
-            verdict = f"{'agrees' if row.agrees else 'differs'} ({_model(run, result)}, {published})"
-            numbers = (f"{value:.4g}" for value in (row.run, row.published, row.tolerance))
-            beside.append([row.benchmark, row.metric, *numbers, verdict])
-        if rows:
-            deviations |= {f"{result.benchmark}, published first: {one}": None for one in published_deviations(result)}
-    return OutsideResults(
-        scores=[score for folder, result in read for score in _scores(run, folder, result)],
-        radars=_radars([(_model(run, result), result) for _, result in read]),
-        beside=beside,
-        deviations=list(deviations),
-    )
-
-
-def _scores(run: RunRecord, folder: Path, result: Result) -> Iterator[ModelScore]:
-    """The scores of a result; what lacks too many judgments has none."""
-    for metric, found in result.scores.items():
-        value, count = number(at(found, "score")), number(at(found, "n"))
-        if value is None or not _is_complete(result, metric):
-            continue
-        yield ModelScore(
-            model=_model(run, result),
-            benchmark=result.benchmark,
-            metric=metric,
-            value=value,
-            low=number(at(found, "low")),
-            high=number(at(found, "high")),
-            n=None if count is None else int(count),
-            standard_error=number(at(found, "standard_error")),
-            source=folder.name,
-        )
-
-
-def _is_complete(result: Result, metric: str) -> bool:
-    return at(result.scores, metric, "label") != "incomplete"
-
-
-def _model(run: RunRecord, result: Result) -> str:
-    """The run's own word for a model of its stages, the result's for another."""
-    own = (run.title_of(name) for name, stage in run.stages.items() if stage.folder.name in result.model)
-    return next(own, result.model)
-
-
-def _radars(results: Sequence[tuple[str, Result]]) -> list[tuple[str, str]]:
-    """A chart for every task that has three categories or more: its title and its SVG."""
-    means = [(model, category_means([result])) for model, result in results]
-    tasks = dict.fromkeys(task for _, of in means for task, by in of.items() if len(by) >= LEAST_AXES)
-    charts = []
-    for task in tasks:
-        there = {model: of[task] for model, of in means if task in of}
-        axes = list(dict.fromkeys(category for by in there.values() for category in by))
-        series = {model: [by.get(category) for category in axes] for model, by in there.items()}
-        charts.append((task, radar_svg(task, axes, series, top=top_of(task, series))))
-    return charts

@@ -3,20 +3,22 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from zephyr.data.read.hub import is_hub_id
 from zephyr.data.read.sources import Records
 from zephyr.data.read.stage_rows import name_of, open_records
 from zephyr.data.tokenize.token_store import Example
 from zephyr.errors import DataError, Problems
-from zephyr.estimate.duration import Cluster
 from zephyr.estimate.model_shape import ModelShape
 from zephyr.estimate.workload import Workload
 from zephyr.models.tokenizers import Tokenizer
 from zephyr.recipe.data_section import DataSource
 from zephyr.recipe.schema import Recipe
 from zephyr.records.rows import Record
+
+if TYPE_CHECKING:
+    from zephyr.estimate.duration import Cluster
 
 R = TypeVar("R", bound=Record)
 NOT_READ_OFFLINE = "on the hub, not read offline"
@@ -54,7 +56,7 @@ class Preview:
     tokenizer: Tokenizer | None = None
     counts_bytes: bool = False
     shape: ModelShape | None = None
-    cluster: Cluster | None = None
+    cluster: "Cluster | None" = None
     sampled: dict[str, SampledStage] = field(default_factory=dict)
 
     def open_sources(self, sources: Iterable[DataSource], kind: type[R], parts: list[Records[R]]) -> Iterator[str]:

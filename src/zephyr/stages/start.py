@@ -1,15 +1,18 @@
 """What a stage starts from: a model, its tokenizer, and the recipe's way from dialogues to tokens."""
 
 from dataclasses import replace
+from typing import cast
 
 from zephyr.data.tokenize.encoding import DialogueEncoder
-from zephyr.models.source import Source
+from zephyr.estimate.model_shape import KNOWN_SHAPES, ModelShape, shape_of, shape_of_new
+from zephyr.models.source import Source, load_config, unreadable
 from zephyr.models.tokenizers import Tokenizer, load_tokenizer
 from zephyr.recipe.model_section import NewModel
 from zephyr.recipe.schema import Recipe
 from zephyr.recipe.section import Plain
 from zephyr.recipe.stage_sections import TRAINING_STAGES, TrainingSection
 from zephyr.recipe.teacher_section import LocalSection
+from zephyr.records.fields import Json
 from zephyr.runs.layout import MODEL
 from zephyr.stages.stage import Work
 from zephyr.teachers.opening import open_teacher, stage_context
@@ -30,6 +33,24 @@ def base_source(recipe: Recipe) -> Source:
     model = recipe.model
     assert not isinstance(model, NewModel)
     return Source(model.name_or_path, model.revision, recipe.offline, model.trusted_code)
+
+
+def model_shape(recipe: Recipe) -> ModelShape:
+    """The shape of the recipe's model: of a new one as it says, else from what is known or its configuration.
+
+    Raises ModelError where the configuration cannot be read.
+    """
+    model = recipe.model
+    if isinstance(model, NewModel):
+        return shape_of_new(model)
+    known = KNOWN_SHAPES.get(model.name_or_path)
+    if known is not None:
+        return known
+    source = base_source(recipe)
+    try:
+        return shape_of(cast("dict[str, Json]", load_config(source).to_dict()))
+    except (OSError, ValueError, KeyError) as error:
+        raise unreadable(source, "configuration", error) from error
 
 
 def starting_stage(recipe: Recipe, stage: str) -> str | None:

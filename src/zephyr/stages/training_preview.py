@@ -31,7 +31,6 @@ from zephyr.data.tokenize.encoding import DialogueEncoder
 from zephyr.data.tokenize.examples import ROW_KINDS, Tokenized
 from zephyr.data.tokenize.token_store import Example
 from zephyr.errors import DataError, DeviceError, ZephyrError
-from zephyr.estimate.lines import training_lines
 from zephyr.estimate.row_lengths import RowLengths, known_rows
 from zephyr.estimate.workload import Workload
 from zephyr.models.source import Source
@@ -287,6 +286,8 @@ def _beginnings(parts: Iterable[Records[Record]]) -> Iterator[Record]:
 
 def estimate(stage: str, maker: str, preview: Preview) -> Iterator[str]:
     """Lines on work, memory and time; the preview then has the stage among its sampled ones."""
+    from zephyr.estimate.lines import training_lines
+
     section = section_of(preview.recipe, stage)
     assert preview.shape is not None
     known = _known_lengths(preview.recipe, section)

@@ -19,8 +19,6 @@ from zephyr.recipe.schema import Recipe
 from zephyr.recipe.teacher_section import EndpointSection, LocalSection, ScriptedSection, TeacherSection, VllmSection
 from zephyr.runs.layout import LEDGER, MODEL
 from zephyr.teachers.endpoint.address import resolve_address
-from zephyr.teachers.ledger.cached_teacher import LedgeredTeacher
-from zephyr.teachers.ledger.ledger import Ledger
 from zephyr.teachers.ledger.prices import Cap, cap_of, prices_of
 from zephyr.teachers.protocol import Teacher
 
@@ -28,6 +26,8 @@ if TYPE_CHECKING:
     from zephyr.data.tokenize.encoding import DialogueEncoder
     from zephyr.models.source import Source
     from zephyr.models.tokenizers import Tokenizer
+    from zephyr.teachers.ledger.cached_teacher import LedgeredTeacher
+    from zephyr.teachers.ledger.ledger import Ledger
 
 TeacherRole: TypeAlias = Literal["writes", "rates"]
 
@@ -70,8 +70,10 @@ class OpenedTeacher(NamedTuple):
     identity: str
     section: TeacherSection
 
-    def with_ledger(self, ledger: Ledger) -> LedgeredTeacher:
+    def with_ledger(self, ledger: "Ledger") -> "LedgeredTeacher":
         """The teacher with its answers kept in the ledger, and taken from it."""
+        from zephyr.teachers.ledger.cached_teacher import LedgeredTeacher
+
         return LedgeredTeacher(self.teacher, ledger, identity=self.identity, prices=prices_of(self.section))
 
 
@@ -179,6 +181,8 @@ class StageLedgers:
         is_paid = isinstance(opened.section, EndpointSection)
         path = (self._run_folder if is_paid else self._folder) / LEDGER
         if path not in self._open:
+            from zephyr.teachers.ledger.ledger import Ledger
+
             self._open[path] = self._stack.enter_context(Ledger(path, self._cap if is_paid else Cap()))
         return opened.with_ledger(self._open[path])
 

@@ -1,7 +1,10 @@
 """The keys of the alignment-handbook's recipes of 2023 to 2025: what each is called here, or why it is left out.
 
-A table alone: `translating` and `training` read it. What depends on several keys, or on the year, is worked out there.
+Tables alone, and what tells such a recipe: `translating` and `training` read them. What depends on several keys, or on
+the year, is worked out there.
 """
+
+from collections.abc import Mapping
 
 # Old key: our key below the stage.
 TRAIN_KEYS = {
@@ -132,3 +135,16 @@ OPTIMIZERS = {
 # Devices of published runs that were not the usual eight, by a word in their names; cards and READMEs say so.
 PUBLISHED_DEVICES = {"141b": 32, "smollm3-dpo": 16, "smollm3-sft": 64, "smollm3-mid": 64}
 DEVICES = 8
+
+
+_OURS = {"model", "sft", "align", "pretrain"}
+
+
+def is_handbook(data: Mapping[str, object]) -> bool:
+    """Whether a file's keys are those of a handbook's recipe."""
+    return bool({"model_name_or_path", "dataset_mixer", "dataset_mixture"} & data.keys()) and not _OURS & data.keys()
+
+
+def is_old_key(path: str) -> bool:
+    """Whether an override is written in a key that the handbook knows and a recipe does not."""
+    return path in OLD_KEYS and path not in ("seed", "output_dir")

@@ -24,7 +24,6 @@ from zephyr.recipe.outline import Keys
 from zephyr.recipe.problems import Problem, broken, quoted
 from zephyr.recipe.section import Plain
 
-_OURS = {"model", "sft", "align", "pretrain"}
 _MARKERS = {"<|user|>": "zephyr", "<|im_start|>": "chatml", "<|start_header_id|>": "llama3"}
 # A base model without a template of its own was given Zephyr's; models named like these had it.
 _ZEPHYRS = re.compile(r"mistralai/mistral-7b-v0|mixtral-8x22b-v0|mistral-7b-sft|zephyr-7b-(sft|dpo|beta|alpha)")
@@ -38,16 +37,6 @@ class Translated(NamedTuple):
     data: dict[str, Plain]
     origins: dict[Keys, str]
     notes: list[str]
-
-
-def is_handbook(data: dict[str, Plain]) -> bool:
-    """Whether a file's keys are those of a handbook's recipe."""
-    return bool({"model_name_or_path", "dataset_mixer", "dataset_mixture"} & data.keys()) and not _OURS & data.keys()
-
-
-def is_old_key(path: str) -> bool:
-    """Whether an override is written in a key that the handbook knows and a recipe does not."""
-    return path in known.OLD_KEYS and path not in ("seed", "output_dir")
 
 
 def translate(old: dict[str, Plain], file: Path, places: dict[Keys, str]) -> Translated:
