@@ -13,8 +13,9 @@ import numpy as np
 
 from zephyr.data.tokenize.token_store import Comparison, Dialogue
 from zephyr.models.generation import generate
-from zephyr.models.sampling import Sampling
+from zephyr.models.sampling import Stopping
 from zephyr.models.tiny import tiny_model, tiny_tokenizer
+from zephyr.recipe.teacher_section import SamplingSection
 from zephyr.recipe.train_section import DpoObjective, SftObjective, TrainSection
 from zephyr.train.job import TrainJob
 from zephyr.train.objectives import build_objective
@@ -48,8 +49,10 @@ def dialogue(example: Comparison, answer: np.ndarray) -> Dialogue:
 
 def sample(prompt: np.ndarray) -> str:
     """What the model answers when it is asked."""
-    sampling = Sampling(max_new_tokens=40, temperature=0.7, top_k=50, top_p=0.95, stop_ids=(stop,))
-    return tokenizer.decode(generate(model, [prompt], sampling)[0].ids, skip_special_tokens=True)
+    sampling = SamplingSection(max_new_tokens=40, temperature=0.7, top_k=50, top_p=0.95)
+    return tokenizer.decode(
+        generate(model, [prompt], sampling, stop=Stopping((stop,)))[0].ids, skip_special_tokens=True
+    )
 
 
 def say(stage: str, outcome: TrainOutcome) -> None:

@@ -19,13 +19,12 @@ from zephyr.estimate.workload import Workload
 from zephyr.feedback.candidates import answer_prompts
 from zephyr.feedback.judge import judge
 from zephyr.models.generation import generate
-from zephyr.models.sampling import Sampling
 from zephyr.recipe.evaluate_section import WorldTask
 from zephyr.recipe.schema import Recipe
 from zephyr.recipe.stage_sections import EVALUATE, FEEDBACK, AlignSection
 from zephyr.recipe.steps import count_steps
 from zephyr.recipe.synth_section import WorldSynth
-from zephyr.recipe.teacher_section import ScriptedSection
+from zephyr.recipe.teacher_section import SamplingSection, ScriptedSection
 from zephyr.stages.preview import SampledStage
 from zephyr.teachers.scripted import ScriptedJudge, ScriptedTeacher
 from zephyr.train.job import build_scorer
@@ -112,7 +111,7 @@ def _token_seconds(model: "PreTrainedModel", examples: Sequence[Comparison], num
     if not asked:
         return 0.0
     lengths = [len(ids) for pair in examples for ids in pair.completions]
-    sampling = Sampling(round(LENGTH_FACTOR * mean(lengths)), temperature=0.7, top_k=50, top_p=0.95)
+    sampling = SamplingSection(max_new_tokens=max(1, round(LENGTH_FACTOR * mean(lengths))))
     module: nn.Module = model
     module.eval()
     started = time.perf_counter()

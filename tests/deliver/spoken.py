@@ -3,7 +3,7 @@
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 
-from zephyr.models.sampling import Sampling
+from zephyr.recipe.teacher_section import SamplingSection
 from zephyr.records.messages import Message, Messages
 
 
@@ -13,10 +13,10 @@ class Scripted:
 
     name: str
     script: Callable[[Messages], Sequence[str]]
-    heard: list[tuple[Messages, Sampling]] = field(default_factory=list)
+    heard: list[tuple[Messages, SamplingSection]] = field(default_factory=list)
     closed: int = 0
 
-    def answer(self, messages: Sequence[Message], sampling: Sampling) -> Generator[str, None, None]:
+    def answer(self, messages: Sequence[Message], sampling: SamplingSection) -> Generator[str, None, None]:
         """The pieces."""
         self.heard.append((tuple(messages), sampling))
         try:

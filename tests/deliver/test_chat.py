@@ -7,15 +7,15 @@ import torch
 
 from zephyr.deliver.chat import Conversation, talk
 from zephyr.models.loading import Loaded
-from zephyr.models.sampling import Sampling
 from zephyr.models.tiny import tiny_model, tiny_tokenizer
+from zephyr.recipe.teacher_section import SamplingSection
 
 
 @pytest.fixture
 def conversation():
     tokenizer = tiny_tokenizer()
     loaded = Loaded(tiny_model("mistral", vocab_size=len(tokenizer)), tokenizer)
-    return Conversation(loaded, Sampling(max_new_tokens=6, temperature=0.0, stop_ids=(2,)), system="Be kind.")
+    return Conversation(loaded, SamplingSection(max_new_tokens=6, temperature=0.0), system="Be kind.")
 
 
 def say(conversation, *lines):
@@ -70,8 +70,9 @@ def test_the_pieces_are_the_greedy_answer(conversation):
     assert pieces == tokenizer.decode(whole[0, prompt.shape[1] :], skip_special_tokens=True)
 
 
-def test_an_interrupted_answer_is_forgotten_and_the_model_stops_writing(conversation):
-    conversation.sampling = Sampling(max_new_tokens=100_000, stop_ids=(0,))
+def test_an_interrupted_answer_is_forgotten_and_the_model_stops_writing(conversation, monkeypatch):
+    monkeypatch.setattr("zephyr.models.streaming.stop_ids_of", lambda *_: (0,))
+    conversation.sampling = SamplingSection(temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=100_000)
     written, threads = [], threading.active_count()
 
     def write(text):

@@ -18,7 +18,7 @@ from playwright import sync_api
 from tests.deliver.spoken import Scripted
 from zephyr.deliver.ui.page import PageSetup, application
 from zephyr.deliver.ui.votes import VoteFile
-from zephyr.models.sampling import Sampling
+from zephyr.recipe.teacher_section import SamplingSection
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = [
@@ -63,7 +63,9 @@ def open_page(browser, request):
     """A function that serves speakers and gives the page, whose requests must all go to this machine."""
 
     def open_it(speakers, *, votes=None, **options):
-        served = Served(PageSetup(speakers, Sampling(64, 0.7, 50, 0.95), "Be kind.", votes), options.pop("token", None))
+        served = Served(
+            PageSetup(speakers, SamplingSection(max_new_tokens=64), "Be kind.", votes), options.pop("token", None)
+        )
         request.addfinalizer(served.close)
         context = browser.new_context(**options)
         request.addfinalizer(context.close)
@@ -191,7 +193,7 @@ def test_settings_reach_the_model(open_page):
     expect(page.get_by_text("yes", exact=True)).to_be_visible(timeout=PATIENCE)
     ((said, sampling),) = speaker.heard
     assert said[0].content == "Be brief."
-    assert sampling == Sampling(9, 0.0, 7, 0.5)
+    assert sampling == SamplingSection(max_new_tokens=9, temperature=0.0, top_k=7, top_p=0.5)
 
 
 def test_what_a_model_writes_is_text(open_page):

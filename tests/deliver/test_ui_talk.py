@@ -6,10 +6,10 @@ import pytest
 
 from tests.deliver.spoken import Scripted
 from zephyr.deliver.ui.talk import Talk
-from zephyr.models.sampling import Sampling
+from zephyr.recipe.teacher_section import SamplingSection
 from zephyr.records.messages import Message
 
-SAMPLING = Sampling(8)
+SAMPLING = SamplingSection(max_new_tokens=8)
 
 
 def speakers():

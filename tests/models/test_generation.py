@@ -12,8 +12,9 @@ from zephyr.errors import ModelError
 from zephyr.models.adapters import adapters_disabled, add_lora
 from zephyr.models.attention import IMPLEMENTATION
 from zephyr.models.generation import MAX_LIVE_SHARE, Completion, cut_groups, generate, stop_ids_of
-from zephyr.models.sampling import Sampling, draw, filtered_probs
+from zephyr.models.sampling import Stopping, draw, filtered_probs
 from zephyr.models.tiny import TINY, tiny_model, tiny_tokenizer
+from zephyr.recipe.teacher_section import SamplingSection
 from zephyr.recipe.train_section import LoraSection
 
 dice = np.random.default_rng(0)
@@ -55,6 +56,11 @@ def logps_alone(model, prompt, ids) -> float:
     return float(logits.double().log_softmax(-1).gather(1, torch.tensor(ids)[:, None]).sum())
 
 
+def sampled(**settings_):
+    """Sampling from the model's own distribution, but for these settings."""
+    return SamplingSection(**({"temperature": 1.0, "top_k": 0, "top_p": 1.0} | settings_))
+
+
 def texts(completions: list[Completion]) -> list[tuple[int, ...]]:
     return [completion.ids for completion in completions]
 
@@ -65,8 +71,8 @@ def texts(completions: list[Completion]) -> list[tuple[int, ...]]:
 @pytest.mark.parametrize(("name", "dtype"), EXACT)
 def test_greedy_is_what_transformers_gives_one_prompt_alone(name, dtype):
     model = tiny_model(name, dtype=dtype)
-    greedy = Sampling(max_new_tokens=16, temperature=0, stop_ids=STOPS)
-    completions = generate(model, PROMPTS, greedy, num_samples=2)
+    greedy = sampled(max_new_tokens=16, temperature=0)
+    completions = generate(model, PROMPTS, greedy, stop=Stopping(STOPS), num_samples=2)
     assert [(c.prompt_index, c.sample_index) for c in completions] == [(p, s) for p in range(8) for s in range(2)]
     for completion in completions:
         alone = greedy_alone(model, PROMPTS[completion.prompt_index], max_new_tokens=16)
@@ -79,7 +85,7 @@ def test_greedy_is_what_transformers_gives_one_prompt_alone(name, dtype):
 def test_greedy_in_float32_and_with_windows_of_other_lengths(name):
     for window in (2, 5, 64):
         model = tiny_model(name, sliding_window=window, seed=window)
-        greedy = Sampling(max_new_tokens=12, temperature=0)
+        greedy = sampled(max_new_tokens=12, temperature=0)
         alone = [greedy_alone(model, prompt, max_new_tokens=12, stop_ids=()) for prompt in PROMPTS]
         assert texts(generate(model, PROMPTS, greedy)) == alone
 
@@ -87,8 +93,8 @@ def test_greedy_in_float32_and_with_windows_of_other_lengths(name):
 @pytest.mark.parametrize(("name", "dtype"), EXACT)
 def test_logprobs_are_those_of_the_unfiltered_model(name, dtype):
     model = tiny_model(name, dtype=dtype)
-    hot = Sampling(max_new_tokens=10, temperature=1.7, top_k=40, top_p=0.9, stop_ids=STOPS)
-    for completion in generate(model, PROMPTS, hot, num_samples=2, seed=3):
+    hot = sampled(max_new_tokens=10, temperature=1.7, top_k=40, top_p=0.9)
+    for completion in generate(model, PROMPTS, hot, stop=Stopping(STOPS), num_samples=2, seed=3):
         alone = logps_alone(model, PROMPTS[completion.prompt_index], completion.ids)
         assert completion.logprob == pytest.approx(alone, abs=1e-4)
 
@@ -102,7 +108,7 @@ def test_mixed_lengths_of_random_prompts():
             [*trunk[: rng.integers(1, 60)].tolist(), *rng.integers(4, 7, rng.integers(0, 30)).tolist()]
             for _ in range(12)
         ]
-        greedy = Sampling(max_new_tokens=6, temperature=0)
+        greedy = sampled(max_new_tokens=6, temperature=0)
         alone = [greedy_alone(model, prompt, max_new_tokens=6, stop_ids=()) for prompt in prompts]
         for budget in (100, 300, 65_536):
             assert texts(generate(model, prompts, greedy, max_cache_tokens=budget)) == alone
@@ -114,27 +120,30 @@ def test_mixed_lengths_of_random_prompts():
 @pytest.mark.parametrize("name", ["mistral", "mixtral", "gemma2", "gpt2", "mamba", "qwen3_next"])
 def test_samples_do_not_depend_on_their_batch(name):
     model = tiny_model(name)
-    sampling = Sampling(max_new_tokens=8, temperature=0.9, top_k=50, top_p=0.95, stop_ids=(2, 3))
-    whole = texts(generate(model, PROMPTS, sampling, num_samples=4, seed=1))
-    assert texts(generate(model, PROMPTS, sampling, num_samples=4, seed=1)) == whole
-    assert texts(generate(model, PROMPTS, sampling, num_samples=4, seed=1, max_cache_tokens=90)) == whole
-    first = texts(generate(model, PROMPTS[:1], sampling, num_samples=4, seed=1))
+    sampling = sampled(max_new_tokens=8, temperature=0.9, top_k=50, top_p=0.95)
+    whole = texts(generate(model, PROMPTS, sampling, stop=Stopping((2, 3)), num_samples=4, seed=1))
+    assert texts(generate(model, PROMPTS, sampling, stop=Stopping((2, 3)), num_samples=4, seed=1)) == whole
+    assert (
+        texts(generate(model, PROMPTS, sampling, stop=Stopping((2, 3)), num_samples=4, seed=1, max_cache_tokens=90))
+        == whole
+    )
+    first = texts(generate(model, PROMPTS[:1], sampling, stop=Stopping((2, 3)), num_samples=4, seed=1))
     assert first == whole[:4]
-    assert texts(generate(model, PROMPTS[:1], sampling, num_samples=2, seed=1)) == whole[:2]
-    assert texts(generate(model, PROMPTS, sampling, num_samples=4, seed=2)) != whole
+    assert texts(generate(model, PROMPTS[:1], sampling, stop=Stopping((2, 3)), num_samples=2, seed=1)) == whole[:2]
+    assert texts(generate(model, PROMPTS, sampling, stop=Stopping((2, 3)), num_samples=4, seed=2)) != whole
     assert len(set(whole)) > 0.8 * len(whole)
 
 
 def test_longer_limits_continue_the_same_text():
     model = tiny_model("llama")
-    short = texts(generate(model, PROMPTS, Sampling(max_new_tokens=4), seed=1))
-    long = texts(generate(model, PROMPTS, Sampling(max_new_tokens=9), seed=1))
+    short = texts(generate(model, PROMPTS, sampled(max_new_tokens=4), seed=1))
+    long = texts(generate(model, PROMPTS, sampled(max_new_tokens=9), seed=1))
     assert [ids[:4] for ids in long] == short
 
 
 def test_the_global_generator_is_left_alone():
     state = torch.random.get_rng_state()
-    generate(tiny_model("llama"), PROMPTS, Sampling(max_new_tokens=4), num_samples=2)
+    generate(tiny_model("llama"), PROMPTS, sampled(max_new_tokens=4), num_samples=2)
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
@@ -145,19 +154,19 @@ def test_the_global_generator_is_left_alone():
     ("sampling", "expected"),
     [
         # Probabilities 8, 4, 2, 1, 1 of 16.
-        (Sampling(temperature=1), [0.5, 0.25, 0.125, 0.0625, 0.0625]),
+        (sampled(temperature=1), [0.5, 0.25, 0.125, 0.0625, 0.0625]),
         # Squared: 64, 16, 4, 1, 1 of 86.
-        (Sampling(temperature=0.5), [64 / 86, 16 / 86, 4 / 86, 1 / 86, 1 / 86]),
-        (Sampling(top_k=2), [8 / 12, 4 / 12, 0, 0, 0]),
-        (Sampling(top_k=99), [0.5, 0.25, 0.125, 0.0625, 0.0625]),
+        (sampled(temperature=0.5), [64 / 86, 16 / 86, 4 / 86, 1 / 86, 1 / 86]),
+        (sampled(top_k=2), [8 / 12, 4 / 12, 0, 0, 0]),
+        (sampled(top_k=99), [0.5, 0.25, 0.125, 0.0625, 0.0625]),
         # 0.5 + 0.25 are not 0.8 yet, so the third is in.
-        (Sampling(top_p=0.8), [8 / 14, 4 / 14, 2 / 14, 0, 0]),
-        (Sampling(top_p=0.01), [1, 0, 0, 0, 0]),
+        (sampled(top_p=0.8), [8 / 14, 4 / 14, 2 / 14, 0, 0]),
+        (sampled(top_p=0.01), [1, 0, 0, 0, 0]),
         # top_k first: 8, 4, 2 of 14; then 8 / 14 alone is below 0.6, and 12 / 14 above.
-        (Sampling(top_k=3, top_p=0.6), [8 / 12, 4 / 12, 0, 0, 0]),
-        (Sampling(top_k=2, top_p=0.6), [1, 0, 0, 0, 0]),
+        (sampled(top_k=3, top_p=0.6), [8 / 12, 4 / 12, 0, 0, 0]),
+        (sampled(top_k=2, top_p=0.6), [1, 0, 0, 0, 0]),
         # Temperature first: 64 / 86 > 0.7 suffices, where 0.5 would not.
-        (Sampling(temperature=0.5, top_p=0.7), [1, 0, 0, 0, 0]),
+        (sampled(temperature=0.5, top_p=0.7), [1, 0, 0, 0, 0]),
     ],
 )
 def test_filters_by_hand(sampling, expected):
@@ -168,7 +177,7 @@ def test_filters_by_hand(sampling, expected):
 def test_draws_invert_the_cumulative_distribution():
     logits = torch.tensor([[8.0, 4, 2, 1, 1]], dtype=torch.float64).log()
     points = torch.tensor([0.0, 0.49, 0.51, 0.74, 0.76, 0.874, 0.876, 0.94, 0.99, 1 - 2**-53], dtype=torch.float64)
-    drawn, logps = draw(logits.expand(len(points), -1), Sampling(), points)
+    drawn, logps = draw(logits.expand(len(points), -1), sampled(), points)
     assert drawn.tolist() == [0, 0, 1, 1, 2, 2, 3, 4, 4, 4]
     assert torch.allclose(logps.exp()[:3], torch.tensor([0.5, 0.5, 0.25], dtype=torch.float64))
 
@@ -178,12 +187,12 @@ def test_draws_invert_the_cumulative_distribution():
     st.lists(st.floats(-30, 30), min_size=1, max_size=40),
     st.floats(0, 1, exclude_max=True),
     st.floats(0.05, 3),
-    st.one_of(st.none(), st.integers(1, 50)),
+    st.integers(0, 50),
     st.floats(0.01, 1),
 )
 def test_no_filtered_token_is_ever_drawn(logits, uniform, temperature, top_k, top_p):
     row = torch.tensor([logits])
-    sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p)
+    sampling = sampled(temperature=temperature, top_k=top_k, top_p=top_p)
     drawn, logps = draw(row, sampling, torch.tensor([uniform], dtype=torch.float64))
     probs = filtered_probs(row, sampling)[0]
     assert probs[drawn[0]] > 0
@@ -193,7 +202,7 @@ def test_no_filtered_token_is_ever_drawn(logits, uniform, temperature, top_k, to
 
 def test_frequencies_of_samples_are_the_filtered_probabilities():
     model = tiny_model("qwen3", vocab_size=16)
-    sampling = Sampling(max_new_tokens=1, temperature=1.3, top_k=6, top_p=0.9)
+    sampling = sampled(max_new_tokens=1, temperature=1.3, top_k=6, top_p=0.9)
     num = 4000
     drawn = [ids[0] for ids in texts(generate(model, [[5, 9, 3]], sampling, num_samples=num, seed=11))]
     with torch.no_grad():
@@ -228,7 +237,7 @@ def test_shared_prefixes_are_computed_once():
     model = tiny_model("llama")
     counted = Counted(model)
     prompts = [[*SYSTEM, *SHOTS, i, i] for i in range(10, 18)]
-    generate(model, prompts, Sampling(max_new_tokens=1), num_samples=4)
+    generate(model, prompts, sampled(max_new_tokens=1), num_samples=4)
     # The 60 shared tokens once, the 8 third-last ones, then the last tokens in 8 x 4 rows.
     assert counted.shapes == [(1, 60), (8, 1), (32, 1)]
 
@@ -237,7 +246,7 @@ def test_shared_prefixes_are_computed_once_over_batches_too():
     model = tiny_model("llama")
     counted = Counted(model)
     prompts = [[*SYSTEM, *SHOTS, i, i] for i in range(10, 18)]
-    generate(model, prompts, Sampling(max_new_tokens=1), num_samples=4, max_cache_tokens=63 * 8)
+    generate(model, prompts, sampled(max_new_tokens=1), num_samples=4, max_cache_tokens=63 * 8)
     assert counted.tokens == 60 + 8 + 32
     assert max(rows for rows, _ in counted.shapes) == 8
 
@@ -246,21 +255,21 @@ def test_nested_prefixes_are_computed_once():
     model = tiny_model("llama")
     counted = Counted(model)
     prompts = [[*SYSTEM, start, *SHOTS, end, 5] for start in (10, 11) for end in (12, 13, 14)]
-    generate(model, prompts, Sampling(max_new_tokens=1))
+    generate(model, prompts, sampled(max_new_tokens=1))
     assert counted.tokens == 40 + 2 * 21 + 6 + 6
 
 
 def test_equal_prompts_are_computed_once():
     model = tiny_model("llama")
     counted = Counted(model)
-    generate(model, [[*SYSTEM, 5]] * 6, Sampling(max_new_tokens=1), num_samples=2)
+    generate(model, [[*SYSTEM, 5]] * 6, sampled(max_new_tokens=1), num_samples=2)
     assert counted.shapes == [(1, 40), (12, 1)]
 
 
 def test_finished_rows_leave_the_batch():
     model = tiny_model("llama")
     counted = Counted(model)
-    completions = generate(model, PROMPTS, Sampling(max_new_tokens=12, stop_ids=STOPS), num_samples=4)
+    completions = generate(model, PROMPTS, sampled(max_new_tokens=12), stop=Stopping(STOPS), num_samples=4)
     steps = [rows for rows, width in counted.shapes if width == 1][-12:]
     alive = [sum(len(completion.ids) > step for completion in completions) for step in range(12)]
     assert all(MAX_LIVE_SHARE * rows < live <= rows for live, rows in zip(alive, steps, strict=True))
@@ -269,9 +278,9 @@ def test_finished_rows_leave_the_batch():
 
 def test_stop_tokens_end_a_completion_and_belong_to_it():
     model = tiny_model("llama")
-    free = generate(model, PROMPTS, Sampling(max_new_tokens=12), seed=5)
+    free = generate(model, PROMPTS, sampled(max_new_tokens=12), seed=5)
     stop = free[0].ids[4]
-    stopped = generate(model, PROMPTS, Sampling(max_new_tokens=12, stop_ids=(stop,)), seed=5)
+    stopped = generate(model, PROMPTS, sampled(max_new_tokens=12), stop=Stopping((stop,)), seed=5)
     for before, after in zip(free, stopped, strict=True):
         ends = before.ids.index(stop) + 1 if stop in before.ids else 12
         assert after.ids == before.ids[:ends]
@@ -300,7 +309,7 @@ def test_groups_hold_every_sample_once_and_keep_the_budget(prompts, max_new_toke
 @pytest.mark.parametrize("name", ["mistral", "gemma2"])
 def test_attention_for_forests_is_switched_and_put_back(name):
     model = tiny_model(name)
-    greedy = Sampling(max_new_tokens=8, temperature=0)
+    greedy = sampled(max_new_tokens=8, temperature=0)
     expected = texts(generate(model, PROMPTS, greedy))
     model.set_attn_implementation(IMPLEMENTATION)
     assert texts(generate(model, PROMPTS, greedy)) == expected
@@ -310,7 +319,7 @@ def test_attention_for_forests_is_switched_and_put_back(name):
 def test_mode_is_put_back_module_by_module():
     model = tiny_model("llama").train()
     model.lm_head.eval()
-    generate(model, PROMPTS, Sampling(max_new_tokens=2))
+    generate(model, PROMPTS, sampled(max_new_tokens=2))
     assert model.training
     assert model.model.layers[0].training
     assert not model.lm_head.training
@@ -319,7 +328,7 @@ def test_mode_is_put_back_module_by_module():
 
 def test_adapters_take_part():
     plain = tiny_model("llama")
-    greedy = Sampling(max_new_tokens=8, temperature=0)
+    greedy = sampled(max_new_tokens=8, temperature=0)
     expected = texts(generate(plain, PROMPTS, greedy))
     model = add_lora(tiny_model("llama"), LoraSection(r=4))
     with torch.no_grad():
@@ -345,7 +354,7 @@ def test_stop_ids_are_those_of_model_and_tokenizer():
 
 def test_bad_prompts_are_named():
     model = tiny_model("llama")
-    some = Sampling(max_new_tokens=8)
+    some = sampled(max_new_tokens=8)
     with pytest.raises(ModelError, match=r"^prompt 1: holds no tokens; begin it"):
         generate(model, [[1], []], some)
     with pytest.raises(ModelError, match=r"^prompt 1: token id 128 at position 1 is not in the vocabulary of 128"):
@@ -361,26 +370,10 @@ def test_numbers_that_are_not_finite_stop_generation():
     with torch.no_grad():
         model.lm_head.weight[5] = float("nan")
     with pytest.raises(ModelError, match=r"^prompt 0, new token 0: the model's logits are not finite"):
-        generate(model, [[1, 2]], Sampling(max_new_tokens=2))
-
-
-@pytest.mark.parametrize(
-    ("settings_", "message"),
-    [
-        ({"max_new_tokens": 0}, "max_new_tokens must be at least 1"),
-        ({"temperature": -1.0}, "temperature must be 0"),
-        ({"temperature": float("nan")}, "temperature must be 0"),
-        ({"top_k": 0}, "top_k must be at least 1"),
-        ({"top_p": 0.0}, "top_p must be above 0"),
-        ({"top_p": 1.5}, "top_p must be above 0"),
-    ],
-)
-def test_sampling_that_is_none(settings_, message):
-    with pytest.raises(ValueError, match=message):
-        Sampling(**settings_)
+        generate(model, [[1, 2]], sampled(max_new_tokens=2))
 
 
 def test_no_prompts_and_no_samples():
-    assert generate(tiny_model("llama"), [], Sampling()) == []
+    assert generate(tiny_model("llama"), [], sampled()) == []
     with pytest.raises(ValueError, match="num_samples must be at least 1"):
-        generate(tiny_model("llama"), [[1]], Sampling(), num_samples=0)
+        generate(tiny_model("llama"), [[1]], sampled(), num_samples=0)

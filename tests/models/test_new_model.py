@@ -7,8 +7,8 @@ from transformers import GenerationConfig
 
 from zephyr.models.loading import save_model
 from zephyr.models.new_model import new_model, set_generation
-from zephyr.models.sampling import Sampling
 from zephyr.models.tokenizers import MIN_VOCABULARY, learn_tokenizer
+from zephyr.recipe.teacher_section import SamplingSection
 
 TEXTS = ["the cat sat on the mat", "the dog ate 2024 cats", "<|user|>\n"] * 20
 TOKENIZER = learn_tokenizer(TEXTS, vocab_size=300, max_length=64)
@@ -44,7 +44,7 @@ def test_a_new_model_follows_from_its_seed_and_leaves_the_dice_alone():
 
 def test_a_saved_model_says_how_it_samples(tmp_path):
     model = new_model("llama", SIZES, TOKENIZER, seed=1, dtype=torch.float32)
-    set_generation(model, TOKENIZER, Sampling(temperature=0.7, top_k=50, top_p=0.95, stop_ids=(2,)))
+    set_generation(model, TOKENIZER, SamplingSection(), stop_ids=(2,))
     save_model(model, TOKENIZER, tmp_path / "model")
     read = GenerationConfig.from_pretrained(tmp_path / "model")
     assert (read.do_sample, read.temperature, read.top_k, read.top_p) == (True, 0.7, 50, 0.95)

@@ -20,9 +20,9 @@ from tokenizers import AddedToken
 
 from zephyr.data.tokenize.encoding import DialogueEncoder
 from zephyr.models.new_model import new_model, set_generation
-from zephyr.models.sampling import Sampling
 from zephyr.models.tokenizers import learn_tokenizer
 from zephyr.recipe.model_section import ChatTemplateSection
+from zephyr.recipe.teacher_section import SamplingSection
 from zephyr.records.messages import Message
 
 # Of the likeliest reply, which is all that is said at temperature 0, over each other one.
@@ -52,7 +52,9 @@ def save_replying_model(folder: Path, replies: Sequence[str]) -> None:
         for number, reply in enumerate(replies):
             # What stands for a token is as long as the square root of the width, after the norm.
             head[tokenizer.convert_tokens_to_ids(reply), end] = (20.0 + MARGIN * (number == 0)) / width**0.5
-    set_generation(model, tokenizer, Sampling(stop_ids=encoder.stop_ids))  # the server draws only if a model does
+    set_generation(
+        model, tokenizer, SamplingSection(temperature=1.0, top_k=0, top_p=1.0), stop_ids=encoder.stop_ids
+    )  # the server draws only if a model does
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from zephyr.models.generation import generate
-from zephyr.models.sampling import Sampling
+from zephyr.models.sampling import Stopping
 from zephyr.models.tiny import EOS_ID, tiny_model
+from zephyr.recipe.teacher_section import SamplingSection
 from zephyr.records.messages import Message
 from zephyr.teachers.local import LocalTeacher
 from zephyr.teachers.protocol import ChatRequest
@@ -61,8 +62,10 @@ def test_a_reply_is_what_its_request_alone_gets(model):
 def test_a_reply_is_the_text_that_generation_gives(model):
     asked = ChatRequest("x", (Message("user", "hello"),), temperature=0.7, top_p=0.9, top_k=0, max_tokens=9, seed=5)
     (reply,) = teacher(model).answer([asked])
-    sampling = Sampling(max_new_tokens=9, temperature=0.7, top_k=None, top_p=0.9, stop_ids=Letters.stop_ids)
-    (completion,) = generate(model, [Letters().prompt(asked.messages)], sampling, seeds=[5])
+    sampling = SamplingSection(max_new_tokens=9, temperature=0.7, top_k=0, top_p=0.9)
+    (completion,) = generate(
+        model, [Letters().prompt(asked.messages)], sampling, stop=Stopping(Letters.stop_ids), seed=[5]
+    )
     assert reply.text == Letters().text_of(completion.ids)
     assert reply.finish_reason == completion.finish_reason
     assert (reply.prompt_tokens, reply.completion_tokens) == (6, len(completion.ids))

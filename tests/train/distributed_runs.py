@@ -24,9 +24,9 @@ from zephyr.errors import ZephyrError
 from zephyr.models.adapters import add_lora
 from zephyr.models.collectives import on_every_rank, rank
 from zephyr.models.generation import generate
-from zephyr.models.sampling import Sampling
 from zephyr.models.scorer import CausalLM, plain_model
 from zephyr.models.tiny import tiny_model, tiny_tokenizer
+from zephyr.recipe.teacher_section import SamplingSection
 from zephyr.recipe.train_section import LoraSection, TrainSection
 from zephyr.runs.layout import TRAIN_LOG
 from zephyr.train.distributed import process_group, whole_state_dict
@@ -229,7 +229,12 @@ def run_and_sample(folder: Path, case: Case) -> None:
 
     def sample(step: int) -> dict[str, float]:
         prompts = [[5, 6, 7], [5, 9]]
-        written = generate(plain_model(job.model), prompts, Sampling(max_new_tokens=4), seed=step)
+        written = generate(
+            plain_model(job.model),
+            prompts,
+            SamplingSection(temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=4),
+            seed=step,
+        )
         texts.append([one.ids.tolist() if hasattr(one.ids, "tolist") else list(one.ids) for one in written])
         return {}
 

@@ -35,16 +35,19 @@ def chat(
     """
     quiet_libraries(offline=offline)
     import torch
+    from pydantic import ValidationError
 
     from zephyr.deliver.chat import Conversation, talk
     from zephyr.models.loading import load, placement
-    from zephyr.models.sampling import Sampling
     from zephyr.models.source import Source
+    from zephyr.recipe.teacher_section import SamplingSection
 
     try:
-        sampling = Sampling(max_new_tokens, temperature, top_k or None, top_p)
-    except ValueError as error:
-        raise DataError("zephyr chat", str(error), "change that option") from error
+        sampling = SamplingSection(temperature=temperature, top_k=top_k, top_p=top_p, max_new_tokens=max_new_tokens)
+    except ValidationError as error:
+        first = error.errors()[0]
+        what = f"{first['loc'][0]} {first['msg'].replace('Input should', 'must')}, got {first['input']}"
+        raise DataError("zephyr chat", what, "change that option") from error
     device, dtype = placement()
     loaded = load(Source(model, offline=offline), dtype=dtype, device=device)
 

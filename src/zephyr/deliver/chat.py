@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 
 from zephyr.data.tokenize.encoding import DialogueEncoder
 from zephyr.models.loading import Loaded
-from zephyr.models.sampling import Sampling
 from zephyr.models.streaming import stream_answer
 from zephyr.recipe.model_section import ChatTemplateSection
+from zephyr.recipe.teacher_section import SamplingSection
 from zephyr.records.messages import Message
 
 LEAVE = ("/exit", "/quit")
@@ -23,7 +23,7 @@ class Speaker:
         # That layout stands in its tokenizer.
         self._encoder = DialogueEncoder(loaded.tokenizer, ChatTemplateSection(name="own"))
 
-    def answer(self, messages: Sequence[Message], sampling: Sampling) -> Generator[str, None, None]:
+    def answer(self, messages: Sequence[Message], sampling: SamplingSection) -> Generator[str, None, None]:
         """The answer in pieces; closing the generator stops the model."""
         model, tokenizer = self._loaded
         return stream_answer(model, tokenizer, self._encoder.prompt(messages).tolist(), sampling)
@@ -34,7 +34,7 @@ class Conversation:
     """A model, its sampling, and the messages so far."""
 
     loaded: Loaded
-    sampling: Sampling
+    sampling: SamplingSection
     system: str = ""
     said: list[Message] = field(default_factory=list)
 

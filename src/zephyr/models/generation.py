@@ -22,7 +22,8 @@ from zephyr.errors import ModelError
 from zephyr.models.attention import IMPLEMENTATION, shares_prefixes
 from zephyr.models.loading import check_token_ids, num_embeddings, plain_attention
 from zephyr.models.prefill import IdTuple, lay_out, prefill, root_path, select_rows
-from zephyr.models.sampling import Ending, Sampling, draw
+from zephyr.models.sampling import NEVER, Ending, Stopping, draw
+from zephyr.recipe.teacher_section import SamplingSection
 
 # Above this share of rows that have not ended, moving the keys and values of those costs more than it saves.
 MAX_LIVE_SHARE = 0.85
@@ -48,18 +49,18 @@ class Group(NamedTuple):
 def generate(
     model: PreTrainedModel,
     prompts: Sequence[Sequence[int]],
-    sampling: Sampling,
+    sampling: SamplingSection,
     *,
+    stop: Stopping = NEVER,
     num_samples: int = 1,
-    seed: int = 0,
-    seeds: Sequence[int] | None = None,
+    seed: int | Sequence[int] = 0,
     max_cache_tokens: int = 65_536,
 ) -> list[Completion]:
     """`num_samples` completions of every prompt, ordered by prompt and then sample.
 
-    A sample's draws depend on (`seed`, prompt index, sample index) alone, or on its prompt's own of the `seeds`
-    and the sample index, never on what it is batched with; batches change logits in the last bits only. No batch
-    decodes with more than `max_cache_tokens` tokens of keys and values, room for `max_new_tokens` included; its
+    A sample's draws depend on (`seed`, prompt index, sample index) alone, or, where `seed` holds one for every prompt,
+    on that and the sample index, never on what it is batched with; batches change logits in the last bits only. No
+    batch decodes with more than `max_cache_tokens` tokens of keys and values, room for `max_new_tokens` included; its
     distinct prompts' are held once besides. The model's mode and attention are restored afterwards.
 
     Raises ValueError for another number of seeds than of prompts, ModelError for a prompt that is empty, leaves no
@@ -68,16 +69,16 @@ def generate(
     # peft's wrapper: the model inside it has the adapters in its layers.
     decoder: PreTrainedModel = getattr(model, "get_base_model", lambda: model)()
     all_ids = [tuple(int(token) for token in prompt) for prompt in prompts]
-    dice = [(seed, index) for index in range(len(prompts))] if seeds is None else [(one,) for one in seeds]
-    if len(dice) != len(prompts):
-        raise ValueError(f"{len(prompts)} prompts need as many seeds, got {len(dice)}")
+    seeds = [(seed, index) for index in range(len(prompts))] if isinstance(seed, int) else [(one,) for one in seed]
+    if len(seeds) != len(prompts):
+        raise ValueError(f"{len(prompts)} prompts need as many seeds, got {len(seeds)}")
     _check_prompts(decoder, all_ids, sampling)
     groups = cut_groups(all_ids, sampling.max_new_tokens, num_samples, max_cache_tokens=max_cache_tokens)
     completions: list[Completion] = []
     with torch.no_grad(), _ready_to_generate(decoder):
         for owners, cache in _starts(decoder, all_ids, groups, sampling.max_new_tokens):
-            rows = _start_rows(decoder, all_ids, owners, sampling, dice)
-            completions += _decode(decoder, cache, rows, sampling)
+            rows = _start_rows(decoder, all_ids, owners, sampling, seeds)
+            completions += _decode(decoder, cache, rows, sampling, stop)
     return sorted(completions, key=lambda completion: completion[:2])
 
 
@@ -123,7 +124,7 @@ def cut_groups(
     return [*groups, Group(tuple(waiting), (range(num_samples),))] if waiting else groups
 
 
-def _check_prompts(model: PreTrainedModel, prompts: Sequence[IdTuple], sampling: Sampling) -> None:
+def _check_prompts(model: PreTrainedModel, prompts: Sequence[IdTuple], sampling: SamplingSection) -> None:
     config = model.config.get_text_config()
     longest = getattr(config, "max_position_embeddings", None)
     for index, ids in enumerate(prompts):
@@ -217,7 +218,7 @@ def _start_rows(
     model: PreTrainedModel,
     prompts: Sequence[IdTuple],
     owners: list[tuple[int, int]],
-    sampling: Sampling,
+    sampling: SamplingSection,
     seeds: Sequence[tuple[int, ...]],
 ) -> _Rows:
     device, num_new = model.device, sampling.max_new_tokens
@@ -227,25 +228,27 @@ def _start_rows(
     attends = None
     if bool(padding.any()):
         attends = (torch.arange(width + num_new, device=device) >= padding[:, None]).long()
-    dice = [np.random.default_rng((*seeds[prompt], sample)).random(num_new) for prompt, sample in owners]
+    uniforms = [np.random.default_rng((*seeds[prompt], sample)).random(num_new) for prompt, sample in owners]
     return _Rows(
         owners=list(owners),
         last_ids=torch.tensor([prompts[prompt][-1] for prompt, _ in owners], device=device),
         positions=before,
         attends=attends,
         width=width,
-        uniforms=torch.from_numpy(np.stack(dice)),
+        uniforms=torch.from_numpy(np.stack(uniforms)),
     )
 
 
-def _decode(model: PreTrainedModel, cache: Cache | None, rows: _Rows, sampling: Sampling) -> list[Completion]:
+def _decode(
+    model: PreTrainedModel, cache: Cache | None, rows: _Rows, sampling: SamplingSection, stop: Stopping
+) -> list[Completion]:
     """One completion for every row.
 
     Rows that end leave the batch, several together: until then they decode on, and nobody looks at what they draw.
     """
     written: dict[tuple[int, int], list[tuple[int, float]]] = {owner: [] for owner in rows.owners}
     done: list[Completion] = []
-    stops = set(sampling.stop_ids)
+    stops = set(stop.ids)
     for step in range(sampling.max_new_tokens):
         logits, cache = _forward(model, cache, rows, step)
         drawn, logps = draw(logits, sampling, rows.uniforms[:, step])
@@ -260,7 +263,7 @@ def _decode(model: PreTrainedModel, cache: Cache | None, rows: _Rows, sampling: 
                     "load the model in a wider dtype, or check its weights",
                 )
             written[owner].append((token, logp))
-            if token in stops or _has_ended(written[owner], sampling.ending):
+            if token in stops or _has_ended(written[owner], stop.ending):
                 ends.append(owner)
         done += [_completion(owner, written.pop(owner), "stop") for owner in ends]
         if not written:

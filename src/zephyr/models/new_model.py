@@ -1,13 +1,13 @@
 """New models with random weights: where a run starts without any download."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
-from zephyr.models.sampling import Sampling
 from zephyr.models.tokenizers import Tokenizer
+from zephyr.recipe.teacher_section import SamplingSection
 
 
 def new_model(
@@ -28,16 +28,18 @@ def new_model(
     return model
 
 
-def set_generation(model: PreTrainedModel, tokenizer: Tokenizer, sampling: Sampling) -> None:
+def set_generation(
+    model: PreTrainedModel, tokenizer: Tokenizer, sampling: SamplingSection, *, stop_ids: Iterable[int]
+) -> None:
     """Make the model, once saved, sample like this wherever it is loaded."""
     draws = sampling.temperature > 0
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
         bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=sorted(sampling.stop_ids),
+        eos_token_id=sorted(stop_ids),
         pad_token_id=pad,
         do_sample=draws,
         temperature=sampling.temperature if draws else None,
-        top_k=sampling.top_k if draws else None,
+        top_k=sampling.top_k or None if draws else None,
         top_p=sampling.top_p if draws else None,
     )

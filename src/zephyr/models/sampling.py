@@ -1,12 +1,12 @@
-"""How the next token is chosen from logits: the settings, the filters and the draw."""
+"""How the next token is chosen from logits: the filters and the draw."""
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Collection, Sequence
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+
+from zephyr.recipe.teacher_section import SamplingSection
 
 
 class Ending(Protocol):
@@ -20,37 +20,24 @@ class Ending(Protocol):
         """Whether a completion with these newest ids has ended."""
 
 
-@dataclass(frozen=True)
-class Sampling:
-    """How tokens are drawn: temperature, then top_k, then top_p; temperature 0 takes the best token."""
+class Stopping(NamedTuple):
+    """What ends a completion: any of the ids, which then is its last, or an ending."""
 
-    max_new_tokens: int = 256
-    temperature: float = 1.0
-    top_k: int | None = None
-    top_p: float = 1.0
-    stop_ids: tuple[int, ...] = ()
+    ids: Collection[int] = ()
     ending: Ending | None = None
 
-    def __post_init__(self) -> None:
-        """Refuse what no distribution has."""
-        if self.max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}")
-        if not (self.temperature >= 0 and math.isfinite(self.temperature)):
-            raise ValueError(f"temperature must be 0 (greedy) or more, got {self.temperature}")
-        if self.top_k is not None and self.top_k < 1:
-            raise ValueError(f"top_k must be at least 1, or None for no limit, got {self.top_k}")
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p must be above 0 and at most 1, got {self.top_p}")
+
+NEVER = Stopping()
 
 
-def filtered_probs(logits: Tensor, sampling: Sampling) -> Tensor:
+def filtered_probs(logits: Tensor, sampling: SamplingSection) -> Tensor:
     """The distribution (n, V) that tokens are drawn from, for `logits` (n, V) and a temperature above 0.
 
     Temperature, then top_k, then top_p, as transformers' filters, but that exactly k tokens are left where
     several share the k-th logit. Nucleus sampling: arXiv 1904.09751
     """
     scores = logits / sampling.temperature
-    if sampling.top_k is None and sampling.top_p == 1:
+    if not sampling.top_k and sampling.top_p == 1:
         return scores.softmax(dim=-1)
     # Best first, and never more of them than top_k leaves: sorting a whole vocabulary is slow.
     kept, ids = scores.topk(min(sampling.top_k or scores.shape[-1], scores.shape[-1]))
@@ -61,7 +48,7 @@ def filtered_probs(logits: Tensor, sampling: Sampling) -> Tensor:
     return filtered / filtered.sum(dim=-1, keepdim=True)
 
 
-def draw(logits: Tensor, sampling: Sampling, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+def draw(logits: Tensor, sampling: SamplingSection, uniforms: Tensor) -> tuple[Tensor, Tensor]:
     """The drawn ids (n,) and their log-probs (n,) under the unfiltered model, for `logits` (n, V).
 
     The inverse of the cumulative distribution at `uniforms` (n,), in vocabulary order: logits that differ in

@@ -9,8 +9,8 @@ from transformers import PreTrainedModel, StoppingCriteria, StoppingCriteriaList
 
 from zephyr.models.generation import stop_ids_of
 from zephyr.models.loading import plain_attention
-from zephyr.models.sampling import Sampling
 from zephyr.models.tokenizers import Tokenizer
+from zephyr.recipe.teacher_section import SamplingSection
 
 
 class _Unwanted(StoppingCriteria):
@@ -24,11 +24,15 @@ class _Unwanted(StoppingCriteria):
 
 
 def stream_answer(
-    model: PreTrainedModel, tokenizer: Tokenizer, prompt: Sequence[int], sampling: Sampling
+    model: PreTrainedModel,
+    tokenizer: Tokenizer,
+    prompt: Sequence[int],
+    sampling: SamplingSection,
 ) -> Generator[str, None, None]:
     """The answer to `prompt` in pieces of text, sampled with torch's global random state.
 
-    The model runs in a thread; closing the generator ends it within a token. Raises whatever error ends that thread.
+    The stop ids of model and tokenizer end it. The model runs in a thread; closing the generator ends it within a
+    token. Raises whatever error ends that thread.
     """
     streamer = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
     ids = torch.tensor([list(prompt)], device=model.device)
@@ -47,9 +51,9 @@ def stream_answer(
                 max_new_tokens=sampling.max_new_tokens,
                 do_sample=draws,
                 temperature=sampling.temperature if draws else None,
-                top_k=sampling.top_k if draws else None,
+                top_k=sampling.top_k or None if draws else None,
                 top_p=sampling.top_p if draws else None,
-                eos_token_id=list(sampling.stop_ids or stop_ids_of(model, tokenizer)),
+                eos_token_id=list(stop_ids_of(model, tokenizer)),
                 pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
             )
         except BaseException as error:  # noqa: BLE001 - raised again below, in the thread that reads

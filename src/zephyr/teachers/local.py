@@ -9,7 +9,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from zephyr.models.generation import generate
-from zephyr.models.sampling import Sampling
+from zephyr.models.sampling import Stopping
+from zephyr.recipe.teacher_section import SamplingSection
 from zephyr.records.messages import Message, Messages
 from zephyr.teachers.protocol import ChatReply, ChatRequest
 
@@ -61,7 +62,7 @@ class LocalTeacher:
             if request.messages not in encoded:
                 encoded[request.messages] = [int(token) for token in self._encoder.prompt(request.messages)]
         replies: dict[int, ChatReply] = {}
-        batches: dict[Sampling, list[int]] = {}
+        batches: dict[SamplingSection, list[int]] = {}
         for index, request in enumerate(requests):
             num_tokens = len(encoded[request.messages])
             if num_tokens + request.max_tokens > self._longest:
@@ -75,7 +76,8 @@ class LocalTeacher:
                 self._model,
                 prompts,
                 sampling,
-                seeds=[requests[index].seed for index in indices],
+                stop=Stopping(self._encoder.stop_ids),
+                seed=[requests[index].seed for index in indices],
                 max_cache_tokens=max(self._max_cache_tokens, max(map(len, prompts)) + sampling.max_new_tokens),
             )
             for index, prompt, completion in zip(indices, prompts, completions, strict=True):
@@ -88,11 +90,11 @@ class LocalTeacher:
                 )
         return [replies[index] for index in range(len(requests))]
 
-    def _sampling(self, request: ChatRequest) -> Sampling:
-        return Sampling(
+    @staticmethod
+    def _sampling(request: ChatRequest) -> SamplingSection:
+        return SamplingSection(
             max_new_tokens=request.max_tokens,
             temperature=request.temperature,
-            top_k=request.top_k or None,
+            top_k=request.top_k or 0,
             top_p=request.top_p,
-            stop_ids=self._encoder.stop_ids,
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +17,11 @@ from zephyr.models.collectives import from_rank_zero, is_distributed, rank
 from zephyr.models.generation import generate
 from zephyr.models.loading import empty_model, load_model, save_model
 from zephyr.models.new_model import set_generation
-from zephyr.models.sampling import Sampling
+from zephyr.models.sampling import Stopping
 from zephyr.models.scorer import CausalLM, plain_model
 from zephyr.models.source import Source
 from zephyr.models.tokenizers import Tokenizer
+from zephyr.recipe.teacher_section import SamplingSection
 from zephyr.recipe.train_section import LoraSection, TrainSection
 from zephyr.runs.layout import ADAPTER, MODEL
 from zephyr.train.checks.health import GENERATED_TOKENS
@@ -28,7 +29,7 @@ from zephyr.train.distributed import built_on_rank_zero, whole_state_dict
 
 TRAIN_SAMPLES = "samples.jsonl"
 # How the published models were sampled, written into every model folder.
-CARD_SAMPLING = Sampling(max_new_tokens=256, temperature=0.7, top_k=50, top_p=0.95)
+CARD_SAMPLING = SamplingSection(max_new_tokens=256, temperature=0.7, top_k=50, top_p=0.95)
 PROBE_TOKENS = 64
 SAMPLED_PROMPTS = 4
 
@@ -74,7 +75,7 @@ def write_model(
     ``probe``: an example on which merged adapters must give the logits of separate ones. Raises ModelError where they
     do not, ResourceError when the disk is full.
     """
-    set_generation(plain_model(model), stored.tokenizer, replace(CARD_SAMPLING, stop_ids=tuple(stop_ids)))
+    set_generation(plain_model(model), stored.tokenizer, CARD_SAMPLING, stop_ids=stop_ids)
     if stored.lora is None:
         save_trained(model, stored.tokenizer, stored.model_folder)
         return
@@ -120,13 +121,18 @@ def sampler(
     room = CARD_SAMPLING.max_new_tokens if longest is None else longest - max(map(len, prompts))
     if room < 1:
         return None
-    new_tokens = min(CARD_SAMPLING.max_new_tokens, room)
-    sampling = replace(CARD_SAMPLING, max_new_tokens=new_tokens, stop_ids=tuple(stop_ids))
-    return sample_writer(model, stored.tokenizer, prompts, sampling=sampling, folder=folder)
+    sampling = CARD_SAMPLING.model_copy(update={"max_new_tokens": min(CARD_SAMPLING.max_new_tokens, room)})
+    return sample_writer(model, stored.tokenizer, prompts, sampling=sampling, stop_ids=stop_ids, folder=folder)
 
 
 def sample_writer(
-    model: CausalLM, tokenizer: Tokenizer, prompts: Sequence[Sequence[int]], *, sampling: Sampling, folder: Path
+    model: CausalLM,
+    tokenizer: Tokenizer,
+    prompts: Sequence[Sequence[int]],
+    *,
+    sampling: SamplingSection,
+    stop_ids: Collection[int],
+    folder: Path,
 ) -> Callable[[int], dict[str, float]]:
     """A ``TrainJob.sample``: answers the prompts and appends them to ``samples.jsonl``, with the step.
 
@@ -134,7 +140,7 @@ def sample_writer(
     """
 
     def sample(step: int) -> dict[str, float]:
-        completions = generate(plain_model(model), prompts, sampling)
+        completions = generate(plain_model(model), prompts, sampling, stop=Stopping(stop_ids))
         if rank() == 0:
             lines = [
                 {

@@ -11,8 +11,8 @@ from zephyr.evaluate.harness.finished import FinishedRequests
 from zephyr.evaluate.harness.language_model import ForestLM
 from zephyr.models.generation import generate
 from zephyr.models.loading import Loaded, save_model
-from zephyr.models.sampling import Sampling
 from zephyr.models.tiny import MAX_POSITIONS, tiny_model, tiny_tokenizer
+from zephyr.recipe.teacher_section import SamplingSection
 
 SHOTS = "".join(f"Question: what is {n} and {n}?\nAnswer: {2 * n}\n\n" for n in range(2, 7))
 QUESTIONS = ["Question: what is 8 and 8?\nAnswer:", "Question: what is 9 and 9?\nAnswer:", "Another one "]
@@ -61,7 +61,7 @@ def test_other_attention_and_states_give_the_same(name: str) -> None:
 def test_what_greedy_decoding_gives_is_called_greedy() -> None:
     model = ours()
     context = model.tok_encode(SHOTS)
-    ids = list(generate(model.model, [context], Sampling(max_new_tokens=3, temperature=0))[0].ids)
+    ids = list(generate(model.model, [context], SamplingSection(max_new_tokens=3, temperature=0))[0].ids)
     greedy = model._loglikelihood_tokens([(None, context, ids), (None, context, [*ids[:-1], ids[-1] + 1])])
     assert [is_greedy for _, is_greedy in greedy] == [True, False]
 

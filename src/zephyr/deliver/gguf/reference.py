@@ -15,11 +15,13 @@ from jinja2 import TemplateError
 from zephyr.deliver.gguf.libraries import Scores
 from zephyr.models.generation import generate, stop_ids_of
 from zephyr.models.loading import Loaded
-from zephyr.models.sampling import Sampling
+from zephyr.models.sampling import Stopping
 from zephyr.models.tokenizers import Tokenizer
+from zephyr.recipe.teacher_section import SamplingSection
 from zephyr.records.messages import Message
 
-GREEDY_TOKENS, DRAWN_TOKENS = 32, 64
+GREEDY = SamplingSection(max_new_tokens=32, temperature=0.0)
+DRAWN = SamplingSection(max_new_tokens=64, temperature=1.0, top_k=0, top_p=1.0)
 SEED = 0
 CONVERSATIONS = (
     (Message("user", "What is the capital of France?"),),
@@ -88,8 +90,8 @@ def make_reference(loaded: Loaded) -> Reference:
     stop_ids = stop_ids_of(model, tokenizer)
     given = [prompt.ids for prompt in prompts]
     greedy, drawn = (
-        [completion.ids for completion in generate(model, given, Sampling(longest, temperature, stop_ids=stop_ids))]
-        for longest, temperature in ((GREEDY_TOKENS, 0.0), (DRAWN_TOKENS, 1.0))
+        [completion.ids for completion in generate(model, given, sampling, stop=Stopping(stop_ids))]
+        for sampling in (GREEDY, DRAWN)
     )
     said = [[*map(int, ids)] for ids in (*greedy, *drawn)]
     sequences = tuple(ids + more for ids, more in zip(given * 2, said, strict=True))

@@ -18,7 +18,7 @@ from zephyr.deliver.ui.access import AccessMiddleware
 from zephyr.deliver.ui.talk import Speaks, Talk
 from zephyr.deliver.ui.votes import Choice, VoteFile
 from zephyr.errors import ZephyrError
-from zephyr.models.sampling import Sampling
+from zephyr.recipe.teacher_section import SamplingSection
 from zephyr.records.fields import printable
 
 Updates = dict[Component, object]
@@ -48,7 +48,7 @@ class PageSetup:
     """The models of the page, the initial sampling and system message, and, with two models, where votes go."""
 
     speakers: Sequence[Speaks]
-    sampling: Sampling
+    sampling: SamplingSection
     system: str = ""
     votes: VoteFile | None = None
 
@@ -143,7 +143,7 @@ class Page:
             talk.is_writing = True
         yield from self._answer(talk, sampling)
 
-    def _answer(self, talk: Talk, sampling: Sampling) -> Iterator[Updates]:
+    def _answer(self, talk: Talk, sampling: SamplingSection) -> Iterator[Updates]:
         """What is shown while the answers grow, as long as the visitor has not begun anew."""
         try:
             yield self._shown(talk)
@@ -218,8 +218,8 @@ def _stop(talk: Talk) -> None:
     talk.is_stopped = True
 
 
-def _sampling(temperature: float, top_k: float, top_p: float, length: float) -> Sampling:
-    return Sampling(int(length), temperature, int(top_k) or None, top_p)
+def _sampling(temperature: float, top_k: float, top_p: float, length: float) -> SamplingSection:
+    return SamplingSection(max_new_tokens=int(length), temperature=temperature, top_k=int(top_k), top_p=top_p)
 
 
 def _turns(talk: Talk, side: int) -> list[dict[str, str]]:

@@ -11,8 +11,8 @@ from zephyr.deliver.serving import ServeSettings, bound_socket, check_access
 from zephyr.deliver.ui.votes import VoteFile
 from zephyr.errors import ResourceError
 from zephyr.models.loading import Loaded, load, placement
-from zephyr.models.sampling import Sampling
 from zephyr.models.source import Source, check_source
+from zephyr.recipe.teacher_section import SamplingSection
 from zephyr.records.fields import printable
 
 
@@ -43,7 +43,7 @@ def show_page(served: Sequence[ServeSettings], *, votes: Path | None, system: st
     torch.seed()
     if vote_file is not None:
         say(f"votes are appended to {vote_file.path}, ties to {vote_file.ties_path}")
-    setup = PageSetup(speakers, Sampling(256, 0.7, 50, 0.95), system, vote_file)
+    setup = PageSetup(speakers, SamplingSection(), system, vote_file)
     serve_page(setup, host=address.host, port=address.port, token=address.token, say=say)
 
 

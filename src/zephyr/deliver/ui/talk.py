@@ -12,7 +12,7 @@ from itertools import zip_longest
 from typing import Protocol
 
 from zephyr.deliver.ui.votes import Choice
-from zephyr.models.sampling import Sampling
+from zephyr.recipe.teacher_section import SamplingSection
 from zephyr.records.messages import Message, Messages
 from zephyr.records.rows import Answer
 
@@ -24,7 +24,7 @@ class Speaks(Protocol):
     def name(self) -> str:
         """What people call it."""
 
-    def answer(self, messages: Sequence[Message], sampling: Sampling) -> Generator[str, None, None]:
+    def answer(self, messages: Sequence[Message], sampling: SamplingSection) -> Generator[str, None, None]:
         """The answer in pieces."""
 
 
@@ -84,7 +84,7 @@ class Talk:
         self.system = _encodable(system.strip())
         self._begin()
 
-    def write(self, speakers: Sequence[Speaks], sampling: Sampling) -> Generator[None, None, None]:
+    def write(self, speakers: Sequence[Speaks], sampling: SamplingSection) -> Generator[None, None, None]:
         """Write the answers piece by piece, yielding None after each: in step, so that speed reveals no model."""
         with contextlib.ExitStack() as stack:
             streams = [speakers[side].answer(self.prompt, sampling) for side in self.sides]

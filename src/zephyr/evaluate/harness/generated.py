@@ -16,8 +16,9 @@ from zephyr.evaluate.harness.finished import FinishedAnswer
 from zephyr.evaluate.harness.tasks import LmEvalTask, LoadedTask
 from zephyr.models.generation import cut_groups, generate, stop_ids_of
 from zephyr.models.loading import Loaded
-from zephyr.models.sampling import Sampling
+from zephyr.models.sampling import Stopping
 from zephyr.models.tokenizers import Tokenizer
+from zephyr.recipe.teacher_section import SamplingSection
 
 # lm-eval's own default, for a task that does not say how long its answers may be.
 DEFAULT_MAX_NEW_TOKENS = 256
@@ -55,25 +56,28 @@ class GenerationRequest(NamedTuple):
 
     key: str
     prompt: tuple[int, ...]
-    sampling: Sampling
+    sampling: SamplingSection
+    ending: StopTexts
 
 
-def request_sampling(options: Mapping[str, object], *, loaded: Loaded) -> Sampling:
-    """The settings of a request, of which lm-eval's `generation_kwargs` are the options. Raises DataError."""
+def request_sampling(options: Mapping[str, object], tokenizer: Tokenizer) -> tuple[SamplingSection, StopTexts]:
+    """How a request is sampled and what ends its answer, of which lm-eval's `generation_kwargs` are the options.
+
+    Raises DataError.
+    """
     wanted = normalize_gen_kwargs(dict(options), DEFAULT_MAX_NEW_TOKENS)
     foreign = sorted(name for name in wanted if name not in _KNOWN and wanted[name] is not None)
     if foreign:
         raise DataError("generation_kwargs", f"unknown setting {', '.join(foreign)}", f"known are {sorted(_KNOWN)}")
-    eos = loaded.tokenizer.eos_token
+    eos = tokenizer.eos_token
     texts = [*wanted["until"], *([eos] if isinstance(eos, str) else [])]
-    return Sampling(
+    sampling = SamplingSection(
         max_new_tokens=int(wanted["max_gen_toks"]),
         temperature=float(wanted["temperature"]) if wanted["do_sample"] else 0.0,
-        top_k=int(wanted["top_k"]) if wanted.get("top_k") else None,
+        top_k=int(wanted.get("top_k") or 0),
         top_p=float(wanted.get("top_p") or 1.0),
-        stop_ids=stop_ids_of(loaded.model, loaded.tokenizer),
-        ending=StopTexts(loaded.tokenizer, tuple(dict.fromkeys(text for text in texts if text))),
     )
+    return sampling, StopTexts(tokenizer, tuple(dict.fromkeys(text for text in texts if text)))
 
 
 def generated_texts(
@@ -83,30 +87,30 @@ def generated_texts(
 
     A batch takes at most `max_cache_tokens` tokens of key-value cache, unless a single answer needs more.
     """
-    alike: dict[Sampling, list[GenerationRequest]] = {}
+    alike: dict[tuple[SamplingSection, StopTexts], list[GenerationRequest]] = {}
     for request in requests:
-        alike.setdefault(request.sampling, []).append(request)
-    for sampling, of_one_kind in alike.items():
+        alike.setdefault((request.sampling, request.ending), []).append(request)
+    for (sampling, _), of_one_kind in alike.items():
         prompts = [request.prompt for request in of_one_kind]
         most = max(max_cache_tokens, max(map(len, prompts)) + sampling.max_new_tokens)
         for group in cut_groups(prompts, sampling.max_new_tokens, 1, max_cache_tokens=most):
-            yield _answers(loaded, [of_one_kind[index] for index in group.prompts], sampling, most)
+            yield _answers(loaded, [of_one_kind[index] for index in group.prompts], most)
 
 
-def _answers(
-    loaded: Loaded, batch: Sequence[GenerationRequest], sampling: Sampling, max_cache_tokens: int
-) -> dict[str, FinishedAnswer]:
+def _answers(loaded: Loaded, batch: Sequence[GenerationRequest], max_cache_tokens: int) -> dict[str, FinishedAnswer]:
+    """The answers to requests of one sampling and one ending."""
+    ending = batch[0].ending
     completions = generate(
         loaded.model,
         [request.prompt for request in batch],
-        sampling,
+        batch[0].sampling,
+        stop=Stopping(stop_ids_of(loaded.model, loaded.tokenizer), ending),
         # Of the request alone, so that what it is batched with decides nothing.
-        seeds=[int(request.key[:12], 16) for request in batch],
+        seed=[int(request.key[:12], 16) for request in batch],
         max_cache_tokens=max_cache_tokens,
     )
-    assert isinstance(sampling.ending, StopTexts)
     texts = (str(loaded.tokenizer.decode(list(one.ids), skip_special_tokens=True)) for one in completions)
-    return {request.key: sampling.ending.cut(text) for request, text in zip(batch, texts, strict=True)}
+    return {request.key: ending.cut(text) for request, text in zip(batch, texts, strict=True)}
 
 
 # ---- how long answers may be ----

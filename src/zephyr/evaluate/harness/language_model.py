@@ -209,12 +209,12 @@ class ForestLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
 
     def _generation_request(self, request: LmEvalRequest, key: str) -> GenerationRequest:
         context, options = cast("tuple[str, Mapping[str, object]]", request.args)
-        sampling = request_sampling(options, loaded=self.loaded)
+        sampling, ending = request_sampling(options, self.loaded.tokenizer)
         room = self.max_length - sampling.max_new_tokens
         if room < 1:
             what = f"{sampling.max_new_tokens} new tokens leave no room in the model's {self.max_length}"
             raise ModelError(self.tokenizer_name, what, "leave the task out, or use a model of longer context")
-        return GenerationRequest(key, tuple(self.tok_encode(context)[-room:]), sampling)
+        return GenerationRequest(key, tuple(self.tok_encode(context)[-room:]), sampling, ending)
 
 
 def tokens_together(continuations: Sequence[Continuation], device: str) -> int:
