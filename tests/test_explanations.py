@@ -10,8 +10,7 @@ import torch
 
 from zephyr.recipe.train_section import Divergence, DpoObjective
 from zephyr.train.losses.kto import kl_estimate, kto
-from zephyr.train.losses.listwise import plackett_luce
-from zephyr.train.losses.pairs import PAIR_LOSSES, Pairs, desensitised, divergence_scores, sigmoid
+from zephyr.train.losses.pairs import PAIR_LOSSES, Pairs, desensitised, divergence_scores, plackett_luce, sigmoid
 from zephyr.train.losses.reference_free import cpo, log_odds, nll, odds_ratio, simpo, simpo_hinge
 from zephyr.train.objectives import OBJECTIVES
 from zephyr.trees.forest import build_forest, completion_scored

@@ -31,7 +31,7 @@ from zephyr.train.job import build_scorer
 from zephyr.train.objectives import Objective, build_objective
 from zephyr.train.optimizers import build_optimizer
 from zephyr.train.step import accumulate_gradients, make_batch, step_indices
-from zephyr.world import prompts
+from zephyr.world import FEEDBACK_SPLIT, prompts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -134,7 +134,7 @@ def _rating_seconds(recipe: Recipe) -> float:
     section = recipe.feedback
     if section is None or section.recorded or not isinstance(section.judge, ScriptedSection):
         return 0.0
-    asked = list(prompts("feedback", recipe.seed, RATED_PROMPTS))
+    asked = list(prompts(FEEDBACK_SPLIT, recipe.seed, RATED_PROMPTS))
     teacher = ScriptedTeacher(ScriptedSection(fault_rate=0.5), seed=recipe.seed)
     found = answer_prompts(asked, [teacher], section.candidates, seed=recipe.seed)
     rated = [one.rated for one in found]

@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import math
 import os
 import time
 
@@ -12,15 +13,21 @@ from hypothesis import strategies as st
 
 from tests.train.checkpoint_runs import forked
 from tests.train.reference_runs import MODEL, append, key
+from tests.train.tiny_runs import column, tiny_job
 from zephyr import atomic
 from zephyr.errors import ResourceError
 from zephyr.train import reference_store
 from zephyr.train.reference_store import ReferenceStore, sequence_key
+from zephyr.train.train import train
 from zephyr.trees.forest import ScoredSequence, completion_scored
 
 
 def shards(store):
     return sorted(store.folder.glob("*.safetensors"))
+
+
+def shards_of(folder):
+    return sorted(folder.rglob("*.safetensors"))
 
 
 def filled(folder, values, **dtype):
@@ -224,3 +231,34 @@ def test_processes_append_at_once_and_one_is_killed(tmp_path, caplog):
     assert len(store) == len(shards(store))
     assert {path.suffix for path in store.folder.iterdir()} == {".safetensors"}  # no leftover of the victim
     assert caplog.text == ""
+
+
+def test_another_beta_reuses_the_reference(tmp_path, caplog):
+    store = tmp_path / "store"
+    with caplog.at_level(logging.INFO, logger="zephyr"):
+        train(tiny_job(tmp_path / "one", reference_store=store))
+        shards = shards_of(store)
+        train(tiny_job(tmp_path / "two", reference_store=store, beta=0.5))
+        train(tiny_job(tmp_path / "three", reference_store=store, beta=0.5, loss_type="ipo"))
+    lines = [line for line in caplog.messages if line.startswith("reference log-probs")]
+    assert [line.split(" in ")[0] for line in lines] == [
+        "reference log-probs: 48 computed",
+        *["reference log-probs: 0 computed"] * 2,
+    ]
+    assert all(line.endswith(" 48 reused") for line in lines[1:])
+    assert shards_of(store) == shards
+    assert column(tmp_path / "two", "loss")[0] == pytest.approx(math.log(2), abs=1e-6)
+
+
+def test_a_damaged_shard_is_computed_again(tmp_path, caplog):
+    store = tmp_path / "store"
+    train(tiny_job(tmp_path / "one", reference_store=store))
+    (shard,) = shards_of(store)
+    content = bytearray(shard.read_bytes())
+    content[-3] ^= 1
+    shard.write_bytes(content)
+    with caplog.at_level(logging.INFO, logger="zephyr"):
+        train(tiny_job(tmp_path / "two", reference_store=store))
+    assert column(tmp_path / "two", "loss") == column(tmp_path / "one", "loss")
+    assert f"{shard} is damaged (its bytes have changed)" in caplog.text
+    assert "reference log-probs: 48 computed" in caplog.text

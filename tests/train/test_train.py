@@ -369,38 +369,3 @@ def test_another_model_can_be_the_reference(tmp_path, caplog):
     assert column(tmp_path, "loss")[0] == pytest.approx(expected, abs=1e-6)
     assert "reference: another model than the policy, weights " in caplog.text
     assert all(torch.equal(tensor, kept[name]) for name, tensor in weights(other).items())
-
-
-def stored_shards(folder: Path) -> list[Path]:
-    return sorted(folder.rglob("*.safetensors"))
-
-
-def test_another_beta_reuses_the_reference(tmp_path, caplog):
-    store = tmp_path / "store"
-    with caplog.at_level(logging.INFO, logger="zephyr"):
-        train(tiny_job(tmp_path / "one", reference_store=store))
-        shards = stored_shards(store)
-        train(tiny_job(tmp_path / "two", reference_store=store, beta=0.5))
-        train(tiny_job(tmp_path / "three", reference_store=store, beta=0.5, loss_type="ipo"))
-    lines = [line for line in caplog.messages if line.startswith("reference log-probs")]
-    assert [line.split(" in ")[0] for line in lines] == [
-        "reference log-probs: 48 computed",
-        *["reference log-probs: 0 computed"] * 2,
-    ]
-    assert all(line.endswith(" 48 reused") for line in lines[1:])
-    assert stored_shards(store) == shards
-    assert column(tmp_path / "two", "loss")[0] == pytest.approx(math.log(2), abs=1e-6)
-
-
-def test_a_damaged_shard_is_computed_again(tmp_path, caplog):
-    store = tmp_path / "store"
-    whole = losses(tmp_path / "one", reference_store=store)
-    (shard,) = stored_shards(store)
-    content = bytearray(shard.read_bytes())
-    content[-3] ^= 1
-    shard.write_bytes(content)
-    with caplog.at_level(logging.INFO, logger="zephyr"):
-        again = losses(tmp_path / "two", reference_store=store)
-    assert again == whole
-    assert f"{shard} is damaged (its bytes have changed)" in caplog.text
-    assert "reference log-probs: 48 computed" in caplog.text

@@ -12,7 +12,7 @@ from zephyr.records.messages import Message, Messages
 from zephyr.records.reading import read_rows
 from zephyr.records.rows import Answer, Rated
 from zephyr.teachers.protocol import seed_for
-from zephyr.world import faulty_answer, ideal_answer, prompts
+from zephyr.world import HELDOUT_SPLIT, faulty_answer, ideal_answer, prompts
 
 FIRST_BETTER, EQUAL, SECOND_BETTER = 1, 0, -1
 # How the sets write that the first answer is better, the second, or neither.
@@ -63,7 +63,7 @@ def read_pandalm(file: Path) -> Iterator[AuditItem]:
 
 def world_items(count: int, *, seed: int) -> Iterator[AuditItem]:
     """Right and faulty answers to prompts of the closed world, in random order."""
-    for prompt in prompts("heldout", seed, count):
+    for prompt in prompts(HELDOUT_SPLIT, seed, count):
         rng = random.Random(seed_for(seed, "audit", prompt.name))
         right = Answer(ideal_answer(prompt.messages), "right")
         faulty = Answer(faulty_answer(prompt.messages, rng).text, "faulty")

@@ -35,7 +35,7 @@ from zephyr.stages.held_out import kept, perplexity_facts, preference_facts
 from zephyr.stages.preview import Preview
 from zephyr.stages.stage import Stage, Work
 from zephyr.stages.start import stage_teacher, template_and_model
-from zephyr.world import prompts
+from zephyr.world import HELDOUT_SPLIT, prompts
 
 if TYPE_CHECKING:
     from zephyr.evaluate.results import Result
@@ -182,7 +182,7 @@ def _key(number: int) -> str:
 
 def _world(work: Work, task: WorldTask, number: int) -> Measured:
     """The world's score of every model; their answers to a few prompts go to a file."""
-    questions = list(prompts("heldout", work.recipe.seed, task.num_prompts))
+    questions = list(prompts(HELDOUT_SPLIT, work.recipe.seed, task.num_prompts))
     measured = Measured()
     answers: dict[str, list[str]] = {}
     for stage, title in titles(work).items():

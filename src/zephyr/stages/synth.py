@@ -36,7 +36,7 @@ from zephyr.synth.tasks import InstructionTask, encode_tasks, task_fields
 from zephyr.teachers.opening import StageLedgers, check_teacher, open_teacher, prompts_together, stage_context
 from zephyr.teachers.protocol import seed_for
 from zephyr.teachers.scripted import ScriptedTeacher
-from zephyr.world import pretrain_texts, prompts
+from zephyr.world import FEEDBACK_SPLIT, TRAIN_SPLIT, pretrain_texts, prompts
 
 DIALOGUES = "dialogues.jsonl"
 TEXTS = "texts.jsonl"
@@ -152,11 +152,11 @@ def _write(
     counts, prompt_counts = Counter[str](), Counter[str]()
     files: dict[str, Iterable[FileRow]]
     if isinstance(generator, WorldSynth):
-        asked = prompts("train", seed, generator.num_dialogues)
+        asked = prompts(TRAIN_SPLIT, seed, generator.num_dialogues)
         files = {
             DIALOGUES: write_dialogues(asked, writers, counts, seed=seed),
             TEXTS: pretrain_texts(seed, generator.num_pretrain_texts),
-            PROMPTS: prompts("feedback", seed, generator.num_feedback_prompts),
+            PROMPTS: prompts(FEEDBACK_SPLIT, seed, generator.num_feedback_prompts),
         }
     else:
         talker = Talker(writers, generator, seed=seed, passages=passages)
@@ -259,7 +259,7 @@ def prompts_to_come(recipe: Recipe) -> tuple[list[Prompt], int]:
     if not isinstance(generator, WorldSynth):
         return [], 0
     num_prompts = generator.num_feedback_prompts
-    return list(prompts("feedback", recipe.seed, min(ESTIMATE_SAMPLE, num_prompts))), num_prompts
+    return list(prompts(FEEDBACK_SPLIT, recipe.seed, min(ESTIMATE_SAMPLE, num_prompts))), num_prompts
 
 
 def estimate_calls(section: SynthSection, *, seed: int, data_dir: Path) -> list[TeacherEstimate]:

@@ -12,10 +12,21 @@ from zephyr.world.answers import (
     task_of,
 )
 from zephyr.world.catalogue import TASK_NAMES
-from zephyr.world.prompts import PromptSplit, pretrain_texts, prompts, split_of
+from zephyr.world.prompts import (
+    FEEDBACK_SPLIT,
+    HELDOUT_SPLIT,
+    TRAIN_SPLIT,
+    PromptSplit,
+    pretrain_texts,
+    prompts,
+    split_of,
+)
 
 __all__ = [
+    "FEEDBACK_SPLIT",
+    "HELDOUT_SPLIT",
     "TASK_NAMES",
+    "TRAIN_SPLIT",
     "AnswerFault",
     "FaultyAnswer",
     "Findings",

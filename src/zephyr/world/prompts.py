@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from random import Random
-from typing import Literal
+from typing import Final, Literal
 
 from zephyr.records.messages import Message, Messages
 from zephyr.records.rows import Prompt, Text, prompt_id
@@ -16,6 +16,9 @@ from zephyr.world.catalogue import QUESTIONS, TASK_NAMES, user_turns, write_ques
 from zephyr.world.vocabulary import NAMES, WORDS
 
 PromptSplit = Literal["train", "feedback", "heldout"]
+TRAIN_SPLIT: Final = "train"
+FEEDBACK_SPLIT: Final = "feedback"
+HELDOUT_SPLIT: Final = "heldout"
 
 _SENTENCES = (3, 6)
 _LENGTHS = (3, 7)
@@ -34,8 +37,8 @@ def split_of(messages: Messages) -> PromptSplit:
     """The split a prompt belongs to, by the hash of its question."""
     bucket = int(prompt_id((Message("user", _question_text(messages)),))[:8], 16) % _BUCKETS
     if bucket < _HELDOUT_BELOW:
-        return "heldout"
-    return "feedback" if bucket < _FEEDBACK_BELOW else "train"
+        return HELDOUT_SPLIT
+    return FEEDBACK_SPLIT if bucket < _FEEDBACK_BELOW else TRAIN_SPLIT
 
 
 def prompts(split: PromptSplit, seed: int, count: int) -> Iterator[Prompt]:
@@ -65,9 +68,9 @@ def _new_prompt(name: str, split: PromptSplit, seen: set[object], rng: Random) -
         messages = write_question(name, rng)
         if split_of(messages) != split:
             continue
-        if split == "train":
+        if split == TRAIN_SPLIT:
             return messages
-        mark = _question_text(messages) if split == "heldout" else messages
+        mark = _question_text(messages) if split == HELDOUT_SPLIT else messages
         if mark not in seen:
             seen.add(mark)
             return messages

@@ -8,8 +8,7 @@ import torch.nn.functional as F
 from torch.testing import assert_close
 
 from zephyr.recipe.train_section import DpoObjective
-from zephyr.train.losses.listwise import plackett_luce
-from zephyr.train.losses.pairs import PAIR_LOSSES, Pairs
+from zephyr.train.losses.pairs import PAIR_LOSSES, Pairs, plackett_luce
 
 
 def vector(*numbers, dtype=torch.float64):

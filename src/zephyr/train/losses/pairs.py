@@ -1,4 +1,4 @@
-"""Losses on preference pairs with a reference model: the DPO family, LD-DPO and f-divergences among it.
+"""Losses on preferences with a reference model: the DPO family on pairs, and listwise DPO on rankings.
 
 Notation: d = policy log-prob - reference log-prob of a completion (``*_ratios``), c chosen, r rejected,
 h = d_c - d_r (``margins``), s the sigmoid. Every loss is a function (Pairs, options of dpo) -> (n,); an option
@@ -224,6 +224,23 @@ def kto_pair(pairs: Pairs, options: DpoObjective) -> Tensor:
     raised = kto(chosen, kl_estimate(rejected), desirable, options.beta)
     lowered = kto(rejected, kl_estimate(chosen), ~desirable, options.beta)
     return (raised + lowered) / 2
+
+
+def plackett_luce(rewards: Tensor, ratings: Tensor, present: Tensor) -> Tensor:
+    """Losses (n,): minus the log-probability of drawing the completions in the order of their ratings.
+
+    ``rewards``, ``ratings`` (n, N); ``present`` (n, N) bool marks the completions a prompt really has. A
+    completion competes with itself and all that are rated strictly lower; tied ones stay unordered. With
+    rewards beta times the log-ratios this is listwise DPO, and sigmoid DPO for N = 2.
+    Source: DPO, arXiv 2305.18290, appendix A.3, equation 20.
+    """
+    # Competitors (n, N, N): row k, column j. The diagonal is always in, so that no logsumexp runs over
+    # nothing (its gradient would be NaN); rows of absent completions are then 0 - 0.
+    worse = (ratings.unsqueeze(2) > ratings.unsqueeze(1)) & present.unsqueeze(2) & present.unsqueeze(1)
+    competes = worse | torch.eye(ratings.shape[1], dtype=torch.bool, device=ratings.device)
+    rewards = rewards.masked_fill(~present, 0.0)
+    field = rewards.unsqueeze(1).expand_as(competes).masked_fill(~competes, -torch.inf)
+    return (field.logsumexp(dim=2) - rewards).sum(dim=1)
 
 
 class PairLoss(NamedTuple):

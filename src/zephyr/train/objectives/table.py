@@ -26,8 +26,7 @@ from zephyr.recipe.train_section import (
 )
 from zephyr.train.examples import expect_comparison, expect_dialogue, with_mismatched_completions
 from zephyr.train.losses.kto import kl_estimate, kto
-from zephyr.train.losses.listwise import plackett_luce
-from zephyr.train.losses.pairs import PAIR_LOSSES, Pairs, desensitised, divergence_scores
+from zephyr.train.losses.pairs import PAIR_LOSSES, Pairs, desensitised, divergence_scores, plackett_luce
 from zephyr.train.losses.reference_free import SIMPO_LOSSES, cpo, log_odds, nll, odds_ratio
 from zephyr.train.objectives.base import Metric, Objective, Scored, Totals, mean, nll_metric, pair_metrics
 from zephyr.trees.forest import ABSENT, ScoredSequence, all_scored, completion_scored
