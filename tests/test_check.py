@@ -82,7 +82,7 @@ def test_what_is_foretold_is_what_the_run_does(tmp_path, capfd):
         assert told["examples"] == pytest.approx(found["examples"], rel=0.1)
         assert told["steps"] == pytest.approx(found["steps"], rel=0.1)
     assert numbers(checked, "pretrain")["examples"] > 60
-    assert "asks stage:sft for about 72 answers" in checked.out
+    assert "calls stage:sft about 72 times" in checked.out
 
 
 def test_every_file_to_be_written_is_named(tmp_path, capfd):

@@ -49,8 +49,8 @@ def test_traceback_shows_where_it_came_from(failing_verb, arguments):
     ("number", "remedy"),
     [
         (errno.ENOSPC, "(No space left on device); make room, then try again"),
-        (errno.EROFS, "(Read-only file system); name a place that can be written to"),
-        (errno.EACCES, "(Permission denied); change its rights, or name another place"),
+        (errno.EROFS, "(Read-only file system); choose a writable path"),
+        (errno.EACCES, "(Permission denied); change its permissions, or choose another path"),
     ],
 )
 def test_what_a_disk_refuses_is_a_mistake_too(monkeypatch, capsys, number, remedy):

@@ -106,7 +106,7 @@ def test_until_and_only(made, tmp_path):
 
 def test_two_runs_in_one_folder_exclude_each_other(made):
     folder, _, _ = made
-    with hold_lock(folder / "mini"), pytest.raises(ResourceError, match="is being worked in by process"):
+    with hold_lock(folder / "mini"), pytest.raises(ResourceError, match="is in use by process"):
         run(mini_recipe(folder))
 
 
@@ -123,5 +123,5 @@ def test_changed_data_is_found_by_a_locked_run(tmp_path):
     run(Recipe.model_validate(fields), until="synth")
     asked = requested_run(str(tmp_path / "mini/run.lock.json"), [], offline=True)
     rows.write_text(json.dumps({"prompt": "Hi?", "chosen": "Yes!", "rejected": "No."}) + "\n")
-    with pytest.raises(DataError, match=r"not what they were in the locked run: align: .*pairs\.jsonl"):
+    with pytest.raises(DataError, match=r"have changed since the locked run: align: .*pairs\.jsonl"):
         run(asked.recipe, pinned=asked.pinned, until="synth")

@@ -12,7 +12,7 @@ LISTED_NAMES = 12
 
 
 class ZephyrError(Exception):
-    """A mistake that a user can fix: where it is, what is wrong there, and what to do about it."""
+    """An error that a user can fix: where it is, what is wrong, and what to do about it."""
 
     def __init__(self, where: str, what: str, remedy: str) -> None:
         # All three go to the base class, so that the error survives pickling between worker processes.
@@ -27,11 +27,11 @@ class ZephyrError(Exception):
 
 
 class DataError(ZephyrError):
-    """Rows, files or tokens that cannot be used as they are."""
+    """Unusable rows, files or tokens."""
 
 
 class RecipeError(ZephyrError):
-    """A setting that is unknown, missing, out of range, or at odds with another."""
+    """A setting that is unknown, missing, out of range, or in conflict with another."""
 
 
 class ModelError(ZephyrError):
@@ -39,7 +39,7 @@ class ModelError(ZephyrError):
 
 
 class TeacherError(ZephyrError):
-    """A teacher that cannot be asked: no key, no answer from its server, no room left in the spend cap."""
+    """A teacher that cannot be called: no API key, no answer from its server, or the spend cap reached."""
 
 
 class CheckpointError(ZephyrError):
@@ -47,19 +47,19 @@ class CheckpointError(ZephyrError):
 
 
 class InvariantError(ZephyrError):
-    """Training stopped itself, because a number that must hold did not."""
+    """Training stopped, because a self-check failed."""
 
 
 class ResourceError(ZephyrError):
-    """The machine has run out of something: disk, memory, or time."""
+    """A resource of the machine is missing or exhausted: disk, memory, ports, programs."""
 
 
 class DeviceError(ResourceError):
-    """A device or backend that is not there, or cannot do what was asked of it."""
+    """A device or backend that is missing, or does not support what is requested."""
 
 
 class ProblemsError(ZephyrError):
-    """Several mistakes that were found together; `what` holds them line by line, each with its remedy."""
+    """Several errors that were found together; `what` lists them line by line, each with its remedy."""
 
     def __init__(self, problems: Sequence[ZephyrError]) -> None:
         super().__init__(f"{len(problems)} problems", "\n  ".join(map(str, problems)), "fix them")

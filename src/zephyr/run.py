@@ -181,7 +181,7 @@ def _open_work(recipe: Recipe, name: str, key: StageKey, outcome: RunOutcome) ->
     read = stages_read(recipe, STAGES[name])
     missing = [one for one in read if one not in outcome.folders]
     if missing:
-        what = f"needs what stage {missing[0]} makes, which is not there"
+        what = f"needs the output of stage {missing[0]}, which has not run"
         raise CheckpointError(name, what, f"run --until {name}")
     inputs = {one: outcome.folders[one] for one in read}
     return Work(recipe, name, work_folder(outcome.folder, key), inputs, outcome.folder)

@@ -87,4 +87,4 @@ def test_an_empty_ledger_and_none_at_all(tmp_path, capsys):
     assert "there is no such ledger" in capsys.readouterr().err
     (tmp_path / "text.txt").write_text("no ledger\n" * 100)
     assert zephyr("calls", "failures", tmp_path / "text.txt") == 2
-    assert "is no call ledger of this version" in capsys.readouterr().err
+    assert "is not a call ledger of this version" in capsys.readouterr().err

@@ -79,4 +79,4 @@ def test_a_report_sets_results_beside_published_ones(run, mt_bench, capsys):
     assert "mt_bench, published first: judge: gpt-4 against mine" in page
     capsys.readouterr()
     assert zephyr("report", run, "--published", "zephyr-7b-beta") == 2
-    assert "needs a score to set beside it" in capsys.readouterr().err
+    assert "needs results to compare with" in capsys.readouterr().err

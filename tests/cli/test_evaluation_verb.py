@@ -173,10 +173,13 @@ def test_tasks_and_judged_benchmarks_are_one_run(place: Path, judged: Path, tmp_
 def test_what_a_judged_benchmark_lacks_shows_before_a_model_is_loaded(judged: Path, tmp_path: Path, capsys) -> None:
     asked = ["eval", str(tmp_path / "nowhere"), "--tasks", "mt_bench", "--out", str(tmp_path / "out"), "--offline"]
     for more, error in (
-        (["--data", str(judged)], "task mt_bench: is rated by a judge, and none is named; name one (--judge"),
-        (["--judge", "scripted"], "task mt_bench: is read from files, and no folder is named; put its authors' files"),
+        (["--data", str(judged)], "task mt_bench: needs a judge, and none is given; name one (--judge"),
+        (
+            ["--judge", "scripted"],
+            "task mt_bench: needs its authors' files, and no folder is given; put its authors' files",
+        ),
         (["--judge", "scripted", "--data", str(tmp_path)], "there is no question.jsonl of MT-Bench; get it from"),
-        (["--judge", "endpoint:gpt", "--data", str(judged)], "teacher: names no model at an address"),
+        (["--judge", "endpoint:gpt", "--data", str(judged)], "teacher: names no model and URL"),
         (["--judge", "scripted", "--data", str(judged)], "nowhere: there is no such folder"),
     ):
         assert zephyr([*asked, *more]) == 2
@@ -230,7 +233,7 @@ def test_a_stopped_evaluation_repeats_only_what_was_in_flight(place: Path, tmp_p
         _, errors = process.communicate()
     if end == signal.SIGINT:
         assert process.returncode == 130
-        assert errors.endswith("stopped; the same command goes on from here\n")
+        assert errors.endswith("stopped; run the same command again to continue\n")
     kept = answered(requests)
     assert kept >= 3
     subprocess.run(command(logs[1], "stopped"), check=True, capture_output=True)

@@ -172,14 +172,14 @@ def test_no_file_is_lost_without_a_word(ultrafeedback, tmp_path, capsys):
     out = tmp_path / "pairs.jsonl"
     out.write_text("mine")
     assert zephyr("binarize", ultrafeedback, "-o", out) == 2
-    assert "is there already; choose another name, or write over it with --force" in capsys.readouterr().err
+    assert "is there already; choose another name, or overwrite it with --force" in capsys.readouterr().err
     assert out.read_text() == "mine"
     assert zephyr("binarize", ultrafeedback, "-o", out, "--force") == 0
     assert len(lines(out)) > 900
     capsys.readouterr()
     for words, said in (
-        ((ultrafeedback, "-o", ultrafeedback, "--force"), "is the file that is read"),
-        ((ultrafeedback, "-o", tmp_path / "pairs.parquet"), "end it in .jsonl"),
+        ((ultrafeedback, "-o", ultrafeedback, "--force"), "is the input file"),
+        ((ultrafeedback, "-o", tmp_path / "pairs.parquet"), "use the extension .jsonl"),
         ((ultrafeedback, "-o", tmp_path / "no" / "pairs.jsonl"), "there is no such folder"),
         ((tmp_path / "nothing.jsonl", "-o", tmp_path / "x.jsonl"), "no such file or folder"),
         ((ultrafeedback, "-o", tmp_path / "x.jsonl", "--shape", "ultrafedback"), "did you mean 'ultrafeedback'"),
@@ -238,7 +238,7 @@ def test_what_was_answered_is_not_asked_again(world_prompts, tmp_path, capsys, m
     words = ("judge", world_prompts, "-o", out, "--judge", "scripted", "--models", "scripted")
     asked.most = 100
     assert zephyr(*words) == 130
-    assert "the same command goes on from here" in capsys.readouterr().err
+    assert "run the same command again to continue" in capsys.readouterr().err
     assert not out.exists()
     asked.most = 10**9
     found = printed_json(capsys, *words)
@@ -264,7 +264,7 @@ def test_workers_come_to_the_same(world_prompts, tmp_path, capsys, monkeypatch):
         one.pop("output")
     assert accounts[0] == accounts[1]
     assert zephyr(*words, "-o", tmp_path / "x.jsonl", "--ray-workers", 2, "--ledger", tmp_path / "l.sqlite") == 2
-    assert "the partitions of --ray-workers have ledgers of their own; leave it out" in capsys.readouterr().err
+    assert "every partition of --ray-workers has its own ledger; leave it out" in capsys.readouterr().err
 
 
 def test_slips_are_told_and_leave_nothing(world_prompts, tmp_path, capsys):
@@ -277,7 +277,7 @@ def test_slips_are_told_and_leave_nothing(world_prompts, tmp_path, capsys):
             "contains prompts without answers; name the models that answer them with --models",
         ),
         ((world_prompts, *out, "--judge", f"local:{tmp_path}/no", "--models", "scripted"), "there is no such folder"),
-        ((world_prompts, *out, "--judge", "scripted", "--models", "local"), "there is none of that name, got 'local'"),
+        ((world_prompts, *out, "--judge", "scripted", "--models", "local"), "there is no such teacher, got 'local'"),
     ):
         assert zephyr("judge", *words) == 2
         assert said in capsys.readouterr().err
@@ -301,14 +301,14 @@ def test_pairs_can_be_judged_and_a_dry_run_asks_nothing(ultrafeedback, tmp_path,
 def test_judges_that_are_not_there(ultrafeedback, tmp_path, capsys):
     for judge, said in (
         ("scribted", "name scripted, local:FOLDER, vllm:FOLDER, endpoint:MODEL@URL or FILE.yaml"),
-        ("endpoint:gpt", "names no model at an address"),
+        ("endpoint:gpt", "names no model and URL"),
         (f"local:{tmp_path}", str(tmp_path)),
     ):
         assert zephyr("judge", ultrafeedback, "-o", tmp_path / "r.jsonl", "--judge", judge, "--offline") == 2
         assert said in capsys.readouterr().err
     judge = "endpoint:gpt@https://example.org/v1"
     assert zephyr("judge", ultrafeedback, "-o", tmp_path / "r.jsonl", "--judge", judge, "--offline") == 2
-    assert "is at another machine" in capsys.readouterr().err
+    assert "is on another machine" in capsys.readouterr().err
     assert (
         zephyr("judge", ultrafeedback, "-o", tmp_path / "r.jsonl", "--judge", "scripted", "--aspects", "hepfulness")
         == 2
@@ -333,10 +333,10 @@ def test_an_audit_goes_on_where_it_was_stopped(tmp_path, capsys, monkeypatch):
     asked.most = 50
     words = ("judge", "audit", "--judge", "scripted", "--limit", 20)
     assert zephyr(*words) == 130
-    assert "stopped; with --ledger FILE it could go on from here" in capsys.readouterr().err
+    assert "stopped; with --ledger FILE it could be continued" in capsys.readouterr().err
     asked.num_asked = 0
     assert zephyr(*words, "--ledger", tmp_path / "l.sqlite") == 130
-    assert "the same command goes on from here" in capsys.readouterr().err
+    assert "run the same command again to continue" in capsys.readouterr().err
     asked.most = 10**9
     found = printed_json(capsys, *words, "--ledger", tmp_path / "l.sqlite")
     assert asked.num_asked == found["calls"]["asked"] == found["calls"]["rated"]

@@ -59,7 +59,7 @@ def test_caps_of_the_command_and_of_a_teachers_file_hold(verb, by_file, data, tm
         judge.write_text(f"{section}max_total_tokens: {cap if by_file else no_cap}\n")
         words = (*words_of(verb, data), "--judge", judge, "-o", tmp_path / "out", "--offline")
         assert zephyr(*words, "--cap-tokens", no_cap if by_file else cap) == 2
-        assert "the spend cap would be passed: " in capsys.readouterr().err
+        assert "the spend cap would be exceeded: " in capsys.readouterr().err
         assert 0 < len(server.events()) < 2 * NUM_ASKED
     assert 0 < spent(tmp_path / "out" / "calls.sqlite") <= cap
 
@@ -73,7 +73,7 @@ def test_a_cap_of_an_evaluation_is_one_of_all_its_benchmarks(data, tmp_path, cap
         words += ("--tasks", "alpaca_eval", "--limit", 3, "--cap-tokens", spent(out / "calls.sqlite") + 10)
         assert zephyr(*words, "-o", tmp_path / "alone") == 0
         assert zephyr(*words, "-o", out) == 2
-    assert "the spend cap would be passed: " in capsys.readouterr().err
+    assert "the spend cap would be exceeded: " in capsys.readouterr().err
 
 
 def test_missing_judgments_are_counted_by_their_causes(data, tmp_path, capsys) -> None:

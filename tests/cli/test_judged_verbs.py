@@ -116,7 +116,7 @@ def test_mt_bench_says_what_is_missing_before_a_model_is_loaded(bench, tmp_path,
     assert len(error.splitlines()) == 1
     published = ("--data", bench, "--wording", "published")
     assert zephyr(*words, *published) == 2
-    assert "the scripted judge reads our own wording alone" in capsys.readouterr().err
+    assert "the scripted judge supports only Zephyr's own prompts" in capsys.readouterr().err
     assert zephyr(*words, *published, "--judge", "endpoint:j@http://127.0.0.1:9/v1") == 2
     assert "there is no judge_prompts.jsonl" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

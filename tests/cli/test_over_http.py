@@ -104,7 +104,7 @@ def test_what_a_server_refuses_is_a_failure_with_its_reason(server, tmp_path, ca
     with pytest.raises(SystemExit) as stop:
         cli.main([*map(str, words)])
     assert stop.value.code == 2
-    assert "wrote nothing that can be used (3 x asked, 3 x failed: teacher error)" in capsys.readouterr().err
+    assert "wrote nothing usable (3 x asked, 3 x failed: teacher error)" in capsys.readouterr().err
     (failures,) = printed_json(capsys, "calls", "failures", out.with_suffix(".ledger.sqlite"))
     assert failures["tries"] == failures["requests"] == 3
     assert failures["error"].startswith("HTTP 422")

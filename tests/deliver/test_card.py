@@ -122,5 +122,5 @@ def test_the_card_belongs_into_the_folder_that_is_uploaded(run):
 def test_a_run_without_a_model_has_no_card(tmp_path):
     folder = write_run(tmp_path / "run")
     (folder / "align-aaaaaaaaaa" / "stage.json").unlink()
-    with pytest.raises(DataError, match="has made no model yet"):
+    with pytest.raises(DataError, match="has no model yet"):
         card_of(read_run(folder))

@@ -112,9 +112,9 @@ def test_sizes_of_a_mistral_stop_at_its_window():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model_type": "gpt2"}, "here: is of the architecture 'gpt2', which is not exported; export llama, mistral"),
+        ({"model_type": "gpt2"}, "here: has the architecture 'gpt2', which is not supported; export llama, mistral"),
         ({"hidden_act": "gelu"}, "activates by gelu"),
-        ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1.0}}, "positions of the type 'yarn'"),
+        ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1.0}}, "uses RoPE of type 'yarn'"),
         ({"rms_norm_eps": None}, "has no number rms_norm_eps"),
     ],
 )

@@ -24,9 +24,9 @@ REPLIES = ("Red, green and blue.", "It is five.", "Yes: a very old one.")
 ASKED = {"messages": [{"role": "user", "content": "Hello?"}]}
 USER = {"role": "user", "content": "a"}
 MALFORMED = [
-    (b"{", 400, "no JSON"),
-    (b"[" * 4000, 400, "no JSON"),
-    (b"[]", 400, "no JSON object"),
+    (b"{", 400, "not JSON"),
+    (b"[" * 4000, 400, "not JSON"),
+    (b"[]", 400, "not a JSON object"),
     (b"{}", 400, "messages is no list"),
     (json.dumps({"messages": []}).encode(), 400, "no messages"),
     (json.dumps({"messages": ["a"]}).encode(), 400, "message 1 is no object"),

@@ -127,7 +127,7 @@ def test_a_first_vote_whose_folder_cannot_be_saved_is_not_there(tmp_path, monkey
     ("text", "reason"),
     [
         ('{"chosen": 1, "rej', "its last line is incomplete"),
-        ('{"text": "a diary"}\n', "they are no votes"),
+        ('{"text": "a diary"}\n', "they are not votes"),
         ("5\n\n", "no votes"),
     ],
 )

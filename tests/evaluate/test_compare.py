@@ -80,7 +80,7 @@ def test_results_are_read_as_they_are_written(tmp_path):
     with pytest.raises(DataError, match=r"holds no result\.json"):
         read_results(tmp_path / "none")
     (tmp_path / "one" / "result.json").write_text("[]")
-    with pytest.raises(DataError, match="is no result of an evaluation"):
+    with pytest.raises(DataError, match="is not an evaluation result"):
         read_results(tmp_path)
 
 

@@ -122,7 +122,7 @@ def test_a_cap_holds_for_all_partitions_together(in_process, tmp_path):
     needed = tokens_in(run(ROWS, tmp_path / "free").ledger)
     for share in (0.2, 0.5, 1):
         most, folder = int(needed * share), tmp_path / str(share)
-        with pytest.raises(TeacherError, match="the spend cap would be passed"):
+        with pytest.raises(TeacherError, match="the spend cap would be exceeded"):
             run(ROWS, folder, max_tokens=most)
         spent = sum(tokens_in(path) for path in folder.glob("parts-*/*/calls.sqlite"))
         assert spent <= most

@@ -92,9 +92,9 @@ def test_a_word_that_occurs_is_refused_wherever_it_stands():
 def test_misuse_is_a_value_error():
     with pytest.raises(ValueError, match="did you mean 'honesty'"):
         ask(question("honest", "red"), nonce=WORD)
-    with pytest.raises(ValueError, match="not asked about 2 answers"):
+    with pytest.raises(ValueError, match="does not rate 2 answers at once"):
         ask(question(OVERALL, "red", "blue"), nonce=WORD)
-    with pytest.raises(ValueError, match="not asked about 0 answers"):
+    with pytest.raises(ValueError, match="does not rate 0 answers at once"):
         ask(question("honesty"), nonce=WORD)
     with pytest.raises(ValueError, match="8 or more digits"):
         ask(question("honesty", "red"), nonce="xyz")

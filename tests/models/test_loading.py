@@ -126,7 +126,7 @@ def test_folder_without_weights(saved):
 def test_missing_folder_and_folder_without_config(tmp_path):
     with pytest.raises(ModelError, match=r"nowhere: there is no such folder; check the path$"):
         load_model(Source(str(tmp_path / "nowhere")))
-    with pytest.raises(ModelError, match=r"holds no config\.json"):
+    with pytest.raises(ModelError, match=r"has no config\.json"):
         load_model(Source(str(tmp_path)))
 
 
@@ -143,12 +143,12 @@ def test_folder_of_a_run_names_its_newest_model(saved, tmp_path):
 
 def test_file_is_no_model(tmp_path):
     (tmp_path / "recipe.yaml").write_text("name: x")
-    with pytest.raises(ModelError, match=r"recipe\.yaml: is a file, and a model is a folder; name the folder with its"):
+    with pytest.raises(ModelError, match=r"recipe\.yaml: is a file, not a model folder; name the folder with its"):
         load_tokenizer(Source(str(tmp_path / "recipe.yaml")))
 
 
 def test_hub_id_offline_that_is_not_cached():
-    with pytest.raises(ModelError, match=r"^zephyr-tests/none: is no folder, and its model is not in the local cache"):
+    with pytest.raises(ModelError, match=r"^zephyr-tests/none: is not a folder, and its model is not in the local"):
         load_model(Source("zephyr-tests/none", offline=True))
     with pytest.raises(ModelError, match=r"its tokenizer is not in the local cache"):
         load_tokenizer(Source("zephyr-tests/none", offline=True))

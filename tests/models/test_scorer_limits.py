@@ -77,7 +77,7 @@ def test_rotary_embedding_that_looks_at_the_whole_batch_has_a_limit(name: str, s
 def test_ordinary_forward_after_the_scorer_asks_for_a_forest(name: str) -> None:
     model = tiny_model(name)
     ForestScorer(model)
-    with pytest.raises(ValueError, match="runs on forests: pass forest= to the forward"):
+    with pytest.raises(ValueError, match="computes on forests: pass forest= to forward"):
         model(input_ids=torch.tensor([[1, 2, 3]]))
 
 

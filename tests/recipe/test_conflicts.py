@@ -25,10 +25,10 @@ def load(tmp_path, *overrides):
         (["sft=null", "align=null", "evaluate=null"], "recipe: has no stage; write at least one of"),
         (
             ["sft.data.sources=[]"],
-            "sft.data.sources: is empty, and no stage before makes rows; name sources, or add a synth",
+            "sft.data.sources: is empty, and no earlier stage makes rows; name sources, or add a synth",
         ),
-        (["align.data.sources=[]"], "align.data.sources: is empty, and no stage before makes rows"),
-        (["feedback={}"], "feedback.prompts: is empty, and nothing else says what to ask; give recorded, prompts"),
+        (["align.data.sources=[]"], "align.data.sources: is empty, and no earlier stage makes rows"),
+        (["feedback={}"], "feedback.prompts: is empty, and no other setting provides prompts; give recorded, prompts"),
         (["model={kind: new}", "sft.data.max_length=512", "align.data.max_length=512"], "pretrain: is missing"),
         (
             [*NEW_MODEL, "align.data.max_length=512"],
@@ -48,15 +48,15 @@ def load(tmp_path, *overrides):
         ),
         (
             ["sft.train.metric_for_best_model=eval_loss", HELD_OUT],
-            "sft.train.metric_for_best_model: has one evaluation to choose from; give sft.train.eval_steps",
+            "sft.train.metric_for_best_model: needs more than the evaluation at the end; give sft.train.eval_steps",
         ),
         (
             [HELD_OUT, "sft.data.eval_sources=[{path: e}]"],
-            "sft.data.eval_share: is not used beside eval_sources, got 0.1",
+            "sft.data.eval_share: is not used with eval_sources, got 0.1",
         ),
         (
             ["sft.data.eval_sources=[{path: e}, {path: chats.jsonl}]"],
-            "sft.data.eval_sources.1: is trained on too, got chats.jsonl train",
+            "sft.data.eval_sources.1: is also trained on, got chats.jsonl train",
         ),
         (
             ["sft.data.max_prompt_length=1024"],
@@ -105,11 +105,11 @@ def load(tmp_path, *overrides):
         ),
         (
             [*FEEDBACK, "sft=null"],
-            "feedback.candidates.models.0: no stage before feedback that makes a model is called so, got stage:sft",
+            "feedback.candidates.models.0: no stage before feedback of that name makes a model, got stage:sft",
         ),
         (
             ["align.start=stage:sfft"],
-            "align.start: no stage before align that makes a model is called so, got stage:sfft; known are sft",
+            "align.start: no stage before align of that name makes a model, got stage:sfft; known are sft",
         ),
         (
             ["evaluate.tasks=[{name: preference}]"],
@@ -171,7 +171,7 @@ def test_rows_that_are_trained_on_cannot_be_held_out(tmp_path, train, held_out, 
     if not shared:
         assert load(tmp_path, *words).sft.data.eval_sources[0].split == held_out
         return
-    with pytest.raises(RecipeError, match="is trained on too"):
+    with pytest.raises(RecipeError, match="is also trained on"):
         load(tmp_path, *words)
 
 

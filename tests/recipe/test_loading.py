@@ -43,8 +43,8 @@ def test_all_problems_are_told_at_once_in_five_lines(tmp_path):
     lines = message(path, "sft.train.save_total_limit=0", "sft.train.eval_steps=5", "seed=yes").splitlines()
     assert lines[0].endswith("small.yaml: 6 problems")
     assert lines[1:4] == [
-        "  override, seed: must be a number, got True; every random choice of the run follows from it",
-        "  override, sft.train.save_total_limit: must be greater than or equal to 1, got 0; checkpoints that are kept",
+        "  override, seed: must be a number, got True; random seed of the whole run",
+        "  override, sft.train.save_total_limit: must be greater than or equal to 1, got 0; checkpoints to keep",
         "  line 11, align.objective.betta: there is no such key, got 0.1; did you mean 'beta'?",
     ]
     rest = "evalute (there is no such key), align.data.sources (is empty), sft.train.eval_steps (needs held-out rows)"
@@ -114,7 +114,7 @@ def test_what_is_no_recipe(tmp_path):
     assert "is empty" in message(write(tmp_path, "\n# nothing\n"))
     assert "holds list [1, 2] and no keys" in message(write(tmp_path, "[1, 2]\n"))
     assert "is a folder" in message(str(tmp_path))
-    assert "line 2: is no UTF-8 text" in message(str(_bytes(tmp_path, b"name: x\ndescription: \xff\n")))
+    assert "line 2: is not UTF-8 text" in message(str(_bytes(tmp_path, b"name: x\ndescription: \xff\n")))
     assert "it has 1,048,577 bytes" in message(str(_bytes(tmp_path, b" " * (2**20 + 1))))
     assert "cannot be a path" in message("x" * 5000)
     missing = message(str(tmp_path / "zephyr-7b-betta.yaml"))

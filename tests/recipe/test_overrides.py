@@ -61,9 +61,9 @@ def test_a_variant_chosen_anew_is_no_reason_to_drop(tmp_path):
 @pytest.mark.parametrize(
     ("override", "fault"),
     [
-        ("seed", "'seed' is no key=value"),
-        ("=1", "'=1' is no key=value"),
-        ("a..b=1", "'a..b=1' is no key=value"),
+        ("seed", "'seed' is not key=value"),
+        ("=1", "'=1' is not key=value"),
+        ("a..b=1", "'a..b=1' is not key=value"),
         ("seed.x=1", "small.yaml"),
         ("name.x=1", "name.x: name is the value 'small' and has no key 'x'"),
         ("evaluate.tasks.2.num_prompts=1", "evaluate.tasks has 2 items, numbered 0 to 1, got 2"),
@@ -86,5 +86,5 @@ def test_mistakes_are_named(tmp_path, override, fault):
 
 
 def test_all_bad_words_are_told_at_once():
-    with pytest.raises(RecipeError, match=r"'a' is no key=value; 'b' is no key=value"):
+    with pytest.raises(RecipeError, match=r"'a' is not key=value; 'b' is not key=value"):
         parse_overrides(["a", "c=1", "b"])

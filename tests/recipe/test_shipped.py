@@ -183,7 +183,7 @@ def test_a_copy_never_writes_over_a_file(tmp_path):
     with pytest.raises(RecipeError, match="is there already"):
         copy_recipe("zephyr-7b-beta", tmp_path / "new")
     assert copied.read_text() == "mine"
-    with pytest.raises(RecipeError, match="is no folder"):
+    with pytest.raises(RecipeError, match="is not a folder"):
         copy_recipe("zephyr-7b-beta", copied)
 
 

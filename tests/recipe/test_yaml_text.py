@@ -23,7 +23,7 @@ def test_nothing_is_none():
     [
         ("a: 1\nb: 2\na: 3\n", "line 3: 'a' stands in line 1 already"),
         ("s:\n  a: 1\n  a: 1\n", "line 3: 's.a' stands in line 2 already"),
-        ("a:\n\tb: 1\n", "line 2: a tab stands where spaces must"),
+        ("a:\n\tb: 1\n", "line 2: indentation must be spaces, not tabs"),
         (
             "a: !!python/object:os.system x\n",
             "line 1: cannot be read as tag:yaml.org,2002:python/object:os.system, got 'x'",
@@ -34,8 +34,8 @@ def test_nothing_is_none():
         ("a: [1, 2\n", "line 2: expected ',' or ']', but got '<stream end>'"),
         ("a: \x07\n", "special characters are not allowed"),
         ("a: !!int x\n", "line 1: cannot be read as tag:yaml.org,2002:int, got 'x'"),
-        ("a: &x [*x]\n", "is nested too deeply, or an alias stands within itself"),
-        ("[" * 5000, "is nested too deeply, or an alias stands within itself"),
+        ("a: &x [*x]\n", "is nested too deeply, or an alias contains itself"),
+        ("[" * 5000, "is nested too deeply, or an alias contains itself"),
     ],
 )
 def test_faults_are_named(text, fault):

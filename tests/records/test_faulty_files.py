@@ -61,7 +61,7 @@ def test_a_line_of_the_limit_is_read(tmp_path, monkeypatch):
         ("rows.json", b'[{"a": 1}', "rows.json, after rows.json row 1: the JSON ends where ',' is"),
         ("rows.json", b'[{"a": 1} {"a": 2}]', "rows.json, after rows.json row 1: the JSON has '{' where ',' is"),
         ("rows.json", b'[{"a": 1},]', "rows.json row 2: is not JSON"),
-        ("rows.json", b"[] []", "rows.json: something follows the array: '['; leave one array in the file"),
+        ("rows.json", b"[] []", "rows.json: has text after the array: '['; leave one array in the file"),
         ("rows.json", b"5", "rows.json: holds no rows, got 5; write an array of objects"),
         ("rows.json", b'{"a": [{}], "b": [{}]}', "rows.json: holds several lists of rows (a, b); leave one"),
         ("rows.json", b'{"a": "\xff"}', "rows.json: byte 8 (0xff) is not UTF-8"),

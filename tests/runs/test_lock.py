@@ -17,7 +17,7 @@ HOLD += "with hold_lock(Path(sys.argv[1])):\n    print('held', flush=True)\n    
 def test_another_process_is_kept_out_until_the_holder_dies(tmp_path):
     holder = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     assert holder.stdout.readline() == "held\n"
-    with pytest.raises(ResourceError, match=f"is being worked in by process {holder.pid} on"), hold_lock(tmp_path):
+    with pytest.raises(ResourceError, match=f"is in use by process {holder.pid} on"), hold_lock(tmp_path):
         pass
     os.kill(holder.pid, signal.SIGKILL)
     holder.communicate()

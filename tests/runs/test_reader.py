@@ -36,7 +36,7 @@ def test_a_damaged_log_is_named(tmp_path):
     folder = write_run(tmp_path / "run")
     log = folder / "align-aaaaaaaaaa" / "train" / "train_log.jsonl"
     log.write_text(log.read_text() + '{"step": 1')
-    with pytest.raises(DataError, match=r"train_log\.jsonl: has a line that is no JSON"):
+    with pytest.raises(DataError, match=r"train_log\.jsonl: has a line that is not JSON"):
         read_run(folder).stages["align"].log()
 
 

@@ -100,7 +100,7 @@ def test_check_refuses_what_cannot_be_done(tmp_path: Path) -> None:
     small_data(tmp_path / "data")
     for tasks, more, problem in (
         (["helaswag"], {}, r"unknown task 'helaswag'; did you mean 'hellaswag'\?"),
-        (["mt_bench"], {}, "task mt_bench: is rated by a judge, and none is named; name one"),
+        (["mt_bench"], {}, "task mt_bench: needs a judge, and none is given; name one"),
         (["mt_bench"], {"judge": {"name": "scripted"}}, r"there is no question\.jsonl of MT-Bench; get it from"),
     ):
         recipe = recipe_with(tmp_path, *tasks, **more)

@@ -122,7 +122,7 @@ def test_a_stopped_stage_asks_nothing_twice(judge, tmp_path):
 
 def test_endpoints_of_a_run_share_a_ledger_and_the_lowest_cap_holds(judge, tmp_path):
     asked = (endpoint("weak", max_total_tokens=100_000), endpoint("strong", max_total_tokens=400))
-    with pytest.raises(TeacherError, match="the spend cap would be passed"):
+    with pytest.raises(TeacherError, match="the spend cap would be exceeded"):
         made(feedback(*asked), tmp_path)
     with Ledger(tmp_path / "run" / "calls.sqlite") as ledger:
         totals = ledger.totals()
@@ -172,10 +172,10 @@ def test_workers_come_to_the_same(judge, monkeypatch, tmp_path):
     ("section", "said"),
     [
         (feedback() | {"judge": local("j") | {"sampling": {"top_k": 3}}}, "feedback.judge.sampling: is not used here"),
-        (feedback(local("a") | {"sampling": {"temperature": 1}}), "write feedback.candidates.sampling, which is for"),
-        (feedback(local("a"), endpoint("a")), "two that answer have one name, got 'a' twice"),
+        (feedback(local("a") | {"sampling": {"temperature": 1}}), "set feedback.candidates.sampling, which applies"),
+        (feedback(local("a"), endpoint("a")), "two models have the same name, got 'a' twice"),
         (feedback(local("stage:align")), "feedback.candidates.teachers.0.model: no stage before feedback"),
-        ({"candidates": {"models": []}}, "models and teachers are both empty, so nobody answers"),
+        ({"candidates": {"models": []}}, "models and teachers are both empty, so no model answers"),
     ],
 )
 def test_what_does_not_go_together_is_refused(section, said, tmp_path):
@@ -192,7 +192,7 @@ def estimated(recipe: Recipe, sample, num_prompts: int) -> list[str]:
 
 def test_the_scripted_judge_costs_nothing(tmp_path):
     lines = list(stage.STAGE.estimate(Preview(mini_recipe(tmp_path), tmp_path)))
-    assert [line.partition(" for ")[0] for line in lines] == ["asks stage:sft"]
+    assert [line.partition(" about ")[0] for line in lines] == ["calls stage:sft"]
 
 
 def test_the_pool_is_asked_in_turns_and_the_judge_about_all(tmp_path):
@@ -228,7 +228,7 @@ def test_what_is_missing_is_said_before_the_run(tmp_path, monkeypatch):
     recipe = mini_recipe(tmp_path, offline=False, feedback={"judge": far})
     with pytest.raises(RecipeError, match=r"^feedback\.judge\.api_key_env: SOME_KEY is not set"):
         checked(recipe, tmp_path)
-    with pytest.raises(RecipeError, match="is at another machine"):
+    with pytest.raises(RecipeError, match="is on another machine"):
         checked(mini_recipe(tmp_path, feedback={"judge": far}), tmp_path)
     if not is_installed():
         engine = mini_recipe(
@@ -240,7 +240,7 @@ def test_what_is_missing_is_said_before_the_run(tmp_path, monkeypatch):
     lines = checked(recipe, tmp_path)
     # Four answers to each of 24 prompts by one model, rated by aspect and overall.
     assert lines[0] == "reads sft, synth"
-    assert f"asks big, the judge, for about {24 * 8} answers" in lines[2]
+    assert f"calls big, the judge, about {24 * 8} times" in lines[2]
 
 
 def test_prompts_and_ratings_from_outside_are_checked_and_read_before_the_run(tmp_path):
@@ -249,7 +249,7 @@ def test_prompts_and_ratings_from_outside_are_checked_and_read_before_the_run(tm
     recipe = mini_recipe(tmp_path, **fields, feedback={"prompts": [{"path": "asked.jsonl"}]})
     lines = checked(recipe, tmp_path)
     assert lines[0] == "asked.jsonl: 30 rows"
-    assert lines[1].startswith("asks stage:sft for about 120 answers")
+    assert lines[1].startswith("calls stage:sft about 120 times")
     work = Work(recipe, "feedback", tmp_path / "f", {}, tmp_path)
     assert stage.STAGE.preflight(work)["rows"] == 30
     assert list(stage.STAGE.estimate(Preview(recipe, tmp_path))) == [

@@ -121,7 +121,7 @@ def test_another_plays_the_person(monkeypatch, tmp_path):
 def test_nothing_is_not_a_result(monkeypatch, tmp_path):
     dumb = FormTeacher(lambda request: "\n")
     answer_with(monkeypatch, lambda section: dumb)
-    with pytest.raises(DataError, match=r"wrote nothing that can be used \(6 x talks: begun, \d x failed: "):
+    with pytest.raises(DataError, match=r"wrote nothing usable \(6 x talks: begun, \d x failed: "):
         made(recipe_with({"name": "ultrachat", "num_dialogues": 6}, tmp_path), tmp_path)
 
 
@@ -174,7 +174,7 @@ def estimated(recipe):
 
 def test_the_world_is_asked_as_often_as_it_has_dialogues(tmp_path):
     (line,) = estimated(recipe_of(tmp_path, teacher=PRICED | {"sampling": {"max_new_tokens": 100}}))
-    assert line.startswith("asks big for about 240 answers: ")
+    assert line.startswith("calls big about 240 times: ")
     assert "at most 24,000 of answers" in line
     tokens = int(line.split(": ")[1].split(" prompt")[0].replace(",", ""))
     assert 240 * 5 < tokens < 240 * 100
@@ -190,7 +190,7 @@ def test_by_files_it_costs_half(tmp_path):
 
 def test_a_cap_that_can_be_reached_is_said(tmp_path):
     (_, line) = estimated(recipe_of(tmp_path, teacher=PRICED | {"max_total_tokens": 1000, "max_total_price": 5}))
-    assert line.startswith("the cap of 1,000 tokens and price 5.00 can be reached")
+    assert line.startswith("the cap of 1,000 tokens and price 5.00 may be reached")
     assert len(list(estimated(recipe_of(tmp_path, teacher=PRICED | {"max_total_tokens": 10**9})))) == 1
 
 
@@ -244,8 +244,8 @@ def test_a_check_says_seeds_and_calls_and_gathers_mistakes(tmp_path, monkeypatch
     preview = Preview(recipe_with(generator, tmp_path, teacher=ENDPOINT), tmp_path / "preview")
     seeds, lists, tasks = STAGE.check(preview)
     assert seeds == "seeds.jsonl: 16 seed tasks"
-    assert lists.startswith("asks big (lists of instructions) for about 250 answers")
-    assert tasks.startswith("asks big (tasks) for about 2,000 answers")
+    assert lists.startswith("calls big (lists of instructions) about 250 times")
+    assert tasks.startswith("calls big (tasks) about 2,000 times")
     preview.problems.raise_any()
     monkeypatch.delenv("SOME_KEY", raising=False)
     far = {"name": "endpoint", "model": "big", "api_key_env": "SOME_KEY"}
@@ -262,7 +262,7 @@ def test_a_sample_of_the_scripted_rows_is_made_for_the_stages_that_read_them(tmp
     assert recipe.synth is not None
     preview = Preview(recipe, tmp_path / "preview")
     assert list(STAGE.check(preview)) == ["reads nothing from outside"]
-    assert list(estimated(recipe)) == ["asks the scripted teacher, which costs nothing"]
+    assert list(estimated(recipe)) == ["calls only the scripted teacher, which costs nothing"]
     (tmp_path / "run").mkdir()
     STAGE.run(Work(recipe, "synth", tmp_path / "run", {}, tmp_path))
     for stage, file in (("sft", "dialogues.jsonl"), ("pretrain", "texts.jsonl")):

@@ -92,7 +92,7 @@ def test_a_stopped_run_finds_its_batch_again_and_holds_nothing_for_it(path, monk
 
 def test_a_cap_without_room_sends_no_file(path):
     with batch_server() as server:
-        with pytest.raises(TeacherError, match="the spend cap would be passed: 0 of 100 tokens are spent"):
+        with pytest.raises(TeacherError, match="the spend cap would be exceeded: 0 of 100 tokens are spent"):
             answers(teacher_of(server), path, questions(5), Cap(max_tokens=100))
         assert not server.files
 

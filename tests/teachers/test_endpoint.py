@@ -136,7 +136,7 @@ def test_a_cap_stops_before_it_is_passed(cap, tmp_path):
     path, asked = tmp_path / "calls.sqlite", questions(200)
     prices = {"prompt": 100.0, "completion": 100.0}
     with running_server(share=0.2) as server:
-        with Ledger(path, cap) as ledger, pytest.raises(TeacherError, match="the spend cap would be passed: "):
+        with Ledger(path, cap) as ledger, pytest.raises(TeacherError, match="the spend cap would be exceeded: "):
             list(LedgeredTeacher(endpoint(server, prices=prices), ledger).answer(asked))
         spent = rows_of(path, "prompt_tokens + completion_tokens, price")
         assert 0 < len(spent) < 200

@@ -211,7 +211,7 @@ def test_another_file_is_no_ledger(path, content):
             connection.execute("CREATE TABLE other (a)")
     else:
         path.write_bytes(content)
-    with pytest.raises(DataError, match="is no call ledger of this version"):
+    with pytest.raises(DataError, match="is not a call ledger of this version"):
         Ledger(path)
     with pytest.raises(DataError, match="there is no such ledger"):
         open_file(path.with_name("absent"), read_only=True)

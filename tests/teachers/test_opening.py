@@ -75,7 +75,7 @@ def test_names():
 
 @pytest.mark.parametrize("named", ["endpoint:m", "endpoint:m@nowhere", "endpoint:@http://127.0.0.1:9/v1"])
 def test_an_endpoint_without_model_or_address(named):
-    with pytest.raises(TeacherError, match=f"names no model at an address, got '{named}'"):
+    with pytest.raises(TeacherError, match=f"names no model and URL, got '{named}'"):
         parse_teacher(named)
 
 
@@ -94,7 +94,7 @@ def test_a_command_calls_a_server_without_a_key_that_is_not_set(monkeypatch):
     section = parse_teacher("endpoint:m@http://example.org/v1", api_key_env="MY_KEY")
     check_teacher(section, where="--judge", offline=False)
     assert open_teacher(section, "rates", COMMAND).identity == "m at http://example.org/v1"
-    with pytest.raises(RecipeError, match=r"^--judge\.base_url: is at another machine, got example.org; .*--offline"):
+    with pytest.raises(RecipeError, match=r"^--judge\.base_url: is on another machine, got example.org; .*--offline"):
         check_teacher(section, where="--judge", offline=True)
 
 
@@ -188,7 +188,7 @@ def test_the_model_of_a_stage_answers_under_its_name_there(tiny_folder):
     context = TeacherContext(template=ChatTemplateSection(), models={"sft": tiny_folder})
     found = open_teacher(LocalSection(model="stage:sft"), "writes", context)
     assert found.teacher.name == found.identity == "stage:sft"
-    with pytest.raises(RecipeError, match=r"^feedback\.judge: 'stage:align' is not made before it"):
+    with pytest.raises(RecipeError, match=r"^feedback\.judge: stage 'stage:align' does not run before it"):
         open_teacher(LocalSection(model="stage:align"), "rates", context, where="feedback.judge")
 
 
@@ -215,7 +215,7 @@ def test_an_engine_is_opened_with_the_models_tokenizer(tiny_folder, monkeypatch)
 
 def test_a_far_server_is_not_for_an_offline_run_and_its_key_names_the_place(monkeypatch):
     where = "feedback.candidates.teachers.1"
-    with pytest.raises(RecipeError, match=r"^feedback\.candidates\.teachers\.1\.base_url: is at another machine"):
+    with pytest.raises(RecipeError, match=r"^feedback\.candidates\.teachers\.1\.base_url: is on another machine"):
         open_teacher(EndpointSection(model="m"), "writes", STAGE, where=where)
     with pytest.raises(RecipeError, match=r"^judge\.headers: SOME_TOKEN is not set"):
         open_teacher(EndpointSection(**HERE, headers={"x": "${SOME_TOKEN}"}), "rates", STAGE, where="judge")
@@ -263,7 +263,7 @@ def test_a_file_serves_a_command(tmp_path, capsys):
         with pytest.raises(SystemExit) as stop:
             cli.main([*words, "--max-new-tokens", "20"])
         assert stop.value.code == 2
-        assert "the spend cap would be passed" in capsys.readouterr().err
+        assert "the spend cap would be exceeded" in capsys.readouterr().err
         asked = len(server.events())
         assert 0 < asked < 100
         path.write_text(f"name: endpoint\nmodel: echo\nbase_url: {server.base_url}\n")

@@ -50,7 +50,7 @@ def test_many_unsupervised_examples_are_counted_and_a_few_named():
 
 def test_everything_supervised_is_a_fault_unless_it_is_meant():
     rows = [[all_scored([5, 6, STOP])], [all_scored([5, STOP])]]
-    with pytest.raises(InvariantError, match="all 3 tokens are, prompts included; usually"):
+    with pytest.raises(InvariantError, match="all 3 tokens are supervised, including prompts; usually"):
         check_supervision(rows, ["a", "b"], stop_ids=[STOP])
     assert check_supervision(rows, ["a", "b"], stop_ids=[STOP], all_allowed=True).share == 1.0
 
@@ -60,7 +60,7 @@ def test_no_stop_token_among_the_supervised():
     with pytest.raises(InvariantError) as caught:
         check_supervision(rows, ["a"], stop_ids=[3, STOP])
     assert str(caught.value).startswith(
-        "supervised tokens: no stop token (id 2, 3) is among the 2, so the model would never learn to end "
+        "supervised tokens: no stop token (id 2, 3) is among the 2, so the model would not learn to end "
     )
     assert check_supervision(rows, ["a"], stop_ids=[]).num_with_stop == 0
 

@@ -99,7 +99,7 @@ def test_it_goes_on_from_a_checkpoint_to_the_bit(tmp_path):
     [
         (
             {"model": add_lora(tiny_model("mistral"), LoraSection(r=2))},
-            "the reference can follow a policy that trains all its weights",
+            "a moving reference needs a policy that trains all its weights",
         ),
         ({"reference": tiny_model("mistral", layers=1)}, "towards a policy of another shape, as at causal_lm"),
         ({"reference": tiny_model("mistral", hidden=40)}, "towards a policy of another shape, as at causal_lm"),

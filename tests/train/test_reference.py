@@ -139,7 +139,7 @@ def test_a_broken_weight_stops_the_fill_and_names_the_example(store):
     with pytest.raises(InvariantError) as caught:
         fill_reference(store, broken, rows, max_tokens=31, names=["row 1", "row 2", "row 3"])
     assert str(caught.value).startswith("reference log-probs: those of row 3 are not finite, got [")
-    assert "look for weights that are not finite in the reference" in str(caught.value)
+    assert "check the reference for non-finite weights" in str(caught.value)
     assert store.missing(keys_of(rows[2:]))
 
 

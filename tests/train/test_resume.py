@@ -110,7 +110,7 @@ def test_when_no_checkpoint_is_whole_training_does_not_start_anew(run_folder):
     assert str(caught.value) == (
         f"{run_folder}: none of its checkpoints is whole (checkpoint-2: {OPTIMIZER} is missing;"
         f" checkpoint-1: {MODEL} does not have the SHA-256 that manifest.json says);"
-        " bring back the files, or start in another run folder"
+        " restore the files, or start in another run folder"
     )
 
 
@@ -166,7 +166,7 @@ def test_missing_optimizer_state_is_never_a_fresh_optimizer(run_folder):
     del state["optimizer"]
     (folder / "state.json").write_text(json.dumps(state))
     vouch_for(folder)
-    with pytest.raises(CheckpointError, match=r"state\.json: optimizer is missing; a fresh one would train wrongly"):
+    with pytest.raises(CheckpointError, match=r"state\.json: optimizer is missing; a new optimizer would change"):
         load_latest(run_folder, make_training(), identity=IDENTITY)
 
 

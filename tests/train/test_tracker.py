@@ -85,7 +85,7 @@ def test_an_unknown_tracker_is_refused_with_the_nearest_name(tmp_path):
     with pytest.raises(RecipeError) as caught:
         open_trackers(["wand"], run_at(tmp_path))
     assert str(caught.value) == (
-        "report_to: there is no tracker 'wand'; did you mean 'wandb'?; take some of jsonl, tensorboard, trackio, wandb"
+        "report_to: there is no tracker 'wand'; did you mean 'wandb'?; choose from jsonl, tensorboard, trackio, wandb"
     )
 
 

@@ -25,14 +25,18 @@ from zephyr.cli.terminal import Offline, can_go_on, quiet_libraries
 
 def arena(  # noqa: PLR0913 - typer makes an option of every parameter
     model_a: Annotated[str, typer.Argument(metavar="A", help=MODEL_FORMS)],
-    model_b: Annotated[str, typer.Argument(metavar="B", help="Its opponent, named in the same ways.")],
+    model_b: Annotated[str, typer.Argument(metavar="B", help="The model to compare it with, in the same forms.")],
     *,
     judge: JudgeName,
     out: OutFolder,
-    prompts: Annotated[str | None, typer.Option(metavar="FILE", help="Prompts in any format, or a hub id.")] = None,
-    mt_bench: Annotated[Path | None, typer.Option(metavar="DIR", help="Instead: MT-Bench's files, both turns.")] = None,
+    prompts: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Prompts: a file in any row format, or a hub id.")
+    ] = None,
+    mt_bench: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder of MT-Bench; both turns are used.")
+    ] = None,
     judge_prompts: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="FastChat's judge_prompts.jsonl; default: our own wording.")
+        Path | None, typer.Option(metavar="FILE", help="FastChat's judge_prompts.jsonl; default: Zephyr's own prompts.")
     ] = None,
     swap: Annotated[bool, typer.Option("--swap/--one-order", help="Show each pair in both orders.")] = True,
     temperature: Temperature = 0.7,
@@ -45,7 +49,7 @@ def arena(  # noqa: PLR0913 - typer makes an option of every parameter
     as_json: PrintJson = False,
     offline: Offline = False,
 ) -> None:
-    """Let a judge compare two models, in both orders. Every call is kept; run again to continue."""
+    """Let a judge compare two models, in both orders. Every call is stored; run again to continue."""
     quiet_libraries(offline=offline)
     from zephyr.evaluate.judged.arena import run_arena
     from zephyr.evaluate.judged.bench import parse_bench
@@ -66,11 +70,11 @@ def alpaca_eval(  # noqa: PLR0913 - typer makes an option of every parameter
     data: BenchData,
     out: OutFolder,
     version: Annotated[
-        Literal["1", "2"], typer.Option(help="Against text_davinci_003 (1) or gpt4_1106_preview (2).")
+        Literal["1", "2"], typer.Option(help="Baseline: text_davinci_003 (1) or gpt4_1106_preview (2).")
     ] = "2",
     judge_prompt: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="AlpacaEval's prompt for this version; default: our own wording."),
+        typer.Option(metavar="FILE", help="AlpacaEval's prompt for this version; default: Zephyr's own."),
     ] = None,
     difficulty: Annotated[
         Path | None, typer.Option(metavar="FILE", help="AlpacaEval's instruction_difficulty.csv, for length control.")
@@ -78,7 +82,9 @@ def alpaca_eval(  # noqa: PLR0913 - typer makes an option of every parameter
     gamed: Annotated[
         Path | None, typer.Option(metavar="FILE", help="AlpacaEval's df_gamed.csv, for length control.")
     ] = None,
-    swap: Annotated[bool, typer.Option("--swap/--one-order", help="Both orders, or the published one alone.")] = True,
+    swap: Annotated[
+        bool, typer.Option("--swap/--one-order", help="Show each pair in both orders, or only as published.")
+    ] = True,
     temperature: Temperature = 0.7,
     max_new_tokens: LongestAnswer = 2048,
     limit: Limit = None,
@@ -89,7 +95,7 @@ def alpaca_eval(  # noqa: PLR0913 - typer makes an option of every parameter
     as_json: PrintJson = False,
     offline: Offline = False,
 ) -> None:
-    """Compare a model with AlpacaEval's baseline. Every call is kept; run again to continue."""
+    """Compare a model with AlpacaEval's baseline. Every call is stored; run again to continue."""
     quiet_libraries(offline=offline)
     from zephyr.evaluate.judged.alpaca_eval import ALPACA_EVAL_SAMPLING, run_alpaca_eval
     from zephyr.evaluate.judged.bench import parse_bench

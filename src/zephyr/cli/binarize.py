@@ -10,7 +10,7 @@ from zephyr.cli.terminal import Offline, quiet_libraries
 
 Chosen = Annotated[
     Literal["overall", "mean", "instruction_following", "honesty", "truthfulness", "helpfulness"],
-    typer.Option(help="Score by which the best answer is chosen; mean: of the aspects."),
+    typer.Option(help="Score that ranks the answers; mean: the mean of all aspects."),
 ]
 Rejected = Annotated[
     Literal["random", "worst", "next"],
@@ -79,4 +79,4 @@ def binarize_command(  # noqa: PLR0913 - typer makes an option of every paramete
     print_accounts({"input": file, "output": str(out)}, accounts, as_json=as_json)
     if not made.rows:
         what = f"no {output} can be made of {made.prompts:,} prompts, so nothing was written"
-        raise DataError(printable(file), what, "see above for the reasons, and choose another rule")
+        raise DataError(printable(file), what, "see the reasons above, and choose another rule")

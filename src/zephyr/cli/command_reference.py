@@ -17,14 +17,14 @@ COMMANDS_INTRODUCTION = """\
 Every command that `zephyr --help` lists, with its arguments and options. This page is printed from the commands by
 `python -m zephyr.cli.command_reference`, so it is complete; `zephyr COMMAND --help` says the same in the terminal.
 
-`zephyr --version` prints the version. `--traceback`, anywhere on a line, shows where in the code an error came from.
+`zephyr --version` prints the version. `--traceback`, anywhere on a line, prints the traceback of an error.
 
 | exit code | |
 |---|---|
 | 0 | done |
-| 1 | a fault of Zephyr's own, with a traceback: please report it |
-| 2 | a mistake in what was asked or given, told in one line |
-| 130 | stopped by Ctrl-C; where a command can go on, the line says how |
+| 1 | a bug in Zephyr, with a traceback: please report it |
+| 2 | a mistake in the command, the recipe or the data, printed in one line |
+| 130 | stopped by Ctrl-C; the printed line says how to continue |
 """
 _WORDS = {str: "text", int: "whole number", float: "number", bool: "", Path: "path"}
 

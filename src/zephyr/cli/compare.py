@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="The --out folders of evaluations.")],
     published: Annotated[
-        str | None, typer.Option(metavar="MODEL", help="Set the runs beside this model's published scores.")
+        str | None, typer.Option(metavar="MODEL", help="Compare the runs with this model's published scores.")
     ] = None,
     radar: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write a radar picture of the categories, as SVG.")
+        Path | None, typer.Option(metavar="FILE", help="Write a radar chart of the categories, as SVG.")
     ] = None,
-    task: Annotated[str | None, typer.Option(metavar="NAME", help="Of the picture, if the runs share several.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the intervals.")] = 0,
+    task: Annotated[str | None, typer.Option(metavar="NAME", help="Task of the radar chart.")] = None,
+    seed: Annotated[int, typer.Option(help="Random seed of the bootstrap.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Compare evaluations with the first one, item by item: differences with intervals, and deviations of protocol.

@@ -89,7 +89,7 @@ def report(
         str | None, typer.Option(metavar="MODEL", help="Compare the results with this model's published scores.")
     ] = None,
 ) -> None:
-    """Write the report of a run: report.html in its folder, one HTML page that loads nothing else."""
+    """Write the report of a run, a self-contained HTML page, into its folder as report.html."""
     from zephyr.stages.hand_delivery import write_report
 
     typer.echo(f"-> {write_report(run, out=out, results=results or (), published=published)}", err=True)
@@ -102,8 +102,10 @@ def export(
     gguf: Annotated[
         str, typer.Option(metavar="FORMATS", help="Comma-separated: f16, q8_0, q6_k, q5_k_m, q4_k_m.")
     ] = "f16,q8_0,q4_k_m",
-    out: Annotated[Path | None, typer.Option("--out", "-o", metavar="DIR", help="Instead of ./NAME-gguf.")] = None,
-    name: Annotated[str | None, typer.Option(help="Name of the files; default: from the folder.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="DIR", help="Output folder; default: ./NAME-gguf.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the files; default: from the model.")] = None,
     dtype: Annotated[str, typer.Option(help="Precision of the transformers model to compare with.")] = "float32",
     force: Force = False,
     offline: Offline = False,

@@ -18,7 +18,7 @@ Toggle = Literal["auto", "on", "off"]
 Names = Annotated[
     str,
     typer.Option(
-        help="Separated by commas: tasks of lm-eval, mt_bench, alpaca_eval_1 or _2, and profiles: "
+        help="Comma-separated: tasks of lm-eval, mt_bench, alpaca_eval_1 or _2, and profiles: "
         "open-llm-leaderboard-v1, ifeval, zephyr-card."
     ),
 ]
@@ -32,27 +32,29 @@ def evaluate(  # noqa: PLR0913 - typer makes an option of every parameter
     *,
     tasks: Names,
     data: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Local copies of the tasks' data; without it, the hub's.")
+        Path | None, typer.Option(metavar="DIR", help="Local copies of the tasks' data; default: read the hub.")
     ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", metavar="DIR", help="Folder for the results; run again to continue.")
     ] = None,
     shots: Annotated[int | None, typer.Option(min=0, help="Few-shot examples; default: as each task defines.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first documents of each task, as a trial.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Use only the first N documents of each task.")] = None,
     chat_template: Annotated[
-        Toggle, typer.Option(help="Prompt in the model's chat template; auto: for ifeval alone.")
+        Toggle, typer.Option(help="Use the model's chat template; auto: only for ifeval.")
     ] = "auto",
     system: Annotated[str | None, typer.Option(help="System message.")] = None,
     judge: Judge = None,
     max_new_tokens: Annotated[
         int | None,
-        typer.Option(min=1, help="Longest answer of any task, for a model of short context; default: as published."),
+        typer.Option(
+            min=1, help="Maximum tokens of an answer, for models with a short context; default: as published."
+        ),
     ] = None,
     cap_tokens: CapTokens = None,
     api_key_env: KeyEnv = "OPENAI_API_KEY",
     concurrency: Concurrency = 64,
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; default: by the device.")] = None,
-    max_tokens: Annotated[int | None, typer.Option(min=1, help="Maximum tokens computed together.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; default: per device.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="Maximum tokens in a batch.")] = None,
     print_json: Annotated[bool, typer.Option("--json", help="Print the results as one JSON object.")] = False,
     offline: Offline = False,
 ) -> None:

@@ -76,10 +76,12 @@ def check_output(out: Path, *, force: bool, read: str) -> None:
     """Check that `out` can be written, before any work. Raises DataError, also for the file `read`."""
     shown = printable(str(out))
     if out.suffix != WRITTEN:
-        raise DataError(shown, f"must be a file of JSON lines, got the ending '{out.suffix}'", f"end it in {WRITTEN}")
+        raise DataError(
+            shown, f"must be a JSON-lines file, got the extension '{out.suffix}'", f"use the extension {WRITTEN}"
+        )
     if not out.parent.is_dir():
         raise DataError(shown, "there is no such folder", f"make {printable(str(out.parent))} first")
     if out.exists() and Path(read).exists() and out.samefile(read):
-        raise DataError(shown, "is the file that is read", "choose another name")
+        raise DataError(shown, "is the input file", "choose another name")
     if out.exists() and not force:
-        raise DataError(shown, "is there already", "choose another name, or write over it with --force")
+        raise DataError(shown, "is there already", "choose another name, or overwrite it with --force")

@@ -72,7 +72,7 @@ judge_group = typer.Typer(
 judge_group.command("audit")(audit_command)
 
 Models = Annotated[
-    list[str] | None, typer.Option("--models", metavar="MODEL", help=f"Who answers; can be repeated: {TEACHER_HELP}")
+    list[str] | None, typer.Option("--models", metavar="MODEL", help=f"Model that answers; repeatable: {TEACHER_HELP}")
 ]
 Principles = Annotated[
     Literal["none", "readme", "code"],
@@ -170,9 +170,11 @@ def rate(  # noqa: PLR0913 - typer makes an option of every parameter
 def _check_options(*, ray_and_ledger: bool, dry_run_and_models: bool) -> None:
     """Raise DataError for options that exclude each other."""
     if ray_and_ledger:
-        raise DataError("--ledger", "the partitions of --ray-workers have ledgers of their own", "leave it out")
+        raise DataError("--ledger", "every partition of --ray-workers has its own ledger", "leave it out")
     if dry_run_and_models:
-        raise DataError("--dry-run", "answers that are not written cannot be counted", "leave --models out")
+        raise DataError(
+            "--dry-run", "with --models there are no answers yet whose ratings could be counted", "leave --models out"
+        )
 
 
 def _rate_here(
@@ -189,7 +191,7 @@ def _rate_here(
     names = Counter(one.teacher.name for one in teachers[1:])
     twice = [name for name, count in names.items() if count > 1]
     if twice:
-        raise TeacherError("--models", f"two of them have one name, got '{twice[0]}' twice", "name each once")
+        raise TeacherError("--models", f"two models have the same name, got '{twice[0]}' twice", "name each once")
     files = (out, calls_beside(out))
     with Ledger(ledger, plan.cap) as calls, show_progress("judge", min(len(rows), limit or len(rows))) as display:
         counts = rate_rows(islice(rows, limit), teachers, plan, calls, files, replace=force, on_row=display.update)
@@ -226,7 +228,7 @@ def _accounts(counts: "RatingCounts", calls: Path, ledger: Path) -> dict[str, ob
 
 
 def _count_requests(rows: "Rows", limit: int | None, plan: "RatingPlan", ledger: Path) -> Mapping[str, object]:
-    """How much would be asked of the judge; no request is sent, and no ledger is made."""
+    """The number of requests to the judge; none is sent, and no ledger is created."""
     from zephyr.feedback.rate import count_requests
     from zephyr.records.rows import Rated
     from zephyr.teachers.ledger.ledger import Ledger

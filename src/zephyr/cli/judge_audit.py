@@ -60,7 +60,7 @@ def audit_command(  # noqa: PLR0913 - typer makes an option of every parameter
     from zephyr.teachers.opening import TeacherContext, open_teacher, parse_teacher
 
     section = JudgingSection(aspects=parse_aspects(aspects), num_tries=tries, max_new_tokens=max_reply_tokens)
-    with can_go_on("the same command goes on from here" if ledger else "with --ledger FILE it could go on from here"):
+    with can_go_on("run the same command again to continue" if ledger else "with --ledger FILE it could be continued"):
         items = _items(llmbar, pandalm, limit, seed)
         rater = parse_teacher(judge, api_key_env=api_key_env, concurrency=concurrency)
         with Ledger(ledger, cap_of([rater], cap_tokens)) if ledger else nullcontext() as calls:
@@ -89,7 +89,7 @@ def _items(llmbar: Path | None, pandalm: Path | None, limit: int | None, seed: i
     if llmbar is None and pandalm is None:
         items += world_items(limit or WORLD_ITEMS, seed=seed)
     if not items:
-        raise DataError("judge audit", "the sets that are named hold no item", "check --llmbar and --pandalm")
+        raise DataError("judge audit", "the given sets have no items", "check --llmbar and --pandalm")
     return items
 
 

@@ -22,10 +22,10 @@ JudgeName = Annotated[str, typer.Option("--judge", metavar="JUDGE", help=f"The j
 BenchData = Annotated[
     Path, typer.Option("--data", metavar="DIR", help="Folder of the benchmark's files, as its authors publish them.")
 ]
-OutFolder = Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder for everything the run writes.")]
-Limit = Annotated[int | None, typer.Option(min=1, help="Only the first so many questions.")]
-LongestAnswer = Annotated[int, typer.Option(min=1, help="Longest answer in tokens.")]
-Temperature = Annotated[float, typer.Option(min=0, help="Sampling temperature; MT-Bench has its own by category.")]
+OutFolder = Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Output folder.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Use only the first N questions.")]
+LongestAnswer = Annotated[int, typer.Option(min=1, help="Maximum answer length in tokens.")]
+Temperature = Annotated[float, typer.Option(min=0, help="Sampling temperature; MT-Bench sets its own per category.")]
 PrintJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 
 

@@ -36,7 +36,7 @@ app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    epilog=f"{TRACEBACK}, anywhere on the line, shows where in the code an error came from.",
+    epilog=f"{TRACEBACK}, anywhere on the line, prints the traceback of an error.",
 )
 app.command("run")(run.run)
 app.command("check")(run.check)
@@ -74,7 +74,7 @@ def print_version(wanted: bool) -> None:
 def zephyr(
     show_version: Annotated[
         bool,
-        typer.Option("--version", callback=print_version, is_eager=True, help="Print the version and stop."),
+        typer.Option("--version", callback=print_version, is_eager=True, help="Print the version and exit."),
     ] = False,
 ) -> None:
     """Turn a base language model into a chat model, and prove that it worked."""

@@ -22,7 +22,7 @@ from zephyr.cli.terminal import Offline, can_go_on, escape_controls, quiet_libra
 
 Wording = Annotated[
     Literal["own", "published"],
-    typer.Option(help="Judge prompts: our own, with fenced answers, or FastChat's judge_prompts.jsonl in --data."),
+    typer.Option(help="Judge prompts: Zephyr's own, or FastChat's judge_prompts.jsonl in --data."),
 ]
 
 
@@ -42,7 +42,7 @@ def mt_bench(  # noqa: PLR0913 - typer makes an option of every parameter
     wording: Wording = "own",
     wrong_references: Annotated[
         Literal["keep", "leave-out"],
-        typer.Option(help="Judge with the 13 reference answers that were reported wrong, or without them."),
+        typer.Option(help="Keep or leave out the 13 reference answers that were reported wrong."),
     ] = "keep",
     list_wrong: Annotated[
         Path | None,
@@ -51,11 +51,11 @@ def mt_bench(  # noqa: PLR0913 - typer makes an option of every parameter
             metavar="DIR",
             is_eager=True,
             callback=list_wrong_references,
-            help="Print these 13 from the files in DIR, and stop.",
+            help="Print these 13 reference answers from the files in DIR, and exit.",
         ),
     ] = None,
     max_new_tokens: LongestAnswer = 1024,
-    judge_max_tokens: Annotated[int, typer.Option(min=1, help="Longest reply of the judge in tokens.")] = 2048,
+    judge_max_tokens: Annotated[int, typer.Option(min=1, help="Maximum length of the judge's reply in tokens.")] = 2048,
     limit: Limit = None,
     seed: Seed = 0,
     api_key_env: KeyEnv = "OPENAI_API_KEY",
@@ -64,7 +64,7 @@ def mt_bench(  # noqa: PLR0913 - typer makes an option of every parameter
     as_json: PrintJson = False,
     offline: Offline = False,
 ) -> None:
-    """Let a model answer MT-Bench and a judge rate it. Every call is kept; run again to continue."""
+    """Evaluate a model on MT-Bench, rated by a judge. Every call is stored; run again to continue."""
     quiet_libraries(offline=offline)
     from zephyr.evaluate.judged.bench import parse_bench
     from zephyr.evaluate.judged.mt_bench import MT_BENCH_SAMPLING, run_mt_bench

@@ -24,10 +24,10 @@ LedgerFile = Annotated[
 ]
 KeyEnv = Annotated[str, typer.Option(metavar="NAME", help="Environment variable with an endpoint's API key.")]
 Concurrency = Annotated[int, typer.Option(min=1, max=4096, help="Maximum concurrent requests to an endpoint.")]
-CapTokens = Annotated[int | None, typer.Option(min=1, help="Maximum tokens of all calls in the ledger.")]
+CapTokens = Annotated[int | None, typer.Option(min=1, help="Token cap: stop before all calls in the ledger use more.")]
 
-# A judge, and how it is asked.
-JudgeTeacher = Annotated[str, typer.Option("--judge", metavar="JUDGE", help=f"Who rates: {TEACHER_HELP}")]
+# A judge and its rating requests.
+JudgeTeacher = Annotated[str, typer.Option("--judge", metavar="JUDGE", help=f"The judge: {TEACHER_HELP}")]
 Aspects = Annotated[
     str,
     typer.Option(help="What is rated: all, or some of instruction_following,honesty,truthfulness,helpfulness,overall."),

@@ -1,4 +1,4 @@
-"""`zephyr reward-accuracy`: how often a policy, against its reference, prefers what was preferred."""
+"""`zephyr reward-accuracy`: how often a policy's implicit reward ranks the chosen answer above the rejected one."""
 
 from pathlib import Path
 from typing import Annotated
@@ -14,13 +14,13 @@ def reward_accuracy(  # noqa: PLR0913 - typer makes an option of every parameter
     policy: Annotated[str, typer.Argument(metavar="POLICY", help="A model folder or a hub id.")],
     pairs: Annotated[str, typer.Argument(metavar="PAIRS", help="Pairs in any format: a file, folder, or hub id.")],
     *,
-    reference: Annotated[str, typer.Option(metavar="MODEL", help="The model that the policy was trained from.")],
+    reference: Annotated[str, typer.Option(metavar="MODEL", help="The model the policy was trained from.")],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder for log-probs and metrics.")],
-    beta: Annotated[float, typer.Option(min=0, help="Of the reward; the policy's own, for comparable margins.")] = 0.1,
+    beta: Annotated[float, typer.Option(min=0, help="Beta of the implicit reward; best the policy's own.")] = 0.1,
     max_tokens: Annotated[
-        int, typer.Option(min=2, help="Longest prompt with answer; longer pairs are left out.")
+        int, typer.Option(min=2, help="Maximum tokens of prompt and answer; longer pairs are dropped.")
     ] = 4096,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many pairs.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Use only the first N pairs.")] = None,
     seed: Seed = 0,
     bad_rows: BadRowsOption = "stop",
     as_json: PrintJson = False,

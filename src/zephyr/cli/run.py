@@ -17,7 +17,7 @@ RecipeName = Annotated[
 ]
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[KEY=VALUE]...", help="Settings that replace the recipe's: sft.train.seed=1"),
+    typer.Argument(metavar="[KEY=VALUE]...", help="Override settings: sft.train.learning_rate=1.0e-5"),
 ]
 
 
@@ -48,7 +48,7 @@ def run(
 
 
 def check(recipe: RecipeName, overrides: Overrides = None, offline: Offline = False) -> None:
-    """Validate a recipe and its inputs; count tokens, steps, truncated rows; list the files to come. No training."""
+    """Validate a recipe and its inputs; count tokens, steps, truncated rows; list the output files. No training."""
     requested = _requested(recipe, overrides, offline=offline)
     from zephyr.check import check_lines
 
@@ -62,15 +62,15 @@ def plan(
     gpus: Annotated[int, typer.Option(min=1, help="Number of accelerators, 8 to a node.")] = 1,
     gpu: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="a100-80g, h100-80g, ...; default: this machine, by a short calibration."),
+        typer.Option(metavar="NAME", help="a100-80g, h100-80g, ...; default: calibrate on this machine."),
     ] = None,
     utilisation: Annotated[
-        float, typer.Option(min=0.01, max=1, help="Share of the accelerator's peak that training reaches.")
+        float, typer.Option(min=0.01, max=1, help="Model FLOPs utilisation: share of the peak that training reaches.")
     ] = 0.4,
-    seconds: Annotated[float, typer.Option(min=1, help="Seconds of the calibration.")] = 10.0,
+    seconds: Annotated[float, typer.Option(min=1, help="Length of the calibration in seconds.")] = 10.0,
     offline: Offline = False,
 ) -> None:
-    """Estimate a run: memory, operations, hours, tokens to teachers, disk; with the times of a finished run beside."""
+    """Estimate a run: memory, FLOPs, hours, teacher tokens, disk space; after a run, compare with its actual times."""
     quiet_libraries(offline=offline)
     from zephyr.estimate.devices import device_named
     from zephyr.estimate.duration import Cluster

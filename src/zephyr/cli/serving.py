@@ -12,7 +12,7 @@ from zephyr.errors import DataError
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="A model folder or a hub id.")]
 Host = Annotated[str, typer.Option(help="Address to listen on; other machines need a token.")]
 TokenEnv = Annotated[
-    str, typer.Option(metavar="NAME", help="Environment variable that holds the token which clients must send.")
+    str, typer.Option(metavar="NAME", help="Environment variable with the token that clients must send.")
 ]
 TOKEN_ENV = "ZEPHYR_SERVE_TOKEN"  # the name of a variable
 
@@ -20,12 +20,12 @@ TOKEN_ENV = "ZEPHYR_SERVE_TOKEN"  # the name of a variable
 def chat(
     model: Model,
     system: Annotated[str, typer.Option(help="System message.")] = "",
-    temperature: Annotated[float, typer.Option(min=0, help="0 is greedy.")] = 0.7,
+    temperature: Annotated[float, typer.Option(min=0, help="Sampling temperature; 0: greedy.")] = 0.7,
     top_k: Annotated[int, typer.Option(min=0, help="Sample from the k most likely tokens; 0: from all.")] = 50,
     top_p: Annotated[
-        float, typer.Option(min=0, max=1, help="Sample from the most likely tokens of this total probability.")
+        float, typer.Option(min=0, max=1, help="Sample from the most likely tokens with this total probability.")
     ] = 0.95,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer in tokens.")] = 256,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Maximum answer length in tokens.")] = 256,
     offline: Offline = False,
 ) -> None:
     """Chat with a model. Ctrl-C stops an answer, /new starts a new conversation, /exit or Ctrl-D ends.
@@ -74,7 +74,7 @@ def serve(
     engine: Annotated[
         Literal["auto", "vllm", "transformers"], typer.Option(help="auto: vLLM if it is installed and there is a GPU.")
     ] = "auto",
-    max_body_bytes: Annotated[int, typer.Option(min=1, help="Refuse larger requests.")] = 1 << 20,
+    max_body_bytes: Annotated[int, typer.Option(min=1, help="Maximum size of a request.")] = 1 << 20,
     offline: Offline = False,
 ) -> None:
     """Serve a model by OpenAI's API: /v1/chat/completions, with streaming, and /v1/models."""
@@ -88,7 +88,7 @@ def serve(
 def ui(
     models: Annotated[list[str], typer.Argument(metavar="MODEL [MODEL]", help="One model, or two to compare blindly.")],
     votes: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Append votes on two models here. [default: votes.jsonl]")
+        Path | None, typer.Option(metavar="FILE", help="File to append votes to; default: votes.jsonl.")
     ] = None,
     system: Annotated[str, typer.Option(help="Initial system message.")] = "",
     host: Host = "127.0.0.1",

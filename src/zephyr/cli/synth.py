@@ -1,4 +1,4 @@
-"""`zephyr synth`: dialogues that a teacher writes, without a recipe."""
+"""`zephyr synth`: training dialogues from a teacher, without a recipe."""
 
 import re
 from pathlib import Path
@@ -27,34 +27,32 @@ if TYPE_CHECKING:
     from zephyr.teachers.opening import TeacherContext
 
 _SECTORS = ("world", "writing", "materials")
-# Prompts in one call of the teacher: fewer than in a run, for a display that moves.
+# Prompts in one call of the teacher: fewer than in a run, so that progress is shown often.
 _CHUNK_PROMPTS = 256
 
 
 _Generator = Annotated[
     Literal["self_instruct", "ultrachat", "world"],
-    typer.Option(help="What is written: tasks grown from seeds, talks of several turns, or the closed world."),
+    typer.Option(help="What to generate: tasks like the seed tasks, multi-turn dialogues, or the closed world."),
 ]
-_Teacher = Annotated[str, typer.Option(metavar="TEACHER", help=f"Who answers: {TEACHER_HELP}")]
-_Count = Annotated[int, typer.Option(min=1, help="New instructions, talks that are begun, or dialogues.")]
-_Seeds = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="self_instruct: seed tasks to grow from, as JSON lines.")
-]
+_Teacher = Annotated[str, typer.Option(metavar="TEACHER", help=f"The teacher: {TEACHER_HELP}")]
+_Count = Annotated[int, typer.Option(min=1, help="Number of new instructions (self_instruct) or dialogues.")]
+_Seeds = Annotated[Path | None, typer.Option(metavar="FILE", help="self_instruct: seed tasks, as JSON lines.")]
 _ClassificationOnly = Annotated[
-    bool, typer.Option("--classification-only", help="self_instruct: grow only classification tasks.")
+    bool, typer.Option("--classification-only", help="self_instruct: generate only classification tasks.")
 ]
 _RequestsPerRound = Annotated[
     int, typer.Option(min=1, help="self_instruct: lists requested before new instructions join the pool.")
 ]
 _Layouts = Annotated[
-    Literal["varied", "plain"], typer.Option(help="self_instruct: how instruction and input become a prompt.")
+    Literal["varied", "plain"], typer.Option(help="self_instruct: layout of instruction and input in a prompt.")
 ]
 _Person = Annotated[
     str | None,
-    typer.Option(metavar="TEACHER", help="ultrachat: who plays the person; default: the teacher that answers."),
+    typer.Option(metavar="TEACHER", help="ultrachat: teacher that plays the user; default: --teacher."),
 ]
-_Turns = Annotated[str, typer.Option(metavar="MIN-MAX", help="ultrachat: messages of the person.")]
-_Sectors = Annotated[str, typer.Option(help="ultrachat: what the talks are about, all equally likely.")]
+_Turns = Annotated[str, typer.Option(metavar="MIN-MAX", help="ultrachat: user messages in a dialogue.")]
+_Sectors = Annotated[str, typer.Option(help="ultrachat: topics of the dialogues, all equally likely.")]
 _Temperature = Annotated[
     float, typer.Option(min=0, help="Sampling temperature of answers; self_instruct uses its own.")
 ]
@@ -87,7 +85,7 @@ def synth(  # noqa: PLR0913 - typer makes an option of every parameter
     as_json: AsJson = False,
     offline: Offline = False,
 ) -> None:
-    """Let a teacher write dialogues to train on. After a stop, the same command continues and repeats no call."""
+    """Generate training dialogues with a teacher. Run again to continue after an interruption; no call is repeated."""
     quiet_libraries(offline=offline)
     from zephyr.cli.files import check_output
     from zephyr.recipe.synth_section import SynthSection
@@ -195,7 +193,7 @@ def _parse_turns(text: str) -> dict[str, int]:
     found = re.fullmatch(r"(\d+)(?:-(\d+))?", text)
     fewest, most = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
     if not 1 <= fewest <= most:
-        raise DataError("--turns", f"two numbers from 1, the smaller first, are needed, got '{text}'", "write 2-4 or 3")
+        raise DataError("--turns", f"must be MIN-MAX with 1 <= MIN <= MAX, got '{text}'", "write 2-4 or 3")
     return {"min_turns": fewest, "max_turns": most}
 
 
@@ -205,7 +203,7 @@ def _parse_sectors(text: str) -> dict[str, float]:
     unknown = [name for name in names if name not in _SECTORS]
     if unknown:
         meant = did_you_mean(unknown[0], _SECTORS).removeprefix("; ")
-        raise DataError("--sectors", f"there is none of that name, got '{unknown[0]}'", meant)
+        raise DataError("--sectors", f"there is no such sector, got '{unknown[0]}'", meant)
     return {sector: float(sector in names) for sector in _SECTORS}
 
 
@@ -213,11 +211,11 @@ def _refuse_options(generator: str, teacher: str, *, seeds: Path | None, person:
     """Check that the options belong to the generator. Raises DataError."""
     grows = generator == "self_instruct"
     if grows and seeds is None:
-        raise DataError("--seeds", "self_instruct grows from seed tasks, and none were given", "give --seeds FILE")
+        raise DataError("--seeds", "self_instruct needs seed tasks", "give --seeds FILE")
     if not grows and seeds is not None:
         raise DataError("--seeds", f"the generator '{generator}' takes no seeds", "drop --seeds")
     if person is not None and generator != "ultrachat":
         raise DataError("--person", f"the generator '{generator}' has no simulated user", "drop --person")
     if generator != "world" and "scripted" in (teacher, person):
-        what = f"the scripted teacher knows only the closed world, and '{generator}' needs more"
+        what = f"the scripted teacher knows only the closed world, not '{generator}'"
         raise DataError("--teacher", what, "choose local:FOLDER or endpoint:MODEL@URL")

@@ -14,14 +14,14 @@ INTERRUPTED = 130
 _DISK_REMEDIES = {
     errno.ENOSPC: "make room, then try again",
     errno.EDQUOT: "make room, then try again",
-    errno.EFBIG: "raise the limit on file sizes, then try again",
-    errno.EROFS: "name a place that can be written to",
-    errno.EACCES: "change its rights, or name another place",
-    errno.EPERM: "change its rights, or name another place",
-    errno.ENOTDIR: "name another place",
+    errno.EFBIG: "raise the file size limit, then try again",
+    errno.EROFS: "choose a writable path",
+    errno.EACCES: "change its permissions, or choose another path",
+    errno.EPERM: "change its permissions, or choose another path",
+    errno.ENOTDIR: "choose another path",
     errno.EISDIR: "name a file",
     errno.ENOENT: "check the path",
-    errno.EIO: "check the disk, or name another place",
+    errno.EIO: "check the disk, or choose another path",
 }
 Offline = Annotated[bool, typer.Option("--offline", help="Use no network.")]
 
@@ -51,7 +51,7 @@ def quiet_libraries(*, offline: bool) -> None:
 
 
 @contextmanager
-def can_go_on(how: str = "the same command goes on from here") -> Iterator[None]:
+def can_go_on(how: str = "run the same command again to continue") -> Iterator[None]:
     """End the command on Ctrl-C within the block, with a line on how to continue."""
     try:
         yield

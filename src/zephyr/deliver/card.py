@@ -70,7 +70,7 @@ def card_of(run: RunRecord, *, results: Sequence[ModelScore] = ()) -> str:
     """
     trained, folder = run.trained, run.model_folder
     if trained is None or folder is None:
-        raise DataError(str(run.folder), "has made no model yet", "finish its sft or align stage first: zephyr run")
+        raise DataError(str(run.folder), "has no model yet", "finish its sft or align stage first: zephyr run")
     scores = [*scores_of(run), *results]
     own = [score for score in scores if score.model == run.title_of(trained.name)]
     makers = makers_of(run)

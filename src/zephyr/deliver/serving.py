@@ -63,7 +63,7 @@ def run_server(settings: ServeSettings, say: Callable[[str], None]) -> None:
 
         from zephyr.deliver.serving_guard import Guarded, guard
     except ImportError as error:
-        raise ResourceError("zephyr serve", f"needs {error.name}", 'pip install "zephyr-align[run_server]"') from error
+        raise ResourceError("zephyr serve", f"needs {error.name}", 'pip install "zephyr-align[serve]"') from error
     # So that the server behind ends too.
     signal.signal(signal.SIGTERM, _end)
     with bound_socket(settings.host, settings.port) as listening, running(settings, has_gpu=has_gpu) as backend:
@@ -77,7 +77,7 @@ def run_server(settings: ServeSettings, say: Callable[[str], None]) -> None:
 def check_access(settings: ServeSettings) -> None:
     """Check that no other machine can connect without a token. Raises ResourceError."""
     if settings.token is not None and not settings.token.strip():
-        raise ResourceError("the token", "is empty", "put a long random text into its variable")
+        raise ResourceError("the token", "is empty", "set its environment variable to a long random text")
     if settings.token is None and not is_loopback(settings.host):
         raise ResourceError(
             f"--host {settings.host}",
@@ -98,7 +98,7 @@ def bound_socket(host: str, port: int) -> socket.socket:
         listening.close()
         where = f"{host}:{port}"
         raise ResourceError(
-            where, f"cannot be listened on ({error.strerror})", "give another --port or --host"
+            where, f"cannot listen on this address ({error.strerror})", "give another --port or --host"
         ) from error
     return listening
 

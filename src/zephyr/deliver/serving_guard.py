@@ -107,9 +107,9 @@ def checked_request(body: bytes, model: str) -> dict[str, Json]:
     try:
         asked = json.loads(body)
     except (ValueError, RecursionError) as error:
-        raise RefusedError(400, f"the body is no JSON ({error})") from error
+        raise RefusedError(400, f"the body is not JSON ({error})") from error
     if not isinstance(asked, dict):
-        raise RefusedError(400, "the body is no JSON object")
+        raise RefusedError(400, "the body is not a JSON object")
     fields = cast("dict[str, Json]", asked)
     wanted = fields.get("model", model)
     if wanted != model:

@@ -76,11 +76,11 @@ def check_benchmarks(task: HarnessTask, *, offline: bool, where: str = "judge") 
         named = [name for name in task.tasks if name in JUDGED]
         if named:
             remedy = f"name one (--judge, or `judge` in a recipe): {TEACHER_FORMS}"
-            raise DataError(f"task {named[0]}", "is rated by a judge, and none is named", remedy)
-        return CheckedBenchmarks([], [f"left out, as no judge is named: {', '.join(wanted)}"])
+            raise DataError(f"task {named[0]}", "needs a judge, and none is given", remedy)
+        return CheckedBenchmarks([], [f"left out without a judge: {', '.join(wanted)}"])
     if task.data is None:
         remedy = "put its authors' files into DIR/mt_bench or DIR/alpaca_eval, and name DIR with --data"
-        raise DataError(f"task {wanted[0]}", "is read from files, and no folder is named", remedy)
+        raise DataError(f"task {wanted[0]}", "needs its authors' files, and no folder is given", remedy)
     check_teacher(task.judge, where=where, offline=offline)
     for name in wanted:
         if name == MT_BENCH:

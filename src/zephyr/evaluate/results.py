@@ -59,12 +59,12 @@ def read_results(folder: Path) -> list[Result]:
     found = [_read(place) for place in places if place.is_file()]
     if not found:
         remedy = "name the --out folder of zephyr mt-bench, alpaca-eval, arena, eval or reward-accuracy"
-        raise DataError(str(folder), f"holds no {RESULT}", remedy)
+        raise DataError(str(folder), f"has no {RESULT}", remedy)
     return found
 
 
 def _read(path: Path) -> Result:
-    broken = DataError(str(path), "is no result of an evaluation", "run the evaluation again")
+    broken = DataError(str(path), "is not an evaluation result", "run the evaluation again")
     try:
         fields: object = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:

@@ -93,7 +93,7 @@ def ask(question: RatingQuestion, *, nonce: str) -> Messages:
     scale_of(question.aspect)
     num_answers = len(question.answers)
     if num_answers == 0 or (question.aspect == OVERALL and num_answers != 1):
-        raise ValueError(f"'{question.aspect}' is not asked about {num_answers} answers")
+        raise ValueError(f"'{question.aspect}' does not rate {num_answers} answers at once")
     if re.fullmatch(r"[0-9a-f]{8,}", nonce) is None:
         raise ValueError(f"the fence word must be 8 or more digits of lower-case hexadecimal, got {nonce!r}")
     if _occurs(nonce, _foreign_texts(question)):

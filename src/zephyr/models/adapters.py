@@ -208,7 +208,7 @@ def refuse_4bit() -> None:
         raise DeviceError(
             "4-bit loading",
             "needs a CUDA GPU, and there is none",
-            "train LoRA on the plain model, or find a GPU",
+            "train LoRA without load_in_4bit, or use a GPU",
         )
 
 

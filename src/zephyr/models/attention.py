@@ -45,7 +45,7 @@ def _attend(  # noqa: PLR0913 - the interface of transformers
         problem = f"its attention uses {', '.join(foreign)}, which forests of shared prefixes do not know"
         raise ModelError(type(module).__name__, problem, "use another model")
     if forest is None:
-        raise ValueError(f"{type(module).__name__} runs on forests: pass forest= to the forward")
+        raise ValueError(f"{type(module).__name__} computes on forests: pass forest= to forward")
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     attended = forest_attention(query, key, value, forest, scaling=scaling, window=sliding_window, softcap=softcap)
     return attended.transpose(1, 2), None

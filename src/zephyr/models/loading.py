@@ -212,9 +212,11 @@ def _check_weight_files(source: Source) -> None:
         raise ModelError(
             source.name,
             f"holds {pickled[0]} but no safetensors; such files can run code when they are read",
-            "convert it with save_pretrained on a machine you can lose, or get the safetensors of the model",
+            "convert it with save_pretrained on an isolated machine, or get the safetensors of the model",
         )
-    raise ModelError(source.name, "holds no *.safetensors file", "check that the model was saved or fetched whole")
+    raise ModelError(
+        source.name, "holds no *.safetensors file", "check that the model was saved or downloaded completely"
+    )
 
 
 def _check_report(source: Source, missing: list[str], unexpected: list[str]) -> None:

@@ -38,7 +38,9 @@ class ForestScorer(nn.Module):
     ) -> None:
         super().__init__()
         if isinstance(causal_lm, PeftModel) and causal_lm.active_peft_config.is_prompt_learning:
-            raise ModelError("adapters", "prompt and prefix tuning put tokens of their own first", "use LoRA")
+            raise ModelError(
+                "adapters", "prompt and prefix tuning prepend virtual tokens, which is not supported", "use LoRA"
+            )
         self.causal_lm = causal_lm
         self.autocast = autocast
         self.keep_router_logits = keep_router_logits
@@ -124,7 +126,7 @@ def plain_model(causal_lm: CausalLM) -> PreTrainedModel:
     """The transformers model, also inside a peft wrapper. Raises TypeError for anything else."""
     model = causal_lm.get_base_model() if isinstance(causal_lm, PeftModel) else causal_lm
     if not isinstance(model, PreTrainedModel):
-        raise TypeError(f"a causal language model of transformers is wanted, got {type(model).__name__}")
+        raise TypeError(f"expected a causal language model of transformers, got {type(model).__name__}")
     return model
 
 

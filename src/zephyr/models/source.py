@@ -72,9 +72,9 @@ def check_source(source: Source) -> None:
     folder = Path(source.name)
     if folder.is_dir():
         if not (folder / "config.json").is_file():
-            raise ModelError(source.name, "holds no config.json, so it is no model folder", _folder_below(folder))
+            raise ModelError(source.name, "has no config.json, so it is not a model folder", _folder_below(folder))
     elif folder.is_file():
-        raise ModelError(source.name, "is a file, and a model is a folder", "name the folder with its config.json")
+        raise ModelError(source.name, "is a file, not a model folder", "name the folder with its config.json")
     elif _is_path(source.name):
         raise ModelError(source.name, "there is no such folder", "check the path")
 
@@ -103,10 +103,10 @@ def unreadable(source: Source, what: str, error: Exception) -> ModelError:
     if not Path(source.name).is_dir() and (source.offline or "local_files_only" in str(error)):
         return ModelError(
             source.name,
-            f"is no folder, and its {what} is not in the local cache of the hub ({reason})",
-            "fetch it once while online, or name a folder",
+            f"is not a folder, and its {what} is not in the local cache of the hub ({reason})",
+            "download it once while online, or name a folder",
         )
     cannot = f"its {what} cannot be read"
     if not Path(source.name).is_dir():
-        cannot = f"is no folder here, and {cannot} from the hub"
+        cannot = f"is not a local folder, and {cannot} from the hub"
     return ModelError(source.name, f"{cannot} ({reason})", "check the name, or fetch it again")

@@ -1,4 +1,4 @@
-"""Settings that are fine alone and wrong together. What one value may be is said in the sections."""
+"""Checks for settings that conflict with each other. Limits of single values are declared in the sections."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SLICE = re.compile(r"(?P<split>[^\[\]]+)\[(?P<start>-?\d+)?%?:(?P<stop>-?\d+)?%
 
 
 class Conflict(NamedTuple):
-    """What is wrong at a key, what to do about it, and the other keys that have a part in it."""
+    """What is wrong at a key, what to do about it, and the other keys involved."""
 
     key: str
     what: str
@@ -33,7 +33,7 @@ class Conflict(NamedTuple):
 
 
 def find_conflicts(recipe: RecipeFields) -> list[Conflict]:
-    """All settings of a recipe that are at odds with each other."""
+    """All settings of a recipe that conflict with each other."""
     return [conflict for check in CHECKS for conflict in check(recipe)]
 
 
@@ -44,11 +44,13 @@ def _inputs(recipe: RecipeFields) -> Iterator[Conflict]:
         data = _data(recipe, stage)
         if data is not None and not data.sources and getattr(recipe, maker) is None:
             remedy = f"name sources, or add a {maker} stage"
-            yield Conflict(f"{stage}.data.sources", "is empty, and no stage before makes rows", remedy, (maker,))
+            yield Conflict(f"{stage}.data.sources", "is empty, and no earlier stage makes rows", remedy, (maker,))
     feedback = recipe.feedback
     if feedback is not None and not (feedback.recorded or feedback.prompts or recipe.synth):
         remedy = "give recorded, prompts, or a synth stage"
-        yield Conflict("feedback.prompts", "is empty, and nothing else says what to ask", remedy, ("feedback", "synth"))
+        yield Conflict(
+            "feedback.prompts", "is empty, and no other setting provides prompts", remedy, ("feedback", "synth")
+        )
 
 
 def _synth(recipe: RecipeFields) -> Iterator[Conflict]:
@@ -57,7 +59,7 @@ def _synth(recipe: RecipeFields) -> Iterator[Conflict]:
     generator = recipe.synth.generator
     for key, teacher in _synth_teachers(recipe):
         if isinstance(teacher, ScriptedSection):
-            what = f"the scripted teacher knows only the closed world, and generator {generator.name} needs more"
+            what = f"the scripted teacher knows only the closed world, not generator {generator.name}"
             yield Conflict(key, what, "choose local, vllm or endpoint", ("synth.generator",))
     if recipe.pretrain is not None and not recipe.pretrain.data.sources:
         what = f"is empty, and generator {generator.name} makes no texts"
@@ -69,7 +71,9 @@ def _new_model(recipe: RecipeFields) -> Iterator[Conflict]:
     if not isinstance(model, NewModel):
         return
     if recipe.pretrain is None:
-        yield Conflict("pretrain", "is missing", "a new model needs its texts", ("model",))
+        yield Conflict(
+            "pretrain", "is missing", "a new model learns its tokenizer from the texts of pretrain", ("model",)
+        )
     for stage in TRAINING_STAGES:
         data = _data(recipe, stage)
         if data is not None and data.max_length > model.max_position_embeddings:
@@ -87,7 +91,7 @@ def _held_out(recipe: RecipeFields) -> Iterator[Conflict]:
         if data is None or train is None:
             continue
         if data.eval_sources and data.eval_share:
-            what = f"is not used beside eval_sources, got {data.eval_share}"
+            what = f"is not used with eval_sources, got {data.eval_share}"
             yield Conflict(f"{stage}.data.eval_share", what, "leave one of them out", (f"{stage}.data.eval_sources",))
         for name in ("eval_steps", "metric_for_best_model"):
             value = getattr(train, name)
@@ -96,7 +100,7 @@ def _held_out(recipe: RecipeFields) -> Iterator[Conflict]:
                 remedy = f"give {stage}.data.eval_sources or eval_share, or leave it out"
                 yield Conflict(f"{stage}.train.{name}", what, remedy, _held_out_keys(stage))
         if train.metric_for_best_model is not None and train.eval_steps is None and _holds_out(data):
-            what = "has one evaluation to choose from"
+            what = "needs more than the evaluation at the end"
             yield Conflict(f"{stage}.train.metric_for_best_model", what, f"give {stage}.train.eval_steps")
         yield from _overlaps(stage, data)
 
@@ -104,7 +108,7 @@ def _held_out(recipe: RecipeFields) -> Iterator[Conflict]:
 def _overlaps(stage: str, data: DataSection) -> Iterator[Conflict]:
     for number, held_out in enumerate(data.eval_sources):
         if any(_share_rows(source, held_out) for source in data.sources):
-            what = f"is trained on too, got {held_out.path} {held_out.split}"
+            what = f"is also trained on, got {held_out.path} {held_out.split}"
             remedy = "hold out rows that are not in sources"
             yield Conflict(f"{stage}.data.eval_sources.{number}", what, remedy, (f"{stage}.data.sources",))
 
@@ -163,16 +167,24 @@ def _asked_teachers(recipe: RecipeFields) -> Iterator[Conflict]:
     if feedback is None:
         return
     candidates = feedback.candidates
-    asked = {"feedback.judge": (feedback.judge, "the judge is greedy, and feedback.judging.max_new_tokens its limit")}
+    asked = {
+        "feedback.judge": (
+            feedback.judge,
+            "the judge is greedy, and feedback.judging.max_new_tokens limits its replies",
+        )
+    }
     for number, one in enumerate(candidates.teachers):
-        asked[f"feedback.candidates.teachers.{number}"] = (one, "write feedback.candidates.sampling, which is for all")
+        asked[f"feedback.candidates.teachers.{number}"] = (
+            one,
+            "set feedback.candidates.sampling, which applies to all",
+        )
     for key, (teacher, remedy) in asked.items():
         if getattr(teacher, "sampling", SamplingSection()) != SamplingSection():
             yield Conflict(f"{key}.sampling", "is not used here", f"leave it out; {remedy}")
     names = [*candidates.models, *(getattr(teacher, "model", teacher.name) for teacher in candidates.teachers)]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
-        yield Conflict("feedback.candidates", f"two that answer have one name, got '{twice}' twice", "name each once")
+        yield Conflict("feedback.candidates", f"two models have the same name, got '{twice}' twice", "name each once")
 
 
 def _stage_references(recipe: RecipeFields) -> Iterator[Conflict]:
@@ -203,7 +215,7 @@ def _reference(recipe: RecipeFields, stage: str, key: str, name: str) -> Iterato
     wanted = name.removeprefix(STAGE_REFERENCE)
     if wanted not in there:
         known = f"known are {', '.join(there)}" if there else "none is"
-        what = f"no stage before {stage} that makes a model is called so, got {name}"
+        what = f"no stage before {stage} of that name makes a model, got {name}"
         yield Conflict(key, what, f"{known}; or name a folder or a hub id", (wanted,))
 
 

@@ -31,7 +31,7 @@ class DataSource(Section):
 
 
 class TruecaseFilter(Section):
-    """Capitalises the beginnings of sentences; drops no row."""
+    """Capitalises the first letter of sentences; drops no rows."""
 
     name: Literal["truecase"]
 
@@ -103,7 +103,7 @@ class TruncationSection(Section):
 class DataSection(Section):
     """The rows of a stage."""
 
-    sources: list[DataSource] = Field(default_factory=list, description="empty: the output of the stage before")
+    sources: list[DataSource] = Field(default_factory=list, description="empty: the output of an earlier stage")
     eval_sources: list[DataSource] = Field(default_factory=list, description="held-out rows, never trained on")
     eval_share: float = Field(0.0, ge=0, lt=1, description="share of the prompts to hold out if eval_sources is empty")
     filters: list[Filter] = Field(default_factory=list, description="filters, applied in this order")

@@ -1,4 +1,4 @@
-"""What is measured of the models of a run."""
+"""The evaluation tasks of a run."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -16,7 +16,7 @@ class WorldTask(Section):
     name: Literal["world"] = "world"
     num_prompts: int = Field(400, ge=1, description="held-out prompts")
     num_samples: int = Field(1, ge=1, description="answers per prompt")
-    sampling: SamplingSection = Field(default_factory=SamplingSection, description="how the models answer")
+    sampling: SamplingSection = Field(default_factory=SamplingSection, description="how answers are sampled")
 
 
 class PreferenceTask(Section):
@@ -24,7 +24,7 @@ class PreferenceTask(Section):
 
     name: Literal["preference"] = "preference"
     sources: list[DataSource] = Field(
-        default_factory=list, description="held-out pairs; none: those that align holds out"
+        default_factory=list, description="held-out pairs; empty: those of the align stage"
     )
 
 
@@ -33,12 +33,12 @@ class PerplexityTask(Section):
 
     name: Literal["perplexity"] = "perplexity"
     sources: list[DataSource] = Field(
-        default_factory=list, description="held-out dialogues; none: those that sft holds out"
+        default_factory=list, description="held-out dialogues; empty: those of the sft stage"
     )
 
 
 class HarnessTask(Section):
-    """Benchmarks as lm-eval defines them, and judged ones, for every model of the run."""
+    """Benchmarks of lm-eval and judged benchmarks, for every model of the run."""
 
     name: Literal["harness"] = "harness"
     tasks: list[str] = Field(
@@ -47,15 +47,15 @@ class HarnessTask(Section):
     )
     data: Path | None = Field(None, description="folder with local copies of the tasks' data; null: read the hub")
     shots: int | None = Field(None, ge=0, description="few-shot examples of every task; null: as each task defines")
-    limit: int | None = Field(None, ge=1, description="evaluate only the first documents of each task, as a trial")
+    limit: int | None = Field(None, ge=1, description="evaluate only this many documents of each task")
     chat_template: Literal["auto", "on", "off"] = Field(
-        "auto", description="prompt in the model's chat template; auto: for ifeval alone"
+        "auto", description="use the model's chat template; auto: only for ifeval"
     )
     judge: TeacherSection | None = Field(
-        None, description="judge of mt_bench and alpaca_eval; null: left out of profiles"
+        None, description="judge of mt_bench and alpaca_eval; null: profiles skip them"
     )
     max_new_tokens: int | None = Field(
-        None, ge=1, description="longest answer of generation and judged tasks, in tokens; null: as published"
+        None, ge=1, description="maximum answer length in generation and judged tasks, in tokens; null: as published"
     )
 
 
@@ -63,9 +63,12 @@ EvaluationTask = Annotated[WorldTask | PreferenceTask | PerplexityTask | Harness
 
 
 class EvaluateSection(Section):
-    """Measurements of the models a run has made."""
+    """Evaluation of the models of a run."""
 
-    tasks: list[EvaluationTask] = Field(min_length=1, description="measurements")
+    tasks: list[EvaluationTask] = Field(min_length=1, description="evaluation tasks")
     batch_tokens: int = Field(
-        65_536, ge=256, description="most tokens of key-value cache while answers are sampled", json_schema_extra=FREE
+        65_536,
+        ge=256,
+        description="maximum tokens of key-value cache while answers are sampled",
+        json_schema_extra=FREE,
     )

@@ -1,4 +1,4 @@
-"""The feedback stage: who answers the prompts, who rates the answers, and how ratings become training rows."""
+"""The feedback stage: the models that answer prompts, the judge that rates them, and the rows made of ratings."""
 
 from typing import Annotated, Literal
 
@@ -29,18 +29,18 @@ class CandidatesSection(Section):
         "its code",
     )
     principle_shares: dict[PrincipleName, Annotated[float, Field(ge=0)]] = Field(
-        default_factory=dict, description="proportions of your own instead, for prompts of every source"
+        default_factory=dict, description="custom proportions instead, for prompts of every source"
     )
 
     @model_validator(mode="after")
     def _somebody_answers(self) -> "CandidatesSection":
         if not self.models and not self.teachers:
-            raise ValueError("models and teachers are both empty, so nobody answers")
+            raise ValueError("models and teachers are both empty, so no model answers")
         return self
 
 
 class JudgingSection(Section):
-    """What the judge is asked about every prompt's answers."""
+    """The judge's rating requests about the answers to a prompt."""
 
     aspects: list[Aspect] = Field(
         ["instruction_following", "honesty", "truthfulness", "helpfulness", "overall"],
@@ -52,7 +52,7 @@ class JudgingSection(Section):
 
 
 class BinarizeSection(Section):
-    """Ratings to training rows.
+    """How ratings become training rows.
 
     An answer can be rejected if it is rated lower than the chosen one, by at least `min_gap`; with ties "keep" an
     equal rating is low enough. Of answers that share the best rating, one is chosen at random.
@@ -62,10 +62,10 @@ class BinarizeSection(Section):
         "pairs", description="kind of row: chosen and rejected, a ranked list, or one labelled answer"
     )
     chosen: Literal["overall", "mean", "instruction_following", "honesty", "truthfulness", "helpfulness"] = Field(
-        "overall", description="score by which the best answer is chosen; mean: of the aspects"
+        "overall", description="score that ranks the answers; mean: the mean of all aspects"
     )
     rejected: Literal["random", "worst", "next"] = Field(
-        "random", description="which lower-rated answer is rejected; Zephyr drew it at random"
+        "random", description="which lower-rated answer is rejected; Zephyr: random"
     )
     min_gap: float = Field(0.0, ge=0, description="minimum difference of the two scores")
     ties: Literal["drop", "keep"] = Field("drop", description="what to do with pairs of equal score")
@@ -79,12 +79,12 @@ class BinarizeSection(Section):
 
 
 class RaySection(Section):
-    """Answer and rate on a Ray cluster: the one RAY_ADDRESS names, or one started on this machine."""
+    """Answer and rate on a Ray cluster: that of RAY_ADDRESS, or one started on this machine."""
 
     num_workers: int = Field(
         2,
         ge=1,
-        description="number of workers; each loads the judge and all who answer",
+        description="number of workers; each loads the judge and all models that answer",
         json_schema_extra=FREE,
     )
     num_partitions: int = Field(16, ge=1, description="number of partitions of the prompts, each with its own ledger")
@@ -97,11 +97,15 @@ class FeedbackSection(Section):
 
     prompts: list[DataSource] = Field(default_factory=list, description="prompts; empty: those of the synth stage")
     recorded: list[DataSource] = Field(
-        default_factory=list, description="existing ratings to use instead; no model is prompted then"
+        default_factory=list, description="existing ratings to use instead; no model is called then"
     )
-    candidates: CandidatesSection = Field(default_factory=CandidatesSection, description="who answers, and how often")
-    judge: TeacherSection = Field(default_factory=ScriptedSection, description="who rates the answers")
-    judging: JudgingSection = Field(default_factory=JudgingSection, description="what the judge is asked")
+    candidates: CandidatesSection = Field(
+        default_factory=CandidatesSection, description="models that answer, and answers per prompt"
+    )
+    judge: TeacherSection = Field(default_factory=ScriptedSection, description="judge that rates the answers")
+    judging: JudgingSection = Field(
+        default_factory=JudgingSection, description="aspects and limits of the rating requests"
+    )
     binarize: BinarizeSection = Field(default_factory=BinarizeSection, description="how ratings become training rows")
     filters: list[Filter] = Field(default_factory=list, description="filters of the prompts, in order")
     ray: RaySection | None = Field(None, description="distribute the work over Ray; null: run in this process")

@@ -126,11 +126,13 @@ def _read_text(file: Path) -> str:
     try:
         content = file.read_bytes()
     except OSError as error:
-        raise RecipeError(str(file), f"cannot be read ({error.strerror})", "check the file and its rights") from error
+        raise RecipeError(
+            str(file), f"cannot be read ({error.strerror})", "check the file and its permissions"
+        ) from error
     if len(content) > MAX_BYTES:
-        raise RecipeError(str(file), f"is no recipe: it has {len(content):,} bytes", "name a YAML recipe")
+        raise RecipeError(str(file), f"is not a recipe: it has {len(content):,} bytes", "name a YAML recipe")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        raise RecipeError(str(file), f"line {line}: is no UTF-8 text", "save it as UTF-8") from error
+        raise RecipeError(str(file), f"line {line}: is not UTF-8 text", "save it as UTF-8") from error

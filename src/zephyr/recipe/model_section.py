@@ -1,4 +1,4 @@
-"""Which model a run starts from, and how its dialogues are written."""
+"""The base model of a run, and its chat template."""
 
 from typing import Annotated, Literal
 
@@ -10,14 +10,14 @@ DType = Literal["float32", "bfloat16", "float16"]
 
 
 class TrustedCodeSection(Section):
-    """The one repository whose own Python code may be run, at the commit that was read."""
+    """The one repository whose own Python code may be run, at one commit."""
 
-    repository: str = Field(description="hub id of the repository whose code was read and is trusted")
-    revision: str = Field(description="the commit that was read; no other is run")
+    repository: str = Field(description="hub id of the repository whose code is trusted")
+    revision: str = Field(description="the commit whose code you have read; no other is run")
 
 
 class PretrainedModel(Section):
-    """A model that is there already, on the hub or in a folder."""
+    """An existing model, on the hub or in a folder."""
 
     kind: Literal["pretrained"] = "pretrained"
     name_or_path: str = Field(description="hub id or folder of the model")
@@ -26,19 +26,19 @@ class PretrainedModel(Section):
 
 
 class NewModel(Section):
-    """A small model of random weights, with a byte-level BPE tokenizer learnt from the texts of `pretrain`."""
+    """A small model with random weights, and a byte-level BPE tokenizer trained on the texts of `pretrain`."""
 
     kind: Literal["new"] = "new"
     architecture: Literal["mistral", "llama", "qwen2", "mixtral"] = Field(
         "mistral", description="the architecture as transformers names it"
     )
-    vocab_size: int = Field(700, ge=270, description="tokens of the vocabulary, control tokens and 256 bytes included")
-    hidden_size: int = Field(128, ge=8, description="width of the model")
-    intermediate_size: int = Field(352, ge=8, description="width inside the feed-forward blocks")
+    vocab_size: int = Field(700, ge=270, description="vocabulary size, including control tokens and 256 bytes")
+    hidden_size: int = Field(128, ge=8, description="size of the hidden states")
+    intermediate_size: int = Field(352, ge=8, description="size inside the feed-forward blocks")
     num_hidden_layers: int = Field(4, ge=1, description="decoder layers")
     num_attention_heads: int = Field(4, ge=1, description="query heads")
     num_key_value_heads: int = Field(2, ge=1, description="key and value heads")
-    max_position_embeddings: int = Field(512, ge=16, description="the longest sequence in tokens")
+    max_position_embeddings: int = Field(512, ge=16, description="maximum sequence length in tokens")
 
     @model_validator(mode="after")
     def _heads_divide(self) -> "NewModel":
@@ -59,7 +59,7 @@ ModelSection = Annotated[PretrainedModel | NewModel, Field(discriminator="kind")
 
 
 class ChatTemplateSection(Section):
-    """How messages become text, and what the published runs did differently from today's tokenizers."""
+    """How messages become text; options reproduce what the published runs did differently."""
 
     name: Literal["zephyr", "chatml", "llama3", "own"] = Field(
         "zephyr", description="the layout of messages; own: the template that comes with the model's tokenizer"
@@ -71,6 +71,6 @@ class ChatTemplateSection(Section):
         False, description="end every sequence with one more end-of-sequence token, as TRL before 0.29 did"
     )
     legacy_space: bool = Field(
-        False, description="put the token of a single space after every control token, as Llama tokenizers of 2023 did"
+        False, description="add the token of a single space after every control token, as Llama tokenizers of 2023 did"
     )
     bos: bool | None = Field(None, description="begin with a bos token; null: as the model's tokenizer does")

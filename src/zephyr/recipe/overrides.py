@@ -36,7 +36,7 @@ def parse_overrides(texts: Sequence[str]) -> list[Override]:
         path, equals, value = text.partition("=")
         path = path.strip()
         if not equals or not all(path.split(".")):
-            faults.append(f"'{text}' is no key=value")
+            faults.append(f"'{text}' is not key=value")
         else:
             parsed.append(Override(path, read_yaml(value, one_line(f"override {path}")).value))
     if faults:

@@ -46,7 +46,7 @@ def broken(where: str, problems: Sequence[Problem], places: Mapping[Keys, str]) 
 
 
 def _line(problem: Problem, places: Mapping[Keys, str]) -> str:
-    # A missing key stands nowhere: the place of its section is given.
+    # A missing key has no line: the line of its section is given.
     above = (problem.keys[:end] for end in range(len(problem.keys), 0, -1))
     place = next((f"{places[keys]}, " for keys in above if keys in places), "")
     text = f"{place}{dotted(problem.keys)}: {problem.what}; {problem.remedy}"

@@ -16,7 +16,7 @@ class Recipe(RecipeFields):
 
     @model_validator(mode="after")
     def _no_conflicts(self) -> Self:
-        """Refuse settings that are at odds with each other, all at once."""
+        """Raise an error that lists all settings that conflict with each other."""
         conflicts = find_conflicts(self)
         if conflicts:
             # As context too, so that a reader of the error has them one by one.

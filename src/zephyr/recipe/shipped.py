@@ -49,7 +49,7 @@ def copy_recipe(name: str, folder: Path) -> Path:
     recipe = find_shipped(name)
     target = folder / recipe.path.name
     if folder.exists() and not folder.is_dir():
-        raise RecipeError(str(folder), "is no folder", "name another")
+        raise RecipeError(str(folder), "is not a folder", "choose another path")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with target.open("xb") as file:

@@ -1,4 +1,4 @@
-"""The sections of a recipe, one a stage, in the order of the stages. Defaults live in sections and nowhere else."""
+"""The sections of a recipe, one for each stage, in order. Defaults are declared in sections and nowhere else."""
 
 from pathlib import Path
 from typing import ClassVar, Final, Literal, TypeAlias
@@ -26,23 +26,25 @@ TRAINING_STAGES = (PRETRAIN, SFT, ALIGN)
 
 
 class PretrainSection(Section):
-    """Continued pretraining on plain text, every token scored."""
+    """Continued pretraining on plain text, with the loss on every token."""
 
     objective: ClassVar[SftObjective] = SftObjective(loss_on="everything")
     lora: ClassVar[None] = None
-    data: DataSection = Field(default_factory=DataSection, description="texts; none: those of the synth stage")
+    data: DataSection = Field(default_factory=DataSection, description="texts; no sources: those of the synth stage")
     train: TrainSection = Field(description="hyper-parameters")
 
 
 class SftSection(Section):
     """Supervised fine-tuning on dialogues: dSFT where a teacher wrote them."""
 
-    data: DataSection = Field(default_factory=DataSection, description="dialogues; none: those of the synth stage")
-    objective: SftObjective = Field(default_factory=SftObjective, description="which tokens count")
+    data: DataSection = Field(
+        default_factory=DataSection, description="dialogues; no sources: those of the synth stage"
+    )
+    objective: SftObjective = Field(default_factory=SftObjective, description="tokens in the loss")
     batch_counts: Literal["dialogues", "packed"] = Field(
         "dialogues",
-        description="what train_batch_size counts; packed: sequences of max_length tokens filled with dialogues, as in "
-        "the published runs, so that a step takes as many dialogues as hold that many tokens",
+        description="unit of train_batch_size; packed: sequences of max_length tokens, as in the published runs, so "
+        "that a step takes as many dialogues as fill them",
     )
     train: TrainSection = Field(description="hyper-parameters")
     lora: LoraSection | None = Field(None, description="train adapters instead of all weights")
@@ -57,45 +59,47 @@ class SftSection(Section):
 class AlignSection(Section):
     """Preference training: dDPO where a judge rated the answers."""
 
-    data: DataSection = Field(default_factory=DataSection, description="pairs; none: those of the feedback stage")
-    objective: AlignObjective = Field(description="what is optimised")
+    data: DataSection = Field(default_factory=DataSection, description="pairs; no sources: those of the feedback stage")
+    objective: AlignObjective = Field(description="training objective")
     train: TrainSection = Field(description="hyper-parameters")
     lora: LoraSection | None = Field(None, description="train adapters instead of all weights")
-    start: str | None = Field(None, description="model to start from; null: the model of the last stage before")
-    chat_template: ChatTemplateSection | None = Field(None, description="layout of dialogues here; null: the recipe's")
+    start: str | None = Field(None, description="model to start from; null: the model of the previous stage")
+    chat_template: ChatTemplateSection | None = Field(
+        None, description="chat template of this stage; null: the recipe's"
+    )
 
 
 TrainingSection: TypeAlias = PretrainSection | SftSection | AlignSection
 
 
 class DeliverSection(Section):
-    """The report of the run and the card of its model."""
+    """The report of the run and its model card."""
 
     report: bool = Field(True, description="write a report of the run")
     sample_prompts: list[str] = Field(
-        default_factory=list, description="prompts that every model answers in the report"
+        default_factory=list, description="prompts whose answers by every model are in the report"
     )
-    sampling: SamplingSection = Field(default_factory=SamplingSection, description="sampling of these answers")
+    sampling: SamplingSection = Field(default_factory=SamplingSection, description="how these answers are sampled")
 
 
 class RecipeFields(Section):
-    """The keys of a recipe, each sound alone; `Recipe` refuses those that are at odds with each other."""
+    """The keys of a recipe, each validated alone; `Recipe` rejects those that conflict with each other."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="name of the run and of its folder")
-    description: str = Field("", description="a sentence for the card and the report")
-    seed: int = Field(42, ge=0, description="every random choice of the run follows from it")
-    offline: bool = Field(False, description="touch no network")
-    output_dir: Path = Field(Path("runs"), description="folder that takes the run's folder")
-    data_dir: Path = Field(Path(), description="relative paths of data are looked up here")
+    description: str = Field("", description="one sentence for the model card and the report")
+    seed: int = Field(42, ge=0, description="random seed of the whole run")
+    offline: bool = Field(False, description="use no network")
+    output_dir: Path = Field(Path("runs"), description="folder in which the run's folder is created")
+    data_dir: Path = Field(Path(), description="folder that relative data paths are resolved in")
     model: ModelSection = Field(description="the base model")
-    chat_template: ChatTemplateSection = Field(default_factory=ChatTemplateSection, description="layout of dialogues")
-    synth: SynthSection | None = Field(None, description="a teacher writes dialogues")
-    pretrain: PretrainSection | None = Field(None, description="the base model reads plain text")
-    sft: SftSection | None = Field(None, description="it learns dialogues")
-    feedback: FeedbackSection | None = Field(None, description="answers are rated")
-    align: AlignSection | None = Field(None, description="it learns to prefer")
-    evaluate: EvaluateSection | None = Field(None, description="the models are measured")
-    deliver: DeliverSection | None = Field(None, description="the result is made ready for others")
+    chat_template: ChatTemplateSection = Field(default_factory=ChatTemplateSection, description="chat template")
+    synth: SynthSection | None = Field(None, description="dialogues from a teacher")
+    pretrain: PretrainSection | None = Field(None, description="continued pretraining on plain text")
+    sft: SftSection | None = Field(None, description="supervised fine-tuning on dialogues")
+    feedback: FeedbackSection | None = Field(None, description="answers of several models, rated by a judge")
+    align: AlignSection | None = Field(None, description="preference training")
+    evaluate: EvaluateSection | None = Field(None, description="evaluation of the models")
+    deliver: DeliverSection | None = Field(None, description="report and model card")
 
     @property
     def stages(self) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""What a teacher writes, and which teacher."""
+"""The synth stage: what a teacher generates, and which teacher."""
 
 from typing import Annotated, Literal
 
@@ -10,21 +10,23 @@ from zephyr.recipe.teacher_section import ScriptedSection, TeacherSection
 
 
 class WorldSynth(Section):
-    """Dialogues of the closed world of the quickstart; a rule makes the prompts."""
+    """Dialogues of the closed world of the quickstart; prompts are made by rules."""
 
     name: Literal["world"] = "world"
-    num_dialogues: int = Field(33_000, ge=1, description="dialogues the teacher writes")
-    num_pretrain_texts: int = Field(4_000, ge=0, description="plain texts of the world for pretraining")
-    num_feedback_prompts: int = Field(600, ge=0, description="prompts for the feedback stage")
+    num_dialogues: int = Field(33_000, ge=1, description="number of dialogues")
+    num_pretrain_texts: int = Field(4_000, ge=0, description="number of plain texts for pretraining")
+    num_feedback_prompts: int = Field(600, ge=0, description="number of prompts for the feedback stage")
 
 
 class SelfInstructSynth(Section):
-    """Self-Instruct: new instructions grown from seed tasks, with instances. Sampling as published."""
+    """Self-Instruct: new instructions generated from seed tasks, with instances. Sampling as published."""
 
     name: Literal["self_instruct"] = "self_instruct"
     seeds: str = Field(description="JSON lines of seed tasks: instruction, is_classification, instances")
-    num_instructions: int = Field(1_000, ge=1, description="new instructions")
-    classification_only: bool = Field(False, description="use only classification seeds and grow such tasks")
+    num_instructions: int = Field(1_000, ge=1, description="number of new instructions")
+    classification_only: bool = Field(
+        False, description="use only classification seeds, and generate only classification tasks"
+    )
     max_similarity: float = Field(
         0.7,
         gt=0,
@@ -32,32 +34,34 @@ class SelfInstructSynth(Section):
         description="drop instructions whose ROUGE-L F with another one is higher",
     )
     requests_per_round: int = Field(
-        5, ge=1, description="lists requested before new instructions join the pool; more keep a fast server busy"
+        5, ge=1, description="requests in parallel before new instructions join the pool; more suit a fast server"
     )
     max_instances: int = Field(5, ge=1, description="maximum instances kept per instruction, drawn at random")
     layouts: Literal["varied", "plain"] = Field(
         "varied",
-        description="how instruction and input become a prompt: 7 layouts with input and 6 without, or one",
+        description="layout of instruction and input in a prompt: varied draws from 7 layouts with input and 6 without",
     )
-    include_seeds: bool = Field(False, description="train on the seeds' own instances too")
+    include_seeds: bool = Field(False, description="also train on the instances of the seeds")
     feedback_share: float = Field(0.1, ge=0, lt=1, description="share of prompts for the feedback stage")
 
 
 class UltraChatSynth(Section):
-    """Talks of several turns, as in UltraChat: one teacher plays a person, another answers."""
+    """Multi-turn dialogues, as in UltraChat: one teacher plays the user, another answers."""
 
     name: Literal["ultrachat"] = "ultrachat"
-    num_dialogues: int = Field(1_000, ge=1, description="talks to begin")
-    num_feedback_prompts: int = Field(0, ge=0, description="first messages for the feedback stage, without answers")
-    min_turns: int = Field(2, ge=1, description="minimum messages of the person; a talk that ends before is dropped")
-    max_turns: int = Field(4, ge=1, description="maximum messages of the person")
+    num_dialogues: int = Field(1_000, ge=1, description="number of dialogues to start")
+    num_feedback_prompts: int = Field(
+        0, ge=0, description="number of first messages for the feedback stage, without answers"
+    )
+    min_turns: int = Field(2, ge=1, description="minimum user messages; shorter dialogues are dropped")
+    max_turns: int = Field(4, ge=1, description="maximum user messages")
     world: float = Field(1.0, ge=0, description="weight of questions about the world")
     writing: float = Field(1.0, ge=0, description="weight of writing and creation")
     materials: float = Field(1.0, ge=0, description="weight of help with existing texts")
     passages: list[DataSource] = Field(
-        default_factory=list, description="texts to talk about; none: the teacher that plays the person writes them"
+        default_factory=list, description="texts to discuss; empty: the teacher that plays the user writes them"
     )
-    person: TeacherSection | None = Field(None, description="teacher that plays the person; null: the one that answers")
+    person: TeacherSection | None = Field(None, description="teacher that plays the user; null: the one that answers")
 
     @model_validator(mode="after")
     def _can_be_drawn(self) -> "UltraChatSynth":
@@ -72,7 +76,7 @@ Generator = Annotated[WorldSynth | SelfInstructSynth | UltraChatSynth, Field(dis
 
 
 class SynthSection(Section):
-    """Dialogues that a teacher writes."""
+    """Dialogues from a teacher."""
 
-    generator: Generator = Field(default_factory=WorldSynth, description="what is written")
-    teacher: TeacherSection = Field(default_factory=ScriptedSection, description="who answers")
+    generator: Generator = Field(default_factory=WorldSynth, description="what is generated")
+    teacher: TeacherSection = Field(default_factory=ScriptedSection, description="teacher that answers")

@@ -1,4 +1,4 @@
-"""Teachers and judges: rules, a model on this machine, a vLLM engine or a server; and how text is sampled."""
+"""Teachers and judges: the scripted one, a local model, a vLLM engine or a server; and how text is sampled."""
 
 from typing import Annotated, Literal
 
@@ -79,17 +79,17 @@ class EndpointSection(Section):
     tokens_per_minute: float | None = Field(
         None, gt=0, description="rate limit in tokens per minute; null: none", json_schema_extra=FREE
     )
-    deadline_seconds: float = Field(300.0, gt=0, description="timeout of one try in seconds", json_schema_extra=FREE)
-    max_tries: int = Field(8, ge=1, description="maximum tries of a request", json_schema_extra=FREE)
+    deadline_seconds: float = Field(300.0, gt=0, description="timeout of an attempt in seconds", json_schema_extra=FREE)
+    max_tries: int = Field(8, ge=1, description="maximum attempts per request", json_schema_extra=FREE)
     left_out: list[Literal["temperature", "top_p", "top_k", "seed"]] = Field(
-        ["top_k"], description="request fields to leave out, as the server does not know them; vLLM knows all"
+        ["top_k"], description="request fields to omit, as the server rejects them; vLLM accepts all"
     )
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = Field(
         "max_tokens",
-        description="field for the maximum length; the second for OpenAI's newer models",
+        description="request field for the maximum length; max_completion_tokens: for OpenAI's newer models",
     )
     structured: bool = Field(
-        False, description="request judges' replies as JSON by response_format, unless the server refuses it"
+        False, description="request judges' replies as JSON by response_format, if the server supports it"
     )
     batch: bool = Field(
         False, description="use the Batch API: half the price, answers within a day", json_schema_extra=FREE
@@ -102,7 +102,7 @@ class EndpointSection(Section):
         json_schema_extra=FREE,
     )
     max_total_price: float | None = Field(
-        None, gt=0, description="spend cap: stop before they cost more", json_schema_extra=FREE
+        None, gt=0, description="spend cap: stop before all calls in the run's ledger cost more", json_schema_extra=FREE
     )
     sampling: SamplingSection = Field(default_factory=SamplingSection, description="how its answers are sampled")
 

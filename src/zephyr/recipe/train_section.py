@@ -35,50 +35,54 @@ class TrainSection(Section):
     learning_rate: float = Field(gt=0, description="peak learning rate")
     num_train_epochs: float = Field(1.0, gt=0, description="passes over the data")
     max_steps: int | None = Field(None, ge=1, description="stop after this many optimizer steps")
-    train_batch_size: int = Field(32, ge=1, description="examples of one optimizer step, over all devices")
+    train_batch_size: int = Field(32, ge=1, description="examples per optimizer step, over all devices")
     max_tokens_per_micro_batch: int = Field(
-        8192, ge=16, description="distinct tokens of one forward pass a device", json_schema_extra=FREE
+        8192, ge=16, description="maximum distinct tokens per forward pass and device", json_schema_extra=FREE
     )
-    lr_scheduler_type: SchedulerName = Field("linear", description="shape of the learning rate")
-    warmup_ratio: float = Field(0.0, ge=0, le=1, description="share of the steps that warm up")
-    warmup_steps: int | None = Field(None, ge=0, description="steps that warm up, instead of warmup_ratio")
-    min_lr_ratio: float = Field(0.1, ge=0, le=1, description="end of cosine_with_min_lr, as a share of the peak")
+    lr_scheduler_type: SchedulerName = Field("linear", description="learning rate schedule")
+    warmup_ratio: float = Field(0.0, ge=0, le=1, description="share of the steps used for warm-up")
+    warmup_steps: int | None = Field(None, ge=0, description="warm-up steps, instead of warmup_ratio")
+    min_lr_ratio: float = Field(
+        0.1, ge=0, le=1, description="final learning rate of cosine_with_min_lr, as a share of the peak"
+    )
     optim: OptimizerName = Field("adamw_torch", description="optimizer, by transformers' name")
     adam_beta1: float = Field(0.9, ge=0, lt=1, description="Adam's first beta")
     adam_beta2: float = Field(0.999, ge=0, lt=1, description="Adam's second beta")
     adam_epsilon: float = Field(1.0e-8, gt=0, description="Adam's epsilon")
     weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay")
-    max_grad_norm: float | None = Field(1.0, gt=0, description="clip the gradient to this norm; null: never")
+    max_grad_norm: float | None = Field(1.0, gt=0, description="maximum gradient norm, for clipping; null: no clipping")
     precision: Precision = Field(
         "bf16",
         description="bf16 computes in bfloat16 on float32 weights, pure_bf16 keeps bfloat16 weights; "
-        "float64: for proofs",
+        "float64: for exact tests",
     )
     activation_checkpointing: bool = Field(False, description="recompute activations: less memory, a third slower")
     compile: bool = Field(False, description="torch.compile of the layers", json_schema_extra=FREE)
-    router_aux_loss_coef: float = Field(0.0, ge=0, description="weight of a mixture of experts' balance loss")
-    logging_steps: int = Field(10, ge=1, description="steps between two lines of the log", json_schema_extra=FREE)
-    eval_steps: int | None = Field(None, ge=1, description="steps between two evaluations; null: at the end alone")
+    router_aux_loss_coef: float = Field(
+        0.0, ge=0, description="weight of the load-balancing loss of a mixture of experts"
+    )
+    logging_steps: int = Field(10, ge=1, description="steps between log lines", json_schema_extra=FREE)
+    eval_steps: int | None = Field(None, ge=1, description="steps between evaluations; null: only at the end")
     save_steps: int | None = Field(
-        None, ge=1, description="steps between two checkpoints; null: by the clock alone", json_schema_extra=FREE
+        None, ge=1, description="steps between checkpoints; null: only by save_seconds", json_schema_extra=FREE
     )
     save_seconds: float | None = Field(
         120.0,
         gt=0,
-        description="seconds between two checkpoints, more where saving would take over 5 %; null: no clock",
+        description="seconds between checkpoints, more if saving takes over 5 % of the time; null: only by save_steps",
         json_schema_extra=FREE,
     )
-    save_total_limit: int = Field(2, ge=1, description="checkpoints that are kept", json_schema_extra=FREE)
+    save_total_limit: int = Field(2, ge=1, description="checkpoints to keep", json_schema_extra=FREE)
     metric_for_best_model: str | None = Field(
         None,
         description="keep the checkpoint with the best value of this metric, such as eval_loss; null: the last step",
     )
     greater_is_better: bool = Field(False, description="whether a larger metric_for_best_model is better")
     report_to: list[TrackerName] = Field(
-        default_factory=list, description="trackers beside the log file", json_schema_extra=FREE
+        default_factory=list, description="experiment trackers, besides the log file", json_schema_extra=FREE
     )
     self_checks: bool = Field(
-        True, description="prove packing, sharing and the first loss before training", json_schema_extra=FREE
+        True, description="check packing, prefix sharing and the first loss before training", json_schema_extra=FREE
     )
 
     @model_validator(mode="after")
@@ -89,14 +93,18 @@ class TrainSection(Section):
 
 
 class LoraSection(Section):
-    """Low-rank adapters instead of all weights; the stage hands on a plain model with them merged in."""
+    """Low-rank adapters instead of all weights; the stage's model has them merged."""
 
     r: int = Field(16, ge=1, description="rank")
     lora_alpha: float = Field(16, gt=0, description="scale: the update is multiplied by lora_alpha / r")
-    lora_dropout: float = Field(0.0, ge=0, lt=1, description="must be 0: with shared prefixes two answers share a mask")
+    lora_dropout: float = Field(
+        0.0, ge=0, lt=1, description="must be 0: answers with a shared prefix would share a dropout mask"
+    )
     target_modules: list[str] | Literal["all-linear"] = Field("all-linear", description="modules that get adapters")
-    modules_to_save: list[str] = Field(default_factory=list, description="modules trained in full beside the adapters")
-    use_dora: bool = Field(False, description="learn the length of each weight column apart from its direction (DoRA)")
+    modules_to_save: list[str] = Field(
+        default_factory=list, description="modules trained in full, besides the adapters"
+    )
+    use_dora: bool = Field(False, description="DoRA: learn magnitude and direction of the weights separately")
     load_in_4bit: bool = Field(False, description="QLoRA: base weights in 4-bit nf4; needs a CUDA device")
 
 
@@ -122,13 +130,11 @@ class PreferenceObjective(Section):
 
 
 class SftObjective(Section):
-    """Imitation of the assistant's turns, or of everything."""
+    """Cross-entropy on the assistant's turns, or on all tokens."""
 
     name: Literal["sft"] = "sft"
     needs_reference: ClassVar[bool] = False
-    loss_on: LossOn = Field(
-        "assistant", description="tokens that count; the published Zephyr runs trained on everything"
-    )
+    loss_on: LossOn = Field("assistant", description="tokens in the loss; the published Zephyr runs used everything")
 
 
 class DpoObjective(PreferenceObjective):
@@ -136,17 +142,17 @@ class DpoObjective(PreferenceObjective):
 
     name: Literal["dpo"] = "dpo"
     needs_reference: ClassVar[bool] = True
-    beta: float = Field(0.1, gt=0, description="strength of the pull to the reference")
+    beta: float = Field(0.1, gt=0, description="strength of the KL constraint to the reference")
     loss_type: PairLossName = Field("sigmoid", description="the loss on a pair")
-    label_smoothing: float | None = Field(None, ge=0, lt=0.5, description="share of labels taken to be wrong")
+    label_smoothing: float | None = Field(None, ge=0, lt=0.5, description="assumed share of wrong labels")
     discopop_tau: float | None = Field(None, gt=0, le=1, description="temperature of discopop")
     bco_delta: float | None = Field(None, description="reward shift of bco_pair; null: the mean reward of the batch")
     f_divergence: Divergence | None = Field(None, description="divergence from the reference; null: reverse KL")
     f_alpha: float | None = Field(None, description="alpha of alpha_divergence")
     ld_alpha: float | None = Field(None, ge=0, le=1, description="weight of tokens past the shared length (LD-DPO)")
-    rpo_alpha: float = Field(0.0, ge=0, description="weight of the chosen answer's likelihood (RPO)")
-    reference_sync_steps: int | None = Field(None, ge=1, description="steps between moves of the reference (TR-DPO)")
-    reference_mixup: float = Field(0.6, gt=0, le=1, description="share of the policy in the moved reference (TR-DPO)")
+    rpo_alpha: float = Field(0.0, ge=0, description="weight of the chosen answer's NLL (RPO)")
+    reference_sync_steps: int | None = Field(None, ge=1, description="steps between updates of the reference (TR-DPO)")
+    reference_mixup: float = Field(0.6, gt=0, le=1, description="share of the policy in the updated reference (TR-DPO)")
 
     @field_validator(*LOSSES_OF_OPTIONS)
     @classmethod
@@ -175,11 +181,13 @@ class DpoObjective(PreferenceObjective):
 
 
 class OrpoObjective(PreferenceObjective):
-    """Odds-ratio preference optimization: imitation and preference in one step, without a reference."""
+    """Odds-ratio preference optimization: NLL of the chosen answer and an odds-ratio loss, without a reference."""
 
     name: Literal["orpo"] = "orpo"
-    beta: float = Field(0.1, gt=0, description="weight of the odds ratio, lambda in the paper")
-    nll_on_prompt: bool = Field(True, description="imitate the prompt too, as the authors' code and TRL since 0.8.2 do")
+    beta: float = Field(0.1, gt=0, description="weight of the odds-ratio loss, lambda in the paper")
+    nll_on_prompt: bool = Field(
+        True, description="include the prompt in the NLL, as the authors' code and TRL since 0.8.2 do"
+    )
 
 
 class SimpoObjective(PreferenceObjective):
@@ -189,7 +197,7 @@ class SimpoObjective(PreferenceObjective):
     beta: float = Field(2.0, gt=0, description="scale of the rewards")
     gamma_beta_ratio: float = Field(0.8, ge=0, description="target margin of the rewards, divided by beta")
     loss_type: Literal["sigmoid", "hinge"] = Field("sigmoid", description="the loss on a pair")
-    sft_weight: float = Field(0.0, ge=0, description="weight of the chosen answer's likelihood")
+    sft_weight: float = Field(0.0, ge=0, description="weight of the chosen answer's NLL")
 
 
 class CpoObjective(PreferenceObjective):
@@ -197,7 +205,7 @@ class CpoObjective(PreferenceObjective):
 
     name: Literal["cpo"] = "cpo"
     beta: float = Field(0.1, gt=0, description="scale of the log-ratio")
-    cpo_alpha: float = Field(1.0, ge=0, description="weight of the chosen answer's likelihood")
+    cpo_alpha: float = Field(1.0, ge=0, description="weight of the chosen answer's NLL")
 
 
 class KtoObjective(PreferenceObjective):
@@ -206,7 +214,7 @@ class KtoObjective(PreferenceObjective):
     name: Literal["kto"] = "kto"
     needs_reference: ClassVar[bool] = True
     fewest_completions: ClassVar[int] = 1
-    beta: float = Field(0.1, gt=0, description="strength of the pull to the reference")
+    beta: float = Field(0.1, gt=0, description="strength of the KL constraint to the reference")
     desirable_weight: float = Field(1.0, ge=0, description="weight of desirable answers")
     undesirable_weight: float = Field(1.0, ge=0, description="weight of undesirable answers")
 
@@ -216,9 +224,9 @@ class ListwiseObjective(PreferenceObjective):
 
     name: Literal["listwise"] = "listwise"
     needs_reference: ClassVar[bool] = True
-    beta: float = Field(0.1, gt=0, description="strength of the pull to the reference")
+    beta: float = Field(0.1, gt=0, description="strength of the KL constraint to the reference")
     num_completions: int | None = Field(
-        None, ge=2, description="most answers a prompt may have; null: as many as the data has"
+        None, ge=2, description="maximum answers per prompt; null: as many as the data has"
     )
 
     @property

@@ -84,7 +84,9 @@ def read_yaml(text: str, where: str) -> Document:
     except yaml.YAMLError as error:
         raise RecipeError(where, one_line(_yaml_fault(error)), "fix the YAML") from error
     except RecursionError as error:
-        raise RecipeError(where, "is nested too deeply, or an alias stands within itself", "write it out") from error
+        raise RecipeError(
+            where, "is nested too deeply, or an alias contains itself", "write it out without aliases"
+        ) from error
     if reader.faults:
         raise RecipeError(where, one_line("; ".join(reader.faults)), "fix the YAML")
     return Document(value, reader.lines)
@@ -95,7 +97,7 @@ def _yaml_fault(error: yaml.YAMLError) -> str:
     reason = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
     line = f"line {mark.line + 1}: " if mark is not None else ""
     if "'\\t'" in reason:
-        return f"{line}a tab stands where spaces must"
+        return f"{line}indentation must be spaces, not tabs"
     return f"{line}{reason}"
 
 

@@ -141,7 +141,7 @@ def _array_rows(path: Path, name: str) -> Iterator[Row | RowFault]:
             yield from _elements(stream, name)
         if stream.peek():
             remedy = "leave one array in the file, or name it .jsonl if each line is a row"
-            raise DataError(name, f"something follows the array: {brief(stream.peek())}", remedy)
+            raise DataError(name, f"has text after the array: {brief(stream.peek())}", remedy)
 
 
 def _elements(stream: "_Characters", name: str) -> Iterator[Row | RowFault]:

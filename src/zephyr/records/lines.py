@@ -40,7 +40,7 @@ def opened(path: Path, name: str, *, unpack: bool = True) -> Iterator[BinaryIO]:
         raise DataError(name, f"cannot be decompressed ({error})", remedy) from error
     except OSError as error:
         reason = error.strerror or type(error).__name__
-        raise DataError(name, f"cannot be read ({reason})", "check the file, its rights and its disk") from error
+        raise DataError(name, f"cannot be read ({reason})", "check the file, its permissions and its disk") from error
 
 
 def _unpacked(path: Path) -> BinaryIO:

@@ -32,7 +32,7 @@ def writable_folder(output_dir: Path) -> Path:
     if not folder.is_dir():
         raise ResourceError(str(folder), "is a file where a folder is needed", _REMEDIES[errno.EEXIST])
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise ResourceError(str(folder), "nothing can be written there", _REMEDIES[errno.EACCES])
+        raise ResourceError(str(folder), "is not writable", _REMEDIES[errno.EACCES])
     return folder
 
 

@@ -25,7 +25,7 @@ def hold_lock(folder: Path) -> Iterator[None]:
         holder = folder / HOLDER
         who = holder.read_text(encoding="utf-8") if holder.exists() else "another process"
         raise ResourceError(
-            str(folder), f"is being worked in by {who}", "wait for it, stop it, or give this run another name"
+            str(folder), f"is in use by {who}", "wait for it, stop it, or give this run another name"
         ) from error
     try:
         # For the message above alone; what counts is the lock, which does not outlive its process.

@@ -43,7 +43,7 @@ def requested_run(name: str, overrides: Sequence[str], *, offline: bool) -> Requ
     """The recipe of a file, of a shipped name, or of an earlier run's lock file. Raises RecipeError."""
     if name.endswith(LOCK_FILE):
         if overrides:
-            raise RecipeError(name, f"a locked run takes no settings, got {overrides[0]}", "leave them out")
+            raise RecipeError(name, f"a locked run takes no overrides, got {overrides[0]}", "leave them out")
         pinned = read_lock_file(Path(name))
         requested = RequestedRun(Recipe.model_validate(pinned.recipe), pinned=pinned)
     else:
@@ -99,7 +99,7 @@ def check_inputs(pinned: Pinned, keys: Mapping[str, StageKey]) -> None:
     ]
     if changed:
         where = f"{len(changed)} of the inputs"
-        raise DataError(where, f"are not what they were in the locked run: {', '.join(changed[:5])}", "restore them")
+        raise DataError(where, f"have changed since the locked run: {', '.join(changed[:5])}", "restore them")
 
 
 def _version(package: str) -> str | None:

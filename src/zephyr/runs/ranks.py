@@ -20,5 +20,5 @@ def wait_until(is_there: Callable[[], bool], what: str, *, patience_seconds: flo
     ends = time.monotonic() + patience_seconds
     while not is_there():
         if time.monotonic() > ends:
-            raise ResourceError(what, f"was not there after {patience_seconds:.0f} s", "see what rank 0 says")
+            raise ResourceError(what, f"did not appear within {patience_seconds:.0f} s", "see the output of rank 0")
         time.sleep(PAUSE_SECONDS)

@@ -109,7 +109,7 @@ def read_run(folder: Path) -> RunRecord:
     """The record of the run in a folder. Raises DataError where none of its stages is finished."""
     path = folder / LOCK_FILE
     if not path.is_file():
-        what = f"holds no {LOCK_FILE}" if folder.is_dir() else "there is no such folder"
+        what = f"has no {LOCK_FILE}" if folder.is_dir() else "there is no such folder"
         raise DataError(str(folder), what, "name the folder of a run: output_dir/name of its recipe")
     lock = read_record(path)
     stages = {}
@@ -214,5 +214,5 @@ def _fields(line: str, path: Path) -> Mapping[str, Json]:
     try:
         found: Json = json.loads(line)
     except ValueError as error:
-        raise DataError(str(path), f"has a line that is no JSON ({error})", "run the recipe again") from error
+        raise DataError(str(path), f"has a line that is not JSON ({error})", "run the recipe again") from error
     return found if isinstance(found, dict) else {}

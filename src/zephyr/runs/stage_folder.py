@@ -85,7 +85,7 @@ def finished(run_folder: Path, key: StageKey) -> StageRecord | None:
     record = _read(path)
     if record.key != key:
         raise CheckpointError(
-            str(path), f"says it was made from something else than {key.folder_name}", "remove that folder, run again"
+            str(path), f"was made from other settings or inputs than {key.folder_name}", "remove that folder, run again"
         )
     return record
 
@@ -137,7 +137,7 @@ def _read(path: Path) -> StageRecord:
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
-            str(path), f"cannot be read ({error})", "remove that folder, and the stage is made again"
+            str(path), f"cannot be read ({error})", "remove that folder to run the stage again"
         ) from error
 
 

@@ -39,7 +39,7 @@ class TeacherEstimate(NamedTuple):
         spend, calls = self.spend, round(self.teacher.calls * self.times)
         price = f", price at most {spend.price:,.2f}" if spend.price else ""
         tokens = f"{spend.prompt_tokens:,} prompt tokens and at most {spend.completion_tokens:,} of answers"
-        return f"asks {self.who} for about {calls:,} answers: {tokens}{price}"
+        return f"calls {self.who} about {calls:,} times: {tokens}{price}"
 
 
 def counting(section: TeacherSection, times: float, *, fails: bool = False) -> TeacherEstimate:
@@ -60,13 +60,13 @@ def call_lines(recipe: Recipe, estimates: Sequence[TeacherEstimate]) -> Iterator
     paid = [one for one in models if isinstance(one.section, EndpointSection)]
     before = _spent(recipe.output_dir / recipe.name / LEDGER) if paid else Spend()
     if before.tokens:
-        yield f"the run's ledger holds {before.tokens:,} tokens, price {before.price:,.2f}, that are not asked again"
+        yield f"the run's ledger holds {before.tokens:,} tokens, price {before.price:,.2f}, that are not paid again"
     cap = cap_of(one.section for one in paid if one.section is not None)
     most = before
     for one in paid:
         most = most.plus(one.spend)
     if cap.is_set and not cap.allows(most):
-        yield f"the cap of {cap.words()} can be reached: the run then stops, and continues when it is raised"
+        yield f"the cap of {cap.words()} may be reached: the run then stops, and continues once the cap is raised"
 
 
 def sample_prompts(parts: Sequence[Iterable[Prompt]]) -> list[Prompt]:

@@ -116,7 +116,7 @@ def _estimate(preview: Preview) -> Iterator[str]:
     """
     recipe, section = preview.recipe, _section(preview.recipe)
     if section.recorded:
-        yield "asks nobody: the ratings are recorded"
+        yield "no model is called: the ratings are recorded"
         if any(known_rows(source.path, source.split) is None for source in section.recorded):
             yield from _made_of(preview, open_all(recipe, section.recorded, Rated))
         return
@@ -248,7 +248,9 @@ def _run(work: Work) -> Facts:
             # What failed is asked again by the next try; what was answered is in the ledgers.
             for name in (CANDIDATES, RATINGS):
                 (work.folder / name).unlink(missing_ok=True)
-            raise nothing_made(made, FEEDBACK, section.binarize.output, f"run again, or ask others; {_failures(facts)}")
+            raise nothing_made(
+                made, FEEDBACK, section.binarize.output, f"run again, or use other models; {_failures(facts)}"
+            )
     (work.folder / PAIRS).unlink(missing_ok=True)  # of a try that was stopped
     write_jsonl(work.folder / PAIRS, made.rows)
     facts |= {"prompts": made.prompts, section.binarize.output: len(made.rows), "rule": made.rule}
@@ -261,7 +263,7 @@ def _binarize_recorded(recipe: Recipe, parts: Sequence[Records[Rated]]) -> Binar
     rules = repair_where_published(section.binarize, {shape for one in parts for shape in one.shapes.values()})
     made = binarize(gather(row for one in parts for row in one), rules, seed=recipe.seed)
     if not made.rows:
-        remedy = "give other ratings, or another feedback.binarize"
+        remedy = "give other ratings, or change feedback.binarize"
         raise nothing_made(made, f"{FEEDBACK}.recorded", section.binarize.output, remedy)
     return made
 

@@ -37,7 +37,7 @@ def write_report(
     and where there are no results to compare.
     """
     if published is not None and not results:
-        raise DataError("--published", "needs a score to set beside it", "name an evaluation: --results FOLDER")
+        raise DataError("--published", "needs results to compare with", "name an evaluation: --results FOLDER")
     record = read_run(run_folder)
     place = out or run_folder / REPORT
     replace_text(place, report_of(record, outside=outside_results(record, results, published)))

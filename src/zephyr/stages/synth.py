@@ -183,7 +183,7 @@ def _watched(rows: Iterable[_R], counts: Counter[str], writers: Writers, num_exp
 
 def _nothing_written(writers: Writers, counts: Counter[str]) -> DataError:
     said = ", ".join(f"{count:,} x {reason}" for reason, count in counts.most_common())
-    return DataError(writers.teacher.name, f"wrote nothing that can be used ({said})", "ask a stronger teacher")
+    return DataError(writers.teacher.name, f"wrote nothing usable ({said})", "use a stronger teacher")
 
 
 # ---- before the run ----
@@ -211,7 +211,7 @@ def _estimate(preview: Preview) -> Iterator[str]:
     """Lines about the calls to come. Raises DataError for seed tasks that cannot be read."""
     recipe, section = preview.recipe, _section(preview.recipe)
     if isinstance(section.teacher, ScriptedSection):
-        yield "asks the scripted teacher, which costs nothing"
+        yield "calls only the scripted teacher, which costs nothing"
     else:
         yield from call_lines(recipe, estimate_calls(section, seed=recipe.seed, data_dir=recipe.data_dir))
 

@@ -298,10 +298,10 @@ def estimate(stage: str, maker: str, preview: Preview) -> Iterator[str]:
         try:
             found = _opened(preview, stage)
         except ZephyrError as error:
-            yield f"not planned: {' '.join(str(error).split())}"
+            yield f"no estimate: {' '.join(str(error).split())}"
             return
         if found is None:
-            yield f"not planned: its rows are from {maker}, which is to run first, or the tokenizer is not at hand"
+            yield f"no estimate: its rows are made by {maker}, which has not run, or the tokenizer is not available"
             return
         notes = [] if found.scale == 1 else [f"from a sample of {found.train.num_rows:,} rows"]
         workload = Workload(stage, section, preview.shape, found.lengths)

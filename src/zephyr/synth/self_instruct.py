@@ -150,7 +150,7 @@ class RoundsFile:
         lines = complete.decode().splitlines()
         if lines and lines[0] != self._header:
             what = "holds instructions that grew from other seeds, settings or another teacher"
-            raise DataError(printable(str(self._path)), what, "write to another place, or move that folder away")
+            raise DataError(printable(str(self._path)), what, "choose another output path, or move that folder away")
         return [_round(json.loads(line)) for line in lines[1:]]
 
     def append(self, one: Round) -> None:

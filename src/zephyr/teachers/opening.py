@@ -98,10 +98,10 @@ def parse_teacher(text: str, *, api_key_env: str = "OPENAI_API_KEY", concurrency
         model, _, url = rest.rpartition("@")
         if not model or not url.startswith(("http://", "https://")):
             remedy = "write endpoint:MODEL@URL with the URL's http:// or https:// and its /v1"
-            raise TeacherError("teacher", f"names no model at an address, got '{text}'", remedy)
+            raise TeacherError("teacher", f"names no model and URL, got '{text}'", remedy)
         key_env = api_key_env if os.environ.get(api_key_env) else ""
         return EndpointSection(base_url=url, model=model, api_key_env=key_env, concurrency=concurrency)
-    raise TeacherError("teacher", f"there is none of that name, got '{text}'", f"name {TEACHER_FORMS}")
+    raise TeacherError("teacher", f"there is no such teacher, got '{text}'", f"name {TEACHER_FORMS}")
 
 
 def check_teacher(section: TeacherSection, *, where: str, offline: bool) -> None:
@@ -148,7 +148,7 @@ def model_source(name: str, context: TeacherContext, *, where: str) -> "Source":
         return Source(name, offline=context.offline)
     stage = name.removeprefix(STAGE_REFERENCE)
     if stage not in context.models:
-        raise RecipeError(where, f"'{name}' is not made before it", "name a stage that is, or a folder")
+        raise RecipeError(where, f"stage '{name}' does not run before it", "name an earlier stage, or a folder")
     return Source(str(context.models[stage]), offline=True)
 
 

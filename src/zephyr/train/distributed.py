@@ -109,7 +109,7 @@ def process_group(device: torch.device, *, name: str = "training", timeout: time
         if first == number:
             raise
         where = f"rank {number} of {size}"
-        raise DeviceError(where, f"rank {first} has failed", "see what that rank says") from error
+        raise DeviceError(where, f"rank {first} has failed", "see the output of that rank") from error
     finally:
         if sys.exception() is not None:
             _first_to_fail(store)

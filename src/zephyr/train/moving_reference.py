@@ -100,7 +100,7 @@ def moving_reference(objective: Objective, scorer: ForestScorer, reference: Caus
     if scorer.has_adapters or not all(weight.requires_grad for weight in scorer.parameters()):
         raise RecipeError(
             "reference_sync_steps",
-            "the reference can follow a policy that trains all its weights, got one with adapters or frozen ones",
+            "a moving reference needs a policy that trains all its weights, got adapters or frozen weights",
             "train all weights, or leave reference_sync_steps out",
         )
     weights = {name: weight.detach().clone() for name, weight in _trained(scorer).items()}
@@ -118,7 +118,7 @@ def _start_from(weights: dict[str, Tensor], reference: CausalLM) -> None:
             raise RecipeError(
                 "reference_sync_steps",
                 f"the reference cannot move towards a policy of another shape, as at {name}",
-                "take the policy as its own reference, or a model of its shape",
+                "use the policy as its own reference, or a model of the same shape",
             )
         # Policy and reference are sharded alike, if they are.
         _local(weight).copy_(_local(given[name].detach()))

@@ -156,6 +156,6 @@ def _score(work: _Work, batch: list[int]) -> tuple[list[bytes], Logps]:
         raise InvariantError(
             "reference log-probs",
             f"those of {work.name(batch[broken])} are not finite, got {by_row[broken].tolist()}",
-            "look for weights that are not finite in the reference, or compute it in float32",
+            "check the reference for non-finite weights, or compute it in float32",
         )
     return [key for row in batch for key in work.keys[row]], logps

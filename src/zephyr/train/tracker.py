@@ -55,7 +55,7 @@ def open_trackers(names: Sequence[str], run: Run) -> Tracker:
         raise RecipeError(
             "report_to",
             f"there is no tracker {unknown[0]!r}{did_you_mean(unknown[0], TRACKERS)}",
-            f"take some of {', '.join(TRACKERS)}",
+            f"choose from {', '.join(TRACKERS)}",
         )
     others = [name for name in dict.fromkeys(names) if name != "jsonl"]
     # Packages first: one that is missing must not leave the log of the run cut.

@@ -93,9 +93,9 @@ def test_stop_tokens_that_are_not_marked_as_special_are_control_tokens_all_the_s
     ("template", "message"),
     [
         (None, "is missing: its tokenizer has none; set chat_template.name to zephyr, chatml or llama3"),
-        ("{% for %}", "is no jinja template"),
+        ("{% for %}", "is not a valid Jinja template"),
         (TINY_CHAT_TEMPLATE.replace("eos_token", "'.'"), "ends an answer without a control token"),
-        (TINY_CHAT_TEMPLATE.replace("'<|assistant|>", "'<|model|>"), "or not where it asks for one"),
+        (TINY_CHAT_TEMPLATE.replace("'<|assistant|>", "'<|model|>"), "or not after the generation prompt"),
         ("{{ ''.__class__.__mro__ }}", "refuses these messages"),
         (
             "{% for i in range(99999) %}{% for j in range(99999) %}{{ 'a' * 9999 }}{% endfor %}{% endfor %}",
@@ -111,11 +111,11 @@ def test_templates_that_cannot_be_trusted_are_refused(template, message):
 
 def test_a_template_that_rewrites_earlier_answers_is_refused():
     always = TINY_CHAT_TEMPLATE.replace("message['content']", "('' if loop.last else '*') + message['content']")
-    with pytest.raises(ModelError, match="renders an answer differently once more messages follow"):
+    with pytest.raises(ModelError, match="renders an answer differently if messages follow"):
         with_template(always)
     encoder = with_template(FORGETFUL)
     thought = (ORDINARY[1], Message("assistant", "<think>x</think>Hi"), *ORDINARY[1:2], Message("assistant", "Hi"))
-    with pytest.raises(ModelError, match="depends on what the messages say, or changes it"):
+    with pytest.raises(ModelError, match="depends on the content of messages, or changes it"):
         encoder.dialogue(thought, loss_on="assistant")
 
 

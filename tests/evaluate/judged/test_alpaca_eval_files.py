@@ -37,7 +37,7 @@ def test_nothing_judged_is_no_score(tmp_path):
 
 @pytest.mark.parametrize("preference", [3, 0.5, -1, "2", True])
 def test_other_preferences_are_refused(tmp_path, preference):
-    with pytest.raises(DataError, match=r"1 rows cannot be used: annotations\.json row 2 has"):
+    with pytest.raises(DataError, match=r"1 rows are unusable: annotations\.json row 2 has"):
         read_annotations(written(tmp_path, [1, preference]))
 
 

@@ -190,7 +190,7 @@ def _stop_index(pieces: Sequence[Piece]) -> int:
     if not stops:
         raise ModelError(
             "the model's own chat template",
-            "ends an answer without a control token, so a model would never learn to stop",
+            "ends an answer without a control token, so a model would not learn to stop",
             "set chat_template.name to zephyr, chatml or llama3",
         )
     return stops[-1]

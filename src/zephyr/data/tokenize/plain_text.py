@@ -184,7 +184,7 @@ class PlainText:
                 return anchor, len(alone)
         raise ModelError(
             "tokenizer",
-            "merges every text with what precedes it",
+            "merges the start of every text with the token before it",
             "choose a byte-level or SentencePiece tokenizer",
         )
 

@@ -91,7 +91,7 @@ class OwnTemplate:
             if not (after.startswith(before) and text.startswith(after)):
                 raise ModelError(
                     WHERE,
-                    "renders an answer differently once more messages follow, or not where it asks for one",
+                    "renders an answer differently if messages follow, or not after the generation prompt",
                     _OTHER_TEMPLATE,
                 )
             said = after.index(message.content, len(before)) + len(message.content)
@@ -136,7 +136,7 @@ def _fill(pieces: Sequence[Piece], messages: Sequence[Message], rendered: str) -
         filled.append(piece)
         position += len(piece.text)
     if "".join(piece.text for piece in filled) != rendered:
-        raise ModelError(WHERE, "depends on what the messages say, or changes it", _OTHER_TEMPLATE)
+        raise ModelError(WHERE, "depends on the content of messages, or changes it", _OTHER_TEMPLATE)
     return filled
 
 
@@ -168,7 +168,7 @@ def _compile(source: str) -> jinja2.Template:
     try:
         return environment.from_string(source)
     except jinja2.TemplateError as error:
-        raise ModelError(WHERE, f"is no jinja template ({error})", _OTHER_TEMPLATE) from error
+        raise ModelError(WHERE, f"is not a valid Jinja template ({error})", _OTHER_TEMPLATE) from error
 
 
 def _to_json(value: object, indent: int | None = None) -> str:

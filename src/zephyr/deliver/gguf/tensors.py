@@ -159,7 +159,7 @@ def _named(name: str, weight: Tensor) -> NamedTensor:
     def load() -> Array:
         if not wide and float(weight.abs().max()) > LARGEST_F16:
             raise ModelError(
-                name, f"holds numbers above {LARGEST_F16:g}, which float16 has not", "export another model"
+                name, f"holds numbers above {LARGEST_F16:g}, the maximum of float16", "export another model"
             )
         array: Array = weight.detach().cpu().to(torch.float32 if wide else torch.float16).contiguous().numpy()
         return array
@@ -176,16 +176,16 @@ def _check(config: dict[str, object], where: str) -> None:
     kind = config.get("model_type")
     if kind not in MODEL_TYPES:
         raise ModelError(
-            where, f"is of the architecture '{kind}', which is not exported", f"export {', '.join(MODEL_TYPES)}"
+            where, f"has the architecture '{kind}', which is not supported", f"export {', '.join(MODEL_TYPES)}"
         )
     activation = config.get("hidden_act")
     if activation != "silu":
         raise ModelError(
-            where, f"activates by {activation}; llama.cpp's {kind} knows silu alone", "export another model"
+            where, f"uses the activation {activation}; llama.cpp's {kind} supports only silu", "export another model"
         )
     rope = _rope(config).get("rope_type")
     if rope not in ROPES:
-        raise ModelError(where, f"has positions of the type '{rope}'", f"export one with {', '.join(ROPES)}")
+        raise ModelError(where, f"uses RoPE of type '{rope}'", f"export one with {', '.join(ROPES)}")
 
 
 def _rope(config: dict[str, object]) -> dict[str, object]:

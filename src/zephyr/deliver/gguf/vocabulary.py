@@ -126,7 +126,7 @@ def _with_specials(vocabulary: Vocabulary, tokenizer: TokenizerParts, where: str
     if len(added) - len(bare) != adds_bos + adds_eos:
         raise _refused(where, "its tokenizer adds other tokens than bos and eos")
     if tokenizer.eos_token_id is None:
-        raise ModelError(where, "its tokenizer has no eos token, so that no answer would end", "give it one")
+        raise ModelError(where, "its tokenizer has no eos token, so that no answer would end", "set its eos_token")
     specials = {
         "bos": tokenizer.bos_token_id,
         "eos": tokenizer.eos_token_id,
@@ -222,4 +222,4 @@ def _list(value: Json) -> Sequence[Json]:
 
 
 def _refused(where: str, what: str) -> ModelError:
-    return ModelError(where, f"{what}, and llama.cpp would cut texts into other tokens", "export another model")
+    return ModelError(where, f"{what}, so llama.cpp would tokenize texts differently", "export another model")

@@ -25,7 +25,7 @@ def show_page(served: Sequence[ServeSettings], *, votes: Path | None, system: st
     if len(served) > 2:
         raise ResourceError("zephyr ui", f"got {len(served)} models", "name one, or two to compare")
     if len(served) == 1 and votes is not None:
-        raise ResourceError("--votes", "there is nothing to vote on with one model", "name two, or leave it out")
+        raise ResourceError("--votes", "one model alone cannot be voted on", "name two, or leave it out")
     address = served[0]
     check_access(address)
     for one in served:

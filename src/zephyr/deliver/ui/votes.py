@@ -76,7 +76,7 @@ def _check_folder(path: Path) -> None:
         raise DataError(printable(str(path)), "its folder does not exist", "make the folder, or name another file")
     # Readers tell what a file is by its name.
     if path.suffix not in {".jsonl", ".ndjson"}:
-        raise DataError(printable(str(path)), "is no name of a JSON-lines file", "use the ending .jsonl")
+        raise DataError(printable(str(path)), "is not the name of a JSON-lines file", "use the extension .jsonl")
     place = path if path.exists() else path.parent
     if path.is_dir() or not os.access(place, os.W_OK):
         raise DataError(printable(str(path)), "cannot be written to", "name another file")
@@ -93,7 +93,7 @@ def _check_rows(path: Path, needed: tuple[str, ...]) -> None:
         what = "its last line is incomplete"
         raise DataError(printable(str(path)), what, "remove that line, or name another file") from error
     if not isinstance(row, dict) or not set(needed) <= row.keys():
-        what = f"holds rows without {' and '.join(needed)}, so they are no votes"
+        what = f"holds rows without {' and '.join(needed)}, so they are not votes"
         raise DataError(printable(str(path)), what, "name another file")
 
 

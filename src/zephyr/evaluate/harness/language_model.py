@@ -90,7 +90,9 @@ class ForestLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
         """The id of the end-of-sequence token. Raises ModelError if the tokenizer has none."""
         eos = self.tokenizer.eos_token_id
         if not isinstance(eos, int):
-            raise ModelError(str(self.tokenizer_name), "its tokenizer has no end of sequence", "give it an eos_token")
+            raise ModelError(
+                str(self.tokenizer_name), "its tokenizer has no end-of-sequence token", "set its eos_token"
+            )
         return eos
 
     @property

@@ -142,7 +142,7 @@ def _tasks_folder() -> Path:
     """Where lm-eval keeps its definitions; found without importing it."""
     spec = importlib.util.find_spec("lm_eval")
     if spec is None or spec.origin is None:
-        raise DataError("tasks", "they are defined by lm-eval, which is not here", "pip install 'zephyr-align[eval]'")
+        raise DataError("tasks", "need lm-eval, which is not installed", "pip install 'zephyr-align[eval]'")
     return Path(spec.origin).parent / "tasks"
 
 

@@ -102,7 +102,7 @@ def read_annotations(path: Path) -> Judged:
         faults += [read] if len(faults) < SHOWN_FAULTS else []
     if num_faults:
         remedy = "each row needs instruction, generator_2 and a preference from 1 to 2 (0 is a tie, null is missing)"
-        raise DataError(path.name, f"{num_faults} rows cannot be used: {'; '.join(faults)}", remedy)
+        raise DataError(path.name, f"{num_faults} rows are unusable: {'; '.join(faults)}", remedy)
     if not found:
         raise DataError(path.name, "holds no annotations", "name a file of AlpacaEval annotations")
     return {key: tuple(of_model.values()) for key, of_model in found.items()}
@@ -113,7 +113,7 @@ def choose_annotations(judged: Judged, *, model: str | None, annotator: str | No
     for name, wanted, place in (("--model", model, 0), ("--annotator", annotator, 1)):
         known = {key[place] for key in judged}
         if wanted is not None and wanted not in known:
-            raise DataError(name, f"there are no annotations of it, got '{wanted}'", _known(wanted, known))
+            raise DataError(name, f"has no annotations, got '{wanted}'", _known(wanted, known))
     picked = {key: rows for key, rows in judged.items() if model in (None, key[0]) and annotator in (None, key[1])}
     if not picked:
         annotators = sorted(key[1] for key in judged if key[0] == model)

@@ -126,7 +126,7 @@ def parse_contestant(text: str, *, api_key_env: str = "OPENAI_API_KEY", concurre
     if text.startswith(ANSWERS_FORM):
         path = Path(text.removeprefix(ANSWERS_FORM))
         if not path.is_file():
-            raise DataError(text, "there is no such file of answers", f"name one as {ANSWERS_FORM}FILE")
+            raise DataError(text, "there is no such file", f"name one as {ANSWERS_FORM}FILE")
         return Contestant(text, path)
     is_teacher = text == "scripted" or text.startswith(_TEACHER_FORMS) or text.endswith(TEACHER_FILES)
     named = text if is_teacher else f"local:{text}"
@@ -145,7 +145,11 @@ def parse_bench(
 def refuse_scripted(judge: TeacherSection, option: str) -> None:
     """Check that the judge is not the scripted one, which reads no prompts but our own. Raises DataError."""
     if isinstance(judge, ScriptedSection):
-        raise DataError(option, "the scripted judge reads our own wording alone", "name another judge, or leave it out")
+        raise DataError(
+            option,
+            "the scripted judge supports only Zephyr's own prompts",
+            "name another judge, or leave the option out",
+        )
 
 
 def replies_to(teacher: Teacher, requests: Sequence[ChatRequest], batches: CallBatches) -> dict[str, ChatReply]:

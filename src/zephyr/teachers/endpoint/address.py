@@ -56,7 +56,7 @@ def resolve_address(section: EndpointSection, *, where: str, offline: bool) -> A
     host = urlsplit(section.base_url).hostname
     if offline and not is_loopback(host):
         remedy = "set offline to false (drop --offline), or name a server on this machine"
-        raise RecipeError(f"{where}.base_url", f"is at another machine, got {host}", remedy)
+        raise RecipeError(f"{where}.base_url", f"is on another machine, got {host}", remedy)
     key = os.environ.get(section.api_key_env, "") if section.api_key_env else ""
     if section.api_key_env and not key and not is_loopback(host):
         raise RecipeError(f"{where}.api_key_env", f"{section.api_key_env} is not set", "export it, and run again")

@@ -110,7 +110,7 @@ class LedgeredTeacher:
 
 def cap_reached(name: str, refusal: str) -> TeacherError:
     """The error that stops a run before it would exceed its cap."""
-    return TeacherError(name, f"the spend cap would be passed: {refusal}", "raise the cap, and run again to go on")
+    return TeacherError(name, f"the spend cap would be exceeded: {refusal}", "raise the cap, and run again to continue")
 
 
 def _repeats(hashes: Sequence[str]) -> set[str]:

@@ -97,7 +97,7 @@ def open_file(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
         raise _cannot_open(path, error) from error
     except (sqlite3.DatabaseError, _OtherFormatError) as error:
         connection.close()
-        raise DataError(str(path), f"is no call ledger of this version ({error})", "name another file") from error
+        raise DataError(str(path), f"is not a call ledger of this version ({error})", "name another file") from error
     return connection
 
 

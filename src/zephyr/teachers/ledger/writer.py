@@ -122,7 +122,7 @@ class LedgerWriter:
                 self._commit([order for order in orders if order is not None], is_last=None in orders)
         except sqlite3.Error as error:
             self._failure = ResourceError(
-                str(self._path), f"cannot be written ({error})", "see that its disk has room, and run again"
+                str(self._path), f"cannot be written ({error})", "free disk space, and run again"
             )
             self._refuse(orders)
 

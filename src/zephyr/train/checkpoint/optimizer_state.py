@@ -162,7 +162,7 @@ def _json(value: object, what: str) -> Json:
         return value
     raise CheckpointError(
         "optimizer state",
-        f"{what} is a {type(value).__name__}, which no checkpoint can hold",
+        f"{what} is a {type(value).__name__}, which a checkpoint cannot store",
         "use another optimizer",
     )
 
@@ -175,5 +175,5 @@ def _refuse_unknown(parameter: Tensor, value: Tensor, what: str) -> None:
         return
     kind = f"{type(value).__name__} of {value.dtype}" + (" beside a sharded parameter" if split else "")
     raise CheckpointError(
-        "optimizer state", f"{what} is a {kind}, which no checkpoint can hold", "use another optimizer"
+        "optimizer state", f"{what} is a {kind}, which a checkpoint cannot store", "use another optimizer"
     )

@@ -61,7 +61,7 @@ def load_latest(run_folder: Path, training: TrainingState, *, identity: Identity
         raise CheckpointError(
             str(run_folder),
             f"none of its checkpoints is whole ({'; '.join(damaged)})",
-            "bring back the files, or start in another run folder",
+            "restore the files, or start in another run folder",
         )
     return None
 
@@ -117,7 +117,7 @@ def _optimizer_scalars(folder: Path, training: TrainingState, state: JsonObject)
     scalars = state.get("optimizer")
     if not isinstance(scalars, dict):
         raise CheckpointError(
-            str(folder / STATE), "optimizer is missing", f"a fresh one would train wrongly: {ELSEWHERE}"
+            str(folder / STATE), "optimizer is missing", f"a new optimizer would change the result: {ELSEWHERE}"
         )
     fault = mismatch(training.model, training.optimizer, scalars)
     if fault is not None:

@@ -196,14 +196,14 @@ def check_supervision(
     if not all_allowed and total.num_supervised == total.num_tokens:
         raise InvariantError(
             "supervised tokens",
-            f"all {total.num_tokens} tokens are, prompts included; usually the loss mask was not applied",
-            "look at it with `zephyr inspect`, or say that everything counts, as in continued pretraining",
+            f"all {total.num_tokens} tokens are supervised, including prompts; usually the loss mask was not applied",
+            "look at it with `zephyr inspect`, or set loss_on to everything, as in continued pretraining",
         )
     if stop_ids and not total.num_with_stop:
         raise InvariantError(
             "supervised tokens",
             f"no stop token (id {', '.join(map(str, sorted(stop_ids)))}) is among the "
-            f"{total.num_supervised}, so the model would never learn to end its answers",
+            f"{total.num_supervised}, so the model would not learn to end its answers",
             "let the chat template end assistant turns with the end-of-sequence token inside the loss mask, "
             "and raise max_length if truncation cuts it off",
         )

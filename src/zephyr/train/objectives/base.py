@@ -119,8 +119,8 @@ class Objective(ABC):
         """Check that a coupled objective is given the whole global batch. Raises ValueError."""
         if self.coupled and len(scored.logps) != totals.num_examples:
             raise ValueError(
-                f"objective {self.name} couples the {totals.num_examples} examples of the global batch, "
-                f"got {len(scored.logps)} of them; give the table of all"
+                f"objective {self.name} couples all {totals.num_examples} examples of the global batch, "
+                f"got {len(scored.logps)} of them; pass the log-probs of all"
             )
 
 
