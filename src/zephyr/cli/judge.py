@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 
     from zephyr.data.read.sources import Records
     from zephyr.feedback.rate import RatingCounts, RatingPlan
-    from zephyr.recipe.feedback_section import RaySection
+    from zephyr.recipe.data_section import BadRows
     from zephyr.records.rows import Prompt, Rated
 
     Rows = list[Rated] | Records[Rated] | Records[Prompt]
@@ -117,44 +118,29 @@ def rate(  # noqa: PLR0913 - typer makes an option of every parameter
 ) -> None:
     """Rate answers. Write ratings to OUT, and every call to a file beside it. Answered requests are not sent again."""
     quiet_libraries(offline=offline)
-    from zephyr.cli.files import check_output, open_answers, open_rows
+    from zephyr.cli.files import check_output
     from zephyr.feedback.judge import calls_beside
     from zephyr.feedback.rate import RatingPlan
-    from zephyr.recipe.feedback_section import CandidatesSection, JudgingSection, RaySection
+    from zephyr.recipe.feedback_section import CandidatesSection, JudgingSection
     from zephyr.recipe.teacher_section import SamplingSection
     from zephyr.teachers.opening import TeacherContext, parse_teacher, prompts_together
 
     for path in (out, calls_beside(out)):
         check_output(path, force=force, read=file)
     _check_options(ray_and_ledger=bool(ray_workers and ledger), dry_run_and_models=bool(dry_run and models))
-    rows: Rows
-    if models:
-        rows = open_rows(file, "prompt", shape=shape, bad_rows=bad_rows, offline=offline)
-    else:
-        rows = open_answers(file, shape=shape, bad_rows=bad_rows, offline=offline)
-    rater, *pool = (
-        parse_teacher(name, api_key_env=api_key_env, concurrency=concurrency) for name in (judge, *(models or ()))
-    )
-    chunk = CHUNK if ray_workers else prompts_together(CHUNK, [rater, *pool])
-    plan = RatingPlan(
-        rater,
-        JudgingSection(aspects=parse_aspects(aspects), num_tries=tries, max_new_tokens=max_reply_tokens),
-        TeacherContext(seed, offline),
-        CandidatesSection(
-            num_completions=num_answers,
-            models=[],
-            teachers=pool,
-            sampling=SamplingSection(temperature=temperature, max_new_tokens=max_new_tokens),
-            principles=principles,
+    rows = _open_rows(file, prompts_alone=bool(models), shape=shape, bad_rows=bad_rows, offline=offline)
+    named = (judge, *(models or ()))
+    rater, *pool = (parse_teacher(name, api_key_env=api_key_env, concurrency=concurrency) for name in named)
+    judging = JudgingSection(aspects=parse_aspects(aspects), num_tries=tries, max_new_tokens=max_reply_tokens)
+    candidates = None
+    if pool:
+        sampling = SamplingSection(temperature=temperature, max_new_tokens=max_new_tokens)
+        candidates = CandidatesSection(
+            num_completions=num_answers, models=[], teachers=pool, sampling=sampling, principles=principles
         )
-        if pool
-        else None,
-        min_answers=1,
-        chunk_prompts=chunk,
-        chunk_rows=chunk,
-        max_tokens=cap_tokens,
-    )
-    accounts: Mapping[str, object]
+    chunk = CHUNK if ray_workers else prompts_together(CHUNK, [rater, *pool])
+    plan = RatingPlan(rater, judging, TeacherContext(seed, offline), candidates, min_answers=1, max_tokens=cap_tokens)
+    plan = replace(plan, chunk_prompts=chunk, chunk_rows=chunk)
     ledger = ledger or out.with_suffix(".ledger.sqlite")
     with can_go_on():
         if dry_run:
@@ -162,9 +148,17 @@ def rate(  # noqa: PLR0913 - typer makes an option of every parameter
         elif ray_workers is None:
             accounts = _rate_here(rows, limit, plan, ledger, out, force=force)
         else:
-            ray = RaySection(num_workers=ray_workers, num_partitions=64, gpus_per_worker=gpus_per_worker)
-            accounts = _rate_over_ray(rows, limit, plan, ray, out)
+            accounts = _rate_over_ray(rows, limit, plan, out, num_workers=ray_workers, gpus_per_worker=gpus_per_worker)
     print_accounts({"input": file, "output": "nothing (dry run)" if dry_run else str(out)}, accounts, as_json=as_json)
+
+
+def _open_rows(file: str, *, prompts_alone: bool, shape: str, bad_rows: "BadRows", offline: bool) -> "Rows":
+    """Prompts, or prompts with their answers. Raises DataError if there are none."""
+    from zephyr.cli.files import open_answers, open_rows
+
+    if prompts_alone:
+        return open_rows(file, "prompt", shape=shape, bad_rows=bad_rows, offline=offline)
+    return open_answers(file, shape=shape, bad_rows=bad_rows, offline=offline)
 
 
 def _check_options(*, ray_and_ledger: bool, dry_run_and_models: bool) -> None:
@@ -199,13 +193,15 @@ def _rate_here(
 
 
 def _rate_over_ray(
-    rows: "Rows", limit: int | None, plan: "RatingPlan", section: "RaySection", out: Path
+    rows: "Rows", limit: int | None, plan: "RatingPlan", out: Path, *, num_workers: int, gpus_per_worker: float
 ) -> Mapping[str, object]:
     """Write the ratings and the calls over Ray; partitions and ledgers are in a folder beside `out`."""
     from zephyr.feedback.judge import calls_beside
     from zephyr.feedback.ray_workers import rate_over_ray
     from zephyr.progress import show_progress
+    from zephyr.recipe.feedback_section import RaySection
 
+    section = RaySection(num_workers=num_workers, num_partitions=64, gpus_per_worker=gpus_per_worker)
     folder = out.with_suffix(".parts")
     folder.mkdir(exist_ok=True)
     with show_progress("partitions", section.num_partitions) as display:
