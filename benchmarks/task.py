@@ -1,4 +1,4 @@
-"""What a measured process is told and what it answers, as JSON files: the contract of driver and sides."""
+"""Input and output of a measured process, as JSON files: the contract between driver and sides."""
 
 import json
 from dataclasses import asdict, dataclass, replace

@@ -1,4 +1,4 @@
-"""`zephyr check`: validate a recipe and its inputs; count tokens, steps and truncated rows; list the files to come."""
+"""`zephyr check`: validate a recipe and its inputs; count tokens, steps and truncated rows; list the output files."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -25,7 +25,7 @@ from zephyr.stages.training import REFERENCE
 
 
 def check_lines(recipe: Recipe) -> Iterator[str]:
-    """What is found, line by line. Raises at the end, and all at once, what would stop the run before it trains."""
+    """The findings, line by line. Raises at the end one error with all that would stop the run before training."""
     with TemporaryDirectory(prefix="zephyr-check-") as folder:
         preview = Preview(recipe, Path(folder))
         yield from _titled("recipe", [f"{recipe.name}: {', '.join(recipe.stages)}"])
@@ -63,7 +63,7 @@ def model_lines(preview: Preview) -> Iterator[str]:
 
 
 def _unread(source: Source) -> str:
-    """A note for a model on the hub that is not looked at offline. Raises ModelError for one that is not there."""
+    """A note for a hub model that is not checked offline. Raises ModelError if the model does not exist."""
     try:
         resolved_revision(source)
     except ModelError:
@@ -74,7 +74,7 @@ def _unread(source: Source) -> str:
 
 
 def _named_models(recipe: Recipe) -> Iterator[tuple[str, str]]:
-    """The models from outside beside the base model, with the key that names them."""
+    """The external models besides the base model, each with its key in the recipe."""
     if recipe.align is not None and recipe.align.start is not None:
         yield "align.start", recipe.align.start
     feedback = recipe.feedback
@@ -99,7 +99,7 @@ def _disk_lines(preview: Preview) -> Iterator[str]:
 
 
 def _run_files(recipe: Recipe) -> list[str]:
-    """The names in the run's folder beside those of the stages."""
+    """The names in the run's folder, besides those of the stages."""
     has_reference = recipe.align is not None and recipe.align.objective.needs_reference
     return [LOCK_FILE, SUMMARY, *([f"{REFERENCE}/"] if has_reference else [])]
 

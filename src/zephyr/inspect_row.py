@@ -1,4 +1,4 @@
-"""`zephyr inspect`: one row of a training stage as the model gets it, within the stage's window."""
+"""`zephyr inspect`: one row of a training stage as the model gets it, truncated to max_length."""
 
 from itertools import islice
 from pathlib import Path

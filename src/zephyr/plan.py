@@ -1,7 +1,7 @@
-"""`zephyr plan`: what a recipe's stages will take in work, memory, time and cost, stage by stage.
+"""`zephyr plan`: estimated work, memory, time and cost of a recipe, stage by stage.
 
-On accelerators all is arithmetic. On this machine a new model's stages are timed for some seconds instead. Where the
-run has happened, what its stages took stands beside.
+For accelerators all is computed. On this machine a new model's stages are timed for some seconds instead. Where the
+run has been made, the actual times of its stages are compared.
 """
 
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ from zephyr.stages.table import STAGES
 
 
 def plan_lines(recipe: Recipe, cluster: Cluster | None, *, calibration_seconds: float) -> Iterator[str]:
-    """What the run will take, line by line. Without a cluster, on this machine, timed for so many seconds.
+    """The estimate of the run, line by line; without a cluster for this machine, calibrated for so many seconds.
 
     Raises ModelError where the model's configuration cannot be read.
     """
@@ -54,7 +54,7 @@ def disk_line(recipe: Recipe, shape: ModelShape) -> str:
 
 
 def _find_tokenizer(preview: Preview) -> None:
-    """Give the preview the tokenizer, if it can be had without the network or is learnt; public data need none."""
+    """Set the preview's tokenizer, if it is trained in the run or available without network; public data need none."""
     recipe, shape = preview.recipe, preview.recipe.model
     if isinstance(shape, NewModel):
         if recipe.pretrain is not None and (recipe.pretrain.data.sources or PRETRAIN in preview.made):

@@ -15,7 +15,7 @@ SECONDS_BETWEEN_LINES = 30.0
 
 
 class Display(Protocol):
-    """Where a loop says how many of its steps are done."""
+    """A progress display that a loop updates with its number of finished steps."""
 
     def update(self, step: int, loss: float | None = None) -> None:
         """Show that `step` steps are done, and the newest loss; without one the last stays."""
@@ -31,7 +31,7 @@ def show_progress(
     seconds_between_lines: float = SECONDS_BETWEEN_LINES,
     clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[Display]:
-    """The display of a work of `num_steps`, of which `first_step` were done before; on stderr if not told.
+    """The progress display of `num_steps` steps, `first_step` of them done before; on stderr by default.
 
     The time left follows from the steps done here, not from those of before. On several ranks, rank 0 alone
     shows it, and the others take `SILENT`.

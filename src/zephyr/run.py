@@ -45,9 +45,9 @@ def run_recipe(
     only: str | None = None,
     pinned: Pinned | None = None,
 ) -> dict[str, Plain]:
-    """The summary of the run, whose stages are then finished; what was finished before is skipped.
+    """The summary of the run, after all chosen stages are finished; stages finished earlier are skipped.
 
-    Raises what a stage raises; a later call goes on from there. A KeyboardInterrupt names the stage it stopped.
+    Raises the errors of the stages; a later call continues from there. A KeyboardInterrupt names the stopped stage.
     """
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     folder = recipe.output_dir / recipe.name
@@ -98,7 +98,7 @@ def chosen_stages(recipe: Recipe, *, until: str | None, only: str | None) -> Seq
 
 
 def stage_keys(recipe: Recipe) -> dict[str, StageKey]:
-    """All that each stage's result depends on, in the stages' order. Raises what is wrong with any data source."""
+    """The key of each stage, from all that its result depends on. Raises one error for all unreadable data sources."""
     keys: dict[str, StageKey] = {}
     problems = Problems()
     for name in recipe.stages:
@@ -124,10 +124,9 @@ def stages_read(recipe: Recipe, stage: Stage) -> list[str]:
 def preflight_stages(
     recipe: Recipe, keys: Mapping[str, StageKey], folder: Path, chosen: Sequence[str], say: Say
 ) -> None:
-    """Read all data from outside that the chosen stages will read, before the first of them begins.
+    """Read all external data of the chosen stages, before the first of them begins.
 
-    Rows of a training stage become tokens already where its tokenizer is at hand. Raises one error that says what is
-    wrong with the inputs of all of them.
+    Rows of a training stage are tokenised if its tokenizer is available. Raises one error for all unusable inputs.
     """
     problems = Problems()
     inputs: dict[str, Path] = {}
@@ -164,7 +163,7 @@ def _say_facts(say: Say, stage: str, title: str, facts: Facts) -> None:
 
 @contextmanager
 def _interrupts_named(stage: str) -> Iterator[None]:
-    """Pass Ctrl-C within on with the name of the stage."""
+    """Add the name of the stage to a KeyboardInterrupt within the block."""
     try:
         yield
     except KeyboardInterrupt as stop:
@@ -177,7 +176,7 @@ def _needs_every_rank(stage: Stage, folder: Path) -> bool:
 
 
 def _open_work(recipe: Recipe, name: str, key: StageKey, outcome: RunOutcome) -> Work:
-    """What the stage is made from. Raises CheckpointError where an earlier stage is not finished."""
+    """The input of the stage's run. Raises CheckpointError if an earlier stage is not finished."""
     read = stages_read(recipe, STAGES[name])
     missing = [one for one in read if one not in outcome.folders]
     if missing:

@@ -172,7 +172,7 @@ def test_no_file_is_lost_without_a_word(ultrafeedback, tmp_path, capsys):
     out = tmp_path / "pairs.jsonl"
     out.write_text("mine")
     assert zephyr("binarize", ultrafeedback, "-o", out) == 2
-    assert "is there already; choose another name, or overwrite it with --force" in capsys.readouterr().err
+    assert "already exists; choose another name, or overwrite it with --force" in capsys.readouterr().err
     assert out.read_text() == "mine"
     assert zephyr("binarize", ultrafeedback, "-o", out, "--force") == 0
     assert len(lines(out)) > 900

@@ -65,7 +65,7 @@ def test_seeds_grow_into_dialogues_and_tasks(teacher, seeds, tmp_path, capsys):
     # The file is there: nothing is asked, and nothing written over.
     before, num_asked = out.read_text(), len(teacher.asked)
     assert zephyr(*words) == 2
-    assert "is there already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
     assert zephyr(*words, "--force") == 0
     assert (out.read_text(), len(teacher.asked)) == (before, num_asked)
 

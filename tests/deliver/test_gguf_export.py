@@ -169,5 +169,5 @@ def test_nothing_is_overwritten_without_a_word(tmp_path):
     }
     again = CliRunner().invoke(app, command)
     assert isinstance(again.exception, DataError)
-    assert "is there already; give another --out, or --force" in str(again.exception)
+    assert "exists already; give another --out, or --force" in str(again.exception)
     assert CliRunner().invoke(app, [*command, "--force"]).exit_code == 0

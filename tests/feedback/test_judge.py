@@ -233,7 +233,7 @@ def test_every_call_is_written_with_its_failures(written):
 
 def test_nothing_is_written_over_unless_asked_for(written):
     ratings, _ = written
-    with pytest.raises(DataError, match="is there already"):
+    with pytest.raises(DataError, match="already exists"):
         write_judged([], "j", ratings, calls_beside(ratings))
     write_judged([], "j", ratings, calls_beside(ratings), replace=True)
     assert ratings.read_text() == ""

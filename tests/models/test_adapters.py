@@ -219,7 +219,7 @@ def test_saved_and_loaded_adapters_are_the_same(name, tmp_path):
 
 
 def test_adapter_folder_is_not_overwritten(adapter):
-    with pytest.raises(ModelError, match="is there already"):
+    with pytest.raises(ModelError, match="already exists"):
         save_adapter(trained("llama"), adapter)
 
 

@@ -253,7 +253,7 @@ def test_ids_out_of_range(kind):
 
 def test_nothing_is_overwritten(saved):
     before = weights_hash(load_model(Source(str(saved)), dtype="float32"))
-    with pytest.raises(ModelError, match=r"is there already, and is not overwritten; choose a new name"):
+    with pytest.raises(ModelError, match=r"already exists, and is not overwritten; choose a new name"):
         save_model(tiny_model("mistral", vocab_size=384, seed=1), tiny_tokenizer(), saved)
     assert weights_hash(load_model(Source(str(saved)), dtype="float32")) == before
 

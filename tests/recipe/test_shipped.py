@@ -180,7 +180,7 @@ def test_a_copy_never_writes_over_a_file(tmp_path):
     copied = copy_recipe("zephyr-7b-beta", tmp_path / "new")
     assert copied.read_bytes() == find_shipped("zephyr-7b-beta").path.read_bytes()
     copied.write_text("mine")
-    with pytest.raises(RecipeError, match="is there already"):
+    with pytest.raises(RecipeError, match="already exists"):
         copy_recipe("zephyr-7b-beta", tmp_path / "new")
     assert copied.read_text() == "mine"
     with pytest.raises(RecipeError, match="is not a folder"):

@@ -21,8 +21,8 @@ def test_nothing_is_none():
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
-        ("a: 1\nb: 2\na: 3\n", "line 3: 'a' stands in line 1 already"),
-        ("s:\n  a: 1\n  a: 1\n", "line 3: 's.a' stands in line 2 already"),
+        ("a: 1\nb: 2\na: 3\n", "line 3: 'a' is already set in line 1"),
+        ("s:\n  a: 1\n  a: 1\n", "line 3: 's.a' is already set in line 2"),
         ("a:\n\tb: 1\n", "line 2: indentation must be spaces, not tabs"),
         (
             "a: !!python/object:os.system x\n",

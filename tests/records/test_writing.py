@@ -100,7 +100,7 @@ def test_a_pair_says_who_wrote_it_and_how_it_was_made():
 def test_an_existing_file_is_never_written_over(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_text("mine")
-    with pytest.raises(DataError, match=r"rows\.jsonl: is there already; choose another name, or move it away"):
+    with pytest.raises(DataError, match=r"rows\.jsonl: already exists; choose another name, or move it away"):
         write_jsonl(path, [{"a": 1}])
     assert path.read_text() == "mine"
 

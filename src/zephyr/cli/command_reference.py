@@ -86,7 +86,7 @@ def _row(name: str, hint: object, parameter: Parameter) -> _Row:
 
 def _option(name: str, plain: object, info: OptionInfo) -> str:
     """How an option is written."""
-    # What stands first in an annotation's Option(...) is taken for the default.
+    # typer reads the first argument of an annotation's Option(...) as the default.
     given = [one for one in (info.default, *(info.param_decls or ())) if isinstance(one, str)]
     plainly = name.replace("_", "-")
     return ", ".join(given) or (f"--{plainly}/--no-{plainly}" if plain is bool else f"--{plainly}")
@@ -95,7 +95,7 @@ def _option(name: str, plain: object, info: OptionInfo) -> str:
 def _value(plain: object, info: OptionInfo | ArgumentInfo) -> str:
     repeated = get_origin(plain) is list or any(get_origin(part) is list for part in get_args(plain))
     limits = [f"from {info.min:g}" if info.min is not None else "", f"to {info.max:g}" if info.max is not None else ""]
-    # What an argument is called stands in the first column.
+    # The name of an argument is in the first column.
     is_named = isinstance(info, OptionInfo) and info.metavar is not None
     words = [f"`{info.metavar}`" if is_named else _type(plain), *limits]
     return " ".join(word for word in words if word) + (", may be repeated" if repeated else "")

@@ -1,4 +1,4 @@
-"""`zephyr compare`: runs of evaluations beside each other, or beside published scores."""
+"""`zephyr compare`: evaluations compared with each other, or with published scores."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -70,7 +70,7 @@ def _comparisons(read: dict[str, list["Result"]], seed: int, *, quiet: bool) -> 
 
 
 def _beside(read: dict[str, list["Result"]], model: str, *, quiet: bool) -> list[dict[str, object]]:
-    """Every run beside the published scores, printed unless quiet."""
+    """Every run compared with the published scores, printed unless quiet."""
     from zephyr.evaluate.published import beside_published, published_deviations
 
     compared: list[dict[str, object]] = []

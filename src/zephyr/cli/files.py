@@ -40,7 +40,7 @@ def open_answers(path: str, *, shape: str, bad_rows: BadRows, offline: bool) -> 
     try:
         return open_rows(path, "rated", shape=shape, bad_rows=bad_rows, offline=offline)
     except DataError:
-        # Pairs and labels hold answers too; for anything else the first error says what is wrong.
+        # Pairs and labels contain answers too; for anything else the first error is the right one.
         pairs = _open_pairs(path, bad_rows=bad_rows, offline=offline)
         if pairs is not None:
             return gather(pairs)
@@ -84,4 +84,4 @@ def check_output(out: Path, *, force: bool, read: str) -> None:
     if out.exists() and Path(read).exists() and out.samefile(read):
         raise DataError(shown, "is the input file", "choose another name")
     if out.exists() and not force:
-        raise DataError(shown, "is there already", "choose another name, or overwrite it with --force")
+        raise DataError(shown, "already exists", "choose another name, or overwrite it with --force")

@@ -1,4 +1,4 @@
-"""The `zephyr` command: which verbs there are, and the place where a user's mistakes are printed.
+"""The `zephyr` command: its subcommands, and the place where a user's mistakes are printed.
 
 Nothing here may import torch at the top: `zephyr --help` must answer at once.
 """
@@ -93,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise
         _end(error)
     except OSError as error:
-        # A run says this in words of its own; here is what the disk refused to all other verbs.
+        # `zephyr run` handles disk errors itself; these are those of all other commands.
         mistake = disk_mistake(error)
         if wants_traceback or mistake is None:
             raise

@@ -57,7 +57,7 @@ _TRAINING_DATA = (
     (FEEDBACK, "recorded"),
     (ALIGN, "data", "sources"),
 )
-# Options of an objective that are said under another name, or mean nothing where `reference_sync_steps` is unset.
+# Options of an objective that are listed under another name, or mean nothing where `reference_sync_steps` is unset.
 _UNSAID = ("name", "reference_mixup")
 
 

@@ -1,4 +1,4 @@
-"""The sizes of a model as its configuration tells them, and what follows: weights, active weights, cache."""
+"""The sizes of a model from its configuration, and what follows: parameters, active parameters, cache."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -80,7 +80,7 @@ class ModelShape:
 
 
 def shape_of(config: Mapping[str, Json]) -> ModelShape:
-    """The shape that a `config.json` tells. Raises ValueError naming the fields it lacks."""
+    """The model shape in a `config.json`. Raises ValueError naming the missing fields."""
     text = config.get("text_config")
     if isinstance(text, dict):
         config = text

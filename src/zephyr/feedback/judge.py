@@ -1,4 +1,4 @@
-"""Answers rated by a judge: which questions are asked, in which order answers are shown, and what failed.
+"""Answers rated by a judge: its rating requests, the order in which answers are shown, and failures.
 
 Questions are written and replies parsed in `zephyr.judging`; this file shuffles the answers, asks again after replies
 that cannot be parsed, and writes the ratings and every call they come from. A failure is never a score.
@@ -53,7 +53,7 @@ class FailedTry(NamedTuple):
 
 @dataclass
 class JudgeCall:
-    """One question, how it was last asked, and its outcome."""
+    """One question, its last request, and its outcome."""
 
     aspect: str
     shown: tuple[int, ...]  # indices of the answers, in the order in which the judge saw them
@@ -131,7 +131,7 @@ def _ordered(indices: list[int], order: Order, seed: int) -> tuple[int, ...]:
 def _ask(
     pending: Sequence[tuple[Rated, JudgeCall]], teacher: Teacher, max_new_tokens: int
 ) -> list[tuple[Rated, JudgeCall]]:
-    """The calls to be asked again, after all have been asked once; the calls are changed in place."""
+    """The calls to repeat, after all have been sent once; the calls are changed in place."""
     requests = [_request(row, call, max_new_tokens) for row, call in pending]
     again: list[tuple[Rated, JudgeCall]] = []
     for (row, call), (_, reply) in zip(pending, paired(teacher, requests), strict=True):

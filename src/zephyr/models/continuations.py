@@ -70,7 +70,7 @@ def score_continuations(scorer: ForestScorer, continuations: Sequence[Continuati
 
 
 def _by_sequence(forest: Forest, logps: torch.Tensor, is_best: torch.Tensor) -> list[ContinuationScore]:
-    """Sums over each sequence's edges; its last token's edge stands behind those of the forest."""
+    """Sums over each sequence's edges; the edge of its last token follows those of the forest."""
     sums = logps[forest.num_edges :].index_add(0, forest.member_sequence, logps[forest.member_edge])
     misses = (~is_best[forest.num_edges :]).long()
     misses = misses.index_add(0, forest.member_sequence, (~is_best[forest.member_edge]).long())

@@ -258,7 +258,7 @@ def save_model(
 def refuse_existing(folder: Path) -> None:
     """Check that the name is free. Raises ModelError."""
     if folder.exists() or folder.is_symlink():
-        raise ModelError(str(folder), "is there already, and is not overwritten", "choose a new name")
+        raise ModelError(str(folder), "already exists, and is not overwritten", "choose a new name")
 
 
 @contextmanager

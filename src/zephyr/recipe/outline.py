@@ -24,7 +24,7 @@ class Place(NamedTuple):
     item: "Place | None" = None
 
     def section(self, value: object) -> type[Section] | None:
-        """The section that stands here by the value's tag; None if it has no known tag."""
+        """The section for the value's tag; None if the tag is unknown."""
         if not self.tag:
             return self.variants.get("")
         chosen = value.get(self.tag) if isinstance(value, dict) else None

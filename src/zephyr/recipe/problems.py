@@ -110,7 +110,7 @@ def _locate(location: Keys) -> tuple[Keys, type[Section] | None]:
 
 
 def _nearest_key(keys: Keys, owner: type[Section], data: Plain) -> str:
-    """What an unknown key may have meant: a key beside it, below it, or of another variant."""
+    """A suggestion for an unknown key: a key of the same section, of one below it, or of another variant."""
     name = str(keys[-1])
     place = place_at(keys[:-1], data) or PLAIN
     others = [tag for tag, variant in place.variants.items() if name in variant.model_fields]

@@ -53,7 +53,7 @@ def reference_page() -> str:
 
 
 def _sections() -> dict[type[Section], list[str]]:
-    """Every section, and the keys under which it stands."""
+    """Every section, and its keys in the recipe."""
     found: dict[type[Section], list[str]] = {Recipe: []}
     waiting: list[tuple[type[Section], str]] = [(Recipe, "")]
     while waiting:

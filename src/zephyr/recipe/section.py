@@ -1,11 +1,11 @@
-"""What every section of a recipe is: a frozen record that knows all its keys and refuses others."""
+"""The base class of a recipe's sections: a frozen record that rejects unknown keys."""
 
 from typing import TypeAlias
 
 from pydantic import BaseModel, ConfigDict, JsonValue
 
 Plain: TypeAlias = "str | int | float | bool | list[Plain] | dict[str, Plain] | None"
-# Marks a field that says how work is done, logged, saved or paid for: it cannot change a result.
+# Marks a field that only affects how work is done, logged, saved or paid for, never a result.
 FREE: dict[str, JsonValue] = {"changes_result": False}
 
 

@@ -55,7 +55,7 @@ def copy_recipe(name: str, folder: Path) -> Path:
         with target.open("xb") as file:
             file.write(recipe.path.read_bytes())
     except FileExistsError as error:
-        raise RecipeError(str(target), "is there already", "move it away, or name another folder") from error
+        raise RecipeError(str(target), "already exists", "move it away, or choose another folder") from error
     except OSError as error:
         raise RecipeError(str(target), f"cannot be written ({error.strerror})", "name another folder") from error
     return target

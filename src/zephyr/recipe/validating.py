@@ -36,7 +36,7 @@ def validate(data: Plain) -> Recipe | list[Problem]:
         layer = [*_truths_as_numbers(repaired, TOP, ()), *(from_detail(detail, repaired) for detail in details)]
         if not layer:
             break
-        # The sides of a union complain of the same key, and the first says it best.
+        # All variants of a union report the same key; the first message is the clearest.
         layer = list({problem.keys: problem for problem in reversed(layer)}.values())[::-1]
         problems += _without_twins([problem._replace(keys=_as_written(problem.keys, renamed)) for problem in layer])
         for problem in layer:
@@ -73,13 +73,13 @@ def _as_written(keys: Keys, renamed: dict[Keys, Keys]) -> Keys:
 
 
 def _without_twins(problems: list[Problem]) -> list[Problem]:
-    """The problems without those of a missing key that stands there misspelt."""
+    """The problems without missing keys that are present under a misspelt name."""
     meant = {(*p.keys[:-1], name) for p in problems if (name := _meant(p)) is not None}
     return [problem for problem in problems if problem.what != "is missing" or problem.keys not in meant]
 
 
 def _meant(problem: Problem) -> str | None:
-    """The key a misspelt one beside it stands for."""
+    """The missing key that a misspelt one was meant to be."""
     found = problem.remedy.removeprefix("did you mean '").removesuffix("'?")
     return found if len(found) < len(problem.remedy) and "." not in found else None
 

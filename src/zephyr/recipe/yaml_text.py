@@ -1,7 +1,7 @@
 """YAML as plain values, with the line of every key: nothing is run, nothing is guessed, nothing is lost.
 
 The same reader serves files and the values of overrides. Keys are text whatever they look like, a date is text,
-and a key that stands twice is a mistake, which PyYAML would take without a word.
+and a duplicate key is an error, which PyYAML would accept silently.
 """
 
 from typing import NamedTuple
@@ -12,7 +12,7 @@ from zephyr.errors import RecipeError
 from zephyr.recipe.outline import Keys, dotted, one_line
 from zephyr.recipe.section import Plain
 
-# An alias can repeat what stands elsewhere; a few of them in each other make a file grow without bound.
+# Aliases repeat other values; nested ones can make a small file expand without bound.
 MAX_VALUES = 20_000
 _MAPPING, _LIST = "tag:yaml.org,2002:map", "tag:yaml.org,2002:seq"
 
@@ -56,7 +56,7 @@ class _Reader:
             key = str(key_node.value)
             if key in built:
                 first = self.lines[(*keys, key)]
-                self.faults.append(f"line {_line(key_node)}: '{dotted((*keys, key))}' stands in line {first} already")
+                self.faults.append(f"line {_line(key_node)}: '{dotted((*keys, key))}' is already set in line {first}")
             built[key] = self._entry(key_node, value_node, (*keys, key))
         return built
 

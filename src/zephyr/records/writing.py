@@ -21,7 +21,7 @@ def write_jsonl(path: Path, objects: Iterable[Mapping[str, Json] | Record], *, r
 
     Raises DataError if the file exists, unless `replace`.
     """
-    refusal = DataError(printable(str(path)), "is there already", "choose another name, or move it away")
+    refusal = DataError(printable(str(path)), "already exists", "choose another name, or move it away")
     if path.exists() and not replace:
         raise refusal
     partial = path.with_name(f"{path.name}.partial")

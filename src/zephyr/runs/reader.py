@@ -1,7 +1,6 @@
 """What a run recorded of itself, read from its folder: recipe, versions, finished stages, logs, samples, files.
 
-Nothing is computed and nothing is guessed: what was not recorded is None or empty. What is made of it is the task of
-card, report and plan.
+Nothing is computed or guessed: what was not recorded is None or empty. Card, report and plan use it.
 """
 
 import json
@@ -66,7 +65,7 @@ class FinishedStage:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """A run as far as it has come."""
+    """The recorded state of a run."""
 
     folder: Path
     recipe: Mapping[str, Json]

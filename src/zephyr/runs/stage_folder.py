@@ -1,4 +1,4 @@
-"""The folder of a stage: named by the hash of all it depends on, worked in beside its place, renamed when whole.
+"""The folder of a stage: named by the hash of all it depends on, written under a working name, renamed when done.
 
 `stage.json` in it says what it was made from, when, in which time, and what came out. A finished folder is never
 changed; a stage whose settings or inputs change gets another name, so both results stay.

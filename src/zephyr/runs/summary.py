@@ -30,7 +30,7 @@ class RunOutcome:
 
 
 def write_summary(recipe: Recipe, outcome: RunOutcome) -> dict[str, Plain]:
-    """The summary of the run, which afterwards stands in its folder."""
+    """The summary of the run, after it has been written to its folder."""
     evaluated = outcome.records.get(EVALUATE)
     facts = evaluated.facts if evaluated is not None else {}
     summary: dict[str, Plain] = {

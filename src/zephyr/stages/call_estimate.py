@@ -1,7 +1,7 @@
-"""What the teachers of a run will be asked: calls, tokens and price, estimated from a sample of prompts.
+"""The calls, tokens and price of a run's teachers, estimated from a sample of prompts.
 
 The stages' own code sends its requests to teachers that only count. Prompt tokens are approximate; answers count at
-their maximum length, so real runs take less. Failed tries, and questions that a judge is asked again, come on top.
+their maximum length, so real runs take less. Failed attempts and repeated rating requests come on top.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -43,7 +43,7 @@ class TeacherEstimate(NamedTuple):
 
 
 def counting(section: TeacherSection, times: float, *, fails: bool = False) -> TeacherEstimate:
-    """The estimate of a teacher that has not been asked anything yet; with `fails` it answers with errors."""
+    """An estimate for a teacher without any calls yet; with `fails` it answers every call with an error."""
     name = teacher_name(section)
     return TeacherEstimate(name, section, DryTeacher(name, prices_of(section), fails=fails), times)
 

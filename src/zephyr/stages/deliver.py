@@ -1,6 +1,6 @@
-"""The deliver stage: a report of the run and a card of its model; both by hand too, with results from outside the run.
+"""The deliver stage: a report of the run and the card of its model.
 
-What stands in them is the task of `zephyr.deliver`.
+Their content is made in `zephyr.deliver`.
 """
 
 import json

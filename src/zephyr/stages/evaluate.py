@@ -216,7 +216,7 @@ def _spread(values: Sequence[_Value]) -> Sequence[_Value]:
 
 
 def _as_line(messages: Messages) -> str:
-    """What was said, one message after the other."""
+    """The contents of all messages, in order."""
     return " / ".join(message.content for message in messages)
 
 
@@ -296,7 +296,7 @@ def _judge(work: Work, judge: TeacherSection) -> TeacherSection:
 
 
 def _score(result: "Result", folder: str) -> dict[str, Plain]:
-    """The score that the benchmark is known by, with its interval and the file that it stands in."""
+    """The main score of the benchmark, with its interval and the file that holds it."""
     from zephyr.evaluate.harness.report import MAIN
     from zephyr.evaluate.results import AS_PUBLISHED, RESULT
 

@@ -49,7 +49,7 @@ from zephyr.world import faulty_answer, ideal_answer
 CANDIDATES = "candidates.jsonl"
 PAIRS = "pairs.jsonl"
 COUNTS = "counts.json"
-# Of the prompts, those whose answers give a row; of the others all answers are rated alike, or too few are rated.
+# Share of the prompts that give a row; for the others all ratings are equal, or too few answers are rated.
 SHARE_WITH_A_ROW = 0.9
 _SCANNED_ROWS = 5000
 
@@ -144,7 +144,7 @@ def estimate_calls(recipe: Recipe, sample: Sequence[Prompt], num_prompts: int) -
 def _preflight(work: Work) -> Facts:
     """Facts about prompts or ratings from outside, read to their end.
 
-    Raises DataError if nothing comes of them, and other ZephyrErrors for teachers that cannot be asked.
+    Raises DataError if they give no row, and other ZephyrErrors for teachers that cannot be called.
     """
     recipe, section = work.recipe, _section(work.recipe)
     if section.recorded:
@@ -201,7 +201,7 @@ def _right_and_faulty(prompt: Prompt, rng: Random) -> tuple[Answer, ...]:
 
 
 def _check_teachers(recipe: Recipe) -> None:
-    """Check that all teachers can be asked. Raises ZephyrError for a missing key or library."""
+    """Check that all teachers can be called. Raises ZephyrError for a missing key or library."""
     section = _section(recipe)
     for key, one in {"judge": section.judge, **pool_of(section.candidates)}.items():
         check_teacher(one, where=f"{FEEDBACK}.{key}", offline=recipe.offline)
@@ -223,8 +223,8 @@ def _read_all(recipe: Recipe, data: DataSection, kind: type[Record]) -> Facts:
 def _run(work: Work) -> Facts:
     """Make the stage: rated answers, the judge's calls, and the training rows made of them. Returns the facts.
 
-    Answers and ratings are kept, so that a stage that was stopped asks nothing twice. Raises DataError if no row comes
-    of the ratings.
+    Answers and ratings are stored, so that an interrupted stage repeats no request. Raises DataError if the ratings
+    give no row.
     """
     section = _section(work.recipe)
     facts: Facts = {}
@@ -245,7 +245,7 @@ def _run(work: Work) -> Facts:
         rules = repair_where_published(section.binarize, ())
         made = binarize(_read(work, RATINGS), rules, seed=work.recipe.seed)
         if not made.rows:
-            # What failed is asked again by the next try; what was answered is in the ledgers.
+            # Failed requests are repeated by the next run; answered ones are in the ledgers.
             for name in (CANDIDATES, RATINGS):
                 (work.folder / name).unlink(missing_ok=True)
             raise nothing_made(

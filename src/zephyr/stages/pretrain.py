@@ -82,7 +82,7 @@ def learn_run_tokenizer(recipe: Recipe, shape: NewModel, *, made: Path | None) -
 
 
 def byte_tokenizer(shape: NewModel) -> Tokenizer:
-    """A tokenizer of single bytes, which stands in for one that cannot be learnt yet."""
+    """A byte-level tokenizer without merges, used until the real one can be trained."""
     return learn_tokenizer([], vocab_size=MIN_VOCABULARY, max_length=shape.max_position_embeddings, bos=False)
 
 

@@ -1,4 +1,4 @@
-"""What can be known of a run before it: the recipe, a folder for samples, and the rows its stages will make."""
+"""State shared by the stages' checks and estimates: the recipe, a folder for samples, and rows to be made."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -41,7 +41,7 @@ class SampledStage(NamedTuple):
 
 @dataclass
 class Preview:
-    """A look at a recipe before its run. Stages look in their order; `made` takes what later ones will read.
+    """The state of a check or an estimate, passed from stage to stage; `made` holds rows that later stages read.
 
     ``folder`` is a temporary one. ``made``: rows by the stage that will read them ("sft", "align", "feedback").
     ``tokenizer``: that of the run's model, None where it cannot be had; ``counts_bytes`` where a stand-in for it takes

@@ -1,4 +1,4 @@
-"""What a stage of a run is: one record that says what it reads and writes, how it is checked, estimated and made."""
+"""A stage of a run as one record: what it reads and writes, its check, its estimate and its run."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What a stage starts from: a model, its tokenizer, and the recipe's way from dialogues to tokens."""
+"""What a stage starts from: a model, its tokenizer, and the encoder of dialogues."""
 
 from dataclasses import replace
 from typing import cast
@@ -103,7 +103,7 @@ def source_at_hand(work: Work) -> Source | None:
 
 
 def encoder_for(tokenizer: Tokenizer, recipe: Recipe, stage: str) -> DialogueEncoder:
-    """The recipe's way from dialogues to tokens in a stage. Raises ModelError or RecipeError if they do not fit."""
+    """The stage's encoder of dialogues. Raises ModelError or RecipeError if tokenizer and template do not fit."""
     return DialogueEncoder(tokenizer, recipe.template_of(stage))
 
 
@@ -116,7 +116,7 @@ def starting_tokenizer(source: Source, recipe: Recipe, stage: str) -> tuple[Toke
 
 
 def stage_teacher(work: Work, stage: str, *, cache_tokens: int | None = None) -> Teacher:
-    """The model of a finished stage as a teacher that answers, under the chat template of the stage at work.
+    """The model of a finished stage as a teacher, with the chat template of the current stage.
 
     ``cache_tokens``: of key-value cache while it answers, instead of the teachers' default.
     """

@@ -45,9 +45,9 @@ INSTRUCTIONS = "instructions.jsonl"
 TASKS = "tasks.jsonl"
 ROUNDS = "rounds.jsonl"
 
-# Rows that are made before the run where a rule makes them: as many as a check looks at.
+# Maximum rows that a check generates with the scripted teacher.
 SAMPLED_ROWS = 1000
-# Of the instructions in a list of a teacher; in Self-Instruct's own run it was about so many.
+# Instructions kept from each list of a teacher; about as many as in the published Self-Instruct run.
 KEPT_OF_A_LIST = 4
 FileRow: TypeAlias = Mapping[str, Json] | Record
 _R = TypeVar("_R")
@@ -96,9 +96,9 @@ def _sampling_of(teacher: TeacherSection) -> SamplingSection:
 
 
 class Synthesis(NamedTuple):
-    """The rows of a generator by the file that takes them, and what became of its requests.
+    """The rows of a generator by file, and counts of its requests by outcome.
 
-    Rows are made while they are read, those of the first file first; only then the counts are complete.
+    Rows are made lazily, file by file in order; the counts are complete once all have been read.
     """
 
     files: dict[str, Iterable[FileRow]]
@@ -115,9 +115,9 @@ def synthesize(
     seeds: Sequence[InstructionTask] = (),
     passages: Sequence[str] = (),
 ) -> Synthesis:
-    """What the generator makes. `rounds`: the file from which instructions continue to grow after a stop.
+    """The generator's rows and counts. `rounds`: the file from which Self-Instruct continues after an interruption.
 
-    Raises DataError, now or when the rows are read, where the teacher writes nothing that can be used.
+    Raises DataError, now or when the rows are read, if the teacher writes nothing usable.
     """
     if isinstance(generator, SelfInstructSynth):
         return _grow_tasks(generator, writers, seeds, seed=seed, rounds=rounds)
@@ -170,7 +170,7 @@ def _write(
 
 
 def _watched(rows: Iterable[_R], counts: Counter[str], writers: Writers, num_expected: int) -> Iterator[_R]:
-    """The same rows, with a display of their number. Raises DataError at their end if there was none."""
+    """The same rows, with a progress display. Raises DataError at the end if there were none."""
     num_rows = 0
     with show_progress("dialogues", num_expected) as display:
         for row in rows:
@@ -303,9 +303,9 @@ def _estimate_lists(
 
 
 def _run(work: Work) -> Facts:
-    """Make the stage: dialogues, prompts for feedback, and what else its generator writes. Returns the facts.
+    """Make the stage: dialogues, prompts for feedback, and the generator's other files. Returns the facts.
 
-    Raises DataError where the teacher writes nothing that can be used.
+    Raises DataError if the teacher writes nothing usable.
     """
     recipe, section = work.recipe, _section(work.recipe)
     generator, teachers = section.generator, list(teachers_of(section))

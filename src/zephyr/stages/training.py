@@ -1,4 +1,4 @@
-"""What the three training stages share: what they read and depend on, their rows as tokens, and the preflight."""
+"""What the three training stages share: inputs, dependencies, tokenised rows, and the preflight."""
 
 import json
 from collections.abc import Callable
@@ -78,7 +78,7 @@ def made_rows(work: Work, maker: str, file: str) -> Path | None:
 
 
 def prepare(work: Work, encoder: DialogueEncoder, made: Path | None = None) -> Facts:
-    """The facts of the stage's rows, which then stand in its folder as tokens; made once, by rank 0.
+    """The facts of the stage's rows, after rank 0 has written them as tokens to its folder, once.
 
     ``made``: the file of an earlier stage, read where the section names no sources. Raises DataError.
     """
@@ -126,9 +126,9 @@ def stored_comparisons(folder: Path, part: Part) -> PreferenceStore:
 
 
 def read_ahead(work: Work) -> Facts:
-    """The facts of the stage's rows from outside: read whole, and tokens already where the tokenizer is at hand.
+    """The facts of the stage's external rows: all read, and tokenised if the tokenizer is available.
 
-    Raises DeviceError where this machine cannot train so, and DataError.
+    Raises DeviceError if this machine does not support the training, DataError for unusable rows.
     """
     section = section_of(work.recipe, work.stage)
     check_device(section)

@@ -1,7 +1,7 @@
-"""What is known of a training stage before it runs: its rows as tokens, its steps, what is truncated, what it takes.
+"""Check and estimate of a training stage: tokens, optimizer steps, truncated rows, work, memory and time.
 
-Up to EXACT_ROWS rows are all tokenised, by the run's own functions, so that the numbers are those of the run; of more,
-a sample is.
+Up to EXACT_ROWS rows are all tokenised, by the run's own functions, so that the counts are exact; of more rows, a
+sample is tokenised.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -43,14 +43,15 @@ from zephyr.records.rows import Chat, Preference, Rated, Record
 from zephyr.stages.preview import Preview, SampledStage
 from zephyr.stages.start import encoder_for, section_of
 
-# Up to so many rows are all tokenised by a check; of more, so many spread over all of them are.
+# A check tokenises all of up to EXACT_ROWS rows; of more, SAMPLE_ROWS spread over all of them.
 EXACT_ROWS = 10_000
 SAMPLE_ROWS = 1_000
-# Of so many rows that take most bytes, so many with the longest prompts: one that leaves no room stops the run.
+# Checked besides a sample: the LONGEST_PROMPTS longest prompts among the LARGE_ROWS rows with most bytes, as a
+# prompt that leaves no room for an answer stops the run.
 LARGE_ROWS = 20_000
 LONGEST_PROMPTS = 20
 SCANNED_ROWS = 5_000
-# Examples that a plan times this machine on.
+# Examples with which a plan times this machine.
 TIMED_EXAMPLES = 512
 T = TypeVar("T")
 
@@ -117,7 +118,7 @@ class TrainingPreview:
 
 
 def _encoder(preview: Preview, stage: str) -> DialogueEncoder | None:
-    """The stage's way to tokens; None where its tokenizer cannot be had now."""
+    """The stage's encoder; None if its tokenizer is not available yet."""
     recipe, tokenizer = preview.recipe, preview.tokenizer
     named: str | None = getattr(section_of(recipe, stage), "start", None)
     if named is not None:
@@ -130,7 +131,7 @@ def _encoder(preview: Preview, stage: str) -> DialogueEncoder | None:
 def look(
     preview: Preview, stage: str, parts: Sequence[Records[Record]], held: Sequence[Records[Record]]
 ) -> TrainingPreview | None:
-    """The opened rows of a stage tokenised, all of them or a sample; None where its tokenizer is not at hand."""
+    """The opened rows of a stage tokenised, all or a sample; None if its tokenizer is not available."""
     encoder = _encoder(preview, stage)
     if encoder is None:
         return None
@@ -196,7 +197,7 @@ def _prompt_characters(row: Record) -> int:
 
 
 def check_device(section: TrainingSection) -> None:
-    """Check that this machine can train so. Raises DeviceError."""
+    """Check that this machine supports the section's training. Raises DeviceError."""
     lora = getattr(section, "lora", None)
     if lora is not None and lora.load_in_4bit:
         from zephyr.models.adapters import refuse_4bit
@@ -205,7 +206,7 @@ def check_device(section: TrainingSection) -> None:
 
 
 def check(stage: str, maker: str, preview: Preview) -> Iterator[str]:
-    """Lines on rows, tokens, steps and what is truncated; what would stop the run goes to the preview's problems."""
+    """Lines on rows, tokens, steps and truncation; errors that would stop the run go to `preview.problems`."""
     recipe, section = preview.recipe, section_of(preview.recipe, stage)
     data, kind = section.data, ROW_KINDS[type(section)]
     try:
@@ -234,7 +235,7 @@ def check(stage: str, maker: str, preview: Preview) -> Iterator[str]:
 
 
 def _lines(found: TrainingPreview, *, counts_bytes: bool) -> Iterator[str]:
-    """Raises DataError for what would stop the run for certain."""
+    """Lines on the tokenised rows. Raises DataError for errors that will certainly stop the run."""
     train, looked_at = found.train, "all rows" if found.longest is None else "sample"
     if not train.num_examples and found.longest is None:
         raise found.accounts.none_left(train.truncation.summary())
@@ -274,7 +275,7 @@ def _steps_line(found: TrainingPreview) -> str:
 
 
 def defect_lines(parts: Iterable[Records[Record]], held: Iterable[Records[Record]]) -> list[str]:
-    """What the scanner finds in preferences or ratings, and which prompts stand among the held-out rows too."""
+    """Defects that the scanner finds in preferences or ratings, and prompts that are also in the held-out rows."""
     others = [row.prompt for row in _beginnings(held) if isinstance(row, Preference | Rated)]
     rows = (row for row in _beginnings(parts) if isinstance(row, Preference | Rated))
     return scan_preferences(rows, other_prompts=others or None).lines()
@@ -285,7 +286,7 @@ def _beginnings(parts: Iterable[Records[Record]]) -> Iterator[Record]:
 
 
 def estimate(stage: str, maker: str, preview: Preview) -> Iterator[str]:
-    """Lines on work, memory and time; the preview then has the stage among its sampled ones."""
+    """Lines on work, memory and time; adds the stage to `preview.sampled`."""
     from zephyr.estimate.lines import training_lines
 
     section = section_of(preview.recipe, stage)
@@ -311,7 +312,7 @@ def estimate(stage: str, maker: str, preview: Preview) -> Iterator[str]:
 
 
 def _opened(preview: Preview, stage: str) -> TrainingPreview | None:
-    """The stage's rows tokenised; None where they, or the tokenizer, are not at hand. Raises DataError."""
+    """The stage's rows tokenised; None if rows or tokenizer are not available. Raises DataError."""
     recipe, section = preview.recipe, section_of(preview.recipe, stage)
     kind = ROW_KINDS[type(section)]
     if section.data.sources:

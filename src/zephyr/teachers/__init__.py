@@ -1,1 +1,1 @@
-"""Who answers when a model is asked: a local model, a scripted one, a server; all behind one protocol."""
+"""Teachers and judges: a local model, a scripted one, a vLLM engine, a server; all behind one protocol."""

@@ -48,7 +48,7 @@ class StoredModel:
 
     @property
     def model_folder(self) -> Path:
-        """Where the trained model stands in the end."""
+        """The folder of the trained model."""
         return self.folder / MODEL
 
 

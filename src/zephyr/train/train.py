@@ -156,7 +156,7 @@ def train(job: TrainJob) -> TrainOutcome:
 
 
 def start(job: TrainJob) -> TrainRun:
-    """The run at its first step, or where its newest checkpoint stands; its inputs are checked before."""
+    """The run at its first step, or at its newest checkpoint; its inputs are checked first."""
     if isinstance(job.model, StoredModel):
         job = _opened(job, job.model)
     arranged = job.objective.arranged
@@ -237,7 +237,7 @@ def _due(step: int, every: int | None) -> bool:
 
 
 def _due_by_clock(run: TrainRun) -> bool:
-    """What the clock of rank 0 says: those of the others differ, and all must save together."""
+    """The time of rank 0: clocks differ, and all ranks must save together."""
     return not run.clock.is_off and from_rank_zero(run.clock.is_due)
 
 

@@ -86,10 +86,10 @@ def translate_evaluation(work: Translation) -> None:
 
 
 def _translate_best(work: Translation) -> None:
-    """Which evaluation's weights are handed on, which takes two keys, and a third has a default of its own."""
+    """The checkpoint to keep, set by two keys, and a third with its own default."""
     if work.get("load_best_model_at_end") is not True:
         for key in ("load_best_model_at_end", "metric_for_best_model", "greater_is_better"):
-            work.leave(key, "the last weights are handed on")
+            work.leave(key, "the last checkpoint is kept")
         return
     metric = str(work.get("metric_for_best_model") or "loss")
     work.put(".train.metric_for_best_model", metric, "load_best_model_at_end", "metric_for_best_model")

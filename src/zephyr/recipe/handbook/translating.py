@@ -1,4 +1,4 @@
-"""Recipes of the alignment-handbook of 2023 to 2025, translated key by key into ours, and every step of it said.
+"""Recipes of the alignment-handbook of 2023 to 2025, translated key by key into ours, and every translation noted.
 
 They are flat lists of transformers' training arguments for one stage. What the handbook's code of the time did
 besides (a system turn, a second end-of-sequence token, packing, a way to truncate) is written out as settings.
@@ -107,7 +107,7 @@ def _template(work: Translation) -> None:
     work.put("chat_template.empty_system", empty, "auto_insert_empty_system_msg", "the handbook's default")
     options = work.get("dataset_kwargs")
     extra = not isinstance(options, dict) or options.get("append_concat_token") is not False
-    work.put("chat_template.extra_eos", extra, "dataset_kwargs", "TRL of the time added one unless told not to")
+    work.put("chat_template.extra_eos", extra, "dataset_kwargs", "TRL of the time added one by default")
     legacy = _LLAMA_TOKENIZERS.search(model) is not None
     work.put("chat_template.legacy_space", legacy, "model_name_or_path", "tokenizers of 2023 and 2024")
     if work.stage == "align" and name == "zephyr":
@@ -127,7 +127,7 @@ def _rows(work: Translation) -> None:
     mixture = work.old.get("dataset_mixture")
     if not asks_for_evaluation(work):
         if found.held_out:
-            work.notes.append("the test split is left out: the file asks for no evaluation")
+            work.notes.append("the test split is left out: the file has evaluation off")
     elif found.held_out:
         work.put(".data.eval_sources", list(found.held_out), origin, "held out, never trained on")
     elif isinstance(mixture, dict) and "test_split_size" in mixture:
@@ -187,4 +187,4 @@ def _rest(work: Translation) -> None:
             nearest = did_you_mean(key, known.OLD_KEYS).removeprefix("; ")
             work.problems.append(Problem((key,), f"there is no such key{quoted(work.old[key])}", nearest))
         elif not any(key in note for note in work.notes):
-            work.leave(key, f"it says nothing to the stage {work.stage}")
+            work.leave(key, f"it does not apply to the stage {work.stage}")

@@ -54,7 +54,7 @@ class Identity(NamedTuple):
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands. `notes` takes whatever plain values else the loop must find again."""
+    """The progress of a run. `notes` holds further plain values that the loop must restore."""
 
     step: int
     examples_seen: int = 0

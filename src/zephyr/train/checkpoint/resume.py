@@ -43,7 +43,7 @@ _log = logging.getLogger(__name__)
 
 
 def load_latest(run_folder: Path, training: TrainingState, *, identity: Identity) -> Progress | None:
-    """Where the newest whole checkpoint stands, restored into `training`; None if there is none at all.
+    """The progress of the newest complete checkpoint, restored into `training`; None if there is none.
 
     Trainable weights, buffers, optimizer and random states are overwritten. Damaged checkpoints are named
     in the log and passed over. Raises CheckpointError if none is whole, or if the newest whole one is of

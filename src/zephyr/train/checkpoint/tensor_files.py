@@ -48,7 +48,7 @@ def write_tensors(folder: Path, groups: Mapping[str, Mapping[str, Tensor]]) -> d
     shard by shard, replicated tensors once. Raises an OSError naming the file, on every rank.
     """
     group_of = {name: group for group, tensors in groups.items() for name in tensors}
-    assert len(group_of) == sum(len(tensors) for tensors in groups.values()), "a name stands in two groups"
+    assert len(group_of) == sum(len(tensors) for tensors in groups.values()), "a name is in two groups"
     writer = _ShardWriter(folder, group_of)
     merged = {name: tensor for tensors in groups.values() for name, tensor in tensors.items()}
     try:
@@ -131,7 +131,7 @@ class _ShardWriter(StorageWriter):
         return future
 
     def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
-        """Do nothing: each file's header says all that a reader needs."""
+        """Do nothing: each file's header has all that a reader needs."""
 
     @classmethod
     def validate_checkpoint_id(cls, checkpoint_id: object) -> bool:
