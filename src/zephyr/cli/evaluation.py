@@ -14,7 +14,13 @@ from zephyr.cli.terminal import Offline, can_go_on, escape_controls, quiet_libra
 if TYPE_CHECKING:
     from zephyr.evaluate.benchmarks import BenchmarkResults
 
-Toggle = Literal["auto", "on", "off"]
+ChatTemplate = Annotated[
+    Literal["auto", "on", "off"], typer.Option(help="Use the model's chat template; auto: only for ifeval.")
+]
+MaxNewTokens = Annotated[
+    int | None,
+    typer.Option(min=1, help="Maximum tokens of an answer, for models with a short context; default: as published."),
+]
 Names = Annotated[
     str,
     typer.Option(
@@ -39,17 +45,10 @@ def evaluate(  # noqa: PLR0913 - typer makes an option of every parameter
     ] = None,
     shots: Annotated[int | None, typer.Option(min=0, help="Few-shot examples; default: as each task defines.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Use only the first N documents of each task.")] = None,
-    chat_template: Annotated[
-        Toggle, typer.Option(help="Use the model's chat template; auto: only for ifeval.")
-    ] = "auto",
+    chat_template: ChatTemplate = "auto",
     system: Annotated[str | None, typer.Option(help="System message.")] = None,
     judge: Judge = None,
-    max_new_tokens: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="Maximum tokens of an answer, for models with a short context; default: as published."
-        ),
-    ] = None,
+    max_new_tokens: MaxNewTokens = None,
     cap_tokens: CapTokens = None,
     api_key_env: KeyEnv = "OPENAI_API_KEY",
     concurrency: Concurrency = 64,
