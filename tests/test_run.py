@@ -91,14 +91,14 @@ def test_a_run_is_repeated_from_its_lock_file_alone(made, tmp_path):
     summary, _ = run(asked.recipe, pinned=asked.pinned)
     assert summary["scores"] == first["scores"]
     assert summary["metrics"] == first["metrics"]
-    with pytest.raises(RecipeError, match="takes no settings"):
+    with pytest.raises(RecipeError, match="takes no overrides"):
         requested_run(str(moved), ["seed=1"], offline=True)
 
 
 def test_until_and_only(made, tmp_path):
     summary, _ = run(mini_recipe(tmp_path), until="synth")
     assert list(summary["folders"]) == ["synth"]
-    with pytest.raises(Exception, match="needs what stage pretrain makes"):
+    with pytest.raises(Exception, match="needs the output of stage pretrain"):
         run(mini_recipe(tmp_path), only="sft")
     with pytest.raises(RecipeError, match="did you mean 'align'"):
         run(mini_recipe(tmp_path), until="algn")

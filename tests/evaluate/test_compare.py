@@ -77,7 +77,7 @@ def test_results_are_read_as_they_are_written(tmp_path):
     (again,) = read_results(tmp_path / "one")
     assert again == result
     assert read_results(tmp_path) == [result]
-    with pytest.raises(DataError, match=r"holds no result\.json"):
+    with pytest.raises(DataError, match=r"has no result\.json"):
         read_results(tmp_path / "none")
     (tmp_path / "one" / "result.json").write_text("[]")
     with pytest.raises(DataError, match="is not an evaluation result"):

@@ -97,7 +97,7 @@ def test_attention_models_beyond_the_table_score_as_they_forward(name: str) -> N
 
 
 def test_something_else_than_a_transformers_model_is_refused() -> None:
-    with pytest.raises(TypeError, match="is wanted, got Linear"):
+    with pytest.raises(TypeError, match="of transformers, got Linear"):
         ForestScorer(nn.Linear(2, 2))
 
 

@@ -22,7 +22,7 @@ def test_a_sample_takes_of_every_part():
 
 def test_a_check_says_it(tmp_path):
     recipe = mini_recipe(tmp_path, feedback={"judge": PRICED})
-    said = [line for line in check_lines(recipe) if " asks big, the judge, for about " in line]
+    said = [line for line in check_lines(recipe) if " calls big, the judge, about " in line]
     # Four answers to each of 24 prompts by one model, rated by aspect and overall.
     assert [json.loads(line.split("about ")[1].split(" ")[0]) for line in said] == [24 * 8]
 

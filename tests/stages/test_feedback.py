@@ -192,7 +192,8 @@ def estimated(recipe: Recipe, sample, num_prompts: int) -> list[str]:
 
 def test_the_scripted_judge_costs_nothing(tmp_path):
     lines = list(stage.STAGE.estimate(Preview(mini_recipe(tmp_path), tmp_path)))
-    assert [line.partition(" about ")[0] for line in lines] == ["calls stage:sft"]
+    assert [line.partition(" about ")[0] for line in lines[:-1]] == ["calls stage:sft"]
+    assert lines[-1] == "about 22 pairs, if 90% of the prompts give one"
 
 
 def test_the_pool_is_asked_in_turns_and_the_judge_about_all(tmp_path):
@@ -228,16 +229,18 @@ def test_what_is_missing_is_said_before_the_run(tmp_path, monkeypatch):
     recipe = mini_recipe(tmp_path, offline=False, feedback={"judge": far})
     with pytest.raises(RecipeError, match=r"^feedback\.judge\.api_key_env: SOME_KEY is not set"):
         checked(recipe, tmp_path)
+    for folder in ("far", "engine", "ready"):
+        (tmp_path / folder).mkdir()
     with pytest.raises(RecipeError, match="is on another machine"):
-        checked(mini_recipe(tmp_path, feedback={"judge": far}), tmp_path)
+        checked(mini_recipe(tmp_path, feedback={"judge": far}), tmp_path / "far")
     if not is_installed():
         engine = mini_recipe(
             tmp_path, feedback={"candidates": {"models": [], "teachers": [{"name": "vllm", "model": "m"}]}}
         )
         with pytest.raises(TeacherError, match="vllm: is not installed"):
-            checked(engine, tmp_path)
+            checked(engine, tmp_path / "engine")
     monkeypatch.setenv("SOME_KEY", "sk-x")
-    lines = checked(recipe, tmp_path)
+    lines = checked(recipe, tmp_path / "ready")
     # Four answers to each of 24 prompts by one model, rated by aspect and overall.
     assert lines[0] == "reads sft, synth"
     assert f"calls big, the judge, about {24 * 8} times" in lines[2]
@@ -253,7 +256,7 @@ def test_prompts_and_ratings_from_outside_are_checked_and_read_before_the_run(tm
     work = Work(recipe, "feedback", tmp_path / "f", {}, tmp_path)
     assert stage.STAGE.preflight(work)["rows"] == 30
     assert list(stage.STAGE.estimate(Preview(recipe, tmp_path))) == [
-        "prompts or ratings come from files: zephyr check estimates the calls"
+        "prompts come from files: zephyr check estimates the calls"
     ]
     answers = [[("yes", 9.0), ("no", 2.0)], [("yes", 5.0), ("no", 5.0)]]
     rated = [
