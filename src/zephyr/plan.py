@@ -5,6 +5,7 @@ run has been made, the actual times of its stages are compared.
 """
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -13,14 +14,12 @@ from zephyr.estimate.disk import room_for
 from zephyr.estimate.duration import Cluster
 from zephyr.estimate.lines import comparison_lines, model_line
 from zephyr.estimate.model_shape import ModelShape
-from zephyr.models.tokenizers import load_tokenizer
 from zephyr.recipe.model_section import NewModel
 from zephyr.recipe.schema import Recipe
-from zephyr.recipe.stage_sections import PRETRAIN
 from zephyr.runs.reader import seconds_taken
-from zephyr.stages.pretrain import learn_run_tokenizer
+from zephyr.stages.pretrain import find_tokenizer
 from zephyr.stages.preview import Preview
-from zephyr.stages.start import base_source, model_shape
+from zephyr.stages.start import model_shape
 from zephyr.stages.synth import sample_rows
 from zephyr.stages.table import STAGES
 
@@ -34,7 +33,8 @@ def plan_lines(recipe: Recipe, cluster: Cluster | None, *, calibration_seconds: 
         preview = Preview(recipe, Path(folder), shape=model_shape(recipe), cluster=cluster)
         assert preview.shape is not None
         sample_rows(preview)
-        _find_tokenizer(preview)
+        with suppress(ModelError):  # public data sets whose lengths are known need no tokenizer
+            find_tokenizer(preview, offline=True)
         yield f"{'model':<10}{model_line(preview.shape)}"
         for stage in recipe.stages:
             yield from (f"{stage:<10}{line}" for line in STAGES[stage].estimate(preview))
@@ -51,20 +51,6 @@ def disk_line(recipe: Recipe, shape: ModelShape) -> str:
         return room_for(recipe, shape.parameters).line()
     except ResourceError as error:
         return str(error)
-
-
-def _find_tokenizer(preview: Preview) -> None:
-    """Set the preview's tokenizer, if it is trained in the run or available without network; public data need none."""
-    recipe, shape = preview.recipe, preview.recipe.model
-    if isinstance(shape, NewModel):
-        if recipe.pretrain is not None and (recipe.pretrain.data.sources or PRETRAIN in preview.made):
-            made = preview.made[PRETRAIN].file.parent if PRETRAIN in preview.made else None
-            preview.tokenizer = learn_run_tokenizer(recipe, shape, made=made)
-        return
-    try:
-        preview.tokenizer = load_tokenizer(base_source(recipe.model_copy(update={"offline": True})))
-    except ModelError:
-        return
 
 
 def _seconds(preview: Preview, seconds: float) -> dict[str, float]:

@@ -3,6 +3,8 @@
 import json
 from collections import Counter
 from contextlib import nullcontext
+from pathlib import Path
+from tempfile import mkdtemp
 
 import pytest
 from pydantic import ValidationError
@@ -217,7 +219,7 @@ def test_the_pool_is_asked_in_turns_and_the_judge_about_all(tmp_path):
 
 
 def checked(recipe: Recipe, tmp_path) -> list[str]:
-    preview = Preview(recipe, tmp_path)
+    preview = Preview(recipe, Path(mkdtemp(dir=tmp_path)))
     lines = list(stage.STAGE.check(preview))
     preview.problems.raise_any()
     return lines
@@ -265,7 +267,7 @@ def test_prompts_and_ratings_from_outside_are_checked_and_read_before_the_run(tm
     ]
     write_jsonl(tmp_path / "rated.jsonl", rated)
     recipe = mini_recipe(tmp_path, **fields, feedback={"recorded": [{"path": "rated.jsonl"}]})
-    preview = Preview(recipe, tmp_path)
+    preview = Preview(recipe, Path(mkdtemp(dir=tmp_path)))
     lines = list(stage.STAGE.check(preview))
     assert "1 pairs of 2 prompts" in lines
     assert "prompts without a row: 1 x prompt with all ratings equal" in lines

@@ -25,6 +25,7 @@ from zephyr.recipe.data_section import DataSection, DataSource
 from zephyr.recipe.feedback_section import FeedbackSection, RaySection
 from zephyr.recipe.schema import Recipe
 from zephyr.recipe.stage_sections import ALIGN, FEEDBACK, SFT, SYNTH
+from zephyr.recipe.teacher_section import TeacherSection
 from zephyr.records.rows import Answer, Prompt, Rated, Record
 from zephyr.records.writing import write_jsonl
 from zephyr.runs.fact_lines import left_out_lines
@@ -102,8 +103,8 @@ def _check(preview: Preview) -> Iterator[str]:
         taken = [name for name in _reads(preview.recipe) if name in preview.recipe.stages]
         yield f"reads {', '.join(taken)}"
         sample, num_prompts = prompts_to_come(preview.recipe)
+    yield from preview.check_teachers(_teachers_of(section))
     with preview.problems.noted():
-        _check_teachers(preview.recipe)
         if num_prompts:
             yield from call_lines(preview.recipe, estimate_calls(preview.recipe, sample, num_prompts))
     yield from _sample_rows(preview)
@@ -151,7 +152,8 @@ def _preflight(work: Work) -> Facts:
         facts = _read_all(recipe, DataSection(sources=section.recorded, shuffle=False), Rated)
         _binarize_recorded(recipe, open_all(recipe, section.recorded, Rated))
         return facts
-    _check_teachers(recipe)
+    for key, teacher in _teachers_of(section):
+        check_teacher(teacher, where=key, offline=recipe.offline)
     return _read_all(recipe, _prompt_data(section), Prompt) if section.prompts else {}
 
 
@@ -200,11 +202,10 @@ def _right_and_faulty(prompt: Prompt, rng: Random) -> tuple[Answer, ...]:
     return tuple(Answer(text, score=value, ratings=dict.fromkeys(ASPECTS, value)) for text, value in texts.items())
 
 
-def _check_teachers(recipe: Recipe) -> None:
-    """Check that all teachers can be called. Raises ZephyrError for a missing key or library."""
-    section = _section(recipe)
+def _teachers_of(section: FeedbackSection) -> Iterator[tuple[str, TeacherSection]]:
+    """The judge and the models that answer, each with its key in the recipe."""
     for key, one in {"judge": section.judge, **pool_of(section.candidates)}.items():
-        check_teacher(one, where=f"{FEEDBACK}.{key}", offline=recipe.offline)
+        yield f"{FEEDBACK}.{key}", one
 
 
 def _read_all(recipe: Recipe, data: DataSection, kind: type[Record]) -> Facts:

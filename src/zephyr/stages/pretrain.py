@@ -1,11 +1,12 @@
 """The pretrain stage: the base model reads plain text; a new model and its tokenizer are made for it first."""
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from itertools import islice, repeat
 from pathlib import Path
 
 from zephyr.data.read.stage_rows import open_records, stage_rows
-from zephyr.models.tokenizers import MIN_VOCABULARY, Tokenizer, learn_tokenizer
+from zephyr.models.tokenizers import MIN_VOCABULARY, Tokenizer, learn_tokenizer, load_tokenizer
 from zephyr.recipe.data_section import DataSource
 from zephyr.recipe.model_section import NewModel
 from zephyr.recipe.schema import Recipe
@@ -16,8 +17,9 @@ from zephyr.records.rows import Chat, Text
 from zephyr.runs.layout import TRAIN
 from zephyr.runs.ranks import is_leader, wait_until
 from zephyr.runs.stage_folder import Facts
+from zephyr.stages.preview import Preview
 from zephyr.stages.stage import Work
-from zephyr.stages.start import START, encoder_for, section_of, starting_source, starting_tokenizer
+from zephyr.stages.start import START, base_source, encoder_for, section_of, starting_source, starting_tokenizer
 from zephyr.stages.synth import DIALOGUES, TEXTS
 from zephyr.stages.training import made_rows, model_outputs, prepare, read_ahead, stored_dialogues, training_stage
 
@@ -79,6 +81,24 @@ def learn_run_tokenizer(recipe: Recipe, shape: NewModel, *, made: Path | None) -
     """
     longest = shape.max_position_embeddings
     return learn_tokenizer(_texts(recipe, shape, made), vocab_size=shape.vocab_size, max_length=longest, bos=False)
+
+
+def find_tokenizer(preview: Preview, *, offline: bool = False) -> str:
+    """A line on the model; the preview then has the run's tokenizer. Raises ModelError if that cannot be had.
+
+    ``offline``: look in the hub's cache alone.
+    """
+    recipe, shape = preview.recipe, preview.recipe.model
+    if not isinstance(shape, NewModel):
+        source = base_source(recipe)
+        preview.tokenizer = load_tokenizer(replace(source, offline=source.offline or offline))
+        return f"{shape.name_or_path}, a vocabulary of {len(preview.tokenizer):,}"
+    if recipe.pretrain is not None and (recipe.pretrain.data.sources or PRETRAIN in preview.made):
+        made = preview.made[PRETRAIN].file.parent if PRETRAIN in preview.made else None
+        preview.tokenizer = learn_run_tokenizer(recipe, shape, made=made)
+        return f"new, with a vocabulary of {len(preview.tokenizer):,} learnt from the texts of pretrain"
+    preview.tokenizer, preview.counts_bytes = byte_tokenizer(shape), True
+    return "new, with a tokenizer of its own; until that is learnt, bytes are counted as tokens"
 
 
 def byte_tokenizer(shape: NewModel) -> Tokenizer:

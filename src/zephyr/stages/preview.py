@@ -9,13 +9,17 @@ from zephyr.data.read.hub import is_hub_id
 from zephyr.data.read.sources import Records
 from zephyr.data.read.stage_rows import name_of, open_records
 from zephyr.data.tokenize.token_store import Example
-from zephyr.errors import DataError, Problems
+from zephyr.errors import DataError, ModelError, Problems
 from zephyr.estimate.model_shape import ModelShape
 from zephyr.estimate.workload import Workload
+from zephyr.models.source import Source, resolved_revision
 from zephyr.models.tokenizers import Tokenizer
+from zephyr.recipe.conflicts import STAGE_REFERENCE
 from zephyr.recipe.data_section import DataSource
 from zephyr.recipe.schema import Recipe
+from zephyr.recipe.teacher_section import LocalSection, TeacherSection, VllmSection
 from zephyr.records.rows import Record
+from zephyr.teachers.opening import check_teacher
 
 if TYPE_CHECKING:
     from zephyr.estimate.duration import Cluster
@@ -73,6 +77,29 @@ class Preview:
                 parts.append(records)
                 left_out = ", ".join(f"{count:,} x {reason}" for reason, count in records.counts.items())
                 yield f"{name_of(source)}: {len(records):,} rows" + (f", left out {left_out}" if left_out else "")
+
+    def check_model(self, key: str, name: str) -> Iterator[str]:
+        """A line on a model from outside, named under a key of the recipe; none for `stage:NAME`."""
+        if name.startswith(STAGE_REFERENCE):
+            return
+        source = Source(name, offline=self.recipe.offline)
+        with self.problems.noted():
+            try:
+                resolved_revision(source)
+            except ModelError:
+                if not (source.offline and is_hub_id(name)):
+                    raise
+                yield f"{key}: {name}, {NOT_READ_OFFLINE}"
+            else:
+                yield f"{key}: {name}"
+
+    def check_teachers(self, teachers: Iterable[tuple[str, TeacherSection]]) -> Iterator[str]:
+        """Lines on the models of teachers, given with their keys; teachers that cannot be called become problems."""
+        for key, section in teachers:
+            with self.problems.noted():
+                check_teacher(section, where=key, offline=self.recipe.offline)
+                if isinstance(section, LocalSection | VllmSection):
+                    yield from self.check_model(key, section.model)
 
     def open_made(self, stage: str, makers: str, kind: type[R], parts: list[Records[R]]) -> Iterator[str]:
         """A line on rows that earlier stages will make for this one; a sample of them, if known, goes to `parts`."""

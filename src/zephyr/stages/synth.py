@@ -33,7 +33,7 @@ from zephyr.synth.instructions import InstructionPool
 from zephyr.synth.self_instruct import divide, instruction_fields, read_seeds, self_instruct
 from zephyr.synth.talks import Talker, plan_talk, shorten_passage
 from zephyr.synth.tasks import InstructionTask, encode_tasks, task_fields
-from zephyr.teachers.opening import StageLedgers, check_teacher, open_teacher, prompts_together, stage_context
+from zephyr.teachers.opening import StageLedgers, open_teacher, prompts_together, stage_context
 from zephyr.teachers.protocol import seed_for
 from zephyr.teachers.scripted import ScriptedTeacher
 from zephyr.world import FEEDBACK_SPLIT, TRAIN_SPLIT, pretrain_texts, prompts
@@ -194,9 +194,7 @@ def _check(preview: Preview) -> Iterator[str]:
     recipe, section = preview.recipe, _section(preview.recipe)
     generator = section.generator
     sample_rows(preview)
-    for key, teacher in teachers_of(section):
-        with preview.problems.noted():
-            check_teacher(teacher, where=key, offline=recipe.offline)
+    yield from preview.check_teachers(teachers_of(section))
     if isinstance(generator, UltraChatSynth) and generator.passages:
         yield from preview.open_sources(generator.passages, Text, [])
     elif not isinstance(generator, SelfInstructSynth):

@@ -213,6 +213,9 @@ def check(stage: str, maker: str, preview: Preview) -> Iterator[str]:
         check_device(section)
     except DeviceError as error:
         yield f"will not run on this machine: {error}"
+    named: str | None = getattr(section, "start", None)
+    if named is not None:
+        yield from preview.check_model(f"{stage}.start", named)
     for one in data.filters:
         if isinstance(one, DecontaminationFilter):
             with preview.problems.noted():
