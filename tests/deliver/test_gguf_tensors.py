@@ -113,7 +113,7 @@ def test_sizes_of_a_mistral_stop_at_its_window():
     ("change", "message"),
     [
         ({"model_type": "gpt2"}, "here: has the architecture 'gpt2', which is not supported; export llama, mistral"),
-        ({"hidden_act": "gelu"}, "activates by gelu"),
+        ({"hidden_act": "gelu"}, "uses the activation gelu"),
         ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1.0}}, "uses RoPE of type 'yarn'"),
         ({"rms_norm_eps": None}, "has no number rms_norm_eps"),
     ],
