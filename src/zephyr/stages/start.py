@@ -10,7 +10,7 @@ from zephyr.models.tokenizers import Tokenizer, load_tokenizer
 from zephyr.recipe.model_section import NewModel
 from zephyr.recipe.schema import Recipe
 from zephyr.recipe.section import Plain
-from zephyr.recipe.stage_sections import TRAINING_STAGES, TrainingSection
+from zephyr.recipe.stage_sections import TRAINING_STAGES, AlignSection, TrainingSection
 from zephyr.recipe.teacher_section import LocalSection
 from zephyr.records.fields import Json
 from zephyr.runs.layout import MODEL
@@ -53,9 +53,15 @@ def model_shape(recipe: Recipe) -> ModelShape:
         raise unreadable(source, "configuration", error) from error
 
 
+def named_start(recipe: Recipe, stage: str) -> str | None:
+    """The model from outside that a stage is told to start from, if it is told so."""
+    section = getattr(recipe, stage)
+    return section.start if isinstance(section, AlignSection) else None
+
+
 def starting_stage(recipe: Recipe, stage: str) -> str | None:
     """The stage whose model this training stage starts from; None for a model from outside."""
-    if getattr(getattr(recipe, stage), "start", None) is not None:
+    if named_start(recipe, stage) is not None:
         return None
     earlier = recipe.stages[: recipe.stages.index(stage)]
     before = [name for name in TRAINING_STAGES if name in earlier and name != stage]
@@ -73,7 +79,7 @@ def template_and_model(recipe: Recipe, stage: str) -> dict[str, Plain]:
 def starting_source(work: Work, stage: str | None = None) -> Source:
     """The model that a training stage starts from; this one, if none is named."""
     recipe, stage = work.recipe, stage or work.stage
-    named: str | None = getattr(getattr(recipe, stage), "start", None)
+    named = named_start(recipe, stage)
     if named is not None:
         return Source(named, offline=recipe.offline)
     before = starting_stage(recipe, stage)
@@ -88,7 +94,7 @@ def source_at_hand(work: Work) -> Source | None:
     Training changes no tokenizer, so an earlier model of the same run serves as well.
     """
     recipe, stage = work.recipe, work.stage
-    named: str | None = getattr(getattr(recipe, stage), "start", None)
+    named = named_start(recipe, stage)
     if named is not None:
         return Source(named, offline=recipe.offline)
     before = starting_stage(recipe, stage)
