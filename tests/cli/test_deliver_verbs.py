@@ -46,7 +46,7 @@ def test_a_card_goes_into_the_model_folder(run, mt_bench, capsys):
 
 def test_a_card_of_no_run_is_refused(tmp_path, capsys):
     assert zephyr("card", tmp_path) == 2
-    assert "holds no run.lock.json; name the folder of a run" in capsys.readouterr().err
+    assert "has no run.lock.json; name the folder of a run" in capsys.readouterr().err
     assert zephyr("report", tmp_path / "nowhere") == 2
     assert "nowhere: there is no such folder; name the folder of a run" in capsys.readouterr().err
 

@@ -159,7 +159,7 @@ def test_the_table(ultrafeedback, tmp_path, capsys):
     out = tmp_path / "p.jsonl"
     assert zephyr("binarize", ultrafeedback, "-o", out, "--min-gap", 20) == 2
     printed = capsys.readouterr()
-    assert "no pairs can be made of 1,000 prompts, so nothing was written; see above" in printed.err
+    assert "no pairs can be made of 1,000 prompts, so nothing was written; see the reasons above" in printed.err
     assert not out.exists()
     shown = printed.out.splitlines()
     assert shown[0].startswith(str(ultrafeedback))

@@ -128,7 +128,7 @@ def test_a_first_vote_whose_folder_cannot_be_saved_is_not_there(tmp_path, monkey
     [
         ('{"chosen": 1, "rej', "its last line is incomplete"),
         ('{"text": "a diary"}\n', "they are not votes"),
-        ("5\n\n", "no votes"),
+        ("5\n\n", "not votes"),
     ],
 )
 def test_a_file_that_holds_something_else_is_left_alone(tmp_path, text, reason):
@@ -142,7 +142,7 @@ def test_a_file_that_holds_something_else_is_left_alone(tmp_path, text, reason):
 def test_a_place_that_cannot_be_written_is_said_at_once(tmp_path):
     with pytest.raises(DataError, match="make the folder"):
         VoteFile(tmp_path / "none" / "votes.jsonl")
-    with pytest.raises(DataError, match=r"use the ending \.jsonl"):
+    with pytest.raises(DataError, match=r"use the extension \.jsonl"):
         VoteFile(tmp_path / "votes.txt")
     (tmp_path / "folder.jsonl").mkdir()
     with pytest.raises(DataError, match="cannot be written"):

@@ -74,7 +74,7 @@ def test_coupled_gradient_through_the_table_is_the_direct_one(objective, parts):
 def test_coupled_objectives_refuse_a_part_of_the_batch(objective):
     case = problem(objective)
     part = case.scored(weights(), range(2))
-    with pytest.raises(ValueError, match="couples the 6 examples of the global batch, got 2 of them"):
+    with pytest.raises(ValueError, match="couples all 6 examples of the global batch, got 2 of them"):
         objective.loss(part, case.totals)
 
 
