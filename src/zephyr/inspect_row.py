@@ -83,7 +83,7 @@ def _row(work: Work, number: int) -> Record:
         maker, name = _MADE_ROWS[work.stage]
         if maker not in work.inputs:
             what = f"the rows of {work.stage} are made in the run"
-            raise RecipeError("inspect", what, f"run it --until {maker} first")
+            raise RecipeError("inspect", what, f"run this recipe by `zephyr run` first, as far as --until {maker}")
         file = work.inputs[maker] / name
     rows = stage_rows(recipe, section.data, ROW_KINDS[type(section)], file).train
     found = list(islice(rows, number - 1, number))

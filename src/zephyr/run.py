@@ -181,7 +181,7 @@ def _open_work(recipe: Recipe, name: str, key: StageKey, outcome: RunOutcome) ->
     missing = [one for one in read if one not in outcome.folders]
     if missing:
         what = f"needs the output of stage {missing[0]}, which has not run"
-        raise CheckpointError(name, what, f"run --until {name}")
+        raise CheckpointError(name, what, f"use --until {name} instead of --only {name}")
     inputs = {one: outcome.folders[one] for one in read}
     return Work(recipe, name, work_folder(outcome.folder, key), inputs, outcome.folder)
 

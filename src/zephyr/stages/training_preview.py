@@ -120,7 +120,7 @@ class TrainingPreview:
 def _encoder(preview: Preview, stage: str) -> DialogueEncoder | None:
     """The stage's encoder; None if its tokenizer is not available yet."""
     recipe, tokenizer = preview.recipe, preview.tokenizer
-    named: str | None = getattr(section_of(recipe, stage), "start", None)
+    named = named_start(recipe, stage)
     if named is not None:
         if recipe.offline and is_hub_id(named):
             return None
