@@ -6,11 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from zephyr.atomic import discard, replace_text
-from zephyr.data.read.stage_rows import (
-    PARTS,
-    Part,
-    stage_rows,
-)
+from zephyr.data.read.stage_rows import PARTS, Part, stage_rows
 from zephyr.data.tokenize.encoding import DialogueEncoder
 from zephyr.data.tokenize.examples import ROW_KINDS, Tokenized
 from zephyr.data.tokenize.token_store import DialogueStore, PreferenceStore, TokenWriter

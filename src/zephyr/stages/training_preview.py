@@ -81,11 +81,8 @@ class TrainingPreview:
     @property
     def num_held_out(self) -> int:
         """Examples that are held out."""
-        return (
-            self.held_out.num_examples
-            if self.section.data.eval_sources
-            else round(self.scale * self.held_out.num_examples)
-        )
+        scale = 1.0 if self.section.data.eval_sources else self.scale
+        return round(scale * self.held_out.num_examples)
 
     @property
     def num_tokens(self) -> int:
