@@ -39,6 +39,20 @@ def test_a_log_gets_a_plain_line_now_and_then_with_the_time_left():
     ]
 
 
+def test_no_time_is_estimated_from_a_fraction_of_a_second():
+    stream, clock = io.StringIO(), Clock()
+    with show_progress("dialogues", 30_000, stream=stream, seconds_between_lines=1, clock=clock) as display:
+        for step in (1, 100):
+            clock.seconds += 0.5
+            display.update(step)
+            clock.seconds += 0.5
+    assert stream.getvalue().splitlines() == [
+        "dialogues: step 1 of 30000 (0 %)",
+        # 100 steps in 1.5 seconds, so 29,900 in 448.5.
+        "dialogues: step 100 of 30000 (0 %), 0:07:28 left",
+    ]
+
+
 def test_no_steps_and_no_loss_are_no_trouble():
     stream = io.StringIO()
     with show_progress("sft", 0, stream=stream, clock=Clock()) as display:

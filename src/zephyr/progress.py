@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 SECONDS_BETWEEN_LINES = 30.0
+# A line says no time left before so much of the work was timed: the first step alone misleads.
+SECONDS_BEFORE_ESTIMATE = 1.0
 
 
 class Display(Protocol):
@@ -100,7 +102,7 @@ class _Lines:
         if step >= self.num_steps:
             return f", took {timedelta(seconds=round(elapsed))}"
         done = step - self.first_step
-        if done <= 0:
+        if done <= 0 or elapsed < SECONDS_BEFORE_ESTIMATE:
             return ""
         return f", {timedelta(seconds=round(elapsed / done * (self.num_steps - step)))} left"
 
