@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from zephyr.trees.attention import forest_attention, pick_attention
 from zephyr.trees.flex import block_mask, flex_forest_attention
 from zephyr.trees.forest import Forest, ScoredSequence, all_scored, build_forest
 from zephyr.trees.rule import eager_attention, visible
@@ -68,6 +69,45 @@ def test_backend_equals_the_rule(backend: Callable[..., Tensor], window: int | N
     torch.testing.assert_close(output, expected, rtol=1e-12, atol=1e-12)
     for ours, theirs in zip(gradients(output, inputs), gradients(expected, inputs), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("softcap", [None, 1.5])
+def test_float32_queries_and_keys_beside_bfloat16_values_are_those_of_bfloat16(softcap: float | None) -> None:
+    """What autocast hands over: rotary embeddings leave queries and keys in float32."""
+    forest = random_forest(2)
+    query, key, value = (x.detach().float() for x in states(forest))
+    halves = [x.bfloat16() for x in (query, key, value)]
+    mixed = forest_attention(query, key, halves[2], forest, scaling=0.3, softcap=softcap)
+    assert mixed.dtype == torch.bfloat16
+    assert torch.equal(mixed, forest_attention(*halves, forest, scaling=0.3, softcap=softcap))
+    expected = eager_attention(*halves, forest, scaling=0.3, softcap=softcap)
+    torch.testing.assert_close(mixed, expected, rtol=2e-2, atol=2e-2)
+    alike = forest_attention(query, key, value, forest, scaling=0.3, softcap=softcap)
+    assert torch.equal(alike, sdpa_attention(query, key, value, forest, scaling=0.3, softcap=softcap))
+
+
+@pytest.mark.parametrize(
+    ("capability", "dtype", "dim", "softcap", "expected"),
+    [
+        (None, torch.bfloat16, 64, None, sdpa_attention),
+        ((7, 5), torch.bfloat16, 64, None, sdpa_attention),
+        ((7, 0), torch.float16, 64, 30.0, sdpa_attention),
+        ((8, 0), torch.bfloat16, 64, None, varlen_attention),
+        ((9, 0), torch.float16, 256, None, varlen_attention),
+        ((9, 0), torch.bfloat16, 288, None, flex_forest_attention),
+        ((9, 0), torch.bfloat16, 64, 30.0, flex_forest_attention),
+        ((9, 0), torch.float32, 64, None, flex_forest_attention),
+    ],
+)
+def test_backend_suits_the_device_the_dtype_and_the_shape(
+    capability: tuple[int, int] | None,
+    dtype: torch.dtype,
+    dim: int,
+    softcap: float | None,
+    expected: Callable[..., Tensor],
+) -> None:
+    heads = torch.zeros((1, 2, 1, dim), dtype=dtype)
+    assert pick_attention(heads, heads, softcap, capability=capability) is expected
 
 
 @pytest.mark.parametrize("window", [None, 4])

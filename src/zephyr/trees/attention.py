@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import cache
+from typing import Protocol
+
 import torch
 from torch import Tensor
 
@@ -13,6 +16,24 @@ from zephyr.trees.varlen import varlen_attention
 # FlashAttention's varlen kernel takes half precision and heads of at most 256.
 _FLASH_DTYPES = (torch.float16, torch.bfloat16)
 _FLASH_HEAD_DIM = 256
+# Neither it nor compiled FlexAttention runs on GPUs before Ampere.
+_AMPERE = (8, 0)
+
+
+class ForestAttention(Protocol):
+    """Attention (1, Hq, T, D) over a forest; arguments as of `forest_attention`."""
+
+    def __call__(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        forest: Forest,
+        *,
+        scaling: float,
+        window: int | None = None,
+        softcap: float | None = None,
+    ) -> Tensor: ...
 
 
 def forest_attention(
@@ -27,13 +48,30 @@ def forest_attention(
 ) -> Tensor:
     """Attention of every token of a forest to its own path: query i sees key j iff ``j <= i < reach[j]``.
 
-    ``query`` (1, Hq, T, D), ``key`` and ``value`` (1, Hkv, T, D) with Hq a multiple of Hkv; returns (1, Hq, T, D).
-    ``window``: a key is seen only at a distance of less than ``window`` positions. ``softcap``: scores become
-    ``softcap * tanh(score / softcap)`` (Gemma 2).
+    ``query`` (1, Hq, T, D), ``key`` and ``value`` (1, Hkv, T, D) with Hq a multiple of Hkv; returns (1, Hq, T, D) in
+    the dtype of ``value``: under autocast rotary embeddings leave queries and keys in float32, which no half-precision
+    kernel takes. ``window``: a key is seen only at a distance of less than ``window`` positions. ``softcap``: scores
+    become ``softcap * tanh(score / softcap)`` (Gemma 2).
     """
-    if query.device.type != "cuda":
-        return sdpa_attention(query, key, value, forest, scaling=scaling, window=window, softcap=softcap)
-    fits_flash = query.dtype in _FLASH_DTYPES and query.shape[-1] == value.shape[-1] <= _FLASH_HEAD_DIM
-    if fits_flash and softcap is None:
-        return varlen_attention(query, key, value, forest, scaling=scaling, window=window)
-    return flex_forest_attention(query, key, value, forest, scaling=scaling, window=window, softcap=softcap)
+    query, key = query.to(value.dtype), key.to(value.dtype)
+    attend = pick_attention(query, value, softcap, capability=_capability(value.device))
+    return attend(query, key, value, forest, scaling=scaling, window=window, softcap=softcap)
+
+
+def pick_attention(
+    query: Tensor, value: Tensor, softcap: float | None, *, capability: tuple[int, int] | None
+) -> ForestAttention:
+    """The backend for ``query`` (1, Hq, T, D) and ``value`` (1, Hkv, T, D) of one dtype.
+
+    ``capability``: of their CUDA device, None for devices of another kind.
+    """
+    if capability is None or capability < _AMPERE:
+        return sdpa_attention
+    fits_flash = value.dtype in _FLASH_DTYPES and query.shape[-1] == value.shape[-1] <= _FLASH_HEAD_DIM
+    return varlen_attention if fits_flash and softcap is None else flex_forest_attention
+
+
+@cache
+def _capability(device: torch.device) -> tuple[int, int] | None:
+    """The compute capability of a CUDA device; None for another kind."""
+    return torch.cuda.get_device_capability(device) if device.type == "cuda" else None

@@ -29,7 +29,7 @@ class VarlenPlan(NamedTuple):
 VarlenKernel = Callable[[Tensor, Tensor, Tensor, VarlenPlan, float, int], Tensor]
 
 
-def varlen_attention(
+def varlen_attention(  # noqa: PLR0913 - the arguments of every backend, and the kernel
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -37,9 +37,14 @@ def varlen_attention(
     *,
     scaling: float,
     window: int | None = None,
+    softcap: float | None = None,
     kernel: VarlenKernel | None = None,
 ) -> Tensor:
-    """Attention (1, Hq, T, D) over a forest in one call. ``query`` (1, Hq, T, D); ``key``, ``value`` (1, Hkv, T, D)."""
+    """Attention (1, Hq, T, D) over a forest in one call. ``query`` (1, Hq, T, D); ``key``, ``value`` (1, Hkv, T, D).
+
+    The kernels know no ``softcap``.
+    """
+    assert softcap is None, softcap
     plan = varlen_plan(forest, query.device)
     kernel = flash_kernel if kernel is None else kernel
     attended = kernel(
