@@ -62,9 +62,13 @@ def load(tmp_path, *overrides):
             ["sft.data.max_prompt_length=1024"],
             "sft.data.max_prompt_length: must leave room for an answer within max_length 1024",
         ),
+        (
+            ["sft.data.max_prompt_length=9"],
+            "sft.data.max_prompt_length: limits the prompts of align alone, got 9; leave it out",
+        ),
         (["align.data.truncation.rule=trl_0.7"], "align.data.truncation.rule: trl_0.7 needs max_prompt_length"),
         (
-            ["sft.data.truncation.rule=trl_0.7", "sft.data.max_prompt_length=9"],
+            ["sft.data.truncation.rule=trl_0.7"],
             "sft.data.truncation.rule: trl_0.7 needs pairs of answers",
         ),
         (

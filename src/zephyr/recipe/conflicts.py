@@ -122,6 +122,9 @@ def _truncation(recipe: RecipeFields) -> Iterator[Conflict]:
         if prompt is not None and prompt >= data.max_length:
             what = f"must leave room for an answer within max_length {data.max_length}, got {prompt}"
             yield Conflict(f"{stage}.data.max_prompt_length", what, "shorten it")
+        elif prompt is not None and stage != "align":
+            what = f"limits the prompts of align alone, got {prompt}"
+            yield Conflict(f"{stage}.data.max_prompt_length", what, "leave it out")
         if rule == "trl_0.7" and (prompt is None or stage != "align"):
             needed = "max_prompt_length" if stage == "align" else "pairs of answers"
             what = f"trl_0.7 needs {needed}"

@@ -93,8 +93,9 @@ class TruncationSection(Section):
 
     rule: Literal["keep_start", "keep_end", "trl_0.7", "drop"] = Field(
         "keep_start",
-        description="keep_start: cut the end of the answer; keep_end: cut the start of the prompt; trl_0.7: cut the "
-        "prompt to max_prompt_length, then the answer; drop: drop the row",
+        description="keep_start: cut the end of the answer; keep_end: cut the start of the prompt down to a quarter of "
+        "max_length, then the end of the answer; trl_0.7: cut the prompt to max_prompt_length, then the answer; drop: "
+        "drop the row. No rule cuts the start of an answer that is learned",
     )
     max_rows_share: float = Field(0.2, ge=0, le=1, description="stop if a larger share of rows is truncated or dropped")
     max_tokens_share: float = Field(0.2, ge=0, le=1, description="stop if a larger share of tokens is lost")
@@ -110,6 +111,6 @@ class DataSection(Section):
     shuffle: bool = Field(True, description="shuffle the rows once, with the seed of the run")
     max_length: int = Field(1024, ge=8, description="maximum length of prompt and answer, in tokens")
     max_prompt_length: int | None = Field(
-        None, ge=1, description="maximum length of the prompt, in tokens; null: no separate limit"
+        None, ge=1, description="align: maximum length of the prompt, in tokens; null: no separate limit"
     )
     truncation: TruncationSection = Field(default_factory=TruncationSection, description="truncation of long rows")

@@ -63,7 +63,12 @@ def test_the_rule_of_trl_0_7(before, after, stops_lost):
         ((6, 7, 2), window(10), (6, 4, 2)),
         ((9, 7, 2), window(10), (9, 1, 1)),
         ((9, 7, 2), window(10, "keep_end"), (3, 7, 2)),
-        ((9, 12, 2), window(10, "keep_end"), (1, 9, 2)),
+        # A quarter of the window is the prompt's, however long the answer.
+        ((9, 12, 2), window(10, "keep_end"), (2, 8, 2)),
+        ((1, 12, 2), window(10, "keep_end"), (1, 9, 2)),
+        ((9, 12, 2), window(40, "keep_end", 4), (4, 12, 2)),
+        ((30, 40, 2), window(40, "keep_end"), (10, 30, 2)),
+        ((30, 40, 2), window(40, "keep_end", 4), (4, 36, 2)),
         ((9, 2, 2), window(20, "keep_end", 4), (4, 2, 2)),
         ((9, 5, 2), window(10, "keep_end", 4), (4, 5, 2)),
         ((6, 3, 2), window(10, "drop"), (6, 3, 2)),
@@ -96,12 +101,16 @@ def test_preferences_that_cannot_be_used(before, data, outcome):
     st.lists(st.integers(1, 25), min_size=1, max_size=4),
     st.booleans(),
 )
-def test_no_rule_empties_an_answer(rule, max_length, prompt, completions, limited):
+def test_a_completion_keeps_its_first_token_and_a_part_of_its_prompt(rule, max_length, prompt, completions, limited):
     limit = max(1, max_length // 2) if limited or rule == "trl_0.7" else None
     fitted = fit_preference(ids(prompt), [ids(length) for length in completions], window(max_length, rule, limit))
     if fitted.loss.usable:
-        assert len(fitted.prompt) >= 1
-        assert min(map(len, fitted.completions)) >= 1
+        kept = max_length // 4 if limit is None else min(max_length // 4, limit)
+        assert len(fitted.prompt) >= min(prompt, kept)
+        assert fitted.prompt.tolist() == list(range(prompt))[-len(fitted.prompt) :]
+        assert [each[:1].tolist() for each in fitted.completions] == [[0]] * len(completions)
+        whole = np.concatenate([fitted.cut_prompt, fitted.prompt])
+        assert whole.tolist() == list(range(prompt))
         assert len(fitted.prompt) + max(map(len, fitted.completions)) <= max_length
         assert fitted.loss.stops_lost == sum(
             len(kept) < whole for kept, whole in zip(fitted.completions, completions, strict=True)
@@ -116,7 +125,14 @@ def test_no_rule_empties_an_answer(rule, max_length, prompt, completions, limite
         ((3, 4, 3, 2), "keep_start", range(8), 4, 0),
         ((3, 5, 2, 2), "keep_start", range(8), 5, 0),
         ((6, 4), "keep_end", range(2, 10), 4, 0),
-        ((2, 10), "keep_end", range(4, 12), 7, 0),
+        # The window of 8 keeps 2 tokens of prompt; then the answer's end is cut.
+        ((2, 10), "keep_end", range(8), 6, 1),
+        ((5, 10), "keep_end", range(3, 11), 6, 1),
+        # The first answer has lost its start: the rest of it is context alone.
+        ((2, 4, 2, 3), "keep_end", range(3, 11), 3, 0),
+        # It has lost its prompt.
+        ((4, 2, 2, 3), "keep_end", range(3, 11), 3, 0),
+        ((4, 2, 2, 2), "keep_end", range(2, 10), 4, 0),
         ((6, 4), "trl_0.7", range(8), 2, 1),
     ],
 )
@@ -135,6 +151,43 @@ def test_a_dialogue_of_which_no_answer_is_left_is_unfit(loss_on):
     assert fitted.loss.outcome == "unfit"
     assert fitted.loss.reason == "8 tokens precede its first answer"
     assert fit_dialogue(dialogue(8, 3), window(8, "drop")).loss.outcome == "dropped"
+
+
+@given(
+    st.sampled_from(("keep_start", "keep_end", "trl_0.7")),
+    st.integers(8, 24),
+    st.lists(st.integers(1, 12), min_size=2, max_size=8).filter(lambda turns: len(turns) % 2 == 0),
+    st.lists(st.booleans(), min_size=4, max_size=4),
+    st.sampled_from(("assistant", "everything")),
+)
+def test_a_learned_answer_keeps_its_first_token_and_a_part_of_its_prompt(rule, max_length, turns, learned, loss_on):
+    row = dialogue(*turns, loss_on=loss_on)
+    ends = np.cumsum(turns)
+    answers = list(zip(ends[0::2].tolist(), ends[1::2].tolist(), strict=True))
+    for (begin, end), is_learned in zip(answers, learned, strict=False):
+        row.scored[begin:end] &= is_learned
+    fitted = fit_dialogue(row, window(max_length, rule))
+    kept = fitted.encoded.ids.tolist()
+    if fitted.loss.outcome == "whole":
+        assert kept == row.ids.tolist()
+        return
+    firsts = [begin for begin, end in answers if row.scored[begin:end].any()]
+    if fitted.loss.outcome == "unfit":
+        assert not firsts or min(firsts) >= max_length
+        return
+    assert kept == list(range(fitted.start, fitted.start + max_length))
+    scored = set(fitted.encoded.ids[fitted.encoded.scored].tolist())
+    assert scored <= set(row.ids[row.scored].tolist())
+    for begin, end in answers:
+        if scored & set(range(begin, end)):
+            assert begin in scored or not row.scored[begin]
+            assert begin - kept[0] >= min(begin, max_length // 4)
+    if loss_on == "assistant":
+        assert scored & set(firsts)
+        # What is not learned of the kept answers is said.
+        unlearned = sum(begin in firsts and not scored & set(range(begin, end)) for begin, end in answers)
+        lost_behind = sum(begin >= kept[-1] + 1 for begin in firsts)
+        assert fitted.loss.answers_unlearned == unlearned - lost_behind
 
 
 def test_fitting_leaves_the_whole_row_as_it_was():
@@ -169,6 +222,7 @@ def test_the_report_counts_what_was_lost():
         "tokens": 43,
         "tokens_lost": 17,
         "stops_lost": 1,
+        "answers_unlearned": 0,
         "worst": [
             {"tokens_lost": 15, "name": "chats.jsonl row 3", "what": "12 tokens precede its first answer"},
             {"tokens_lost": 2, "name": "chats.jsonl row 2", "what": "lost 2 of 12 tokens"},
@@ -177,6 +231,16 @@ def test_the_report_counts_what_was_lost():
     assert report.summary() == (
         "4 rows of 43 tokens, max_length 10: 1 truncated, 1 dropped (50.0% of the rows), "
         "17 tokens lost (39.5%), 1 answers without their stop token"
+    )
+
+
+def test_answers_that_are_not_learned_are_counted():
+    report = TruncationReport(window(8, "keep_end"))
+    report.add("chats.jsonl row 1", fit_dialogue(dialogue(2, 4, 2, 3), report.data).loss)
+    assert report.to_fields()["answers_unlearned"] == 1
+    assert report.summary() == (
+        "1 rows of 11 tokens, max_length 8: 1 truncated, 0 dropped (100.0% of the rows), 3 tokens lost (27.3%), "
+        "0 answers without their stop token, 1 answers cut at their start and not learned"
     )
 
 

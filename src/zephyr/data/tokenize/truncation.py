@@ -1,9 +1,13 @@
 """Truncation of rows to `data.max_length` by the rule of `data.truncation`, and statistics of what is lost.
 
-The rules: `keep_start` cuts the ends of answers; `keep_end` cuts the start of the prompt and only then the ends of
-answers; `trl_0.7` cuts a prompt to its last `max_prompt_length` tokens and then the answers to the room left beside a
-prompt of that length (dialogues as `keep_start`); `drop` drops rows that are too long. No rule empties an answer: a row
-whose prompt leaves no room for one is unfit. The first token of a sequence is never scored, even after a cut.
+The law of every rule: an answer that is learned keeps its first token, and before it the last `prompt_tokens_kept` of
+what preceded it, or all of that if it is shorter. A row that cannot keep them is unfit: it is left out and counted.
+
+The rules: `keep_start` cuts the ends of answers and never a prompt; `keep_end` cuts the start of the prompt and only
+then the ends of answers; `trl_0.7` cuts a prompt to its last `max_prompt_length` tokens and then the answers to the
+room left beside a prompt of that length (dialogues as `keep_start`); `drop` drops rows that are too long. In a dialogue
+the prompt of an answer is all that precedes it: of the answers that `keep_end` cuts into, or before which it leaves too
+little, the rest stays as context and is not learned. The first token of a sequence is never scored, even after a cut.
 Source of trl_0.7: TRL 0.7.2, DPOTrainer.tokenize_batch_element.
 """
 
@@ -24,16 +28,22 @@ from zephyr.recipe.data_section import DataSection
 Outcome = Literal["whole", "cut", "dropped", "unfit"]
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 LISTED_ROWS = 5
+# The part of max_length that a cut prompt keeps, whatever the length of the answer.
+PROMPT_PART = 4
 
 
 class Loss(NamedTuple):
-    """The tokens and stop tokens that a row of `tokens` tokens has lost, and the reason if it is unusable."""
+    """The tokens and stop tokens that a row of `tokens` tokens has lost, and the reason if it is unusable.
+
+    `answers_unlearned`: answers that lost their start, or their prompt, and whose rest is context alone.
+    """
 
     outcome: Outcome
     tokens: int
     tokens_lost: int = 0
     stops_lost: int = 0
     reason: str = ""
+    answers_unlearned: int = 0
 
     @property
     def usable(self) -> bool:
@@ -42,35 +52,67 @@ class Loss(NamedTuple):
 
 
 class FittedDialogue(NamedTuple):
-    """A dialogue truncated to fit, if `loss.usable`."""
+    """A dialogue truncated to fit, if `loss.usable`: the part of `whole` that begins at its token `start`."""
 
     encoded: Encoded
     loss: Loss
+    whole: Encoded
+    start: int = 0
 
 
 class FittedPreference(NamedTuple):
-    """A prompt with its completions, each truncated to fit after it, if `loss.usable`."""
+    """A prompt with its completions, each truncated to fit after it, if `loss.usable`.
+
+    `cut_prompt` is what is cut before the prompt, `cut_ends` what is cut after each completion.
+    """
 
     prompt: TokenIds
     completions: tuple[TokenIds, ...]
     loss: Loss
+    cut_prompt: TokenIds = np.zeros(0, np.int64)
+    cut_ends: tuple[TokenIds, ...] = ()
+
+
+def prompt_tokens_kept(data: DataSection) -> int:
+    """The tokens that a prompt of this length or more keeps at least: a quarter of the window, or its own limit."""
+    part = max(1, data.max_length // PROMPT_PART)
+    return min(part, data.max_prompt_length or part)
 
 
 def fit_dialogue(encoded: Encoded, data: DataSection) -> FittedDialogue:
-    """The dialogue truncated to `data.max_length`; unfit if nothing of an answer is left."""
-    tokens = len(encoded.ids)
+    """The dialogue truncated to `data.max_length`; unfit if no answer of it can be learned."""
+    tokens, kept = len(encoded.ids), prompt_tokens_kept(data)
+    whole = FittedDialogue(encoded, Loss("whole", tokens), encoded)
     if tokens <= data.max_length:
-        return FittedDialogue(encoded, Loss("whole", tokens))
+        return whole
     if data.truncation.rule == "drop":
-        return FittedDialogue(encoded, _lost("dropped", tokens, f"it has {tokens} tokens"))
-    start = tokens - data.max_length if data.truncation.rule == "keep_end" else 0
-    cut = encoded.part(start, start + data.max_length)
-    said = encoded.roles == ASSISTANT
-    if not (cut.scored & (cut.roles == ASSISTANT) if said.any() else cut.scored).any():
-        before = int(np.flatnonzero(said)[0])
-        return FittedDialogue(encoded, _lost("unfit", tokens, f"{before} tokens precede its first answer"))
-    inside_answer = data.truncation.rule != "keep_end" and said[data.max_length - 1] and said[data.max_length]
-    return FittedDialogue(cut, Loss("cut", tokens, tokens - data.max_length, int(inside_answer)))
+        return whole._replace(loss=_lost("dropped", tokens, f"it has {tokens} tokens"))
+    answers = _learned_answers(encoded)
+    begins = answers[:, 0]
+    start = 0
+    if data.truncation.rule == "keep_end" and len(answers):
+        start = min(tokens - data.max_length, max(0, int(begins[-1]) - kept))
+    end = start + data.max_length
+    cut = encoded.part(start, end)
+    has_prompt = begins - start >= np.minimum(begins, kept)
+    for begin, stop in np.maximum(answers[~has_prompt] - start, 0):
+        cut.scored[begin:stop] = False
+    if len(answers) and not (has_prompt & (begins < end)).any():
+        return whole._replace(loss=_lost("unfit", tokens, f"{begins[0]} tokens precede its first answer"))
+    if not cut.scored.any():
+        return whole._replace(loss=_lost("unfit", tokens, "none of its tokens would be learned"))
+    learned = encoded.scored & (encoded.roles == ASSISTANT)
+    is_open = end < tokens and learned[end - 1] and learned[end]
+    loss = Loss("cut", tokens, tokens - data.max_length, int(is_open), answers_unlearned=int((~has_prompt).sum()))
+    return FittedDialogue(cut, loss, encoded, start)
+
+
+def _learned_answers(encoded: Encoded) -> TokenIds:
+    """Where each answer with a learned token starts and ends, (answers, 2)."""
+    said = np.concatenate([[False], encoded.roles == ASSISTANT, [False]])
+    edges = np.flatnonzero(said[1:] != said[:-1]).reshape(-1, 2)
+    learned = [bool(encoded.scored[begin:end].any()) for begin, end in edges]
+    return edges[np.array(learned, np.bool_)]
 
 
 def fit_preference(prompt: TokenIds, completions: Sequence[TokenIds], data: DataSection) -> FittedPreference:
@@ -108,8 +150,7 @@ def _room_for_prompt(longest: int, data: DataSection) -> int:
     """The maximum number of prompt tokens that the rule keeps."""
     most = min(data.max_prompt_length or data.max_length, data.max_length - 1)
     if data.truncation.rule == "keep_end":
-        # At least one: a completion's first token is predicted from the one before it.
-        return min(most, max(1, data.max_length - longest))
+        return min(most, max(prompt_tokens_kept(data), data.max_length - longest))
     return most
 
 
@@ -117,7 +158,9 @@ def _cut(whole: FittedPreference, prompt: TokenIds, room: int) -> FittedPreferen
     completions = tuple(completion[:room] for completion in whole.completions)
     lost = len(whole.prompt) - len(prompt) + sum(max(0, len(each) - room) for each in whole.completions)
     stops_lost = sum(len(each) > room for each in whole.completions)
-    return FittedPreference(prompt, completions, Loss("cut", whole.loss.tokens, lost, stops_lost))
+    cut_prompt = whole.prompt[: len(whole.prompt) - len(prompt)]
+    cut_ends = tuple(completion[room:] for completion in whole.completions)
+    return FittedPreference(prompt, completions, Loss("cut", whole.loss.tokens, lost, stops_lost), cut_prompt, cut_ends)
 
 
 def _lost(outcome: Outcome, tokens: int, reason: str) -> Loss:
@@ -141,6 +184,7 @@ class TruncationReport:
     tokens: int = 0
     tokens_lost: int = 0
     stops_lost: int = 0
+    answers_unlearned: int = 0
     worst: list[WorstRow] = field(default_factory=list)
     unfit: list[WorstRow] = field(default_factory=list)
 
@@ -150,6 +194,7 @@ class TruncationReport:
         self.tokens += loss.tokens
         self.tokens_lost += loss.tokens_lost
         self.stops_lost += loss.stops_lost
+        self.answers_unlearned += loss.answers_unlearned
         row = WorstRow(loss.tokens_lost, name, loss.reason or f"lost {loss.tokens_lost} of {loss.tokens} tokens")
         if loss.tokens_lost:
             self.worst = nlargest(LISTED_ROWS, [*self.worst, row])
@@ -171,11 +216,12 @@ class TruncationReport:
     def summary(self) -> str:
         """The statistics in one line."""
         left_out = self.rows["dropped"] + self.rows["unfit"]
+        unlearned = f", {self.answers_unlearned:,} answers cut at their start and not learned"
         return (
             f"{self.rows.total():,} rows of {self.tokens:,} tokens, max_length {self.data.max_length:,}: "
             f"{self.rows['cut']:,} truncated, {left_out:,} dropped ({self.rows_share:.1%} of the rows), "
             f"{self.tokens_lost:,} tokens lost ({self.tokens_share:.1%}), "
-            f"{self.stops_lost:,} answers without their stop token"
+            f"{self.stops_lost:,} answers without their stop token{unlearned * bool(self.answers_unlearned)}"
         )
 
     def to_fields(self) -> dict[str, object]:
@@ -190,6 +236,7 @@ class TruncationReport:
             "tokens": self.tokens,
             "tokens_lost": self.tokens_lost,
             "stops_lost": self.stops_lost,
+            "answers_unlearned": self.answers_unlearned,
             "worst": [row._asdict() for row in self.worst],
         }
 
