@@ -5,8 +5,8 @@ import pytest
 import yaml
 
 from zephyr.errors import RecipeError
+from zephyr.recipe.data_section import is_held_out
 from zephyr.recipe.handbook import keys as known
-from zephyr.recipe.handbook.rows import is_held_out
 from zephyr.recipe.loading import read_recipe, resolved_yaml
 
 FOLDER = Path(__file__).parent / "handbook"
@@ -165,6 +165,9 @@ def test_test_rows_are_refused_in_every_way_of_naming_rows(words, place):
         ("test_prefs", True),
         ("validation[:10%]", True),
         ("eval-set", True),
+        ("val_1k", True),
+        ("testset", True),
+        ("interval", False),
         ("train", False),
         ("latest", False),
         ("protest_train", False),

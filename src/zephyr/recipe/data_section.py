@@ -1,5 +1,6 @@
 """Where rows come from, which of them are kept, and how long they may be."""
 
+import re
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -8,6 +9,7 @@ from zephyr.recipe.section import FREE, Section
 from zephyr.records.rows import Shape
 
 BadRows = Literal["stop", "drop"]
+_HELD_OUT = re.compile(r"(?<![a-z])(?:test(?:ing|set)?|valid(?:ation)?|val|eval(?:uation)?|dev|held_?out)(?![a-z])")
 
 
 class DataSource(Section):
@@ -17,9 +19,10 @@ class DataSource(Section):
     split: str = Field(
         "train",
         pattern=r"^[^\[\]]+(\[(-?[0-9]+)?%?:(-?[0-9]+)?%?\])?$",
-        description="split of a hub data set, with an optional slice: train[:10%]",
+        description="split of a hub data set, or the files of a folder that are named after it; all: every one; with "
+        "an optional slice of the rows: train[:10%]",
     )
-    config: str | None = Field(None, description="configuration of a hub data set")
+    config: str | None = Field(None, description="configuration of a hub data set, or a subfolder")
     revision: str | None = Field(None, description="branch, tag or commit on the hub")
     shape: Literal["auto", Shape] = Field("auto", description="row format; auto: detected by the fields")
     columns: dict[str, str] = Field(default_factory=dict, description="rename fields; our name: the name in the rows")
@@ -114,3 +117,8 @@ class DataSection(Section):
         None, ge=1, description="align: maximum length of the prompt, in tokens; null: no separate limit"
     )
     truncation: TruncationSection = Field(default_factory=TruncationSection, description="truncation of long rows")
+
+
+def is_held_out(split: str) -> bool:
+    """Whether a split's name says that its rows are for evaluation."""
+    return _HELD_OUT.search(split.lower()) is not None

@@ -71,7 +71,7 @@ def data_files(path: Path) -> list[Path]:
         return [path]
     shown = printable(str(path))
     if path.is_dir():
-        files = sorted(file for file in path.iterdir() if _is_data(file))
+        files = sorted(file for file in path.iterdir() if is_data_file(file))
         if not files:
             inside = sorted(entry.name for entry in path.iterdir())
             remedy = f"give a file or a folder with files of {listed(READERS)} (there are: {listed(inside)})"
@@ -81,7 +81,7 @@ def data_files(path: Path) -> list[Path]:
         parts = path.parts
         first = next(place for place, part in enumerate(parts) if _GLOB & set(part))
         folder = Path(*parts[:first])
-        files = sorted(file for file in folder.glob(str(Path(*parts[first:]))) if _is_data(file))
+        files = sorted(file for file in folder.glob(str(Path(*parts[first:]))) if is_data_file(file))
         if not files:
             raise DataError(shown, "no data file matches", f"expected files of {listed(READERS)}, also with .gz")
         return files
@@ -91,6 +91,12 @@ def data_files(path: Path) -> list[Path]:
 def is_glob(path: Path) -> bool:
     """Whether a path contains a wildcard."""
     return bool(_GLOB & set(str(path)))
+
+
+def is_data_file(file: Path) -> bool:
+    """Whether a folder's entry is a file of rows, by its name."""
+    is_hidden = file.name.startswith((".", "_"))
+    return _suffix(file) in READERS and not is_hidden and file.name not in _DESCRIPTIONS and file.is_file()
 
 
 def nearest_entry(path: Path) -> str:
@@ -109,8 +115,3 @@ def nearest_entry(path: Path) -> str:
 def _suffix(file: Path) -> str:
     name = file.name.lower()
     return Path(name.removesuffix(".gz")).suffix
-
-
-def _is_data(file: Path) -> bool:
-    is_hidden = file.name.startswith((".", "_"))
-    return _suffix(file) in READERS and not is_hidden and file.name not in _DESCRIPTIONS and file.is_file()

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from zephyr.atomic import discard, replace_text
+from zephyr.data.read.source_files import EVERY_SPLIT
 from zephyr.data.read.stage_rows import PARTS, Part, stage_rows
 from zephyr.data.tokenize.encoding import DialogueEncoder
 from zephyr.data.tokenize.examples import ROW_KINDS, Tokenized
@@ -59,7 +60,7 @@ def _reads(name: str, maker: str, recipe: Recipe) -> tuple[str, ...]:
 def outside_sources(data: DataSection) -> list[DataSource]:
     """All that a data section reads from outside, evaluation sets of its filters among it."""
     against = [path for one in data.filters if isinstance(one, DecontaminationFilter) for path in one.against]
-    return [*data.sources, *data.eval_sources, *(DataSource(path=path) for path in against)]
+    return [*data.sources, *data.eval_sources, *(DataSource(path=path, split=EVERY_SPLIT) for path in against)]
 
 
 def model_outputs(section: TrainingSection) -> list[str]:

@@ -10,16 +10,17 @@ from itertools import islice
 from pathlib import Path
 from typing import Generic, Literal, TypeVar, cast, overload
 
-from zephyr.data.read.hub import HubRows, is_hub_id, open_hub
+from zephyr.data.read.hub import HubRows, open_hub
 from zephyr.data.read.record_cache import RecordCache
-from zephyr.data.read.selection import SplitSlice, is_wanted, parse_split, renamed
+from zephyr.data.read.selection import is_wanted, parse_split, renamed
+from zephyr.data.read.source_files import locate
 from zephyr.errors import DataError
 from zephyr.recipe.data_section import DataSource
 from zephyr.records.fields import SHOWN_FAULTS, Row, RowFault, printable
 from zephyr.records.formats import detect_shape, records_of, unknown_shape
 from zephyr.records.lines import BLOCK_BYTES, opened
 from zephyr.records.messages import Messages
-from zephyr.records.reading import READERS, data_files, is_glob, nearest_entry, read_items
+from zephyr.records.reading import read_items
 from zephyr.records.rows import Chat, Preference, Prompt, Rated, Record, RecordKind, Shape, Text, prompt_id
 
 _R = TypeVar("_R", bound=Record)
@@ -174,7 +175,7 @@ class _SourceReader(Generic[_R]):
 def source_hash(source: DataSource, data_dir: Path, *, offline: bool = False) -> str:
     """The SHA-256 of the names and bytes of a source's files, or of the commit of its data set on the hub."""
     digest = hashlib.sha256()
-    files = _locate(source, data_dir)
+    files = locate(source, data_dir)
     if files is None:
         rows = _hub_rows(source, offline=offline)
         digest.update(f"{source.path}@{rows.commit}".encode())
@@ -195,7 +196,7 @@ def held_out(prompt: Messages, share: float, seed: int) -> bool:
 
 def _items(source: DataSource, data_dir: Path, *, offline: bool) -> Iterator[tuple[str, Row | RowFault]]:
     """The rows of the source's split, each with its file name; the name is empty for the hub."""
-    files = _locate(source, data_dir)
+    files = locate(source, data_dir)
     split = parse_split(source.split, printable(source.path))
     if files is None:
         rows = _hub_rows(source, offline=offline)
@@ -211,33 +212,6 @@ def _items(source: DataSource, data_dir: Path, *, offline: bool) -> Iterator[tup
 def _hub_rows(source: DataSource, *, offline: bool) -> HubRows:
     split = parse_split(source.split, source.path)
     return open_hub(source.path, source.config, split=split.name, revision=source.revision, offline=offline)
-
-
-def _locate(source: DataSource, data_dir: Path) -> list[Path] | None:
-    """The files of a source; None if it is on the hub."""
-    path = data_dir / Path(source.path).expanduser()
-    if path.exists() or is_glob(path):
-        files = data_files(path)
-        return _files_of_split(files, parse_split(source.split, printable(source.path))) if path.is_dir() else files
-    is_folder_here = any((data_dir / part).exists() for part in Path(source.path).parts[:1])
-    if is_hub_id(source.path) and not is_folder_here and not source.path.lower().endswith((*READERS, ".gz")):
-        return None
-    missing = path.absolute()
-    raise DataError(
-        printable(str(missing)), "no such file or folder", f"check path and data_dir{nearest_entry(missing)}"
-    )
-
-
-def _files_of_split(files: list[Path], split: SplitSlice) -> list[Path]:
-    """The files of a folder that are named after the split (`test.jsonl`, `test-00000-of-00002.parquet`).
-
-    If no file has the name of a split, all of them are `train`.
-    """
-    named = [file for file in files if file.name.split(".")[0].split("-")[0] == split.name]
-    if named or split.name == "train":
-        return named or files
-    remedy = f"there are {', '.join(printable(file.name) for file in files[:SHOWN_FAULTS])}"
-    raise DataError(printable(str(files[0].parent)), f"no file is named after the split '{split.name}'", remedy)
 
 
 def _conditions(source: DataSource) -> str:

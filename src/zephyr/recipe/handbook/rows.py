@@ -1,13 +1,11 @@
 """The data of a handbook's recipe: which rows it trains on and which it holds out, in the three ways it says so."""
 
-import re
 from typing import NamedTuple
 
+from zephyr.recipe.data_section import is_held_out
 from zephyr.recipe.outline import Keys
 from zephyr.recipe.problems import Problem, quoted
 from zephyr.recipe.section import Plain
-
-_HELD_OUT = re.compile(r"(?:^|[^a-z])(?:test|validation|valid|eval|dev)(?:[^a-z]|$)")
 
 
 class Sources(NamedTuple):
@@ -18,11 +16,6 @@ class Sources(NamedTuple):
     keys: tuple[str, ...]
     notes: list[str]
     problems: list[Problem]
-
-
-def is_held_out(split: str) -> bool:
-    """Whether a split's name says that its rows are for evaluation."""
-    return _HELD_OUT.search(split.lower()) is not None
 
 
 def find_sources(old: dict[str, Plain]) -> Sources:
