@@ -66,6 +66,7 @@ class Case:
     changes: dict[str, object] = field(default_factory=dict)
     lora: bool = False
     tied: bool = False
+    experts: int | None = None  # of a mixture; None: as many as the tiny one has
     meta: bool = False  # ranks above 0 make their model on the meta device
     other_reference: bool = False
 
@@ -74,7 +75,8 @@ class Case:
         """What tells it from others, as a folder's name."""
         words = [f"{value}" for value in (*self.options.values(), *self.changes.values())]
         flags = [flag for flag in ("lora", "tied", "meta", "other_reference") if getattr(self, flag)]
-        return "-".join([self.objective, self.model, *words, *flags])
+        experts = [] if self.experts is None else [f"{self.experts} experts"]
+        return "-".join([self.objective, self.model, *words, *flags, *experts])
 
 
 class Ended(NamedTuple):
@@ -109,6 +111,10 @@ def make_examples(objective: str, num: int, *, seed: int = 0) -> list[Example]:
 def make_model(case: Case, *, seed: int = 0) -> CausalLM:
     dtype = torch.float64 if case.changes.get("precision", "float64") == "float64" else torch.float32
     model = tiny_model(case.model, seed=seed, vocab_size=VOCABULARY, hidden=16, dtype=dtype)
+    if case.experts is not None:
+        model.config.num_local_experts = case.experts
+        torch.manual_seed(seed)
+        model = type(model)(model.config).to(dtype)
     if case.tied:
         model.config.tie_word_embeddings = True
         model.tie_weights()
@@ -248,6 +254,15 @@ def run_and_save(folder: Path, cases: Sequence[Case]) -> None:
         job = make_job(case, folder / case.name)
         run_job(job)
         save_trained(job.model, tiny_tokenizer(vocab_size=VOCABULARY), folder / case.name / "saved")
+
+
+def run_and_count(folder: Path, case: Case) -> None:
+    """Ends a training, saves its model, and writes how many weights the rank holds, in a file a rank."""
+    job = make_job(case, folder / case.name)
+    run_job(job)
+    save_trained(job.model, tiny_tokenizer(vocab_size=VOCABULARY), folder / case.name / "saved")
+    held = sum(parameter.to_local().numel() for parameter in job.model.parameters())
+    (folder / f"held-{rank()}").write_text(f"{held}")
 
 
 def refused(folder: Path) -> None:

@@ -23,6 +23,7 @@ from tests.train.distributed_runs import (
     make_model,
     on_ranks,
     refused,
+    run_and_count,
     run_and_sample,
     run_and_save,
     run_and_stop,
@@ -33,7 +34,7 @@ from zephyr.models.adapters import load_adapter
 from zephyr.models.loading import empty_model, load_model, save_model
 from zephyr.models.source import Source
 from zephyr.models.tiny import tiny_model, tiny_tokenizer
-from zephyr.train.distributed import is_empty
+from zephyr.train.distributed import is_empty, shard_placement
 
 BETA = {"beta": 0.1}
 ROUTED = {**FLOAT32, "router_aux_loss_coef": 0.1}
@@ -145,6 +146,33 @@ def test_a_run_goes_on_with_another_number_of_ranks(tmp_path, before, after):
         else:
             on_ranks(world, tmp_path / "cut", work, *arguments)
     assert_equal_runs(ended(tmp_path / "whole" / case.name), ended(tmp_path / "cut" / case.name), within=1e-9)
+
+
+def test_two_experts_are_cut_over_four_ranks_evenly(tmp_path):
+    """Stopped, gone on with and saved, the run of four ranks is that of one; each holds its share of the weights."""
+    case = Case("orpo", BETA, "mixtral", {**FLOAT32, "eval_steps": 1, "save_steps": 1}, experts=2)
+    run_cases(tmp_path / "whole", [case])
+    whole = ended(tmp_path / "whole" / case.name)
+    on_ranks(4, tmp_path / "cut", run_and_stop, case, 2)
+    on_ranks(4, tmp_path / "cut", run_and_count, case)
+    assert_equal_runs(whole, ended(tmp_path / "cut" / case.name), within=1e-6)
+    total = sum(weight.numel() for weight in whole.weights.values())
+    held = [int((tmp_path / "cut" / f"held-{number}").read_text()) for number in range(4)]
+    assert sum(held) == total
+    assert max(held) < 1.05 * total / 4
+    read = AutoModelForCausalLM.from_pretrained(tmp_path / "cut" / case.name / "saved")
+    trained = make_model(case)
+    trained.load_state_dict(ended(tmp_path / "cut" / case.name).weights)
+    for (name, left), right in zip(trained.named_parameters(), read.parameters(), strict=True):
+        assert torch.equal(left, right), name
+
+
+@pytest.mark.parametrize(
+    ("shape", "ranks", "place"),
+    [((8, 6, 4), 4, 0), ((2, 6, 4), 3, 1), ((2, 6, 4), 4, 2), ((8, 6, 5), 7, 0), ((2, 16), 4, 0), ((3,), 4, 0)],
+)
+def test_only_three_dimensional_weights_are_cut_over_another_dimension_than_the_first(shape, ranks, place):
+    assert shard_placement(torch.empty(shape), ranks).dim == place
 
 
 def test_two_ranks_sample_alike_and_train_on_undisturbed(one, tmp_path):
