@@ -50,7 +50,7 @@ def test_a_micro_batch_is_no_larger_than_a_part_of_a_batch_nor_smaller_than_a_ro
 
 def test_eight_bit_moments_and_a_141b_model_on_32_gpus():
     shape = KNOWN_SHAPES["mistral-community/Mixtral-8x22B-v0.1"]
-    training = with_train(replace(DPO, shape=shape), precision="pure_bf16", optim="adamw_bnb_8bit")
+    training = with_train(replace(DPO, shape=shape), precision="pure_bf16", optim="adamw_8bit")
     training = with_max_length(training, 2048)
     assert moment_bytes(training) == pytest.approx(2.03, abs=0.01)
     memory = memory_of(training, 32)
@@ -81,7 +81,7 @@ def test_advice_is_true():
     assert not memory_of(DPO, enough // 2).fits(A100)
     assert f"--gpus {enough}" in words
     # The settings that are named first do make it fit.
-    changed = with_train(DPO, max_tokens_per_micro_batch=2048, optim="adamw_bnb_8bit", precision="pure_bf16")
+    changed = with_train(DPO, max_tokens_per_micro_batch=2048, optim="adamw_8bit", precision="pure_bf16")
     assert words[0].endswith("align.train.precision=pure_bf16")
     assert memory_of(changed, 1).fits(A100)
     assert not memory_of(with_train(changed, precision="bf16"), 1).fits(A100)

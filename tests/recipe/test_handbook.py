@@ -33,7 +33,7 @@ EXPECTED = {
     "sft_full_2024": ("sft", 2e-5, 1, 128, 2048, "cosine", "adamw_torch"),
     "dpo_full_2024": ("align", 5e-7, 1, 128, 1024, "cosine", "adamw_torch"),
     "dpo_qlora_2024": ("align", 5e-6, 1, 128, 1024, "cosine", "adamw_torch"),
-    "orpo_141b_2024": ("align", 5e-6, 3, 32, 2048, "inverse_sqrt", "adamw_bnb_8bit"),
+    "orpo_141b_2024": ("align", 5e-6, 3, 32, 2048, "inverse_sqrt", "adamw_8bit"),
     "gemma_sft_2024": ("sft", 2e-5, 3, 128, 2048, "cosine", "adamw_torch"),
     "scan_kto_pair_2024": ("align", 5e-7, 1, 128, 1024, "cosine", "adamw_torch"),
     "starchat_dpo_held_out": ("align", 5e-7, 2, 128, 1024, "cosine", "adamw_torch"),

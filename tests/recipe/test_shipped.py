@@ -33,7 +33,7 @@ ALIGN = {
     "zephyr-7b-beta-handbook": Published("mistralai/Mistral-7B-v0.1", 0.01, 5e-7, 1, 128, "cosine", 0.1, (1024, 512)),
     "zephyr-7b-beta-qlora": Published("mistralai/Mistral-7B-v0.1", 0.01, 5e-6, 1, 128, "cosine", 0.1, (1024, 512)),
     "zephyr-141b-a39b-orpo": Published(
-        "mistral-community/Mixtral-8x22B-v0.1", 0.05, 5e-6, 3, 32, "inverse_sqrt", 100, (2048, 1792), "adamw_bnb_8bit"
+        "mistral-community/Mixtral-8x22B-v0.1", 0.05, 5e-6, 3, 32, "inverse_sqrt", 100, (2048, 1792), "adamw_8bit"
     ),
     "mistral-7b-orpo": Published("mistralai/Mistral-7B-v0.1", 0.1, 5e-6, 5, 32, "inverse_sqrt", 200, (2048, 1792)),
     "smollm2-1.7b": Published("HuggingFaceTB/SmolLM2-1.7B", 0.5, 1e-6, 3, 128, "cosine", 0.1, (1024, 512)),

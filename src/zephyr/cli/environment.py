@@ -19,7 +19,6 @@ REPORTED_PACKAGES = (
     "numpy",
     "bitsandbytes",
     "liger-kernel",
-    "torchao",
     "flash-attn",
     "trl",
 )

@@ -20,7 +20,7 @@ COMPUTE_BYTES = {"float64": 8, "float32": 4, "bf16": 2, "pure_bf16": 2}
 # Of nf4: half a byte, and the scales of its blocks of 64.
 NF4_BYTES = 0.5 + 4 / 64
 # Moments by optimizer, in units of a weight; None: two of one byte and their scales.
-_MOMENTS = {"adamw_torch": 2, "rmsprop": 1, "adamw_bnb_8bit": None, "adamw_torchao_8bit": None}
+_MOMENTS = {"adamw_torch": 2, "rmsprop": 1, "adamw_8bit": None}
 EIGHT_BIT_BYTES = 2 + 2 * 4 / 256
 LOSS_CHUNK_BYTES = 256 << 20
 # What the driver, its libraries and the allocator's gaps take.
@@ -152,7 +152,7 @@ def _savings(workload: Workload) -> Iterator[tuple[str, Change]]:
     if few < train.max_tokens_per_micro_batch:
         yield f"{key}.max_tokens_per_micro_batch={few}", _one_row
     if train.optim == "adamw_torch":
-        yield f"{key}.optim=adamw_bnb_8bit", lambda one: _changed(one, {"optim": "adamw_bnb_8bit"})
+        yield f"{key}.optim=adamw_8bit", lambda one: _changed(one, {"optim": "adamw_8bit"})
     if train.precision != "pure_bf16":
         yield f"{key}.precision=pure_bf16", lambda one: _changed(one, {"precision": "pure_bf16"})
 

@@ -11,7 +11,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from zephyr.recipe.section import FREE, Section
 
 SchedulerName = Literal["linear", "cosine", "cosine_with_min_lr", "inverse_sqrt", "constant_with_warmup", "constant"]
-OptimizerName = Literal["adamw_torch", "adamw_bnb_8bit", "adamw_torchao_8bit", "rmsprop"]
+OptimizerName = Literal["adamw_torch", "adamw_8bit", "rmsprop"]
 TrackerName = Literal["jsonl", "tensorboard", "trackio", "wandb"]
 Precision = Literal["float64", "float32", "bf16", "pure_bf16"]
 LossOn = Literal["assistant", "everything"]
@@ -45,7 +45,7 @@ class TrainSection(Section):
     min_lr_ratio: float = Field(
         0.1, ge=0, le=1, description="final learning rate of cosine_with_min_lr, as a share of the peak"
     )
-    optim: OptimizerName = Field("adamw_torch", description="optimizer, by transformers' name")
+    optim: OptimizerName = Field("adamw_torch", description="optimizer; adamw_8bit keeps Adam's moments in a byte each")
     adam_beta1: float = Field(0.9, ge=0, lt=1, description="Adam's first beta")
     adam_beta2: float = Field(0.999, ge=0, lt=1, description="Adam's second beta")
     adam_epsilon: float = Field(1.0e-8, gt=0, description="Adam's epsilon")

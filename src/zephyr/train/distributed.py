@@ -173,14 +173,13 @@ def shard(scorer: nn.Module, *, device: torch.device, precision: Precision) -> N
 
 
 def shard_placement(parameter: Tensor, num_ranks: int) -> Shard:
-    """The dimension over which a parameter of any shape is cut: the first, or for experts (E, out, in) one that is even.
+    """The dimension over which a parameter of any shape is cut: the first; of experts (E, out, in) an even one.
 
     Cut over their first dimension, 8 experts of 32 ranks lie whole on 8 of them. FSDP2 cuts other dimensions than the
-    first evenly or not at all (torch 2.13).
+    first evenly or not at all (torch 2.13). Rows stay whole: their moments of eight bits have scales in common.
     """
-    if parameter.ndim < EXPERT_DIMENSIONS:
-        return Shard(0)
-    return Shard(next((place for place, length in enumerate(parameter.shape) if length % num_ranks == 0), 0))
+    even = [place for place, length in enumerate(parameter.shape[:-1]) if length % num_ranks == 0]
+    return Shard(even[0] if even and parameter.ndim >= EXPERT_DIMENSIONS else 0)
 
 
 def is_empty(model: nn.Module) -> bool:

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from zephyr.errors import RecipeError
 from zephyr.recipe.steps import Steps
 from zephyr.recipe.train_section import OptimizerName, SchedulerName, TrainSection
+from zephyr.train.adamw_8bit import AdamW8bit
 
 # The time scale inverse_sqrt falls back on without a warm-up.
 INVERSE_SQRT_TIMESCALE = 10_000
@@ -41,37 +41,14 @@ def _rmsprop(groups: ParameterGroups, train: TrainSection) -> Optimizer:
     return torch.optim.RMSprop(groups, lr=train.learning_rate)
 
 
-def _adamw_bnb_8bit(groups: ParameterGroups, train: TrainSection) -> Optimizer:
-    try:
-        from bitsandbytes.optim import AdamW8bit  # type: ignore[import-not-found,unused-ignore]
-    except ImportError as error:
-        raise _missing("adamw_bnb_8bit", "bitsandbytes") from error
+def _adamw_8bit(groups: ParameterGroups, train: TrainSection) -> Optimizer:
     betas = (train.adam_beta1, train.adam_beta2)
-    optimizer: Optimizer = AdamW8bit(groups, lr=train.learning_rate, betas=betas, eps=train.adam_epsilon)
-    return optimizer
-
-
-def _adamw_torchao_8bit(groups: ParameterGroups, train: TrainSection) -> Optimizer:
-    """Works on FSDP2's sharded parameters too."""
-    try:
-        from torchao.optim import AdamW8bit  # type: ignore[import-not-found,unused-ignore]
-    except ImportError as error:
-        raise _missing("adamw_torchao_8bit", "torchao") from error
-    betas = (train.adam_beta1, train.adam_beta2)
-    optimizer: Optimizer = AdamW8bit(groups, lr=train.learning_rate, betas=betas, eps=train.adam_epsilon)
-    return optimizer
-
-
-def _missing(optim: str, package: str) -> RecipeError:
-    return RecipeError(
-        "optim", f"'{optim}' needs the package {package}, which is not installed", f"pip install {package}"
-    )
+    return AdamW8bit(groups, lr=train.learning_rate, betas=betas, eps=train.adam_epsilon)
 
 
 OPTIMIZER_BUILDERS: dict[OptimizerName, Build] = {
     "adamw_torch": _adamw,
-    "adamw_bnb_8bit": _adamw_bnb_8bit,
-    "adamw_torchao_8bit": _adamw_torchao_8bit,
+    "adamw_8bit": _adamw_8bit,
     "rmsprop": _rmsprop,
 }
 

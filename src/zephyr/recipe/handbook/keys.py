@@ -126,10 +126,10 @@ OPTIMIZERS = {
     "adamw_hf": "adamw_torch",
     "paged_adamw_32bit": "adamw_torch",
     "paged_adamw": "adamw_torch",
-    "adamw_bnb_8bit": "adamw_bnb_8bit",
-    "adamw_8bit": "adamw_bnb_8bit",
-    "paged_adamw_8bit": "adamw_bnb_8bit",
-    "adamw_torch_8bit": "adamw_torchao_8bit",
+    "adamw_bnb_8bit": "adamw_8bit",
+    "adamw_8bit": "adamw_8bit",
+    "paged_adamw_8bit": "adamw_8bit",
+    "adamw_torch_8bit": "adamw_8bit",
     "rmsprop": "rmsprop",
 }
 # Devices of published runs that were not the usual eight, by a word in their names; cards and READMEs say so.

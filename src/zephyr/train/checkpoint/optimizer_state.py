@@ -9,7 +9,7 @@ from typing import NamedTuple, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, empty
 from torch.optim import Optimizer
 
 from zephyr.errors import CheckpointError
@@ -105,6 +105,11 @@ def empty_tensors(
         group = group_of[id(parameter)]
         if shape == tuple(parameter.shape) and shape:
             room[full_name] = torch.empty_like(parameter, dtype=dtype, requires_grad=False)
+        elif shape and isinstance(parameter, DTensor) and shape[:-1] == tuple(parameter.shape[:-1]):
+            # One number for some of a row, such as the scales of eight-bit moments.
+            room[full_name] = empty(
+                shape, dtype=dtype, device_mesh=parameter.device_mesh, placements=parameter.placements
+            )
         else:
             # torch's optimizers count steps on the CPU unless the kernel that reads the count runs on the
             # device.
