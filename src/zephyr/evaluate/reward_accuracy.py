@@ -17,8 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from zephyr.data.read.refused_rows import RefusedRows
 from zephyr.data.read.sources import open_source
 from zephyr.data.tokenize.encoding import DialogueEncoder
+from zephyr.data.tokenize.examples import encoded_preference
 from zephyr.errors import DataError, ModelError
 from zephyr.evaluate.harness.finished import FinishedAnswer, FinishedRequests
 from zephyr.evaluate.held_out import Pair, PreferenceMetrics, answer_logps, preference_metrics, prompt_numbers
@@ -31,7 +33,7 @@ from zephyr.models.weight_hash import weights_hash
 from zephyr.progress import show_progress
 from zephyr.recipe.data_section import DataSource
 from zephyr.recipe.model_section import ChatTemplateSection
-from zephyr.records.fields import Json, printable
+from zephyr.records.fields import Json, UnusableError, printable
 from zephyr.records.rows import Preference
 
 REWARD_ACCURACY = "reward_accuracy"
@@ -225,17 +227,24 @@ def _encoded(run: RewardRun) -> _Encoded:
     encoder = DialogueEncoder(load_tokenizer(Source(run.policy, offline=run.offline)), ChatTemplateSection(name="own"))
     left_out: Counter[str] = Counter({str(reason): count for reason, count in rows.counts.items()})
     held: list[HeldPair] = []
+    refused = RefusedRows()
+    refused.read(rows)
     for row in islice(rows, run.pairs.max_rows):
         reason = _unfit(row)
         if reason:
             left_out[reason] += 1
             continue
-        prompt = encoder.prompt(row.prompt)
-        pair = Pair(prompt, encoder.completion(row.completions[0]), encoder.completion(row.completions[-1]))
+        try:
+            prompt, (chosen, *_, rejected) = encoded_preference(row, encoder)
+        except UnusableError as error:
+            left_out[refused.add(row, error)[1]] += 1
+            continue
+        pair = Pair(prompt, chosen, rejected)
         if len(prompt) + max(len(pair.chosen), len(pair.rejected)) > run.max_tokens:
             left_out[f"longer than {run.max_tokens} tokens"] += 1
         else:
             held.append(HeldPair(pair, row.source))
+    refused.check()
     return _Encoded(held, left_out, encoder.chat_template)
 
 

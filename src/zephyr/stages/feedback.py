@@ -9,9 +9,12 @@ from itertools import islice
 from random import Random
 
 from zephyr.atomic import replace_text
+from zephyr.data.read.refused_rows import encodable
 from zephyr.data.read.sources import Records
 from zephyr.data.read.stage_rows import Accounts, open_all, open_records, stage_rows
 from zephyr.data.scanner import scan_preferences
+from zephyr.data.tokenize.encoding import DialogueEncoder
+from zephyr.data.tokenize.examples import encoded_prompt
 from zephyr.errors import DataError
 from zephyr.estimate.row_lengths import known_rows
 from zephyr.feedback.binarize import Binarized, binarize, gather, nothing_made, repair_where_published
@@ -21,6 +24,7 @@ from zephyr.feedback.rate import RatingPlan, pool_of
 from zephyr.feedback.ray_workers import rate_over_ray
 from zephyr.judging.questions import ASPECTS
 from zephyr.progress import show_progress
+from zephyr.recipe.conflicts import STAGE_REFERENCE
 from zephyr.recipe.data_section import DataSection, DataSource
 from zephyr.recipe.feedback_section import FeedbackSection, RaySection
 from zephyr.recipe.schema import Recipe
@@ -40,7 +44,7 @@ from zephyr.stages.call_estimate import (
 )
 from zephyr.stages.preview import MadeRows, Preview
 from zephyr.stages.stage import Stage, Work
-from zephyr.stages.start import template_and_model
+from zephyr.stages.start import encoder_for, source_at_hand, starting_tokenizer, template_and_model
 from zephyr.stages.synth import PROMPTS, prompts_to_come
 from zephyr.teachers.dry_run import DryTeacher
 from zephyr.teachers.ledger.prices import prices_of
@@ -53,6 +57,8 @@ COUNTS = "counts.json"
 # Share of the prompts that give a row; for the others all ratings are equal, or too few answers are rated.
 SHARE_WITH_A_ROW = 0.9
 _SCANNED_ROWS = 5000
+# Prompts of each source that a check encodes.
+_ENCODED_PROMPTS = 10_000
 
 
 def _section(recipe: Recipe) -> FeedbackSection:
@@ -99,6 +105,7 @@ def _check(preview: Preview) -> Iterator[str]:
         sample, num_prompts = sample_prompts(prompts), sum(map(len, prompts))
         if len(prompts) < len(section.prompts):
             num_prompts = 0
+        yield from _encoding_lines(preview, prompts)
     else:
         taken = [name for name in _reads(preview.recipe) if name in preview.recipe.stages]
         yield f"reads {', '.join(taken)}"
@@ -149,12 +156,34 @@ def _preflight(work: Work) -> Facts:
     """
     recipe, section = work.recipe, _section(work.recipe)
     if section.recorded:
-        facts = _read_all(recipe, DataSection(sources=section.recorded, shuffle=False), Rated)
+        rated = stage_rows(recipe, DataSection(sources=section.recorded, shuffle=False), Rated, None)
+        facts = _read_facts(rated.train, rated.accounts)
         _binarize_recorded(recipe, open_all(recipe, section.recorded, Rated))
         return facts
     for key, teacher in _teachers_of(section):
         check_teacher(teacher, where=key, offline=recipe.offline)
-    return _read_all(recipe, _prompt_data(section), Prompt) if section.prompts else {}
+    return _read_facts(*_encodable_prompts(work, section)) if section.prompts else {}
+
+
+def _encoding_lines(preview: Preview, parts: Sequence[Records[Prompt]]) -> Iterator[str]:
+    """Lines on prompts that the run's own model cannot be given; those that may not be dropped become problems."""
+    if preview.tokenizer is None or not _asks_own_model(preview.recipe):
+        return
+    with preview.problems.noted():
+        encoder, accounts = encoder_for(preview.tokenizer, preview.recipe, FEEDBACK), Accounts(parts)
+        for records in parts:
+            for _ in _encodable(islice(records, _ENCODED_PROMPTS), encoder, accounts):
+                pass
+        yield from accounts.refused_lines()
+        accounts.refused.check()
+
+
+def _asks_own_model(recipe: Recipe) -> bool:
+    return any(name.startswith(STAGE_REFERENCE) for name in _section(recipe).candidates.models)
+
+
+def _encodable(rows: Iterable[Prompt], encoder: DialogueEncoder, accounts: Accounts) -> Iterator[Prompt]:
+    return encodable(rows, lambda row: encoded_prompt(row.messages, encoder), accounts.refuse)
 
 
 def _check_recorded(preview: Preview, parts: Sequence[Records[Rated]]) -> Iterator[str]:
@@ -208,14 +237,17 @@ def _teachers_of(section: FeedbackSection) -> Iterator[tuple[str, TeacherSection
         yield f"{FEEDBACK}.{key}", one
 
 
-def _read_all(recipe: Recipe, data: DataSection, kind: type[Record]) -> Facts:
-    """The number of rows that pass the filters, and the reasons of the others. Raises DataError if none does."""
-    rows = stage_rows(recipe, data, kind, None)
-    num_rows = sum(1 for _ in rows.train)
+def _read_facts(rows: Iterable[Record], accounts: Accounts) -> Facts:
+    """The number of rows, all read, and the reasons of those left out. Raises DataError where none is left.
+
+    Raises DataError too for rows that cannot be encoded and may not be dropped.
+    """
+    num_rows = sum(1 for _ in rows)
+    accounts.refused.check()
     if not num_rows:
-        reasons = "; ".join(line.strip() for line in rows.accounts.lines())
+        reasons = "; ".join(line.strip() for line in accounts.lines())
         raise DataError(f"{FEEDBACK} rows", f"none is left ({reasons})", "loosen the filters, or give other data")
-    return {"rows": num_rows, **rows.accounts.facts()}
+    return {"rows": num_rows, **accounts.facts()}
 
 
 # ---- the run ----
@@ -230,11 +262,8 @@ def _run(work: Work) -> Facts:
     section = _section(work.recipe)
     facts: Facts = {}
     if section.recorded:
-        accounts = Accounts()
         parts = open_all(work.recipe, section.recorded, Rated)
-        for records in parts:
-            accounts.read(records)
-        facts |= accounts.facts()
+        facts |= Accounts(parts).facts()
         made = _binarize_recorded(work.recipe, parts)
     else:
         if not (work.folder / RATINGS).exists():
@@ -331,13 +360,22 @@ def _rate_over_ray(work: Work, section: FeedbackSection, ray: RaySection) -> Non
     replace_text(work.folder / COUNTS, json.dumps(counts, indent=1))
 
 
-def _prompt_data(section: FeedbackSection) -> DataSection:
-    return DataSection(sources=section.prompts, filters=section.filters, shuffle=False)
-
-
 def _prompts(work: Work, section: FeedbackSection) -> Iterable[Prompt]:
+    """The prompts to answer. Raises DataError, before the first of them, for those that may not be dropped."""
+    _read_facts(*_encodable_prompts(work, section))
+    return _encodable_prompts(work, section)[0]
+
+
+def _encodable_prompts(work: Work, section: FeedbackSection) -> tuple[Iterable[Prompt], Accounts]:
+    """The prompts that the run's own model can be given, where it answers and its tokenizer is made."""
+    data = DataSection(sources=section.prompts, filters=section.filters, shuffle=False)
     made_before = work.inputs[SYNTH] / PROMPTS if SYNTH in work.inputs else None
-    return stage_rows(work.recipe, _prompt_data(section), Prompt, made_before).train
+    rows = stage_rows(work.recipe, data, Prompt, made_before)
+    source = source_at_hand(work) if _asks_own_model(work.recipe) else None
+    if source is None:
+        return rows.train, rows.accounts
+    encoder = starting_tokenizer(source, work.recipe, FEEDBACK)[1]
+    return _encodable(rows.train, encoder, rows.accounts), rows.accounts
 
 
 def _read(work: Work, name: str) -> Iterator[Rated]:

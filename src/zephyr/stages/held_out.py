@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from zephyr.atomic import replace_text
 from zephyr.data.read.mixture import Mixture, mix
-from zephyr.data.read.stage_rows import open_all
+from zephyr.data.read.stage_rows import Accounts, open_all
 from zephyr.data.tokenize.examples import Tokenized, fitted_preference
 from zephyr.data.tokenize.token_store import Comparison, Dialogue
 from zephyr.data.tokenize.truncation import TruncationReport
@@ -18,6 +18,7 @@ from zephyr.recipe.data_section import DataSource
 from zephyr.recipe.evaluate_section import PerplexityTask, PreferenceTask
 from zephyr.recipe.schema import Recipe
 from zephyr.recipe.stage_sections import ALIGN, SFT, SftSection
+from zephyr.records.fields import UnusableError
 from zephyr.records.rows import Chat, Preference, Record
 from zephyr.runs.layout import MODEL
 from zephyr.runs.stage_folder import Facts
@@ -93,11 +94,17 @@ def _own(work: Work, task: PreferenceTask) -> list[Comparison]:
     align = work.recipe.align
     assert align is not None
     encoder, report = _encoder(work, ALIGN, ALIGN), TruncationReport(align.data)
+    rows, accounts = _rows(work.recipe, task.sources, Preference)
     found = []
-    for row in _rows(work.recipe, task.sources, Preference):
-        fitted = fitted_preference(row, align.data, encoder)
+    for row in rows:
+        try:
+            fitted = fitted_preference(row, align.data, encoder)
+        except UnusableError as error:
+            accounts.refuse(row, error)
+            continue
         if report.add(row.name, fitted.loss):
             found.append(Comparison(row.name, fitted.prompt, fitted.completions, row.ratings))
+    accounts.refused.check()
     report.check()
     return found
 
@@ -123,8 +130,10 @@ def _dialogues(work: Work, task: PerplexityTask, stage: str) -> "list[ScoredSequ
 
     if not task.sources:
         return [ScoredSequence(one.ids, one.scored) for one in stored_dialogues(work.inputs[SFT], "eval")]
-    tokenized = Tokenized(_dialogue_section(work.recipe), _encoder(work, stage, SFT))
-    dialogues = list(tokenized.examples(_rows(work.recipe, task.sources, Chat)))
+    rows, accounts = _rows(work.recipe, task.sources, Chat)
+    tokenized = Tokenized(_dialogue_section(work.recipe), _encoder(work, stage, SFT), accounts.refuse)
+    dialogues = list(tokenized.examples(rows))
+    accounts.refused.check()
     tokenized.truncation.check()
     return [ScoredSequence(one.ids, one.scored) for one in dialogues if isinstance(one, Dialogue)]
 
@@ -138,9 +147,10 @@ def _dialogue_section(recipe: Recipe) -> SftSection:
     return SftSection(data=last.data, train=last.train)
 
 
-def _rows(recipe: Recipe, sources: Sequence[DataSource], kind: type[R]) -> Mixture[R]:
+def _rows(recipe: Recipe, sources: Sequence[DataSource], kind: type[R]) -> tuple[Mixture[R], Accounts]:
     """The rows of the sources, as a training stage reads its `eval_sources`: not filtered, not shuffled."""
-    return mix(open_all(recipe, sources, kind), seed=recipe.seed, shuffle=False)
+    opened = open_all(recipe, sources, kind)
+    return mix(opened, seed=recipe.seed, shuffle=False), Accounts(opened)
 
 
 def _encoder(work: Work, stage: str, template_of: str) -> "DialogueEncoder":

@@ -96,19 +96,20 @@ def _store(work: Work, encoder: DialogueEncoder, made: Path | None, tokens: Path
     section, facts = section_of(work.recipe, work.stage), Facts()
     rows = stage_rows(work.recipe, section.data, ROW_KINDS[type(section)], made)
     for part in PARTS:
-        tokenized = Tokenized(section, encoder)
+        tokenized = Tokenized(section, encoder, rows.accounts.refuse)
         with TokenWriter(tokens / part, "preferences" if isinstance(section, AlignSection) else "dialogues") as writer:
             for example in tokenized.examples(rows.part(part)):
                 writer.add(example)
         replace_text(tokens / f"truncation-{part}.json", json.dumps(tokenized.truncation.to_fields(), indent=1))
+        rows.accounts.refused.check()
         if part == "eval":
             tokenized.truncation.check()
-            return facts | {"held_out": tokenized.num_examples}
+            return rows.accounts.facts() | facts | {"held_out": tokenized.num_examples}
         if not tokenized.num_examples:
             raise rows.accounts.none_left(tokenized.truncation.summary())
         tokenized.check()
         rows.accounts.write(tokens)
-        facts = rows.accounts.facts() | tokenized.facts()
+        facts = tokenized.facts()
     return facts
 
 

@@ -137,17 +137,20 @@ def look(
     made = None if section.data.sources else preview.made[stage]
     num_rows = len(every) if made is None else made.num_rows
     is_whole = num_rows == len(every) <= EXACT_ROWS
-    rows = split_rows(recipe, section.data, parts, held) if is_whole else _sample(recipe, section.data, every, held)
-    train, held_out = Tokenized(section, encoder), Tokenized(section, encoder)
+    rows = split_rows(recipe, section.data, parts, held) if is_whole else _sample(recipe, section.data, parts, held)
+    train, held_out = (Tokenized(section, encoder, rows.accounts.refuse) for _ in range(2))
     began = perf_counter()
     examples = _first(train.examples(rows.train), TIMED_EXAMPLES)
     seconds_per_row = (perf_counter() - began) / max(1, train.num_rows)
     _first(held_out.examples(rows.evaluation), 0)
+    rows.accounts.refused.check()
     longest = None
     if not is_whole:
-        longest = Tokenized(section, encoder)
+        accounts = Accounts((*parts, *held))
+        longest = Tokenized(section, encoder, accounts.refuse)
         filtered = apply_filters(_longest(every, parts), filters_of(recipe, section.data.filters))
         _first(longest.examples(filtered.rows), 0)
+        accounts.refused.check()
     report = rows.accounts.report
     assert report is not None
     scale = num_rows / max(1, report.rows_in)
@@ -162,9 +165,11 @@ def _first(values: Iterator[T], count: int) -> list[T]:
     return kept
 
 
-def _sample(recipe: Recipe, data: DataSection, every: Mixture[Record], held: Sequence[Records[Record]]) -> Rows[Record]:
+def _sample(
+    recipe: Recipe, data: DataSection, parts: Sequence[Records[Record]], held: Sequence[Records[Record]]
+) -> Rows[Record]:
     """A sample as `split_rows` gives all rows: as many of their end as of their beginning."""
-    accounts = Accounts()
+    accounts, every = Accounts((*parts, *held)), mix(parts, seed=recipe.seed, shuffle=False)
     spread = (every[index] for index in range(0, len(every), -(-len(every) // SAMPLE_ROWS)))
     filtered = apply_filters(spread, filters_of(recipe, data.filters))
     accounts.report = filtered.report
@@ -240,6 +245,7 @@ def _lines(found: TrainingPreview, *, counts_bytes: bool) -> Iterator[str]:
     if not train.num_examples and found.longest is None:
         raise found.accounts.none_left(train.truncation.summary())
     yield from found.accounts.filter_lines()
+    yield from (f"{looked_at}: {line}" for line in found.accounts.refused_lines())
     yield f"{looked_at}: {train.truncation.summary()}"
     if train.loss_mask is not None:
         yield f"{looked_at}: {train.loss_mask.summary()}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Protocol
 
+from zephyr.errors import DataError, ModelError
 from zephyr.models.generation import generate
 from zephyr.models.sampling import Stopping
 from zephyr.recipe.teacher_section import SamplingSection
@@ -32,11 +33,26 @@ class Encoder(Protocol):
     def text_of(self, completion: Sequence[int]) -> str: ...
 
 
+def prompt_ids(encoder: Encoder, request: ChatRequest, longest: int) -> tuple[list[int], str]:
+    """The ids of a request's prompt, and why it cannot be answered; that is empty where it can.
+
+    A prompt is never truncated: one that leaves no room for `max_tokens` within `longest` tokens is not answered, nor
+    is one that the chat template refuses.
+    """
+    try:
+        ids = [int(token) for token in encoder.prompt(request.messages)]
+    except (DataError, ModelError) as error:
+        return [], f"{error.where} {error.what}"
+    if len(ids) + request.max_tokens > longest:
+        return ids, f"{len(ids)} tokens and {request.max_tokens} new ones exceed {longest}"
+    return ids, ""
+
+
 class LocalTeacher:
     """Answers with a model in this process.
 
     An answer depends on its request alone (`seed` included), never on the other requests; batching changes logits in
-    the last bits only. A conversation that leaves no room for `max_tokens` is answered by an error.
+    the last bits only. A conversation that `prompt_ids` cannot encode is answered by an error.
     `max_cache_tokens`: tokens of key-value cache that answers take together; a single one may need more.
     """
 
@@ -57,21 +73,21 @@ class LocalTeacher:
             yield from self._answer_window(requests[start : start + WINDOW_REQUESTS])
 
     def _answer_window(self, requests: Sequence[ChatRequest]) -> list[ChatReply]:
-        encoded: dict[Messages, list[int]] = {}
-        for request in requests:
-            if request.messages not in encoded:
-                encoded[request.messages] = [int(token) for token in self._encoder.prompt(request.messages)]
+        encoded: dict[tuple[Messages, int], tuple[list[int], str]] = {}
         replies: dict[int, ChatReply] = {}
         batches: dict[SamplingSection, list[int]] = {}
+        prompt_of: dict[int, list[int]] = {}
         for index, request in enumerate(requests):
-            num_tokens = len(encoded[request.messages])
-            if num_tokens + request.max_tokens > self._longest:
-                too_long = f"{num_tokens} tokens and {request.max_tokens} new ones exceed {self._longest}"
-                replies[index] = ChatReply(request.key, "", "error", too_long, num_tokens)
+            wanted = (request.messages, request.max_tokens)
+            if wanted not in encoded:
+                encoded[wanted] = prompt_ids(self._encoder, request, self._longest)
+            prompt_of[index], problem = encoded[wanted]
+            if problem:
+                replies[index] = ChatReply(request.key, "", "error", problem, len(prompt_of[index]))
             else:
                 batches.setdefault(self._sampling(request), []).append(index)
         for sampling, indices in batches.items():
-            prompts = [encoded[requests[index].messages] for index in indices]
+            prompts = [prompt_of[index] for index in indices]
             completions = generate(
                 self._model,
                 prompts,

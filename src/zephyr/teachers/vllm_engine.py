@@ -13,7 +13,7 @@ from typing import Protocol, cast
 
 from zephyr.errors import TeacherError
 from zephyr.recipe.teacher_section import VllmSection
-from zephyr.teachers.local import Encoder
+from zephyr.teachers.local import Encoder, prompt_ids
 from zephyr.teachers.protocol import ChatReply, ChatRequest
 
 # Requests that the engine is given together; it schedules them itself.
@@ -72,7 +72,7 @@ class VllmSampling(Protocol):
 
 
 class VllmTeacher:
-    """Answers with a vLLM engine. A conversation that leaves no room for `max_tokens` is answered by an error.
+    """Answers with a vLLM engine. A conversation that `prompt_ids` cannot encode is answered by an error.
 
     Equal seeds give equal answers as far as vLLM promises it: batching can change logits in the last bits.
     """
@@ -90,21 +90,19 @@ class VllmTeacher:
             yield from self._answer_window(requests[start : start + WINDOW_REQUESTS])
 
     def _answer_window(self, requests: Sequence[ChatRequest]) -> Iterator[ChatReply]:
-        prompts = [[int(token) for token in self._encoder.prompt(request.messages)] for request in requests]
-        fits = [len(ids) + one.max_tokens <= self._longest for ids, one in zip(prompts, requests, strict=True)]
+        prompts = [prompt_ids(self._encoder, request, self._longest) for request in requests]
         asked: list[dict[str, list[int]]] = []
         sampled: list[object] = []
-        for ids, request, is_short in zip(prompts, requests, fits, strict=True):
-            if is_short:
+        for (ids, problem), request in zip(prompts, requests, strict=True):
+            if not problem:
                 asked.append({"prompt_token_ids": ids})
                 sampled.append(self._sampling(request))
         outputs = iter(self._engine.generate(asked, sampled, use_tqdm=False) if asked else ())
-        for ids, request, is_short in zip(prompts, requests, fits, strict=True):
-            if is_short:
-                yield self._reply(request, len(ids), next(outputs).outputs[0])
+        for (ids, problem), request in zip(prompts, requests, strict=True):
+            if problem:
+                yield ChatReply(request.key, "", "error", problem, len(ids))
             else:
-                too_long = f"{len(ids)} tokens and {request.max_tokens} new ones exceed {self._longest}"
-                yield ChatReply(request.key, "", "error", too_long, len(ids))
+                yield self._reply(request, len(ids), next(outputs).outputs[0])
 
     def _sampling(self, request: ChatRequest) -> object:
         return self._sampling_params(

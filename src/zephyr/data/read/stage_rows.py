@@ -9,12 +9,13 @@ from zephyr.data.filters.apply import apply_filters, build_filter
 from zephyr.data.filters.report import FilterReport
 from zephyr.data.filters.row_filter import RowFilter
 from zephyr.data.read.mixture import mix
+from zephyr.data.read.refused_rows import RefusedRows
 from zephyr.data.read.sources import Records, held_out, open_source, source_hash
 from zephyr.errors import DataError, Problems
 from zephyr.recipe.data_section import DataSection, DataSource, Filter
 from zephyr.recipe.schema import Recipe
 from zephyr.recipe.section import Plain
-from zephyr.records.fields import printable
+from zephyr.records.fields import UnusableError, printable
 from zephyr.records.messages import Message, Messages
 from zephyr.records.rows import Chat, Preference, Prompt, Rated, Record, RecordKind, Text
 
@@ -30,14 +31,31 @@ KINDS: dict[type[object], RecordKind] = {
 class Accounts:
     """What was read, left out and filtered of a stage's rows."""
 
-    def __init__(self) -> None:
+    def __init__(self, opened: Iterable[Records[R]] = ()) -> None:
         self.dropped: dict[str, Counter[str]] = {}
         self.report: FilterReport | None = None
+        self.refused = RefusedRows()
+        for records in opened:
+            self.read(records)
 
     def read(self, records: Records[R]) -> None:
         """Note what the source of these records had to leave out."""
         if records.counts:
             self.dropped.setdefault(name_of(records.source), Counter()).update(records.counts)
+        self.refused.read(records)
+
+    def refuse(self, row: Record, error: UnusableError) -> None:
+        """Count a row that cannot be encoded; `refused.check` raises if it may not be dropped."""
+        source, reason = self.refused.add(row, error)
+        if source.bad_rows == "drop":
+            self.dropped.setdefault(name_of(source), Counter())[reason] += 1
+
+    def refused_lines(self) -> list[str]:
+        """The dropped rows that cannot be encoded, in words."""
+        return [
+            f"{name_of(source)}: left out {', '.join(f'{count:,} x {reason}' for reason, count in reasons.items())}"
+            for source, reasons in self.refused.dropped()
+        ]
 
     def facts(self) -> dict[str, Plain]:
         """The accounts as plain values."""
@@ -144,9 +162,7 @@ def stage_rows(recipe: Recipe, data: DataSection, kind: type[R], made_before: Pa
 
 def split_rows(recipe: Recipe, data: DataSection, parts: Sequence[Records[R]], held: Sequence[Records[R]]) -> Rows[R]:
     """The opened sources as rows to train on, filtered and shuffled, and as held-out rows."""
-    accounts = Accounts()
-    for records in (*parts, *held):
-        accounts.read(records)
+    accounts = Accounts((*parts, *held))
     mixture = mix(parts, seed=recipe.seed, shuffle=data.shuffle)
     filtered = apply_filters(mixture, filters_of(recipe, data.filters))
     accounts.report = filtered.report

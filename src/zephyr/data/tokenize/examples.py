@@ -1,10 +1,12 @@
 """A row as training examples: the one way from records to tokens, for check, inspect, plan and run alike."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from zephyr.data.tokenize.encoding import DialogueEncoder
 from zephyr.data.tokenize.loss_mask_stats import LossMaskStats
+from zephyr.data.tokenize.plain_text import TokenIds
 from zephyr.data.tokenize.token_store import Comparison, Dialogue, Example
 from zephyr.data.tokenize.truncation import (
     FittedDialogue,
@@ -14,10 +16,12 @@ from zephyr.data.tokenize.truncation import (
     fit_preference,
     split_text,
 )
-from zephyr.errors import DataError
+from zephyr.errors import DataError, ModelError
 from zephyr.recipe.data_section import DataSection
 from zephyr.recipe.section import Plain
 from zephyr.recipe.stage_sections import AlignSection, PretrainSection, SftSection, TrainingSection
+from zephyr.records.fields import UnusableError, unusable
+from zephyr.records.messages import Messages
 from zephyr.records.rows import Chat, Preference, Record, Text
 
 # What a row of each section is.
@@ -31,13 +35,17 @@ def fitted_rows(
 ) -> Iterator[FittedDialogue | FittedPreference]:
     """The row in tokens within the section's window: of a long text its pieces, else one.
 
-    Raises DataError for a preference of another number of completions than the objective learns from.
+    Raises UnusableError for a row that cannot be encoded, DataError for a preference of another number of completions
+    than the objective learns from.
     """
     if isinstance(row, Text) and isinstance(section, PretrainSection):
-        pieces = split_text(encoder.text(row.text), section.data)
-        yield from (fit_dialogue(piece, section.data) for piece in pieces)
+        with _as_row_fault():
+            text = encoder.text(row.text)
+        yield from (fit_dialogue(piece, section.data) for piece in split_text(text, section.data))
     elif isinstance(row, Chat) and isinstance(section, SftSection):
-        yield fit_dialogue(encoder.dialogue(row.messages, loss_on=section.objective.loss_on), section.data)
+        with _as_row_fault():
+            dialogue = encoder.dialogue(row.messages, loss_on=section.objective.loss_on)
+        yield fit_dialogue(dialogue, section.data)
     else:
         assert isinstance(row, Preference) and isinstance(section, AlignSection), (row, section)  # noqa: PT018
         problem = section.objective.completions_problem(len(row.completions))
@@ -48,20 +56,47 @@ def fitted_rows(
 
 
 def fitted_preference(row: Preference, data: DataSection, encoder: DialogueEncoder) -> FittedPreference:
-    """The prompt and its completions in tokens within the window, however many completions there are."""
-    completions = [encoder.completion(text) for text in row.completions]
-    return fit_preference(encoder.prompt(row.prompt), completions, data)
+    """The prompt and its completions in tokens within the window, however many completions there are.
+
+    Raises UnusableError for a row that cannot be encoded.
+    """
+    prompt, completions = encoded_preference(row, encoder)
+    return fit_preference(prompt, completions, data)
+
+
+def encoded_preference(row: Preference, encoder: DialogueEncoder) -> tuple[TokenIds, list[TokenIds]]:
+    """The ids of the prompt and of its completions. Raises UnusableError for a row that cannot be encoded."""
+    with _as_row_fault():
+        return encoder.prompt(row.prompt), [encoder.completion(text) for text in row.completions]
+
+
+def encoded_prompt(messages: Messages, encoder: DialogueEncoder) -> TokenIds:
+    """The ids of a prompt, (n,). Raises UnusableError for one that cannot be encoded."""
+    with _as_row_fault():
+        return encoder.prompt(messages)
+
+
+@contextmanager
+def _as_row_fault() -> Iterator[None]:
+    """Raise UnusableError in place of what the encoder raises about the texts of a row."""
+    try:
+        yield
+    except (DataError, ModelError) as error:
+        what = f"{error.where} {error.what}"
+        # What differs between rows is in parentheses.
+        raise unusable(what.partition(" (")[0], what) from error
 
 
 @dataclass
 class Tokenized:
     """Rows as examples, counted as they are made: what was truncated or dropped, and what the loss mask learns.
 
-    A dialogue counts as one completion without a prompt.
+    A dialogue counts as one completion without a prompt. `refuse` is told of every row that cannot be encoded.
     """
 
     section: TrainingSection
     encoder: DialogueEncoder
+    refuse: Callable[[Record, UnusableError], object]
     num_rows: int = 0
     num_examples: int = 0
     num_prompt_tokens: int = 0
@@ -83,7 +118,12 @@ class Tokenized:
         """The examples of the rows in their order; rows that cannot be used are counted alone."""
         for row in rows:
             self.num_rows += 1
-            for fitted in fitted_rows(row, self.section, self.encoder):
+            try:
+                pieces = list(fitted_rows(row, self.section, self.encoder))
+            except UnusableError as error:
+                self.refuse(row, error)
+                continue
+            for fitted in pieces:
                 if self.truncation.add(row.name, fitted.loss):
                     self.num_examples += 1
                     yield self._example(row, fitted)

@@ -137,7 +137,7 @@ class PlainText:
         tokens = Tokens(np.concatenate([part.ids for part in parts]), np.concatenate([part.spans for part in parts]))
         if not self._forbidden.isdisjoint(tokens.ids.tolist()):
             raise ModelError(
-                "tokenizer", f"makes a control token of the text {text[:60]!r}", "mark its control tokens as special"
+                "tokenizer", f"makes a control token of a text ({text[:60]!r})", "mark its control tokens as special"
             )
         return tokens
 
