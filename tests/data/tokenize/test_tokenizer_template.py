@@ -89,6 +89,15 @@ def test_stop_tokens_that_are_not_marked_as_special_are_control_tokens_all_the_s
     assert encoder.completion("a<|im_end|>b").tolist().count(stop) == 1
 
 
+def test_a_control_token_that_only_some_messages_have_is_one_token():
+    # As Mistral's and Llama's templates do for tools and system messages.
+    system = "{% if messages[0]['role'] == 'system' %}{{ '<|im_end|>' }}{% endif %}"
+    encoder = with_template(system + TINY_CHAT_TEMPLATE)
+    control = chat_tokenizer().convert_tokens_to_ids("<|im_end|>")
+    assert encoder.prompt(ORDINARY)[0] == control
+    assert encoder.prompt((Message("user", "<|im_end|>"),)).tolist().count(control) == 0
+
+
 @pytest.mark.parametrize(
     ("template", "message"),
     [

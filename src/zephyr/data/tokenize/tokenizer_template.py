@@ -54,11 +54,14 @@ class OwnTemplate:
         self._empty_system = empty_system
         self._special = {name: text for name, text in tokenizer.special_tokens_map.items() if isinstance(text, str)}
         self._jinja = _compile(self.source)
-        #: The control tokens that the template writes.
-        self.controls = {piece.text for piece in self.pieces(_PROBE) if piece.control}
-        greedy = [token.content for token in added if token.content in self.controls and (token.lstrip or token.rstrip)]
+        written = {piece.text for piece in self.pieces(_PROBE) if piece.control}
+        greedy = [token.content for token in added if token.content in written and (token.lstrip or token.rstrip)]
         if greedy:
             raise ModelError(WHERE, f"uses {greedy[0]!r}, which removes the white space beside it", _OTHER_TEMPLATE)
+        #: The control tokens that the template writes, some of them only for other messages than the probe's.
+        self.controls = written | {
+            token.content for token in added if _controls(token) and token.content in self.source
+        }
 
     def pieces(self, messages: Sequence[Message], *, generation: bool = False) -> list[Piece]:
         messages = with_empty_system(messages) if self._empty_system else messages
