@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
 from zephyr.errors import ModelError
-from zephyr.trees.attention import forest_attention
+from zephyr.trees.attention import ForestAttention, forest_attention
 from zephyr.trees.forest import Forest
 
 IMPLEMENTATION = "zephyr_forest"
@@ -35,6 +35,7 @@ def _attend(  # noqa: PLR0913 - the interface of transformers
     sliding_window: int | None = None,
     softcap: float | None = None,
     forest: Forest | None = None,
+    attend: ForestAttention = forest_attention,
     **others: Any,  # the interface of transformers: every model adds keywords of its own
 ) -> tuple[Tensor, None]:
     foreign = [name for name in _FOREIGN_TERMS if others.get(name) is not None]
@@ -47,7 +48,7 @@ def _attend(  # noqa: PLR0913 - the interface of transformers
     if forest is None:
         raise ValueError(f"{type(module).__name__} computes on forests: pass forest= to forward")
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-    attended = forest_attention(query, key, value, forest, scaling=scaling, window=sliding_window, softcap=softcap)
+    attended = attend(query, key, value, forest, scaling=scaling, window=sliding_window, softcap=softcap)
     return attended.transpose(1, 2), None
 
 
@@ -73,7 +74,11 @@ def shares_prefixes(model: PreTrainedModel) -> bool:
 
 
 def forest_hidden_states(
-    decoder: nn.Module, forest: Forest, *, output_router_logits: bool = False
+    decoder: nn.Module,
+    forest: Forest,
+    *,
+    attend: ForestAttention = forest_attention,
+    output_router_logits: bool = False,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Last hidden states (T, H) of a forest, and each MoE layer's router logits (T, experts) if asked."""
     keywords: dict[str, Any] = {"output_router_logits": True} if output_router_logits else {}
@@ -82,6 +87,7 @@ def forest_hidden_states(
         position_ids=forest.position[None],
         use_cache=False,
         forest=forest,
+        attend=attend,
         **keywords,
     )
     return output.last_hidden_state[0], tuple(getattr(output, "router_logits", None) or ())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import torch
 from peft import PeftModel
@@ -16,6 +16,7 @@ from zephyr.errors import ModelError
 from zephyr.models.adapters import adapters_add_nothing, adapters_disabled
 from zephyr.models.attention import IMPLEMENTATION, chain_hidden_states, forest_hidden_states, shares_prefixes
 from zephyr.models.head import output_head
+from zephyr.trees.attention import ForestAttention, forest_attention
 from zephyr.trees.forest import Forest, all_scored, build_forest
 from zephyr.trees.score import SequenceScores, score
 
@@ -24,17 +25,32 @@ CausalLM: TypeAlias = PreTrainedModel | PeftModel
 logger = logging.getLogger(__name__)
 
 
+class Kernels(NamedTuple):
+    """What computes on forests. The defaults suit the device that the tensors are on.
+
+    ``chunk_bytes``: the logits that exist at a time; None: by the device.
+    """
+
+    attention: ForestAttention = forest_attention
+    chunk_bytes: int | None = None
+
+
 class ForestScorer(nn.Module):
     """Scores forests with ``causal_lm``; FSDP2 shards this module, whose forward touches every parameter.
 
     A model whose layers carry state runs one sequence a row and says so once. Dropout is set to 0, as in the
     published recipes, because a shared prefix has one random mask where separate rows would have several.
-    ``autocast``: compute in this dtype with the weights as they are. After a forward, ``router_logits`` holds
-    each MoE layer's (T, experts) logits if ``keep_router_logits`` is set.
+    ``autocast``: compute in this dtype with the weights as they are. ``kernels``: others than those of the device.
+    After a forward, ``router_logits`` holds each MoE layer's (T, experts) logits if ``keep_router_logits`` is set.
     """
 
     def __init__(
-        self, causal_lm: CausalLM, *, autocast: torch.dtype | None = None, keep_router_logits: bool = False
+        self,
+        causal_lm: CausalLM,
+        *,
+        autocast: torch.dtype | None = None,
+        keep_router_logits: bool = False,
+        kernels: Kernels = Kernels(),  # noqa: B008  # a frozen record
     ) -> None:
         super().__init__()
         if isinstance(causal_lm, PeftModel) and causal_lm.active_peft_config.is_prompt_learning:
@@ -44,6 +60,7 @@ class ForestScorer(nn.Module):
         self.causal_lm = causal_lm
         self.autocast = autocast
         self.keep_router_logits = keep_router_logits
+        self.kernels = kernels
         self.router_logits: tuple[Tensor, ...] = ()
         model = self.transformers_model
         config = model.config.get_text_config()
@@ -89,15 +106,19 @@ class ForestScorer(nn.Module):
             return self._score_nothing(forest, with_entropy=with_entropy)
         kind = forest.ids.device.type
         with torch.autocast(kind, dtype=self.autocast) if self.autocast is not None else nullcontext():
-            hidden = self.hidden_states(forest)
-            return score(hidden, output_head(self.transformers_model), forest, with_entropy=with_entropy)
+            hidden, head = self.hidden_states(forest), output_head(self.transformers_model)
+            return score(hidden, head, forest, with_entropy=with_entropy, chunk_bytes=self.kernels.chunk_bytes)
 
     def hidden_states(self, forest: Forest) -> Tensor:
         """The last hidden states (T, H) of a forest that holds at least one token."""
         self._check_positions(forest)
-        run = forest_hidden_states if self.shares_prefixes else chain_hidden_states
-        decoder = self.transformers_model.base_model
-        hidden, self.router_logits = run(decoder, forest, output_router_logits=self.keep_router_logits)
+        decoder, keep = self.transformers_model.base_model, self.keep_router_logits
+        if self.shares_prefixes:
+            attend = self.kernels.attention
+            found = forest_hidden_states(decoder, forest, attend=attend, output_router_logits=keep)
+        else:
+            found = chain_hidden_states(decoder, forest, output_router_logits=keep)
+        hidden, self.router_logits = found
         return hidden
 
     def _score_nothing(self, forest: Forest, *, with_entropy: bool) -> SequenceScores:

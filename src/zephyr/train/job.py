@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from zephyr.data.tokenize.token_store import Example
 from zephyr.errors import DataError, ModelError, RecipeError
-from zephyr.models.batch_scoring import ScoredRow, unique_tokens
+from zephyr.models.batch_scoring import ScoredRow, device_of, unique_tokens
 from zephyr.models.collectives import from_rank_zero, is_distributed, on_every_rank, rank
 from zephyr.models.loading import check_finite_weights, check_token_ids, num_embeddings
-from zephyr.models.scorer import CausalLM, ForestScorer, decoder_layers, plain_model
+from zephyr.models.scorer import CausalLM, ForestScorer, Kernels, decoder_layers, plain_model
 from zephyr.models.weight_hash import weights_hash
 from zephyr.recipe.train_section import TrainSection
 from zephyr.train.checkpoint.checkpoint import Identity
@@ -194,37 +194,54 @@ def identity_of(job: TrainJob, hashes: ModelHashes) -> Identity:
     return mine
 
 
-def build_scorer(model: CausalLM, train: TrainSection) -> ForestScorer:
-    """The model on its device, in its precision, in train mode, sharded over the ranks if there are several."""
-    if pick_device().type == "cpu":
+def build_scorer(
+    model: CausalLM,
+    train: TrainSection,
+    device: torch.device | None = None,
+    kernels: Kernels = Kernels(),  # noqa: B008  # a frozen record
+) -> ForestScorer:
+    """The model on its device, in its precision, in train mode, sharded over the ranks if there are several.
+
+    ``device``: None for the one of this process.
+    """
+    device = pick_device() if device is None else device
+    if device.type == "cpu":
         keep_freed_memory()
-    scorer = _scorer(model, train)
+    scorer = _scorer(model, train, kernels)
     if train.activation_checkpointing:
         scorer.checkpoint_activations()
     if train.compile:
         for layer in decoder_layers(scorer):
             layer.compile(dynamic=True)
-    _place(scorer, train)
+    _place(scorer, train, device)
     scorer.train()
     return scorer
 
 
-def _scorer(model: CausalLM, train: TrainSection) -> ForestScorer:
+def _scorer(model: CausalLM, train: TrainSection, kernels: Kernels) -> ForestScorer:
     if not getattr(model, "is_quantized", False):
-        nn.Module.to(model, weights_dtype(train))
+        _convert(model, weights_dtype(train))
     # FSDP2 has a policy of its own for computing in another dtype.
     mixed = compute_dtype(train) != weights_dtype(train) and not is_distributed()
     autocast = compute_dtype(train) if mixed else None
-    return ForestScorer(model, autocast=autocast, keep_router_logits=train.router_aux_loss_coef > 0)
+    keep_router_logits = train.router_aux_loss_coef > 0
+    return ForestScorer(model, autocast=autocast, keep_router_logits=keep_router_logits, kernels=kernels)
 
 
-def _place(scorer: ForestScorer, train: TrainSection) -> None:
+def _convert(model: nn.Module, dtype: torch.dtype) -> None:
+    """Convert the weights in place, and no buffer: rotary frequencies in bfloat16 turn distant tokens by radians."""
+    for parameter in model.parameters():
+        if parameter.is_floating_point() and parameter.dtype != dtype:
+            parameter.data = parameter.data.to(dtype)
+
+
+def _place(scorer: ForestScorer, train: TrainSection, device: torch.device) -> None:
     """Move the scorer to its device in place, sharded over the ranks if there are several."""
-    device = pick_device()
     if is_distributed():
         scorer.starts_as_reference = from_rank_zero(lambda: scorer.starts_as_reference)
         shard(scorer, device=device, precision=train.precision)
-    scorer.to(device)
+    if any(tensor.device != device for tensor in (*scorer.parameters(), *scorer.buffers())):
+        scorer.to(device)
 
 
 def reference_logps(job: TrainJob, scorer: ForestScorer, reference_hash: str) -> Tensor:
@@ -232,8 +249,9 @@ def reference_logps(job: TrainJob, scorer: ForestScorer, reference_hash: str) ->
     name, examples = job.name, [*job.examples, *job.eval_examples]
     if job.reference is not None:
         name = "another model than the policy"
-        scorer = _scorer(job.reference, job.settings)
-        _place(scorer, job.settings)
+        kernels, device = scorer.kernels, device_of(scorer)
+        scorer = _scorer(job.reference, job.settings, kernels)
+        _place(scorer, job.settings, device)
     logger.info("%s", describe_reference(name, reference_hash, adapters_off=scorer.has_adapters))
     store = ReferenceStore(job.reference_store or job.folder / "reference", reference_hash)
     rows, names = ExampleRows(job.objective, examples), [example.name for example in examples]

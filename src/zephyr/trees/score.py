@@ -47,13 +47,17 @@ class SequenceScores(NamedTuple):
     entropies: Tensor | None = None
 
 
-def score(hidden: Tensor, head: Head, forest: Forest, *, with_entropy: bool = False) -> SequenceScores:
+def score(
+    hidden: Tensor, head: Head, forest: Forest, *, with_entropy: bool = False, chunk_bytes: int | None = None
+) -> SequenceScores:
     """The scores of a forest's sequences from its last hidden states (T, H).
 
-    A sequence that owns no edge has log-probability 0 and means 0.
+    A sequence that owns no edge has log-probability 0 and means 0. ``chunk_bytes``: size of a chunk of logits; None:
+    what suits the device.
     """
     edge_hidden = hidden.index_select(0, forest.edge_source)
-    logps, entropies = edge_logps(edge_hidden, head, forest.edge_target, with_entropy=with_entropy)
+    targets = forest.edge_target
+    logps, entropies = edge_logps(edge_hidden, head, targets, with_entropy=with_entropy, chunk_bytes=chunk_bytes)
     num_tokens = torch.zeros(forest.num_sequences, dtype=torch.int64, device=hidden.device)
     num_tokens.index_add_(0, forest.member_sequence, torch.ones_like(forest.member_sequence))
     return SequenceScores(
@@ -65,11 +69,12 @@ def score(hidden: Tensor, head: Head, forest: Forest, *, with_entropy: bool = Fa
 
 
 def edge_logps(
-    hidden: Tensor, head: Head, targets: Tensor, *, with_entropy: bool = False
+    hidden: Tensor, head: Head, targets: Tensor, *, with_entropy: bool = False, chunk_bytes: int | None = None
 ) -> tuple[Tensor, Tensor | None]:
     """(E,) log-probability of each target under its row of ``hidden`` (E, H), and (E,) entropies if asked."""
+    options = (head.scale, head.softcap, with_entropy, _rows(head.weight, hidden, chunk_bytes))
     logps, entropies = _EdgeLogps.apply(  # type: ignore[no-untyped-call]
-        hidden, head.weight, head.bias, targets, (head.scale, head.softcap, with_entropy)
+        hidden, head.weight, head.bias, targets, options
     )
     return logps, entropies if with_entropy else None
 
@@ -124,8 +129,9 @@ def _mean_logits(hidden: Tensor, head: Head) -> Tensor:
         return torch.cat([_logits(chunk, head).mean(1) for chunk in chunks] or [hidden.new_zeros(0)])
 
 
-def _rows(weight: Tensor, hidden: Tensor) -> int:
-    chunk_bytes = CHUNK_BYTES.get(hidden.device.type, ACCELERATOR_CHUNK_BYTES)
+def _rows(weight: Tensor, hidden: Tensor, chunk_bytes: int | None = None) -> int:
+    if chunk_bytes is None:
+        chunk_bytes = CHUNK_BYTES.get(hidden.device.type, ACCELERATOR_CHUNK_BYTES)
     return max(1, chunk_bytes // (weight.shape[0] * _precision(hidden).itemsize))
 
 
@@ -153,14 +159,14 @@ class _EdgeLogps(torch.autograd.Function):
         weight: Tensor,
         bias: Tensor | None,
         targets: Tensor,
-        options: tuple[float, float | None, bool],
+        options: tuple[float, float | None, bool, int],
     ) -> tuple[Tensor, Tensor]:
-        scale, softcap, with_entropy = options
+        scale, softcap, with_entropy, rows = options
         # Under autocast the products run in the lower precision; parameters themselves stay as they are.
         autocast = torch.is_autocast_enabled(hidden.device.type)
         dtype = torch.get_autocast_dtype(hidden.device.type) if autocast else weight.dtype
         head = Head(weight.to(dtype), None if bias is None else bias.to(dtype), scale, softcap)
-        rows, inputs = _rows(weight, hidden), hidden.to(dtype)
+        inputs = hidden.to(dtype)
         wants_gradient = any(ctx.needs_input_grad[:3])
         logps, normaliser = (hidden.new_empty(len(hidden), dtype=_precision(hidden)) for _ in range(2))
         entropies = torch.zeros_like(logps)
