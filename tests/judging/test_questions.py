@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from zephyr.judging import ASPECTS, OVERALL, RatingQuestion, ask, fence_word, read_rating_question
 from zephyr.judging.parsing import read_verdict
 from zephyr.judging.questions import FENCE_WORD_LENGTH, ComparisonQuestion, ask_comparison, read_comparison
-from zephyr.records.messages import ROLES, Message
+from zephyr.records.messages import PLAIN_ROLES, Message
 from zephyr.teachers.protocol import ChatRequest
 from zephyr.teachers.scripted import ScriptedJudge
 from zephyr.world import ideal_answer, prompts
@@ -25,7 +25,7 @@ def question(aspect: str, *answers: str) -> RatingQuestion:
 
 @given(
     st.sampled_from([*ASPECTS, OVERALL]),
-    st.lists(st.builds(Message, st.sampled_from(ROLES), TEXTS), max_size=4).map(tuple),
+    st.lists(st.tuples(st.sampled_from(PLAIN_ROLES), TEXTS).map(lambda parts: Message(*parts)), max_size=4).map(tuple),
     st.lists(TEXTS, min_size=1, max_size=4).map(tuple),
     TEXTS,
     st.integers(),

@@ -9,13 +9,47 @@ from hypothesis import strategies as st
 
 from zephyr.errors import DataError
 from zephyr.records.formats import detect_shape, record_of
-from zephyr.records.messages import Message
+from zephyr.records.messages import Message, ToolCall
 from zephyr.records.reading import read_rows
 from zephyr.records.rows import Answer, Chat, Preference, Prompt, Rated, Text
 from zephyr.records.writing import to_fields, write_jsonl
 
 FILLED = st.text(st.characters(codec="utf-8"), min_size=1, max_size=30).filter(str.strip)
 NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
+
+
+CALLS = st.lists(
+    st.builds(
+        ToolCall, FILLED, st.dictionaries(FILLED, FILLED, max_size=2).map(json.dumps), st.sampled_from(["", "c1"])
+    ),
+    min_size=1,
+    max_size=2,
+).map(tuple)
+THOUGHTS = st.sampled_from(["", "Let me see.\nYes."])
+TOOLS = st.sampled_from(["", '[{"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}]'])
+
+
+@st.composite
+def tool_dialogues(draw, ends_with):
+    """Dialogues in which answers think, call tools, and may be marked as not to be learnt."""
+    messages = [Message("user", draw(FILLED))]
+    for _ in range(draw(st.integers(0, 2))):
+        messages.append(Message("assistant", draw(st.sampled_from(["", "Wait."])), draw(THOUGHTS), draw(CALLS)))
+        messages += [Message("tool", draw(st.text(max_size=5)), name="add", call_id="c1")] * draw(st.integers(1, 2))
+    if ends_with == "user":
+        return tuple(messages)
+    learn = draw(st.booleans())
+    more = [Message("assistant", "No.", learn=False), Message("user", "Why?")] if draw(st.booleans()) else []
+    return (*messages, *more, Message("assistant", draw(FILLED), draw(THOUGHTS), learn=learn or not messages[1:]))
+
+
+@st.composite
+def tool_preferences(draw):
+    answers = st.builds(Message, st.just("assistant"), FILLED, THOUGHTS, st.just(()) | CALLS)
+    found = tuple(draw(st.lists(answers, min_size=1, max_size=3)))
+    ratings = tuple(float(rank) for rank in range(len(found)))[::-1]
+    row = Preference("", draw(tool_dialogues("user")), (), ratings, "", (), "", draw(TOOLS))
+    return row.with_answers(found)
 
 
 @st.composite
@@ -52,7 +86,9 @@ ANSWERS = st.builds(
 )
 RECORDS = st.one_of(
     st.tuples(st.just("text"), st.builds(Text, st.just(""), FILLED, SOURCES)),
-    st.tuples(st.just("chat"), st.builds(Chat, st.just(""), dialogues("assistant"), SOURCES)),
+    st.tuples(st.just("chat"), st.builds(Chat, st.just(""), dialogues("assistant"), SOURCES, st.just(""))),
+    st.tuples(st.just("chat"), st.builds(Chat, st.just(""), tool_dialogues("assistant"), SOURCES, TOOLS)),
+    st.tuples(st.just("preference"), tool_preferences()),
     st.tuples(st.just("prompt"), st.builds(Prompt, st.just(""), dialogues("user"), SOURCES, KNOWN)),
     st.tuples(st.just("preference"), preferences()),
     st.tuples(

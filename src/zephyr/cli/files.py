@@ -8,6 +8,7 @@ from zephyr.errors import DataError, did_you_mean
 from zephyr.feedback.binarize import gather
 from zephyr.recipe.data_section import BadRows, DataSource
 from zephyr.records.fields import printable
+from zephyr.records.messages import has_tools
 from zephyr.records.rows import Answer, Preference, Prompt, Rated, Shape
 
 WRITTEN = ".jsonl"
@@ -67,6 +68,8 @@ def _holds_prompts(path: str, *, bad_rows: BadRows, offline: bool) -> bool:
 
 
 def _answers_of(row: Preference) -> Rated:
+    if row.tools or has_tools((*row.prompt, *row.answers)):
+        raise DataError(row.name, "has tools, and answers with tools cannot be rated", "remove the row")
     models = row.models or ("",) * len(row.completions)
     answers = tuple(Answer(text, model) for text, model in zip(row.completions, models, strict=True))
     return Rated(row.name, row.prompt, answers, row.source)

@@ -20,7 +20,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from zephyr.records.fields import Json
-from zephyr.records.messages import ROLES, Message, message_faults
+from zephyr.records.messages import PLAIN_ROLES, Message, message_faults
 
 # Numbers by name, with the smallest and the largest that is allowed.
 _NUMBERS: dict[str, tuple[float, float]] = {
@@ -130,8 +130,8 @@ def _message_faults(messages: Json) -> list[str]:
         if not isinstance(message, dict):
             return [f"message {number} is no object"]
         role, content = message.get("role"), message.get("content")
-        if role not in ROLES:
-            return [f"message {number} has role {str(role)[:40]!r}; there are {', '.join(ROLES)}"]
+        if role not in PLAIN_ROLES:
+            return [f"message {number} has role {str(role)[:40]!r}; there are {', '.join(PLAIN_ROLES)}"]
         if not isinstance(content, str):
             return [f"message {number} has no content that is text"]
         turns.append(Message(role, content))

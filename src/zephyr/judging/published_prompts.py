@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from zephyr.errors import DataError
-from zephyr.records.messages import ROLES, Message, Messages
+from zephyr.records.messages import PLAIN_ROLES, Message, Messages
 from zephyr.records.reading import read_rows
 
 _PLACE = re.compile(r"\{(\w+)\}")
@@ -64,7 +64,7 @@ class TurnsPrompt(NamedTuple):
 
     def messages(self, texts: Mapping[str, str]) -> Messages:
         """The messages with the texts filled in."""
-        return tuple(Message(role, _filled(content, texts)) for role, content in self.turns)
+        return tuple(Message(turn.role, _filled(turn.content, texts)) for turn in self.turns)
 
 
 def read_turns_prompt(path: Path) -> TurnsPrompt:
@@ -73,7 +73,7 @@ def read_turns_prompt(path: Path) -> TurnsPrompt:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(str(path), "cannot be read as text", "name one of AlpacaEval's prompt files") from error
-    known = {role: role for role in ROLES}
+    known = {role: role for role in PLAIN_ROLES}
     turns = tuple(Message(known[role], content.strip()) for role, content in _TURN.findall(text) if role in known)
     places = set(_PLACE.findall(text))
     if not turns or not {"instruction", "output_1", "output_2"} <= places:

@@ -15,7 +15,7 @@ from typing import NamedTuple, get_args
 
 from zephyr.errors import did_you_mean
 from zephyr.recipe.feedback_section import Aspect
-from zephyr.records.messages import ROLES, Message, Messages
+from zephyr.records.messages import PLAIN_ROLES, Message, Messages
 
 OVERALL: Aspect = "overall"
 ASPECTS: tuple[Aspect, ...] = tuple(aspect for aspect in get_args(Aspect) if aspect != OVERALL)
@@ -24,7 +24,7 @@ FENCE_WORD_LENGTH = 16
 
 _RATING_HEADER = re.compile(r"Rating task (\w+): (\w+)\. Fence word: ([0-9a-f]+)\.\n")
 _COMPARISON_HEADER = re.compile(r"Comparing task (\w+)\. Fence word: ([0-9a-f]+)\.\n")
-_ROLES = {role: role for role in ROLES}
+_ROLES = {role: role for role in PLAIN_ROLES}
 
 
 class Scale(NamedTuple):

@@ -8,12 +8,13 @@ from zephyr.records.fields import (
     brief,
     filled_text,
     first_of,
-    messages_of,
     optional_text,
     text_of,
     unusable,
 )
-from zephyr.records.messages import Message, Messages
+from zephyr.records.message_fields import TOOL_LIST_KEYS, messages_of
+from zephyr.records.messages import Message, Messages, has_tools
+from zephyr.records.tool_fields import tools_of, with_tagged_calls
 
 PROMPT_NAMES = ("prompt", "instruction", "question")
 COMPLETION_NAMES = ("completion", "response", "answer", "output")
@@ -23,12 +24,34 @@ _HH_TURN = re.compile(r"(?:^|\n\n)(Human|Assistant):")
 
 def from_messages(fields: Fields) -> Messages:
     """The dialogue of `messages`."""
-    return with_system(fields, messages_of(fields.get("messages"), "messages"))
+    return with_system(fields, tool_messages_of(fields, "messages"))
 
 
 def from_sharegpt(fields: Fields) -> Messages:
     """The dialogue of `conversations`, with the various names of speakers in such data."""
-    return with_system(fields, messages_of(fields.get("conversations"), "conversations"))
+    return with_system(fields, tool_messages_of(fields, "conversations"))
+
+
+def tool_messages_of(fields: Fields, name: str) -> Messages:
+    """The messages of a field; where the row has tools, calls that are written as text are read as calls."""
+    messages = messages_of(fields.get(name), name)
+    return with_tagged_calls(messages) if has_tools(messages) or declared_tools(fields) else messages
+
+
+def declared_tools(fields: Fields) -> str:
+    """The tools that a row declares, in a field or in its first message: the JSON text of a list, or empty.
+
+    Raises UnusableError for other values, and for two different lists.
+    """
+    holders: list[Fields] = [fields]
+    for name in ("messages", "conversations", "prompt", "chosen"):
+        value = fields.get(name)
+        first = value[0] if isinstance(value, list) and value else None
+        holders += [first] if isinstance(first, dict) else []
+    found = {tools_of(holder.get(key), key) for holder in holders for key in TOOL_LIST_KEYS} - {""}
+    if len(found) > 1:
+        raise unusable("two lists of tools", "declares two different lists of tools")
+    return "".join(found)
 
 
 def from_alpaca(fields: Fields) -> Messages:
@@ -49,7 +72,7 @@ def from_prompt_completion(fields: Fields) -> Messages:
     prompt = from_prompt(fields)
     completion = fields[first_of(fields, COMPLETION_NAMES)]
     if isinstance(completion, list | dict):
-        return (*prompt, *messages_of(completion, "completion"))
+        return (*prompt, *tool_messages_of({**fields, "completion": completion}, "completion"))
     return (*prompt, Message("assistant", text_of(completion, "answer")))
 
 

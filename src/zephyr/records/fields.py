@@ -1,27 +1,19 @@
-"""A row as it was read, and readers of its fields: texts, scores, labels, messages.
+"""A row as it was read, and readers of its fields: texts, scores, labels.
 
 An unusable row becomes a RowFault; inside a conversion, an UnusableError.
 """
 
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from zephyr.records.messages import Message, MessageFault, Messages, Role
+from zephyr.records.messages import MessageFault
 
 Json = str | int | float | bool | None | list["Json"] | dict[str, "Json"]
 Fields = Mapping[str, Json]
 
 SHOWN_CHARACTERS = 80
 SHOWN_FAULTS = 5
-_SPEAKERS: dict[str, Role] = {
-    "system": "system",
-    "user": "user", "human": "user", "prompter": "user",
-    "assistant": "assistant", "gpt": "assistant", "chatgpt": "assistant", "bot": "assistant", "model": "assistant",
-}  # fmt: skip
-# Template text around a speaker's name, as in <|start_header_id|>user<|end_header_id|>; or the name inside: <|user|>.
-_HEADER = re.compile(r"<\|(?:start_header_id|end_header_id|im_start|im_end)\|>|<\||\|>|:$")
 _NO_SCORE = frozenset({"", "n/a", "na", "none", "null"})
 _LABELS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
 
@@ -132,46 +124,3 @@ def label_of(value: Json) -> bool:
     if label is None:
         raise unusable("label is not true or false", f"the label is not true or false, got {brief(value)}")
     return label
-
-
-def role_of(value: Json) -> Role | None:
-    """The role of a speaker under the names that data sets use; None for others."""
-    return _SPEAKERS.get(_HEADER.sub("", value).strip().lower()) if isinstance(value, str) else None
-
-
-def messages_of(value: Json, what: str) -> Messages:
-    """The messages of a list of {role, content} or {from, value}, in any order of roles. Raises UnusableError."""
-    if isinstance(value, dict):
-        value = [value]
-    if value is None:
-        raise unusable(f"null {what}", f"the field {what} is null or missing")
-    if not isinstance(value, list):
-        raise unusable(f"{what} is no list", f"the field {what} is no list of messages, got {brief(value)}")
-    messages: list[Message] = []
-    faults: list[MessageFault] = []
-    for number, item in enumerate(value, 1):
-        message = _message_of(item, number)
-        if isinstance(message, MessageFault):
-            faults.append(message)
-        else:
-            messages.append(message)
-    if faults:
-        raise UnusableError(faults)
-    return tuple(messages)
-
-
-def _message_of(item: Json, number: int) -> Message | MessageFault:
-    if not isinstance(item, dict):
-        return MessageFault("message is no object", f"message {number} is no object, got {brief(item)}")
-    speaker = item.get("role", item.get("from"))
-    content = item.get("content", item.get("value"))
-    role = role_of(speaker)
-    if role is None:
-        what = f"message {number} is by {brief(speaker)}, which is neither system nor user nor assistant"
-        return MessageFault("unknown role", what)
-    if content is None:
-        noun = "answer" if role == "assistant" else f"{role} message"
-        return MessageFault(f"null {noun}", f"message {number} ({role}) has no text: its content is null or missing")
-    if not isinstance(content, str):
-        return MessageFault("content is no text", f"message {number} ({role}) is no text, got {brief(content)}")
-    return Message(role, content)

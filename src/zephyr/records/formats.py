@@ -12,6 +12,7 @@ from zephyr.records.dialogue_formats import (
     ALPACA_ANSWER_NAMES,
     COMPLETION_NAMES,
     PROMPT_NAMES,
+    declared_tools,
     from_alpaca,
     from_messages,
     from_prompt,
@@ -29,8 +30,9 @@ from zephyr.records.fields import (
     first_of,
     listed,
     printable,
+    unusable,
 )
-from zephyr.records.messages import Message, MessageFault, Messages, find_message_faults
+from zephyr.records.messages import MessageFault, Messages, find_message_faults, has_tools
 from zephyr.records.preference_formats import from_hh_rlhf, from_kto, from_preference, tree_chats, tree_preferences
 from zephyr.records.rated_formats import from_rated, from_ultrafeedback
 from zephyr.records.rows import Chat, Preference, Prompt, Rated, Record, RecordKind, Shape, Text
@@ -121,13 +123,16 @@ def _dialogue(read: Callable[[Fields], Messages]) -> Mapping[RecordKind, RowRead
 
     def chats(row: Row) -> Sequence[Record]:
         messages = _valid(read(row.fields), ends_with="assistant")
-        return [Chat(row.name, messages, _source(row))]
+        if not any(message.learn for message in messages if message.role == "assistant"):
+            raise unusable("no answer to learn", "every answer is marked as not to be learnt")
+        return [Chat(row.name, messages, _source(row), declared_tools(row.fields))]
 
     def prompts(row: Row) -> Sequence[Record]:
         messages = read(row.fields)
         if messages and messages[-1].role == "assistant":
             messages = messages[:-1]
-        return [Prompt(row.name, _valid(messages, ends_with="user"), _source(row), _text(row, "knowledge"))]
+        _valid(messages, ends_with="user")
+        return [_prompt(row, messages, _text(row, "knowledge"))]
 
     return {"chat": chats, "prompt": prompts}
 
@@ -143,25 +148,34 @@ def _preference(read: Callable[[Row], Preference]) -> Mapping[RecordKind, RowRea
     """Readers of preferences, prompts, and the dialogues that end with the chosen answer."""
 
     def preferences(row: Row) -> Sequence[Record]:
-        return [read(row)._replace(source=_source(row), rule=_text(row, "rule"))]
+        return [read(row)._replace(source=_source(row), rule=_text(row, "rule"), tools=declared_tools(row.fields))]
 
     def prompts(row: Row) -> Sequence[Record]:
-        return [Prompt(row.name, read(row).prompt, _source(row))]
+        return [_prompt(row, read(row).prompt)]
 
     def chats(row: Row) -> Sequence[Record]:
         pair = read(row)
-        return [Chat(row.name, (*pair.prompt, Message("assistant", pair.completions[0])), _source(row))]
+        return [Chat(row.name, (*pair.prompt, pair.answers[0]), _source(row), declared_tools(row.fields))]
 
     return {"preference": preferences, "prompt": prompts, "chat": chats}
 
 
+def _prompt(row: Row, messages: Messages, knowledge: str = "") -> Prompt:
+    """The prompt of a row. Raises UnusableError for one with tools: nothing here answers or rates with tools."""
+    if declared_tools(row.fields) or has_tools(messages):
+        raise unusable("prompt with tools", "has tools, and prompts with tools can be neither answered nor rated")
+    return Prompt(row.name, messages, _source(row), knowledge)
+
+
 def _rated(read: Callable[[Row], Rated]) -> Mapping[RecordKind, RowReader]:
     def rated(row: Row) -> Sequence[Record]:
-        return [read(row)._replace(source=_source(row))]
+        found = read(row)
+        _prompt(row, found.prompt)
+        return [found._replace(source=_source(row))]
 
     def prompts(row: Row) -> Sequence[Record]:
         found = read(row)
-        return [Prompt(row.name, found.prompt, _source(row), found.knowledge)]
+        return [_prompt(row, found.prompt, found.knowledge)]
 
     return {"rated": rated, "prompt": prompts}
 

@@ -12,6 +12,7 @@ from zephyr.records.dialogue_formats import (
     from_prompt,
     from_prompt_completion,
     from_sharegpt,
+    tool_messages_of,
     with_system,
 )
 from zephyr.records.fields import (
@@ -22,12 +23,11 @@ from zephyr.records.fields import (
     filled_text,
     first_of,
     label_of,
-    messages_of,
     number_of,
-    role_of,
     text_of,
     unusable,
 )
+from zephyr.records.message_fields import messages_of, role_of
 from zephyr.records.messages import Message, MessageFault, Messages, find_message_faults
 from zephyr.records.rows import Chat, Preference
 
@@ -40,19 +40,20 @@ def from_preference(row: Row) -> Preference:
         return _from_list(row)
     chosen, rejected = (row.fields.get(name) for name in PAIR)
     if isinstance(chosen, str) or isinstance(rejected, str) or chosen is None or rejected is None:
-        completions: tuple[str, ...] = (text_of(chosen, "chosen answer"), text_of(rejected, "rejected answer"))
+        texts = (text_of(chosen, "chosen answer"), text_of(rejected, "rejected answer"))
+        answers = tuple(_answer_of_text(text) for text in texts)
         prompt = _prompt(row.fields)
     else:
-        prompt, completions = _split(row.fields, messages_of(chosen, "chosen"), messages_of(rejected, "rejected"))
+        prompt, answers = _split(row.fields, *(tool_messages_of(row.fields, name) for name in PAIR))
     models = _models([row.fields.get(f"model_{name}") for name in PAIR])
-    return _checked(Preference(row.name, prompt, completions, _pair_ratings(row.fields), models=models))
+    return _checked(Preference(row.name, prompt, (), _pair_ratings(row.fields), models=models), answers)
 
 
 def from_hh_rlhf(row: Row) -> Preference:
     """The pair of two HH-RLHF dialogues that differ in their last answer only."""
     chosen, rejected = (from_hh_text(text_of(row.fields.get(name), f"{name} dialogue")) for name in PAIR)
-    prompt, completions = _split(row.fields, chosen, rejected)
-    return _checked(Preference(row.name, prompt, completions, _pair_ratings(row.fields)))
+    prompt, answers = _split(row.fields, chosen, rejected)
+    return _checked(Preference(row.name, prompt, (), _pair_ratings(row.fields)), answers)
 
 
 def from_kto(row: Row) -> Preference:
@@ -69,7 +70,7 @@ def from_kto(row: Row) -> Preference:
         raise UnusableError(faults)
     rating = 1.0 if label_of(row.fields.get("label")) else 0.0
     models = _models([row.fields.get("model")])
-    return Preference(row.name, messages[:-1], (messages[-1].content,), (rating,), models=models)
+    return Preference(row.name, messages[:-1], (), (rating,), models=models).with_answers(messages[-1:])
 
 
 def _models(names: Sequence[Json]) -> tuple[str, ...]:
@@ -84,15 +85,33 @@ def _from_list(row: Row) -> Preference:
         raise unusable("ratings do not fit", "completions and ratings are not two lists of the same length")
     if not completions:
         raise unusable("no completions", "there are no completions")
-    texts = [text_of(completion, f"completion {number}") for number, completion in enumerate(completions, 1)]
+    answers = [_completion(completion, f"completion {number}") for number, completion in enumerate(completions, 1)]
     numbers = [_rating(rating, f"rating {number}") for number, rating in enumerate(ratings, 1)]
     # Stable: completions of equal ratings keep their order.
-    order = sorted(range(len(texts)), key=lambda place: -numbers[place])
+    order = sorted(range(len(answers)), key=lambda place: -numbers[place])
     named = row.fields.get("models")
-    models = _models([named[place] for place in order] if isinstance(named, list) and len(named) == len(texts) else [])
-    completions_down = tuple(texts[place] for place in order)
+    models = _models(
+        [named[place] for place in order] if isinstance(named, list) and len(named) == len(answers) else []
+    )
+    answers_down = tuple(answers[place] for place in order)
     ratings_down = tuple(numbers[place] for place in order)
-    return _checked(Preference(row.name, _prompt(row.fields), completions_down, ratings_down, models=models))
+    return _checked(Preference(row.name, _prompt(row.fields), (), ratings_down, models=models), answers_down)
+
+
+def _completion(value: Json, what: str) -> Message:
+    """The answer of a text, or of a message that may have reasoning and tool calls."""
+    if not isinstance(value, dict | list):
+        return _answer_of_text(text_of(value, what))
+    messages = tool_messages_of({"completion": value}, "completion")
+    if len(messages) != 1 or messages[0].role != "assistant":
+        raise unusable("completion is no answer", f"the {what} is not one message of the assistant")
+    return messages[0]
+
+
+def _answer_of_text(text: str) -> Message:
+    """The answer of a text; thinking at its start is its reasoning."""
+    (message,) = messages_of({"role": "assistant", "content": text}, "answer")
+    return message
 
 
 def _rating(value: Json, what: str) -> float:
@@ -121,7 +140,7 @@ def _prompt(fields: Fields) -> Messages:
     return from_messages(fields) if "messages" in fields else from_sharegpt(fields)
 
 
-def _split(fields: Fields, chosen: Messages, rejected: Messages) -> tuple[Messages, tuple[str, ...]]:
+def _split(fields: Fields, chosen: Messages, rejected: Messages) -> tuple[Messages, Messages]:
     """The prompt that two dialogues share, and their last answers; the row's prompt if they are single answers."""
     faults = [
         MessageFault(f"no {name} answer", f"{name} does not end with an answer")
@@ -130,24 +149,26 @@ def _split(fields: Fields, chosen: Messages, rejected: Messages) -> tuple[Messag
     ]
     if faults:
         raise UnusableError(faults)
-    completions = (chosen[-1].content, rejected[-1].content)
+    answers = (chosen[-1], rejected[-1])
     if len(chosen) == 1 and len(rejected) == 1:
-        return _prompt(fields), completions
+        return _prompt(fields), answers
     if chosen[:-1] != rejected[:-1]:
         what = "chosen and rejected differ before their last message, so they do not answer one prompt"
         raise unusable("no common prompt", what)
-    return with_system(fields, chosen[:-1]), completions
+    return with_system(fields, chosen[:-1]), answers
 
 
-def _checked(preference: Preference) -> Preference:
+def _checked(preference: Preference, answers: Messages) -> Preference:
     faults = find_message_faults(preference.prompt, ends_with="user")
-    for number, completion in enumerate(preference.completions):
-        if not completion.strip():
-            name = f"{PAIR[number]} answer" if len(preference.completions) == 2 else f"completion {number + 1}"
+    for number, answer in enumerate(answers):
+        name = f"{PAIR[number]} answer" if len(answers) == 2 else f"completion {number + 1}"
+        if not answer.content.strip() and not answer.tool_calls:
             faults.append(MessageFault("empty answer", f"the {name} is empty"))
+        if not answer.learn:
+            faults.append(MessageFault("answer not to be learnt", f"the {name} is marked as not to be learnt"))
     if faults:
         raise UnusableError(faults)
-    return preference
+    return preference.with_answers(answers)
 
 
 class _Node(NamedTuple):
@@ -219,7 +240,7 @@ def _root(fields: Fields) -> _Node:
 
 def _node(fields: Fields) -> _Node:
     role = role_of(fields.get("role"))
-    if role not in {"user", "assistant"}:
+    if role not in ("user", "assistant"):
         raise unusable("unknown role", "a message of the tree is by neither prompter nor assistant")
     noun = "answer" if role == "assistant" else "user message"
     message = Message("assistant" if role == "assistant" else "user", filled_text(fields.get("text"), noun))

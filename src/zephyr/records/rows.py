@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
-from zephyr.records.messages import Messages
+from zephyr.records.messages import Message, Messages, ToolCall
 
 RecordKind = Literal["text", "chat", "prompt", "rated", "preference"]
 Shape = Literal[
@@ -29,11 +29,12 @@ class Text(NamedTuple):
 
 
 class Chat(NamedTuple):
-    """A dialogue that ends with an answer."""
+    """A dialogue that ends with an answer; `tools` is the JSON text of the list of tools that it declares, or empty."""
 
     name: str
     messages: Messages
     source: str = ""
+    tools: str = ""
 
 
 class Prompt(NamedTuple):
@@ -73,7 +74,8 @@ class Rated(NamedTuple):
 class Preference(NamedTuple):
     """A row of preference training, best first: a pair, a list, or one labelled completion (rated 1.0 or 0.0).
 
-    `models` wrote the completions, empty if unknown; `rule` is how the row was made from ratings.
+    `models` wrote the completions, empty if unknown; `rule` is how the row was made from ratings. `reasoning` and
+    `tool_calls` are those of each completion, empty if none has any; `tools` as in Chat.
     """
 
     name: str
@@ -83,6 +85,26 @@ class Preference(NamedTuple):
     source: str = ""
     models: tuple[str, ...] = ()
     rule: str = ""
+    tools: str = ""
+    reasoning: tuple[str, ...] = ()
+    tool_calls: tuple[tuple[ToolCall, ...], ...] = ()
+
+    @property
+    def answers(self) -> Messages:
+        """The completions as messages, with their reasoning and tool calls."""
+        reasoning = self.reasoning or ("",) * len(self.completions)
+        calls = self.tool_calls or ((),) * len(self.completions)
+        parts = zip(self.completions, reasoning, calls, strict=True)
+        return tuple(Message("assistant", *part) for part in parts)
+
+    def with_answers(self, answers: Messages) -> "Preference":
+        """The row with these messages as its completions, their reasoning and tool calls."""
+        reasoning, calls = [answer.reasoning for answer in answers], [answer.tool_calls for answer in answers]
+        return self._replace(
+            completions=tuple(answer.content for answer in answers),
+            reasoning=tuple(reasoning) if any(reasoning) else (),
+            tool_calls=tuple(calls) if any(calls) else (),
+        )
 
 
 Record = Text | Chat | Prompt | Rated | Preference
@@ -96,5 +118,7 @@ def prompt_id(messages: Messages) -> str:
     if len(messages) == 1 and messages[0].role == "user":
         text = messages[0].content
     else:
-        text = json.dumps(messages, ensure_ascii=False)
+        # Of a plain message its role and text alone, as in ids made before messages could hold more.
+        parts = [message[:2] if message.is_plain else message._replace(learn=True) for message in messages]
+        text = json.dumps(parts, ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -10,7 +10,7 @@ from pathlib import Path
 from zephyr.atomic import sync, write_file
 from zephyr.errors import DataError
 from zephyr.records.fields import Json, printable
-from zephyr.records.messages import Message, Messages
+from zephyr.records.messages import Message, Messages, ToolCall
 from zephyr.records.rows import Answer, Chat, Preference, Prompt, Rated, Record, Text, prompt_id
 
 _BLOCK_ROWS = 1_000
@@ -62,17 +62,17 @@ def to_fields(record: Record) -> dict[str, Json]:
     match record:
         case Text(text=text):
             fields: dict[str, Json] = {"text": text}
-        case Chat(messages=messages):
-            fields = {"messages": _plain(messages)}
+        case Chat(messages=messages, tools=tools):
+            fields = {"messages": _messages(messages), **_tool_fields(tools)}
         case Prompt(messages=messages, knowledge=knowledge):
-            fields = {"prompt": _plain(messages), "prompt_id": prompt_id(messages)}
+            fields = {"prompt": _messages(messages), "prompt_id": prompt_id(messages)}
             fields |= _filled({"knowledge": knowledge})
         case Rated(prompt=prompt, answers=answers, knowledge=knowledge):
             rated: list[Json] = [_answer_fields(answer) for answer in answers]
-            fields = {"prompt": _plain(prompt), "prompt_id": prompt_id(prompt), "answers": rated}
+            fields = {"prompt": _messages(prompt), "prompt_id": prompt_id(prompt), "answers": rated}
             fields |= _filled({"knowledge": knowledge})
         case Preference():
-            fields = _preference_fields(record)
+            fields = _preference_fields(record) | _tool_fields(record.tools)
     return fields | _filled({"source": record.source})
 
 
@@ -81,13 +81,38 @@ def _filled(texts: Mapping[str, str]) -> dict[str, Json]:
     return {name: text for name, text in texts.items() if text}
 
 
-def _plain(messages: Messages) -> list[Json]:
-    return [{"role": message.role, "content": message.content} for message in messages]
+def _messages(messages: Messages) -> list[Json]:
+    return [_message_fields(message) for message in messages]
+
+
+def _message_fields(message: Message) -> dict[str, Json]:
+    """A message as in OpenAI's format, with what it has of reasoning, calls and a weight."""
+    fields: dict[str, Json] = {"role": message.role, "content": message.content}
+    fields |= _filled({"reasoning_content": message.reasoning, "name": message.name, "tool_call_id": message.call_id})
+    if message.tool_calls:
+        fields["tool_calls"] = [_call_fields(call) for call in message.tool_calls]
+    return fields if message.learn else {**fields, "weight": 0}
+
+
+def _call_fields(call: ToolCall) -> dict[str, Json]:
+    function: Json = {"name": call.name, "arguments": call.arguments}
+    return {**_filled({"id": call.id}), "type": "function", "function": function}
+
+
+def _tool_fields(tools: str) -> dict[str, Json]:
+    return {"tools": json.loads(tools)} if tools else {}
 
 
 def _answer_fields(answer: Answer) -> dict[str, Json]:
     ratings: dict[str, Json] = dict(answer.ratings)
     return answer._asdict() | {"ratings": ratings}
+
+
+def _completions(record: Preference) -> list[Json]:
+    """The completions as texts; as messages where one has reasoning or calls."""
+    if all(answer.is_plain for answer in record.answers):
+        return list(record.completions)
+    return list(_messages(record.answers))
 
 
 def _preference_fields(record: Preference) -> dict[str, Json]:
@@ -96,15 +121,21 @@ def _preference_fields(record: Preference) -> dict[str, Json]:
     origin = _filled({"rule": record.rule})
     is_label = len(record.completions) == 1 and record.ratings[0] in {0.0, 1.0}
     if is_label:
-        label: dict[str, Json] = {"completion": record.completions[0], "label": record.ratings[0] == 1.0}
-        return {"prompt": _plain(record.prompt), **ids, **label, **_filled({"model": "".join(record.models)}), **origin}
+        label: dict[str, Json] = {"completion": _completions(record)[0], "label": record.ratings[0] == 1.0}
+        return {
+            "prompt": _messages(record.prompt),
+            **ids,
+            **label,
+            **_filled({"model": "".join(record.models)}),
+            **origin,
+        }
     if len(record.completions) != 2:
-        texts: list[Json] = list(record.completions)
+        texts = _completions(record)
         ratings: list[Json] = list(record.ratings)
         models: dict[str, Json] = {"models": list(record.models)} if record.models else {}
-        return {"prompt": _plain(record.prompt), **ids, "completions": texts, "ratings": ratings, **models, **origin}
+        return {"prompt": _messages(record.prompt), **ids, "completions": texts, "ratings": ratings, **models, **origin}
     first = next(message.content for message in record.prompt if message.role == "user")
-    chosen, rejected = ([*_plain(record.prompt), *_plain((Message("assistant", text),))] for text in record.completions)
+    chosen, rejected = (_messages((*record.prompt, answer)) for answer in record.answers)
     scores: dict[str, Json] = {"score_chosen": record.ratings[0], "score_rejected": record.ratings[1]}
     if record.models:
         origin = {"model_chosen": record.models[0], "model_rejected": record.models[1], **origin}

@@ -146,6 +146,7 @@ def test_roles_cover_what_each_role_says():
         "system": "You are a happy chatbot",
         "user": "Hello!How are you?",
         "assistant": "Bonjour!I am doing well, thanks!",
+        "tool": "",
     }
     marks = "\n<|user|>\n\n<|assistant|>\n"
     assert template_text == f"<|system|>\n{2 * marks}\n"

@@ -11,11 +11,13 @@ from heapq import nlargest
 from typing import Generic, TypeVar, cast
 
 from zephyr.errors import ResourceError
-from zephyr.records.messages import Message, Messages, Role
+from zephyr.records.messages import Message, Messages, Role, ToolCall
 from zephyr.records.rows import Answer, Chat, Preference, Prompt, Rated, Record, RecordKind, Text
 
 _R = TypeVar("_R", bound=Record)
-_Pairs = list[tuple[Role, str]]
+# As JSON has them: the fields of a message, of its calls.
+_Call = tuple[str, str, str]
+_Parts = tuple[Role, str, str, list[_Call], str, str, bool]
 
 
 class RecordCache(Generic[_R]):
@@ -72,8 +74,12 @@ def _disk_error(error: OSError) -> ResourceError:
     return ResourceError(tempfile.gettempdir(), what, "free some space, or name another folder in TMPDIR")
 
 
-def _messages(pairs: _Pairs) -> Messages:
-    return tuple(Message(role, content) for role, content in pairs)
+def _messages(parts: list[_Parts]) -> Messages:
+    return tuple(Message(*one[:3], _calls(one[3]), *one[4:]) for one in parts)
+
+
+def _calls(calls: list[_Call]) -> tuple[ToolCall, ...]:
+    return tuple(ToolCall(*call) for call in calls)
 
 
 def _record(kind: RecordKind, content: bytes) -> Record:
@@ -83,13 +89,22 @@ def _record(kind: RecordKind, content: bytes) -> Record:
         case "text":
             return Text(name, *values)
         case "chat":
-            return Chat(name, _messages(values[0]), values[1])
+            return Chat(name, _messages(values[0]), *values[1:])
         case "prompt":
             return Prompt(name, _messages(values[0]), *values[1:])
         case "rated":
             return Rated(name, _messages(values[0]), tuple(Answer(*answer) for answer in values[1]), *values[2:])
         case "preference":
-            completions, ratings, source, models, rule = values[1:]
+            completions, ratings, source, models, rule, tools, reasoning, calls = values[1:]
             return Preference(
-                name, _messages(values[0]), tuple(completions), tuple(ratings), source, tuple(models), rule
+                name,
+                _messages(values[0]),
+                tuple(completions),
+                tuple(ratings),
+                source,
+                tuple(models),
+                rule,
+                tools,
+                tuple(reasoning),
+                tuple(map(_calls, calls)),
             )

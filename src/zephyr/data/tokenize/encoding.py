@@ -23,7 +23,7 @@ from zephyr.data.tokenize.templates import (
     jinja_of,
 )
 from zephyr.data.tokenize.tokenizer_template import OwnTemplate
-from zephyr.errors import ModelError, RecipeError
+from zephyr.errors import DataError, ModelError, RecipeError
 from zephyr.recipe.model_section import ChatTemplateSection
 from zephyr.recipe.train_section import LossOn
 from zephyr.records.messages import Message
@@ -76,10 +76,12 @@ class DialogueEncoder:
 
     def dialogue(self, messages: Sequence[Message], *, loss_on: LossOn) -> Encoded:
         """The whole dialogue; `assistant` scores each answer with its stop token, `everything` all but the first."""
+        _expect_plain(messages)
         return self._encode([*self._template.pieces(messages), *self._extra_eos()], "start", loss_on)
 
     def prompt(self, messages: Sequence[Message]) -> TokenIds:
         """The ids up to where the assistant's answer begins, (n,)."""
+        _expect_plain(messages)
         return self._encode(self._template.pieces(messages, generation=True), "start", "everything").ids
 
     def completion(self, text: str) -> TokenIds:
@@ -129,6 +131,12 @@ class DialogueEncoder:
             return self._plain.encode(text, "start")
         space, tokens = self._plain.encode(" ", place), self._plain.encode(text, "text")
         return Tokens(np.concatenate([space.ids, tokens.ids]), np.concatenate([space.spans * 0, tokens.spans]))
+
+
+def _expect_plain(messages: Sequence[Message]) -> None:
+    """Raises DataError for a message that has more than a text to render and to learn."""
+    if not all(message.is_plain and message.learn for message in messages):
+        raise DataError("messages", "have tools, reasoning or a weight, which cannot be rendered", "remove these rows")
 
 
 class _Resolved(NamedTuple):

@@ -22,7 +22,7 @@ from zephyr.records.messages import ROLES
 _BETWEEN = "│"
 # By role; the last for -1, template text.
 _NAMES = (*ROLES, "template")
-_COLOURS = ("magenta", "cyan", "green", "bright_black")
+_COLOURS = ("magenta", "cyan", "green", "yellow", "bright_black")
 
 
 class Rest(NamedTuple):

@@ -9,7 +9,7 @@ from collections.abc import Collection, Sequence
 from typing import Literal, NamedTuple, Protocol
 
 from zephyr.recipe.model_section import ChatTemplateSection
-from zephyr.records.messages import ROLES, Message
+from zephyr.records.messages import PLAIN_ROLES, ROLES, Message
 
 TEMPLATE_TEXT = -1  # the role of text that belongs to no message
 ASSISTANT = ROLES.index("assistant")
@@ -68,7 +68,7 @@ class LayoutTemplate:
 
     def __init__(self, layout: MessageLayout, *, bos: str, eos: str, empty_system: bool) -> None:
         pattern = control_pattern(layout.controls)
-        self._headers = {role: split_controls(layout.header.format(role=role), pattern) for role in ROLES}
+        self._headers = {role: split_controls(layout.header.format(role=role), pattern) for role in PLAIN_ROLES}
         self._bos = [Piece(bos, control=True)] if bos else []
         self._stop = layout.stop or eos
         self._layout = layout
@@ -135,7 +135,7 @@ def jinja_of(section: ChatTemplateSection, *, own: str = "") -> str:
         stop,
         *([_quote(layout.tail)] * bool(layout.tail)),
     ]
-    roles = ", ".join(_quote(role) for role in ROLES)
+    roles = ", ".join(_quote(role) for role in PLAIN_ROLES)
     return (
         "{{ bos_token }}" * bool(section.bos)
         + _EMPTY_SYSTEM * section.empty_system

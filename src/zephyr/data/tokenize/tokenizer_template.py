@@ -102,7 +102,8 @@ class OwnTemplate:
             yield len(before), stop.end() if stop else said
 
     def _render(self, messages: Sequence[Message], *, generation: bool = False) -> str:
-        values = {"messages": [message._asdict() for message in messages], "add_generation_prompt": generation}
+        plain = [{"role": message.role, "content": message.content} for message in messages]
+        values = {"messages": plain, "add_generation_prompt": generation}
         nothing = {"tools": None, "documents": None}
         blocks: list[str] = []
         room = MOST_RENDERED_CHARACTERS

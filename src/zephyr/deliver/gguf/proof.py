@@ -86,7 +86,7 @@ def template_faults(opened: OpenedLlama, header: Header, reference: Reference) -
     eos, bos = (tokens[token] if (token := specials.get(end)) is not None else "" for end in ("eos", "bos"))
     formatter = load_llama_cpp().llama_chat_format.Jinja2ChatFormatter(template=stored, eos_token=eos, bos_token=bos)
     for conversation, text in reference.rendered:
-        rendered = formatter(messages=[message._asdict() for message in conversation]).prompt
+        rendered = formatter(messages=[{"role": one.role, "content": one.content} for one in conversation]).prompt
         wanted = " " * header.leading_space + text
         if rendered.encode() != wanted.encode():
             found.append(f"the template renders {rendered!r} instead of {wanted!r}")

@@ -128,7 +128,7 @@ def render(tokenizer: Tokenizer, conversation: Sequence[Message]) -> str:
     """What the model's template makes of a conversation, up to the next answer; empty if it has none or refuses it."""
     if not tokenizer.chat_template:
         return ""
-    given = [message._asdict() for message in conversation]
+    given = [{"role": one.role, "content": one.content} for one in conversation]
     try:
         text = tokenizer.apply_chat_template(given, tokenize=False, add_generation_prompt=True)
     except TemplateError:
