@@ -27,7 +27,7 @@ DIALOGUES = [
     ("sharegpt", {"conversations": SHAREGPT, "system": ""}),
     ("alpaca", {"instruction": "Hi", "input": "", "output": "Hello!"}),
     ("alpaca", {"instruction": "Hi", "response": "Hello!", "history": []}),
-    ("alpaca", {"instruction": "Hi", "input": None, "output": "Hello!", "score": 4.5, "label": "138"}),
+    ("alpaca", {"instruction": "Hi", "input": None, "output": "Hello!", "label": True, "weight": 1}),
     ("prompt_completion", {"prompt": "Hi", "completion": "Hello!"}),
     ("prompt_completion", {"prompt": [PLAIN[0]], "completion": [PLAIN[1]]}),
     ("prompt_completion", {"question": "Hi", "answer": "Hello!"}),

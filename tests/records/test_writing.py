@@ -64,8 +64,7 @@ def dialogues(draw, ends_with):
 def preferences(draw):
     completions = tuple(draw(st.lists(FILLED, min_size=1, max_size=4)))
     ratings = draw(st.lists(NUMBERS, min_size=len(completions), max_size=len(completions)))
-    if len(completions) != 2:  # A pair keeps its order, whatever its scores say.
-        ratings.sort(reverse=True)
+    ratings.sort(reverse=True)
     models = tuple(draw(st.lists(FILLED, min_size=len(completions), max_size=len(completions))))
     models, rule = draw(st.sampled_from([(), models])), draw(st.sampled_from(["", "pairs seed=1"]))
     return Preference("", draw(dialogues("user")), completions, tuple(ratings), draw(SOURCES), models, rule)

@@ -27,6 +27,10 @@ class DataSource(Section):
     shape: Literal["auto", Shape] = Field("auto", description="row format; auto: detected by the fields")
     columns: dict[str, str] = Field(default_factory=dict, description="rename fields; our name: the name in the rows")
     where: dict[str, str] = Field(default_factory=dict, description="keep rows whose field has this value")
+    ignore: list[str] = Field(
+        default_factory=list,
+        description="columns to leave unused, such as scores; of messages: messages.weight",
+    )
     weight: float = Field(1.0, gt=0, description="share of the rows to take; above 1, rows are repeated")
     max_rows: int | None = Field(None, ge=1, description="at most this many rows")
     bad_rows: BadRows = Field("stop", description="unusable rows: stop with an error, or drop and count them")

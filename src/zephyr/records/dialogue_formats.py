@@ -2,16 +2,8 @@
 
 import re
 
-from zephyr.records.fields import (
-    Fields,
-    Json,
-    brief,
-    filled_text,
-    first_of,
-    optional_text,
-    text_of,
-    unusable,
-)
+from zephyr.records.columns import peek
+from zephyr.records.fields import Fields, Json, brief, filled_text, first_of, optional_text, text_of, unusable
 from zephyr.records.message_fields import TOOL_LIST_KEYS, messages_of
 from zephyr.records.messages import Message, Messages, has_tools
 from zephyr.records.tool_fields import tools_of, with_tagged_calls
@@ -19,22 +11,26 @@ from zephyr.records.tool_fields import tools_of, with_tagged_calls
 PROMPT_NAMES = ("prompt", "instruction", "question")
 COMPLETION_NAMES = ("completion", "response", "answer", "output")
 ALPACA_ANSWER_NAMES = ("output", "response", "completion")
+# What a prompt is about, beside the request itself: Alpaca's input, the context of Dolly and of SQuAD.
+GIVEN_NAMES = ("context", "input")
+# The system message, as in OpenOrca and its like.
+SYSTEM_NAMES = ("system", "system_prompt", "system_message")
 _HH_TURN = re.compile(r"(?:^|\n\n)(Human|Assistant):")
 
 
 def from_messages(fields: Fields) -> Messages:
     """The dialogue of `messages`."""
-    return with_system(fields, tool_messages_of(fields, "messages"))
+    return with_system(fields, tool_messages_of(fields, fields.get("messages"), "messages"))
 
 
 def from_sharegpt(fields: Fields) -> Messages:
     """The dialogue of `conversations`, with the various names of speakers in such data."""
-    return with_system(fields, tool_messages_of(fields, "conversations"))
+    return with_system(fields, tool_messages_of(fields, fields.get("conversations"), "conversations"))
 
 
-def tool_messages_of(fields: Fields, name: str) -> Messages:
-    """The messages of a field; where the row has tools, calls that are written as text are read as calls."""
-    messages = messages_of(fields.get(name), name)
+def tool_messages_of(fields: Fields, value: Json, name: str) -> Messages:
+    """The messages of a field's value; where the row has tools, calls that are written as text are read as calls."""
+    messages = messages_of(value, name)
     return with_tagged_calls(messages) if has_tools(messages) or declared_tools(fields) else messages
 
 
@@ -45,7 +41,7 @@ def declared_tools(fields: Fields) -> str:
     """
     holders: list[Fields] = [fields]
     for name in ("messages", "conversations", "prompt", "chosen"):
-        value = fields.get(name)
+        value = peek(fields, name)
         first = value[0] if isinstance(value, list) and value else None
         holders += [first] if isinstance(first, dict) else []
     found = {tools_of(holder.get(key), key) for holder in holders for key in TOOL_LIST_KEYS} - {""}
@@ -61,10 +57,15 @@ def from_alpaca(fields: Fields) -> Messages:
 
 
 def alpaca_prompt(fields: Fields) -> Messages:
-    """The dialogue of `history` and `instruction`; a non-empty `input` follows after an empty line."""
-    instruction, given = text_of(fields.get("instruction"), "instruction"), optional_text(fields, "input")
-    text = f"{instruction}\n\n{given}" if given.strip() and instruction.strip() else instruction or given
+    """The dialogue of `history` and `instruction`; a non-empty `context` or `input` follows after an empty line."""
+    text = _with_given(fields, text_of(fields.get("instruction"), "instruction"))
     return with_system(fields, (*_history(fields.get("history")), Message("user", text)))
+
+
+def _with_given(fields: Fields, request: str) -> str:
+    """The request, then what it is about, each after an empty line; what the request already holds is left out."""
+    given = (optional_text(fields, name) for name in GIVEN_NAMES)
+    return "\n\n".join(part for part in [request, *(one for one in given if one not in request)] if part.strip())
 
 
 def from_prompt_completion(fields: Fields) -> Messages:
@@ -72,16 +73,19 @@ def from_prompt_completion(fields: Fields) -> Messages:
     prompt = from_prompt(fields)
     completion = fields[first_of(fields, COMPLETION_NAMES)]
     if isinstance(completion, list | dict):
-        return (*prompt, *tool_messages_of({**fields, "completion": completion}, "completion"))
+        return (*prompt, *tool_messages_of(fields, completion, "completion"))
     return (*prompt, Message("assistant", text_of(completion, "answer")))
 
 
 def from_prompt(fields: Fields) -> Messages:
-    """The dialogue of `prompt` (a text, or messages), or of `instruction` and `input`, or of `question`."""
+    """The dialogue of `prompt`, `instruction` or `question`: a text, with its `context` and `input`; or messages."""
     name = first_of(fields, PROMPT_NAMES)
     if name == "instruction":
         return alpaca_prompt(fields)
-    return with_system(fields, text_or_messages(fields[name], name))
+    value = fields[name]
+    if isinstance(value, list | dict):
+        return with_system(fields, messages_of(value, name))
+    return with_system(fields, (Message("user", _with_given(fields, filled_text(value, name))),))
 
 
 def from_hh_text(text: str) -> Messages:
@@ -96,17 +100,14 @@ def from_hh_text(text: str) -> Messages:
     return tuple(Message("user" if name == "Human" else "assistant", content.strip()) for name, content in pairs)
 
 
-def text_or_messages(value: Json, what: str) -> Messages:
-    """The messages of a list; of a text, one user message."""
-    if isinstance(value, list | dict):
-        return messages_of(value, what)
-    return (Message("user", filled_text(value, what)),)
-
-
 def with_system(fields: Fields, messages: Messages) -> Messages:
-    """The messages, after a system message with the text of the field `system` if it is not empty."""
-    system = optional_text(fields, "system")
-    return (Message("system", system), *messages) if system.strip() else messages
+    """The messages, after a system message with the text of the field `system` or `system_prompt` if it is not empty.
+
+    A dialogue that begins with that system message keeps it once.
+    """
+    texts = dict.fromkeys(optional_text(fields, name) for name in SYSTEM_NAMES)
+    systems = tuple(Message("system", text) for text in texts if text.strip())
+    return messages if systems == messages[:1] else (*systems, *messages)
 
 
 def _history(value: Json) -> Messages:

@@ -15,7 +15,7 @@ Fields = Mapping[str, Json]
 SHOWN_CHARACTERS = 80
 SHOWN_FAULTS = 5
 _NO_SCORE = frozenset({"", "n/a", "na", "none", "null"})
-_LABELS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
+LABELS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
 
 
 class Row(NamedTuple):
@@ -26,11 +26,12 @@ class Row(NamedTuple):
 
 
 class RowFault(NamedTuple):
-    """Why a row cannot be used: a short reason to count by, and the full message."""
+    """Why a row cannot be used: a short reason to count by, the full message, and what to do, if there is a way."""
 
     name: str
     reason: str
     what: str
+    remedy: str = ""
 
 
 def brief(value: object) -> str:
@@ -120,7 +121,7 @@ def is_no_score(value: Json) -> bool:
 
 def label_of(value: Json) -> bool:
     """A boolean label, also written as 1 and 0 or as text. Raises UnusableError for other values."""
-    label = _LABELS.get(str(value).strip().lower())
+    label = LABELS.get(str(value).strip().lower())
     if label is None:
         raise unusable("label is not true or false", f"the label is not true or false, got {brief(value)}")
     return label

@@ -4,14 +4,17 @@ A new format is a reader in one of the `*_formats` files and a line of `SHAPES` 
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from zephyr.errors import DataError, did_you_mean
+from zephyr.records.columns import HARMLESS, LABEL_NAMES, ColumnAccounts, TrackedFields
 from zephyr.records.dialogue_formats import (
     ALPACA_ANSWER_NAMES,
     COMPLETION_NAMES,
+    GIVEN_NAMES,
     PROMPT_NAMES,
+    SYSTEM_NAMES,
     declared_tools,
     from_alpaca,
     from_messages,
@@ -20,6 +23,7 @@ from zephyr.records.dialogue_formats import (
     from_sharegpt,
 )
 from zephyr.records.fields import (
+    LABELS,
     SHOWN_CHARACTERS,
     SHOWN_FAULTS,
     Fields,
@@ -32,9 +36,18 @@ from zephyr.records.fields import (
     printable,
     unusable,
 )
+from zephyr.records.message_fields import TOOL_LIST_KEYS, unread_keys
 from zephyr.records.messages import MessageFault, Messages, find_message_faults, has_tools
-from zephyr.records.preference_formats import from_hh_rlhf, from_kto, from_preference, tree_chats, tree_preferences
-from zephyr.records.rated_formats import from_rated, from_ultrafeedback
+from zephyr.records.preference_formats import (
+    PAIR_SCORE_NAMES,
+    TREE_KEYS,
+    from_hh_rlhf,
+    from_kto,
+    from_preference,
+    tree_chats,
+    tree_preferences,
+)
+from zephyr.records.rated_formats import ANSWER_KEYS, ULTRAFEEDBACK_KEYS, from_rated, from_ultrafeedback
 from zephyr.records.rows import Chat, Preference, Prompt, Rated, Record, RecordKind, Shape, Text
 
 TEXT_NAMES = ("text", "story", "content")
@@ -42,19 +55,40 @@ RowReader = Callable[[Row], Sequence[Record]]
 
 
 class KnownShape(NamedTuple):
-    """The fields of a format, in words and as a predicate, and its readers by kind of record."""
+    """The fields of a format, in words and as a predicate, and its readers by kind of record.
+
+    ``columns``: all columns that its readers may use, of alternatives one. ``inside``: the keys that they use in the
+    objects of a column, where these are no messages.
+    """
 
     fields: str
     fits: Callable[[Fields], bool]
     kinds: Mapping[RecordKind, RowReader]
+    columns: Sequence[str]
+    inside: frozenset[str] = frozenset()
+
+    def unread(self, item: Fields, *, is_first: bool) -> Collection[str]:
+        """The keys that no reader uses in an object of a column, the first of its list or not."""
+        keys = unread_keys(item, is_first=is_first)
+        return [key for key in keys if key not in self.inside]
 
 
 def detect_shape(fields: Fields, kind: RecordKind | None = None) -> Shape | None:
-    """The first format that fits these fields and has records of `kind`; None if there is none."""
-    for shape, layout in SHAPES.items():
-        if (kind is None or kind in layout.kinds) and layout.fits(fields):
-            return shape
+    """The first format that fits these fields and has records of `kind`; None if there is none.
+
+    Columns that are null in this row count only where no format fits without them.
+    """
+    filled = {name: value for name, value in fields.items() if value is not None}
+    for there in (filled, fields):
+        for shape, layout in SHAPES.items():
+            if (kind is None or kind in layout.kinds) and layout.fits(there):
+                return shape
     return None
+
+
+def known_columns() -> set[str]:
+    """The names of all columns that a reader may use or that are known to say nothing of training."""
+    return {name for layout in SHAPES.values() for name in layout.columns} | set(HARMLESS)
 
 
 def record_of(row: Row, shape: Shape, kind: RecordKind) -> Record:
@@ -67,20 +101,31 @@ def record_of(row: Row, shape: Shape, kind: RecordKind) -> Record:
     return records[0]
 
 
-def records_of(row: Row, shape: Shape, kind: RecordKind) -> Sequence[Record] | RowFault:
-    """The records of a row, any number for a tree; or its faults. Raises DataError if the format has no such kind."""
+def records_of(
+    row: Row, shape: Shape, kind: RecordKind, accounts: ColumnAccounts | None = None
+) -> Sequence[Record] | RowFault:
+    """The records of a row, any number for a tree; or its faults. Raises DataError if the format has no such kind.
+
+    ``accounts``: those of the row's source, where its unused columns are counted.
+    """
     reader = SHAPES[shape].kinds.get(kind)
     if reader is None:
         known = listed(name for name, layout in SHAPES.items() if kind in layout.kinds)
         raise DataError(row.name, f"rows of shape '{shape}' hold no {kind} records", f"these shapes do: {known}")
+    fields = TrackedFields(row.fields)
     try:
-        return reader(row)
+        records = reader(Row(row.name, fields))
+        lost = (accounts or ColumnAccounts(kind)).close(fields, records, SHAPES[shape].unread)
     except UnusableError as error:
         said = "; ".join(fault.what for fault in error.faults[:SHOWN_FAULTS])
         more = len(error.faults) - SHOWN_FAULTS
         return RowFault(row.name, error.faults[0].reason, f"{said}; and {more} more" if more > 0 else said)
     except RecursionError:
         return RowFault(row.name, "nested too deeply", "is nested too deeply")
+    if lost:
+        said = "; ".join(dict.fromkeys(fault.what for fault in lost))
+        return RowFault(row.name, lost[0].reason, said, lost[0].remedy)
+    return records
 
 
 def unknown_shape(row: Row, kind: RecordKind) -> DataError:
@@ -94,6 +139,8 @@ def unknown_shape(row: Row, kind: RecordKind) -> DataError:
         hint = _nearest_names(row.fields, kind)
     needed = dict.fromkeys(layout.fields for layout in SHAPES.values() if kind in layout.kinds)
     remedy = f"needed are {' | '.join(needed)}; rename fields with columns, or set shape"
+    if kind in {"preference", "chat"} and other is not None and "rated" in SHAPES[other].kinds:
+        remedy = "make pairs of them with zephyr binarize, or name the source in feedback.recorded"
     return DataError(row.name, f"{what}, and no {kind} records can be made of it{hint}", remedy)
 
 
@@ -212,13 +259,21 @@ def _fits_tree(fields: Fields) -> bool:
 
 def _fits_kto(fields: Fields) -> bool:
     has_dialogue = _has(fields, ("messages", "conversations")) or _has(fields, PROMPT_NAMES, COMPLETION_NAMES)
-    return has_dialogue and str(fields.get("label")).lower() in {"true", "false"}
+    return has_dialogue and any(str(fields.get(name)).strip().lower() in LABELS for name in LABEL_NAMES)
 
+
+_ALPACA_COLUMNS = ("instruction", *GIVEN_NAMES, "history", *SYSTEM_NAMES, *TOOL_LIST_KEYS)
+_PROMPT_COLUMNS = (*PROMPT_NAMES, *_ALPACA_COLUMNS)
+_PAIR_COLUMNS = ("chosen", "rejected", *PAIR_SCORE_NAMES, "model_chosen", "model_rejected", "rule", "source")
 
 # Tried in this order: formats with more fields come before those they could be mistaken for.
 SHAPES: Mapping[Shape, KnownShape] = {
     "ultrafeedback": KnownShape(
-        "instruction, completions (response, annotations)", _fits_ultrafeedback, _rated(from_ultrafeedback)
+        "instruction, completions (response, annotations)",
+        _fits_ultrafeedback,
+        _rated(from_ultrafeedback),
+        (*_PROMPT_COLUMNS, "completions", "correct_answers", "incorrect_answers", "source"),
+        ULTRAFEEDBACK_KEYS,
     ),
     "oasst_tree": KnownShape(
         "prompt (role, text, replies)",
@@ -228,17 +283,37 @@ SHAPES: Mapping[Shape, KnownShape] = {
             "preference": tree_preferences,
             "prompt": _tree_prompts,
         },
+        ("prompt",),
+        TREE_KEYS,
     ),
     "rated": KnownShape(
         "prompt, completion, score",
         lambda fields: _has(fields, PROMPT_NAMES, (*COMPLETION_NAMES, "answers"), ("score", "answers")),
         _rated(from_rated),
+        (
+            *_PROMPT_COLUMNS,
+            *COMPLETION_NAMES,
+            "model",
+            "score",
+            "ratings",
+            "rationale",
+            "answers",
+            "knowledge",
+            "source",
+        ),
+        ANSWER_KEYS,
     ),
-    "hh_rlhf": KnownShape("chosen, rejected (Human: ...)", _fits_hh_rlhf, _preference(from_hh_rlhf)),
+    "hh_rlhf": KnownShape(
+        "chosen, rejected (Human: ...)",
+        _fits_hh_rlhf,
+        _preference(from_hh_rlhf),
+        (*_PAIR_COLUMNS, *PROMPT_NAMES, *SYSTEM_NAMES, *TOOL_LIST_KEYS),
+    ),
     "preference": KnownShape(
         "prompt, chosen, rejected",
         lambda fields: _has(fields, ("chosen",), ("rejected",)) or _has(fields, ("completions",), ("ratings",)),
         _preference(from_preference),
+        (*_PAIR_COLUMNS, *_PROMPT_COLUMNS, "messages", "conversations", "completions", "ratings", "models"),
     ),
     "kto": KnownShape(
         "prompt, completion, label",
@@ -247,21 +322,37 @@ SHAPES: Mapping[Shape, KnownShape] = {
             "preference": _preference(from_kto)["preference"],
             "prompt": _preference(from_kto)["prompt"],
         },
+        (*_PROMPT_COLUMNS, *COMPLETION_NAMES, "messages", "conversations", *LABEL_NAMES, "model", "rule", "source"),
     ),
-    "messages": KnownShape("messages", lambda fields: "messages" in fields, _dialogue(from_messages)),
-    "sharegpt": KnownShape("conversations", lambda fields: "conversations" in fields, _dialogue(from_sharegpt)),
+    "messages": KnownShape(
+        "messages",
+        lambda fields: "messages" in fields,
+        _dialogue(from_messages),
+        ("messages", *SYSTEM_NAMES, *TOOL_LIST_KEYS, "knowledge", "source"),
+    ),
+    "sharegpt": KnownShape(
+        "conversations",
+        lambda fields: "conversations" in fields,
+        _dialogue(from_sharegpt),
+        ("conversations", *SYSTEM_NAMES, *TOOL_LIST_KEYS, "knowledge", "source"),
+    ),
     "alpaca": KnownShape(
         "instruction, output",
         lambda fields: _has(fields, ("instruction",), ALPACA_ANSWER_NAMES),
         _dialogue(from_alpaca),
+        (*_ALPACA_COLUMNS, *ALPACA_ANSWER_NAMES, "knowledge", "source"),
     ),
     "prompt_completion": KnownShape(
         "prompt, completion",
         lambda fields: _has(fields, PROMPT_NAMES, COMPLETION_NAMES),
         _dialogue(from_prompt_completion),
+        (*_PROMPT_COLUMNS, *COMPLETION_NAMES, "knowledge", "source"),
     ),
     "prompt": KnownShape(
-        "prompt", lambda fields: _has(fields, PROMPT_NAMES), {"prompt": _dialogue(from_prompt)["prompt"]}
+        "prompt",
+        lambda fields: _has(fields, PROMPT_NAMES),
+        {"prompt": _dialogue(from_prompt)["prompt"]},
+        (*_PROMPT_COLUMNS, "knowledge", "source"),
     ),
-    "text": KnownShape("text", lambda fields: _has(fields, TEXT_NAMES), {"text": _texts}),
+    "text": KnownShape("text", lambda fields: _has(fields, TEXT_NAMES), {"text": _texts}, (*TEXT_NAMES, "source")),
 }

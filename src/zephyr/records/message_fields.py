@@ -60,7 +60,9 @@ def messages_of(value: Json, what: str) -> Messages:
     if value is None:
         raise unusable(f"null {what}", f"the field {what} is null or missing")
     if not isinstance(value, list):
-        raise unusable(f"{what} is no list", f"the field {what} is no list of messages, got {brief(value)}")
+        is_python = isinstance(value, str) and value.lstrip().startswith(("[{'", "{'"))
+        hint = "; it is a list as Python prints it: write it with json.dumps" if is_python else ""
+        raise unusable(f"{what} is no list", f"the field {what} is no list of messages, got {brief(value)}{hint}")
     messages: list[Message] = []
     faults: list[MessageFault] = []
     for number, item in enumerate(value, 1):

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import combinations
 from typing import NamedTuple
 
+from zephyr.records.columns import LABEL_NAMES, repeats
 from zephyr.records.dialogue_formats import (
     PROMPT_NAMES,
     from_alpaca,
@@ -32,6 +33,14 @@ from zephyr.records.messages import Message, MessageFault, Messages, find_messag
 from zephyr.records.rows import Chat, Preference
 
 PAIR = ("chosen", "rejected")
+# The names of the scores of a pair, chosen and rejected, as data sets have them; the first two that are there count.
+_PAIR_SCORES = tuple(
+    (pattern.format("chosen"), pattern.format("rejected"))
+    for pattern in ("score_{}", "{}_score", "rating_{}", "{}_rating", "{}-rating")
+)
+PAIR_SCORE_NAMES = tuple(name for names in _PAIR_SCORES for name in names)
+# The keys of a message of a tree that are read.
+TREE_KEYS = frozenset({"role", "text", "rank", "replies", "deleted"})
 
 
 def from_preference(row: Row) -> Preference:
@@ -44,7 +53,7 @@ def from_preference(row: Row) -> Preference:
         answers = tuple(_answer_of_text(text) for text in texts)
         prompt = _prompt(row.fields)
     else:
-        prompt, answers = _split(row.fields, *(tool_messages_of(row.fields, name) for name in PAIR))
+        prompt, answers = _split(row.fields, *(tool_messages_of(row.fields, row.fields[name], name) for name in PAIR))
     models = _models([row.fields.get(f"model_{name}") for name in PAIR])
     return _checked(Preference(row.name, prompt, (), _pair_ratings(row.fields), models=models), answers)
 
@@ -68,7 +77,8 @@ def from_kto(row: Row) -> Preference:
     faults = find_message_faults(messages, ends_with="assistant")
     if faults:
         raise UnusableError(faults)
-    rating = 1.0 if label_of(row.fields.get("label")) else 0.0
+    labels = [name for name in LABEL_NAMES if name in row.fields and row.fields[name] is not None]
+    rating = 1.0 if label_of(row.fields[first_of(row.fields, labels or LABEL_NAMES)]) else 0.0
     models = _models([row.fields.get("model")])
     return Preference(row.name, messages[:-1], (), (rating,), models=models).with_answers(messages[-1:])
 
@@ -102,7 +112,7 @@ def _completion(value: Json, what: str) -> Message:
     """The answer of a text, or of a message that may have reasoning and tool calls."""
     if not isinstance(value, dict | list):
         return _answer_of_text(text_of(value, what))
-    messages = tool_messages_of({"completion": value}, "completion")
+    messages = tool_messages_of({}, value, "completion")
     if len(messages) != 1 or messages[0].role != "assistant":
         raise unusable("completion is no answer", f"the {what} is not one message of the assistant")
     return messages[0]
@@ -123,11 +133,15 @@ def _rating(value: Json, what: str) -> float:
 
 def _pair_ratings(fields: Fields) -> tuple[float, float]:
     """The scores of the pair; 1 and 0 if the row has none."""
-    chosen, rejected = (number_of(fields.get(f"score_{name}"), f"score_{name}") for name in PAIR)
+    names = next((two for two in _PAIR_SCORES if all(name in fields for name in two)), _PAIR_SCORES[0])
+    chosen, rejected = (number_of(fields.get(name), name) for name in names)
     if chosen is None and rejected is None:
         return 1.0, 0.0
     if chosen is None or rejected is None:
-        raise unusable("null score", "one of score_chosen and score_rejected is missing")
+        raise unusable("null score", f"one of {names[0]} and {names[1]} is missing")
+    if chosen < rejected:
+        what = f"{names[0]} is {chosen:g}, below {names[1]}, which is {rejected:g}"
+        raise unusable("chosen is scored below rejected", what)
     return chosen, rejected
 
 
@@ -141,7 +155,11 @@ def _prompt(fields: Fields) -> Messages:
 
 
 def _split(fields: Fields, chosen: Messages, rejected: Messages) -> tuple[Messages, Messages]:
-    """The prompt that two dialogues share, and their last answers; the row's prompt if they are single answers."""
+    """The prompt of two dialogues, and their last answers.
+
+    Dialogues that begin with an answer go on from the row's prompt; others hold their prompt, and one that the row has
+    beside them must say the same.
+    """
     faults = [
         MessageFault(f"no {name} answer", f"{name} does not end with an answer")
         for name, messages in zip(PAIR, (chosen, rejected), strict=True)
@@ -150,12 +168,26 @@ def _split(fields: Fields, chosen: Messages, rejected: Messages) -> tuple[Messag
     if faults:
         raise UnusableError(faults)
     answers = (chosen[-1], rejected[-1])
-    if len(chosen) == 1 and len(rejected) == 1:
-        return _prompt(fields), answers
     if chosen[:-1] != rejected[:-1]:
         what = "chosen and rejected differ before their last message, so they do not answer one prompt"
         raise unusable("no common prompt", what)
-    return with_system(fields, chosen[:-1]), answers
+    if chosen[0].role == "assistant":
+        return (*_prompt(fields), *chosen[:-1]), answers
+    prompt = with_system(fields, chosen[:-1])
+    _check_prompt(fields, prompt)
+    return prompt, answers
+
+
+def _check_prompt(fields: Fields, prompt: Messages) -> None:
+    """Raise UnusableError if the row's own prompt says what the prompt of its dialogues does not."""
+    texts = [message.content for message in prompt]
+    for name in PROMPT_NAMES:
+        value = fields.get(name)
+        if value is None or value == "":
+            continue
+        said = messages_of(value, name) if isinstance(value, list | dict) else [Message("user", text_of(value, name))]
+        if not all(repeats(message.content, texts) for message in said):
+            raise unusable(f"{name} and chosen differ", f"the {name} is not what stands before the chosen answer")
 
 
 def _checked(preference: Preference, answers: Messages) -> Preference:

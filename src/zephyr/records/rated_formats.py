@@ -23,6 +23,12 @@ from zephyr.records.fields import (
 from zephyr.records.messages import MessageFault, find_message_faults
 from zephyr.records.rows import Answer, Rated
 
+# The keys of an answer that are read, in UltraFeedback and in our own format.
+ULTRAFEEDBACK_KEYS = frozenset({
+    "response", "annotations", "model", "overall_score", "fine-grained_score", "critique", "principle",
+    "custom_system_prompt",
+})  # fmt: skip
+ANSWER_KEYS = frozenset(Answer._fields)
 _NO_ANSWER = (None, "", "None")
 
 

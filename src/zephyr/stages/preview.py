@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from zephyr.data.read.hub import is_hub_id
-from zephyr.data.read.sources import Records
+from zephyr.data.read.sources import Records, counted
 from zephyr.data.read.stage_rows import name_of, open_records
 from zephyr.data.tokenize.token_store import Example
 from zephyr.errors import DataError, ModelError, Problems
@@ -75,8 +75,11 @@ class Preview:
                     yield f"{name_of(source)}: {NOT_READ_OFFLINE}"
                     continue
                 parts.append(records)
-                left_out = ", ".join(f"{count:,} x {reason}" for reason, count in records.counts.items())
-                yield f"{name_of(source)}: {len(records):,} rows" + (f", left out {left_out}" if left_out else "")
+                left_out = f", left out {counted(records.counts)}" if records.counts else ""
+                yield f"{name_of(source)}: {len(records):,} rows{left_out}"
+                for words, counts in (("columns not used", records.unused), ("noted", records.noted)):
+                    if counts:
+                        yield f"{name_of(source)}: {words}: {counted(counts)}"
 
     def check_model(self, key: str, name: str) -> Iterator[str]:
         """A line on a model from outside, named under a key of the recipe; none for `stage:NAME`."""

@@ -5,6 +5,7 @@ from collections import Counter
 import pytest
 
 from zephyr.data.read.sources import open_source
+from zephyr.errors import DataError
 from zephyr.recipe.data_section import DataSource
 
 CHATS = [
@@ -45,10 +46,12 @@ def test_empty_answers_are_counted(shared_data):
     assert (len(records), records.counts) == (4_998, Counter({"empty answer": 2}))
 
 
-def test_tool_calls_are_no_dialogue(shared_data):
-    source = DataSource(path="sft/llama_factory/glaive_toolcall_en_demo.json", bad_rows="drop")
+def test_tools_are_not_lost_in_silence(shared_data):
+    source = DataSource(path="sft/llama_factory/glaive_toolcall_en_demo.json", bad_rows="drop", ignore=["tools"])
     records = open_source(source, "chat", data_dir=shared_data, offline=True)
     assert len(records) + records.counts["unknown role"] == 300
+    with pytest.raises(DataError, match="x tools is not used"):
+        open_source(source.model_copy(update={"ignore": []}), "chat", data_dir=shared_data, offline=True)
 
 
 def test_nested_fields_are_reached_by_columns(shared_data):

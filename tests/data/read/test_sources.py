@@ -139,7 +139,8 @@ def test_no_rows_at_all_are_refused(folder):
         "empty.jsonl: there are no rows; check the file, split, shape, columns and where of the source"
     )
     message = refusal(folder, "chats.jsonl", where={"lang": "en"})
-    assert message.startswith("chats.jsonl: no chat records are left of 20 rows (20 x not lang: en); check")
+    said = "chats.jsonl: no chat records are left of 20 rows (20 x no field lang); 'lang' in where: known are messages"
+    assert message == f"{said}; check the file, split, shape, columns and where of the source"
     assert "no chat records are left of 6 rows" in refusal(folder, "bad.jsonl", split="train[1:7]", bad_rows="drop")
 
 

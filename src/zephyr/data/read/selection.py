@@ -5,7 +5,7 @@ nearest row and a negative bound counts from the end.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 from zephyr.errors import DataError, did_you_mean
@@ -84,9 +84,45 @@ def renamed(row: Row, columns: Mapping[str, str]) -> Row | RowFault:
     return Row(row.name, kept | {ours: value for ours, value in found.items() if not isinstance(value, _Missing)})
 
 
-def is_wanted(fields: Fields, where: Mapping[str, str]) -> bool:
-    """Whether every field has the requested value; booleans and null are written true, false, null."""
-    return all(_written(_lookup(fields, name)) == value for name, value in where.items())
+def without(row: Row, ignored: Collection[str]) -> Row:
+    """The row without the fields of these names, and without the keys of its messages: `messages.weight`."""
+    if not ignored:
+        return row
+    keys = [name.partition(".") for name in ignored]
+    fields = {name: value for name, value in row.fields.items() if name not in ignored}
+    for column, _, key in keys:
+        value = fields.get(column)
+        if key and isinstance(value, list):
+            fields[column] = [_without_key(item, key) for item in value]
+    return Row(row.name, fields)
+
+
+def _without_key(item: Json, key: str) -> Json:
+    return {name: value for name, value in item.items() if name != key} if isinstance(item, dict) else item
+
+
+def unwanted(fields: Fields, where: Mapping[str, str]) -> str:
+    """Why the row is not one of those asked for, empty if it is.
+
+    Booleans and null are written true, false, null, in any case; numbers in any form.
+    """
+    for name, value in where.items():
+        found = _lookup(fields, name)
+        if isinstance(found, _Missing):
+            return f"no field {printable(name)}"
+        if not _is_written(found, value):
+            return f"not {printable(name)}: {printable(value)}"
+    return ""
+
+
+def _is_written(found: Json, value: str) -> bool:
+    text = "null" if found is None else str(found)
+    if text == value or (text.lower() in {"true", "false", "null"} and text.lower() == value.lower()):
+        return True
+    try:
+        return isinstance(found, int | float) and not isinstance(found, bool) and float(value) == found
+    except ValueError:
+        return False
 
 
 def _lookup(value: Fields | Json, path: str) -> Json | _Missing:
@@ -102,11 +138,3 @@ def _lookup(value: Fields | Json, path: str) -> Json | _Missing:
     if not dot or isinstance(found, _Missing):
         return found
     return _lookup(found, rest)
-
-
-def _written(value: Json | _Missing) -> str | None:
-    if isinstance(value, _Missing):
-        return None
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    return str(value)

@@ -5,19 +5,20 @@ A source is read and validated completely when it is opened; its records are the
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Generic, Literal, TypeVar, cast, overload
 
 from zephyr.data.read.hub import HubRows, open_hub
 from zephyr.data.read.record_cache import RecordCache
-from zephyr.data.read.selection import is_wanted, parse_split, renamed
+from zephyr.data.read.selection import parse_split, renamed, unwanted, without
 from zephyr.data.read.source_files import locate
-from zephyr.errors import DataError
+from zephyr.errors import DataError, did_you_mean
 from zephyr.recipe.data_section import DataSource
+from zephyr.records.columns import ColumnAccounts, parse_messages
 from zephyr.records.fields import SHOWN_FAULTS, Row, RowFault, printable
-from zephyr.records.formats import detect_shape, records_of, unknown_shape
+from zephyr.records.formats import detect_shape, known_columns, records_of, unknown_shape
 from zephyr.records.lines import BLOCK_BYTES, opened
 from zephyr.records.messages import Messages
 from zephyr.records.reading import read_items
@@ -25,19 +26,31 @@ from zephyr.records.rows import Chat, Preference, Prompt, Rated, Record, RecordK
 
 _R = TypeVar("_R", bound=Record)
 
+PAIR_SHAPES: frozenset[Shape] = frozenset({"preference", "hh_rlhf"})
 # More rows than any file has, for slices that need no count.
 _UNCOUNTED = 2**62
 
 
 class Records(Generic[_R]):
-    """The records of a source, in order, to be read any number of times; `counts` has the dropped rows by reason."""
+    """The records of a source, in order, to be read any number of times.
+
+    ``counts``: the dropped rows by reason. ``unused``: the columns and message keys that were not used, by name.
+    ``noted``: rows read in another way than they are written, by what was done.
+    """
 
     def __init__(
-        self, source: DataSource, cache: RecordCache[_R], counts: Counter[str], shapes: Mapping[str, Shape]
+        self,
+        source: DataSource,
+        cache: RecordCache[_R],
+        counts: Counter[str],
+        shapes: Mapping[str, Shape],
+        accounts: ColumnAccounts,
     ) -> None:
         self.source = source
         self.counts = counts
         self.shapes = shapes
+        self.unused = accounts.unused
+        self.noted = accounts.noted
         self._cache = cache
 
     def __len__(self) -> int:
@@ -72,6 +85,7 @@ def open_source(source: DataSource, kind: RecordKind, *, data_dir: Path, offline
     Answers in rows of their own are joined by prompt. Raises DataError that counts all unusable rows and describes the
     first five, unless `bad_rows` is "drop": then they are dropped and counted.
     """
+    _check_columns(source)
     reader: _SourceReader[_R] = _SourceReader(source, kind)
     for file, item in _items(source, data_dir, offline=offline):
         reader.take(file, item)
@@ -91,6 +105,9 @@ class _SourceReader(Generic[_R]):
         self._counts: Counter[str] = Counter()
         self._faults: list[RowFault] = []
         self._reasons: Counter[str] = Counter()
+        self._remedies: dict[str, None] = {}
+        self._last_fields: list[str] = []
+        self._accounts = ColumnAccounts(kind, named=_named(source), split=source.split)
         # The indices of the rows that answer one prompt; a row with all its answers has a key of its own.
         self._by_prompt: dict[str, list[int]] = {}
 
@@ -102,13 +119,16 @@ class _SourceReader(Generic[_R]):
 
     def take(self, file: str, item: Row | RowFault) -> None:
         """Add the row's records, or count why it has none."""
-        if isinstance(item, Row) and not is_wanted(item.fields, self._source.where):
-            self._counts[f"not {_conditions(self._source)}"] += 1
+        reason = unwanted(item.fields, self._source.where) if isinstance(item, Row) else ""
+        if isinstance(item, Row) and reason:
+            self._counts[reason] += 1
+            self._last_fields = [printable(name) for name in item.fields]
             return
-        row = renamed(item, self._source.columns) if isinstance(item, Row) else item
-        records = records_of(row, self._shape(file, row), self._kind) if isinstance(row, Row) else row
+        records = self._records_of(file, item)
         if isinstance(records, RowFault):
             self._reasons[records.reason] += 1
+            if records.remedy:
+                self._remedies[records.remedy] = None
             if len(self._faults) < SHOWN_FAULTS:
                 self._faults.append(records)
         elif not records:
@@ -116,6 +136,22 @@ class _SourceReader(Generic[_R]):
         else:
             for record in records:
                 self._add(record, is_answer_row=self._shapes[file] == "rated")
+
+    def _records_of(self, file: str, item: Row | RowFault) -> Sequence[Record] | RowFault:
+        row = renamed(item, self._source.columns) if isinstance(item, Row) else item
+        if isinstance(row, RowFault):
+            return row
+        fields = {name: parse_messages(value) for name, value in row.fields.items()}
+        is_parsed = any(fields[name] is not value for name, value in row.fields.items())
+        row = without(Row(row.name, fields), self._source.ignore)
+        shape = self._shape(file, row)
+        records = records_of(row, shape, self._kind, self._accounts)
+        if not isinstance(records, RowFault):
+            if is_parsed:
+                self._accounts.noted["messages read from JSON text"] += 1
+            if shape in PAIR_SHAPES and self._kind == "chat":
+                self._accounts.noted["pairs of which the chosen answer alone is used"] += 1
+        return records
 
     def _add(self, record: Record, *, is_answer_row: bool) -> None:
         if self.is_full:
@@ -145,7 +181,8 @@ class _SourceReader(Generic[_R]):
         where = printable(self._source.path)
         num_faults = self._reasons.total()
         if num_faults and self._source.bad_rows == "stop":
-            remedy = "fix the data, or set bad_rows: drop, which skips such rows and counts them"
+            remedies = [*self._remedies, "fix the data, or set bad_rows: drop, which skips such rows and counts them"]
+            remedy = ", or ".join(remedies)
             if num_faults == 1:
                 raise DataError(self._faults[0].name, self._faults[0].what, remedy)
             raise DataError(where, self._faults_in_words(num_faults), remedy)
@@ -153,14 +190,22 @@ class _SourceReader(Generic[_R]):
         cache = self._merged() if self._kind == "rated" else self._cache
         if not len(cache):
             what = f"no {self._kind} records are left of {counts.total():,} rows" if counts else "there are no rows"
-            reasons = f" ({_counted(counts)})" if counts else ""
-            raise DataError(where, what + reasons, "check the file, split, shape, columns and where of the source")
-        return Records(self._source, cache, counts, dict(self._shapes))
+            reasons = f" ({counted(counts)})" if counts else ""
+            remedies = [*self._remedies, "check the file, split, shape, columns and where of the source"]
+            raise DataError(where, what + reasons + self._unknown_where(), ", or ".join(remedies))
+        return Records(self._source, cache, counts, dict(self._shapes), self._accounts)
+
+    def _unknown_where(self) -> str:
+        """A hint for a message: the first field of `where` that the last row left out does not have."""
+        for name in self._source.where:
+            if self._counts[f"no field {printable(name)}"] and name not in self._last_fields:
+                return f"; '{printable(name)}' in where{did_you_mean(name, self._last_fields).replace(';', ':')}"
+        return ""
 
     def _faults_in_words(self, num_faults: int) -> str:
         said = "; ".join(f"{fault.name}: {fault.what}" for fault in self._faults)
         more = f"; and {num_faults - len(self._faults):,} more" if num_faults > len(self._faults) else ""
-        return f"{num_faults:,} rows cannot be used ({_counted(self._reasons)}): {said}{more}"
+        return f"{num_faults:,} rows cannot be used ({counted(self._reasons)}): {said}{more}"
 
     def _merged(self) -> RecordCache[_R]:
         """The rated prompts with all their answers, in the order of first appearance."""
@@ -214,9 +259,21 @@ def _hub_rows(source: DataSource, *, offline: bool) -> HubRows:
     return open_hub(source.path, source.config, split=split.name, revision=source.revision, offline=offline)
 
 
-def _conditions(source: DataSource) -> str:
-    return printable(" and ".join(f"{name}: {value}" for name, value in source.where.items()))
+def _named(source: DataSource) -> set[str]:
+    """The columns that `where` uses, and the first parts of their paths."""
+    return {*source.where, *(name.partition(".")[0] for name in source.where)}
 
 
-def _counted(counts: Counter[str]) -> str:
+def _check_columns(source: DataSource) -> None:
+    """Raise DataError if `columns` renames fields to names that no reader knows."""
+    known = known_columns()
+    unknown = [name for name in source.columns if name not in known]
+    if unknown:
+        what = f"columns has names that no format reads, got {', '.join(map(printable, unknown))}"
+        remedy = f"write our name: the name in the rows{did_you_mean(unknown[0], known)}"
+        raise DataError(printable(source.path), what, remedy)
+
+
+def counted(counts: Counter[str]) -> str:
+    """Counts by name in words, the largest first."""
     return ", ".join(f"{count:,} x {reason}" for reason, count in counts.most_common())

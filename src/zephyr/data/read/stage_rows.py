@@ -33,15 +33,21 @@ class Accounts:
 
     def __init__(self, opened: Iterable[Records[R]] = ()) -> None:
         self.dropped: dict[str, Counter[str]] = {}
+        self.unused: dict[str, Counter[str]] = {}
+        self.noted: dict[str, Counter[str]] = {}
         self.report: FilterReport | None = None
         self.refused = RefusedRows()
         for records in opened:
             self.read(records)
 
     def read(self, records: Records[R]) -> None:
-        """Note what the source of these records had to leave out."""
-        if records.counts:
-            self.dropped.setdefault(name_of(records.source), Counter()).update(records.counts)
+        """Note what the source of these records had to leave out: rows, and columns."""
+        name = name_of(records.source)
+        for mine, found in (
+            (self.dropped, records.counts), (self.unused, records.unused), (self.noted, records.noted)
+        ):  # fmt: skip
+            if found:
+                mine.setdefault(name, Counter()).update(found)
         self.refused.read(records)
 
     def refuse(self, row: Record, error: UnusableError) -> None:
@@ -60,8 +66,9 @@ class Accounts:
     def facts(self) -> dict[str, Plain]:
         """The accounts as plain values."""
         facts: dict[str, Plain] = {}
-        if self.dropped:
-            facts["left_out"] = {path: dict(counts) for path, counts in self.dropped.items()}
+        for name, found in (("left_out", self.dropped), ("unused_columns", self.unused), ("noted", self.noted)):
+            if found:
+                facts[name] = {path: dict(counts) for path, counts in found.items()}
         if self.report is not None and self.report.filters:
             facts["filtered"] = f"{self.report.rows_in - self.report.rows_out:,} of {self.report.rows_in:,}"
             facts["filtered_out"] = {
