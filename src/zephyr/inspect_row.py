@@ -5,16 +5,17 @@ from pathlib import Path
 
 from rich.console import Console
 
+from zephyr.data.read.refused_rows import REMEDY
 from zephyr.data.read.stage_rows import stage_rows
 from zephyr.data.tokenize.examples import ROW_KINDS, fitted_rows
 from zephyr.data.tokenize.inspection import show_dialogue, show_preference
-from zephyr.data.tokenize.token_store import Comparison
 from zephyr.data.tokenize.truncation import FittedPreference
 from zephyr.errors import DataError, RecipeError, did_you_mean
 from zephyr.models.tokenizers import Tokenizer
 from zephyr.recipe.model_section import NewModel
 from zephyr.recipe.schema import Recipe
 from zephyr.recipe.stage_sections import ALIGN, FEEDBACK, PRETRAIN, SFT, SYNTH
+from zephyr.records.fields import UnusableError
 from zephyr.records.rows import Preference, Record
 from zephyr.run import stage_keys
 from zephyr.runs.stage_folder import finished
@@ -43,18 +44,20 @@ def inspect_row(recipe: Recipe, *, row: int, stage: str | None, console: Console
     section, tokenizer = section_of(recipe, work.stage), _tokenizer(work)
     found = _row(work, row)
     encoder = encoder_for(tokenizer, recipe, work.stage)
-    for fitted in fitted_rows(found, section, encoder):
+    try:
+        pieces = list(fitted_rows(found, section, encoder))
+    except UnusableError as error:
+        reasons = "; ".join(fault.what for fault in error.faults)
+        raise DataError(found.name, f"is left out, or stops the run, as bad_rows says: {reasons}", REMEDY) from error
+    for fitted in pieces:
         if isinstance(fitted, FittedPreference):
             assert isinstance(found, Preference)
-            shown = Comparison(found.name, fitted.prompt, fitted.completions, found.ratings)
-            show_preference(console, tokenizer, shown)
+            show_preference(console, tokenizer, found.name, fitted, ratings=found.ratings)
         else:
-            show_dialogue(console, tokenizer, found.name, fitted.encoded)
+            show_dialogue(console, tokenizer, found.name, fitted)
         if fitted.loss.outcome != "whole":
-            lost = fitted.loss.reason or f"{fitted.loss.tokens_lost:,} of its {fitted.loss.tokens:,} tokens"
-            console.print(
-                f"{fitted.loss.outcome}: {lost}; the window has {section.data.max_length:,} tokens", style="bold red"
-            )
+            rule = section.data.truncation.rule
+            console.print(f"max_length {section.data.max_length:,}, rule {rule}", style="bold red", highlight=False)
 
 
 def _finished_work(recipe: Recipe, stage: str) -> Work:

@@ -1,21 +1,22 @@
 """A row as it is trained on, printed: its tokens, their roles, which are learned, and where completions branch.
 
-Roles have colours and learned tokens are underlined; both are also written out, for terminals without colour and for
-readers who cannot distinguish the colours. Control characters are escaped.
+Roles have colours, learned tokens are underlined, and tokens that truncation cuts are struck through; all three are
+also written out, for terminals without colour and for readers who cannot distinguish the colours. Control characters
+are escaped.
 """
 
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
-from zephyr.data.tokenize.encoding import Encoded
 from zephyr.data.tokenize.plain_text import TextTokenizer
-from zephyr.data.tokenize.token_store import Comparison
+from zephyr.data.tokenize.truncation import FittedDialogue, FittedPreference, Loss
 from zephyr.records.fields import printable
 from zephyr.records.messages import ROLES
 
@@ -23,44 +24,84 @@ _BETWEEN = "│"
 # By role; the last for -1, template text.
 _NAMES = (*ROLES, "template")
 _COLOURS = ("magenta", "cyan", "green", "yellow", "bright_black")
+_CUT = "red strike"
 
 
 class Rest(NamedTuple):
-    """The rest of a completion below a node of the tree, and the label at its end."""
+    """The rest of a completion below a node of the tree, the label at its end, and the tokens cut after it."""
 
     label: str
     ids: tuple[int, ...]
+    cut: tuple[int, ...] = ()
 
 
-def show_dialogue(console: Console, tokenizer: TextTokenizer, name: str, encoded: Encoded) -> None:
-    """Print the dialogue, one line for each run of tokens of one role that are learned, or not."""
-    num_learned = int(encoded.scored.sum())
-    share = num_learned / max(1, len(encoded.ids))
-    heading = f"{printable(name)}: {len(encoded.ids)} tokens, {num_learned} learned ({share:.0%}, underlined)"
-    console.print(Text(heading, style="bold"))
+def show_dialogue(console: Console, tokenizer: TextTokenizer, name: str, fitted: FittedDialogue) -> None:
+    """Print the dialogue as it is stored, one line for each run of tokens of one role that are learned, or not.
+
+    The lines before and after it are of tokens that are cut; of a row that is left out all are.
+    """
+    whole, stored = fitted.whole, fitted.encoded
+    is_cut = np.ones(len(whole.ids), np.bool_)
+    is_learned = np.zeros(len(whole.ids), np.bool_)
+    if fitted.loss.usable:
+        kept = slice(fitted.start, fitted.start + len(stored.ids))
+        is_cut[kept], is_learned[kept] = False, stored.scored
+    num_stored, num_learned = int((~is_cut).sum()), int(is_learned.sum())
+    share = num_learned / max(1, num_stored)
+    counts = f": {num_stored} tokens, {num_learned} learned ({share:.0%}, underlined)" if fitted.loss.usable else ""
+    console.print(Text(f"{printable(name)}{counts}{_cut_in_words(fitted.loss)}", style="bold"))
     table = Table.grid(padding=(0, 1))
-    texts = iter(token_texts(tokenizer, encoded.ids.tolist()))
-    marks = zip(encoded.roles.tolist(), encoded.scored.tolist(), strict=True)
-    for (role, learned), run in groupby(marks):
-        style = f"{_COLOURS[role]}{' underline' if learned else ''}"
+    texts = iter(token_texts(tokenizer, whole.ids.tolist()))
+    marks = zip(whole.roles.tolist(), is_learned.tolist(), is_cut.tolist(), strict=True)
+    for (role, learned, cut), run in groupby(marks):
+        style = _CUT if cut else f"{_COLOURS[role]}{' underline' if learned else ''}"
         said = [text for _, text in zip(run, texts, strict=False)]
-        table.add_row(Text(_NAMES[role], style=_COLOURS[role]), "learned" if learned else "", _line(said, style))
+        mark = "cut" if cut else "learned" if learned else ""
+        table.add_row(Text(_NAMES[role], style=_COLOURS[role]), mark, _line(said, style))
     console.print(table)
 
 
-def show_preference(console: Console, tokenizer: TextTokenizer, row: Comparison) -> None:
-    """Print the row as the tree it is computed as: the prompt, and prefixes that completions share, once."""
-    console.print(Text(printable(row.name), style="bold"))
-    prompt = tuple(row.prompt.tolist())
-    root = Tree(_line(token_texts(tokenizer, prompt), _COLOURS[ROLES.index("user")]), guide_style="bright_black")
+def show_preference(
+    console: Console, tokenizer: TextTokenizer, name: str, fitted: FittedPreference, *, ratings: Sequence[float]
+) -> None:  # fmt: skip
+    """Print the row as the tree it is computed as: the prompt, and prefixes that completions share, once.
+
+    Tokens that are cut stand before the prompt and after the completions; a row that is left out is shown whole.
+    """
+    console.print(Text(f"{printable(name)}{_cut_in_words(fitted.loss)}", style="bold"))
+    prompt, cut_prompt = tuple(fitted.prompt.tolist()), fitted.cut_prompt.tolist()
+    shown = token_texts(tokenizer, [*cut_prompt, *prompt])
+    heading = _cut_line(shown[: len(cut_prompt)])
+    heading.append_text(_line(shown[len(cut_prompt) :], _COLOURS[ROLES.index("user")]))
+    root = Tree(heading, guide_style="bright_black")
+    cut_ends = fitted.cut_ends or tuple(ids[:0] for ids in fitted.completions)
     paths = [
-        Rest(f"completion {number}, rated {rating:g}, {len(ids)} tokens", tuple(ids.tolist()))
-        for number, (ids, rating) in enumerate(zip(row.completions, row.ratings, strict=True), 1)
+        Rest(f"completion {number}, rated {rating:g}, {len(ids)} tokens", tuple(ids.tolist()), tuple(cut.tolist()))
+        for number, (ids, cut, rating) in enumerate(zip(fitted.completions, cut_ends, ratings, strict=True), 1)
     ]
     distinct = len(prompt) + _grow(root, tokenizer, paths, before=prompt[-1:])
     console.print(root)
     alone = sum(len(prompt) + len(path.ids) for path in paths)
     console.print(Text(f"{distinct} tokens as a tree, {alone} as {len(paths)} sequences", style="bright_black"))
+
+
+def _cut_in_words(loss: Loss) -> str:
+    """The tail of a row's heading: how many tokens are cut, or why the row is left out."""
+    if loss.outcome == "whole":
+        return ""
+    if not loss.usable:
+        return f" is left out ({loss.outcome}): {loss.reason}"
+    return f", {loss.tokens_lost} of {loss.tokens} cut (struck through)"
+
+
+def _cut_line(texts: Sequence[str]) -> Text:
+    """Tokens that are cut, between marks for terminals without colour; empty for none."""
+    line = Text()
+    if texts:
+        line.append("[cut: ", style="bright_black")
+        line.append_text(_line(texts, _CUT))
+        line.append("] ", style="bright_black")
+    return line
 
 
 def token_texts(tokenizer: TextTokenizer, ids: Sequence[int], *, before: Sequence[int] = ()) -> list[str]:
@@ -84,7 +125,9 @@ def _grow(tree: Tree, tokenizer: TextTokenizer, paths: Sequence[Rest], *, before
     """Add the paths to `tree`, a branch for each distinct first token; returns the number of tokens added."""
     grown = 0
     for path in (path for path in paths if not path.ids):
-        tree.add(Text(path.label, style="bold"))
+        end = tree.add(Text(path.label, style="bold"))
+        if path.cut:
+            end.add(_cut_line(token_texts(tokenizer, path.cut, before=before)))
     for branch in _branches([path for path in paths if path.ids]):
         shared = _common_prefix([path.ids for path in branch])
         texts = token_texts(tokenizer, shared, before=before)
