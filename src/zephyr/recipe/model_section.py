@@ -1,10 +1,10 @@
 """The base model of a run, and its chat template."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal, NamedTuple, TypeAlias
 
 from pydantic import Field, model_validator
 
-from zephyr.recipe.section import Section
+from zephyr.recipe.section import FREE, Section
 
 DType = Literal["float32", "bfloat16", "float16"]
 
@@ -58,12 +58,10 @@ class NewModel(Section):
 ModelSection = Annotated[PretrainedModel | NewModel, Field(discriminator="kind")]
 
 
-class ChatTemplateSection(Section):
-    """How messages become text; options reproduce what the published runs did differently."""
+class TemplateOptions(Section):
+    """What all chat templates may be told; options reproduce what the published runs did differently."""
 
-    name: Literal["zephyr", "chatml", "llama3", "own"] = Field(
-        "zephyr", description="the layout of messages; own: the template that comes with the model's tokenizer"
-    )
+    name: str = Field(description="the chat template")
     empty_system: bool = Field(
         False, description="begin a dialogue that has no system message with an empty one, as the handbook did"
     )
@@ -74,3 +72,41 @@ class ChatTemplateSection(Section):
         False, description="add the token of a single space after every control token, as Llama tokenizers of 2023 did"
     )
     bos: bool | None = Field(None, description="begin with a bos token; null: as the model's tokenizer does")
+
+
+class ChatTemplateSection(TemplateOptions):
+    """How messages become text: a layout, or the template of the model's tokenizer."""
+
+    name: Literal["zephyr", "chatml", "llama3", "own"] = Field(
+        "zephyr", description="the layout of messages; own: the template that comes with the model's tokenizer"
+    )
+
+
+class FileTemplateSection(TemplateOptions):
+    """How messages become text: a chat template from a file, or that of another model's tokenizer.
+
+    The template's text, not its path, decides whether a stage is made again.
+    """
+
+    choice_hint: ClassVar[str] = (
+        "for the template of a model write own, if its tokenizer carries it, or {name: file, path: MODEL or FILE.jinja}"
+    )
+
+    name: Literal["file"]
+    path: str = Field(
+        description="a file with a Jinja template, or the folder or hub id of a tokenizer whose template is taken; "
+        "relative paths are resolved in `data_dir`",
+        json_schema_extra=FREE,
+    )
+    revision: str | None = Field(None, description="branch, tag or commit of a hub id", json_schema_extra=FREE)
+
+
+ChatTemplate: TypeAlias = Annotated[ChatTemplateSection | FileTemplateSection, Field(discriminator="name")]
+
+
+class TemplateText(NamedTuple):
+    """A chat template from outside: its text, where it is from, and the control tokens of the tokenizer it is from."""
+
+    text: str
+    where: str
+    controls: tuple[str, ...] = ()

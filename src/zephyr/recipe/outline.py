@@ -48,7 +48,8 @@ def _place(annotation: object, tag: str = "") -> Place:
     if origin in (Union, UnionType):
         members = [member for member in inner if member is not NoneType]
         if tag:
-            return Place({str(member.model_fields[tag].annotation.__args__[0]): member for member in members}, tag)
+            named = {value: member for member in members for value in get_args(member.model_fields[tag].annotation)}
+            return Place(named, tag)
         return _place(members[0]) if len(members) == 1 else PLAIN
     if origin is list:
         item = _place(inner[0])
@@ -120,6 +121,18 @@ def _fill_field(value: Plain, field: FieldInfo | None) -> Plain:
         return value
     place = place_of_field(field)
     default = None if field.is_required() else field.get_default(call_default_factory=True, validated_data={})
-    if place.tag and isinstance(value, dict) and place.tag not in value and isinstance(default, Section):
-        value = {place.tag: getattr(default, place.tag), **value}
+    if place.tag and isinstance(value, dict) and place.tag not in value:
+        if isinstance(default, Section):
+            value = {place.tag: getattr(default, place.tag), **value}
+        elif not field.is_required():
+            value = _usual_tag(place, value) | value
     return fill_tags(value, place)
+
+
+def _usual_tag(place: Place, value: Mapping[str, Plain]) -> dict[str, Plain]:
+    """The tag that the variant with these keys has by default; empty where none has one."""
+    for section in place.variants.values():
+        field = section.model_fields[place.tag]
+        if not field.is_required() and value.keys() <= section.model_fields.keys():
+            return {place.tag: str(field.default)}
+    return {}

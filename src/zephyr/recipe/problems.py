@@ -86,7 +86,8 @@ def from_detail(detail: ErrorDetails, data: Plain) -> Problem:
 def _wrong_choice(keys: Keys, given: object, data: Plain) -> Problem:
     place = place_at(keys, data) or PLAIN
     what = "is missing" if given is None else f"there is no such choice{quoted(given)}"
-    return Problem((*keys, place.tag), what, _nearest("" if given is None else str(given), place.variants))
+    hints = dict.fromkeys(variant.choice_hint for variant in place.variants.values() if variant.choice_hint)
+    return Problem((*keys, place.tag), what, "; ".join([_nearest(str(given or ""), place.variants), *hints]))
 
 
 def _locate(location: Keys) -> tuple[Keys, type[Section] | None]:

@@ -1,6 +1,6 @@
 """The base class of a recipe's sections: a frozen record that rejects unknown keys."""
 
-from typing import TypeAlias
+from typing import ClassVar, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, JsonValue
 
@@ -13,6 +13,9 @@ class Section(BaseModel):
     """A part of a recipe."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+
+    #: What a message about an unknown choice adds, where this section is one of those to choose from.
+    choice_hint: ClassVar[str] = ""
 
     def result_settings(self) -> dict[str, Plain]:
         """The settings that a result depends on, as plain nested values: all but the fields marked FREE."""

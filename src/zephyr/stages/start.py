@@ -1,5 +1,6 @@
 """What a stage starts from: a model, its tokenizer, and the encoder of dialogues."""
 
+import hashlib
 from dataclasses import replace
 from typing import cast
 
@@ -7,7 +8,7 @@ from zephyr.data.tokenize.encoding import DialogueEncoder
 from zephyr.estimate.model_shape import KNOWN_SHAPES, ModelShape, shape_of, shape_of_new
 from zephyr.models.source import Source, load_config, unreadable
 from zephyr.models.tokenizers import Tokenizer, load_tokenizer
-from zephyr.recipe.model_section import NewModel
+from zephyr.recipe.model_section import FileTemplateSection, NewModel, TemplateText
 from zephyr.recipe.schema import Recipe
 from zephyr.recipe.section import Plain
 from zephyr.recipe.stage_sections import TRAINING_STAGES, AlignSection, TrainingSection
@@ -71,6 +72,9 @@ def starting_stage(recipe: Recipe, stage: str) -> str | None:
 def template_and_model(recipe: Recipe, stage: str) -> dict[str, Plain]:
     """The settings that a stage with models depends on: the chat template, and the model where no stage trained one."""
     settings: dict[str, Plain] = {"chat_template": recipe.template_of(stage).result_settings()}
+    text = text_of_template(recipe, stage)
+    if text is not None:
+        settings["chat_template.sha256"] = hashlib.sha256(text.text.encode()).hexdigest()
     if starting_stage(recipe, stage) is None:
         settings["model"] = recipe.model.result_settings()
     return settings
@@ -110,7 +114,17 @@ def source_at_hand(work: Work) -> Source | None:
 
 def encoder_for(tokenizer: Tokenizer, recipe: Recipe, stage: str) -> DialogueEncoder:
     """The stage's encoder of dialogues. Raises ModelError or RecipeError if tokenizer and template do not fit."""
-    return DialogueEncoder(tokenizer, recipe.template_of(stage))
+    return DialogueEncoder(tokenizer, recipe.template_of(stage), text_of_template(recipe, stage))
+
+
+def text_of_template(recipe: Recipe, stage: str) -> TemplateText | None:
+    """The chat template that the stage takes from a file; None for one that it does not. Raises RecipeError."""
+    section = recipe.template_of(stage)
+    if not isinstance(section, FileTemplateSection):
+        return None
+    from zephyr.models.chat_templates import template_text
+
+    return template_text(section, data_dir=recipe.data_dir, offline=recipe.offline)
 
 
 def starting_tokenizer(source: Source, recipe: Recipe, stage: str) -> tuple[Tokenizer, DialogueEncoder]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, Self, TypeAlias
 
 from zephyr.errors import RecipeError, TeacherError
 from zephyr.recipe.conflicts import STAGE_REFERENCE
-from zephyr.recipe.model_section import ChatTemplateSection
+from zephyr.recipe.model_section import ChatTemplate, ChatTemplateSection, FileTemplateSection, TemplateText
 from zephyr.recipe.schema import Recipe
 from zephyr.recipe.teacher_section import EndpointSection, LocalSection, ScriptedSection, TeacherSection, VllmSection
 from zephyr.runs.layout import LEDGER, MODEL
@@ -41,15 +41,16 @@ PROMPTS_A_BATCH_FILE = 5_000
 class TeacherContext:
     """What all teachers of a stage or a command have in common.
 
-    `template`: the recipe's chat template, for a stage; without one (commands) a model on this machine answers in the
-    template of its own tokenizer, on the accelerator if there is one, and the hash of its weights is part of its
-    identity, as a command's ledger may outlive the model. `models`: the folders that `stage:NAME` stands for, by NAME.
-    `cache_tokens`: tokens of key-value cache while a model on this machine answers.
+    `template`: the recipe's chat template, for a stage (`template_text`: its text, of a file); without one (commands) a
+    model on this machine answers in the template of its own tokenizer, on the accelerator if there is one, and the hash
+    of its weights is part of its identity, as a command's ledger may outlive the model. `models`: the folders that
+    `stage:NAME` stands for, by NAME. `cache_tokens`: tokens of key-value cache while a model on this machine answers.
     """
 
     seed: int = 0
     offline: bool = False
-    template: ChatTemplateSection | None = None
+    template: ChatTemplate | None = None
+    template_text: TemplateText | None = None
     models: Mapping[str, Path] = field(default_factory=dict)
     cache_tokens: int = 65_536
 
@@ -60,7 +61,12 @@ def stage_context(recipe: Recipe, stage: str, inputs: Mapping[str, Path]) -> Tea
     Paths are absolute, as the workers of a cluster have working folders of their own.
     """
     models = {name: folder.resolve() / MODEL for name, folder in inputs.items()}
-    return TeacherContext(recipe.seed, recipe.offline, recipe.template_of(stage), models)
+    template, text = recipe.template_of(stage), None
+    if isinstance(template, FileTemplateSection):
+        from zephyr.models.chat_templates import template_text
+
+        text = template_text(template, data_dir=recipe.data_dir, offline=recipe.offline)
+    return TeacherContext(recipe.seed, recipe.offline, template, text, models)
 
 
 class OpenedTeacher(NamedTuple):
@@ -251,7 +257,7 @@ def _encoder(tokenizer: "Tokenizer", context: TeacherContext) -> "DialogueEncode
     """The template of the stage; else the one that the model was trained with, which stands in its tokenizer."""
     from zephyr.data.tokenize.encoding import DialogueEncoder
 
-    return DialogueEncoder(tokenizer, context.template or ChatTemplateSection(name="own"))
+    return DialogueEncoder(tokenizer, context.template or ChatTemplateSection(name="own"), context.template_text)
 
 
 def _files_of(folder: Path) -> str:

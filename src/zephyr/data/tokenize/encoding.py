@@ -24,7 +24,7 @@ from zephyr.data.tokenize.templates import (
 )
 from zephyr.data.tokenize.tokenizer_template import OwnTemplate
 from zephyr.errors import DataError, ModelError, RecipeError
-from zephyr.recipe.model_section import ChatTemplateSection
+from zephyr.recipe.model_section import ChatTemplate, FileTemplateSection, TemplateText
 from zephyr.recipe.train_section import LossOn
 from zephyr.records.messages import Message
 
@@ -49,13 +49,15 @@ class Encoded(NamedTuple):
 
 
 class DialogueEncoder:
-    """Turns messages into ids under one chat template.
+    """Turns messages into ids under one chat template; `text` is that of a section of a file.
 
     Raises ModelError if the tokenizer does not fit the template, RecipeError if it lacks a token the section needs.
     """
 
-    def __init__(self, tokenizer: TextTokenizer, section: ChatTemplateSection) -> None:
-        self.section, self._template, controls, own = _resolve(tokenizer, section)
+    def __init__(
+        self, tokenizer: TextTokenizer, section: ChatTemplate, text: TemplateText | None = None
+    ) -> None:  # fmt: skip
+        self.section, self._template, controls, own = _resolve(tokenizer, section, text)
         #: The template to store in the tokenizer, so that it renders what was trained on.
         self.chat_template = jinja_of(self.section, own=own)
         self._plain = PlainText(tokenizer, controls)
@@ -66,7 +68,7 @@ class DialogueEncoder:
             "control" if self._template.pieces(_PROBE, generation=True)[-1].control else "text"
         )
         probe = self._template.answer("a")
-        stop = probe[_stop_index(probe)].text
+        stop = probe[_stop_index(probe, "the model's own chat template" if text is None else text.where)].text
         #: The ids that end an answer, the template's own first.
         self.stop_ids = tuple(dict.fromkeys(self._ids[text] for text in (stop, self._eos) if text))
 
@@ -88,7 +90,7 @@ class DialogueEncoder:
         """The ids of an answer and its stop token, (n,); with `extra_eos` all that follows at the end of a dialogue."""
         pieces = self._template.answer(text)
         if not self.section.extra_eos:
-            pieces = pieces[: _stop_index(pieces) + 1]
+            pieces = pieces[: _stop_index(pieces, "chat template") + 1]
         return self._encode([*pieces, *self._extra_eos()], self._prompt_ends, "everything").ids
 
     def text(self, text: str) -> Encoded:
@@ -142,24 +144,24 @@ def _expect_plain(messages: Sequence[Message]) -> None:
 class _Resolved(NamedTuple):
     """The section with `bos` resolved, its template, the control tokens, and the jinja source of an own template."""
 
-    section: ChatTemplateSection
+    section: ChatTemplate
     template: Template
     controls: tuple[str, ...]
     own: str
 
 
-def _resolve(tokenizer: TextTokenizer, section: ChatTemplateSection) -> _Resolved:
+def _resolve(tokenizer: TextTokenizer, section: ChatTemplate, text: TemplateText | None) -> _Resolved:
     bos, eos = tokenizer.bos_token or "", tokenizer.eos_token or ""
     if section.extra_eos and not eos:
         raise RecipeError("chat_template.extra_eos", "the tokenizer has no eos token", "leave it out")
     ends = [token for token in (bos, eos) if token]
-    if section.name == "own":
-        own = OwnTemplate(tokenizer, empty_system=section.empty_system)
+    if isinstance(section, FileTemplateSection) or section.name == "own":
+        own = OwnTemplate(tokenizer, empty_system=section.empty_system, text=text)
         begins = own.pieces(_PROBE)[0].text == bos
         if section.bos not in (None, begins):
             raise RecipeError(
                 "chat_template.bos",
-                f"the model's own template begins {'with' if begins else 'without'} a bos token, got {section.bos}",
+                f"{own.where} begins {'with' if begins else 'without'} a bos token, got {section.bos}",
                 "leave it out, or choose another template",
             )
         return _Resolved(section.model_copy(update={"bos": begins}), own, tuple({*own.controls, *ends}), own.source)
@@ -192,14 +194,14 @@ def _begins_with_bos(tokenizer: TextTokenizer) -> bool:
     return len(found[1]) > len(found[0]) and bool(np.array_equal(found[1][1 : len(found[0]) + 1], found[0]))
 
 
-def _stop_index(pieces: Sequence[Piece]) -> int:
+def _stop_index(pieces: Sequence[Piece], where: str) -> int:
     """The index of the control token that ends an answer, in the pieces of that answer."""
     stops = [index for index, piece in enumerate(pieces) if piece.control and piece.role == ASSISTANT]
     if not stops:
         raise ModelError(
-            "the model's own chat template",
-            "ends an answer without a control token, so a model would not learn to stop",
-            "set chat_template.name to zephyr, chatml or llama3",
+            where,
+            "ends an answer without a control token of the tokenizer, so a model would not learn to stop",
+            "set chat_template.name to zephyr, chatml or llama3, or end answers with {{ eos_token }}",
         )
     return stops[-1]
 

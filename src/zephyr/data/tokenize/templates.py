@@ -8,7 +8,7 @@ import re
 from collections.abc import Collection, Sequence
 from typing import Literal, NamedTuple, Protocol
 
-from zephyr.recipe.model_section import ChatTemplateSection
+from zephyr.recipe.model_section import ChatTemplate, FileTemplateSection
 from zephyr.records.messages import PLAIN_ROLES, ROLES, Message
 
 TEMPLATE_TEXT = -1  # the role of text that belongs to no message
@@ -114,14 +114,14 @@ def split_controls(text: str, controls: re.Pattern[str], role: int = TEMPLATE_TE
     return [piece for piece in (*pieces, Piece(text[position:], role)) if piece.text]
 
 
-def jinja_of(section: ChatTemplateSection, *, own: str = "") -> str:
+def jinja_of(section: ChatTemplate, *, own: str = "") -> str:
     """The chat template to store in the tokenizer, which renders what the pieces join to.
 
-    `own` is the tokenizer's template, for a section of that name. A bos token is written only if `section.bos` is True
-    (the encoder's section has it resolved). `extra_eos` and `legacy_space` are not in the template: the first ends a
-    sequence, not a message, and the second changes ids, not text.
+    `own` is the template of the tokenizer or file that the section names. A bos token is written only if `section.bos`
+    is True (the encoder's section has it resolved). `extra_eos` and `legacy_space` are not in the template: the first
+    ends a sequence, not a message, and the second changes ids, not text.
     """
-    if section.name == "own":
+    if isinstance(section, FileTemplateSection) or section.name == "own":
         return _EMPTY_SYSTEM * section.empty_system + own
     layout = LAYOUTS[section.name]
     content = "message['content'] | trim" if layout.strips else "message['content']"
