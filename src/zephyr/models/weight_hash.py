@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
@@ -25,9 +26,14 @@ def weights_hash(model: nn.Module, *, adapters: bool = True) -> str:
     else:
         with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:  # hashing frees the GIL
             digests = list(pool.map(_digest, (tensors[name] for name in names)))
+    return combined_hash(tensors, dict(zip(names, digests, strict=True)))
+
+
+def combined_hash(tensors: Mapping[str, Tensor], digests: Mapping[str, str]) -> str:
+    """The hash of tensors of any shape, given the SHA-256 of each one's bytes."""
     total = hashlib.sha256()
-    for name, digest in zip(names, digests, strict=True):
-        total.update(f"{name}\t{tensors[name].dtype}\t{tuple(tensors[name].shape)}\t{digest}\n".encode())
+    for name in sorted(tensors):
+        total.update(f"{name}\t{tensors[name].dtype}\t{tuple(tensors[name].shape)}\t{digests[name]}\n".encode())
     return total.hexdigest()
 
 

@@ -27,8 +27,10 @@ from torch.distributed.tensor import DTensor, Shard
 
 from zephyr.errors import DeviceError, ModelError
 from zephyr.models.batch_scoring import reshard
-from zephyr.models.collectives import is_distributed, on_every_rank, rank
-from zephyr.models.scorer import decoder_layers
+from zephyr.models.collectives import is_distributed, on_every_rank, rank, world_size
+from zephyr.models.loading import check_finite_weights
+from zephyr.models.scorer import ForestScorer, decoder_layers
+from zephyr.models.stored_weights import StoredWeights
 from zephyr.recipe.train_section import Precision, TrainSection
 
 T = TypeVar("T")
@@ -144,23 +146,26 @@ def built_on_rank_zero(build: Callable[[], T], build_empty: Callable[[], T]) -> 
     return built[0]
 
 
-def shard(scorer: nn.Module, *, device: torch.device, precision: Precision) -> None:
+def shard(
+    scorer: ForestScorer, *, device: torch.device, precision: Precision, weights: StoredWeights | None = None
+) -> None:
     """Shard a scorer over all ranks in place: each decoder layer a unit, the rest (embedding, norm, head) another.
 
-    Ranks may hold all weights, or rank 0 alone holds them and the others made the model on the meta device. Then it
-    sends them unit by unit: rank 0 needs room for the whole model on its CPU, and every device, rank 0's too, for
-    its shards and the largest unit. Raises ModelError where the ranks' models differ.
+    With ``weights`` all models are on the meta device, and each rank reads its shards from the files. Without, ranks
+    may hold all weights, or rank 0 alone holds them and the others made the model on the meta device. Then it sends
+    them unit by unit: rank 0 needs room for the whole model on its CPU, and every device, rank 0's too, for its shards
+    and the largest unit. Raises ModelError where the ranks' models differ, or a weight that was read is not finite.
     """
     _check_can_shard(scorer)
     size = dist.get_world_size()
     empty = on_every_rank(lambda: is_empty(scorer))
-    if empty[0]:
+    if empty[0] and weights is None:
         raise ModelError("several processes", "the model of rank 0 is on the meta device", "load its weights there")
     mesh = init_device_mesh(device.type, (size,))
     policy = _policy(precision)
     layers = decoder_layers(scorer)
     for unit in [*layers, scorer]:
-        if any(empty):
+        if any(empty) and weights is None:
             _send_from_rank_zero(unit, device)
         # The root's head is used once its forward has begun and again in the backward pass: keep it gathered.
         fully_shard(
@@ -170,6 +175,42 @@ def shard(scorer: nn.Module, *, device: torch.device, precision: Precision) -> N
             reshard_after_forward=unit is not scorer,
             shard_placement_fn=lambda parameter: shard_placement(parameter, size),
         )
+    if weights is not None:
+        _read_shards(scorer, weights, device)
+
+
+def _read_shards(scorer: ForestScorer, weights: StoredWeights, device: torch.device) -> None:
+    """Read this rank's part of every weight from the files; buffers that are not stored stay as they are."""
+    computed = [
+        (module, name, buffer.to(device))
+        for module in scorer.modules()
+        for name, buffer in module.named_buffers(recurse=False)
+    ]
+    scorer.to_empty(device=device)
+    for module, name, buffer in computed:
+        setattr(module, name, buffer)
+    held: dict[str, Tensor] = {}
+    for name, tensor in scorer.transformers_model.state_dict(keep_vars=True).items():
+        local = tensor.detach()
+        if isinstance(local, DTensor):
+            offsets = _first_index(local)
+            local = local.to_local()
+        else:
+            offsets = [0] * local.ndim
+        if local.numel():
+            weights.read(name, local, offsets)
+        held[name] = local
+    on_every_rank(lambda: check_finite_weights(held, type(scorer.transformers_model).__name__))
+
+
+def _first_index(sharded: DTensor) -> list[int]:
+    """Where in the whole tensor, of any shape, this rank's shard begins."""
+    (placement,) = sharded.placements
+    offsets = [0] * sharded.ndim
+    if isinstance(placement, Shard):
+        length = sharded.shape[placement.dim]
+        offsets[placement.dim] = min(length, rank() * -(-length // world_size()))
+    return offsets
 
 
 def shard_placement(parameter: Tensor, num_ranks: int) -> Shard:

@@ -19,6 +19,7 @@ from zephyr.models.batch_scoring import ScoredRow, device_of, unique_tokens
 from zephyr.models.collectives import from_rank_zero, is_distributed, on_every_rank, rank
 from zephyr.models.loading import check_finite_weights, check_token_ids, num_embeddings
 from zephyr.models.scorer import CausalLM, ForestScorer, Kernels, decoder_layers, plain_model
+from zephyr.models.stored_weights import StoredWeights, stored_hash
 from zephyr.models.weight_hash import weights_hash
 from zephyr.recipe.train_section import TrainSection
 from zephyr.train.checkpoint.checkpoint import Identity
@@ -46,9 +47,9 @@ class TrainJob:
     ``model``: one in memory, trained in place, or one on disk, read and written by the training. ``folder`` takes
     checkpoints, logs and, unless ``reference_store`` names another place, the reference's log-probs. ``reference`` is
     the model to compare with, None for the model as it is given (with its adapters off, if it has any). ``stop_ids``
-    end an answer. Without ``shuffle`` the examples come in their order in every epoch. ``sample`` is called on every
-    rank with the step when the model is evaluated, may write with it, and returns what it measured of its texts
-    (``generations/mean_tokens``).
+    end an answer. ``weights``: where the ranks read the weights of a model that is on the meta device. Without
+    ``shuffle`` the examples come in their order in every epoch. ``sample`` is called on every rank with the step when
+    the model is evaluated, may write with it, and returns what it measured of its texts (``generations/mean_tokens``).
     """
 
     model: CausalLM | StoredModel
@@ -62,6 +63,7 @@ class TrainJob:
     reference: CausalLM | None = None
     reference_store: Path | None = None
     stop_ids: Collection[int] = ()
+    weights: StoredWeights | None = None
     name: str = "the policy"
     sample: Callable[[int], dict[str, float]] | None = None
 
@@ -146,17 +148,21 @@ class ModelHashes(NamedTuple):
 
 def model_hashes(job: TrainJob) -> ModelHashes:
     """The hashes of the job's models; a collective call. Raises ModelError where ranks hold different weights."""
-    policy = _model_hash(job, job.policy)
+    policy = _model_hash(job, job.policy, job.weights)
     return ModelHashes(policy, policy if job.reference is None else _model_hash(job, job.reference))
 
 
-def _model_hash(job: TrainJob, model: CausalLM) -> str:
+def _model_hash(job: TrainJob, model: CausalLM, weights: StoredWeights | None = None) -> str:
     """What a model's log-probs depend on: its weights without adapters, its configuration, the precision."""
     config = model.config.to_diff_dict() if hasattr(model.config, "to_diff_dict") else {}
     plain = {key: value for key, value in config.items() if not key.startswith("_") and "version" not in key}
     settings = json.dumps([job.settings.precision, plain], sort_keys=True, default=str)
     # Ranks may leave the weights to rank 0.
-    found = on_every_rank(lambda: None if is_empty(model) else weights_hash(model, adapters=False))
+    found = (
+        [stored_hash(weights, model)]
+        if weights is not None
+        else on_every_rank(lambda: None if is_empty(model) else weights_hash(model, adapters=False))
+    )
     known = {weights for weights in found if weights is not None}
     if len(known) != 1:
         fault = "differ between ranks" if known else "are on no rank"
@@ -199,10 +205,12 @@ def build_scorer(
     train: TrainSection,
     device: torch.device | None = None,
     kernels: Kernels = Kernels(),  # noqa: B008  # a frozen record
+    weights: StoredWeights | None = None,
 ) -> ForestScorer:
     """The model on its device, in its precision, in train mode, sharded over the ranks if there are several.
 
-    ``device``: None for the one of this process.
+    ``device``: None for the one of this process. ``weights``: where the ranks read their shards of a model that is on
+    the meta device.
     """
     device = pick_device() if device is None else device
     if device.type == "cpu":
@@ -213,7 +221,7 @@ def build_scorer(
     if train.compile:
         for layer in decoder_layers(scorer):
             layer.compile(dynamic=True)
-    _place(scorer, train, device)
+    _place(scorer, train, device, weights)
     scorer.train()
     return scorer
 
@@ -235,11 +243,11 @@ def _convert(model: nn.Module, dtype: torch.dtype) -> None:
             parameter.data = parameter.data.to(dtype)
 
 
-def _place(scorer: ForestScorer, train: TrainSection, device: torch.device) -> None:
+def _place(scorer: ForestScorer, train: TrainSection, device: torch.device, weights: StoredWeights | None) -> None:
     """Move the scorer to its device in place, sharded over the ranks if there are several."""
     if is_distributed():
         scorer.starts_as_reference = from_rank_zero(lambda: scorer.starts_as_reference)
-        shard(scorer, device=device, precision=train.precision)
+        shard(scorer, device=device, precision=train.precision, weights=weights)
     if any(tensor.device != device for tensor in (*scorer.parameters(), *scorer.buffers())):
         scorer.to(device)
 
@@ -251,7 +259,7 @@ def reference_logps(job: TrainJob, scorer: ForestScorer, reference_hash: str) ->
         name = "another model than the policy"
         kernels, device = scorer.kernels, device_of(scorer)
         scorer = _scorer(job.reference, job.settings, kernels)
-        _place(scorer, job.settings, device)
+        _place(scorer, job.settings, device, None)
     logger.info("%s", describe_reference(name, reference_hash, adapters_off=scorer.has_adapters))
     store = ReferenceStore(job.reference_store or job.folder / "reference", reference_hash)
     rows, names = ExampleRows(job.objective, examples), [example.name for example in examples]

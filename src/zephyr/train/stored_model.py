@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,13 +14,14 @@ import torch
 from zephyr.atomic import replace_text
 from zephyr.data.tokenize.token_store import Comparison, Example
 from zephyr.models.adapters import add_lora, load_4bit, load_adapter, merge_adapters, save
-from zephyr.models.collectives import from_rank_zero, is_distributed, rank
+from zephyr.models.collectives import from_rank_zero, is_distributed, on_every_rank, rank
 from zephyr.models.generation import generate
 from zephyr.models.loading import empty_model, load_model, save_model
 from zephyr.models.new_model import set_generation
 from zephyr.models.sampling import Stopping
 from zephyr.models.scorer import CausalLM, plain_model
 from zephyr.models.source import Source
+from zephyr.models.stored_weights import StoredWeights, fill_buffers, stored_weights
 from zephyr.models.tokenizers import Tokenizer
 from zephyr.recipe.teacher_section import SamplingSection
 from zephyr.recipe.train_section import LoraSection, TrainSection
@@ -52,19 +54,39 @@ class StoredModel:
         return self.folder / MODEL
 
 
-def open_model(stored: StoredModel, train: TrainSection, *, seed: int) -> CausalLM:
-    """The model to be trained, with new adapters if it is to have some; its weights on rank 0 alone.
+class Opened(NamedTuple):
+    """A model, and where the ranks read its weights if it is on the meta device on all of them."""
 
-    Raises ModelError, and DeviceError for 4-bit weights without a GPU.
+    model: CausalLM
+    weights: StoredWeights | None = None
+
+
+def open_model(stored: StoredModel, train: TrainSection, *, seed: int) -> Opened:
+    """The model to be trained, with new adapters if it is to have some.
+
+    Several ranks read their shards of its weights later; with adapters, or where the files are unusual, rank 0 alone
+    has the weights. Raises ModelError, and DeviceError for 4-bit weights without a GPU.
     """
     lora, dtype = stored.lora, _dtype(train)
     if lora is not None and lora.load_in_4bit:
-        model = load_4bit(stored.source)
-    else:
-        model = built_on_rank_zero(
-            lambda: load_model(stored.source, dtype=dtype), lambda: empty_model(stored.source, dtype=dtype)
-        )
-    return model if lora is None else add_lora(model, lora, seed=seed)
+        return Opened(add_lora(load_4bit(stored.source), lora, seed=seed))
+    if lora is None and is_distributed():
+        opened: list[Opened] = []
+        on_every_rank(lambda: opened.append(_opened_empty(stored.source, dtype)))
+        if all(on_every_rank(lambda: opened[0].weights is not None)):
+            return opened[0]
+    model = built_on_rank_zero(
+        lambda: load_model(stored.source, dtype=dtype), lambda: empty_model(stored.source, dtype=dtype)
+    )
+    return Opened(model if lora is None else add_lora(model, lora, seed=seed))
+
+
+def _opened_empty(source: Source, dtype: str) -> Opened:
+    model = empty_model(source, dtype=dtype)
+    weights = stored_weights(source, model)
+    if weights is not None:
+        fill_buffers(model)
+    return Opened(model, weights)
 
 
 def write_model(

@@ -164,7 +164,7 @@ def start(job: TrainJob) -> TrainRun:
     _seed(job.seed)
     check_job(job)
     settings, hashes = job.settings, model_hashes(job)
-    identity, scorer = identity_of(job, hashes), build_scorer(job.policy, settings)
+    identity, scorer = identity_of(job, hashes), build_scorer(job.policy, settings, weights=job.weights)
     ref_logps = reference_logps(job, scorer, hashes.reference) if job.objective.needs_reference else None
     if settings.self_checks:
         check_before_training(job, scorer, ref_logps)
@@ -196,9 +196,9 @@ def start(job: TrainJob) -> TrainRun:
 
 def _opened(job: TrainJob, stored: StoredModel) -> TrainJob:
     """The job with its model in memory."""
-    model = open_model(stored, job.settings, seed=job.seed)
+    model, weights = open_model(stored, job.settings, seed=job.seed)
     sample = job.sample or sampler(stored, model, job.eval_examples, stop_ids=job.stop_ids, folder=job.folder)
-    return dataclasses.replace(job, model=model, name=stored.source.name, sample=sample)
+    return dataclasses.replace(job, model=model, weights=weights, name=stored.source.name, sample=sample)
 
 
 def _state(scorer: ForestScorer, optimizer: Optimizer, moving: MovingReference | None) -> TrainingState:
