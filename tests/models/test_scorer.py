@@ -5,6 +5,8 @@ import logging
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
+from torch.nn import functional
 
 from tests.models.exact_norms import float64_model
 from tests.models.scorer_runs import (
@@ -14,6 +16,7 @@ from tests.models.scorer_runs import (
     STATEFUL,
     assert_same,
     by_transformers,
+    coefficients,
     company,
     draw,
     one_at_a_time,
@@ -139,3 +142,33 @@ def test_router_logits_of_shared_tokens_equal_those_alone(name: str) -> None:
     assert [tuple(layer.shape) for layer in together] == [(6, 4), (6, 4)]
     for layer, one, two in zip(together, *alone, strict=True):
         torch.testing.assert_close(layer, torch.cat([one, two[3:]]), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["mixtral", "qwen3_next"])
+@pytest.mark.parametrize("autocast", [None, torch.bfloat16])
+def test_experts_compute_in_the_dtype_of_autocast(
+    name: str, autocast: torch.dtype | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    product, dtypes = functional.grouped_mm, []
+
+    def seen(left: Tensor, right: Tensor, **options: Tensor) -> Tensor:
+        dtypes.append((left.dtype, right.dtype))
+        return product(left, right, **options)
+
+    monkeypatch.setattr(functional, "grouped_mm", seen)
+    scores, gradients = [], []
+    for dtype in (autocast, None):
+        scorer = ForestScorer(tiny_model(name), autocast=dtype)
+        logps = scorer(build_forest(company())).logps
+        (logps * coefficients(len(logps))).sum().backward()
+        scores.append(logps.detach())
+        gradients.append([p.grad for key, p in scorer.named_parameters() if "experts" in key])
+    computed = autocast or torch.float32
+    # Two layers of two products, for the forest or for each of its chains, in either run.
+    half = len(dtypes) // 2
+    assert half >= 4
+    assert dtypes == [(computed, computed)] * half + [(torch.float32, torch.float32)] * half
+    assert all(one.dtype == torch.float32 for one in gradients[0])
+    torch.testing.assert_close(scores[0], scores[1], rtol=0.05, atol=0.05)
+    for ours, theirs in zip(*gradients, strict=True):
+        assert (ours - theirs).norm() <= (0 if autocast is None else 0.1) * theirs.norm()

@@ -1,6 +1,7 @@
 """Registers attention over forests with transformers, so that its decoders run unpatched on prefix trees.
 
-The forest travels as an extra keyword of the forward, which transformers hands down to the attention function.
+The forest travels as an extra keyword of the forward, which transformers hands down to the attention function. The
+experts of mixtures are registered too, so that they compute in autocast's dtype.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.integrations.moe import ExpertsInterface, grouped_mm_experts_forward
 
 from zephyr.errors import ModelError
 from zephyr.trees.attention import ForestAttention, forest_attention
@@ -57,8 +59,36 @@ def _no_mask(*_arguments: Any, local_size: int | None = None, **_keywords: Any) 
     return None if local_size is None else torch.tensor(local_size)
 
 
+class _Lowered:
+    """A layer's experts as they are, but for their weights, which are read in another dtype."""
+
+    def __init__(self, experts: nn.Module, dtype: torch.dtype) -> None:
+        self._experts = experts
+        self._dtype = dtype
+
+    def __getattr__(self, name: str) -> object:
+        value = getattr(self._experts, name)
+        return value.to(self._dtype) if isinstance(value, nn.Parameter) else value
+
+
+def _experts(experts: nn.Module, hidden: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
+    """What transformers' grouped products give (T, H) for ``hidden`` (T, H), in autocast's dtype where that is on.
+
+    Autocast knows no grouped product (torch 2.13), and would leave nearly all of a mixture's work in float32.
+    ``chosen``, ``weights`` (T, k): the experts of each token, and how much each counts.
+    """
+    kind, layer = hidden.device.type, experts
+    if torch.is_autocast_enabled(kind):
+        dtype = torch.get_autocast_dtype(kind)
+        hidden, layer = hidden.to(dtype), _Lowered(experts, dtype)  # type: ignore[assignment]
+    computed: Tensor = grouped_mm_experts_forward(layer, hidden, chosen, weights)
+    return computed
+
+
 AttentionInterface.register(IMPLEMENTATION, _attend)
 AttentionMaskInterface.register(IMPLEMENTATION, _no_mask)
+# Under the name of what it calls, so that configurations stay as they are.
+ExpertsInterface.register("grouped_mm", _experts)
 
 
 def shares_prefixes(model: PreTrainedModel) -> bool:
