@@ -89,6 +89,25 @@ def test_a_bad_row_may_be_dropped_and_is_counted(bad_row, tmp_path, capfd):
     assert json.loads(summary.read_bytes())["facts"]["left_out"] == {"rows.jsonl": {reason: 1}}
 
 
+def test_columns_that_are_not_used_are_listed_with_their_counts(tmp_path, tiny_folder, capfd):
+    rows = [row | {"mood": "good", "id": number} for number, row in enumerate(GOOD["sft"])]
+    rows[0]["messages"][1] = rows[0]["messages"][1] | {"tone": "kind"}
+    rows[1]["messages"] = json.dumps(rows[1]["messages"])
+    (tmp_path / "rows.jsonl").write_bytes(jsonl(*rows))
+    recipe = write_recipe(tmp_path, tiny_folder, sft=stage_fields("sft", {"path": "rows.jsonl"}))
+    checked = zephyr(capfd, "check", recipe)
+    assert checked.code == 0
+    assert "rows.jsonl: columns not used: 8 x mood, 1 x messages.tone\n" in checked.out
+    assert "rows.jsonl: noted: 1 x messages read from JSON text\n" in checked.out
+    ran = zephyr(capfd, "run", recipe)
+    assert ran.code == 0
+    assert ran.out.count("columns not used, rows.jsonl: 8 x mood, 1 x messages.tone\n") == 2
+    (summary,) = tmp_path.glob("runs/tiny/*/stage.json")
+    facts = json.loads(summary.read_bytes())["facts"]
+    assert facts["unused_columns"] == {"rows.jsonl": {"mood": 8, "messages.tone": 1}}
+    assert facts["noted"] == {"rows.jsonl": {"messages read from JSON text": 1}}
+
+
 # Name, content, further data settings, and the message.
 BAD_FILES = {
     "a gz cut short": (

@@ -30,6 +30,10 @@ class DataError(ZephyrError):
     """Unusable rows, files or tokens."""
 
 
+class UnknownFormatError(DataError):
+    """A row of which no records of the wanted kind can be made."""
+
+
 class RecipeError(ZephyrError):
     """A setting that is unknown, missing, out of range, or in conflict with another."""
 

@@ -288,7 +288,8 @@ def test_reward_accuracy_of_a_model_against_itself_and_another(tmp_path, capsys)
         pairs,
         [
             {
-                "prompt": one.messages[0].content,
+                "q": one.messages[0].content,
+                "mood": "good",
                 "chosen": ideal_answer(one.messages),
                 "rejected": "No idea." if number else ideal_answer(one.messages),
                 "source": "even" if number % 2 == 0 else "odd",
@@ -297,12 +298,14 @@ def test_reward_accuracy_of_a_model_against_itself_and_another(tmp_path, capsys)
         ],
     )
     words = ("reward-accuracy", tmp_path / "model0", pairs, "-o", tmp_path / "out", "--offline")
+    words = (*words, "--columns", "prompt=q", "--format", "preference")
     same = printed_json(capsys, *words, "--reference", tmp_path / "model0")
     every = same["scores"]["all"]["all"]
     assert (every["accuracy"], every["pairs"]) == (0.0, 20)
     assert every["margin"] == pytest.approx(0, abs=1e-6)
     other = printed_json(capsys, *words, "--reference", tmp_path / "model1")
     assert other["protocol"]["left_out"] == {"equal answers": 1}
+    assert other["protocol"]["columns_not_used"] == {"mood": 21}
     assert set(other["scores"]["source"]) == {"even", "odd"}
     assert 0 < other["scores"]["all"]["all"]["accuracy"] <= 1
     assert printed_json(capsys, *words, "--reference", tmp_path / "model1") == other

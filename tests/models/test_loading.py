@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import resource
 import shutil
 import time
@@ -139,6 +140,25 @@ def test_folder_of_a_run_names_its_newest_model(saved, tmp_path):
     for folder in (run, run / "align-2"):
         with pytest.raises(ModelError, match=rf"name the folder with it; did you mean '{run}/align-2/model'\?$"):
             load_tokenizer(Source(str(folder)))
+
+
+def test_folder_of_adapters_names_its_base_and_the_way_to_a_model(saved, tmp_path):
+    adapter = tmp_path / "sft-1" / "adapter"
+    adapter.mkdir(parents=True)
+    (adapter / "adapter_config.json").write_text('{"base_model_name_or_path": "owner/base"}')
+    said = f"{adapter}: holds LoRA adapters of the base model 'owner/base', and no model to start from; "
+    merging = "PeftModel.from_pretrained(base, folder).merge_and_unload(), then save_pretrained"
+    with pytest.raises(ModelError, match=f"^{re.escape(f'{said}merge them into it first: {merging}')}$"):
+        load_tokenizer(Source(str(adapter)))
+    shutil.copytree(saved, tmp_path / "sft-1" / "model")
+    with pytest.raises(
+        ModelError, match=f"^{re.escape(said)}name the merged model beside it, '{tmp_path}/sft-1/model'$"
+    ):
+        load_tokenizer(Source(str(adapter)))
+    for content in ("{}", "["):
+        (adapter / "adapter_config.json").write_text(content)
+        with pytest.raises(ModelError, match=r"whose adapter_config\.json names no base model, and no model"):
+            load_tokenizer(Source(str(adapter)))
 
 
 def test_file_is_no_model(tmp_path):

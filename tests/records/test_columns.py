@@ -1,5 +1,6 @@
 """The columns of rows: used, harmless, repeated, counted as unused, or refused with what to do."""
 
+import json
 from collections import Counter
 
 import pytest
@@ -67,13 +68,13 @@ KTO = ", or learn from both in align with the objective kto"
         ({"tag": "False"}, RowFault("r", "tag is false", FALSE[1].replace("label", "tag"),
                                     'keep the good answers with where: {tag: "true"}' + KTO)),
         ({"weight": 0}, RowFault("r", "weight is not used", "has the weight 0, and every row is learnt alike",
-                                 "choose rows by it with where, or say ignore: [weight]")),
+                                 "choose rows by it with where, or set ignore: [weight]")),
         ({"train": False}, RowFault("r", "train is not used", "has the train False, and every row is learnt alike",
-                                    "choose rows by it with where, or say ignore: [train]")),
+                                    "choose rows by it with where, or set ignore: [train]")),
         ({"score": 2.5}, RowFault("r", "score is not used", "has the score 2.5, which cannot be honoured here",
-                                  "make pairs of scored answers with zephyr binarize, or say ignore: [score]")),
+                                  "make pairs of scored answers with zephyr binarize, or set ignore: [score]")),
         ({"images": ["x.jpg"]}, RowFault("r", "images is not used", "has the field images, and text alone is read",
-                                         "say ignore: [images]")),
+                                         "set ignore: [images]")),
         ({"split": "test"}, RowFault("r", "row of another split", "belongs to the split 'test', and 'train' is read",
                                      "choose rows with where: {split: test}")),
     ],
@@ -93,7 +94,7 @@ def test_keys_of_messages_are_refused_with_their_message():
         "r",
         "loss_weight is not used",
         "message 2 has the loss_weight 0.5, and every row is learnt alike",
-        "choose rows by it with where, or say ignore: [messages.loss_weight]",
+        "choose rows by it with where, or set ignore: [messages.loss_weight]",
     )
 
 
@@ -107,6 +108,15 @@ def test_rows_of_the_split_that_is_read_name_it_in_any_of_its_forms():
 def test_of_prompts_alone_nothing_of_an_answer_is_missed():
     fields = {"prompt": "Hi", "completion": "Hello!", "label": False, "score": 3, "mood": "good"}
     assert read(fields, "prompt")[1].unused == Counter(mood=1)
+
+
+def test_objects_that_are_no_messages_are_read_whole():
+    tool = {"type": "function", "function": {"name": "add"}}
+    (chat,), accounts = read({"messages": PLAIN, "tools": [tool]})
+    assert (chat.tools, accounts.unused) == (json.dumps([tool]), Counter())
+    fields = {"prompt": "Hi", "completion": "Hello!", "score": 3, "ratings": {"honesty": 5}}
+    (rated,), accounts = read(fields, "rated")
+    assert (rated.answers[0].ratings, accounts.unused) == ({"honesty": 5.0}, Counter())
 
 
 def test_nodes_of_a_tree_are_accounted_for():

@@ -77,6 +77,41 @@ def test_a_single_object_is_one_row(tmp_path):
     assert [row.name for row in read_rows(tmp_path / "one.json")] == ["one.json row 1"]
 
 
+TAGGED = [{"prompt": "a", "tags": [1]}, {"prompt": "b", "tags": []}]
+
+
+@pytest.mark.parametrize(
+    "whole",
+    [
+        {"0": TAGGED[0], "1": TAGGED[1]},
+        {"plan_7": TAGGED[0], "walk_2": TAGGED[1]},
+        {"prompt": ["a", "b"], "tags": [[1], []]},
+        {"prompt": {"0": "a", "5": "b"}, "tags": {"0": [1], "5": []}},  # as pandas' DataFrame.to_json writes
+        {"version": 1, "data": TAGGED},
+    ],
+)
+def test_one_object_may_hold_all_rows(tmp_path, whole):
+    path = tmp_path / "rows.json"
+    path.write_text(json.dumps(whole))
+    assert list(read_items(path)) == [Row(f"rows.json row {number}", row) for number, row in enumerate(TAGGED, 1)]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"messages": [{"role": "user", "content": "a"}]},
+        {"prompt": {"role": "user", "content": "a"}, "chosen": {"role": "assistant", "content": "b"}},
+        {"prompt": "a", "completions": ["b", "c"], "ratings": [1, 2]},
+        {"prompt": {"role": "prompter", "text": "a", "replies": []}},
+        {"a": {"x": 1}, "b": {"y": 1}},
+    ],
+)
+def test_an_object_that_is_a_row_stays_one(tmp_path, row):
+    path = tmp_path / "rows.json"
+    path.write_text(json.dumps(row))
+    assert list(read_items(path)) == [Row("rows.json row 1", row)]
+
+
 def test_empty_files_have_no_rows(tmp_path):
     for suffix in set(READERS) - {".parquet"}:
         (tmp_path / f"empty{suffix}").write_bytes(b"")

@@ -1,10 +1,11 @@
 """`zephyr binarize`: rated answers made into training rows."""
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from zephyr.cli.options import AsJson, BadRowsOption, Force, OutFile, RowFormat, Seed
+from zephyr.cli.options import AsJson, BadRowsOption, Columns, Force, Ignore, OutFile, RowFormat, Seed, Where
 from zephyr.cli.tables import print_accounts
 from zephyr.cli.terminal import Offline, quiet_libraries
 
@@ -35,6 +36,9 @@ def binarize_command(  # noqa: PLR0913 - typer makes an option of every paramete
     repair: Repair = True,
     seed: Seed = 0,
     shape: RowFormat = "auto",
+    columns: Columns = None,
+    where: Where = None,
+    ignore: Ignore = None,
     bad_rows: BadRowsOption = "stop",
     force: Force = False,
     as_json: AsJson = False,
@@ -46,7 +50,8 @@ def binarize_command(  # noqa: PLR0913 - typer makes an option of every paramete
     Raises DataError if the rules leave no row.
     """
     quiet_libraries(offline=offline)
-    from zephyr.cli.files import check_output, open_rows
+    from zephyr.cli.files import check_output, column_accounts, source_of
+    from zephyr.data.read.sources import open_source
     from zephyr.errors import DataError
     from zephyr.feedback.binarize import binarize, repair_where_published
     from zephyr.recipe.feedback_section import BinarizeSection
@@ -54,7 +59,8 @@ def binarize_command(  # noqa: PLR0913 - typer makes an option of every paramete
     from zephyr.records.writing import write_jsonl
 
     check_output(out, force=force, read=file)
-    records = open_rows(file, "rated", shape=shape, bad_rows=bad_rows, offline=offline)
+    source = source_of(file, shape=shape, columns=columns, where=where, ignore=ignore, bad_rows=bad_rows)
+    records = open_source(source, "rated", data_dir=Path(), offline=offline)
     section = BinarizeSection(
         output=output,
         chosen=chosen,
@@ -74,6 +80,7 @@ def binarize_command(  # noqa: PLR0913 - typer makes an option of every paramete
         output: len(made.rows),
         # Rows, answers and prompts that were left out, each by its reason.
         "dropped": {**records.counts, **made.left_out, **made.dropped},
+        **column_accounts(records),
         "rule": made.rule,
     }
     print_accounts({"input": file, "output": str(out)}, accounts, as_json=as_json)

@@ -1,70 +1,108 @@
 """The files of rows that commands read and write, as users name them."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, cast, get_args, overload
+from typing import NamedTuple, TypeVar, cast, get_args
 
 from zephyr.data.read.sources import Records, open_source
-from zephyr.errors import DataError, did_you_mean
+from zephyr.errors import DataError, UnknownFormatError, did_you_mean
 from zephyr.feedback.binarize import gather
 from zephyr.recipe.data_section import BadRows, DataSource
 from zephyr.records.fields import printable
 from zephyr.records.messages import has_tools
-from zephyr.records.rows import Answer, Preference, Prompt, Rated, Shape
+from zephyr.records.rows import Answer, Preference, Prompt, Rated, Record, Shape
+
+R = TypeVar("R", bound=Record)
 
 WRITTEN = ".jsonl"
+_EXAMPLES = {"--columns": "prompt=question", "--where": "label=true"}
 
 
-@overload
-def open_rows(path: str, kind: Literal["rated"], *, shape: str, bad_rows: BadRows, offline: bool) -> Records[Rated]: ...
-@overload
-def open_rows(
-    path: str, kind: Literal["prompt"], *, shape: str, bad_rows: BadRows, offline: bool
-) -> Records[Prompt]: ...
-def open_rows(
-    path: str, kind: Literal["rated", "prompt"], *, shape: str, bad_rows: BadRows, offline: bool
-) -> Records[Rated] | Records[Prompt]:
-    """The records of a file, folder, glob or hub id. Raises DataError for an unknown format or unusable rows."""
+def source_of(
+    path: str,
+    *,
+    shape: str,
+    columns: Sequence[str] | None,
+    where: Sequence[str] | None,
+    ignore: Sequence[str] | None,
+    bad_rows: BadRows,
+    max_rows: int | None = None,
+) -> DataSource:
+    """The source that a command's options describe, with the words of a recipe's sources. Raises DataError."""
     if shape not in ("auto", *get_args(Shape)):
         raise DataError(
             "--shape",
             f"there is no such format, got '{printable(shape)}'",
             did_you_mean(shape, get_args(Shape)).removeprefix("; "),
         )
-    source = DataSource(path=path, shape=cast("Shape", shape), bad_rows=bad_rows)
-    if kind == "rated":
-        return open_source(source, "rated", data_dir=Path(), offline=offline)
-    return open_source(source, "prompt", data_dir=Path(), offline=offline)
+    return DataSource(
+        path=path,
+        shape=cast("Shape", shape),
+        columns=dict(_pair("--columns", part) for text in columns or () for part in text.split(",")),
+        where=dict(_pair("--where", text) for text in where or ()),
+        ignore=[name.strip() for text in ignore or () for name in text.split(",")],
+        bad_rows=bad_rows,
+        max_rows=max_rows,
+    )
 
 
-def open_answers(path: str, *, shape: str, bad_rows: BadRows, offline: bool) -> Records[Rated] | list[Rated]:
+def _pair(option: str, text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not (name.strip() and equals and value.strip()):
+        forms = {"--columns": "our name=the name in the rows", "--where": "name=value"}
+        raise DataError(
+            option, f"is no {forms[option]}, got '{printable(text)}'", f"write {option} {_EXAMPLES[option]}"
+        )
+    return name.strip(), value.strip()
+
+
+class Opened(NamedTuple):
+    """Prompts, with their answers or without, and what is printed of the columns of their file."""
+
+    rows: Records[Rated] | list[Rated] | Records[Prompt]
+    columns: dict[str, object]
+
+
+def open_prompts(source: DataSource, *, offline: bool) -> Opened:
+    """The prompts of a source. Raises DataError if there are none."""
+    prompts = open_source(source, "prompt", data_dir=Path(), offline=offline)
+    return Opened(prompts, column_accounts(prompts))
+
+
+def open_answers(source: DataSource, *, offline: bool) -> Opened:
     """Prompts with their answers, from rated answers or from preferences. Raises DataError if there are none."""
     try:
-        return open_rows(path, "rated", shape=shape, bad_rows=bad_rows, offline=offline)
-    except DataError:
+        rated = open_source(source, "rated", data_dir=Path(), offline=offline)
+    except UnknownFormatError:
         # Pairs and labels contain answers too; for anything else the first error is the right one.
-        pairs = _open_pairs(path, bad_rows=bad_rows, offline=offline)
+        pairs = _open_pairs(source, offline=offline)
         if pairs is not None:
-            return gather(pairs)
-        if _holds_prompts(path, bad_rows=bad_rows, offline=offline):
-            where, what = printable(path), "contains prompts without answers"
+            return Opened(gather(map(_answers_of, pairs)), column_accounts(pairs))
+        if _holds_prompts(source, offline=offline):
+            where, what = printable(source.path), "contains prompts without answers"
             raise DataError(where, what, "name the models that answer them with --models") from None
         raise
+    return Opened(rated, column_accounts(rated))
 
 
-def _open_pairs(path: str, *, bad_rows: BadRows, offline: bool) -> list[Rated] | None:
+def _open_pairs(source: DataSource, *, offline: bool) -> Records[Preference] | None:
     try:
-        records = open_source(DataSource(path=path, bad_rows=bad_rows), "preference", data_dir=Path(), offline=offline)
-    except DataError:
+        return open_source(source, "preference", data_dir=Path(), offline=offline)
+    except UnknownFormatError:
         return None
-    return [_answers_of(record) for record in records]
 
 
-def _holds_prompts(path: str, *, bad_rows: BadRows, offline: bool) -> bool:
+def _holds_prompts(source: DataSource, *, offline: bool) -> bool:
     try:
-        prompts = open_source(DataSource(path=path, bad_rows=bad_rows), "prompt", data_dir=Path(), offline=offline)
+        prompts = open_source(source, "prompt", data_dir=Path(), offline=offline)
     except DataError:
         return False
     return set(prompts.shapes.values()) == {"prompt"}
+
+
+def column_accounts(read: Records[R]) -> dict[str, object]:
+    """What is printed of a file's columns: those that were not used, and rows read in another way than written."""
+    return {"columns_not_used": dict(read.unused), **({"noted": dict(read.noted)} if read.noted else {})}
 
 
 def _answers_of(row: Preference) -> Rated:

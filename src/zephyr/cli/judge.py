@@ -19,8 +19,10 @@ from zephyr.cli.options import (
     Aspects,
     BadRowsOption,
     CapTokens,
+    Columns,
     Concurrency,
     Force,
+    Ignore,
     JudgeTeacher,
     JudgeTries,
     KeyEnv,
@@ -29,6 +31,7 @@ from zephyr.cli.options import (
     OutFile,
     RowFormat,
     Seed,
+    Where,
     parse_aspects,
 )
 from zephyr.cli.tables import print_accounts
@@ -40,7 +43,6 @@ if TYPE_CHECKING:
 
     from zephyr.data.read.sources import Records
     from zephyr.feedback.rate import RatingCounts, RatingPlan
-    from zephyr.recipe.data_section import BadRows
     from zephyr.records.rows import Prompt, Rated
 
     Rows = list[Rated] | Records[Rated] | Records[Prompt]
@@ -111,6 +113,9 @@ def rate(  # noqa: PLR0913 - typer makes an option of every parameter
     gpus_per_worker: RayGpus = 0.0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Count the requests, and send none.")] = False,
     shape: RowFormat = "auto",
+    columns: Columns = None,
+    where: Where = None,
+    ignore: Ignore = None,
     bad_rows: BadRowsOption = "stop",
     force: Force = False,
     as_json: AsJson = False,
@@ -118,7 +123,7 @@ def rate(  # noqa: PLR0913 - typer makes an option of every parameter
 ) -> None:
     """Rate answers. Write ratings to OUT, and every call to a file beside it. Answered requests are not sent again."""
     quiet_libraries(offline=offline)
-    from zephyr.cli.files import check_output
+    from zephyr.cli.files import check_output, open_answers, open_prompts, source_of
     from zephyr.feedback.judge import calls_beside
     from zephyr.feedback.rate import RatingPlan
     from zephyr.recipe.feedback_section import CandidatesSection, JudgingSection
@@ -128,7 +133,8 @@ def rate(  # noqa: PLR0913 - typer makes an option of every parameter
     for path in (out, calls_beside(out)):
         check_output(path, force=force, read=file)
     _check_options(ray_and_ledger=bool(ray_workers and ledger), dry_run_and_models=bool(dry_run and models))
-    rows = _open_rows(file, prompts_alone=bool(models), shape=shape, bad_rows=bad_rows, offline=offline)
+    source = source_of(file, shape=shape, columns=columns, where=where, ignore=ignore, bad_rows=bad_rows)
+    rows, unused = (open_prompts if models else open_answers)(source, offline=offline)
     named = (judge, *(models or ()))
     rater, *pool = (parse_teacher(name, api_key_env=api_key_env, concurrency=concurrency) for name in named)
     judging = JudgingSection(aspects=parse_aspects(aspects), num_tries=tries, max_new_tokens=max_reply_tokens)
@@ -149,16 +155,8 @@ def rate(  # noqa: PLR0913 - typer makes an option of every parameter
             accounts = _rate_here(rows, limit, plan, ledger, out, force=force)
         else:
             accounts = _rate_over_ray(rows, limit, plan, out, num_workers=ray_workers, gpus_per_worker=gpus_per_worker)
-    print_accounts({"input": file, "output": "nothing (dry run)" if dry_run else str(out)}, accounts, as_json=as_json)
-
-
-def _open_rows(file: str, *, prompts_alone: bool, shape: str, bad_rows: "BadRows", offline: bool) -> "Rows":
-    """Prompts, or prompts with their answers. Raises DataError if there are none."""
-    from zephyr.cli.files import open_answers, open_rows
-
-    if prompts_alone:
-        return open_rows(file, "prompt", shape=shape, bad_rows=bad_rows, offline=offline)
-    return open_answers(file, shape=shape, bad_rows=bad_rows, offline=offline)
+    files = {"input": file, "output": "nothing (dry run)" if dry_run else str(out)}
+    print_accounts(files, {**accounts, **unused}, as_json=as_json)
 
 
 def _check_options(*, ray_and_ledger: bool, dry_run_and_models: bool) -> None:

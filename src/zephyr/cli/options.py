@@ -13,7 +13,18 @@ TEACHER_HELP = "scripted, local:FOLDER, vllm:FOLDER, endpoint:MODEL@URL, or FILE
 Force = Annotated[bool, typer.Option("--force", help="Overwrite existing files.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the counts as one JSON object.")]
 BadRowsOption = Annotated[Literal["stop", "drop"], typer.Option(help="What to do with unreadable rows.")]
-RowFormat = Annotated[str, typer.Option(help="Row format; default: auto-detect.")]
+# The rows of a file, as in a recipe's sources.
+RowFormat = Annotated[str, typer.Option("--shape", "--format", help="Row format; default: auto-detect.")]
+Columns = Annotated[
+    list[str] | None,
+    typer.Option("--columns", metavar="OURS=THEIRS", help="Rename columns: prompt=question,completion=answer."),
+]
+Where = Annotated[
+    list[str] | None, typer.Option("--where", metavar="NAME=VALUE", help="Keep rows whose field has this value.")
+]
+Ignore = Annotated[
+    list[str] | None, typer.Option("--ignore", metavar="NAME", help="Leave a column unused, such as a score.")
+]
 OutFile = Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="Output file, JSON lines.")]
 Seed = Annotated[int, typer.Option(help="Random seed.")]
 

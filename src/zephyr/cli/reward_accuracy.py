@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from zephyr.cli.judged_options import PrintJson
-from zephyr.cli.options import BadRowsOption, Seed
+from zephyr.cli.options import BadRowsOption, Columns, Ignore, RowFormat, Seed, Where
 from zephyr.cli.terminal import Offline, can_go_on, quiet_libraries
 
 
@@ -22,6 +22,10 @@ def reward_accuracy(  # noqa: PLR0913 - typer makes an option of every parameter
     ] = 4096,
     limit: Annotated[int | None, typer.Option(min=1, help="Use only the first N pairs.")] = None,
     seed: Seed = 0,
+    shape: RowFormat = "auto",
+    columns: Columns = None,
+    where: Where = None,
+    ignore: Ignore = None,
     bad_rows: BadRowsOption = "stop",
     as_json: PrintJson = False,
     offline: Offline = False,
@@ -30,11 +34,13 @@ def reward_accuracy(  # noqa: PLR0913 - typer makes an option of every parameter
     quiet_libraries(offline=offline)
     import json
 
+    from zephyr.cli.files import source_of
     from zephyr.cli.tables import print_rows
     from zephyr.evaluate.reward_accuracy import RewardRun, run_reward_accuracy
-    from zephyr.recipe.data_section import DataSource
 
-    source = DataSource(path=pairs, bad_rows=bad_rows, max_rows=limit)
+    source = source_of(
+        pairs, shape=shape, columns=columns, where=where, ignore=ignore, bad_rows=bad_rows, max_rows=limit
+    )
     with can_go_on():
         result = run_reward_accuracy(RewardRun(policy, reference, source, out, beta, max_tokens, seed, offline))
     if as_json:
@@ -52,4 +58,7 @@ def reward_accuracy(  # noqa: PLR0913 - typer makes an option of every parameter
     left_out = result.protocol["left_out"]
     for reason, count in left_out.items() if isinstance(left_out, dict) else ():
         typer.echo(f"left out: {count} ({reason})")
+    unused = result.protocol["columns_not_used"]
+    for name, count in unused.items() if isinstance(unused, dict) else ():
+        typer.echo(f"column not used: {name} ({count})")
     typer.echo(f"-> {out}")

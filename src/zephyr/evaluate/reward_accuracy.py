@@ -169,6 +169,7 @@ class RewardRun:
 class _Encoded(NamedTuple):
     pairs: list[HeldPair]
     left_out: Counter[str]
+    unused: Counter[str]
     chat_template: str
 
 
@@ -188,6 +189,7 @@ def run_reward_accuracy(run: RewardRun) -> Result:
         "pairs": printable(run.pairs.path),
         "num_pairs": len(encoded.pairs),
         "left_out": dict(encoded.left_out),
+        "columns_not_used": dict(encoded.unused),
         "reference": run.reference,
         "reference_hash": reference_hash,
         "model_hash": policy_hash,
@@ -245,7 +247,7 @@ def _encoded(run: RewardRun) -> _Encoded:
         else:
             held.append(HeldPair(pair, row.source))
     refused.check()
-    return _Encoded(held, left_out, encoder.chat_template)
+    return _Encoded(held, left_out, rows.unused, encoder.chat_template)
 
 
 def _unfit(row: Preference) -> str:

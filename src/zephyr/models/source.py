@@ -3,6 +3,7 @@
 Nothing here imports torch.
 """
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from transformers.utils.hub import cached_file, extract_commit_hash
 
 from zephyr.errors import ModelError
 from zephyr.recipe.model_section import TrustedCodeSection
+from zephyr.records.fields import printable
 
 
 @dataclass(frozen=True)
@@ -72,11 +74,32 @@ def check_source(source: Source) -> None:
     folder = Path(source.name)
     if folder.is_dir():
         if not (folder / "config.json").is_file():
+            _refuse_adapters(folder)
             raise ModelError(source.name, "has no config.json, so it is not a model folder", _folder_below(folder))
     elif folder.is_file():
         raise ModelError(source.name, "is a file, not a model folder", "name the folder with its config.json")
     elif _is_path(source.name):
         raise ModelError(source.name, "there is no such folder", "check the path")
+
+
+def _refuse_adapters(folder: Path) -> None:
+    """Raise ModelError if the folder holds LoRA adapters: it names their base, and a merged model beside them."""
+    settings = folder / "adapter_config.json"
+    if not settings.is_file():
+        return
+    try:
+        found = json.loads(settings.read_bytes())
+    except (OSError, ValueError):
+        found = None
+    base = found.get("base_model_name_or_path") if isinstance(found, dict) else None
+    of = f"of the base model '{printable(str(base))}'" if base else "whose adapter_config.json names no base model"
+    remedy = (
+        "merge them into it first: PeftModel.from_pretrained(base, folder).merge_and_unload(), then save_pretrained"
+    )
+    beside = folder.parent / "model"
+    if (beside / "config.json").is_file():
+        remedy = f"name the merged model beside it, '{beside}'"
+    raise ModelError(str(folder), f"holds LoRA adapters {of}, and no model to start from", remedy)
 
 
 def _folder_below(folder: Path) -> str:

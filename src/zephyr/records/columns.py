@@ -40,6 +40,11 @@ _OF_ANSWERS = frozenset({
     "rejected", "messages", "conversations", "label", "tag", "kto_tag", "score", "scores", "rating", "ratings",
     "reward", "rationale", "weight", "train", "score_chosen", "score_rejected",
 })  # fmt: skip
+# Columns whose objects are messages, answers or nodes of a tree; those of others (tools, ratings) are read whole.
+_OF_MESSAGES = frozenset({
+    "messages", "conversations", "prompt", "question", "instruction", "chosen", "rejected", "completion", "completions",
+    "response", "answer", "answers", "output",
+})  # fmt: skip
 _EVERY: frozenset[RecordKind] = frozenset(("chat", "prompt", "rated", "preference"))
 _LEARNT: frozenset[RecordKind] = frozenset(("chat", "preference"))
 # Shorter texts may be a part of another by chance.
@@ -134,9 +139,9 @@ def _tools_fault(name: str, _value: Json) -> tuple[str, str] | None:
 
 
 _GOOD = 'keep the good answers with where: {{{name}: "{good}"}}, or learn from both in align with the objective kto'
-_CHOOSE = "choose rows by it with where, or say ignore: [{name}]"
-_SCORED = "make pairs of scored answers with zephyr binarize, or say ignore: [{name}]"
-_IGNORE = "say ignore: [{name}]"
+_CHOOSE = "choose rows by it with where, or set ignore: [{name}]"
+_SCORED = "make pairs of scored answers with zephyr binarize, or set ignore: [{name}]"
+_IGNORE = "set ignore: [{name}]"
 _REFUSALS = (
     _Refusal(re.compile("label|tag|kto_tag"), _LEARNT, (ROW,), _label_fault, _GOOD),
     _Refusal(re.compile("label|tag|kto_tag"), _LEARNT, (MESSAGE,), _message_label_fault, _IGNORE),
@@ -180,7 +185,8 @@ class ColumnAccounts:
             if name in self._named or _is_nothing(value):
                 continue
             if name in row.read:
-                self._look_inside(name, value, unread, unused, faults)
+                if name in _OF_MESSAGES:
+                    self._look_inside(name, value, unread, unused, faults)
             elif not is_harmless(name, self._kind):
                 texts = texts_of(records) if texts is None else texts
                 if not _is_repeated(value, texts):

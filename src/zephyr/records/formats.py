@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Literal, NamedTuple
 
-from zephyr.errors import DataError, did_you_mean
+from zephyr.errors import DataError, UnknownFormatError, did_you_mean
 from zephyr.records.columns import HARMLESS, LABEL_NAMES, ColumnAccounts, TrackedFields
 from zephyr.records.dialogue_formats import (
     ALPACA_ANSWER_NAMES,
@@ -128,7 +128,7 @@ def records_of(
     return records
 
 
-def unknown_shape(row: Row, kind: RecordKind) -> DataError:
+def unknown_shape(row: Row, kind: RecordKind) -> UnknownFormatError:
     """The error for a row of unknown format: the fields it has, and those needed for records of `kind`."""
     other = detect_shape(row.fields)
     if other is not None:
@@ -141,7 +141,7 @@ def unknown_shape(row: Row, kind: RecordKind) -> DataError:
     remedy = f"needed are {' | '.join(needed)}; rename fields with columns, or set shape"
     if kind in {"preference", "chat"} and other is not None and "rated" in SHAPES[other].kinds:
         remedy = "make pairs of them with zephyr binarize, or name the source in feedback.recorded"
-    return DataError(row.name, f"{what}, and no {kind} records can be made of it{hint}", remedy)
+    return UnknownFormatError(row.name, f"{what}, and no {kind} records can be made of it{hint}", remedy)
 
 
 def _nearest_names(fields: Fields, kind: RecordKind) -> str:

@@ -27,7 +27,11 @@ def read_jsonl_rows(path: Path, name: str) -> Iterator[Row | RowFault]:
 
 
 def read_json_rows(path: Path, name: str) -> Iterator[Row | RowFault]:
-    """The rows of a JSON file: an array of objects, an object with such an array, or JSON lines despite the name."""
+    """The rows of a JSON file: an array of objects, one object of all rows, or JSON lines despite the name.
+
+    An object may hold such an array, or its rows under their names ({"0": {...}}), or its columns as lists or as pandas
+    writes them ({"prompt": {"0": ...}}).
+    """
     if _Characters.first(path, name) == "[":
         yield from _array_rows(path, name)
     elif _is_lines(path, name):
@@ -118,13 +122,43 @@ def _object_rows(path: Path, name: str) -> Iterator[Row | RowFault]:
     lists = {key: rows for key, rows in value.items() if isinstance(rows, list) and _are_objects(rows)}
     # An object with messages is a row itself, not a list of rows that are messages.
     if not lists or "messages" in lists or "conversations" in lists:
-        yield _checked(value, text, f"{name} row 1")
+        rows = _named_rows(value) or _rows_of_columns(value)
+        if rows is None:
+            yield _checked(value, text, f"{name} row 1")
+        for number, row in enumerate(rows or (), 1):
+            yield _checked(row, text, f"{name} row {number}")
     elif len(lists) == 1:
         for number, row in enumerate(next(iter(lists.values())), 1):
             yield _checked(row, text, f"{name} row {number}")
     else:
         remedy = "leave one list of rows in the file, or write the rows as JSONL"
         raise DataError(name, f"holds several lists of rows ({listed(lists)})", remedy)
+
+
+def _named_rows(value: dict[str, Json]) -> list[Json] | None:
+    """The rows of an object of rows with names or numbers, all of the same fields; None for any other object."""
+    rows = [row for row in value.values() if isinstance(row, dict) and row]
+    if len(rows) != len(value) or all(key.isdecimal() for row in rows for key in row):
+        return None
+    are_numbered = all(key.isdecimal() for key in value)
+    are_alike = len(rows) > 1 and all(row.keys() == rows[0].keys() for row in rows)
+    is_message = any(key in row for row in rows for key in ("role", "from"))
+    return list(rows) if are_numbered or (are_alike and not is_message) else None
+
+
+def _rows_of_columns(value: dict[str, Json]) -> list[Json] | None:
+    """The rows of an object of columns: lists of one length, or objects of the same numbers; None for any other."""
+    columns: list[list[Json]] = []
+    for column in value.values():
+        if isinstance(column, dict) and column and all(key.isdecimal() for key in column):
+            columns.append(list(column.values()))
+        elif isinstance(column, list) and not _are_objects(column):
+            columns.append(column)
+    are_objects = {type(column) for column in value.values()} == {dict}
+    same_names = not are_objects or len({tuple(column) for column in value.values() if isinstance(column, dict)}) == 1
+    if len(columns) != len(value) or len({len(column) for column in columns}) != 1 or not same_names:
+        return None
+    return [dict(zip(value, fields, strict=True)) for fields in zip(*columns, strict=True)]
 
 
 def _are_objects(rows: list[Json]) -> bool:

@@ -5,7 +5,6 @@ from collections import Counter
 import pytest
 
 from zephyr.data.read.sources import open_source
-from zephyr.errors import DataError
 from zephyr.recipe.data_section import DataSource
 
 CHATS = [
@@ -46,12 +45,11 @@ def test_empty_answers_are_counted(shared_data):
     assert (len(records), records.counts) == (4_998, Counter({"empty answer": 2}))
 
 
-def test_tools_are_not_lost_in_silence(shared_data):
-    source = DataSource(path="sft/llama_factory/glaive_toolcall_en_demo.json", bad_rows="drop", ignore=["tools"])
+def test_tools_are_read_with_their_dialogues(shared_data):
+    source = DataSource(path="sft/llama_factory/glaive_toolcall_en_demo.json")
     records = open_source(source, "chat", data_dir=shared_data, offline=True)
-    assert len(records) + records.counts["unknown role"] == 300
-    with pytest.raises(DataError, match="x tools is not used"):
-        open_source(source.model_copy(update={"ignore": []}), "chat", data_dir=shared_data, offline=True)
+    assert (len(records), records.unused) == (300, Counter())
+    assert sum(bool(record.tools) for record in records) == 191
 
 
 def test_nested_fields_are_reached_by_columns(shared_data):

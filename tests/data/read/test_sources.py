@@ -155,6 +155,108 @@ def test_a_table_with_the_wrong_header_says_what_is_needed(folder):
     assert questions(opened(folder, "table.csv", columns={"prompt": "promt"})) == ["Hi"]
 
 
+def write_rows(folder, *rows):
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_messages_may_be_json_text_which_is_told(folder):
+    write_rows(folder, {"messages": json.dumps(chat(0)["messages"])}, chat(1))
+    records = opened(folder, "rows.jsonl")
+    assert questions(records) == ["0?", "1?"]
+    assert records.noted == Counter({"messages read from JSON text": 1})
+    write_rows(folder, {"messages": str(chat(0)["messages"])})
+    assert "; it is a list as Python prints it: write it with json.dumps; fix the data" in refusal(folder, "rows.jsonl")
+
+
+def test_null_columns_choose_no_format(folder):
+    write_rows(folder, chat(0) | {"chosen": None, "rejected": None})
+    records = opened(folder, "rows.jsonl")
+    assert (questions(records), records.unused, records.shapes) == (
+        ["0?"], Counter(), {str(folder / "rows.jsonl"): "messages"}
+    )  # fmt: skip
+    write_rows(folder, {"prompt": "Hi", "completion": None}, {"prompt": "Hi", "completion": "Hello!"})
+    assert opened(folder, "rows.jsonl", bad_rows="drop").counts == Counter({"null answer": 1})
+
+
+def test_false_labels_are_dropped_and_counted_or_left_out_by_where(folder):
+    write_rows(folder, *(chat(number) | {"label": number == 1} for number in range(3)))
+    assert refusal(folder, "rows.jsonl") == (
+        "rows.jsonl: 2 rows cannot be used (2 x label is false): "
+        "rows.jsonl row 1: the label is false, and a dialogue is learnt as a good answer; "
+        "rows.jsonl row 3: the label is false, and a dialogue is learnt as a good answer; "
+        'keep the good answers with where: {label: "true"}, or learn from both in align with the objective kto, '
+        "or fix the data, or set bad_rows: drop, which skips such rows and counts them"
+    )
+    dropped = opened(folder, "rows.jsonl", bad_rows="drop")
+    assert (questions(dropped), dropped.counts) == (["1?"], Counter({"label is false": 2}))
+    for value in ("true", "True"):
+        assert questions(opened(folder, "rows.jsonl", where={"label": value})) == ["1?"]
+    assert [row.ratings for row in opened(folder, "rows.jsonl", "preference")] == [(0.0,), (1.0,), (0.0,)]
+
+
+@pytest.mark.parametrize("labels", [(1, 0), ("1", "0"), ("True", "False")])
+@pytest.mark.parametrize("name", ["label", "tag", "kto_tag"])
+def test_labels_have_many_forms(folder, name, labels):
+    write_rows(folder, *({"instruction": "Hi", "output": "Hello!", name: label} for label in labels))
+    assert [row.ratings for row in opened(folder, "rows.jsonl", "preference")] == [(1.0,), (0.0,)]
+
+
+def test_unused_columns_are_counted_and_ignored_ones_are_not(folder):
+    marked = {"messages": [{**message, "loss_weight": 0} for message in chat(2)["messages"]]}
+    write_rows(folder, chat(0) | {"mood": 1}, chat(1) | {"mood": 2, "score": 3}, marked)
+    records = opened(folder, "rows.jsonl", bad_rows="drop")
+    assert (records.unused, records.counts) == (
+        Counter(mood=1), Counter({"score is not used": 1, "loss_weight is not used": 1})
+    )  # fmt: skip
+    records = opened(folder, "rows.jsonl", ignore=["mood", "score", "messages.loss_weight"])
+    assert (len(records), records.unused) == (3, Counter())
+
+
+def test_an_ignored_contradiction_is_none(folder):
+    row = {"prompt": "Who?", "chosen": "a", "rejected": "b", "score_chosen": 1, "score_rejected": 2}
+    write_rows(folder, row)
+    assert refusal(folder, "rows.jsonl", "preference").startswith(
+        "rows.jsonl row 1: score_chosen is 1, below score_rejected, which is 2; fix the data"
+    )
+    (pair,) = opened(folder, "rows.jsonl", "preference", ignore=["score_chosen", "score_rejected"])
+    assert pair.ratings == (1.0, 0.0)
+
+
+def test_rows_of_one_split_are_not_read_as_another(folder):
+    write_rows(folder, *(chat(number) | {"split": split} for number, split in enumerate(("train", "test", "train"))))
+    assert refusal(folder, "rows.jsonl").startswith(
+        "rows.jsonl row 2: belongs to the split 'test', and 'train' is read"
+    )
+    assert len(opened(folder, "rows.jsonl", split="all")) == 3
+    assert questions(opened(folder, "rows.jsonl", where={"split": "test"})) == ["1?"]
+
+
+def test_the_chosen_answers_of_pairs_may_be_taught_which_is_told(folder):
+    write_rows(folder, {"prompt": "Hi", "chosen": "Hello!", "rejected": "No."})
+    records = opened(folder, "rows.jsonl")
+    assert records.noted == Counter({"pairs of which the chosen answer alone is used": 1})
+
+
+def test_names_in_columns_that_no_format_reads_are_refused(folder):
+    assert refusal(folder, "chats.jsonl", columns={"chosn": "messages"}) == (
+        "chats.jsonl: columns has names that no format reads, got chosn; "
+        "write our name: the name in the rows; did you mean 'chosen'?"
+    )
+    message = refusal(folder, "chats.jsonl", where={"message": "x"})
+    assert "(20 x no field message); 'message' in where: did you mean 'messages'?; check the file" in message
+
+
+def test_rated_rows_are_shown_the_way_to_pairs(folder):
+    write_rows(folder, {"prompt": "Hi", "answers": [{"text": "Hello!", "score": 3}]})
+    for kind in ("preference", "chat"):
+        assert refusal(folder, "rows.jsonl", kind).endswith(
+            f"and no {kind} records can be made of it; make pairs of them with zephyr binarize, or name the source in "
+            "feedback.recorded"
+        )
+    write_rows(folder, {"prompt": "Hi", "completion": "Hello!", "score": 3})
+    assert "make pairs of scored answers with zephyr binarize" in refusal(folder, "rows.jsonl")
+
+
 def test_a_path_that_is_not_there(folder):
     message = refusal(folder, "set/train-0.jsonl")
     assert message.endswith(f"check path and data_dir (set is not in {folder}; did you mean 'sets'?)")

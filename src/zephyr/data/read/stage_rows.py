@@ -68,7 +68,7 @@ class Accounts:
         facts: dict[str, Plain] = {}
         for name, found in (("left_out", self.dropped), ("unused_columns", self.unused), ("noted", self.noted)):
             if found:
-                facts[name] = {path: dict(counts) for path, counts in found.items()}
+                facts[name] = {path: dict(counts.most_common()) for path, counts in found.items()}
         if self.report is not None and self.report.filters:
             facts["filtered"] = f"{self.report.rows_in - self.report.rows_out:,} of {self.report.rows_in:,}"
             facts["filtered_out"] = {
