@@ -9,7 +9,7 @@ from tests.data.dialogues import ANSWER, ORDINARY, chat_tokenizer
 from zephyr.data.tokenize.encoding import DialogueEncoder
 from zephyr.data.tokenize.templates import LAYOUTS, jinja_of
 from zephyr.errors import ModelError, RecipeError
-from zephyr.models.chat_templates import template_text
+from zephyr.models.chat_templates import read_chat_template
 from zephyr.models.tiny import tiny_tokenizer
 from zephyr.recipe.model_section import ChatTemplateSection, FileTemplateSection, TemplateText
 from zephyr.records.messages import Message
@@ -23,7 +23,7 @@ def section(path: str, **options: object) -> FileTemplateSection:
 
 
 def read(path: str, folder: Path, *, offline: bool = True) -> TemplateText:
-    return template_text(section(path), data_dir=folder, offline=offline)
+    return read_chat_template(section(path), data_dir=folder, offline=offline)
 
 
 def encoder(text: TemplateText, tokenizer=None, **options: object) -> DialogueEncoder:

@@ -203,8 +203,14 @@ def _model(run: RunRecord, folder: Path) -> dict[str, object]:
         "method": _METHODS.get(objective, objective) or "supervised fine-tuning",
         "base": f"{base}{revision}" if base else "",
         "is_pretrained_here": PRETRAIN in run.stages,
-        "chat_template": at(run.recipe, "chat_template", "name"),
+        "chat_template": _template_name(run),
     }
+
+
+def _template_name(run: RunRecord) -> str:
+    """The chat template in words; paths of files stay here."""
+    name = str(at(run.recipe, "chat_template", "name") or "")
+    return {"own": "that of the base model", "file": "its own, stored with the tokenizer"}.get(name, name)
 
 
 def _first_prompt(run: RunRecord) -> str:

@@ -22,7 +22,7 @@ _MOST_BYTES = 1 << 28
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(?<!\.jinja)(?<!\.json)(?<!\.txt)(?<!\.j2)", re.ASCII)
 
 
-def template_text(section: FileTemplateSection, *, data_dir: Path, offline: bool) -> TemplateText:
+def read_chat_template(section: FileTemplateSection, *, data_dir: Path, offline: bool) -> TemplateText:
     """The template that a section names. Raises RecipeError."""
     place, where = data_dir / Path(section.path).expanduser(), f"chat template {printable(section.path)}"
     if place.is_file():

@@ -61,7 +61,6 @@ ModelSection = Annotated[PretrainedModel | NewModel, Field(discriminator="kind")
 class TemplateOptions(Section):
     """What all chat templates may be told; options reproduce what the published runs did differently."""
 
-    name: str = Field(description="the chat template")
     empty_system: bool = Field(
         False, description="begin a dialogue that has no system message with an empty one, as the handbook did"
     )
@@ -101,7 +100,7 @@ class FileTemplateSection(TemplateOptions):
     revision: str | None = Field(None, description="branch, tag or commit of a hub id", json_schema_extra=FREE)
 
 
-ChatTemplate: TypeAlias = Annotated[ChatTemplateSection | FileTemplateSection, Field(discriminator="name")]
+TemplateSection: TypeAlias = Annotated[ChatTemplateSection | FileTemplateSection, Field(discriminator="name")]
 
 
 class TemplateText(NamedTuple):

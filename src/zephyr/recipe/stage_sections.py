@@ -8,7 +8,7 @@ from pydantic import Field
 from zephyr.recipe.data_section import DataSection
 from zephyr.recipe.evaluate_section import EvaluateSection
 from zephyr.recipe.feedback_section import FeedbackSection
-from zephyr.recipe.model_section import ChatTemplate, ChatTemplateSection, ModelSection
+from zephyr.recipe.model_section import ChatTemplateSection, ModelSection, TemplateSection
 from zephyr.recipe.section import Section
 from zephyr.recipe.synth_section import SynthSection
 from zephyr.recipe.teacher_section import SamplingSection
@@ -64,7 +64,7 @@ class AlignSection(Section):
     train: TrainSection = Field(description="hyper-parameters")
     lora: LoraSection | None = Field(None, description="train adapters instead of all weights")
     start: str | None = Field(None, description="model to start from; null: the model of the previous stage")
-    chat_template: ChatTemplate | None = Field(None, description="chat template of this stage; null: the recipe's")
+    chat_template: TemplateSection | None = Field(None, description="chat template of this stage; null: the recipe's")
 
 
 TrainingSection: TypeAlias = PretrainSection | SftSection | AlignSection
@@ -90,7 +90,7 @@ class RecipeFields(Section):
     output_dir: Path = Field(Path("runs"), description="folder in which the run's folder is created")
     data_dir: Path = Field(Path(), description="folder that relative data paths are resolved in")
     model: ModelSection = Field(description="the base model")
-    chat_template: ChatTemplate = Field(default_factory=ChatTemplateSection, description="chat template")
+    chat_template: TemplateSection = Field(default_factory=ChatTemplateSection, description="chat template")
     synth: SynthSection | None = Field(None, description="dialogues from a teacher")
     pretrain: PretrainSection | None = Field(None, description="continued pretraining on plain text")
     sft: SftSection | None = Field(None, description="supervised fine-tuning on dialogues")
@@ -104,7 +104,7 @@ class RecipeFields(Section):
         """The stages of this run, in order."""
         return tuple(stage for stage in STAGE_NAMES if getattr(self, stage) is not None)
 
-    def template_of(self, stage: str) -> ChatTemplate:
+    def template_of(self, stage: str) -> TemplateSection:
         """The layout of dialogues in a stage."""
         own = self.align.chat_template if stage == "align" and self.align is not None else None
         return own or self.chat_template

@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import cast
 
 from zephyr.data.tokenize.encoding import DialogueEncoder
+from zephyr.errors import ModelError, RecipeError
 from zephyr.estimate.model_shape import KNOWN_SHAPES, ModelShape, shape_of, shape_of_new
 from zephyr.models.source import Source, load_config, unreadable
 from zephyr.models.tokenizers import Tokenizer, load_tokenizer
@@ -52,6 +53,26 @@ def model_shape(recipe: Recipe) -> ModelShape:
         return shape_of(cast("dict[str, Json]", load_config(source).to_dict()))
     except (OSError, ValueError, KeyError) as error:
         raise unreadable(source, "configuration", error) from error
+
+
+def check_window(recipe: Recipe, stage: str) -> None:
+    """Check that the rows of a training stage fit the positions of a model from outside that it starts from.
+
+    A configuration that cannot be read says nothing here. Raises RecipeError.
+    """
+    named = named_start(recipe, stage)
+    if named is None and isinstance(recipe.model, NewModel):
+        return  # checked with the recipe
+    source = base_source(recipe) if named is None else Source(named, offline=recipe.offline)
+    try:
+        config = load_config(source)
+    except ModelError:
+        return
+    longest = getattr(config.get_text_config(), "max_position_embeddings", None)
+    max_length = section_of(recipe, stage).data.max_length
+    if longest is not None and max_length > longest:
+        what = f"must be at most the {longest:,} positions of {source.name}, got {max_length:,}"
+        raise RecipeError(f"{stage}.data.max_length", what, "shorten it, or choose a model with more positions")
 
 
 def named_start(recipe: Recipe, stage: str) -> str | None:
@@ -122,9 +143,9 @@ def text_of_template(recipe: Recipe, stage: str) -> TemplateText | None:
     section = recipe.template_of(stage)
     if not isinstance(section, FileTemplateSection):
         return None
-    from zephyr.models.chat_templates import template_text
+    from zephyr.models.chat_templates import read_chat_template
 
-    return template_text(section, data_dir=recipe.data_dir, offline=recipe.offline)
+    return read_chat_template(section, data_dir=recipe.data_dir, offline=recipe.offline)
 
 
 def starting_tokenizer(source: Source, recipe: Recipe, stage: str) -> tuple[Tokenizer, DialogueEncoder]:

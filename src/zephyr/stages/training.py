@@ -18,7 +18,14 @@ from zephyr.runs.layout import ADAPTER, MODEL, OUTCOME, TOKENS, TRAIN, TRAIN_LOG
 from zephyr.runs.ranks import is_leader, wait_until
 from zephyr.runs.stage_folder import Facts
 from zephyr.stages.stage import Stage, Work
-from zephyr.stages.start import section_of, source_at_hand, starting_stage, starting_tokenizer, template_and_model
+from zephyr.stages.start import (
+    check_window,
+    section_of,
+    source_at_hand,
+    starting_stage,
+    starting_tokenizer,
+    template_and_model,
+)
 from zephyr.stages.training_preview import check, check_device, estimate
 
 # In the run's folder: log-probs of reference models, shared by its stages.
@@ -126,10 +133,12 @@ def stored_comparisons(folder: Path, part: Part) -> PreferenceStore:
 def read_ahead(work: Work) -> Facts:
     """The facts of the stage's external rows: all read, and tokenised if the tokenizer is available.
 
-    Raises DeviceError if this machine does not support the training, DataError for unusable rows.
+    Raises DeviceError if this machine does not support the training, RecipeError for a window larger than the model's
+    positions, DataError for unusable rows.
     """
     section = section_of(work.recipe, work.stage)
     check_device(section)
+    check_window(work.recipe, work.stage)
     if not section.data.sources:
         return {}
     source = source_at_hand(work)

@@ -41,7 +41,7 @@ from zephyr.recipe.stage_sections import AlignSection, SftSection, TrainingSecti
 from zephyr.recipe.steps import Steps, count_steps
 from zephyr.records.rows import Chat, Preference, Rated, Record
 from zephyr.stages.preview import Preview, SampledStage
-from zephyr.stages.start import encoder_for, named_start, section_of
+from zephyr.stages.start import check_window, encoder_for, named_start, section_of
 
 # A check tokenises all of up to EXACT_ROWS rows; of more, SAMPLE_ROWS spread over all of them.
 EXACT_ROWS = 10_000
@@ -218,6 +218,8 @@ def check(stage: str, maker: str, preview: Preview) -> Iterator[str]:
     named = named_start(recipe, stage)
     if named is not None:
         yield from preview.check_model(f"{stage}.start", named)
+    with preview.problems.noted():
+        check_window(recipe, stage)
     for one in data.filters:
         if isinstance(one, DecontaminationFilter):
             with preview.problems.noted():

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, Self, TypeAlias
 
 from zephyr.errors import RecipeError, TeacherError
 from zephyr.recipe.conflicts import STAGE_REFERENCE
-from zephyr.recipe.model_section import ChatTemplate, ChatTemplateSection, FileTemplateSection, TemplateText
+from zephyr.recipe.model_section import ChatTemplateSection, FileTemplateSection, TemplateSection, TemplateText
 from zephyr.recipe.schema import Recipe
 from zephyr.recipe.teacher_section import EndpointSection, LocalSection, ScriptedSection, TeacherSection, VllmSection
 from zephyr.runs.layout import LEDGER, MODEL
@@ -49,7 +49,7 @@ class TeacherContext:
 
     seed: int = 0
     offline: bool = False
-    template: ChatTemplate | None = None
+    template: TemplateSection | None = None
     template_text: TemplateText | None = None
     models: Mapping[str, Path] = field(default_factory=dict)
     cache_tokens: int = 65_536
@@ -63,9 +63,9 @@ def stage_context(recipe: Recipe, stage: str, inputs: Mapping[str, Path]) -> Tea
     models = {name: folder.resolve() / MODEL for name, folder in inputs.items()}
     template, text = recipe.template_of(stage), None
     if isinstance(template, FileTemplateSection):
-        from zephyr.models.chat_templates import template_text
+        from zephyr.models.chat_templates import read_chat_template
 
-        text = template_text(template, data_dir=recipe.data_dir, offline=recipe.offline)
+        text = read_chat_template(template, data_dir=recipe.data_dir, offline=recipe.offline)
     return TeacherContext(recipe.seed, recipe.offline, template, text, models)
 
 

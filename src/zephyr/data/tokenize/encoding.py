@@ -24,7 +24,7 @@ from zephyr.data.tokenize.templates import (
 )
 from zephyr.data.tokenize.tokenizer_template import OwnTemplate
 from zephyr.errors import DataError, ModelError, RecipeError
-from zephyr.recipe.model_section import ChatTemplate, FileTemplateSection, TemplateText
+from zephyr.recipe.model_section import FileTemplateSection, TemplateSection, TemplateText
 from zephyr.recipe.train_section import LossOn
 from zephyr.records.messages import Message
 
@@ -55,7 +55,7 @@ class DialogueEncoder:
     """
 
     def __init__(
-        self, tokenizer: TextTokenizer, section: ChatTemplate, text: TemplateText | None = None
+        self, tokenizer: TextTokenizer, section: TemplateSection, text: TemplateText | None = None
     ) -> None:  # fmt: skip
         self.section, self._template, controls, own = _resolve(tokenizer, section, text)
         #: The template to store in the tokenizer, so that it renders what was trained on.
@@ -144,13 +144,13 @@ def _expect_plain(messages: Sequence[Message]) -> None:
 class _Resolved(NamedTuple):
     """The section with `bos` resolved, its template, the control tokens, and the jinja source of an own template."""
 
-    section: ChatTemplate
+    section: TemplateSection
     template: Template
     controls: tuple[str, ...]
     own: str
 
 
-def _resolve(tokenizer: TextTokenizer, section: ChatTemplate, text: TemplateText | None) -> _Resolved:
+def _resolve(tokenizer: TextTokenizer, section: TemplateSection, text: TemplateText | None) -> _Resolved:
     bos, eos = tokenizer.bos_token or "", tokenizer.eos_token or ""
     if section.extra_eos and not eos:
         raise RecipeError("chat_template.extra_eos", "the tokenizer has no eos token", "leave it out")

@@ -8,7 +8,7 @@ import re
 from collections.abc import Collection, Sequence
 from typing import Literal, NamedTuple, Protocol
 
-from zephyr.recipe.model_section import ChatTemplate, FileTemplateSection
+from zephyr.recipe.model_section import FileTemplateSection, TemplateSection
 from zephyr.records.messages import PLAIN_ROLES, ROLES, Message
 
 TEMPLATE_TEXT = -1  # the role of text that belongs to no message
@@ -114,7 +114,7 @@ def split_controls(text: str, controls: re.Pattern[str], role: int = TEMPLATE_TE
     return [piece for piece in (*pieces, Piece(text[position:], role)) if piece.text]
 
 
-def jinja_of(section: ChatTemplate, *, own: str = "") -> str:
+def jinja_of(section: TemplateSection, *, own: str = "") -> str:
     """The chat template to store in the tokenizer, which renders what the pieces join to.
 
     `own` is the template of the tokenizer or file that the section names. A bos token is written only if `section.bos`

@@ -71,6 +71,10 @@ class OwnTemplate:
         }
 
     def pieces(self, messages: Sequence[Message], *, generation: bool = False) -> list[Piece]:
+        """The pieces of a dialogue; with `generation`, up to where the assistant's next answer begins.
+
+        Raises DataError for messages that the template refuses, ModelError for messages that it changes.
+        """
         messages = with_empty_system(messages) if self._empty_system else messages
         # An empty text stays empty: templates may test for it.
         placeholders = [
