@@ -7,7 +7,7 @@ from rich.console import Console
 
 from zephyr.data.read.refused_rows import REMEDY
 from zephyr.data.read.stage_rows import stage_rows
-from zephyr.data.tokenize.examples import ROW_KINDS, fitted_rows
+from zephyr.data.tokenize.examples import ROW_KINDS, example_name, fitted_rows
 from zephyr.data.tokenize.inspection import show_dialogue, show_preference
 from zephyr.data.tokenize.truncation import FittedPreference
 from zephyr.errors import DataError, RecipeError, did_you_mean
@@ -54,7 +54,7 @@ def inspect_row(recipe: Recipe, *, row: int, stage: str | None, console: Console
             assert isinstance(found, Preference)
             show_preference(console, tokenizer, found.name, fitted, ratings=found.ratings)
         else:
-            show_dialogue(console, tokenizer, found.name, fitted)
+            show_dialogue(console, tokenizer, example_name(found, fitted), fitted)
         if fitted.loss.outcome != "whole":
             rule = section.data.truncation.rule
             console.print(f"max_length {section.data.max_length:,}, rule {rule}", style="bold red", highlight=False)

@@ -91,7 +91,7 @@ def test_a_translation_loads_as_the_same_recipe(name, tmp_path):
     ],
 )
 def test_dialogues_are_laid_out_as_the_code_of_the_year_did(name, expected):
-    assert tuple(load(name).recipe.chat_template.model_dump().values()) == expected
+    assert tuple(load(name).recipe.chat_template.model_dump(exclude={"reasoning"}).values()) == expected
 
 
 def test_what_is_optimised():

@@ -256,7 +256,7 @@ def _unfit(row: Preference) -> str:
         return "one answer alone"
     if row.ratings[0] <= row.ratings[-1]:
         return "rated alike"
-    return "equal answers" if row.completions[0] == row.completions[-1] else ""
+    return "equal answers" if row.answers[0] == row.answers[-1] else ""
 
 
 def _logps(name: str, pairs: Sequence[HeldPair], run: RewardRun) -> tuple[Tensor, str]:

@@ -71,6 +71,9 @@ class TemplateOptions(Section):
         False, description="add the token of a single space after every control token, as Llama tokenizers of 2023 did"
     )
     bos: bool | None = Field(None, description="begin with a bos token; null: as the model's tokenizer does")
+    reasoning: Literal["learn", "mask", "drop"] = Field(
+        "learn", description="the reasoning before an answer: learn it, show it without learning it, or leave it out"
+    )
 
 
 class ChatTemplateSection(TemplateOptions):

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from zephyr.records.fields import Fields, Json, UnusableError, brief, listed, text_of, unusable
 from zephyr.records.messages import Message, MessageFault, Messages, Role, ToolCall
-from zephyr.records.tool_fields import calls_of, calls_of_text
+from zephyr.records.tool_fields import text_calls_of, tool_calls_of
 
 _SPEAKERS: dict[str, Role] = {
     "system": "system",
@@ -107,10 +107,10 @@ def _placed(fault: MessageFault, where: str) -> MessageFault:
 def _answer(item: Fields, *, is_call: bool) -> Message:
     """The assistant's message. Its text may be missing if it calls a tool."""
     if is_call:
-        return Message("assistant", "", tool_calls=calls_of_text(_text(item, "tool call")))
+        return Message("assistant", "", tool_calls=text_calls_of(_text(item, "tool call")))
     calls: tuple[ToolCall, ...] = ()
     for key in CALL_KEYS:
-        calls += calls_of(item.get(key), key)
+        calls += tool_calls_of(item.get(key), key)
     has_text = _first(item, TEXT_KEYS) is not None
     content = _text(item, "answer") if has_text or not calls else ""
     thoughts = {text_of(item[key], key).strip("\n") for key in REASONING_KEYS if item.get(key)}

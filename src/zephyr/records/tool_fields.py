@@ -40,7 +40,7 @@ def tools_of(value: Json, what: str) -> str:
     return json.dumps(wrapped, ensure_ascii=False)
 
 
-def calls_of(value: Json, what: str) -> tuple[ToolCall, ...]:
+def tool_calls_of(value: Json, what: str) -> tuple[ToolCall, ...]:
     """The calls of OpenAI's `tool_calls`, or the one of `function_call`. Raises UnusableError."""
     if isinstance(value, str):
         value = _json(value, what) if value.strip() else None
@@ -49,11 +49,11 @@ def calls_of(value: Json, what: str) -> tuple[ToolCall, ...]:
     return tuple(_call_of(call, what) for call in (value if isinstance(value, list) else [value]))
 
 
-def calls_of_text(text: str) -> tuple[ToolCall, ...]:
+def text_calls_of(text: str) -> tuple[ToolCall, ...]:
     """The calls of a text that is nothing else: JSON, or JSON in tags. Raises UnusableError."""
     if _CALL_TAGS.search(text):
         return _tagged_calls(text)
-    return calls_of(_json(text, "tool call"), "tool call")
+    return tool_calls_of(_json(text, "tool call"), "tool call")
 
 
 def with_tagged_calls(messages: Messages) -> Messages:
@@ -75,7 +75,7 @@ def _tagged_calls(text: str) -> tuple[ToolCall, ...]:
     calls: list[ToolCall] = []
     for found in _CALL_TAGS.finditer(text):
         said = (found[1] or found[2] or "").strip()
-        calls += calls_of(_json(_QUOTED_ARGUMENTS.sub(_requoted, said), "tool call"), "tool call")
+        calls += tool_calls_of(_json(_QUOTED_ARGUMENTS.sub(_requoted, said), "tool call"), "tool call")
     return tuple(calls)
 
 

@@ -104,7 +104,10 @@ def test_a_control_token_that_only_some_messages_have_is_one_token():
         (None, "is missing: its tokenizer has none; set chat_template.name to zephyr, chatml or llama3"),
         ("{% for %}", "is not a valid Jinja template"),
         (TINY_CHAT_TEMPLATE.replace("eos_token", "'.'"), "ends an answer without a control token"),
-        (TINY_CHAT_TEMPLATE.replace("'<|assistant|>", "'<|model|>"), "or not after the generation prompt"),
+        (
+            TINY_CHAT_TEMPLATE.replace("'<|assistant|>", "'<|model|>"),
+            "begins an answer in another way than its generation prompt",
+        ),
         ("{{ ''.__class__.__mro__ }}", "refuses these messages"),
         (
             "{% for i in range(99999) %}{% for j in range(99999) %}{{ 'a' * 9999 }}{% endfor %}{% endfor %}",
@@ -118,14 +121,23 @@ def test_templates_that_cannot_be_trusted_are_refused(template, message):
         with_template(template).dialogue(DIALOGUE, loss_on="assistant")
 
 
-def test_a_template_that_rewrites_earlier_answers_is_refused():
-    always = TINY_CHAT_TEMPLATE.replace("message['content']", "('' if loop.last else '*') + message['content']")
-    with pytest.raises(ModelError, match="renders an answer differently if messages follow"):
-        with_template(always)
-    encoder = with_template(FORGETFUL)
+def test_a_template_that_rewrites_earlier_answers_is_trained_turn_by_turn():
+    later = "('*' if message['role'] == 'assistant' and not loop.last else '') + message['content']"
+    always = TINY_CHAT_TEMPLATE.replace("message['content']", later)
+    encoder = with_template(always)
+    first, second = encoder.dialogues(DIALOGUE, loss_on="assistant")
+    assert (first.answers, second.answers) == ((1,), (2,))
+    for turn, answer in ((first.encoded, "Bonjour!"), (second.encoded, ANSWER)):
+        assert turn.ids[turn.scored].tolist() == encoder.completion(answer).tolist()
+    assert second.encoded.ids.tolist()[: len(encoder.prompt(ORDINARY))] == encoder.prompt(ORDINARY).tolist()
+    with pytest.raises(DataError, match="the dialogue: is trained in several sequences"):
+        encoder.dialogue(DIALOGUE, loss_on="assistant")
+
+
+def test_a_template_that_changes_a_text_is_refused():
     thought = (ORDINARY[1], Message("assistant", "<think>x</think>Hi"), *ORDINARY[1:2], Message("assistant", "Hi"))
     with pytest.raises(ModelError, match="depends on the content of messages, or changes it"):
-        encoder.dialogue(thought, loss_on="assistant")
+        with_template(FORGETFUL).dialogue(thought, loss_on="assistant")
 
 
 def test_a_template_that_refuses_a_message_says_why():

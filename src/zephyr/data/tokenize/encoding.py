@@ -48,6 +48,13 @@ class Encoded(NamedTuple):
         return Encoded(self.ids[start:end], scored, self.roles[start:end])
 
 
+class EncodedTurns(NamedTuple):
+    """A sequence of a dialogue, and the answers that are learnt in it, counted from 1."""
+
+    answers: tuple[int, ...]
+    encoded: Encoded
+
+
 class DialogueEncoder:
     """Turns messages into ids under one chat template; `text` is that of a section of a file.
 
@@ -67,7 +74,7 @@ class DialogueEncoder:
         self._prompt_ends: TextPlace = (
             "control" if self._template.pieces(_PROBE, generation=True)[-1].control else "text"
         )
-        probe = self._template.answer("a")
+        probe = self._template.answer(Message("assistant", "a"))
         stop = probe[_stop_index(probe, "the model's own chat template" if text is None else text.where)].text
         #: The ids that end an answer, the template's own first.
         self.stop_ids = tuple(dict.fromkeys(self._ids[text] for text in (stop, self._eos) if text))
@@ -76,29 +83,67 @@ class DialogueEncoder:
         """The text of a dialogue; with `generation`, up to where the assistant's next answer begins."""
         return "".join(piece.text for piece in self._template.pieces(messages, generation=generation))
 
-    def dialogue(self, messages: Sequence[Message], *, loss_on: LossOn) -> Encoded:
-        """The whole dialogue; `assistant` scores each answer with its stop token, `everything` all but the first."""
-        _expect_plain(messages)
-        return self._encode([*self._template.pieces(messages), *self._extra_eos()], "start", loss_on)
+    def dialogues(self, messages: Sequence[Message], tools: str = "", *, loss_on: LossOn) -> list[EncodedTurns]:
+        """The dialogue as sequences to train on: one, unless the template shows answers in another way later.
 
-    def prompt(self, messages: Sequence[Message]) -> TokenIds:
+        `assistant` scores each answer with its stop token, `everything` all but the first; neither what is marked as
+        not to be learnt, nor a second time what an earlier sequence begins with. `tools` is the JSON text of their
+        list.
+        """
+        found: list[EncodedTurns] = []
+        for answers, pieces in self._template.sequences(self._with_reasoning(messages), tools):
+            encoded = self._encode([*pieces, *self._extra_eos()], "start", loss_on)
+            for earlier in found if loss_on == "everything" else ():
+                encoded.scored[: _common_length(earlier.encoded.ids, encoded.ids)] = False
+            found.append(EncodedTurns(answers, encoded))
+        return found
+
+    def dialogue(self, messages: Sequence[Message], *, loss_on: LossOn) -> Encoded:
+        """The dialogue as the one sequence it is. Raises DataError for one that takes several; see `dialogues`."""
+        first, *more = self.dialogues(messages, loss_on=loss_on)
+        if more:
+            raise DataError("the dialogue", "is trained in several sequences", "encode it with dialogues")
+        return first.encoded
+
+    def prompt(self, messages: Sequence[Message], tools: str = "") -> TokenIds:
         """The ids up to where the assistant's answer begins, (n,)."""
-        _expect_plain(messages)
-        return self._encode(self._template.pieces(messages, generation=True), "start", "everything").ids
+        pieces = self._template.pieces(self._with_reasoning(messages), tools, generation=True)
+        return self._encode(pieces, "start", "everything").ids
 
     def completion(self, text: str) -> TokenIds:
         """The ids of an answer and its stop token, (n,); with `extra_eos` all that follows at the end of a dialogue."""
-        pieces = self._template.answer(text)
+        return self._completion(self._template.answer(Message("assistant", text)))
+
+    def completion_of(self, answer: Message, prompt: Sequence[Message], tools: str = "") -> TokenIds:
+        """The ids of an answer that may have reasoning and tool calls, as `completion`, after those of its prompt.
+
+        Raises DataError for reasoning that is to be masked: all tokens of a completion count.
+        """
+        if answer.reasoning and self.section.reasoning == "mask":
+            what = "cannot mask the reasoning of a preference, whose answers count whole"
+            raise DataError("chat_template.reasoning", what, "set it to learn or drop")
+        (answer,) = self._with_reasoning([answer])
+        if not tools and answer.is_plain and all(message.is_plain for message in prompt):
+            return self.completion(answer.content)
+        return self._completion(self._template.answer(answer, self._with_reasoning(prompt), tools))
+
+    def _completion(self, pieces: Sequence[Piece]) -> TokenIds:
         if not self.section.extra_eos:
             pieces = pieces[: _stop_index(pieces, "chat template") + 1]
         return self._encode([*pieces, *self._extra_eos()], self._prompt_ends, "everything").ids
+
+    def _with_reasoning(self, messages: Sequence[Message]) -> Sequence[Message]:
+        """The messages, without their reasoning where the section drops it."""
+        if self.section.reasoning != "drop":
+            return messages
+        return [message._replace(reasoning="") for message in messages]
 
     def text(self, text: str) -> Encoded:
         """Plain text to pretrain on, between bos and eos where the tokenizer has them."""
         before, after = (np.array([self._ids[end]] if end else [], np.int64) for end in (self._bos, self._eos))
         # A tokenizer that adds bos itself tokenises the text after it as the start of a text.
         ids = np.concatenate([before, self._plain.encode(text, "start").ids, after])
-        return _with_mask(ids, np.full(len(ids), TEMPLATE_TEXT, np.int8), "everything")
+        return _with_mask(ids, np.full(len(ids), TEMPLATE_TEXT, np.int8), np.ones(len(ids), np.bool_), "everything")
 
     def text_of(self, completion: Sequence[int]) -> str:
         """The text of a completion's ids (n,) up to its stop token, without other control tokens."""
@@ -111,20 +156,23 @@ class DialogueEncoder:
         """The ids of `pieces`; texts between control tokens are encoded together, but each answer by itself."""
         ids: list[TokenIds] = []
         roles: list[npt.NDArray[np.int8]] = []
+        learn: list[npt.NDArray[np.bool_]] = []
         filled = (piece for piece in pieces if piece.text)
         for (control, _), group in groupby(filled, lambda piece: (piece.control, piece.role == ASSISTANT)):
             run = list(group)
             if control:
                 ids.append(np.array([self._ids[piece.text] for piece in run], np.int64))
                 roles.append(np.array([piece.role for piece in run], np.int8))
+                learn.append(np.array([piece.learn for piece in run], np.bool_))
             else:
                 tokens = self._tokens("".join(piece.text for piece in run), place)
                 ids.append(tokens.ids)
                 roles.append(_roles(tokens, run))
+                learn.append(_learn(tokens, run))
             place = "control" if control else "text"
         if not ids:
-            return _with_mask(np.zeros(0, np.int64), np.zeros(0, np.int8), loss_on)
-        return _with_mask(np.concatenate(ids), np.concatenate(roles), loss_on)
+            return _with_mask(np.zeros(0, np.int64), np.zeros(0, np.int8), np.zeros(0, np.bool_), loss_on)
+        return _with_mask(np.concatenate(ids), np.concatenate(roles), np.concatenate(learn), loss_on)
 
     def _tokens(self, text: str, place: TextPlace) -> Tokens:
         if place != "control" or not self.section.legacy_space:
@@ -133,12 +181,6 @@ class DialogueEncoder:
             return self._plain.encode(text, "start")
         space, tokens = self._plain.encode(" ", place), self._plain.encode(text, "text")
         return Tokens(np.concatenate([space.ids, tokens.ids]), np.concatenate([space.spans * 0, tokens.spans]))
-
-
-def _expect_plain(messages: Sequence[Message]) -> None:
-    """Raises DataError for a message that has more than a text to render and to learn."""
-    if not all(message.is_plain and message.learn for message in messages):
-        raise DataError("messages", "have tools, reasoning or a weight, which cannot be rendered", "remove these rows")
 
 
 class _Resolved(NamedTuple):
@@ -151,12 +193,12 @@ class _Resolved(NamedTuple):
 
 
 def _resolve(tokenizer: TextTokenizer, section: TemplateSection, text: TemplateText | None) -> _Resolved:
-    bos, eos = tokenizer.bos_token or "", tokenizer.eos_token or ""
+    bos, eos, masks = tokenizer.bos_token or "", tokenizer.eos_token or "", section.reasoning == "mask"
     if section.extra_eos and not eos:
         raise RecipeError("chat_template.extra_eos", "the tokenizer has no eos token", "leave it out")
     ends = [token for token in (bos, eos) if token]
     if isinstance(section, FileTemplateSection) or section.name == "own":
-        own = OwnTemplate(tokenizer, empty_system=section.empty_system, text=text)
+        own = OwnTemplate(tokenizer, empty_system=section.empty_system, mask_reasoning=masks, text=text)
         begins = own.pieces(_PROBE)[0].text == bos
         if section.bos not in (None, begins):
             raise RecipeError(
@@ -175,7 +217,9 @@ def _resolve(tokenizer: TextTokenizer, section: TemplateSection, text: TemplateT
             "add an eos token",
         )
     bos_first = _begins_with_bos(tokenizer) if section.bos is None else section.bos
-    template = LayoutTemplate(layout, bos=bos if bos_first else "", eos=eos, empty_system=section.empty_system)
+    template = LayoutTemplate(
+        layout, bos=bos if bos_first else "", eos=eos, empty_system=section.empty_system, mask_reasoning=masks
+    )
     return _Resolved(section.model_copy(update={"bos": bos_first}), template, tuple({*layout.controls, *ends}), "")
 
 
@@ -214,7 +258,20 @@ def _roles(tokens: Tokens, pieces: Sequence[Piece]) -> npt.NDArray[np.int8]:
     return np.maximum(by_character[first_of], by_character[np.maximum(first_of, last_of)])
 
 
-def _with_mask(ids: TokenIds, roles: npt.NDArray[np.int8], loss_on: LossOn) -> Encoded:
-    scored = roles == ASSISTANT if loss_on == "assistant" else np.ones(len(ids), np.bool_)
+def _learn(tokens: Tokens, pieces: Sequence[Piece]) -> npt.NDArray[np.bool_]:
+    """Whether each token is learnt, (n,); a token across two pieces is as the piece that it ends in."""
+    by_character = np.repeat([piece.learn for piece in pieces], [len(piece.text) for piece in pieces])
+    return by_character[np.clip(tokens.spans[:, 1] - 1, 0, len(by_character) - 1)]
+
+
+def _common_length(ids: TokenIds, others: TokenIds) -> int:
+    """The number of tokens that both begin with."""
+    length = min(len(ids), len(others))
+    differ = np.flatnonzero(ids[:length] != others[:length])
+    return int(differ[0]) if len(differ) else length
+
+
+def _with_mask(ids: TokenIds, roles: npt.NDArray[np.int8], learn: npt.NDArray[np.bool_], loss_on: LossOn) -> Encoded:
+    scored = learn & (roles == ASSISTANT) if loss_on == "assistant" else learn.copy()
     scored[:1] = False
     return Encoded(ids, scored, roles)

@@ -33,7 +33,7 @@ ROW_KINDS: dict[type[TrainingSection], type[Record]] = {
 def fitted_rows(
     row: Record, section: TrainingSection, encoder: DialogueEncoder
 ) -> Iterator[FittedDialogue | FittedPreference]:
-    """The row in tokens within the section's window: of a long text its pieces, else one.
+    """The row in tokens within the section's window: of a long text its pieces, of a dialogue its sequences, else one.
 
     Raises UnusableError for a row that cannot be encoded, DataError for a preference of another number of completions
     than the objective learns from.
@@ -44,8 +44,9 @@ def fitted_rows(
         yield from (fit_dialogue(piece, section.data) for piece in split_text(text, section.data))
     elif isinstance(row, Chat) and isinstance(section, SftSection):
         with _as_row_fault():
-            dialogue = encoder.dialogue(row.messages, loss_on=section.objective.loss_on)
-        yield fit_dialogue(dialogue, section.data)
+            turns = encoder.dialogues(row.messages, row.tools, loss_on=section.objective.loss_on)
+        for answers, encoded in turns:
+            yield fit_dialogue(encoded, section.data)._replace(answers=answers if len(turns) > 1 else ())
     else:
         assert isinstance(row, Preference) and isinstance(section, AlignSection), (row, section)  # noqa: PT018
         problem = section.objective.completions_problem(len(row.completions))
@@ -67,13 +68,21 @@ def fitted_preference(row: Preference, data: DataSection, encoder: DialogueEncod
 def encoded_preference(row: Preference, encoder: DialogueEncoder) -> tuple[TokenIds, list[TokenIds]]:
     """The ids of the prompt and of its completions. Raises UnusableError for a row that cannot be encoded."""
     with _as_row_fault():
-        return encoder.prompt(row.prompt), [encoder.completion(text) for text in row.completions]
+        answers = [encoder.completion_of(answer, row.prompt, row.tools) for answer in row.answers]
+        return encoder.prompt(row.prompt, row.tools), answers
 
 
 def encoded_prompt(messages: Messages, encoder: DialogueEncoder) -> TokenIds:
     """The ids of a prompt, (n,). Raises UnusableError for one that cannot be encoded."""
     with _as_row_fault():
         return encoder.prompt(messages)
+
+
+def example_name(row: Record, fitted: FittedDialogue | FittedPreference) -> str:
+    """The name of the row; of a dialogue that is trained in several sequences, with the answers learnt in this one."""
+    if isinstance(fitted, FittedPreference) or not fitted.answers:
+        return row.name
+    return f"{row.name} {'answer' if len(fitted.answers) == 1 else 'answers'} {', '.join(map(str, fitted.answers))}"
 
 
 @contextmanager
@@ -124,7 +133,7 @@ class Tokenized:
                 self.refuse(row, error)
                 continue
             for fitted in pieces:
-                if self.truncation.add(row.name, fitted.loss):
+                if self.truncation.add(example_name(row, fitted), fitted.loss):
                     self.num_examples += 1
                     yield self._example(row, fitted)
 
@@ -139,7 +148,7 @@ class Tokenized:
             self.loss_mask.add(fitted.encoded)
         self.num_completions += 1
         self.num_scored += int(fitted.encoded.scored.sum())
-        return Dialogue(row.name, fitted.encoded.ids, fitted.encoded.scored)
+        return Dialogue(example_name(row, fitted), fitted.encoded.ids, fitted.encoded.scored)
 
     def facts(self) -> dict[str, Plain]:
         """The counts as plain values."""

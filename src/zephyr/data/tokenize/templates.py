@@ -8,8 +8,9 @@ import re
 from collections.abc import Collection, Sequence
 from typing import Literal, NamedTuple, Protocol
 
+from zephyr.errors import DataError
 from zephyr.recipe.model_section import FileTemplateSection, TemplateSection
-from zephyr.records.messages import PLAIN_ROLES, ROLES, Message
+from zephyr.records.messages import PLAIN_ROLES, ROLES, Message, has_tools
 
 TEMPLATE_TEXT = -1  # the role of text that belongs to no message
 ASSISTANT = ROLES.index("assistant")
@@ -19,22 +20,37 @@ class Piece(NamedTuple):
     """A piece of a rendered dialogue: one control token, or text of one role.
 
     `role` is an index into ROLES, or TEMPLATE_TEXT. The assistant's pieces are what it generates: its answer and the
-    control token that stops it.
+    control token that stops it. With `learn` false they are only shown.
     """
 
     text: str
     role: int = TEMPLATE_TEXT
     control: bool = False
+    learn: bool = True
+
+
+class Sequenced(NamedTuple):
+    """A sequence to train on: the answers learnt in it, counted from 1 in their dialogue, and its pieces."""
+
+    answers: tuple[int, ...]
+    pieces: list[Piece]
 
 
 class Template(Protocol):
     """Renders messages as pieces; joined, they equal what the template of `jinja_of` renders."""
 
-    def pieces(self, messages: Sequence[Message], *, generation: bool = False) -> list[Piece]:
-        """The pieces of a dialogue; with `generation`, up to where the assistant's next answer begins."""
+    def pieces(self, messages: Sequence[Message], tools: str = "", *, generation: bool = False) -> list[Piece]:
+        """The pieces of a dialogue; with `generation`, up to where the assistant's next answer begins.
+
+        `tools` is the JSON text of the list of tools. Raises DataError for messages that cannot be rendered.
+        """
         ...
 
-    def answer(self, text: str) -> list[Piece]:
+    def sequences(self, messages: Sequence[Message], tools: str = "") -> list[Sequenced]:
+        """The sequences to train on: one, unless answers are shown in another way once other messages follow."""
+        ...
+
+    def answer(self, message: Message, prompt: Sequence[Message] = ..., tools: str = "") -> list[Piece]:
         """The pieces after those of a prompt: the answer, its stop token, and what the template puts after it."""
         ...
 
@@ -66,29 +82,49 @@ LAYOUTS: dict[Literal["zephyr", "chatml", "llama3"], MessageLayout] = {
 class LayoutTemplate:
     """A template of LAYOUTS; `bos` and `eos` are the texts of these tokens, empty for none."""
 
-    def __init__(self, layout: MessageLayout, *, bos: str, eos: str, empty_system: bool) -> None:
+    def __init__(
+        self, layout: MessageLayout, *, bos: str, eos: str, empty_system: bool, mask_reasoning: bool = False
+    ) -> None:
         pattern = control_pattern(layout.controls)
         self._headers = {role: split_controls(layout.header.format(role=role), pattern) for role in PLAIN_ROLES}
         self._bos = [Piece(bos, control=True)] if bos else []
         self._stop = layout.stop or eos
         self._layout = layout
         self._empty_system = empty_system
+        self._mask_reasoning = mask_reasoning
 
-    def pieces(self, messages: Sequence[Message], *, generation: bool = False) -> list[Piece]:
+    def pieces(self, messages: Sequence[Message], tools: str = "", *, generation: bool = False) -> list[Piece]:
+        """The pieces of a dialogue. Raises DataError for one with tools."""
+        if tools or has_tools(messages):
+            what = "cannot render tools; chat_template.name: own takes the template of the model, if that can"
+            raise DataError("the built-in chat template", what, "remove the row")
         messages = with_empty_system(messages) if self._empty_system else messages
         pieces = list(self._bos)
         for message in messages:
-            pieces += [*self._headers[message.role], *self._body(message.content, ROLES.index(message.role))]
+            pieces += [*self._headers[message.role], *self.answer(message)]
         # In jinja this is inside the loop over messages: without messages, no generation prompt.
         return [*pieces, *self._headers["assistant"]] if generation and messages else pieces
 
-    def answer(self, text: str) -> list[Piece]:
-        return self._body(text, ASSISTANT)
+    def sequences(self, messages: Sequence[Message], tools: str = "") -> list[Sequenced]:
+        answers = [message for message in messages if message.role == "assistant"]
+        learnt = (place for place, answer in enumerate(answers, 1) if answer.learn)
+        return [Sequenced(tuple(learnt), self.pieces(messages, tools))]
 
-    def _body(self, content: str, role: int) -> list[Piece]:
-        text = content.strip() if self._layout.strips else content
-        stop = Piece(self._stop, role if role == ASSISTANT else TEMPLATE_TEXT, control=True)
-        return [Piece(text, role), stop, Piece(self._layout.tail)]
+    def answer(self, message: Message, prompt: Sequence[Message] = (), tools: str = "") -> list[Piece]:
+        if tools or has_tools((*prompt, message)):
+            self.pieces((*prompt, message), tools)
+        role, text = ROLES.index(message.role), message.content
+        stop = Piece(self._stop, role if role == ASSISTANT else TEMPLATE_TEXT, control=True, learn=message.learn)
+        thought = Piece(think_block(message.reasoning) if message.reasoning else "", role)
+        if self._layout.strips:
+            text = text.rstrip() if thought.text else text.strip()
+        thought = thought._replace(learn=message.learn and not self._mask_reasoning)
+        return [thought, Piece(text, role, learn=message.learn), stop, Piece(self._layout.tail)]
+
+
+def think_block(reasoning: str) -> str:
+    """Reasoning in the tags of DeepSeek-R1 and Qwen, before an answer."""
+    return f"<think>\n{reasoning}\n</think>\n\n"
 
 
 def with_empty_system(messages: Sequence[Message]) -> Sequence[Message]:
@@ -104,14 +140,17 @@ def control_pattern(controls: Collection[str]) -> re.Pattern[str]:
     return re.compile("|".join(re.escape(text) for text in sorted(controls, key=len, reverse=True)) or "(?!)")
 
 
-def split_controls(text: str, controls: re.Pattern[str], role: int = TEMPLATE_TEXT) -> list[Piece]:
+def split_controls(
+    text: str, controls: re.Pattern[str], role: int = TEMPLATE_TEXT, *, learn: bool = True
+) -> list[Piece]:
     """The text as pieces of one role, with its control tokens as pieces of their own."""
     pieces = []
     position = 0
     for found in controls.finditer(text):
-        pieces += [Piece(text[position : found.start()], role), Piece(found[0], role, control=True)]
+        before = Piece(text[position : found.start()], role, learn=learn)
+        pieces += [before, Piece(found[0], role, control=True, learn=learn)]
         position = found.end()
-    return [piece for piece in (*pieces, Piece(text[position:], role)) if piece.text]
+    return [piece for piece in (*pieces, Piece(text[position:], role, learn=learn)) if piece.text]
 
 
 def jinja_of(section: TemplateSection, *, own: str = "") -> str:

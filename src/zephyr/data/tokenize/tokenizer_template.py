@@ -1,140 +1,203 @@
 """The chat template of a tokenizer or a file, split into pieces by rendering placeholders.
 
-Every message is rendered as a placeholder of one character. The assistant's part is found by rendering the dialogue up
-to each answer, with and without it. A template whose renderings do not continue each other (it rewrites earlier
-answers) cannot be trained on as it is served, and is refused.
+The text and the reasoning of every message are rendered as a placeholder of one character. The assistant's part is
+found by rendering the dialogue up to each answer, with and without it: what is learnt follows exactly what the model is
+given when it is served. Templates that show an earlier answer in another way than at its own turn, without its
+reasoning or with the tools at another place, are trained in several sequences, each as it is at one turn.
 """
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime
+from collections.abc import Collection, Mapping, Sequence
 from itertools import zip_longest
+from typing import NamedTuple
 
-import jinja2
-from jinja2.ext import Extension, loopcontrols
-from jinja2.nodes import Node
-from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-
+from zephyr.data.tokenize.jinja_rendering import (
+    JinjaTemplate,
+    ReasoningStyle,
+    json_texts,
+    with_short_ids,
+)
 from zephyr.data.tokenize.plain_text import AddedToken, TextTokenizer
-from zephyr.data.tokenize.templates import ASSISTANT, Piece, control_pattern, split_controls, with_empty_system
+from zephyr.data.tokenize.templates import (
+    ASSISTANT,
+    Piece,
+    Sequenced,
+    control_pattern,
+    split_controls,
+    with_empty_system,
+)
 from zephyr.errors import DataError, ModelError
 from zephyr.recipe.model_section import TemplateText
-from zephyr.records.messages import ROLES, Message
+from zephyr.records.messages import ROLES, Message, has_tools
 
-WHERE = "the model's own chat template"
-MOST_TEMPLATE_CHARACTERS = 200_000
-MOST_RENDERED_CHARACTERS = 50_000_000
-_OTHER_TEMPLATE = "set chat_template.name to zephyr, chatml or llama3, or to file with a template of your own"
 _PROBE = (Message("user", "a"), Message("assistant", "b"), Message("user", "c"), Message("assistant", "d"))
 _NOTHING = Piece("")
 
-# A private-use plane of Unicode: one character for one message.
-_FIRST_PLACEHOLDER = 0xF0000
-_PLACEHOLDER = re.compile("([\U000f0000-\U000ffffd])")
+# Private-use planes of Unicode: one character for the text of a message, one for its reasoning.
+_FIRST_TEXT, _FIRST_REASONING = 0xF0000, 0x100000
+_PLACEHOLDER = re.compile("([\U000f0000-\U000ffffd\U00100000-\U0010fffd])")
+_OPEN_TAG = re.compile(r"<think>\s*$")
+_TAG_END = r"\s*</think>\s*"
+_EMPTY_THOUGHT = re.compile(r"\s*<think>\s*</think>\s*")
 
 
-class _GenerationTag(Extension):
-    """Ignores `{% generation %}`, with which some templates mark the assistant's text."""
+class _Turn(NamedTuple):
+    """An answer at its own turn: the text that the model goes on from, and the text that ends with the answer."""
 
-    tags = {"generation"}  # noqa: RUF012 - as jinja declares it
+    before: str
+    after: str
 
-    def parse(self, parser: Parser) -> list[Node]:
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+class _Rendered(NamedTuple):
+    """The same text with placeholders, and with what they stand for."""
+
+    marked: str
+    real: str
 
 
 class OwnTemplate:
     """Renders messages as the tokenizer's `chat_template` does, or as the template `text` does.
 
-    Raises ModelError for a template that cannot be trained on.
+    With `mask_reasoning` the reasoning of an answer is shown and not learnt. Raises ModelError for a template that
+    cannot be trained on.
     """
 
-    def __init__(self, tokenizer: TextTokenizer, *, empty_system: bool, text: TemplateText | None = None) -> None:
-        #: The template in messages.
-        self.where = WHERE if text is None else text.where
-        self.source = self._source_of(tokenizer, text)
+    def __init__(
+        self,
+        tokenizer: TextTokenizer,
+        *,
+        empty_system: bool,
+        mask_reasoning: bool = False,
+        text: TemplateText | None = None,
+    ) -> None:
+        self._jinja = JinjaTemplate(tokenizer, text)
+        self.source, self.where = self._jinja.source, self._jinja.where
         added = tokenizer.added_tokens_decoder.values()
         self._controls = control_pattern([token.content for token in added if _controls(token)])
         self._empty_system = empty_system
-        self._special = {name: text for name, text in tokenizer.special_tokens_map.items() if isinstance(text, str)}
-        self._jinja = self._compiled()
-        written = {piece.text for piece in self.pieces(_PROBE) if piece.control}
+        self._mask_reasoning = mask_reasoning
+        self._style: ReasoningStyle | None = None
+        written = {piece.text for one in self.sequences(_PROBE) for piece in one.pieces if piece.control}
         greedy = [token.content for token in added if token.content in written and (token.lstrip or token.rstrip)]
         if greedy:
-            raise self._refused(f"uses {greedy[0]!r}, which removes the white space beside it")
+            raise self._jinja.refused(f"uses {greedy[0]!r}, which removes the white space beside it")
         self._check_start_of_answer()
         #: The control tokens that the template writes, some of them only for other messages than the probe's.
         self.controls = written | {
             token.content for token in added if _controls(token) and token.content in self.source
         }
 
-    def pieces(self, messages: Sequence[Message], *, generation: bool = False) -> list[Piece]:
+    def pieces(self, messages: Sequence[Message], tools: str = "", *, generation: bool = False) -> list[Piece]:
         """The pieces of a dialogue; with `generation`, up to where the assistant's next answer begins.
 
         Raises DataError for messages that the template refuses, ModelError for messages that it changes.
         """
-        messages = with_empty_system(messages) if self._empty_system else messages
-        # An empty text stays empty: templates may test for it.
-        placeholders = [
-            Message(message.role, chr(_FIRST_PLACEHOLDER + number) if message.content else "")
-            for number, message in enumerate(messages)
+        real = self._prepared(messages, tools)
+        marked = _marked(real)
+        texts = _Rendered(*(self._render(some, tools, generation=generation) for some in (marked, real)))
+        return self._pieces(real, texts, self._turns(marked, tools))
+
+    def sequences(self, messages: Sequence[Message], tools: str = "") -> list[Sequenced]:
+        real = self._prepared(messages, tools)
+        marked = _marked(real)
+        turns = self._turns(marked, tools)
+        learnt = [number for number in turns if real[number].learn]
+        for number in learnt:
+            self._expect_turn(turns[number], real[number], number)
+        whole = self._text(marked, len(marked) - 1, tools)
+        if not learnt or all(turn is not None and whole.startswith(turn.after) for turn in turns.values()):
+            ends = {len(real) - 1: learnt}
+        else:
+            ends = _ends(turns, learnt)
+        places = {number: place for place, number in enumerate(turns, 1)}
+        return [
+            Sequenced(
+                tuple(places[number] for number in covered),
+                self._pieces(real[: end + 1], self._texts(marked, real, end, tools), turns, covered),
+            )
+            for end, covered in ends.items()
         ]
-        text = self._render(placeholders, generation=generation)
-        pieces: list[Piece] = []
-        position = 0
-        for start, end in self._answers(placeholders, text):
-            pieces += split_controls(text[position:start], self._controls)
-            pieces += split_controls(text[start:end], self._controls, ASSISTANT)
-            position = end
-        pieces += split_controls(text[position:], self._controls)
-        rendered = self._render(messages, generation=generation)
-        filled = _fill(pieces, messages, rendered)
-        if "".join(piece.text for piece in filled) != rendered:
-            raise self._refused("depends on the content of messages, or changes it")
-        return filled
 
-    def answer(self, text: str) -> list[Piece]:
-        prompt = _PROBE[:1]
-        return self.pieces((*prompt, Message("assistant", text)))[len(self.pieces(prompt, generation=True)) :]
+    def answer(self, message: Message, prompt: Sequence[Message] = _PROBE[:1], tools: str = "") -> list[Piece]:
+        real = self._prepared((*prompt, message._replace(learn=True)), tools)
+        marked, last = _marked(real), len(real) - 1
+        turns = self._turns(marked, tools)
+        self._expect_turn(turns[last], real[last], last)
+        pieces = self._pieces(real, self._texts(marked, real, last, tools), turns, [last])
+        return pieces[len(self.pieces(prompt, tools, generation=True)) :]
 
-    def _answers(self, messages: Sequence[Message], text: str) -> Iterator[tuple[int, int]]:
-        """Where each answer starts and ends, its stop token included, in `text`, the rendering of all messages."""
-        for number, message in enumerate(messages):
-            if message.role != "assistant":
-                continue
-            before = self._render(messages[:number], generation=True)
-            after = self._render(messages[: number + 1])
-            if not (after.startswith(before) and text.startswith(after)):
-                raise self._refused(
-                    "renders an answer differently if messages follow, or not after the generation prompt"
-                )
-            said = after.index(message.content, len(before)) + len(message.content)
-            stop = self._controls.search(after, said)
-            yield len(before), stop.end() if stop else said
+    def _prepared(self, messages: Sequence[Message], tools: str) -> list[Message]:
+        """The messages as this template takes them. Raises DataError for a control token in a tool or a call."""
+        real = list(with_empty_system(messages) if self._empty_system else messages)
+        declared = [*json_texts(json.loads(tools))] if tools else []
+        called = [text for one in real for call in one.tool_calls for text in (call.name, *json_texts(call.parsed()))]
+        for text in (*declared, *called):
+            control = self._controls.search(text)
+            if control:
+                raise self._jinja.fault(f"finds the control token {control[0]!r} in a tool or a call")
+        for number, message in enumerate(real):
+            thought = _EMPTY_THOUGHT.match(message.content) if message.role == "assistant" else None
+            # A template that knows of reasoning writes its own tags around none.
+            if thought and self._reasoning_style() != "text":
+                real[number] = message._replace(content=message.content[thought.end() :])
+        if has_tools(real):
+            try:
+                self._render(real, tools)
+            except DataError:
+                real = with_short_ids(real)
+        if tools and self._render(real, tools) == self._render(real, ""):
+            raise self._jinja.fault("leaves out tools")
+        return real
 
-    def _render(self, messages: Sequence[Message], *, generation: bool = False) -> str:
-        plain = [{"role": message.role, "content": message.content} for message in messages]
-        values = {"messages": plain, "add_generation_prompt": generation}
-        nothing = {"tools": None, "documents": None}
-        blocks: list[str] = []
-        room = MOST_RENDERED_CHARACTERS
-        try:
-            for block in self._jinja.generate(self._special | nothing | values):
-                room -= len(block)
-                if room < 0:
-                    raise self._refused(f"writes over {MOST_RENDERED_CHARACTERS:,} characters")
-                blocks.append(block)
-        except (jinja2.TemplateError, TypeError, ValueError) as error:
-            raise DataError(self.where, f"refuses these messages ({error})", _OTHER_TEMPLATE) from error
-        return "".join(blocks)
+    def _turns(self, marked: Sequence[Message], tools: str) -> dict[int, _Turn | None]:
+        """The turn of every answer, by its number among the messages; None where it does not continue its prompt."""
+        turns: dict[int, _Turn | None] = {}
+        for number, message in enumerate(marked):
+            if message.role == "assistant":
+                before, after = self._render(marked[:number], tools, generation=True), self._text(marked, number, tools)
+                turns[number] = _Turn(before, after) if after.startswith(before) else None
+        return turns
+
+    def _texts(self, marked: Sequence[Message], real: Sequence[Message], last: int, tools: str) -> _Rendered:
+        return _Rendered(self._text(marked, last, tools), self._text(real, last, tools))
+
+    def _text(self, messages: Sequence[Message], last: int, tools: str) -> str:
+        """The text of the messages up to number `last`, whose answer goes on from a tag that its prompt opens."""
+        text = self._render(messages[: last + 1], tools)
+        if messages[last].role != "assistant":
+            return text
+        before = self._render(messages[:last], tools, generation=True)
+        opening = _OPEN_TAG.search(before)
+        if opening is None or text.startswith(before) or not text.startswith(before[: opening.start()]):
+            return text
+        line = "" if before.endswith("\n") else "\n"
+        thought = f"{line}{messages[last].reasoning}\n</think>\n\n"
+        return before + thought + text[opening.start() :]
+
+    def _render(self, messages: Sequence[Message], tools: str, *, generation: bool = False) -> str:
+        style = self._reasoning_style() if any(message.reasoning for message in messages) else "keys"
+        return self._jinja.render(messages, tools, generation=generation, style=style)
+
+    def _reasoning_style(self) -> ReasoningStyle:
+        """How this template takes reasoning, found by trying."""
+        if self._style is None:
+            question, thought, said = Message("user", "a"), chr(_FIRST_REASONING), chr(_FIRST_TEXT)
+            before = self._jinja.render([question], generation=True)
+            asked = [question, Message("assistant", said, thought)]
+            styles: tuple[ReasoningStyle, ...] = ("keys", "text")
+            texts = {style: self._jinja.render(asked, style=style) for style in styles}
+            fit = [style for style in styles if texts[style].startswith(before) and thought in texts[style]]
+            if not fit and not _OPEN_TAG.search(before):
+                raise self._jinja.fault("does not render reasoning; chat_template.reasoning: drop leaves it out")
+            self._style = fit[0] if fit else "opened"
+        return self._style
 
     def _check_start_of_answer(self) -> None:
         """Raise ModelError where an answer would begin with its header, because no generation prompt writes it."""
-        asked = self._render(_PROBE[:1])
-        header, said, _ = self._render(_PROBE[:2]).removeprefix(asked).partition(_PROBE[1].content)
-        if said and header.strip() and self._render(_PROBE[:1], generation=True) == asked:
+        asked = self._render(_PROBE[:1], "")
+        header, said, _ = self._render(_PROBE[:2], "").removeprefix(asked).partition(_PROBE[1].content)
+        if said and header.strip() and self._render(_PROBE[:1], "", generation=True) == asked:
             raise ModelError(
                 self.where,
                 f"has no generation prompt, so an answer would begin with its header {header!r}",
@@ -142,39 +205,91 @@ class OwnTemplate:
                 f"{header!r} }}}}{{% endif %}}, and set chat_template to {{name: file, path: FILE}}",
             )
 
-    def _source_of(self, tokenizer: TextTokenizer, text: TemplateText | None) -> str:
-        """The template's text: of the file, or the tokenizer's, the one named default where it has several."""
-        found = tokenizer.chat_template if text is None else text.text
-        source = found.get("default") if isinstance(found, Mapping) else found
-        if not isinstance(source, str):
-            raise self._refused("is missing: its tokenizer has none")
-        if len(source) > MOST_TEMPLATE_CHARACTERS:
-            raise self._refused(f"is longer than {MOST_TEMPLATE_CHARACTERS:,} characters")
-        added = {token.content for token in tokenizer.added_tokens_decoder.values()}
-        missing = [control for control in (text.controls if text else ()) if control in source and control not in added]
-        if missing:
-            raise ModelError(
-                self.where,
-                f"writes {', '.join(map(repr, missing))}, which the tokenizer of this model does not have",
-                "add these tokens to it as special tokens, or choose another chat template",
+    def _expect_turn(self, turn: _Turn | None, message: Message, number: int) -> None:
+        """Raises ModelError for an answer that does not continue its prompt, DataError where a part of it is lost."""
+        if turn is None:
+            raise self._jinja.refused("begins an answer in another way than its generation prompt")
+        said = turn.after[len(turn.before) :]
+        if message.reasoning and chr(_FIRST_REASONING + number) not in said:
+            what = f"leaves out the reasoning of message {number + 1}; chat_template.reasoning: drop allows it"
+            raise self._jinja.fault(what)
+        if not all(call.name in said for call in message.tool_calls):
+            raise self._jinja.fault("leaves out tool calls")
+
+    def _pieces(
+        self,
+        real: Sequence[Message],
+        rendered: _Rendered,
+        turns: Mapping[int, _Turn | None],
+        learnt: Collection[int] = (),
+    ) -> list[Piece]:
+        """The pieces of the messages' text, the assistant's where it shows an answer as at its own turn."""
+        text = rendered.marked
+        lost = [number for number, one in enumerate(_marked(real)) if one.content not in text]
+        if lost:
+            raise self._jinja.fault(f"leaves out message {lost[0] + 1} ({real[lost[0]].role})")
+        pieces: list[Piece] = []
+        position = 0
+        for number, turn in turns.items():
+            if turn is None or not text.startswith(turn.after):
+                continue
+            start, end = len(turn.before), self._end(turn, real[number], number)
+            masked = self._masked_end(turn.after, number) if self._mask_reasoning else start
+            learn = number in learnt
+            pieces += split_controls(text[position:start], self._controls)
+            pieces += split_controls(text[start:masked], self._controls, ASSISTANT, learn=False)
+            pieces += split_controls(text[max(start, masked) : end], self._controls, ASSISTANT, learn=learn)
+            position = end
+        pieces += split_controls(text[position:], self._controls)
+        filled = _fill(pieces, real, rendered.real)
+        if "".join(piece.text for piece in filled) != rendered.real:
+            raise self._jinja.refused("depends on the content of messages, or changes it")
+        return filled
+
+    def _end(self, turn: _Turn, message: Message, number: int) -> int:
+        """Where the answer ends, its stop token included."""
+        if message.tool_calls:
+            # Calls may have control tokens of their own; the last one stops the answer.
+            return max((found.end() for found in self._controls.finditer(turn.after, len(turn.before))), default=0) or (
+                len(turn.after)
             )
-        return source
+        said = turn.after.find(chr(_FIRST_TEXT + number), len(turn.before)) + 1 or len(turn.before)
+        stop = self._controls.search(turn.after, said)
+        return stop.end() if stop else said
 
-    def _compiled(self) -> jinja2.Template:
-        """The template in jinja's sandbox, with the names that transformers gives to templates."""
-        environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, loopcontrols]
+    def _masked_end(self, after: str, number: int) -> int:
+        """Where the reasoning of an answer ends in its text, with its closing tag; 0 without reasoning."""
+        thought = re.search(re.escape(chr(_FIRST_REASONING + number)) + _TAG_END, after)
+        return thought.end() if thought else 0
+
+
+def _marked(messages: Sequence[Message]) -> list[Message]:
+    """The messages with placeholders for texts and reasoning.
+
+    What is empty stays empty, since templates test for it, and equal questions stay equal: Mistral's compare them.
+    """
+    return [
+        message._replace(
+            content=chr(_FIRST_TEXT + (number if message.role == "assistant" else messages.index(message)))
+            if message.content
+            else "",
+            reasoning=chr(_FIRST_REASONING + number) if message.reasoning else "",
         )
-        environment.filters["tojson"] = _to_json
-        environment.globals["raise_exception"] = _refuse
-        environment.globals["strftime_now"] = _now
-        try:
-            return environment.from_string(self.source)
-        except jinja2.TemplateError as error:
-            raise self._refused(f"is not a valid Jinja template ({error})") from error
+        for number, message in enumerate(messages)
+    ]
 
-    def _refused(self, what: str) -> ModelError:
-        return ModelError(self.where, what, _OTHER_TEMPLATE)
+
+def _ends(turns: Mapping[int, _Turn | None], learnt: Sequence[int]) -> dict[int, list[int]]:
+    """The answers at which a sequence ends, and those learnt in it: all that it shows as at their own turn."""
+    ends: dict[int, list[int]] = {}
+    waiting = list(learnt)
+    while waiting:
+        last = turns[waiting[-1]]
+        assert last is not None
+        shown = [number for number in waiting if (turn := turns[number]) and last.after.startswith(turn.after)]
+        ends[waiting[-1]] = shown
+        waiting = [number for number in waiting if number not in shown]
+    return dict(sorted(ends.items()))
 
 
 def _controls(token: AddedToken) -> bool:
@@ -184,37 +299,27 @@ def _controls(token: AddedToken) -> bool:
 
 def _fill(pieces: Sequence[Piece], messages: Sequence[Message], rendered: str) -> list[Piece]:
     """The pieces with the messages in place of their placeholders, as far as can be seen as in `rendered`."""
-    parts = [
-        Piece(text, role, control) for outer, role, control in pieces for text in _PLACEHOLDER.split(outer) if text
-    ]
+    parts = [outer._replace(text=text) for outer in pieces for text in _PLACEHOLDER.split(outer.text) if text]
     filled: list[Piece] = []
     position = 0
     for part, following in zip_longest(parts, parts[1:], fillvalue=_NOTHING):
         piece = part
         if _PLACEHOLDER.fullmatch(part.text):
-            message = messages[ord(part.text) - _FIRST_PLACEHOLDER]
+            is_reasoning = ord(part.text) >= _FIRST_REASONING
+            message = messages[ord(part.text) - (_FIRST_REASONING if is_reasoning else _FIRST_TEXT)]
             behind = "" if _PLACEHOLDER.match(following.text) else following.text
-            text = _as_rendered(message.content, behind, rendered, position)
-            piece = Piece(text, ROLES.index(message.role))
+            text = _as_rendered(message.reasoning if is_reasoning else message.content, behind, rendered, position)
+            # An answer that is shown, and not one of those found at their turn, is not learnt.
+            learn = part.learn and message.learn and (part.role == ASSISTANT or message.role != "assistant")
+            piece = Piece(text, ROLES.index(message.role), learn=learn)
         filled.append(piece)
         position += len(piece.text)
     return filled
 
 
 def _as_rendered(content: str, behind: str, rendered: str, position: int) -> str:
-    """The content as rendered at `position`, before `behind`: many templates strip white space around it."""
-    forms = (content, content.strip(), content.lstrip(), content.rstrip())
+    """The content as rendered at `position`, before `behind`: stripped as many templates do, or as JSON text."""
+    plain = (content, content.strip(), content.lstrip(), content.rstrip())
+    lines = (content.strip("\n"), content.lstrip("\n"), content.rstrip("\n"), content.rstrip().lstrip("\n"))
+    forms = (*plain, *lines, *(json.dumps(form, ensure_ascii=False)[1:-1] for form in plain))
     return next((form for form in forms if rendered.startswith(form + behind, position)), content)
-
-
-def _to_json(value: object, indent: int | None = None) -> str:
-    # Jinja's own filter escapes characters of HTML.
-    return json.dumps(value, ensure_ascii=False, indent=indent)
-
-
-def _refuse(reason: str) -> None:
-    raise jinja2.TemplateError(reason)
-
-
-def _now(form: str) -> str:
-    return datetime.now().astimezone().strftime(form)

@@ -52,12 +52,16 @@ class Loss(NamedTuple):
 
 
 class FittedDialogue(NamedTuple):
-    """A dialogue truncated to fit, if `loss.usable`: the part of `whole` that begins at its token `start`."""
+    """A dialogue truncated to fit, if `loss.usable`: the part of `whole` that begins at its token `start`.
+
+    `answers`: of a dialogue that is trained in several sequences, the answers that are learnt in this one.
+    """
 
     encoded: Encoded
     loss: Loss
     whole: Encoded
     start: int = 0
+    answers: tuple[int, ...] = ()
 
 
 class FittedPreference(NamedTuple):

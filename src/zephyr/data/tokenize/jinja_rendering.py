@@ -1,0 +1,196 @@
+"""The chat template of a tokenizer or a file, rendered in jinja's sandbox with the names that transformers gives it."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import Literal
+
+import jinja2
+from jinja2.ext import Extension, loopcontrols
+from jinja2.nodes import Node
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from zephyr.data.tokenize.plain_text import TextTokenizer
+from zephyr.data.tokenize.templates import think_block
+from zephyr.errors import DataError, ModelError
+from zephyr.recipe.model_section import TemplateText
+from zephyr.records.messages import Message, ToolCall
+
+WHERE = "the model's own chat template"
+OTHER_TEMPLATE = "set chat_template.name to zephyr, chatml or llama3, or to file with a template of your own"
+MOST_TEMPLATE_CHARACTERS = 200_000
+MOST_RENDERED_CHARACTERS = 50_000_000
+
+# How reasoning is given to a template: in keys of its own; in the text, in tags; or not at all, where the generation
+# prompt opens the tag that the answer goes on in (DeepSeek-R1's kind).
+ReasoningStyle = Literal["keys", "text", "opened"]
+_REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
+_ID_CHARACTERS = 9
+
+
+class _GenerationTag(Extension):
+    """Ignores `{% generation %}`, with which some templates mark the assistant's text."""
+
+    tags = {"generation"}  # noqa: RUF012 - as jinja declares it
+
+    def parse(self, parser: Parser) -> list[Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+class JinjaTemplate:
+    """Renders messages and tools as `apply_chat_template` does, with the tokenizer's template or that of `text`.
+
+    Raises ModelError for a template that is none.
+    """
+
+    def __init__(self, tokenizer: TextTokenizer, text: TemplateText | None = None) -> None:
+        #: The template in messages.
+        self.where = WHERE if text is None else text.where
+        self.source = self._source_of(tokenizer, text)
+        self._special = {name: text for name, text in tokenizer.special_tokens_map.items() if isinstance(text, str)}
+        self._jinja = self._compiled()
+
+    def render(
+        self,
+        messages: Sequence[Message],
+        tools: str = "",
+        *,
+        generation: bool = False,
+        style: ReasoningStyle = "keys",
+    ) -> str:
+        """The text of the messages; `tools` is the JSON text of their list. Raises DataError where it is refused."""
+        values = {
+            "messages": [_fields(message, style) for message in messages],
+            "tools": json.loads(tools) if tools else None,
+            "documents": None,
+            "add_generation_prompt": generation,
+        }
+        blocks: list[str] = []
+        room = MOST_RENDERED_CHARACTERS
+        try:
+            for block in self._jinja.generate(self._special | values):
+                room -= len(block)
+                if room < 0:
+                    raise self.refused(f"writes over {MOST_RENDERED_CHARACTERS:,} characters")
+                blocks.append(block)
+        except (jinja2.TemplateError, TypeError, ValueError) as error:
+            raise self.fault(f"refuses these messages ({error})") from error
+        return "".join(blocks)
+
+    def refused(self, what: str) -> ModelError:
+        """The error for a template that cannot be trained on."""
+        return ModelError(self.where, what, OTHER_TEMPLATE)
+
+    def fault(self, what: str) -> DataError:
+        """The error for messages that this template cannot render."""
+        return DataError(self.where, what, OTHER_TEMPLATE)
+
+    def _source_of(self, tokenizer: TextTokenizer, text: TemplateText | None) -> str:
+        """The template's text: of the file, or the tokenizer's, the one named default where it has several."""
+        found = tokenizer.chat_template if text is None else text.text
+        source = found.get("default") if isinstance(found, Mapping) else found
+        if not isinstance(source, str):
+            raise self.refused("is missing: its tokenizer has none")
+        if len(source) > MOST_TEMPLATE_CHARACTERS:
+            raise self.refused(f"is longer than {MOST_TEMPLATE_CHARACTERS:,} characters")
+        added = {token.content for token in tokenizer.added_tokens_decoder.values()}
+        missing = [control for control in (text.controls if text else ()) if control in source and control not in added]
+        if missing:
+            raise ModelError(
+                self.where,
+                f"writes {', '.join(map(repr, missing))}, which the tokenizer of this model does not have",
+                "add these tokens to it as special tokens, or choose another chat template",
+            )
+        return source
+
+    def _compiled(self) -> jinja2.Template:
+        """The template in jinja's sandbox, with the names that transformers gives to templates."""
+        environment = ImmutableSandboxedEnvironment(
+            trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, loopcontrols]
+        )
+        environment.filters["tojson"] = _to_json
+        environment.globals["raise_exception"] = _refuse
+        environment.globals["strftime_now"] = _now
+        try:
+            return environment.from_string(self.source)
+        except jinja2.TemplateError as error:
+            raise self.refused(f"is not a valid Jinja template ({error})") from error
+
+
+def with_short_ids(messages: Sequence[Message]) -> list[Message]:
+    """The messages with call ids of nine letters and digits, which Mistral's templates insist on.
+
+    Where ids are missing, the answers of tools take those of the calls in their order.
+    """
+    waiting: list[str] = []
+    changed: list[Message] = []
+    for number, message in enumerate(messages):
+        if message.tool_calls:
+            calls = [
+                call._replace(id=_short(call.id or f"{number} {place}"))
+                for place, call in enumerate(message.tool_calls)
+            ]
+            waiting = [call.id for call in calls]
+            changed.append(message._replace(tool_calls=tuple(calls)))
+        elif message.role == "tool":
+            own = _short(message.call_id) if message.call_id else waiting[0] if waiting else _short(str(number))
+            waiting = [one for one in waiting if one != own]
+            changed.append(message._replace(call_id=own))
+        else:
+            changed.append(message)
+    return changed
+
+
+def _short(name: str) -> str:
+    if len(name) == _ID_CHARACTERS and name.isalnum() and name.isascii():
+        return name
+    return hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:_ID_CHARACTERS]
+
+
+def _fields(message: Message, style: ReasoningStyle) -> dict[str, object]:
+    """The message as templates expect it, with the keys of what it has alone: some test for a key."""
+    fields: dict[str, object] = {"role": message.role, "content": message.content}
+    if message.reasoning and style == "keys":
+        fields |= dict.fromkeys(_REASONING_KEYS, message.reasoning)
+    elif message.reasoning and style == "text":
+        fields["content"] = f"{think_block(message.reasoning)}{message.content}"
+    if message.tool_calls:
+        fields["tool_calls"] = [_call(call) for call in message.tool_calls]
+    if message.name:
+        fields["name"] = message.name
+    if message.call_id:
+        fields["tool_call_id"] = message.call_id
+    return fields
+
+
+def _call(call: ToolCall) -> dict[str, object]:
+    called: dict[str, object] = {"type": "function", "function": {"name": call.name, "arguments": call.parsed()}}
+    return {"id": call.id, **called} if call.id else called
+
+
+def json_texts(value: object) -> Iterator[str]:
+    """All texts inside of a JSON value, its keys among them."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for key, held in value.items():
+            yield from (*json_texts(key), *json_texts(held))
+    elif isinstance(value, list):
+        for held in value:
+            yield from json_texts(held)
+
+
+def _to_json(value: object, indent: int | None = None) -> str:
+    # Jinja's own filter escapes characters of HTML.
+    return json.dumps(value, ensure_ascii=False, indent=indent)
+
+
+def _refuse(reason: str) -> None:
+    raise jinja2.TemplateError(reason)
+
+
+def _now(form: str) -> str:
+    return datetime.now().astimezone().strftime(form)
