@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch._dynamo.testing import CompileCounter
+from torch.nn.attention.flex_attention import BlockMask
 
 from zephyr.trees.attention import forest_attention, pick_attention
-from zephyr.trees.flex import block_mask, flex_forest_attention
+from zephyr.trees.flex import block_mask, compiled, flex_forest_attention, flex_layout
 from zephyr.trees.forest import Forest, ScoredSequence, all_scored, build_forest
 from zephyr.trees.rule import eager_attention, visible
 from zephyr.trees.sdpa import QUERY_BLOCK, sdpa_attention
@@ -136,7 +138,7 @@ def test_long_chain_is_cut_into_query_blocks(window: int | None) -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_block_mask_covers_exactly_the_rule(window: int | None, seed: int) -> None:
     forest = random_forest(seed, sequences=12, longest=200, tokens=2)
-    mask = block_mask(forest, window, torch.device("cpu"))
+    mask = block_mask(flex_layout(forest, window, torch.device("cpu")), window)
     blocks = mask.to_dense()[0, 0].bool()
     allowed = visible(forest, window)
     side = blocks.shape[0] * 128
@@ -162,6 +164,27 @@ def test_flex_equals_the_rule(window: int | None, softcap: float | None) -> None
     with torch.no_grad():
         output = flex_forest_attention(*inputs, forest, **options)  # type: ignore[arg-type]
     torch.testing.assert_close(output, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("window", [None, 40])
+def test_flex_is_compiled_once_for_all_forests(window: int | None) -> None:
+    counter = CompileCounter()
+    # As the models' layers call it: a compiler passes them by.
+    attend = torch.compiler.disable(flex_forest_attention)
+    for seed in range(5):
+        forest = random_forest(seed, sequences=12, longest=80 + 20 * seed, tokens=2)
+        inputs = tuple(x.detach().float() for x in states(forest, dim=16))
+        expected = eager_attention(*inputs, forest, scaling=0.3, window=window)
+        output = attend(*inputs, forest, scaling=0.3, window=window, kernel=compiled(counter))
+        torch.testing.assert_close(output, expected, rtol=1e-5, atol=1e-5)
+    assert counter.frame_count == 1
+
+
+def test_lists_by_keys_are_those_that_torch_derives() -> None:
+    layout = flex_layout(random_forest(0, sequences=12, longest=200, tokens=2), 150, torch.device("cpu"))
+    ours, theirs = block_mask(layout, 150), BlockMask.from_kv_blocks(*layout.partial_keys, *layout.full_keys)
+    for name in ("q_num_blocks", "q_indices", "full_q_num_blocks", "full_q_indices"):
+        assert torch.equal(getattr(ours, name), getattr(theirs, name)), name
 
 
 @pytest.mark.parametrize("backend", [sdpa_attention, varlen_by_loop])
