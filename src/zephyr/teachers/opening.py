@@ -76,6 +76,13 @@ class OpenedTeacher(NamedTuple):
     identity: str
     section: TeacherSection
 
+    def end(self) -> None:
+        """Give back what the teacher holds of a GPU; it takes it again when it is asked."""
+        from zephyr.teachers.vllm_engine import VllmTeacher
+
+        if isinstance(self.teacher, VllmTeacher):
+            self.teacher.engine.close()
+
     def with_ledger(self, ledger: "Ledger") -> "LedgeredTeacher":
         """The teacher with its answers kept in the ledger, and taken from it."""
         from zephyr.teachers.ledger.cached_teacher import LedgeredTeacher
@@ -159,7 +166,7 @@ def model_source(name: str, context: TeacherContext, *, where: str) -> "Source":
 
 
 class StageLedgers:
-    """The ledgers of a stage, opened where a teacher needs one; use it in a `with`.
+    """The ledgers of a stage, opened where a teacher needs one, and the end of its engines; use it in a `with`.
 
     A paid answer serves every stage of the run, so endpoints share the run's ledger, and all its calls count for their
     caps. A local model may be another one under the same name tomorrow: its ledger lies in the stage's own folder.
@@ -184,6 +191,8 @@ class StageLedgers:
         """The teacher with its answers kept in a ledger; a scripted one as it is."""
         if isinstance(opened.section, ScriptedSection):
             return opened.teacher
+        if isinstance(opened.section, VllmSection):
+            self._stack.callback(opened.end)
         is_paid = isinstance(opened.section, EndpointSection)
         path = (self._run_folder if is_paid else self._folder) / LEDGER
         if path not in self._open:
