@@ -12,7 +12,8 @@ from torch.nn.functional import logsigmoid
 from tests.models.exact_norms import float64_model
 from tests.train.tiny_runs import OPTIONS, examples_for, tiny_job, weights
 from zephyr.models.tiny import tiny_model
-from zephyr.train.metrics import added, as_line
+from zephyr.train.metrics import Shares, added, as_line
+from zephyr.train.objectives import Metric
 from zephyr.train.step import accumulate_gradients
 from zephyr.train.train import start, train
 
@@ -277,3 +278,21 @@ def test_a_run_of_steps_ends_alike_in_any_cut(tmp_path):
         train(job)
         ends.append(weights(job.model))
     assert apart(*ends) < 1e-6
+
+
+def test_shares_come_to_the_cpu_in_one_copy(monkeypatch):
+    copies, to_cpu = [], Tensor.cpu
+    monkeypatch.setattr(Tensor, "cpu", lambda value: copies.append(value.shape) or to_cpu(value))
+    one, third = torch.tensor(1.0), torch.tensor(1 / 3, dtype=torch.float64)
+    shares = [
+        Shares(torch.tensor(0.1), {"margin": Metric(third, torch.tensor(2)), "once": Metric(one, one)}),
+        Shares(torch.tensor(0.2), {"margin": Metric(one, torch.tensor(3))}),
+    ]
+    total = added(shares)
+    assert copies == [(8,)]
+    assert total.loss.item() == torch.tensor(0.1).double().item() + torch.tensor(0.2).double().item()
+    assert {name: (m.total.item(), m.weight.item()) for name, m in total.metrics.items()} == {
+        "margin": (1 / 3 + 1, 5.0),
+        "once": (1.0, 1.0),
+    }
+    assert added([]).loss.item() == 0.0

@@ -24,13 +24,24 @@ def added(shares: Sequence[Shares]) -> Shares:
     """The sum of this rank's shares, on the CPU in float64."""
     loss = torch.zeros((), dtype=torch.float64)
     metrics: dict[str, Metric] = {}
-    for share in shares:
-        loss = loss + share.loss.double().cpu()
-        for name, metric in share.metrics.items():
-            one = Metric(metric.total.double().cpu(), metric.weight.double().cpu())
+    for share in _on_cpu(shares):
+        loss = loss + share.loss
+        for name, one in share.metrics.items():
             known = metrics.get(name)
             metrics[name] = one if known is None else Metric(known.total + one.total, known.weight + one.weight)
     return Shares(loss, metrics)
+
+
+def _on_cpu(shares: Sequence[Shares]) -> list[Shares]:
+    """The shares on the CPU in float64, all in one copy: each copy waits until a GPU has done what it was given."""
+    if not shares:
+        return []
+    values = [value for one in shares for value in (one.loss, *(part for m in one.metrics.values() for part in m))]
+    device = shares[0].loss.device
+    numbers = iter(torch.stack([value.double().to(device) for value in values]).cpu())
+    return [
+        Shares(next(numbers), {name: Metric(next(numbers), next(numbers)) for name in one.metrics}) for one in shares
+    ]
 
 
 def over_ranks(shares: Sequence[Shares]) -> Shares:
