@@ -84,7 +84,7 @@ def leak(monkeypatch):
         return torch.ones(forest.num_tokens, forest.num_tokens, dtype=torch.bool).tril()
 
     monkeypatch.setattr(rule, "visible", everything_before)
-    monkeypatch.setattr("zephyr.models.attention.forest_attention", rule.eager_attention)
+    monkeypatch.setattr("zephyr.trees.attention.pick_attention", lambda *_, **__: rule.eager_attention)
 
 
 # Step 0

@@ -45,7 +45,7 @@ def test_attention_over_the_whole_row_is_seen(tmp_path, monkeypatch):
         return torch.ones(layout.num_tokens, layout.num_tokens, dtype=torch.bool).tril()
 
     monkeypatch.setattr(rule, "visible", everything_before)
-    monkeypatch.setattr("zephyr.models.attention.forest_attention", rule.eager_attention)
+    monkeypatch.setattr("zephyr.trees.attention.pick_attention", lambda *_, **__: rule.eager_attention)
     said = stopped(tiny_job(tmp_path), InvariantError)
     assert said.startswith("layout of sequences: packed with others a sequence has other log-probs than alone")
 
@@ -59,7 +59,7 @@ def test_a_reach_that_goes_too_far_is_seen(tmp_path, monkeypatch):
         return ids, position, np.minimum(reach + 1, len(ids)), parent
 
     monkeypatch.setattr(forest, "_token_vectors", too_far)
-    monkeypatch.setattr("zephyr.models.attention.forest_attention", rule.eager_attention)
+    monkeypatch.setattr("zephyr.trees.attention.pick_attention", lambda *_, **__: rule.eager_attention)
     assert "layout of sequences: packed with others" in stopped(tiny_job(tmp_path), InvariantError)
 
 
