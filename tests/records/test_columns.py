@@ -33,6 +33,7 @@ def fault_of(fields, kind="chat", **settings):
     ("fields", "unused"),
     [
         ({"messages": PLAIN, "id": 7, "source": "x", "question_id": "a", "num_turns": 2, "title": None, "a": ""}, {}),
+        ({"messages": PLAIN, "tag": "small talk"}, {"tag": 1}),
         ({"messages": PLAIN, "title": "Greetings", "quality": 4}, {"title": 1, "quality": 1}),
         # The record says it anyway: the prompt of ultrachat_200k, in other letters; a rendering; a part of a message.
         ({"messages": PLAIN, "prompt": " hi"}, {}),

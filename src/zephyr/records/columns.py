@@ -115,8 +115,8 @@ def _label_fault(name: str, value: Json) -> tuple[str, str] | None:
     return None if label else (f"{name} is false", f"the {name} is false, and a dialogue is learnt as a good answer")
 
 
-def _message_label_fault(name: str, value: Json) -> tuple[str, str] | None:
-    """As of a row; other words than true and false describe a message (`helpfulness:3`), and are counted alone."""
+def _verdict_fault(name: str, value: Json) -> tuple[str, str] | None:
+    """As of a label; other words than true and false are no verdict (`math`, `helpfulness:3`), and counted alone."""
     return _label_fault(name, value) if str(value).strip().lower() in LABELS else None
 
 
@@ -143,8 +143,9 @@ _CHOOSE = "choose rows by it with where, or set ignore: [{name}]"
 _SCORED = "make pairs of scored answers with zephyr binarize, or set ignore: [{name}]"
 _IGNORE = "set ignore: [{name}]"
 _REFUSALS = (
-    _Refusal(re.compile("label|tag|kto_tag"), _LEARNT, (ROW,), _label_fault, _GOOD),
-    _Refusal(re.compile("label|tag|kto_tag"), _LEARNT, (MESSAGE,), _message_label_fault, _IGNORE),
+    _Refusal(re.compile("label"), _LEARNT, (ROW,), _label_fault, _GOOD),
+    _Refusal(re.compile("tag|kto_tag"), _LEARNT, (ROW,), _verdict_fault, _GOOD),
+    _Refusal(re.compile("label|tag|kto_tag"), _LEARNT, (MESSAGE,), _verdict_fault, _IGNORE),
     _Refusal(re.compile("(sample_|loss_)?weights?|train(able)?"), _LEARNT, (ROW, MESSAGE), _weight_fault, _CHOOSE),
     _Refusal(re.compile("scores?|ratings?|rewards?|score_.*"), _LEARNT, (ROW,), _score_fault, _SCORED),
     _Refusal(re.compile("(image|audio|video)s?"), _EVERY, (ROW, MESSAGE), _media_fault, _IGNORE),
