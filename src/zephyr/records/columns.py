@@ -295,7 +295,8 @@ def repeats(text: str, texts: Sequence[str]) -> bool:
     if text in texts:
         return True
     plain = _plain(text)
-    known = [_plain(one) for one in texts if one.strip()]
+    # A short text is compared with short ones alone: whole dialogues need not be brought into a plain form for it.
+    known = [_plain(one) for one in texts if one.strip() and (len(plain) >= _LONG or len(one) <= 2 * _LONG)]
     if plain in known or (len(plain) >= _LONG and any(plain in one for one in known)):
         return True
     rest = plain
