@@ -49,6 +49,27 @@ def test_published_hours_stand_beside(capsys, tmp_path, monkeypatch):
     assert said.out.count("fits: ") == 2
 
 
+def test_a_step_is_simulated_on_any_number_of_ranks(recipe_file, capsys):
+    said = zephyr(capsys, "plan", recipe_file, "--simulate", "--gpus", "4", "--gpu", "l4-24g", "--offline")
+    assert said.code == 0, said.err
+    for stage in ("pretrain", "sft"):
+        (found,) = re.findall(rf"(?m)^{stage} +simulated on 4 ranks, micro-batches of ([\d,]+) tokens", said.out)
+        assert int(found.replace(",", "")) > 0
+        assert re.search(rf"(?m)^{stage} +fits: 0\.\d of 24 GiB, without driver and gaps$", said.out)
+        assert re.search(rf"(?m)^{stage} +a step on a rank, of 1 micro-batches: \d+ gathers of", said.out)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "gpus"), [("zephyr-7b-beta", 8), ("zephyr-141b-a39b-orpo", 32)])
+def test_arithmetic_and_simulation_of_large_recipes_agree(name, gpus, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    said = zephyr(capsys, "plan", name, "--simulate", "--gpus", gpus, "--gpu", "h100-80g", "--offline")
+    (difference,) = re.findall(r"(?m)^align +by arithmetic [\d.]+ GiB, ([+-]\d+)%$", said.out)
+    assert abs(int(difference)) <= 10
+    assert said.out.count("fits: ") >= 2
+    assert "does not fit" not in said.out
+
+
 def test_an_unknown_gpu_is_refused(capsys):
     said = zephyr(capsys, "plan", "quickstart", "--gpu", "a100")
     assert said.code == 2

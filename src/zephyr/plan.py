@@ -1,7 +1,8 @@
 """`zephyr plan`: estimated work, memory, time and cost of a recipe, stage by stage.
 
-For accelerators all is computed. On this machine a new model's stages are timed for some seconds instead. Where the
-run has been made, the actual times of its stages are compared.
+For accelerators all is computed, and on request a step of each training stage is simulated (`zephyr.simulation`). On
+this machine a new model's stages are timed for some seconds instead. Where the run has been made, the actual times of
+its stages are compared.
 """
 
 from collections.abc import Iterator
@@ -24,10 +25,13 @@ from zephyr.stages.synth import sample_rows
 from zephyr.stages.table import STAGES
 
 
-def plan_lines(recipe: Recipe, cluster: Cluster | None, *, calibration_seconds: float) -> Iterator[str]:
+def plan_lines(
+    recipe: Recipe, cluster: Cluster | None, *, calibration_seconds: float, simulated_ranks: int | None = None
+) -> Iterator[str]:
     """The estimate of the run, line by line; without a cluster for this machine, calibrated for so many seconds.
 
-    Raises ModelError where the model's configuration cannot be read.
+    ``simulated_ranks``: also simulate a step of each training stage, on so many accelerators. Raises ModelError where
+    the model's configuration cannot be read.
     """
     with TemporaryDirectory(prefix="zephyr-plan-") as folder:
         preview = Preview(recipe, Path(folder), shape=model_shape(recipe), cluster=cluster)
@@ -39,10 +43,22 @@ def plan_lines(recipe: Recipe, cluster: Cluster | None, *, calibration_seconds: 
         for stage in recipe.stages:
             yield from (f"{stage:<10}{line}" for line in STAGES[stage].estimate(preview))
         yield f"{'disk':<10}{disk_line(recipe, preview.shape)}"
-        if cluster is None:
+        if simulated_ranks is not None:
+            yield from _simulated(preview, simulated_ranks)
+        elif cluster is None:
             estimated = _seconds(preview, calibration_seconds)
             actual = seconds_taken(recipe.output_dir / recipe.name, recipe.stages)
             yield from (f"{'time':<10}{line}" for line in comparison_lines(estimated, actual, calibration_seconds))
+
+
+def _simulated(preview: Preview, num_ranks: int) -> Iterator[str]:
+    """The lines of simulated steps."""
+    from zephyr.simulation import simulation_lines
+
+    device = None if preview.cluster is None else preview.cluster.device
+    for stage, sampled in preview.sampled.items():
+        lines = simulation_lines(preview.recipe, sampled.workload, num_ranks=num_ranks, device=device)
+        yield from (f"{stage:<10}{line}" for line in lines)
 
 
 def disk_line(recipe: Recipe, shape: ModelShape) -> str:

@@ -6,9 +6,11 @@ from tests.estimate.workloads import DPO, with_lora, with_max_length, with_train
 from zephyr.estimate.devices import ACCELERATORS
 from zephyr.estimate.memory import advice, memory_of, micro_batch_tokens, moment_bytes, smallest_number
 from zephyr.estimate.model_shape import KNOWN_SHAPES
+from zephyr.estimate.row_lengths import known_rows
 from zephyr.estimate.workload import Workload
 from zephyr.recipe.stage_sections import PretrainSection
 from zephyr.recipe.train_section import LoraSection
+from zephyr.runs.lock_file import requested_run
 
 GB = 10**9
 A100 = ACCELERATORS["a100-80g"]
@@ -91,3 +93,40 @@ def test_advice_is_true():
 def test_adapters_are_not_advised_where_a_stage_has_none():
     pretrain = Workload("pretrain", PretrainSection(train=DPO.train), DPO.shape, DPO.rows)
     assert not any("lora" in one for one in advice(pretrain, A100, 1))
+
+
+def test_a_layer_s_gradients_are_whole_before_they_are_added_up_over_ranks():
+    # Those of the tables, which are larger than a layer: as made, in bfloat16, and copied to float32.
+    assert memory_of(DPO, 16).reduced == 2 * 32_000 * 4096 * (2 + 4)
+    assert memory_of(DPO, 1).reduced == 0
+    # Adapters alone have gradients: 16 times the ends of seven matrices.
+    adapters = memory_of(with_lora(DPO, LoraSection(r=16)), 16).reduced
+    assert adapters == 16 * (2 * 8192 + 2 * (4096 + 1024) + 3 * (4096 + 14336)) * (2 + 4)
+
+
+def test_gradients_and_activations_of_a_single_micro_batch_never_meet():
+    alone = with_train(DPO, activation_checkpointing=False)  # a rank's two pairs
+    memory = memory_of(alone, 16)
+    assert memory.gradients == 0
+    assert memory.activations > 1024 * 745 / 470 * 32 * 100_000
+    again = memory_of(DPO, 16)
+    assert again.gradients == 4 * 7_241_732_096 / 16
+    assert again.loss == 0
+
+
+@pytest.mark.parametrize(
+    ("recipe", "num_ranks", "simulated_gib"),
+    [
+        ("zephyr-7b-beta", 1, 126.38),
+        ("zephyr-7b-beta", 8, 16.38),
+        ("zephyr-7b-beta", 16, 9.53),
+        ("zephyr-141b-a39b-orpo", 32, 49.52),
+    ],
+)
+def test_arithmetic_is_within_a_tenth_of_the_simulation(recipe, num_ranks, simulated_gib):
+    """What `zephyr plan RECIPE --simulate --gpus N` found of the align stage on 2026-11-29."""
+    section = requested_run(recipe, [], offline=True).recipe
+    shape = KNOWN_SHAPES[section.model.name_or_path]
+    lengths = known_rows(section.align.data.sources[0].path, section.align.data.sources[0].split).rows
+    memory = memory_of(Workload("align", section.align, shape, lengths), num_ranks)
+    assert (memory.total - memory.runtime) / 2**30 == pytest.approx(simulated_gib, rel=0.1)

@@ -56,9 +56,10 @@ def check(recipe: RecipeName, overrides: Overrides = None, offline: Offline = Fa
         typer.echo(escape_controls(line))
 
 
-def plan(
+def plan(  # noqa: PLR0913 - typer makes an option of every parameter
     recipe: RecipeName,
     overrides: Overrides = None,
+    *,
     gpus: Annotated[int, typer.Option(min=1, help="Number of accelerators, 8 to a node.")] = 1,
     gpu: Annotated[
         str | None,
@@ -68,6 +69,10 @@ def plan(
         float, typer.Option(min=0.01, max=1, help="Model FLOPs utilisation: share of the peak that training reaches.")
     ] = 0.4,
     seconds: Annotated[float, typer.Option(min=1, help="Length of the calibration in seconds.")] = 10.0,
+    simulate: Annotated[
+        bool,
+        typer.Option("--simulate", help="Simulate a step on --gpus accelerators: memory by kind, traffic; minutes."),
+    ] = False,
     offline: Offline = False,
 ) -> None:
     """Estimate a run: memory, FLOPs, hours, teacher tokens, disk space; after a run, compare with its actual times."""
@@ -79,7 +84,8 @@ def plan(
     requested = _requested(recipe, overrides, offline=offline)
     from zephyr.plan import plan_lines
 
-    for line in plan_lines(requested.recipe, cluster, calibration_seconds=seconds):
+    ranks = gpus if simulate else None
+    for line in plan_lines(requested.recipe, cluster, calibration_seconds=seconds, simulated_ranks=ranks):
         typer.echo(escape_controls(line))
 
 

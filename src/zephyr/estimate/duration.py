@@ -4,7 +4,7 @@ import math
 from typing import NamedTuple
 
 from zephyr.estimate.devices import GPUS_A_NODE, LINK_SHARE, UTILISATION, Device
-from zephyr.estimate.memory import COMPUTE_BYTES, WEIGHT_BYTES, micro_batch_tokens
+from zephyr.estimate.memory import COMPUTE_BYTES, WEIGHT_BYTES, num_micro_batches
 from zephyr.estimate.workload import Workload, stage_flops
 from zephyr.recipe.stage_sections import ALIGN, SFT
 
@@ -73,7 +73,9 @@ PUBLISHED_HOURS = {
 def duration_of(workload: Workload, cluster: Cluster, *, as_usual: bool = False) -> Duration:
     """How long the stage takes; `as_usual` as in `stage_flops`."""
     arithmetic = stage_flops(workload, as_usual=as_usual) / cluster.flops
-    return Duration(arithmetic, workload.num_steps * _passes(workload, cluster) * _traffic(workload, cluster))
+    return Duration(
+        arithmetic, workload.num_steps * num_micro_batches(workload, cluster.num_devices) * _traffic(workload, cluster)
+    )
 
 
 def measured_seconds(workload: Workload, step_seconds: float, seconds_per_row: float) -> float:
@@ -88,12 +90,6 @@ def measured_seconds(workload: Workload, step_seconds: float, seconds_per_row: f
     # The last batch of an epoch is smaller.
     steps = workload.num_epochs * rows.num_rows / workload.examples_per_step
     return steps * step_seconds + evaluations + reference + (rows.num_rows + rows.held_out) * seconds_per_row
-
-
-def _passes(workload: Workload, cluster: Cluster) -> int:
-    """Micro-batches of a step on each device."""
-    step_tokens = workload.examples_per_step * workload.rows.tokens / cluster.num_devices
-    return max(1, math.ceil(step_tokens / micro_batch_tokens(workload, cluster.num_devices)))
 
 
 def _traffic(workload: Workload, cluster: Cluster) -> float:

@@ -26,6 +26,10 @@ LOSS_CHUNK_BYTES = 256 << 20
 # What the driver, its libraries and the allocator's gaps take.
 RUNTIME_BYTES = 3 << 29
 GAPS_SHARE = 0.05
+# During a layer's backward pass its gradients are held beside what it kept.
+WORKING_SHARE = 1.5
+# Gradients are added up over accelerators in float32 at the least.
+REDUCED_BYTES = 4
 MAX_DEVICES = 4096
 Change: TypeAlias = Callable[[Workload], Workload]
 
@@ -37,6 +41,7 @@ class Memory(NamedTuple):
     gradients: float
     optimizer: float
     gathered: float  # weights of the layers at work, from all shards, or their copies in the dtype of computing
+    reduced: float  # gradients of one layer, whole, before and while they are added up over the accelerators
     activations: float
     loss: float
     reference: float
@@ -54,7 +59,11 @@ class Memory(NamedTuple):
 
 
 def memory_of(workload: Workload, num_devices: int) -> Memory:
-    """What each of `num_devices` accelerators holds at the worst moment of a step."""
+    """What each of `num_devices` accelerators holds at the worst moment of a step.
+
+    That is the beginning of a backward pass, with all activations, or its end, with all gradients; where a step has
+    several micro-batches, the second begins with all gradients. `zephyr.simulation` is the measure of it.
+    """
     shape, rows = workload.shape, workload.rows
     held, computed = WEIGHT_BYTES[workload.train.precision], COMPUTE_BYTES[workload.train.precision]
     trained = workload.trained_parameters
@@ -62,17 +71,21 @@ def memory_of(workload: Workload, num_devices: int) -> Memory:
     scored = min(1.0, rows.num_completions * rows.completion_tokens / max(1.0, rows.tokens))
     weights = _weight_bytes(workload)
     chunk = min(LOSS_CHUNK_BYTES, tokens * scored * shape.vocab_size * computed)
-    memory = Memory(
+    gradients, accumulates = trained * held / num_devices, num_micro_batches(workload, num_devices) > 1
+    begins = Memory(
         weights=weights / num_devices,
-        gradients=trained * held / num_devices,
+        gradients=gradients if accumulates else 0.0,
         optimizer=trained * moment_bytes(workload) / num_devices,
         gathered=_gathered(workload, num_devices),
+        reduced=_reduced(workload, num_devices),
         activations=tokens * activation_bytes(workload),
         loss=chunk + 2 * 4 * tokens * shape.hidden_size,
         reference=weights / num_devices if workload.moves_reference else 0.0,
         runtime=0.0,
         logits_avoided=tokens * scored * shape.vocab_size * 4,
     )
+    ends = begins._replace(gradients=gradients, activations=tokens * WORKING_SHARE * layer_bytes(workload), loss=0.0)
+    memory = max(begins, ends, key=lambda one: one.total)
     return memory._replace(runtime=RUNTIME_BYTES + GAPS_SHARE * memory.total)
 
 
@@ -85,6 +98,12 @@ def micro_batch_tokens(workload: Workload, num_devices: int) -> float:
     return min(workload.train.max_tokens_per_micro_batch, max(of_a_batch, longest))
 
 
+def num_micro_batches(workload: Workload, num_devices: int) -> int:
+    """Micro-batches of an optimizer step on each device."""
+    of_a_device = workload.examples_per_step * workload.rows.tokens / num_devices
+    return max(1, math.ceil(of_a_device / micro_batch_tokens(workload, num_devices)))
+
+
 def moment_bytes(workload: Workload) -> float:
     """Bytes of the optimizer's state for one weight."""
     moments = _MOMENTS[workload.train.optim]
@@ -92,19 +111,23 @@ def moment_bytes(workload: Workload) -> float:
 
 
 def activation_bytes(workload: Workload) -> float:
-    """Bytes kept for the backward pass of one token.
+    """Bytes kept for the backward pass of one token. Checkpointing keeps the layers' inputs, and one layer in full."""
+    shape, size = workload.shape, COMPUTE_BYTES[workload.train.precision]
+    if not workload.train.activation_checkpointing:
+        return shape.num_layers * layer_bytes(workload)
+    return shape.num_layers * size * shape.hidden_size + WORKING_SHARE * layer_bytes(workload)
 
-    Of a layer: its input, what the two norms keep in float32, queries, keys, values and what they give, the residual
-    sum, and the feed-forward block's inner products. Checkpointing keeps the inputs, and one layer in full.
+
+def layer_bytes(workload: Workload) -> float:
+    """Bytes that one layer keeps of one token for the backward pass.
+
+    They are its input, what the two norms keep in float32, queries, keys, values and what they give, the residual sum,
+    and the feed-forward block's inner products.
     """
     shape, size = workload.shape, COMPUTE_BYTES[workload.train.precision]
     attention = (2 * shape.num_heads + 2 * shape.num_kv_heads) * shape.head_dim
     inner = (4 if shape.gated else 2) * shape.intermediate_size * shape.experts_per_token
-    of_a_layer = size * (4 * shape.hidden_size + attention + inner) + 2 * 4 * shape.hidden_size
-    if not workload.train.activation_checkpointing:
-        return shape.num_layers * of_a_layer
-    # During a layer's backward pass its gradients are held beside it.
-    return shape.num_layers * size * shape.hidden_size + 1.5 * of_a_layer
+    return size * (4 * shape.hidden_size + attention + inner) + 2 * 4 * shape.hidden_size
 
 
 def smallest_number(workload: Workload, device: Device, most: int = MAX_DEVICES) -> int | None:
@@ -190,3 +213,14 @@ def _gathered(workload: Workload, num_devices: int) -> float:
     if precision != "bf16" or in_4bit:
         return 0.0
     return shape.parameters * COMPUTE_BYTES[precision]  # autocast keeps what it has cast until the pass is over
+
+
+def _reduced(workload: Workload, num_devices: int) -> float:
+    """Bytes of the largest unit's gradients: as the backward pass makes them, and copied to be added up."""
+    if num_devices == 1:
+        return 0.0
+    shape, computed = workload.shape, COMPUTE_BYTES[workload.train.precision]
+    unit = max(shape.layer_parameters, shape.table_parameters)
+    if workload.lora is not None:
+        unit = math.ceil(workload.trained_parameters / shape.num_layers)
+    return unit * (computed + max(computed, REDUCED_BYTES))

@@ -28,6 +28,14 @@ def new_model(
     return model
 
 
+def weightless_model(architecture: str, sizes: Mapping[str, int | None], *, dtype: torch.dtype) -> PreTrainedModel:
+    """A model of `architecture` on the meta device; `sizes` are fields of its configuration."""
+    config = AutoConfig.for_model(architecture, **sizes)
+    with torch.device("meta"):
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype)  # type: ignore[no-untyped-call]
+    return model
+
+
 def set_generation(
     model: PreTrainedModel, tokenizer: Tokenizer, sampling: SamplingSection, *, stop_ids: Iterable[int]
 ) -> None:
