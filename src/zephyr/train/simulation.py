@@ -164,7 +164,7 @@ class _AttentionWork:
         flops = 4.0 * query.shape[1] * query.shape[3] * seen_keys(forest, window)
         self.flops += flops
         if attended.requires_grad:
-            attended.register_hook(lambda _: self._add(BACKWARD * flops))
+            attended.register_hook(lambda _: self._add(BACKWARD * flops))  # type: ignore[no-untyped-call]
         return attended
 
     def _add(self, flops: float) -> None:
