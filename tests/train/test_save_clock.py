@@ -43,5 +43,4 @@ def test_without_a_time_nothing_is_ever_due():
     watch = Watch()
     clock = SaveClock(None, clock=watch)
     watch.go(1.0e9)
-    assert clock.is_off
     assert not clock.is_due()

@@ -2,6 +2,8 @@
 
 import logging
 import math
+import os
+import signal
 from pathlib import Path
 from typing import get_args
 
@@ -312,6 +314,25 @@ def test_weights_in_bfloat16_leave_the_rotary_frequencies_in_float32(tmp_path):
     after = job.model.model.rotary_emb.inv_freq
     assert after.dtype == torch.float32
     assert torch.equal(after, before)
+
+
+def test_sigterm_saves_the_step_at_work_and_the_same_job_goes_on_from_there(tmp_path):
+    kept = {"save_steps": None, "save_seconds": None, "eval_examples": examples_for("dpo", 2, seed=1), "eval_steps": 2}
+
+    untouched = train(tiny_job(tmp_path / "whole", **kept))
+
+    def terminate(step):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return {}
+
+    with pytest.raises(SystemExit) as ended:
+        train(tiny_job(tmp_path / "ended", sample=terminate, **kept))
+    assert ended.value.code == 143
+    assert [folder.name for folder in checkpoint_folders(tmp_path / "ended")] == ["checkpoint-2"]
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    resumed = train(tiny_job(tmp_path / "ended", **kept))
+    assert resumed.step == untouched.step
+    assert column(tmp_path / "ended", "loss") == column(tmp_path / "whole", "loss")
 
 
 def test_rmsprop_takes_its_first_step_by_the_sign(tmp_path):

@@ -104,7 +104,9 @@ def process_group(device: torch.device, *, name: str = "training", timeout: time
     backends = "gloo" if backend == "gloo" else f"cpu:gloo,{device.type}:{backend}"
     meeting_place, number, size = next(rendezvous("env://", timeout=timeout))
     store = PrefixStore(f"{name}/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", meeting_place)
-    dist.init_process_group(backends, store=store, rank=number, world_size=size, timeout=timeout)
+    # Bound to its device, a rank cannot take that of another one, and links are made at once.
+    bound = None if device.type == "cpu" else device
+    dist.init_process_group(backends, store=store, rank=number, world_size=size, timeout=timeout, device_id=bound)
     try:
         yield
     except RuntimeError as error:  # what a collective call raises, too, when another rank has gone

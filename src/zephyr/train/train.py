@@ -7,8 +7,10 @@ import json
 import logging
 import random
 import shutil
-from collections.abc import Sequence
-from contextlib import closing, nullcontext
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -55,6 +57,10 @@ from zephyr.train.tracker import NOWHERE, Run, Tracker, open_trackers
 logger = logging.getLogger(__name__)
 
 
+# What a process that SIGTERM has ended exits with.
+TERMINATED = 128 + signal.SIGTERM
+
+
 class TrainOutcome(NamedTuple):
     """Where a run ended: optimizer steps done, the last training and evaluation lines, notes on its health.
 
@@ -96,6 +102,7 @@ class TrainRun:
     health: HealthMonitor
     clock: SaveClock
     moving: MovingReference | None = None
+    terminated: threading.Event = field(default_factory=threading.Event)
     waiting: list[Shares] = field(default_factory=list)
     train_line: dict[str, float] = field(default_factory=dict)
     eval_line: dict[str, float] = field(default_factory=dict)
@@ -113,8 +120,9 @@ def train(job: TrainJob) -> TrainOutcome:
     """Train the job's model, going on from the newest whole checkpoint in its folder if there is one.
 
     It ends with the weights of the last step, or of the best evaluation by ``metric_for_best_model``. A model in
-    memory is trained in place; a stored one is written to its folder, once. Raises ZephyrErrors: for bad inputs before
-    anything expensive runs, and for a step whose loss or gradient is not finite before it changes a weight.
+    memory is trained in place; a stored one is written to its folder, once. On SIGTERM it saves a checkpoint after the
+    step at work and exits with 143. Raises ZephyrErrors: for bad inputs before anything expensive runs, and for a step
+    whose loss or gradient is not finite before it changes a weight.
     """
     stored = job.model if isinstance(job.model, StoredModel) else None
     if stored is not None and stored.model_folder.exists():
@@ -123,7 +131,8 @@ def train(job: TrainJob) -> TrainOutcome:
         run = start(job)
         job, settings, scorer = run.job, run.job.settings, run.scorer
         shown = show_progress("training", run.steps.num_steps, first_step=run.progress.step)
-        with closing(run.tracker), shown if rank() == 0 else nullcontext(SILENT) as display:
+        sigterm, quiet = _noting_sigterm(run.terminated), nullcontext(SILENT)
+        with closing(run.tracker), sigterm, shown if rank() == 0 else quiet as display:
             for step in range(run.progress.step, run.steps.num_steps):
                 indices = step_indices(run.steps, step, seed=job.seed, shuffle=job.shuffle)
                 batch = run.batch([job.examples[index] for index in indices], indices)
@@ -228,17 +237,31 @@ def _report(run: TrainRun, display: Display) -> None:
             logger.warning("health, step %d: %s", note.step, note.words)
     display.update(step, run.train_line.get("loss"))
     is_best = step == run.progress.best_step
-    if is_last or is_best or _due(step, settings.save_steps) or _due_by_clock(run):
+    # What rank 0 says: clocks differ, and all ranks must save together.
+    by_clock, terminated = from_rank_zero(lambda: (run.clock.is_due(), run.terminated.is_set()))
+    if is_last or is_best or _due(step, settings.save_steps) or by_clock or terminated:
         run.clock.save(lambda: _save(run))
+    if terminated and not is_last:
+        if rank() == 0:
+            logger.warning("terminated after step %d, which is saved; the same command continues from there", step)
+        raise SystemExit(TERMINATED)
 
 
 def _due(step: int, every: int | None) -> bool:
     return every is not None and step % every == 0
 
 
-def _due_by_clock(run: TrainRun) -> bool:
-    """The time of rank 0: clocks differ, and all ranks must save together."""
-    return not run.clock.is_off and from_rank_zero(run.clock.is_due)
+@contextmanager
+def _noting_sigterm(terminated: threading.Event) -> Iterator[None]:
+    """Within the block SIGTERM, which ends jobs that are preempted or out of time, sets the event and does no more."""
+    if threading.current_thread() is not threading.main_thread():  # which alone may have a handler
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: terminated.set())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _save(run: TrainRun) -> None:

@@ -248,11 +248,6 @@ class SaveClock:
         self._last = clock()
         self._cost = 0.0
 
-    @property
-    def is_off(self) -> bool:
-        """Whether nothing is ever due."""
-        return self._every is None
-
     def is_due(self) -> bool:
         """Whether the last checkpoint is long enough ago, also as measured by what it took."""
         if self._every is None:
