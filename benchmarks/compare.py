@@ -19,11 +19,11 @@ COMPARED_STEPS = 8
 Report = dict[str, object]
 
 
-def write_inputs(work: Path, model: str, rows: list[Pair], dtype: str) -> dict[str, str]:
+def write_inputs(work: Path, model: str, rows: list[Pair], dtype: str, device: str = "cpu") -> dict[str, str]:
     """The task's two paths: the model's weights, written if they are not there, and the pairs' ids."""
     model_folder = work / dtype / model
     if not (model_folder / "config.json").exists():
-        save_random_model(SHAPES[model], model_folder, dtype)
+        save_random_model(SHAPES[model], model_folder, dtype, device)
     text = json.dumps(rows)
     pairs_file = work / f"pairs-{hashlib.sha256(text.encode()).hexdigest()[:12]}.json"
     pairs_file.write_text(text)

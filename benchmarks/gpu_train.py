@@ -18,9 +18,17 @@ from compare import compare, finish, write_inputs
 from shapes import SHAPES
 from task import Task
 
+from zephyr.estimate.memory import memory_of
+from zephyr.estimate.model_shape import ModelShape
+from zephyr.estimate.row_lengths import RowLengths
+from zephyr.estimate.workload import Workload
+from zephyr.recipe.stage_sections import AlignSection
+
 # Sums over hundreds of bfloat16 log-probs; equality to 1e-4 is shown in float32 by train_vs_trl.py.
 LOSS_TOLERANCE = 0.05
 LEARNING_RATES = {"sft": 2.0e-5, "dpo": 5.0e-7, "orpo": 5.0e-6}
+# Tokens of a micro-batch to choose from.
+BUDGETS = (16_384, 8_192, 4_096, 2_048)
 # Dense bfloat16 FLOP/s of the data sheets.
 PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12}
 
@@ -50,7 +58,7 @@ def parse() -> argparse.Namespace:
     add("--pairs-per-step", type=int, default=32)
     add("--peer-micro-batch", type=int, default=8, help="pairs a device of TRL's, the handbook's 8")
     add("--peer-checkpointing", action="store_true", help="TRL recomputes activations: less memory, slower")
-    add("--max-unique-tokens", type=int, default=16384, help="token budget of our micro-batches")
+    add("--max-unique-tokens", type=int, help="token budget of our micro-batches; default: what the plan says fits")
     add("--synthetic", action="store_true", help="random ids, needs no data folder")
     add("--dry-run", action="store_true", help="a tiny model and few pairs on the CPU")
     add("--json", type=Path, help="write everything that was measured here")
@@ -68,24 +76,52 @@ def parse() -> argparse.Namespace:
 def task_of(arguments: argparse.Namespace, work: Path) -> Task:
     """The task of both sides."""
     synthetic = arguments.synthetic or arguments.dry_run
+    device = "cpu" if arguments.dry_run else "cuda"
     rows = data.synthetic_pairs(arguments.pairs, 1024) if synthetic else data.alpaca_pairs(arguments.pairs, 1024, 512)
     return Task(
         objective=arguments.objective,
         pairs_per_step=arguments.pairs_per_step,
         max_length=1024,
-        max_unique_tokens=arguments.max_unique_tokens,
+        max_unique_tokens=arguments.max_unique_tokens or fitting_tokens(arguments.model),
         self_checks=True,
         threads=torch.get_num_threads(),
         learning_rate=LEARNING_RATES[arguments.objective],
-        device="cpu" if arguments.dry_run else "cuda",
+        device=device,
         dtype="bfloat16",
         peer_attention="flash_attention_2" if find_spec("flash_attn") and not arguments.dry_run else "sdpa",
         peer_checkpointing=arguments.peer_checkpointing,
         # ORPO's likelihood term is a mean over a micro-batch, so only whole steps are comparable.
         peer_micro_batch=arguments.pairs_per_step if arguments.objective == "orpo" else arguments.peer_micro_batch,
         warm_up_steps=1,
-        **write_inputs(work, arguments.model, rows, "bfloat16"),
+        **write_inputs(work, arguments.model, rows, "bfloat16", device),
     )
+
+
+def fitting_tokens(model: str) -> int:
+    """The largest budget for which `zephyr plan` finds room in the GPU's memory; the largest of all without a GPU."""
+    if not torch.cuda.is_available():
+        return BUDGETS[0]
+    memory = torch.cuda.get_device_properties(0).total_memory
+    return next((tokens for tokens in BUDGETS if planned_bytes(model, tokens) <= memory), BUDGETS[-1])
+
+
+def planned_bytes(model: str, tokens: int) -> float:
+    """What the plan says that a GPU holds of a DPO step on micro-batches of so many tokens."""
+    shape, train = (
+        SHAPES[model],
+        {"learning_rate": 1e-6, "precision": "pure_bf16", "max_tokens_per_micro_batch": tokens},
+    )
+    sizes = ModelShape(
+        vocab_size=shape.vocab_size,
+        hidden_size=shape.hidden_size,
+        intermediate_size=shape.intermediate_size,
+        num_layers=shape.num_hidden_layers,
+        num_heads=shape.num_attention_heads,
+        num_kv_heads=shape.num_key_value_heads,
+        head_dim=shape.hidden_size // shape.num_attention_heads,
+    )
+    section = AlignSection.model_validate({"objective": {"name": "dpo"}, "train": train})
+    return memory_of(Workload("align", section, sizes, RowLengths(256, 195, 275, 2)), 1).total
 
 
 def mfu(report: dict[str, object]) -> dict[str, object]:

@@ -47,8 +47,8 @@ SHAPES = {
 }
 
 
-def save_random_model(shape: Shape, folder: Path, dtype: str = "float32") -> None:
-    """Write a model of ``shape`` with weights from seed 0, so that both sides load the same ones."""
+def save_random_model(shape: Shape, folder: Path, dtype: str = "float32", device: str = "cpu") -> None:
+    """Write a model of ``shape``, its weights drawn on the device from seed 0, for both sides to load."""
     import torch
     from transformers import AutoModelForCausalLM, MistralConfig
     from transformers.utils.logging import disable_progress_bar
@@ -65,7 +65,9 @@ def save_random_model(shape: Shape, folder: Path, dtype: str = "float32") -> Non
     )
     disable_progress_bar()
     torch.manual_seed(0)
-    AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype)).save_pretrained(folder)
+    with torch.device(device):
+        model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))
+    model.save_pretrained(folder)
 
 
 class Work(NamedTuple):
