@@ -72,6 +72,12 @@ def comparison(number: int, pair: data.Pair) -> Comparison:
     return Comparison(f"pair {number}", prompt, (chosen, rejected), (1.0, 0.0))
 
 
+def dialogue(number: int, pair: data.Pair) -> Dialogue:
+    """The pair's prompt and chosen answer, of which the answer is learnt."""
+    ids = np.array(pair.prompt + pair.chosen, dtype=np.int64)
+    return Dialogue(f"row {number}", ids, np.arange(len(ids)) >= len(pair.prompt))
+
+
 def forest(tokens: int) -> Forest:
     """A forest of pairs of about so many tokens."""
     objective, rows, total = build_objective(DpoObjective()), [], 0
@@ -116,8 +122,7 @@ def trained(of: str, *, moe: bool = False, lora: bool = False, **settings: objec
     rows = data.synthetic_pairs(4 if DRY_RUN else 8, 256)
     every: list[Example] = [comparison(number, pair) for number, pair in enumerate(rows)]
     if of == "sft":
-        whole = [np.array(pair.prompt + pair.chosen, dtype=np.int64) for pair in rows]
-        every = [Dialogue(f"row {number}", ids, np.arange(len(ids)) > 0) for number, ids in enumerate(whole)]
+        every = [dialogue(number, pair) for number, pair in enumerate(rows)]
     fields = {
         "learning_rate": 1e-4,
         "train_batch_size": 2 if DRY_RUN else 4,
