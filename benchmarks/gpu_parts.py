@@ -39,6 +39,8 @@ from zephyr.trees.varlen import varlen_attention
 
 DRY_RUN = "--dry-run" in sys.argv
 DEVICE = torch.device("cpu" if DRY_RUN else "cuda")
+# Products in bfloat16 are slow on a CPU.
+PRECISION, DTYPE = ("float32", torch.float32) if DRY_RUN else ("pure_bf16", torch.bfloat16)
 GIB = 2**30
 TOKENS = 128 if DRY_RUN else 8192
 # Dense bfloat16 FLOP/s of an H100 or H200.
@@ -171,7 +173,7 @@ class Stepper:
     def __init__(self, shape: Shape, **settings: object) -> None:
         torch.manual_seed(0)
         with DEVICE:
-            self.model = AutoModelForCausalLM.from_config(MistralConfig(**asdict(shape)), dtype=torch.bfloat16)
+            self.model = AutoModelForCausalLM.from_config(MistralConfig(**asdict(shape)), dtype=DTYPE)
         self.shape, self.train = shape, settings_of(**settings)
         self.pairs = data.synthetic_pairs(2 if DRY_RUN else 32, 1024)
         self.scorer = build_scorer(self.model, self.train, DEVICE)
@@ -206,7 +208,7 @@ class Stepper:
 
 def settings_of(**more: object) -> TrainSection:
     """Hyper-parameters of the measured steps."""
-    fields = {"learning_rate": 1e-6, "precision": "pure_bf16", "max_tokens_per_micro_batch": max(TOKENS, 2048)}
+    fields = {"learning_rate": 1e-6, "precision": PRECISION, "max_tokens_per_micro_batch": max(TOKENS, 2048)}
     return TrainSection(**fields | more)
 
 
@@ -269,7 +271,7 @@ def attention() -> None:
     """Forward and backward pass of attention at twice the tokens, by kernel: milliseconds and memory."""
     tree = forest(2 * TOKENS).to(DEVICE)
     heads, dim = ((4, 2, 2), 16) if DRY_RUN else ((32, 8, 8), 128)
-    inputs = [torch.randn(1, h, tree.num_tokens, dim, device=DEVICE, dtype=torch.bfloat16) for h in heads]
+    inputs = [torch.randn(1, h, tree.num_tokens, dim, device=DEVICE, dtype=DTYPE) for h in heads]
     backends = {"chosen": forest_attention}
     if not DRY_RUN:
         backends |= {"varlen": varlen_attention, "flex": flex_forest_attention}
@@ -292,7 +294,7 @@ def attention() -> None:
 def generation(name: str) -> None:
     """Tokens a second of sampled answers, with two sizes of the cache."""
     with DEVICE:
-        model = AutoModelForCausalLM.from_config(MistralConfig(**asdict(shape_named(name))), dtype=torch.bfloat16)
+        model = AutoModelForCausalLM.from_config(MistralConfig(**asdict(shape_named(name))), dtype=DTYPE)
     model.eval()
     prompts = [pair.prompt for pair in data.synthetic_pairs(2 if DRY_RUN else 128, 1024)]
     new = 8 if DRY_RUN else 128
@@ -315,7 +317,7 @@ def simulation(name: str) -> None:
     def simulated(**more: object) -> Result:
         with torch.device("meta"):
             config = MistralConfig(**asdict(shape_named(name)))
-            model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+            model = AutoModelForCausalLM.from_config(config, dtype=DTYPE)
         step = simulate_step(model, settings_of(**more), build_objective(DpoObjective()), every, num_ranks=1)
         return {"peak_gib": step.peak_bytes / GIB, "kinds_gib": {k: v / GIB for k, v in step.peak.items()}}
 
