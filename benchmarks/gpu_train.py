@@ -76,7 +76,7 @@ def parse() -> argparse.Namespace:
 def task_of(arguments: argparse.Namespace, work: Path) -> Task:
     """The task of both sides."""
     synthetic = arguments.synthetic or arguments.dry_run
-    device = "cpu" if arguments.dry_run else "cuda"
+    device, dtype = ("cpu", "float32") if arguments.dry_run else ("cuda", "bfloat16")
     rows = data.synthetic_pairs(arguments.pairs, 1024) if synthetic else data.alpaca_pairs(arguments.pairs, 1024, 512)
     return Task(
         objective=arguments.objective,
@@ -87,13 +87,13 @@ def task_of(arguments: argparse.Namespace, work: Path) -> Task:
         threads=torch.get_num_threads(),
         learning_rate=LEARNING_RATES[arguments.objective],
         device=device,
-        dtype="bfloat16",
+        dtype=dtype,
         peer_attention="flash_attention_2" if find_spec("flash_attn") and not arguments.dry_run else "sdpa",
         peer_checkpointing=arguments.peer_checkpointing,
         # ORPO's likelihood term is a mean over a micro-batch, so only whole steps are comparable.
         peer_micro_batch=arguments.pairs_per_step if arguments.objective == "orpo" else arguments.peer_micro_batch,
         warm_up_steps=1,
-        **write_inputs(work, arguments.model, rows, "bfloat16", device),
+        **write_inputs(work, arguments.model, rows, dtype, device),
     )
 
 
