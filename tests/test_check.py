@@ -125,7 +125,11 @@ def test_defects_of_preferences_and_what_filters_drop_are_told(tmp_path, tiny_fo
     (tmp_path / "pairs.jsonl").write_bytes(jsonl(*rows, *map(pair, range(10, 20))))
     (tmp_path / "held.jsonl").write_bytes(jsonl(pair(12)))
     section = stage_fields(
-        "align", {"path": "pairs.jsonl"}, filters=[{"name": "refusals"}], eval_sources=[{"path": "held.jsonl"}]
+        "align",
+        {"path": "pairs.jsonl"},
+        filters=[{"name": "refusals"}],
+        eval_sources=[{"path": "held.jsonl"}],
+        allow_overlap=1,
     )
     said = zephyr(capfd, "check", write_recipe(tmp_path, tiny_folder, align=section))
     assert said.code == 0

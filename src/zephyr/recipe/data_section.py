@@ -113,6 +113,12 @@ class DataSection(Section):
 
     sources: list[DataSource] = Field(default_factory=list, description="empty: the output of an earlier stage")
     eval_sources: list[DataSource] = Field(default_factory=list, description="held-out rows, never trained on")
+    allow_overlap: int = Field(
+        0,
+        ge=0,
+        description="at most this many prompts of eval_sources may be trained on too; more stop the run",
+        json_schema_extra=FREE,
+    )
     eval_share: float = Field(0.0, ge=0, lt=1, description="share of the prompts to hold out if eval_sources is empty")
     filters: list[Filter] = Field(default_factory=list, description="filters, applied in this order")
     shuffle: bool = Field(True, description="shuffle the rows once, with the seed of the run")

@@ -26,6 +26,12 @@ class PreferenceTask(Section):
     sources: list[DataSource] = Field(
         default_factory=list, description="held-out pairs; empty: those of the align stage"
     )
+    allow_overlap: int = Field(
+        0,
+        ge=0,
+        description="at most this many prompts of sources may be trained on by align; more stop the run",
+        json_schema_extra=FREE,
+    )
 
 
 class PerplexityTask(Section):
@@ -34,6 +40,12 @@ class PerplexityTask(Section):
     name: Literal["perplexity"] = "perplexity"
     sources: list[DataSource] = Field(
         default_factory=list, description="held-out dialogues; empty: those of the sft stage"
+    )
+    allow_overlap: int = Field(
+        0,
+        ge=0,
+        description="at most this many prompts of sources may be trained on by sft; more stop the run",
+        json_schema_extra=FREE,
     )
 
 

@@ -5,7 +5,7 @@ an unknown number of rows is lost.
 """
 
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 from zephyr.errors import DataError, did_you_mean
@@ -14,7 +14,7 @@ from zephyr.records.json_files import read_json_rows, read_jsonl_rows
 from zephyr.records.tables import read_csv, read_parquet
 from zephyr.records.text_files import read_text
 
-__all__ = ["Json", "Row", "RowFault", "data_files", "read_items", "read_rows"]
+__all__ = ["Json", "Row", "RowFault", "count_rows", "data_files", "read_items", "read_rows"]
 
 READERS: dict[str, Callable[[Path, str], Iterator[Row | RowFault]]] = {
     ".jsonl": read_jsonl_rows,
@@ -47,6 +47,17 @@ def read_items(file: Path) -> Iterator[Row | RowFault]:
         remedy = f"end its name in one of {listed(READERS)}, and .gz if compressed"
         raise DataError(name, "has an unknown file type", remedy)
     return _placed(reader(file, name), name)
+
+
+def count_rows(path: Path) -> int:
+    """The number of rows of a file, usable or not; a file that did not change is counted once."""
+    found = path.stat()
+    return _count_rows(path, found.st_size, found.st_mtime_ns)
+
+
+@lru_cache(maxsize=256)
+def _count_rows(path: Path, _num_bytes: int, _changed_ns: int) -> int:
+    return sum(1 for _ in read_items(path))
 
 
 def _placed(items: Iterator[Row | RowFault], name: str) -> Iterator[Row | RowFault]:

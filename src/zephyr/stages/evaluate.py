@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, TypeVar, cast
 
 from zephyr.atomic import replace_text
@@ -32,6 +33,7 @@ from zephyr.runs.layout import LEDGER, MODEL, SAMPLES_FILE, measurement_file
 from zephyr.runs.reader import model_title
 from zephyr.runs.stage_folder import Facts
 from zephyr.stages.held_out import kept, perplexity_facts, preference_facts
+from zephyr.stages.overlap import refuse_trained, task_lines
 from zephyr.stages.preview import Preview
 from zephyr.stages.stage import Stage, Work
 from zephyr.stages.start import stage_teacher, template_and_model
@@ -134,6 +136,8 @@ def _check(preview: Preview) -> Iterator[str]:
         if known.rows is not None:
             yield from preview.open_sources(_sources(task), known.rows, parts)
         with preview.problems.noted():
+            yield from task_lines(task, preview.trained, chain.from_iterable(parts))
+        with preview.problems.noted():
             yield from known.check(recipe, task, _key(number))
 
 
@@ -149,7 +153,9 @@ def _preflight(work: Work) -> Facts:
     for number, task in enumerate(_section(work.recipe).tasks):
         known = MEASUREMENTS[task.name]
         if known.rows is not None:
-            rows += sum(map(len, open_all(work.recipe, _sources(task), known.rows)))
+            parts = open_all(work.recipe, _sources(task), known.rows)
+            refuse_trained(task, work.inputs, chain.from_iterable(parts))
+            rows += sum(map(len, parts))
         lines += known.check(work.recipe, task, _key(number))
     facts: Facts = {"rows": rows} if rows else {}
     return {**facts, "benchmarks": "; ".join(lines)} if lines else facts

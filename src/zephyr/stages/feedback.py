@@ -5,7 +5,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from random import Random
 
 from zephyr.atomic import replace_text
@@ -35,13 +35,8 @@ from zephyr.records.writing import write_jsonl
 from zephyr.runs.fact_lines import left_out_lines
 from zephyr.runs.layout import LEDGER
 from zephyr.runs.stage_folder import Facts
-from zephyr.stages.call_estimate import (
-    TeacherEstimate,
-    call_lines,
-    counting,
-    sample_prompts,
-    teacher_name,
-)
+from zephyr.stages.call_estimate import TeacherEstimate, call_lines, counting, sample_prompts, teacher_name
+from zephyr.stages.overlap import feedback_data, feedback_lines, refuse_held_out
 from zephyr.stages.preview import MadeRows, Preview
 from zephyr.stages.stage import Stage, Work
 from zephyr.stages.start import encoder_for, source_at_hand, starting_tokenizer, template_and_model
@@ -97,6 +92,7 @@ def _check(preview: Preview) -> Iterator[str]:
         rated: list[Records[Rated]] = []
         yield from preview.open_sources(section.recorded, Rated, rated)
         if len(rated) == len(section.recorded):
+            yield from feedback_lines(preview, chain.from_iterable(rated))
             yield from _check_recorded(preview, rated)
         return
     if section.prompts:
@@ -105,6 +101,8 @@ def _check(preview: Preview) -> Iterator[str]:
         sample, num_prompts = sample_prompts(prompts), sum(map(len, prompts))
         if len(prompts) < len(section.prompts):
             num_prompts = 0
+        else:
+            yield from feedback_lines(preview, chain.from_iterable(prompts))
         yield from _encoding_lines(preview, prompts)
     else:
         taken = [name for name in _reads(preview.recipe) if name in preview.recipe.stages]
@@ -158,6 +156,7 @@ def _preflight(work: Work) -> Facts:
     if section.recorded:
         rated = stage_rows(recipe, DataSection(sources=section.recorded, shuffle=False), Rated, None)
         facts = _read_facts(rated.train, rated.accounts)
+        refuse_held_out(recipe, section.recorded)
         _binarize_recorded(recipe, open_all(recipe, section.recorded, Rated))
         return facts
     for key, teacher in _teachers_of(section):
@@ -368,7 +367,7 @@ def _prompts(work: Work, section: FeedbackSection) -> Iterable[Prompt]:
 
 def _encodable_prompts(work: Work, section: FeedbackSection) -> tuple[Iterable[Prompt], Accounts]:
     """The prompts that the run's own model can be given, where it answers and its tokenizer is made."""
-    data = DataSection(sources=section.prompts, filters=section.filters, shuffle=False)
+    data = feedback_data(work.recipe, section.prompts, section.filters)
     made_before = work.inputs[SYNTH] / PROMPTS if SYNTH in work.inputs else None
     rows = stage_rows(work.recipe, data, Prompt, made_before)
     source = source_at_hand(work) if _asks_own_model(work.recipe) else None

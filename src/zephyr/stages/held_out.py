@@ -14,7 +14,6 @@ from zephyr.data.read.stage_rows import Accounts, open_all
 from zephyr.data.tokenize.examples import Tokenized, fitted_preference
 from zephyr.data.tokenize.token_store import Comparison, Dialogue
 from zephyr.data.tokenize.truncation import TruncationReport
-from zephyr.recipe.data_section import DataSource
 from zephyr.recipe.evaluate_section import PerplexityTask, PreferenceTask
 from zephyr.recipe.schema import Recipe
 from zephyr.recipe.stage_sections import ALIGN, SFT, SftSection
@@ -22,6 +21,7 @@ from zephyr.records.fields import UnusableError
 from zephyr.records.rows import Chat, Preference, Record
 from zephyr.runs.layout import MODEL
 from zephyr.runs.stage_folder import Facts
+from zephyr.stages.overlap import refuse_trained
 from zephyr.stages.stage import Work
 from zephyr.stages.start import encoder_for, starting_source
 from zephyr.stages.training import stored_comparisons, stored_dialogues
@@ -94,7 +94,7 @@ def _own(work: Work, task: PreferenceTask) -> list[Comparison]:
     align = work.recipe.align
     assert align is not None
     encoder, report = _encoder(work, ALIGN, ALIGN), TruncationReport(align.data)
-    rows, accounts = _rows(work.recipe, task.sources, Preference)
+    rows, accounts = _rows(work, task, Preference)
     found = []
     for row in rows:
         try:
@@ -130,7 +130,7 @@ def _dialogues(work: Work, task: PerplexityTask, stage: str) -> "list[ScoredSequ
 
     if not task.sources:
         return [ScoredSequence(one.ids, one.scored) for one in stored_dialogues(work.inputs[SFT], "eval")]
-    rows, accounts = _rows(work.recipe, task.sources, Chat)
+    rows, accounts = _rows(work, task, Chat)
     tokenized = Tokenized(_dialogue_section(work.recipe), _encoder(work, stage, SFT), accounts.refuse)
     dialogues = list(tokenized.examples(rows))
     accounts.refused.check()
@@ -147,10 +147,15 @@ def _dialogue_section(recipe: Recipe) -> SftSection:
     return SftSection(data=last.data, train=last.train)
 
 
-def _rows(recipe: Recipe, sources: Sequence[DataSource], kind: type[R]) -> tuple[Mixture[R], Accounts]:
-    """The rows of the sources, as a training stage reads its `eval_sources`: not filtered, not shuffled."""
-    opened = open_all(recipe, sources, kind)
-    return mix(opened, seed=recipe.seed, shuffle=False), Accounts(opened)
+def _rows(work: Work, task: PreferenceTask | PerplexityTask, kind: type[R]) -> tuple[Mixture[R], Accounts]:
+    """The rows of the task's sources, as a training stage reads its `eval_sources`: not filtered, not shuffled.
+
+    Raises DataError if they are trained on.
+    """
+    opened = open_all(work.recipe, task.sources, kind)
+    rows = mix(opened, seed=work.recipe.seed, shuffle=False)
+    refuse_trained(task, work.inputs, rows)
+    return rows, Accounts(opened)
 
 
 def _encoder(work: Work, stage: str, template_of: str) -> "DialogueEncoder":

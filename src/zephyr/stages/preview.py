@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from zephyr.data.read.hub import is_hub_id
+from zephyr.data.read.source_files import name_of
 from zephyr.data.read.sources import Records, counted
-from zephyr.data.read.stage_rows import name_of, open_records
+from zephyr.data.read.stage_rows import open_records
 from zephyr.data.tokenize.token_store import Example
 from zephyr.errors import DataError, ModelError, Problems
 from zephyr.estimate.model_shape import ModelShape
@@ -19,6 +20,7 @@ from zephyr.recipe.data_section import DataSource
 from zephyr.recipe.schema import Recipe
 from zephyr.recipe.teacher_section import LocalSection, TeacherSection, VllmSection
 from zephyr.records.rows import Record
+from zephyr.stages.overlap import TrainedPrompts
 from zephyr.teachers.opening import check_teacher
 
 if TYPE_CHECKING:
@@ -49,8 +51,9 @@ class Preview:
 
     ``folder`` is a temporary one. ``made``: rows by the stage that will read them ("sft", "align", "feedback").
     ``tokenizer``: that of the run's model, None where it cannot be had; ``counts_bytes`` where a stand-in for it takes
-    bytes for tokens. For an estimate: the model's ``shape``, the ``cluster`` (None: this machine), and the training
-    stages that were ``sampled``.
+    bytes for tokens. ``trained``: the prompts that stages train on, where an evaluation task asks for them. For an
+    estimate: the model's ``shape``, the ``cluster`` (None: this machine), and the training stages that were
+    ``sampled``.
     """
 
     recipe: Recipe
@@ -62,6 +65,7 @@ class Preview:
     shape: ModelShape | None = None
     cluster: "Cluster | None" = None
     sampled: dict[str, SampledStage] = field(default_factory=dict)
+    trained: dict[str, TrainedPrompts] = field(default_factory=dict)
 
     def open_sources(self, sources: Iterable[DataSource], kind: type[R], parts: list[Records[R]]) -> Iterator[str]:
         """A line for every source; its records are appended to `parts` if it can be read here."""

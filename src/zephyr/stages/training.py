@@ -5,6 +5,8 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from zephyr.atomic import discard, replace_text
 from zephyr.data.read.source_files import EVERY_SPLIT
 from zephyr.data.read.stage_rows import PARTS, Part, stage_rows
@@ -14,7 +16,7 @@ from zephyr.data.tokenize.token_store import DialogueStore, PreferenceStore, Tok
 from zephyr.recipe.data_section import DataSection, DataSource, DecontaminationFilter
 from zephyr.recipe.schema import Recipe
 from zephyr.recipe.stage_sections import AlignSection, TrainingSection
-from zephyr.runs.layout import ADAPTER, MODEL, OUTCOME, TOKENS, TRAIN, TRAIN_LOG
+from zephyr.runs.layout import ADAPTER, MODEL, OUTCOME, PROMPT_KEYS, TOKENS, TRAIN, TRAIN_LOG
 from zephyr.runs.ranks import is_leader, wait_until
 from zephyr.runs.stage_folder import Facts
 from zephyr.stages.stage import Stage, Work
@@ -112,6 +114,7 @@ def _store(work: Work, encoder: DialogueEncoder, made: Path | None, tokens: Path
         if part == "eval":
             tokenized.truncation.check()
             return rows.accounts.facts() | facts | {"held_out": tokenized.num_examples}
+        np.save(tokens / PROMPT_KEYS, np.array(rows.accounts.overlap.trained, np.uint64))
         if not tokenized.num_examples:
             raise rows.accounts.none_left(tokenized.truncation.summary())
         tokenized.check()

@@ -15,16 +15,16 @@ from zephyr.data.filters.apply import apply_filters
 from zephyr.data.filters.row_filter import context
 from zephyr.data.read.hub import is_hub_id
 from zephyr.data.read.mixture import Mixture, mix
+from zephyr.data.read.source_files import name_of
 from zephyr.data.read.sources import Records
 from zephyr.data.read.stage_rows import (
     Accounts,
     Rows,
     filters_of,
-    name_of,
     open_all,
     open_records,
+    split_off,
     split_rows,
-    without_held_out,
 )
 from zephyr.data.scanner import scan_preferences
 from zephyr.data.tokenize.encoding import DialogueEncoder
@@ -40,6 +40,7 @@ from zephyr.recipe.schema import Recipe
 from zephyr.recipe.stage_sections import AlignSection, SftSection, TrainingSection
 from zephyr.recipe.steps import Steps, count_steps
 from zephyr.records.rows import Chat, Preference, Rated, Record
+from zephyr.stages.overlap import eval_lines, trained_prompts
 from zephyr.stages.preview import Preview, SampledStage
 from zephyr.stages.start import check_window, encoder_for, named_start, section_of
 
@@ -133,7 +134,7 @@ def look(
     if encoder is None:
         return None
     recipe, section = preview.recipe, section_of(preview.recipe, stage)
-    every = mix(parts, seed=recipe.seed, shuffle=False)
+    every: Mixture[Record] = mix(parts, seed=recipe.seed, shuffle=False)
     made = None if section.data.sources else preview.made[stage]
     num_rows = len(every) if made is None else made.num_rows
     is_whole = num_rows == len(every) <= EXACT_ROWS
@@ -171,10 +172,7 @@ def _sample(
     """A sample as `split_rows` gives all rows: as many of their end as of their beginning."""
     accounts, every = Accounts((*parts, *held)), mix(parts, seed=recipe.seed, shuffle=False)
     spread = (every[index] for index in range(0, len(every), -(-len(every) // SAMPLE_ROWS)))
-    filtered = apply_filters(spread, filters_of(recipe, data.filters))
-    accounts.report = filtered.report
-    evaluation = list(mix(held, seed=recipe.seed, shuffle=False)) if held else []
-    return Rows(without_held_out(filtered.rows, evaluation, data, recipe.seed), evaluation, accounts)
+    return split_off(recipe, data, spread, held, accounts, kind=every.kind)
 
 
 def _longest(every: Mixture[Record], parts: Sequence[Records[Record]]) -> list[Record]:
@@ -234,7 +232,12 @@ def check(stage: str, maker: str, preview: Preview) -> Iterator[str]:
     yield from preview.open_sources(data.eval_sources, kind, held)
     if parts and len(parts) >= len(data.sources) and len(held) == len(data.eval_sources):
         with preview.problems.noted():
+            rows: Mixture[Record] = mix(parts, seed=recipe.seed, shuffle=False)
+            if data.eval_sources:
+                yield from eval_lines(recipe, data, rows, mix(held, seed=recipe.seed, shuffle=False))
             found = look(preview, stage, parts, held)
+            whole = found.accounts if found is not None and found.longest is None else None
+            preview.trained |= trained_prompts(recipe, stage, data, rows, whole)
             if found is not None:
                 yield from _lines(found, counts_bytes=preview.counts_bytes)
     if kind is Preference and data.sources and parts:

@@ -82,7 +82,7 @@ def test_a_file_is_one_split(folder):
     where = folder("d.jsonl", "test_sft-00000-of-00001.parquet")
     assert refusal(where, "d.jsonl", split="test[:20%]") == (
         "d.jsonl: is a single file, which has no split 'test'; "
-        "write train[...] for a part of its rows, or give the file of split 'test'"
+        "write split: train[:20%], or give the file of split 'test'"
     )
     for split in ("train[:90%]", "all"):
         assert found(where, "d.jsonl", split=split) == ["d.jsonl"]

@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 from zephyr.data.read.sources import Records
 from zephyr.errors import DataError
 from zephyr.records.fields import printable
-from zephyr.records.rows import Record
+from zephyr.records.rows import Record, RecordKind
 
 _R = TypeVar("_R", bound=Record)
 
@@ -23,6 +23,11 @@ class Mixture(Generic[_R]):
         self._parts = parts
         self._order = order
         self._starts = [0, *accumulate(num_taken)]
+
+    @property
+    def kind(self) -> RecordKind:
+        """The kind of its records."""
+        return self._parts[0].kind
 
     def __len__(self) -> int:
         return len(self._order)

@@ -25,6 +25,11 @@ _SHARD = re.compile(r"[-_.]\d+(?:[-_]of[-_]\d+)?(?:-[0-9a-f]{16})?$")
 _NAMES_TRAINING = re.compile(r"(?<![a-z])train(?:ing)?(?![a-z])")
 
 
+def name_of(source: DataSource) -> str:
+    """A source in messages: its path, and its split where that is not the usual one."""
+    return printable(source.path if source.split == _TRAIN else f"{source.path} ({source.split})")
+
+
 class SplitFile(NamedTuple):
     """A file and the split that its name, or that of its subfolder, says it is."""
 
@@ -43,7 +48,7 @@ def locate(source: DataSource, data_dir: Path) -> list[Path] | None:
     if path.is_dir():
         return _of_split(_folder_files(path, source.config), split, path)
     if path.exists():
-        return _whole_file(path, split)
+        return _whole_file(path, split, source.split)
     if is_glob(path):
         files = data_files(path)
         return files if split == _TRAIN else _of_split([_named(file) for file in files], split, path)
@@ -56,11 +61,11 @@ def locate(source: DataSource, data_dir: Path) -> list[Path] | None:
     )
 
 
-def _whole_file(path: Path, split: str) -> list[Path]:
-    """The file itself, which is one split."""
+def _whole_file(path: Path, split: str, written: str) -> list[Path]:
+    """The file itself, which is one split; `written` is the split with its slice."""
     if split in (_TRAIN, EVERY_SPLIT) or _named(path).is_named(split):
         return [path]
-    remedy = f"write train[...] for a part of its rows, or give the file of split '{split}'"
+    remedy = f"write split: {_TRAIN}{written.removeprefix(split)}, or give the file of split '{split}'"
     raise DataError(printable(path.name), f"is a single file, which has no split '{split}'", remedy)
 
 

@@ -21,7 +21,7 @@ from zephyr.records.fields import SHOWN_FAULTS, Row, RowFault, printable
 from zephyr.records.formats import detect_shape, known_columns, records_of, unknown_shape
 from zephyr.records.lines import BLOCK_BYTES, opened
 from zephyr.records.messages import Messages
-from zephyr.records.reading import read_items
+from zephyr.records.reading import count_rows, read_items
 from zephyr.records.rows import Chat, Preference, Prompt, Rated, Record, RecordKind, Shape, Text, prompt_id
 
 _R = TypeVar("_R", bound=Record)
@@ -52,6 +52,11 @@ class Records(Generic[_R]):
         self.unused = accounts.unused
         self.noted = accounts.noted
         self._cache = cache
+
+    @property
+    def kind(self) -> RecordKind:
+        """The kind of its records."""
+        return self._cache.kind
 
     def __len__(self) -> int:
         return len(self._cache)
@@ -248,7 +253,7 @@ def _items(source: DataSource, data_dir: Path, *, offline: bool) -> Iterator[tup
         chosen = split.rows(len(rows))
         yield from (("", row) for row in islice(rows, chosen.start, chosen.stop))
         return
-    num_rows = sum(1 for file in files for _ in read_items(file)) if split.needs_count else _UNCOUNTED
+    num_rows = sum(map(count_rows, files)) if split.needs_count else _UNCOUNTED
     chosen = split.rows(num_rows)
     items = ((str(file), item) for file in files for item in read_items(file))
     yield from islice(items, chosen.start, chosen.stop)

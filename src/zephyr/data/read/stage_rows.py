@@ -8,14 +8,17 @@ from typing import Generic, Literal, NamedTuple, TypeVar, cast
 from zephyr.data.filters.apply import apply_filters, build_filter
 from zephyr.data.filters.report import FilterReport
 from zephyr.data.filters.row_filter import RowFilter
-from zephyr.data.read.mixture import mix
+from zephyr.data.read.mixture import Mixture, mix
+from zephyr.data.read.overlap import PromptOverlap, refuse_shared_files
+from zephyr.data.read.record_cache import RecordCache
 from zephyr.data.read.refused_rows import RefusedRows
+from zephyr.data.read.source_files import name_of
 from zephyr.data.read.sources import Records, held_out, open_source, source_hash
 from zephyr.errors import DataError, Problems
 from zephyr.recipe.data_section import DataSection, DataSource, Filter
 from zephyr.recipe.schema import Recipe
 from zephyr.recipe.section import Plain
-from zephyr.records.fields import UnusableError, printable
+from zephyr.records.fields import UnusableError
 from zephyr.records.messages import Message, Messages
 from zephyr.records.rows import Chat, Preference, Prompt, Rated, Record, RecordKind, Text
 
@@ -37,6 +40,7 @@ class Accounts:
         self.noted: dict[str, Counter[str]] = {}
         self.report: FilterReport | None = None
         self.refused = RefusedRows()
+        self.overlap = PromptOverlap()
         for records in opened:
             self.read(records)
 
@@ -76,6 +80,8 @@ class Accounts:
                 for one in self.report.filters
                 if one.dropped
             }
+        if self.overlap.shared:
+            facts["held_out_prompts_trained_on"] = len(self.overlap.shared)
         return facts
 
     def lines(self) -> list[str]:
@@ -102,10 +108,13 @@ class Accounts:
 
 
 class Rows(NamedTuple, Generic[R]):
-    """The rows of a stage as a stream, and the accounts, which are complete when the stream has ended."""
+    """The rows of a stage as a stream, and the accounts, which are complete when the stream has ended.
+
+    No row stays in memory: those held out are read from the disk.
+    """
 
     train: Iterator[R]
-    evaluation: list[R]
+    evaluation: Mixture[R] | RecordCache[R]
     accounts: Accounts
 
     def part(self, part: Part) -> Iterable[R]:
@@ -152,17 +161,14 @@ def filters_of(recipe: Recipe, sections: Sequence[Filter]) -> list[RowFilter]:
     return [build_filter(one, data_dir=recipe.data_dir) for one in sections]
 
 
-def name_of(source: DataSource) -> str:
-    """A source in messages: its path, and its split where that is not the usual one."""
-    return printable(source.path if source.split == "train" else f"{source.path} ({source.split})")
-
-
 def stage_rows(recipe: Recipe, data: DataSection, kind: type[R], made_before: Path | None) -> Rows[R]:
     """The rows of a stage; `made_before` is the file of an earlier stage, read where the section names no source.
 
     Raises one DataError that says what is wrong with all sources.
     """
     sources = data.sources or [DataSource(path=str(_expected(made_before).resolve()))]
+    if not data.allow_overlap:
+        refuse_shared_files(sources, data.eval_sources, recipe.data_dir)
     opened = open_all(recipe, [*sources, *data.eval_sources], kind)
     return split_rows(recipe, data, opened[: len(sources)], opened[len(sources) :])
 
@@ -171,11 +177,28 @@ def split_rows(recipe: Recipe, data: DataSection, parts: Sequence[Records[R]], h
     """The opened sources as rows to train on, filtered and shuffled, and as held-out rows."""
     accounts = Accounts((*parts, *held))
     mixture = mix(parts, seed=recipe.seed, shuffle=data.shuffle)
-    filtered = apply_filters(mixture, filters_of(recipe, data.filters))
+    return split_off(recipe, data, mixture, held, accounts, kind=mixture.kind)
+
+
+def split_off(
+    recipe: Recipe,
+    data: DataSection,
+    rows: Iterable[R],
+    held: Sequence[Records[R]],
+    accounts: Accounts,
+    *,
+    kind: RecordKind,
+) -> Rows[R]:
+    """The rows filtered, without those to hold out. At their end DataError if held-out prompts are among them."""
+    filtered = apply_filters(rows, filters_of(recipe, data.filters))
     accounts.report = filtered.report
-    evaluation = list(mix(held, seed=recipe.seed, shuffle=False)) if data.eval_sources else []
-    train = without_held_out(filtered.rows, evaluation, data, recipe.seed)
-    return Rows(train, evaluation, accounts)
+    given = mix(held, seed=recipe.seed, shuffle=False) if data.eval_sources else None
+    accounts.overlap = PromptOverlap(given or (), data.eval_sources, data.allow_overlap)
+    if given is not None:
+        return Rows(accounts.overlap.passed(filtered.rows), given, accounts)
+    kept: RecordCache[R] = RecordCache(kind)
+    train = _without_share(filtered.rows, kept, data.eval_share, recipe.seed)
+    return Rows(accounts.overlap.passed(train), kept, accounts)
 
 
 def prompt_of(record: Record) -> Messages:
@@ -187,11 +210,11 @@ def prompt_of(record: Record) -> Messages:
     return (Message("user", messages[first].content),)
 
 
-def without_held_out(rows: Iterator[R], held: list[R], data: DataSection, seed: int) -> Iterator[R]:
-    """The rows to train on; those of held-out prompts go to `held` where no source of their own is given."""
+def _without_share(rows: Iterator[R], kept: RecordCache[R], share: float, seed: int) -> Iterator[R]:
+    """The rows to train on; those of the share of prompts to hold out go to `kept`."""
     for row in rows:
-        if not data.eval_sources and data.eval_share and held_out(prompt_of(row), data.eval_share, seed):
-            held.append(row)
+        if share and held_out(prompt_of(row), share, seed):
+            kept.append(row)
         else:
             yield row
 
