@@ -115,6 +115,14 @@ def test_length_is_judged_over_all_rows_each_counting_once():
     assert scan_preferences([tied]).longer_wins is None
 
 
+def test_labels_of_one_kind_are_found():
+    good, bad = (pair(label, "So.", ratings=[rating]) for label, rating in (("a", 1.0), ("b", 0.0)))
+    (line,) = [line for line in scan_preferences([bad] * 3).lines() if "labels" in line]
+    assert line == "  all labels are of one kind: 3 of 3 rows (100.0%); pairs.jsonl row 1: false"
+    for rows in ([good, bad, bad], [bad], [pair("c", "So.", "No.")] * 2):
+        assert not scan_preferences(rows).findings["one_label"].tally.count
+
+
 def test_summary_has_at_most_fifteen_lines():
     worst = rated(
         "Why is the sky blue?",
@@ -124,7 +132,8 @@ def test_summary_has_at_most_fifteen_lines():
         Answer(LONG + "!", score=1.0),
     )
     index = BenchmarkIndex([Benchmark("set.jsonl", ("Why is the sky blue?",))], ngram=13)
-    rows = [worst, worst, pair("x", REFUSAL, "So.")]
+    labelled = [pair(question, "So.", ratings=[0.0]) for question in "yz"]
+    rows = [worst, worst, pair("x", REFUSAL, "So."), *labelled]
     report = scan_preferences(rows, benchmarks=index, other_prompts=[worst.prompt])
     assert set(report.findings) == set(MEANINGS)
     assert all(finding.tally.count for finding in report.findings.values())

@@ -5,6 +5,7 @@ equal answers, preferred refusals, empty and failed answers, repeated prompts, a
 another split. The scanner only reports: filters drop rows, and the feedback stage repairs scores.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -147,8 +148,9 @@ def scan_preferences(
         checks["split_overlap"] = lambda row: _text_of(row) if _prompt_key(row.record.prompt) in others else None
     report = ScanReport({name: Finding(MEANINGS[name], "rows") for name in checks})
     report.findings.update({name: Finding(MEANINGS[name], "answers") for name in ANSWER_CHECKS})
+    report.findings["one_label"] = Finding(MEANINGS["one_label"], "rows")
     report.repairs = {"score_1": 0, "needs_judge": 0, "kept": 0}
-    lengths = _LengthWins()
+    lengths, labels = _LengthWins(), Counter[str]()
     for record in records:
         row = _row(record)
         report.rows += 1
@@ -159,7 +161,13 @@ def scan_preferences(
             for answer in row.answers:
                 _note(report.findings[name], record.name, check_answer(answer))
         _count_repairs(row, report.repairs)
+        if isinstance(record, Preference) and len(row.answers) == 1:
+            label = "true" if record.ratings[0] > 0 else "false"
+            labels[label] += 1
+            _note(report.findings["one_label"], record.name, label)
         lengths.add(row)
+    if len(labels) != 1 or labels.total() == 1:
+        report.findings["one_label"].tally = Tally()
     report.longer_wins = wilson(lengths.wins, lengths.rows) if lengths.rows else None
     return report
 
@@ -335,4 +343,5 @@ MEANINGS = {
     "score_against_ratings": "score far from the mean of its ratings",
     "score_against_rationale": "score contradicts its rationale",
     "doubtful_ten": "score 10 that may be a 1",
+    "one_label": "all labels are of one kind",
 }

@@ -23,7 +23,7 @@ EVAL_COLUMNS = {
 _COUNTED = {
     "rows", "examples", "tokens", "held_out", "truncation", "texts", "asked", "answered", "answers", "ratings",
     "prompts", "pairs", "listwise", "kto", "rule", "teacher", "dropped", "answers_left_out", "left_out", "filtered",
-    "filtered_out", "unused_columns", "dialogues", "instructions", "held_out_prompts_trained_on",
+    "filtered_out", "unused_columns", "dialogues", "instructions", "held_out_prompts_trained_on", "defects",
 }  # fmt: skip
 
 

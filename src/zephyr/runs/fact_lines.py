@@ -5,13 +5,14 @@ from collections.abc import Iterator
 from zephyr.recipe.section import Plain
 from zephyr.runs.stage_folder import Facts
 
-# Facts that count what was not used, by reason, and what they are called.
+# Facts that count what was not used or teaches nothing, by reason, and what they are called.
 _LEFT_OUT = {
     "left_out": "left out",
     "unused_columns": "columns not used",
     "noted": "noted",
     "filtered_out": "filtered out",
     "dropped": "prompts without a row",
+    "defects": "defects of the rows",
     "answers_left_out": "answers left out",
 }
 
@@ -26,7 +27,7 @@ def facts_in_words(facts: Facts) -> str:
 
 
 def left_out_lines(facts: Facts) -> Iterator[str]:
-    """A line for every place where rows, columns or answers were not used: how many, and why."""
+    """A line for every place where rows, columns or answers were not used or teach nothing: how many, and why."""
     for name, words in _LEFT_OUT.items():
         counts = facts.get(name)
         if not isinstance(counts, dict):

@@ -254,6 +254,7 @@ def _lines(found: TrainingPreview, *, counts_bytes: bool) -> Iterator[str]:
     yield f"{looked_at}: {train.truncation.summary()}"
     if train.loss_mask is not None:
         yield f"{looked_at}: {train.loss_mask.summary()}"
+    yield from (f"{looked_at}: {line}" for line in train.learnable.lines())
     if not counts_bytes:
         yield from _limit_lines(found)
     yield _steps_line(found)

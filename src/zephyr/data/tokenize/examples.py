@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from zephyr.data.tokenize.encoding import DialogueEncoder
+from zephyr.data.tokenize.learnable import Learnable
 from zephyr.data.tokenize.loss_mask_stats import LossMaskStats
 from zephyr.data.tokenize.plain_text import TokenIds
 from zephyr.data.tokenize.token_store import Comparison, Dialogue, Example
@@ -111,6 +112,7 @@ class Tokenized:
     num_prompt_tokens: int = 0
     num_completions: int = 0
     num_scored: int = 0
+    learnable: Learnable = field(default_factory=Learnable)
     truncation: TruncationReport = field(init=False)
     loss_mask: LossMaskStats | None = field(init=False)
 
@@ -143,11 +145,14 @@ class Tokenized:
             self.num_prompt_tokens += len(fitted.prompt)
             self.num_completions += len(fitted.completions)
             self.num_scored += sum(map(len, fitted.completions))
+            self.learnable.add_preference(row.name, fitted.prompt, fitted.completions, row.ratings)
             return Comparison(row.name, fitted.prompt, fitted.completions, row.ratings)
         if self.loss_mask is not None:
             self.loss_mask.add(fitted.encoded)
         self.num_completions += 1
-        self.num_scored += int(fitted.encoded.scored.sum())
+        num_learned = int(fitted.encoded.scored.sum())
+        self.learnable.add_dialogue(row.name, num_learned)
+        self.num_scored += num_learned
         return Dialogue(example_name(row, fitted), fitted.encoded.ids, fitted.encoded.scored)
 
     def facts(self) -> dict[str, Plain]:
@@ -158,13 +163,16 @@ class Tokenized:
         if self.loss_mask is not None:
             shares = self.loss_mask.shares()
             facts["learned"] = {role: round(share.value, 4) for role, share in shares.items()}
+        if self.learnable.counts():
+            facts["defects"] = dict(self.learnable.counts())
         return facts
 
     def check(self) -> None:
-        """Check that no more was lost than the section allows, and that the loss mask can be meant.
+        """Check that no more was lost than the section allows, that the loss mask can be meant and a row teaches.
 
         Raises DataError.
         """
         self.truncation.check()
         if self.loss_mask is not None and isinstance(self.section, SftSection):
             self.loss_mask.check(loss_on=self.section.objective.loss_on)
+        self.learnable.check()
