@@ -24,6 +24,12 @@ class DataSource(Section):
     )
     config: str | None = Field(None, description="configuration of a hub data set, or a subfolder")
     revision: str | None = Field(None, description="branch, tag or commit on the hub")
+    streaming: bool = Field(
+        False,
+        description="read a data set of the hub over the network as it is needed, without downloading its files first; "
+        "local files are always read so",
+        json_schema_extra=FREE,
+    )
     shape: Literal["auto", Shape] = Field("auto", description="row format; auto: detected by the fields")
     columns: dict[str, str] = Field(default_factory=dict, description="rename fields; our name: the name in the rows")
     where: dict[str, str] = Field(default_factory=dict, description="keep rows whose field has this value")

@@ -26,7 +26,8 @@ def hub(monkeypatch):
     """The calls of load_dataset; it knows one data set of ten rows."""
     calls = []
 
-    def load_dataset(path, name=None, *, split, revision):
+    def load_dataset(path, name=None, *, split, revision, streaming):
+        assert not streaming
         calls.append((path, name, split, revision))
         if path == "owner/broken":
             raise DatasetsError("a file of it is damaged")

@@ -249,8 +249,11 @@ def _items(source: DataSource, data_dir: Path, *, offline: bool) -> Iterator[tup
     files = locate(source, data_dir)
     split = parse_split(source.split, printable(source.path))
     if files is None:
+        if source.streaming and split.needs_count:
+            what = f"is streamed, so its rows are not counted, got split {source.split}"
+            raise DataError(printable(source.path), what, "give row numbers from the start, or leave streaming out")
         rows = _hub_rows(source, offline=offline)
-        chosen = split.rows(len(rows))
+        chosen = split.rows(_UNCOUNTED if source.streaming else len(rows))
         yield from (("", row) for row in islice(rows, chosen.start, chosen.stop))
         return
     num_rows = sum(map(count_rows, files)) if split.needs_count else _UNCOUNTED
@@ -260,8 +263,7 @@ def _items(source: DataSource, data_dir: Path, *, offline: bool) -> Iterator[tup
 
 
 def _hub_rows(source: DataSource, *, offline: bool) -> HubRows:
-    split = parse_split(source.split, source.path)
-    return open_hub(source.path, source.config, split=split.name, revision=source.revision, offline=offline)
+    return open_hub(source, parse_split(source.split, source.path).name, offline=offline)
 
 
 def _named(source: DataSource) -> set[str]:
