@@ -105,6 +105,7 @@ def test_the_layouts_of_the_hub_are_read(folder):
     assert found(where, "b", split="validation") == ["b/validation/0.jsonl"]
     where = folder("c/data/all/train-0.jsonl", "c/data/all/test-0.jsonl", "c/data/mathe/train-0.jsonl")
     assert found(where, "c", config="all", split="test") == ["c/data/all/test-0.jsonl"]
+    assert "there are alpaca_eval, drop; name one" in refusal(folder("f/alpaca_eval/a.jsonl", "f/drop/a.jsonl"), "f")
     assert refusal(where, "c") == (
         "c: has data files in subfolders only, there are all, mathe; name one of them as config"
     )

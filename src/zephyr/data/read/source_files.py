@@ -22,6 +22,7 @@ EVERY_SPLIT = "all"
 _TRAIN = "train"
 # As in train-00000-of-00004-a1b2c3d4e5f60718.parquet and train-0.jsonl.
 _SHARD = re.compile(r"[-_.]\d+(?:[-_]of[-_]\d+)?(?:-[0-9a-f]{16})?$")
+_SPLIT_FOLDER = re.compile(r"(?:train|test|validation|valid|val|dev|eval)(?![a-z])")
 _NAMES_TRAINING = re.compile(r"(?<![a-z])train(?:ing)?(?![a-z])")
 
 
@@ -105,7 +106,7 @@ def _folder_files(folder: Path, config: str | None) -> list[SplitFile]:
 def _files_inside(folder: Path) -> list[SplitFile]:
     """The data files in the folder, or else those in subfolders that are named after splits."""
     entries = sorted(folder.iterdir())
-    splits = [entry for entry in entries if _has_data(entry) and (is_held_out(entry.name) or entry.name == _TRAIN)]
+    splits = [entry for entry in entries if _SPLIT_FOLDER.match(entry.name.lower()) and _has_data(entry)]
     files = [_named(entry) for entry in entries if is_data_file(entry)]
     return files or [SplitFile(entry.name, file) for entry in splits for file in data_files(entry)]
 
