@@ -105,6 +105,19 @@ def test_merging_keeps_modules_that_were_trained_in_full(tmp_path):
     assert (logits(again) - adapted).abs().max() < 1e-3
 
 
+def test_a_head_that_was_trained_in_full_is_saved_as_untied(tmp_path):
+    model = trained("gemma2", LoraSection(r=4, modules_to_save=["lm_head"]), vocab_size=384)
+    assert model.config.tie_word_embeddings
+    expected = logits(model)
+    merged = merge_adapters(model, IDS).model
+    save_model(merged, tiny_tokenizer(), tmp_path / "merged")
+    loaded = load(Source(str(tmp_path / "merged")), dtype="float32").model
+    assert not loaded.config.tie_word_embeddings
+    assert not torch.equal(loaded.lm_head.weight, loaded.model.embed_tokens.weight)
+    torch.testing.assert_close(logits(loaded), expected, rtol=0, atol=1e-3)
+    assert merge_adapters(trained("gemma2"), IDS).model.config.tie_word_embeddings
+
+
 def test_dora_merges_too():
     model = trained("llama", LoraSection(r=4, use_dora=True))
     adapted = logits(model)

@@ -76,6 +76,18 @@ def load(tmp_path, *overrides):
             "sft.train.lr_scheduler_type: constant has no warm-up",
         ),
         (
+            ["sft.train.metric_for_best_model=eval_accuracy", "sft.train.eval_steps=5", HELD_OUT],
+            "train.metric_for_best_model: no evaluation gives 'eval_accuracy'; name one of eval_loss, eval_nll_loss",
+        ),
+        (
+            ["align.train.metric_for_best_model=nll_loss", "align.train.eval_steps=5", "align.data.eval_share=0.1"],
+            "align.train.metric_for_best_model: no evaluation gives 'nll_loss'; name one of eval_loss, eval_rewards/",
+        ),
+        (
+            ["sft.train.early_stopping_patience=3", HELD_OUT],
+            "sft.train.early_stopping_patience: needs a metric to watch, got 3; give sft.train.metric_for_best_model",
+        ),
+        (
             ["align.lora.lora_dropout=0.1"],
             "align.lora.lora_dropout: must be 0, because answers that share a prompt share its mask, got 0.1",
         ),

@@ -244,12 +244,13 @@ def test_objectives_are_told_by_their_keys(words, expected):
         (["metric_for_best_model=rewards/margins"], (None, False)),
         (["load_best_model_at_end=true"], ("loss", False)),
         (["load_best_model_at_end=true", "metric_for_best_model=rewards/margins"], ("rewards/margins", True)),
+        (["load_best_model_at_end=true", "metric_for_best_model=loss", "greater_is_better=false"], ("loss", False)),
         (["load_best_model_at_end=true", "greater_is_better=true"], ("loss", True)),
     ],
 )
 def test_the_best_weights_are_handed_on_where_the_old_recipe_loaded_them(words, expected):
     train = load("dpo_full_2024", *words).recipe.align.train
-    assert (train.metric_for_best_model, train.greater_is_better) == expected
+    assert (train.metric_for_best_model, train.prefers_greater) == expected
 
 
 def test_no_key_is_in_two_tables():

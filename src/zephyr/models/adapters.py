@@ -16,9 +16,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import BitsAndBytesConfig, PreTrainedModel
-from transformers.pytorch_utils import Conv1D  # GPT-2's linear layer
 
 from zephyr.errors import DeviceError, ModelError
+from zephyr.models.architecture import check_lora_modules
 from zephyr.models.loading import DTYPES, check_finite_weights, load_model, new_folder, refuse_existing, save_model
 from zephyr.models.source import Source
 from zephyr.models.tokenizers import Tokenizer
@@ -53,7 +53,7 @@ def add_lora(model: PreTrainedModel, lora: LoraSection, *, seed: int = 0) -> Pef
         modules_to_save=list(lora.modules_to_save) or None,
         use_dora=lora.use_dora,
     )
-    _check_modules(model, lora)
+    check_lora_modules(model, lora)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
@@ -63,21 +63,6 @@ def add_lora(model: PreTrainedModel, lora: LoraSection, *, seed: int = 0) -> Pef
             raise ModelError(where, str(error).partition("\n")[0], "name other target modules") from error
     assert isinstance(wrapped, PeftModel)
     return wrapped
-
-
-def _check_modules(model: PreTrainedModel, lora: LoraSection) -> None:
-    named = set(lora.modules_to_save)
-    if lora.target_modules != "all-linear":
-        named |= set(lora.target_modules)
-    paths = [name for name, _ in model.named_modules()]
-    absent = sorted(name for name in named if not any(path == name or path.endswith(f".{name}") for path in paths))
-    if absent:
-        linear = sorted({n.rpartition(".")[2] for n, m in model.named_modules() if isinstance(m, (nn.Linear, Conv1D))})
-        raise ModelError(
-            f"LoRA on {type(model).__name__}",
-            f"the model has no module '{absent[0]}'; its linear modules are {', '.join(linear)}",
-            "name some of these, or 'all-linear'",
-        )
 
 
 @contextmanager
@@ -138,7 +123,19 @@ def merge_adapters(model: PeftModel, probe_ids: Tensor, *, tolerance: float | No
         )
     plain = model.unload()
     assert isinstance(plain, PreTrainedModel)
+    _declare_untied(plain)
     return Merged(plain, difference)
+
+
+def _declare_untied(model: PreTrainedModel) -> None:
+    """Say in the configuration that head and embedding differ, where one of a tied pair was trained in full.
+
+    Loaders that obey the configuration would otherwise drop one of the two.
+    """
+    config = model.config.get_text_config()
+    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()  # type: ignore[no-untyped-call]
+    if config.tie_word_embeddings and head is not None and head.weight is not embedding.weight:
+        config.tie_word_embeddings = model.config.tie_word_embeddings = False
 
 
 def _logits(model: PreTrainedModel, ids: Tensor) -> Tensor:

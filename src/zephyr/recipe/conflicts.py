@@ -12,7 +12,7 @@ from zephyr.recipe.model_section import NewModel
 from zephyr.recipe.stage_sections import TRAINING_STAGES, RecipeFields
 from zephyr.recipe.synth_section import UltraChatSynth, WorldSynth
 from zephyr.recipe.teacher_section import LocalSection, SamplingSection, ScriptedSection, TeacherSection, VllmSection
-from zephyr.recipe.train_section import ListwiseObjective, TrainSection
+from zephyr.recipe.train_section import ListwiseObjective, PreferenceObjective, SftObjective, TrainSection
 
 # The stages whose rows a training stage takes when it names no sources.
 MAKERS = {"pretrain": "synth", "sft": "synth", "align": "feedback"}
@@ -102,7 +102,25 @@ def _held_out(recipe: RecipeFields) -> Iterator[Conflict]:
         if train.metric_for_best_model is not None and train.eval_steps is None and _holds_out(data):
             what = "needs more than the evaluation at the end"
             yield Conflict(f"{stage}.train.metric_for_best_model", what, f"give {stage}.train.eval_steps")
+        if train.early_stopping_patience is not None and train.metric_for_best_model is None:
+            what = f"needs a metric to watch, got {train.early_stopping_patience}"
+            remedy = f"give {stage}.train.metric_for_best_model, such as eval_loss"
+            yield Conflict(f"{stage}.train.early_stopping_patience", what, remedy)
+        yield from _unknown_metric(stage, getattr(recipe, stage).objective, train)
         yield from _overlaps(stage, data)
+
+
+def _unknown_metric(
+    stage: str, objective: SftObjective | PreferenceObjective, train: TrainSection
+) -> Iterator[Conflict]:
+    """A metric to choose the best checkpoint by that no evaluation of this objective gives."""
+    watched = train.metric_for_best_model
+    if watched is None:
+        return
+    known = ["eval_loss", *(f"eval_{name}" for name in objective.metrics)]
+    if not {watched, f"eval_{watched}"} & {*known}:
+        what = f"no evaluation gives '{watched}'"
+        yield Conflict(f"{stage}.train.metric_for_best_model", what, f"name one of {', '.join(known)}")
 
 
 def _overlaps(stage: str, data: DataSection) -> Iterator[Conflict]:

@@ -3,6 +3,7 @@
 import math
 from typing import NamedTuple
 
+from zephyr.errors import RecipeError
 from zephyr.recipe.train_section import TrainSection
 
 
@@ -35,3 +36,19 @@ def count_steps(train: TrainSection, num_examples: int, *, batch_size: int | Non
     if warmup_steps is None:
         warmup_steps = math.ceil(train.warmup_ratio * num_steps)
     return Steps(num_examples, batch_size, steps_per_epoch, num_steps, warmup_steps)
+
+
+def check_warmup(steps: Steps, train: TrainSection, where: str) -> None:
+    """Check that the learning rate reaches its peak before the last step; ``where`` is the key of ``train``.
+
+    Raises RecipeError.
+    """
+    if steps.warmup_steps < steps.num_steps:
+        return
+    setting = "warmup_steps" if train.warmup_steps is not None else "warmup_ratio"
+    raise RecipeError(
+        f"{where}.{setting}",
+        f"the warm-up takes {steps.warmup_steps:,} of {steps.num_steps:,} steps, so the learning rate never reaches "
+        f"{train.learning_rate:g}",
+        "shorten it (0 for none), or train for more steps",
+    )

@@ -13,6 +13,11 @@ from zephyr.recipe.section import FREE, Section
 SchedulerName = Literal["linear", "cosine", "cosine_with_min_lr", "inverse_sqrt", "constant_with_warmup", "constant"]
 OptimizerName = Literal["adamw_torch", "adamw_8bit", "rmsprop"]
 TrackerName = Literal["jsonl", "tensorboard", "trackio", "wandb"]
+# The optimizers and trackers that need a package of their own.
+PACKAGES = {
+    "adamw_bnb_8bit": "bitsandbytes", "adamw_torchao_8bit": "torchao",
+    "tensorboard": "tensorboard", "trackio": "trackio", "wandb": "wandb",
+}  # fmt: skip
 Precision = Literal["float64", "float32", "bf16", "pure_bf16"]
 LossOn = Literal["assistant", "everything"]
 PairLossName = Literal[
@@ -20,6 +25,11 @@ PairLossName = Literal[
     "apo_zero", "apo_down", "discopop", "aot", "aot_unpaired", "kto_pair",
 ]  # fmt: skip
 Divergence = Literal["reverse_kl", "forward_kl", "js_divergence", "alpha_divergence"]
+# What training on pairs measures besides its loss, by the names of the published model cards.
+PAIR_METRICS = (
+    "rewards/chosen", "rewards/rejected", "rewards/accuracies", "rewards/margins",
+    "logps/chosen", "logps/rejected", "logits/chosen", "logits/rejected",
+)  # fmt: skip
 # The options of dpo that belong to some of its losses alone.
 LOSSES_OF_OPTIONS: dict[str, tuple[PairLossName, ...]] = {
     "label_smoothing": ("sigmoid", "sigmoid_norm", "robust", "exo_pair", "aot", "aot_unpaired"),
@@ -77,13 +87,30 @@ class TrainSection(Section):
         None,
         description="keep the checkpoint with the best value of this metric, such as eval_loss; null: the last step",
     )
-    greater_is_better: bool = Field(False, description="whether a larger metric_for_best_model is better")
+    greater_is_better: bool | None = Field(
+        None,
+        description="whether a larger metric_for_best_model is better; null: unless its name ends in loss, as in "
+        "transformers",
+    )
+    early_stopping_patience: int | None = Field(
+        None, ge=1, description="stop after so many evaluations in a row without a better metric_for_best_model"
+    )
+    early_stopping_threshold: float = Field(
+        0.0, ge=0, description="by how much metric_for_best_model must be better to count for early stopping"
+    )
     report_to: list[TrackerName] = Field(
         default_factory=list, description="experiment trackers, besides the log file", json_schema_extra=FREE
     )
     self_checks: bool = Field(
         True, description="check packing, prefix sharing and the first loss before training", json_schema_extra=FREE
     )
+
+    @property
+    def prefers_greater(self) -> bool:
+        """Whether a larger value of `metric_for_best_model` is better."""
+        if self.greater_is_better is not None:
+            return self.greater_is_better
+        return not (self.metric_for_best_model or "loss").endswith("loss")
 
     @model_validator(mode="after")
     def _one_warmup(self) -> "TrainSection":
@@ -119,6 +146,11 @@ class PreferenceObjective(Section):
         """The most completions a prompt may have; None: as many as the data has."""
         return self.fewest_completions
 
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """What is measured of the examples besides the loss."""
+        return PAIR_METRICS
+
     def completions_problem(self, num_completions: int) -> str | None:
         """What is wrong with a prompt of so many completions, or None."""
         fewest, most = self.fewest_completions, self.most_completions
@@ -134,6 +166,7 @@ class SftObjective(Section):
 
     name: Literal["sft"] = "sft"
     needs_reference: ClassVar[bool] = False
+    metrics: ClassVar[tuple[str, ...]] = ("nll_loss",)
     loss_on: LossOn = Field("assistant", description="tokens in the loss; the published Zephyr runs used everything")
 
 
@@ -153,6 +186,10 @@ class DpoObjective(PreferenceObjective):
     rpo_alpha: float = Field(0.0, ge=0, description="weight of the chosen answer's NLL (RPO)")
     reference_sync_steps: int | None = Field(None, ge=1, description="steps between updates of the reference (TR-DPO)")
     reference_mixup: float = Field(0.6, gt=0, le=1, description="share of the policy in the updated reference (TR-DPO)")
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        return (*PAIR_METRICS, *(("nll_loss",) if self.rpo_alpha else ()))
 
     @field_validator(*LOSSES_OF_OPTIONS)
     @classmethod
@@ -189,6 +226,10 @@ class OrpoObjective(PreferenceObjective):
         True, description="include the prompt in the NLL, as the authors' code and TRL since 0.8.2 do"
     )
 
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        return (*PAIR_METRICS, "nll_loss", "log_odds_ratio", "log_odds_chosen")
+
 
 class SimpoObjective(PreferenceObjective):
     """SimPO: length-normalised rewards with a margin, without a reference."""
@@ -199,6 +240,10 @@ class SimpoObjective(PreferenceObjective):
     loss_type: Literal["sigmoid", "hinge"] = Field("sigmoid", description="the loss on a pair")
     sft_weight: float = Field(0.0, ge=0, description="weight of the chosen answer's NLL")
 
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        return (*PAIR_METRICS, *(("nll_loss",) if self.sft_weight else ()))
+
 
 class CpoObjective(PreferenceObjective):
     """Contrastive preference optimization, without a reference."""
@@ -206,6 +251,10 @@ class CpoObjective(PreferenceObjective):
     name: Literal["cpo"] = "cpo"
     beta: float = Field(0.1, gt=0, description="scale of the log-ratio")
     cpo_alpha: float = Field(1.0, ge=0, description="weight of the chosen answer's NLL")
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        return (*PAIR_METRICS, "nll_loss")
 
 
 class KtoObjective(PreferenceObjective):
@@ -217,6 +266,10 @@ class KtoObjective(PreferenceObjective):
     beta: float = Field(0.1, gt=0, description="strength of the KL constraint to the reference")
     desirable_weight: float = Field(1.0, ge=0, description="weight of desirable answers")
     undesirable_weight: float = Field(1.0, ge=0, description="weight of undesirable answers")
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        return ("kl", *(name for name in PAIR_METRICS if name != "rewards/accuracies"))
 
 
 class ListwiseObjective(PreferenceObjective):

@@ -16,6 +16,7 @@ from zephyr.data.tokenize.token_store import DialogueStore, PreferenceStore, Tok
 from zephyr.recipe.data_section import DataSection, DataSource, DecontaminationFilter
 from zephyr.recipe.schema import Recipe
 from zephyr.recipe.stage_sections import AlignSection, TrainingSection
+from zephyr.recipe.steps import check_warmup
 from zephyr.runs.layout import ADAPTER, MODEL, OUTCOME, PROMPT_KEYS, TOKENS, TRAIN, TRAIN_LOG
 from zephyr.runs.ranks import is_leader, wait_until
 from zephyr.runs.stage_folder import Facts
@@ -28,7 +29,7 @@ from zephyr.stages.start import (
     starting_tokenizer,
     template_and_model,
 )
-from zephyr.stages.training_preview import check, check_device, estimate
+from zephyr.stages.training_preview import check, check_device, check_setup, estimate, steps_of
 
 # In the run's folder: log-probs of reference models, shared by its stages.
 REFERENCE = "reference"
@@ -118,6 +119,7 @@ def _store(work: Work, encoder: DialogueEncoder, made: Path | None, tokens: Path
         if not tokenized.num_examples:
             raise rows.accounts.none_left(tokenized.truncation.summary())
         tokenized.check()
+        check_warmup(steps_of(section, tokenized.num_examples, tokenized), section.train, f"{work.stage}.train")
         rows.accounts.write(tokens)
         facts = tokenized.facts()
     return facts
@@ -137,11 +139,13 @@ def read_ahead(work: Work) -> Facts:
     """The facts of the stage's external rows: all read, and tokenised if the tokenizer is available.
 
     Raises DeviceError if this machine does not support the training, RecipeError for a window larger than the model's
-    positions, DataError for unusable rows.
+    positions, RecipeError or ModelError for packages or modules that are named and not there, DataError for unusable
+    rows.
     """
     section = section_of(work.recipe, work.stage)
     check_device(section)
     check_window(work.recipe, work.stage)
+    check_setup(work.recipe, work.stage)
     if not section.data.sources:
         return {}
     source = source_at_hand(work)

@@ -7,6 +7,7 @@ sample is tokenised.
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from heapq import nlargest
+from importlib.util import find_spec
 from itertools import islice
 from time import perf_counter
 from typing import TypeVar
@@ -30,19 +31,23 @@ from zephyr.data.scanner import scan_preferences
 from zephyr.data.tokenize.encoding import DialogueEncoder
 from zephyr.data.tokenize.examples import ROW_KINDS, Tokenized
 from zephyr.data.tokenize.token_store import Example
-from zephyr.errors import DataError, DeviceError, ZephyrError
+from zephyr.errors import DataError, DeviceError, ModelError, Problems, RecipeError, ZephyrError
 from zephyr.estimate.row_lengths import RowLengths, known_rows
 from zephyr.estimate.workload import Workload
+from zephyr.models.architecture import check_lora_modules, empty_new_model
+from zephyr.models.loading import empty_model
 from zephyr.models.source import Source
 from zephyr.models.tokenizers import load_tokenizer
 from zephyr.recipe.data_section import DataSection, DataSource, DecontaminationFilter
+from zephyr.recipe.model_section import NewModel
 from zephyr.recipe.schema import Recipe
 from zephyr.recipe.stage_sections import AlignSection, SftSection, TrainingSection
-from zephyr.recipe.steps import Steps, count_steps
+from zephyr.recipe.steps import Steps, check_warmup, count_steps
+from zephyr.recipe.train_section import PACKAGES, LoraSection
 from zephyr.records.rows import Chat, Preference, Rated, Record
 from zephyr.stages.overlap import eval_lines, trained_prompts
 from zephyr.stages.preview import Preview, SampledStage
-from zephyr.stages.start import check_window, encoder_for, named_start, section_of
+from zephyr.stages.start import base_source, check_window, encoder_for, named_start, section_of
 
 # A check tokenises all of up to EXACT_ROWS rows; of more, SAMPLE_ROWS spread over all of them.
 EXACT_ROWS = 10_000
@@ -93,9 +98,7 @@ class TrainingPreview:
     @property
     def steps(self) -> Steps:
         """The optimizer steps."""
-        mean_tokens = self.train.num_tokens / max(1, self.train.num_examples)
-        batch_size = self.section.dialogues_per_step(mean_tokens) if isinstance(self.section, SftSection) else None
-        return count_steps(self.section.train, max(1, self.num_examples), batch_size=batch_size)
+        return steps_of(self.section, max(1, self.num_examples), self.train)
 
     @property
     def lengths(self) -> RowLengths:
@@ -113,6 +116,13 @@ class TrainingPreview:
             self.num_held_out,
             scored,
         )
+
+
+def steps_of(section: TrainingSection, num_examples: int, tokenized: Tokenized) -> Steps:
+    """The optimizer steps over so many examples, of which these were tokenised."""
+    mean_tokens = tokenized.num_tokens / max(1, tokenized.num_examples)
+    batch_size = section.dialogues_per_step(mean_tokens) if isinstance(section, SftSection) else None
+    return count_steps(section.train, num_examples, batch_size=batch_size)
 
 
 def _encoder(preview: Preview, stage: str) -> DialogueEncoder | None:
@@ -198,11 +208,43 @@ def _prompt_characters(row: Record) -> int:
 
 def check_device(section: TrainingSection) -> None:
     """Check that this machine supports the section's training. Raises DeviceError."""
-    lora = getattr(section, "lora", None)
+    lora = section.lora
     if lora is not None and lora.load_in_4bit:
         from zephyr.models.adapters import refuse_4bit
 
         refuse_4bit()
+
+
+def check_setup(recipe: Recipe, stage: str) -> None:
+    """Check that the packages are installed that a training stage names, and its model has the modules it names.
+
+    Raises RecipeError or ModelError, or ProblemsError for several.
+    """
+    section, problems = section_of(recipe, stage), Problems()
+    train, lora = section.train, section.lora
+    for setting, name in (("optim", train.optim), *(("report_to", name) for name in train.report_to)):
+        package = PACKAGES.get(name)
+        if package is not None and find_spec(package) is None:
+            with problems.noted():
+                what = f"'{name}' needs the package {package}, which is not installed"
+                raise RecipeError(f"{stage}.train.{setting}", what, f"pip install {package}, or choose another")
+    if lora is not None and (lora.target_modules != "all-linear" or lora.modules_to_save):
+        with problems.noted():
+            _check_modules(recipe, stage, lora)
+    problems.raise_any()
+
+
+def _check_modules(recipe: Recipe, stage: str, lora: LoraSection) -> None:
+    """Check the modules that adapters name, where the configuration of the model to start from can be had."""
+    named = named_start(recipe, stage)
+    if named is None and isinstance(recipe.model, NewModel):
+        check_lora_modules(empty_new_model(recipe.model), lora)
+        return
+    try:
+        model = empty_model(base_source(recipe) if named is None else Source(named, offline=recipe.offline))
+    except ModelError:  # what is wrong with it is said where the model is looked at
+        return
+    check_lora_modules(model, lora)
 
 
 def check(stage: str, maker: str, preview: Preview) -> Iterator[str]:
@@ -213,6 +255,8 @@ def check(stage: str, maker: str, preview: Preview) -> Iterator[str]:
         check_device(section)
     except DeviceError as error:
         yield f"will not run on this machine: {error}"
+    with preview.problems.noted():
+        check_setup(recipe, stage)
     named = named_start(recipe, stage)
     if named is not None:
         yield from preview.check_model(f"{stage}.start", named)
@@ -240,6 +284,7 @@ def check(stage: str, maker: str, preview: Preview) -> Iterator[str]:
             preview.trained |= trained_prompts(recipe, stage, data, rows, whole)
             if found is not None:
                 yield from _lines(found, counts_bytes=preview.counts_bytes)
+                check_warmup(found.steps, section.train, f"{stage}.train")
     if kind is Preference and data.sources and parts:
         yield from defect_lines(parts, held)
 

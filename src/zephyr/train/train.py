@@ -28,7 +28,7 @@ from zephyr.models.batch_scoring import device_of, score_table
 from zephyr.models.collectives import from_rank_zero, rank
 from zephyr.models.scorer import ForestScorer
 from zephyr.progress import SILENT, Display, show_progress
-from zephyr.recipe.steps import Steps, count_steps
+from zephyr.recipe.steps import Steps, check_warmup, count_steps
 from zephyr.runs.layout import OUTCOME, TRAIN_LOG
 from zephyr.runs.ranks import is_leader
 from zephyr.runs.stage_folder import Facts
@@ -44,6 +44,7 @@ from zephyr.train.checkpoint.checkpoint import (
 from zephyr.train.checkpoint.resume import load_latest, load_weights
 from zephyr.train.checks.health import HealthMonitor, HealthNote
 from zephyr.train.checks.invariants import check_finite
+from zephyr.train.checks.movement import check_moved, moved_share, sample_weights
 from zephyr.train.checks.self_check import check_before_training, check_first_step
 from zephyr.train.distributed import full_value, pick_device, process_group, runs_alone
 from zephyr.train.job import TrainJob, build_scorer, check_job, identity_of, model_hashes, reference_logps
@@ -64,7 +65,8 @@ TERMINATED = 128 + signal.SIGTERM
 class TrainOutcome(NamedTuple):
     """Where a run ended: optimizer steps done, the last training and evaluation lines, notes on its health.
 
-    ``best_step``: the step whose weights the model has, where a metric chose it; None for the last.
+    ``best_step``: the step whose weights the model has, where a metric chose it; the metrics are those of that step.
+    None for the last. ``weights_moved``: the share of the trainable weights that differ from those at the start.
     """
 
     step: int
@@ -73,6 +75,7 @@ class TrainOutcome(NamedTuple):
     health: tuple[HealthNote, ...]
     best_step: int | None
     num_examples: int
+    weights_moved: float
 
     @property
     def facts(self) -> Facts:
@@ -82,6 +85,7 @@ class TrainOutcome(NamedTuple):
             "steps": self.step,
             **chosen,
             "examples": self.num_examples,
+            "weights_moved": round(self.weights_moved, 4),
             **{name: round(value, 6) for name, value in (self.train_metrics | self.eval_metrics).items()},
             "health": [dict(note._asdict()) for note in self.health],
         }
@@ -101,11 +105,19 @@ class TrainRun:
     progress: Progress
     health: HealthMonitor
     clock: SaveClock
+    weights_before: list[Tensor]  # a sample, as the model was given
     moving: MovingReference | None = None
     terminated: threading.Event = field(default_factory=threading.Event)
     waiting: list[Shares] = field(default_factory=list)
     train_line: dict[str, float] = field(default_factory=dict)
     eval_line: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the last step is done: that of the schedule, or one that early stopping has made the last."""
+        patience = self.job.settings.early_stopping_patience
+        stopped = patience is not None and self.progress.not_better >= patience
+        return stopped or self.progress.step == self.steps.num_steps
 
     def batch(self, examples: Sequence[Example], indices: Sequence[int]) -> Batch:
         """Examples, which have these ``indices`` in ``ref_logps``, as a batch, with the reference as of this step."""
@@ -133,7 +145,8 @@ def train(job: TrainJob) -> TrainOutcome:
         shown = show_progress("training", run.steps.num_steps, first_step=run.progress.step)
         sigterm, quiet = _noting_sigterm(run.terminated), nullcontext(SILENT)
         with closing(run.tracker), sigterm, shown if rank() == 0 else quiet as display:
-            for step in range(run.progress.step, run.steps.num_steps):
+            while not run.is_over:
+                step = run.progress.step
                 indices = step_indices(run.steps, step, seed=job.seed, shuffle=job.shuffle)
                 batch = run.batch([job.examples[index] for index in indices], indices)
                 shares = accumulate_gradients(scorer, batch, settings)
@@ -172,20 +185,22 @@ def start(job: TrainJob) -> TrainRun:
     job = dataclasses.replace(job, examples=arranged(job.examples), eval_examples=arranged(job.eval_examples))
     _seed(job.seed)
     check_job(job)
-    settings, hashes = job.settings, model_hashes(job)
+    settings, steps = job.settings, count_steps(job.settings, len(job.examples))
+    check_warmup(steps, settings, "train")
+    hashes = model_hashes(job)
     identity, scorer = identity_of(job, hashes), build_scorer(job.policy, settings, weights=job.weights)
     ref_logps = reference_logps(job, scorer, hashes.reference) if job.objective.needs_reference else None
     if settings.self_checks:
         check_before_training(job, scorer, ref_logps)
-    steps, optimizer = count_steps(settings, len(job.examples)), build_optimizer(scorer, settings)
+    optimizer = build_optimizer(scorer, settings)
     moving = moving_reference(job.objective, scorer, job.reference)
+    weights_before = sample_weights(scorer)
     resumed = load_latest(job.folder, _state(scorer, optimizer, moving), identity=identity)
     config = settings.model_dump() | {"seed": job.seed, "shuffle": job.shuffle}
     tracked = Run(job.folder, job.folder.name, config, resumed.step if resumed else None)
     tracker = open_trackers(settings.report_to, tracked) if rank() == 0 else NOWHERE
     past = _logged_lines(job.folder / TRAIN_LOG)  # as the tracker has left them, up to the checkpoint
-    last = past[-1] if past and resumed and resumed.step == steps.num_steps else {}
-    return TrainRun(
+    run = TrainRun(
         job=job,
         scorer=scorer,
         ref_logps=ref_logps,
@@ -197,10 +212,12 @@ def start(job: TrainJob) -> TrainRun:
         health=HealthMonitor(past),
         clock=SaveClock(settings.save_seconds),
         moving=moving,
+        weights_before=weights_before,
         waiting=shares_of(resumed.notes) if resumed else [],
-        train_line={name: value for name, value in last.items() if name != "step" and not _is_measured(name)},
-        eval_line={name: value for name, value in last.items() if _is_measured(name)},
     )
+    if past and run.is_over:
+        run.train_line, run.eval_line = _split_line(past[-1])
+    return run
 
 
 def _opened(job: TrainJob, stored: StoredModel) -> TrainJob:
@@ -224,9 +241,9 @@ def _clip_gradients(scorer: ForestScorer, limit: float | None) -> float:
 def _report(run: TrainRun, display: Display) -> None:
     """Do what is due after a step: a log line, an evaluation, a checkpoint."""
     settings, step = run.job.settings, run.progress.step
-    is_last = step == run.steps.num_steps
-    evaluates = bool(run.job.eval_examples) and (is_last or _due(step, settings.eval_steps))
-    if is_last or evaluates or _due(step, settings.logging_steps):
+    is_scheduled_end = step == run.steps.num_steps
+    evaluates = bool(run.job.eval_examples) and (is_scheduled_end or _due(step, settings.eval_steps))
+    if is_scheduled_end or evaluates or _due(step, settings.logging_steps):
         run.train_line |= as_line(added(run.waiting), num_steps=len(run.waiting))
         run.waiting.clear()
         if evaluates:
@@ -239,9 +256,9 @@ def _report(run: TrainRun, display: Display) -> None:
     is_best = step == run.progress.best_step
     # What rank 0 says: clocks differ, and all ranks must save together.
     by_clock, terminated = from_rank_zero(lambda: (run.clock.is_due(), run.terminated.is_set()))
-    if is_last or is_best or _due(step, settings.save_steps) or by_clock or terminated:
+    if run.is_over or is_best or _due(step, settings.save_steps) or by_clock or terminated:
         run.clock.save(lambda: _save(run))
-    if terminated and not is_last:
+    if terminated and not run.is_over:
         if rank() == 0:
             logger.warning("terminated after step %d, which is saved; the same command continues from there", step)
         raise SystemExit(TERMINATED)
@@ -292,34 +309,60 @@ def _evaluate(run: TrainRun) -> dict[str, float]:
 
 
 def _keep_best(run: TrainRun, watched: str, line: dict[str, float]) -> None:
-    """Note this step as the best if its metric is. Raises RecipeError for a metric that no evaluation gives."""
+    """Note this step as the best if its metric is, and count the evaluations that were no better.
+
+    It counts as transformers' EarlyStoppingCallback does. Raises RecipeError for a metric that no evaluation gives.
+    """
     name = watched if watched.startswith("eval_") else f"eval_{watched}"
     if name not in line:
         nearest = did_you_mean(name, line)
         raise RecipeError("metric_for_best_model", f"no evaluation gives '{watched}'{nearest}", "name another")
-    value, best = line[name], run.progress.best_value
-    if best is None or (value > best if run.job.settings.greater_is_better else value < best):
-        run.progress = dataclasses.replace(run.progress, best_step=run.progress.step, best_value=value)
+    settings, progress = run.job.settings, run.progress
+    gain = float("inf")
+    if progress.best_value is not None:
+        gain = (line[name] - progress.best_value) * (1 if settings.prefers_greater else -1)
+    if gain > 0:
+        run.progress = dataclasses.replace(progress, best_step=progress.step, best_value=line[name])
+    not_better = 0 if gain > settings.early_stopping_threshold else progress.not_better + 1
+    run.progress = dataclasses.replace(run.progress, not_better=not_better)
 
 
 def _ended(run: TrainRun) -> TrainOutcome:
-    """The outcome of a run after its last step; the model has the best weights then, if a metric chose them."""
-    step, best, num_examples = run.progress.step, run.progress.best_step, len(run.job.examples)
+    """The outcome of a run after its last step; the model has the best weights then, if a metric chose them.
+
+    Raises InvariantError where no weight has moved.
+    """
+    step, best, train_line, eval_line = run.progress.step, run.progress.best_step, run.train_line, run.eval_line
+    if step < run.steps.num_steps:
+        watched, count = run.job.settings.metric_for_best_model, run.progress.not_better
+        logger.warning(
+            "stopped early at step %d of %d: %s was no better %d times", step, run.steps.num_steps, watched, count
+        )
+    learning_rate, grad_norm = train_line.get("learning_rate", 0.0), train_line.get("grad_norm", 0.0)
     if best is not None and best != step:
         load_weights(run.job.folder, best, run.scorer)
-    return TrainOutcome(step, run.train_line, run.eval_line, tuple(run.health.notes), best, num_examples)
+        lines = from_rank_zero(lambda: _logged_lines(run.job.folder / TRAIN_LOG))
+        train_line, eval_line = _split_line(next(line for line in lines if line["step"] == best))
+    moved = moved_share(run.scorer, run.weights_before)
+    notes = (*run.health.notes, *check_moved(moved, step=step, learning_rate=learning_rate, grad_norm=grad_norm))
+    return TrainOutcome(step, train_line, eval_line, notes, best, len(run.job.examples), moved)
+
+
+def _split_line(line: dict[str, float]) -> tuple[dict[str, float], dict[str, float]]:
+    """What a log line says of training, and of an evaluation."""
+    trained = {name: value for name, value in line.items() if name != "step" and not _is_measured(name)}
+    return trained, {name: value for name, value in line.items() if _is_measured(name)}
 
 
 def _finished(job: TrainJob, stored: StoredModel) -> TrainOutcome:
     """The outcome of an earlier call that has written the model; an empty one on ranks other than 0."""
     if not is_leader():  # rank 0 may already have moved the folder
-        return TrainOutcome(0, {}, {}, (), None, len(job.examples))
+        return TrainOutcome(0, {}, {}, (), None, len(job.examples), 0.0)
     _remove_checkpoints(job.folder)
     facts = json.loads((stored.folder / OUTCOME).read_bytes())
     step, best, num_examples = facts.pop("steps"), facts.pop("weights_of_step", None), facts.pop("examples")
-    health = tuple(HealthNote(**note) for note in facts.pop("health"))
-    trained = {name: value for name, value in facts.items() if not _is_measured(name)}
-    return TrainOutcome(step, trained, {n: v for n, v in facts.items() if _is_measured(n)}, health, best, num_examples)
+    health, moved = tuple(HealthNote(**note) for note in facts.pop("health")), facts.pop("weights_moved")
+    return TrainOutcome(step, *_split_line(facts), health, best, num_examples, moved)
 
 
 def _remove_checkpoints(folder: Path) -> None:

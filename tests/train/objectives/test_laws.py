@@ -97,6 +97,7 @@ def test_metrics_carry_no_gradient_and_losses_are_scalars(objective):
     case = problem(objective)
     table = case.scored(weights(), range(6))
     assert objective.loss(table, case.totals).shape == ()
+    assert set(objective.metrics(table)) == set(objective.options.metrics)
     for metric in objective.metrics(table).values():
         assert not metric.total.requires_grad
         assert metric.total.shape == metric.weight.shape == ()

@@ -94,8 +94,8 @@ def _translate_best(work: Translation) -> None:
     metric = str(work.get("metric_for_best_model") or "loss")
     work.put(".train.metric_for_best_model", metric, "load_best_model_at_end", "metric_for_best_model")
     given = work.get("greater_is_better")
-    is_greater = given if given is not None else not metric.endswith("loss")
-    work.put(".train.greater_is_better", is_greater, "greater_is_better", "" if given is not None else "by the metric")
+    if given is not None:
+        work.put(".train.greater_is_better", given, "greater_is_better")
 
 
 def translate_objective(work: Translation) -> None:

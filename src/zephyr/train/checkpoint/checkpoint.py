@@ -54,12 +54,16 @@ class Identity(NamedTuple):
 
 @dataclass(frozen=True)
 class Progress:
-    """The progress of a run. `notes` holds further plain values that the loop must restore."""
+    """The progress of a run. `notes` holds further plain values that the loop must restore.
+
+    `not_better` counts the evaluations since the best one that were no better.
+    """
 
     step: int
     examples_seen: int = 0
     best_step: int | None = None
     best_value: float | None = None
+    not_better: int = 0
     notes: JsonObject = field(default_factory=dict)
 
 
