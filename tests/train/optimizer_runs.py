@@ -11,11 +11,11 @@ from torch.nn import functional
 
 from tests.train.checkpoint_runs import IDENTITY, save
 from zephyr.models.collectives import is_distributed, rank, world_size
-from zephyr.recipe.train_section import OptimizerName, TrainSection
+from zephyr.recipe.train_section import OptimizerName, Precision, TrainSection
 from zephyr.train.checkpoint.checkpoint import TrainingState
 from zephyr.train.checkpoint.optimizer_state import optimizer_parts
 from zephyr.train.checkpoint.resume import load_latest
-from zephyr.train.distributed import shard_placement
+from zephyr.train.distributed import shard_placement, weights_dtype
 from zephyr.train.optimizers import build_optimizer
 
 STEPS = 50
@@ -47,13 +47,15 @@ class Fifty(NamedTuple):
     scalars: str
 
 
-def fifty_steps(folder: Path, name: str, optim: OptimizerName, until: int = STEPS) -> None:
+def fifty_steps(
+    folder: Path, name: str, optim: OptimizerName, until: int = STEPS, precision: Precision = "float32"
+) -> None:
     """Train to step `until`, from the run's checkpoint if there is one; every rank sees the same tokens."""
-    model = Wide()
+    train = TrainSection(learning_rate=1.0e-3, weight_decay=0.1, optim=optim, precision=precision)
+    model = Wide().to(weights_dtype(train))
     if is_distributed():
         size = world_size()
         fully_shard(model, shard_placement_fn=lambda parameter: shard_placement(parameter, size))
-    train = TrainSection(learning_rate=1.0e-3, weight_decay=0.1, optim=optim)
     training = TrainingState(model, build_optimizer(model, train))
     progress = load_latest(folder / name, training, identity=IDENTITY)
     losses = []

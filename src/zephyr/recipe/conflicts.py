@@ -155,6 +155,9 @@ def _schedules(recipe: RecipeFields) -> Iterator[Conflict]:
         if train is not None and train.lr_scheduler_type == "constant" and (train.warmup_ratio or train.warmup_steps):
             remedy = "choose constant_with_warmup, or leave the warm-up out"
             yield Conflict(f"{stage}.train.lr_scheduler_type", "constant has no warm-up", remedy)
+        if train is not None and (train.precision, train.optim) == ("pure_bf16", "rmsprop"):
+            what = "rmsprop loses small updates of bfloat16 weights"
+            yield Conflict(f"{stage}.train.optim", what, "choose adamw_torch or adamw_8bit, or precision bf16")
 
 
 def _adapters(recipe: RecipeFields) -> Iterator[Conflict]:

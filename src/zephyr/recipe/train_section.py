@@ -13,11 +13,6 @@ from zephyr.recipe.section import FREE, Section
 SchedulerName = Literal["linear", "cosine", "cosine_with_min_lr", "inverse_sqrt", "constant_with_warmup", "constant"]
 OptimizerName = Literal["adamw_torch", "adamw_8bit", "rmsprop"]
 TrackerName = Literal["jsonl", "tensorboard", "trackio", "wandb"]
-# The optimizers and trackers that need a package of their own.
-PACKAGES = {
-    "adamw_bnb_8bit": "bitsandbytes", "adamw_torchao_8bit": "torchao",
-    "tensorboard": "tensorboard", "trackio": "trackio", "wandb": "wandb",
-}  # fmt: skip
 Precision = Literal["float64", "float32", "bf16", "pure_bf16"]
 LossOn = Literal["assistant", "everything"]
 PairLossName = Literal[
@@ -63,7 +58,8 @@ class TrainSection(Section):
     max_grad_norm: float | None = Field(1.0, gt=0, description="maximum gradient norm, for clipping; null: no clipping")
     precision: Precision = Field(
         "bf16",
-        description="bf16 computes in bfloat16 on float32 weights, pure_bf16 keeps bfloat16 weights; "
+        description="bf16 computes in bfloat16 on float32 weights, pure_bf16 keeps bfloat16 weights, updated with "
+        "stochastic rounding; "
         "float64: for exact tests",
     )
     activation_checkpointing: bool = Field(False, description="recompute activations: less memory, a third slower")

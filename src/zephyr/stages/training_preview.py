@@ -43,7 +43,7 @@ from zephyr.recipe.model_section import NewModel
 from zephyr.recipe.schema import Recipe
 from zephyr.recipe.stage_sections import AlignSection, SftSection, TrainingSection
 from zephyr.recipe.steps import Steps, check_warmup, count_steps
-from zephyr.recipe.train_section import PACKAGES, LoraSection
+from zephyr.recipe.train_section import LoraSection
 from zephyr.records.rows import Chat, Preference, Rated, Record
 from zephyr.stages.overlap import eval_lines, trained_prompts
 from zephyr.stages.preview import Preview, SampledStage
@@ -222,12 +222,11 @@ def check_setup(recipe: Recipe, stage: str) -> None:
     """
     section, problems = section_of(recipe, stage), Problems()
     train, lora = section.train, section.lora
-    for setting, name in (("optim", train.optim), *(("report_to", name) for name in train.report_to)):
-        package = PACKAGES.get(name)
-        if package is not None and find_spec(package) is None:
+    for tracker in train.report_to:
+        if tracker != "jsonl" and find_spec(tracker) is None:
             with problems.noted():
-                what = f"'{name}' needs the package {package}, which is not installed"
-                raise RecipeError(f"{stage}.train.{setting}", what, f"pip install {package}, or choose another")
+                what = f"the tracker '{tracker}' needs its package, which is not installed"
+                raise RecipeError(f"{stage}.train.report_to", what, f"pip install {tracker}, or leave it out")
     if lora is not None and (lora.target_modules != "all-linear" or lora.modules_to_save):
         with problems.noted():
             _check_modules(recipe, stage, lora)

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from zephyr.recipe.steps import Steps
 from zephyr.recipe.train_section import OptimizerName, SchedulerName, TrainSection
-from zephyr.train.adamw_8bit import AdamW8bit
+from zephyr.train.compact_adamw import CompactAdamW
 
 # The time scale inverse_sqrt falls back on without a warm-up.
 INVERSE_SQRT_TIMESCALE = 10_000
@@ -32,8 +32,10 @@ def build_optimizer(model: nn.Module, train: TrainSection) -> Optimizer:
 
 
 def _adamw(groups: ParameterGroups, train: TrainSection) -> Optimizer:
-    betas = (train.adam_beta1, train.adam_beta2)
-    return torch.optim.AdamW(groups, lr=train.learning_rate, betas=betas, eps=train.adam_epsilon, fused=True)
+    """torch's; on bfloat16 weights one that rounds at random, because to the nearest small updates are lost."""
+    if train.precision == "pure_bf16":
+        return CompactAdamW(groups, "bfloat16", lr=train.learning_rate, betas=_betas(train), eps=train.adam_epsilon)
+    return torch.optim.AdamW(groups, lr=train.learning_rate, betas=_betas(train), eps=train.adam_epsilon, fused=True)
 
 
 def _rmsprop(groups: ParameterGroups, train: TrainSection) -> Optimizer:
@@ -42,8 +44,11 @@ def _rmsprop(groups: ParameterGroups, train: TrainSection) -> Optimizer:
 
 
 def _adamw_8bit(groups: ParameterGroups, train: TrainSection) -> Optimizer:
-    betas = (train.adam_beta1, train.adam_beta2)
-    return AdamW8bit(groups, lr=train.learning_rate, betas=betas, eps=train.adam_epsilon)
+    return CompactAdamW(groups, "byte", lr=train.learning_rate, betas=_betas(train), eps=train.adam_epsilon)
+
+
+def _betas(train: TrainSection) -> tuple[float, float]:
+    return (train.adam_beta1, train.adam_beta2)
 
 
 OPTIMIZER_BUILDERS: dict[OptimizerName, Build] = {

@@ -1,7 +1,7 @@
 """How many weights training has moved, measured on a sample of them: a run that moves none has learned nothing.
 
-Updates get lost where bfloat16 weights are rounded to the nearest, where the learning rate is 0, and where no example
-has a gradient; the loss alone does not show it.
+Updates get lost where the learning rate is 0, where no example has a gradient, and where weights are too coarse for
+them; the loss alone does not show it.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ def check_moved(share: float, *, step: int, learning_rate: float, grad_norm: flo
             "training",
             f"no weight has moved in {step:,} steps; at the last the learning rate was {learning_rate:g} and the "
             f"gradient norm {grad_norm:g}",
-            "check learning_rate and warm-up, that the rows differ in what is learned, and precision: pure_bf16 rounds "
-            "small updates away",
+            "check that the rows differ in what is learned, learning_rate and warm-up, and try precision float32",
         )
     if share >= FEW_MOVED:
         return []
     words = (
-        f"only {share:.2%} of the weights have moved in {step:,} steps: updates are rounded away, or few examples have "
-        "a gradient; raise learning_rate, or train with precision bf16, which keeps float32 weights"
+        f"only {share:.2%} of the weights have moved in {step:,} steps: few examples have a gradient, or bfloat16 "
+        "weights are too coarse for the updates; raise learning_rate, or train with precision bf16, which keeps "
+        "float32 weights"
     )
     return [HealthNote("few_weights_moved", step, words)]
 

@@ -1,9 +1,13 @@
-"""AdamW whose two moments take a byte a weight, on whole and on sharded parameters alike.
+"""AdamW that computes in float32 and stores less: moments of a byte or in bfloat16, and weights in bfloat16.
 
-A moment is stored as one of 256 numbers between -1 and 1, times the largest of its block: 256 neighbours of one row.
+A moment of a byte is one of 256 numbers between -1 and 1, times the largest of its block: 256 neighbours of one row.
 FSDP2 cuts parameters between rows, so no block is cut, and the steps are the same on any number of ranks.
 
-Source: Dettmers et al., 8-bit Optimizers via Block-wise Quantization, arXiv 2110.02861.
+What is stored in bfloat16 is rounded up or down at random, so that it is right on average. Rounded to the nearest, an
+update below half of the last of its eight bits, such as 5e-7 of a weight of 0.02, would be lost at every step.
+
+Source: Dettmers et al., 8-bit Optimizers via Block-wise Quantization, arXiv 2110.02861; stochastic rounding of bfloat16
+weights: Zamirai et al., Revisiting BFloat16 Training, arXiv 2010.06192.
 """
 
 from __future__ import annotations
@@ -11,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from functools import cache
-from typing import NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -25,6 +29,9 @@ FEWEST_WEIGHTS = 4096
 # Weights that are updated together: what is computed in float32 stays small beside a large parameter.
 CHUNK_WEIGHTS = 1 << 23
 _DECADES = 7
+# bfloat16 is the upper half of a float32.
+_LOWER_BITS = 1 << 16
+MomentKind: TypeAlias = Literal["byte", "bfloat16"]
 # By the name of a moment, whether it can be negative.
 _MOMENTS = {"exp_avg": True, "exp_avg_sq": False}
 
@@ -39,37 +46,47 @@ class _Step(NamedTuple):
     weight_decay: float
 
 
-class AdamW8bit(Optimizer):
-    """AdamW with moments of eight bits; a checkpoint can store its state, sharded as the parameters are."""
+class CompactAdamW(Optimizer):
+    """AdamW with small moments; a checkpoint can store its state, sharded as the parameters are.
+
+    The dice of a step depend on its number alone, so that a resumed run throws the same.
+    """
 
     def __init__(
-        self, params: Iterable[dict[str, list[Tensor] | float]], *, lr: float, betas: tuple[float, float], eps: float
+        self,
+        params: Iterable[dict[str, list[Tensor] | float]],
+        moments: MomentKind,
+        *,
+        lr: float,
+        betas: tuple[float, float],
+        eps: float,
     ) -> None:
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": 0.0})
+        self._moments = moments
         self._codes: dict[torch.device, dict[str, Tensor]] = {}
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """Update all parameters that have a gradient, in place; a ``closure`` is not taken."""
         assert closure is None, "Adam evaluates nothing again"
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    state = self.state[parameter]
-                    if not state:
-                        state.update({"step": 0, **_fresh_moments(parameter)})
-                    state["step"] += 1
-                    step = _Step(state["step"], group["lr"], group["betas"], group["eps"], group["weight_decay"])
-                    self._update(parameter, step)
+        every = ((group, parameter) for group in self.param_groups for parameter in group["params"])
+        for index, (group, parameter) in enumerate(every):
+            if parameter.grad is not None:
+                state = self.state[parameter]
+                if not state:
+                    state.update({"step": 0, **_fresh_moments(parameter, self._moments)})
+                state["step"] += 1
+                step = _Step(state["step"], group["lr"], group["betas"], group["eps"], group["weight_decay"])
+                self._update(parameter, step, _dice(parameter, index, step.number))
 
-    def _update(self, parameter: Tensor, step: _Step) -> None:
+    def _update(self, parameter: Tensor, step: _Step, dice: torch.Generator) -> None:
         moments = {name: value for name, value in self.state[parameter].items() if isinstance(value, Tensor)}
         # `view` fails where it would have to copy, and the copy would be updated in place of the parameter.
         rows = {name: _rows(_local(tensor)) for name, tensor in (moments | {"parameter": parameter}).items()}
         rows["gradient"] = _rows(_local(parameter.grad).contiguous())
         num_rows = max(1, CHUNK_WEIGHTS // rows["parameter"].shape[1])
         for part in zip(*(torch.split(tensor, num_rows) for tensor in rows.values()), strict=True):
-            _adamw(dict(zip(rows, part, strict=True)), self._codes_on(parameter.device), step)
+            _adamw(dict(zip(rows, part, strict=True)), self._codes_on(parameter.device), step, dice)
 
     def _codes_on(self, device: torch.device) -> dict[str, Tensor]:
         if device not in self._codes:
@@ -88,10 +105,19 @@ def _local(tensor: Tensor | None) -> Tensor:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
-def _fresh_moments(parameter: Tensor) -> dict[str, Tensor]:
-    """Both moments, 0: codes and the scales of their blocks, or float32 for a small parameter."""
-    if parameter.ndim < 2 or parameter.numel() < FEWEST_WEIGHTS:
-        return {name: torch.zeros_like(parameter, dtype=torch.float32) for name in _MOMENTS}
+def _dice(parameter: Tensor, index: int, step_number: int) -> torch.Generator:
+    """What a parameter's step is rounded by: other dice for each parameter, step and part of a sharded parameter."""
+    part = parameter.device_mesh.get_rank() if isinstance(parameter, DTensor) else 0
+    seed = (step_number * 1_000_003 + index) * 1_000_003 + part
+    return torch.Generator(parameter.device).manual_seed(seed % (1 << 62))
+
+
+def _fresh_moments(parameter: Tensor, kind: MomentKind) -> dict[str, Tensor]:
+    """Both moments, 0: codes and the scales of their blocks, or bfloat16; float32 for a small parameter."""
+    is_small = parameter.ndim < 2 or parameter.numel() < FEWEST_WEIGHTS
+    if is_small or kind == "bfloat16":
+        dtype = torch.float32 if is_small else torch.bfloat16
+        return {name: torch.zeros_like(parameter, dtype=dtype) for name in _MOMENTS}
     fresh = {}
     for name in _MOMENTS:
         fresh[name] = torch.zeros_like(parameter, dtype=torch.uint8)
@@ -113,7 +139,7 @@ def _zero_scales(parameter: Tensor) -> Tensor:
     )
 
 
-def _adamw(rows: dict[str, Tensor], codes: dict[str, Tensor], step: _Step) -> None:
+def _adamw(rows: dict[str, Tensor], codes: dict[str, Tensor], step: _Step, dice: torch.Generator) -> None:
     """One step of some rows (n, width), in place, computed in float32 or finer.
 
     Source: Decoupled weight decay regularization, arXiv 1711.05101, algorithm 2.
@@ -126,25 +152,36 @@ def _adamw(rows: dict[str, Tensor], codes: dict[str, Tensor], step: _Step) -> No
     # The parameter moves by the moments of this step as they are before they lose digits.
     denominator = (second.sqrt() / math.sqrt(1 - beta2**step.number)).add_(step.eps)
     updated = parameter.to(dtype) * (1 - step.lr * step.weight_decay)
-    parameter.copy_(updated.addcdiv_(first, denominator, value=-step.lr / (1 - beta1**step.number)))
-    _write(rows, "exp_avg", codes, first)
-    _write(rows, "exp_avg_sq", codes, second)
+    _store(parameter, updated.addcdiv_(first, denominator, value=-step.lr / (1 - beta1**step.number)), dice)
+    for name, moment in (("exp_avg", first), ("exp_avg_sq", second)):
+        if f"{name}_scale" in rows:
+            _encode(rows, name, codes, moment)
+        else:
+            _store(rows[name], moment, dice)
 
 
 def _read(rows: dict[str, Tensor], name: str, codes: dict[str, Tensor]) -> Tensor:
     """A moment (n, width) in float32, a copy."""
     stored, scales = rows[name], rows.get(f"{name}_scale")
     if scales is None:
-        return stored.clone()
+        return stored.to(torch.float32, copy=True)
     return codes[name][stored.int()] * scales.repeat_interleave(BLOCK_WEIGHTS, 1)[:, : stored.shape[1]]
 
 
-def _write(rows: dict[str, Tensor], name: str, codes: dict[str, Tensor], moment: Tensor) -> None:
-    """Store a moment (n, width) in place."""
-    stored, scales = rows[name], rows.get(f"{name}_scale")
-    if scales is None:
-        stored.copy_(moment)
+def _store(stored: Tensor, value: Tensor, dice: torch.Generator) -> None:
+    """Write a float32 or float64 ``value`` to ``stored``, both (n, width), in place; bfloat16 is rounded at random."""
+    if stored.dtype != torch.bfloat16:
+        stored.copy_(value)
         return
+    # Sign and magnitude: what is added to the lower half carries into the upper one as often as it should.
+    carried = torch.randint(_LOWER_BITS, value.shape, generator=dice, device=value.device, dtype=torch.int32)
+    upper = carried.add_(value.view(torch.int32)).bitwise_and_(-_LOWER_BITS)
+    stored.copy_(upper.view(torch.float32))
+
+
+def _encode(rows: dict[str, Tensor], name: str, codes: dict[str, Tensor], moment: Tensor) -> None:
+    """Store a moment (n, width) in place as codes and scales."""
+    stored, scales = rows[name], rows[f"{name}_scale"]
     width = moment.shape[1]
     blocks = functional.pad(moment.float(), (0, -width % BLOCK_WEIGHTS)).view(len(moment), -1, BLOCK_WEIGHTS)
     torch.amax(blocks.abs(), 2, out=scales)

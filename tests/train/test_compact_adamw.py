@@ -1,17 +1,18 @@
-"""Adam with moments of eight bits: its numbers, how near it comes to float32, sharded, and gone on with to the bit."""
+"""Adam with moments of eight bits, and on bfloat16 weights: its numbers, near float32, sharded, resumed to the bit."""
 
 import pytest
 import torch
 
 from tests.train.checkpoint_runs import assert_same
 from tests.train.distributed_runs import on_ranks
-from tests.train.optimizer_runs import SAVED_AT, Wide, ended, fifty_steps
+from tests.train.optimizer_runs import SAVED_AT, STEPS, Wide, ended, fifty_steps
 from zephyr.estimate.memory import EIGHT_BIT_BYTES
-from zephyr.train.adamw_8bit import AdamW8bit, code
+from zephyr.train.compact_adamw import CompactAdamW, code
 
 
 def optimizer_of(*parameters, lr=0.1, weight_decay=0.0):
-    return AdamW8bit([{"params": list(parameters), "weight_decay": weight_decay}], lr=lr, betas=(0.9, 0.99), eps=0.0)
+    groups = [{"params": list(parameters), "weight_decay": weight_decay}]
+    return CompactAdamW(groups, "byte", lr=lr, betas=(0.9, 0.99), eps=0.0)
 
 
 def test_the_numbers_of_a_byte():
@@ -120,5 +121,61 @@ def test_a_run_that_was_stopped_goes_on_to_the_bit(runs, tmp_path, before, after
         else:
             on_ranks(world, tmp_path, fifty_steps, "cut", "adamw_8bit", *until)
     whole, cut = ended(runs, "alone"), ended(tmp_path, "cut")
+    assert cut.losses == whole.losses[SAVED_AT:]
+    assert_same(cut.tensors, whole.tensors)
+
+
+SMALL_LR = 5.0e-7  # that of the published dDPO
+SMALL_STEPS = 200
+
+
+def movement(optimizer_on, weights, signs):
+    """How far weights (n, m) move against the signs of a constant gradient, on average."""
+    moving = weights.clone().requires_grad_()
+    optimizer = optimizer_on(moving)
+    for _ in range(SMALL_STEPS):
+        moving.grad = signs.to(weights.dtype)
+        optimizer.step()
+    return float(((weights - moving.detach()).double() * signs).mean())
+
+
+def test_bfloat16_weights_move_as_float32_ones_where_rounding_to_the_nearest_loses_all():
+    drawn = torch.Generator().manual_seed(0)
+    weights = (0.02 * torch.randn(512, 512, generator=drawn)).bfloat16()
+    signs = torch.randn(512, 512, generator=drawn).sign()
+    settings = {"lr": SMALL_LR, "betas": (0.9, 0.999), "eps": 1e-8}
+    plain = movement(lambda one: torch.optim.AdamW([one], weight_decay=0.0, **settings), weights.float(), signs)
+    ours = movement(lambda one: CompactAdamW([{"params": [one]}], "bfloat16", **settings), weights, signs)
+    nearest = movement(lambda one: torch.optim.AdamW([one], weight_decay=0.0, **settings), weights, signs)
+    assert plain == pytest.approx(SMALL_LR * SMALL_STEPS, rel=1e-3)
+    assert ours == pytest.approx(plain, rel=0.02)
+    assert nearest < 0.05 * plain
+
+
+def test_bfloat16_moments_follow_their_gradient_on_average():
+    weights = torch.zeros(64, 256, dtype=torch.bfloat16, requires_grad=True)
+    optimizer = CompactAdamW([{"params": [weights]}], "bfloat16", lr=1e-6, betas=(0.9, 0.999), eps=1e-8)
+    for size in (1.0,) * 50 + (0.5,) * 150:
+        weights.grad = torch.full_like(weights, size)
+        optimizer.step()
+    state = optimizer.state[weights]
+    assert state["exp_avg"].dtype == state["exp_avg_sq"].dtype == torch.bfloat16
+    second = (1 - 0.999**50) * 0.999**150 + 0.25 * (1 - 0.999**150)
+    assert float(state["exp_avg_sq"].double().mean()) == pytest.approx(second, rel=0.01)
+    assert float(state["exp_avg"].double().mean()) == pytest.approx(0.5, rel=0.01)
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_a_run_of_bfloat16_weights_goes_on_with_the_same_dice(tmp_path, world):
+    for name, until in (("whole", STEPS), ("cut", SAVED_AT), ("cut", STEPS)):
+        for met in tmp_path.glob("meet-*"):
+            met.unlink()
+        arguments = (tmp_path, name, "adamw_torch", until, "pure_bf16")
+        if world == 1:
+            fifty_steps(*arguments)
+        else:
+            on_ranks(world, tmp_path, fifty_steps, *arguments[1:])
+    whole, cut = ended(tmp_path, "whole"), ended(tmp_path, "cut")
+    assert whole.losses[-1] < 0.5 * whole.losses[0]
     assert cut.losses == whole.losses[SAVED_AT:]
     assert_same(cut.tensors, whole.tensors)
