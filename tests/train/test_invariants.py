@@ -19,8 +19,8 @@ from zephyr.train.checks.invariants import (
     check_layouts_agree,
     check_no_leak,
     check_reference_agrees,
-    logp_tolerance,
 )
+from zephyr.train.checks.rounding import least_rounding
 from zephyr.train.examples import with_mismatched_completions
 from zephyr.train.losses.pairs import PAIR_LOSSES
 from zephyr.train.objectives import Scored
@@ -116,10 +116,10 @@ def test_first_loss_of_every_objective_with_a_reference(name, options):
     scorer = make_scorer()
     ref_logps = table_of(scorer, objective, examples).logps
     loss = first_loss(scorer, objective, examples, ref_logps)
-    check_first_loss(loss, objective, examples, ref_logps, dtype=torch.float32)
+    check_first_loss(loss, objective, examples, ref_logps, rounding=least_rounding(torch.float32))
     for wrong in (loss * 6, loss + 1e-4 * max(1, abs(loss)), math.nan, math.inf):
         with pytest.raises(InvariantError, match="the policy is still its own reference"):
-            check_first_loss(wrong, objective, examples, ref_logps, dtype=torch.float32)
+            check_first_loss(wrong, objective, examples, ref_logps, rounding=least_rounding(torch.float32))
 
 
 @pytest.mark.parametrize(
@@ -128,9 +128,9 @@ def test_first_loss_of_every_objective_with_a_reference(name, options):
 def test_first_loss_is_the_number_of_the_paper(loss_type, value):
     objective, examples = make_objective("dpo", {"beta": 0.1, "loss_type": loss_type}), make_pairs()
     ref_logps = -torch.rand(6, 2, dtype=torch.float64) * 300
-    check_first_loss(value, objective, examples, ref_logps, dtype=torch.float64)
+    check_first_loss(value, objective, examples, ref_logps, rounding=least_rounding(torch.float64))
     with pytest.raises(InvariantError) as caught:
-        check_first_loss(value * 6, objective, examples, ref_logps, dtype=torch.float64)
+        check_first_loss(value * 6, objective, examples, ref_logps, rounding=least_rounding(torch.float64))
     assert f"step 0: the policy is still its own reference, so the dpo loss must be {value:.6f} " in str(caught.value)
     assert f"got {value * 6:.6f}, 6.00 times that; usually sequences of a micro-batch see" in str(caught.value)
 
@@ -138,19 +138,19 @@ def test_first_loss_is_the_number_of_the_paper(loss_type, value):
 def test_first_loss_in_float32_is_held_to_a_millionth():
     examples = make_pairs(32)
     ref_logps = -torch.rand(32, 2, dtype=torch.float64) * 300
-    check_first_loss(math.log(2) + 9e-7, DPO, examples, ref_logps, dtype=torch.float32)
+    check_first_loss(math.log(2) + 9e-7, DPO, examples, ref_logps, rounding=least_rounding(torch.float32))
     with pytest.raises(InvariantError, match=r"within 1e-06\), got 0.693149"):
-        check_first_loss(math.log(2) + 1.5e-6, DPO, examples, ref_logps, dtype=torch.float32)
-    check_first_loss(math.log(2) + 1e-2, DPO, examples, ref_logps, dtype=torch.bfloat16)
+        check_first_loss(math.log(2) + 1.5e-6, DPO, examples, ref_logps, rounding=least_rounding(torch.float32))
+    check_first_loss(math.log(2) + 1e-2, DPO, examples, ref_logps, rounding=least_rounding(torch.bfloat16))
 
 
 def test_first_loss_leaves_room_for_rounding_where_beta_is_large():
     examples = make_pairs(1)
     objective = make_objective("dpo", {"beta": 50.0})
     logps = torch.full((1, 2), -300.0, dtype=torch.float64)
-    check_first_loss(math.log(2) + 2e-4, objective, examples, logps, dtype=torch.float32)
+    check_first_loss(math.log(2) + 2e-4, objective, examples, logps, rounding=least_rounding(torch.float32))
     with pytest.raises(InvariantError):
-        check_first_loss(math.log(2) + 2e-3, objective, examples, logps, dtype=torch.float32)
+        check_first_loss(math.log(2) + 2e-3, objective, examples, logps, rounding=least_rounding(torch.float32))
 
 
 def test_first_loss_sees_a_leak(leak):
@@ -159,14 +159,14 @@ def test_first_loss_sees_a_leak(leak):
     alone = alone.detach().view(-1, 2)
     loss = first_loss(scorer, DPO, examples, alone)
     with pytest.raises(InvariantError, match=r"must be 0\.693147"):
-        check_first_loss(loss, DPO, examples, alone, dtype=torch.float32)
+        check_first_loss(loss, DPO, examples, alone, rounding=least_rounding(torch.float32))
 
 
 def test_reference_agrees_with_itself_in_another_layout():
     scorer, pairs = make_scorer(), make_pairs()
     policy, stored = table_of(scorer, DPO, pairs), table_of(scorer, DPO, pairs, max_tokens=1000)
     names = [pair.name for pair in pairs]
-    check_reference_agrees(policy.logps, stored.logps, policy.num_tokens, names, dtype=torch.float32)
+    check_reference_agrees(policy.logps, stored.logps, policy.num_tokens, names, rounding=least_rounding(torch.float32))
 
 
 @pytest.mark.parametrize("fault", ["other model", "other row", "nan"])
@@ -182,7 +182,7 @@ def test_wrong_reference_is_named(fault):
         stored[1, 0] = math.nan
     names = [pair.name for pair in pairs]
     with pytest.raises(InvariantError) as caught:
-        check_reference_agrees(policy.logps, stored, policy.num_tokens, names, dtype=torch.float32)
+        check_reference_agrees(policy.logps, stored, policy.num_tokens, names, rounding=least_rounding(torch.float32))
     said = str(caught.value)
     assert said.startswith("reference log-probs: the policy has the reference's weights, but not its log-probs: pairs")
     count = {"other model": 12, "other row": 4, "nan": 1}[fault]
@@ -198,15 +198,15 @@ def test_wrong_reference_is_named(fault):
 def test_supported_models_pass_both_layout_checks(name):
     scorer = make_scorer(name)
     sequences, names = sequences_of(make_pairs(3))
-    check_layouts_agree(scorer, sequences, names, dtype=torch.float32)
-    check_no_leak(scorer, sequences, names, within=torch.float32 if name == "mixtral" else None)
+    check_layouts_agree(scorer, sequences, names, rounding=least_rounding(torch.float32))
+    check_no_leak(scorer, sequences, names, within=least_rounding(torch.float32) if name == "mixtral" else None)
 
 
 def test_leak_is_seen_by_both_layout_checks(leak):
     scorer = make_scorer()
     sequences, names = sequences_of(make_pairs(3))
     with pytest.raises(InvariantError) as caught:
-        check_layouts_agree(scorer, sequences, names, dtype=torch.float32)
+        check_layouts_agree(scorer, sequences, names, rounding=least_rounding(torch.float32))
     assert str(caught.value).startswith(
         "layout of sequences: packed with others a sequence has other log-probs than alone: pairs.jsonl row "
     )
@@ -253,7 +253,7 @@ def test_a_packing_fault_is_seen(spoil):
         return scorer(dataclasses.replace(forest, **spoil(forest)) if forest.num_sequences > 1 else forest)
 
     with pytest.raises(InvariantError, match=r"has packed -\d+\.\d+, alone -\d+\.\d+, where rounding explains"):
-        check_layouts_agree(faulty, sequences, names, dtype=torch.float32)
+        check_layouts_agree(faulty, sequences, names, rounding=least_rounding(torch.float32))
 
 
 def test_every_sequence_with_tokens_of_its_own_is_changed():
@@ -286,11 +286,11 @@ def test_probes_leave_mode_and_gradients_alone():
     scorer = make_scorer()
     scorer.train()
     sequences, names = sequences_of(make_pairs(1))
-    check_layouts_agree(scorer, sequences, names, dtype=torch.float32)
+    check_layouts_agree(scorer, sequences, names, rounding=least_rounding(torch.float32))
     assert scorer.training
     scorer(build_forest(sequences)).logps.sum().backward()
 
 
 def test_tolerance_grows_with_the_root_of_the_length():
-    tolerance = logp_tolerance(torch.tensor([0, 1, 100]), torch.float32)
+    tolerance = least_rounding(torch.float32).tolerance(torch.tensor([0, 1, 100]))
     torch.testing.assert_close(tolerance, torch.tensor([6e-6, 6e-6, 6e-5], dtype=torch.float64))

@@ -45,6 +45,7 @@ from zephyr.train.checkpoint.resume import load_latest, load_weights
 from zephyr.train.checks.health import HealthMonitor, HealthNote
 from zephyr.train.checks.invariants import check_finite
 from zephyr.train.checks.movement import check_moved, moved_share, sample_weights
+from zephyr.train.checks.rounding import Rounding
 from zephyr.train.checks.self_check import check_before_training, check_first_step
 from zephyr.train.distributed import full_value, pick_device, process_group, runs_alone
 from zephyr.train.job import TrainJob, build_scorer, check_job, identity_of, model_hashes, reference_logps
@@ -106,6 +107,7 @@ class TrainRun:
     health: HealthMonitor
     clock: SaveClock
     weights_before: list[Tensor]  # a sample, as the model was given
+    rounding: Rounding | None  # of its log-probs; None without self-checks
     moving: MovingReference | None = None
     terminated: threading.Event = field(default_factory=threading.Event)
     waiting: list[Shares] = field(default_factory=list)
@@ -154,8 +156,8 @@ def train(job: TrainJob) -> TrainOutcome:
                 total = over_ranks(shares)
                 loss, weights = float(total.loss), scorer.named_parameters()
                 check_finite(loss, grad_norm, step=step, names=batch.names, parameters=weights)
-                if step == 0 and settings.self_checks:
-                    check_first_step(job, scorer, total, batch)
+                if step == 0 and run.rounding is not None:
+                    check_first_step(job, scorer, total, batch, rounding=run.rounding)
                 lr = learning_rate_at(step, settings, run.steps)
                 for group in run.optimizer.param_groups:
                     group["lr"] = lr
@@ -190,8 +192,7 @@ def start(job: TrainJob) -> TrainRun:
     hashes = model_hashes(job)
     identity, scorer = identity_of(job, hashes), build_scorer(job.policy, settings, weights=job.weights)
     ref_logps = reference_logps(job, scorer, hashes.reference) if job.objective.needs_reference else None
-    if settings.self_checks:
-        check_before_training(job, scorer, ref_logps)
+    rounding = check_before_training(job, scorer, ref_logps) if settings.self_checks else None
     optimizer = build_optimizer(scorer, settings)
     moving = moving_reference(job.objective, scorer, job.reference)
     weights_before = sample_weights(scorer)
@@ -213,6 +214,7 @@ def start(job: TrainJob) -> TrainRun:
         clock=SaveClock(settings.save_seconds),
         moving=moving,
         weights_before=weights_before,
+        rounding=rounding,
         waiting=shares_of(resumed.notes) if resumed else [],
     )
     if past and run.is_over:

@@ -18,6 +18,7 @@ from torch.distributed.tensor import DTensor
 from zephyr.data.tokenize.token_store import Example
 from zephyr.errors import InvariantError
 from zephyr.models.batch_scoring import ScoredRow, device_of, frozen
+from zephyr.train.checks.rounding import Rounding
 from zephyr.train.objectives import Objective, Scored
 from zephyr.trees.forest import Forest, Ids, ScoredSequence, build_forest
 from zephyr.trees.score import SequenceScores
@@ -27,11 +28,6 @@ Scorer = Callable[[Forest], SequenceScores]
 
 # How near a loss of about 1 must come to its value at step 0, by the precision of the computation.
 LOSS_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-6, torch.float16: 5e-3, torch.bfloat16: 2e-2}
-# Rounding of one token's log-prob in nats, as a standard deviation: two layouts add the same numbers in
-# another order, and logits of about 10 carry 10 times the precision's epsilon. Seen in float32: up to 2e-6.
-ROUNDING = {torch.float64: 1e-11, torch.float32: 1e-6, torch.float16: 3e-3, torch.bfloat16: 2e-2}
-# Errors of tokens are nearly independent, so a sum over n is off by sqrt(n) of them, never by six times that.
-SIGMAS = 6.0
 # A float64 sum in another order, as accelerators add, moves by less; one bit of a float32 log-prob by more.
 SUM_ORDER = 1e-9
 
@@ -52,13 +48,8 @@ class Supervision(NamedTuple):
         return self.num_supervised / max(1, self.num_tokens)
 
 
-def logp_tolerance(num_tokens: Tensor, dtype: torch.dtype) -> Tensor:
-    """How far apart two computations of a sum over `num_tokens` log-probs may be; same shape, float64."""
-    return SIGMAS * ROUNDING[dtype] * num_tokens.double().clamp(min=1).sqrt()
-
-
 def check_first_loss(
-    loss: float, objective: Objective, examples: Sequence[Example], ref_logps: Tensor, *, dtype: torch.dtype
+    loss: float, objective: Objective, examples: Sequence[Example], ref_logps: Tensor, *, rounding: Rounding
 ) -> None:
     """Check that the first loss is what the objective gives where the policy equals its reference.
 
@@ -72,9 +63,9 @@ def check_first_loss(
     expected = objective.loss(scored._replace(logps=at_zero), totals)
     (slopes,) = torch.autograd.grad(expected, at_zero)
     # A large beta or a small batch lets more rounding through to the loss; three standard deviations of it.
-    rounding = float((slopes * logp_tolerance(scored.num_tokens, dtype)).norm()) / 2
+    let_through = float((slopes * rounding.tolerance(scored.num_tokens)).norm()) / 2
     value = float(expected.detach())
-    tolerance = max(LOSS_TOLERANCE[dtype] * max(1.0, abs(value)), rounding)
+    tolerance = max(LOSS_TOLERANCE[rounding.dtype] * max(1.0, abs(value)), let_through)
     if abs(loss - value) <= tolerance:
         return
     ratio = f", {loss / value:.2f} times that" if value and math.isfinite(loss) else ""
@@ -90,7 +81,7 @@ def check_first_loss(
 
 
 def check_reference_agrees(
-    logps: Tensor, ref_logps: Tensor, num_tokens: Tensor, names: Sequence[str], *, dtype: torch.dtype
+    logps: Tensor, ref_logps: Tensor, num_tokens: Tensor, names: Sequence[str], *, rounding: Rounding
 ) -> None:
     """Check that policy and reference, of the same weights, give the same log-probs; all (n, C).
 
@@ -101,7 +92,7 @@ def check_reference_agrees(
         ref_logps,
         num_tokens,
         names,
-        dtype=dtype,
+        rounding=rounding,
         complaint=_Complaint(
             where="reference log-probs",
             claim="the policy has the reference's weights, but not its log-probs",
@@ -113,7 +104,7 @@ def check_reference_agrees(
 
 
 def check_layouts_agree(
-    scorer: Scorer, sequences: Sequence[ScoredSequence], names: Sequence[str], *, dtype: torch.dtype
+    scorer: Scorer, sequences: Sequence[ScoredSequence], names: Sequence[str], *, rounding: Rounding
 ) -> None:
     """Check that the sequences get the same log-probs in one shared forest as each in a forest of its own.
 
@@ -126,7 +117,7 @@ def check_layouts_agree(
         alone[:, None],
         together.num_tokens[:, None],
         names,
-        dtype=dtype,
+        rounding=rounding,
         complaint=_Complaint(
             where="layout of sequences",
             claim="packed with others a sequence has other log-probs than alone",
@@ -142,12 +133,12 @@ def check_no_leak(
     sequences: Sequence[ScoredSequence],
     names: Sequence[str],
     *,
-    within: torch.dtype | None = None,
+    within: Rounding | None = None,
     changing: Iterable[int] | None = None,
 ) -> None:
     """Check that changing the tokens that only one sequence has leaves the others' log-probs as they are.
 
-    To the bit, or up to the rounding of the precision `within`: mixtures of experts group tokens by what they
+    To the bit, or up to the rounding `within`: mixtures of experts group tokens by what they
     contain, so there other tokens can move last bits. Every sequence is changed in its turn, or those numbered
     ``changing``, a forward each.
     With a sharded scorer every rank must pass the same sequences. Raises InvariantError.
@@ -156,7 +147,7 @@ def check_no_leak(
     before = scores.logps.double()
     allowed = torch.full_like(before, 0.0 if device_of(scorer).type == "cpu" else SUM_ORDER)
     if within is not None:
-        allowed = logp_tolerance(scores.num_tokens, within)
+        allowed = within.tolerance(scores.num_tokens)
     for changed in range(len(sequences)) if changing is None else changing:
         forest = _with_other_tokens(sequences, changed)
         if forest is None:  # it has no token of its own
@@ -256,12 +247,12 @@ def _agree(
     num_tokens: Tensor,
     names: Sequence[str],
     *,
-    dtype: torch.dtype,
+    rounding: Rounding,
     complaint: _Complaint,
 ) -> None:
     """Check that two tables (n, C) of log-probs agree up to rounding."""
     first, second = first.detach().cpu().double(), second.detach().cpu().double()
-    tolerance = logp_tolerance(num_tokens.cpu(), dtype)
+    tolerance = rounding.tolerance(num_tokens.cpu())
     # Written so that a NaN on either side counts as different.
     differing = ~((first - second).abs() <= tolerance)
     if not differing.any():

@@ -16,6 +16,7 @@ from zephyr.train.checks.invariants import (
     check_reference_agrees,
     check_supervision,
 )
+from zephyr.train.checks.rounding import Rounding, measured_rounding
 from zephyr.train.distributed import compute_dtype
 from zephyr.train.job import TrainJob
 from zephyr.train.metrics import Shares
@@ -28,10 +29,11 @@ NUM_PROBED = 3
 NUM_LOOKED_AT = 100
 
 
-def check_before_training(job: TrainJob, scorer: ForestScorer, ref_logps: Tensor | None) -> None:
-    """Check that the data teaches something and a probe of it is scored right, however it is laid out.
+def check_before_training(job: TrainJob, scorer: ForestScorer, ref_logps: Tensor | None) -> Rounding:
+    """What rounding does to the model's log-probs, once the data teaches something and a probe of it is scored right.
 
-    ``ref_logps`` (n, C) of the training examples first. Raises InvariantError.
+    A probe is right if it has the same log-probs however it is laid out. ``ref_logps`` (n, C) of the training examples
+    first. Raises InvariantError.
     """
     rows, names = job.rows, [example.name for example in job.examples]
     max_tokens, dtype = job.settings.max_tokens_per_micro_batch, compute_dtype(job.settings)
@@ -42,24 +44,25 @@ def check_before_training(job: TrainJob, scorer: ForestScorer, ref_logps: Tensor
     )  # fmt: skip
     probed = _probed(rows)
     sequences, owners = _sequences(rows, names, probed, max_tokens)
-    check_layouts_agree(scorer, sequences, owners, dtype=dtype)
+    rounding = measured_rounding(scorer, sequences, dtype=dtype)
+    check_layouts_agree(scorer, sequences, owners, rounding=rounding)
     # Grouped matrix products of experts round by what else is in the group.
-    within = dtype if scorer.num_experts else None
+    within = rounding if scorer.num_experts else None
     check_no_leak(scorer, sequences, owners, within=within, changing={0, len(sequences) - 1})
     if ref_logps is not None and _is_own_reference(job, scorer):
         of_probe = [rows[index] for index in probed]
         table = score_table(scorer, of_probe, max_tokens=max_tokens, device=device_of(scorer))
         whose = [names[index] for index in probed]
-        check_reference_agrees(table.logps, ref_logps[probed], table.num_tokens, whose, dtype=dtype)
+        check_reference_agrees(table.logps, ref_logps[probed], table.num_tokens, whose, rounding=rounding)
+    return rounding
 
 
-def check_first_step(job: TrainJob, scorer: ForestScorer, total: Shares, batch: Batch) -> None:
+def check_first_step(job: TrainJob, scorer: ForestScorer, total: Shares, batch: Batch, *, rounding: Rounding) -> None:
     """Check that the loss of step 0 is the one that equal policy and reference must give. Raises InvariantError."""
     # A router's balance loss is not the objective's.
     has_balance = job.settings.router_aux_loss_coef > 0
     if batch.ref_logps is not None and _is_own_reference(job, scorer) and not has_balance:
-        dtype = compute_dtype(job.settings)
-        check_first_loss(float(total.loss), job.objective, batch.examples, batch.ref_logps, dtype=dtype)
+        check_first_loss(float(total.loss), job.objective, batch.examples, batch.ref_logps, rounding=rounding)
 
 
 def _is_own_reference(job: TrainJob, scorer: ForestScorer) -> bool:

@@ -1,0 +1,76 @@
+"""How far rounding moves a log-prob, measured on the model itself: the tolerance of the checks before training.
+
+The same number computed in another layout of sequences differs by what matrix products round, carried through all
+layers. A constant cannot know that: a trained model of 135 million parameters is off by four times as much as a tiny
+random one. Here last bits of each layer's products are changed at random, and the change of the log-probs is measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D  # GPT-2's linear layer
+
+from zephyr.models.batch_scoring import device_of, frozen
+from zephyr.models.scorer import ForestScorer
+from zephyr.trees.forest import ScoredSequence, build_forest
+
+# The share of a product's results that another order of its sum changes, by a last bit. A float32 sum rounds at each of
+# its terms; one in 16 bits is made in float32 and rounded once.
+SHARE_CHANGED = {torch.float64: 1.0, torch.float32: 1.0, torch.float16: 1 / 32, torch.bfloat16: 1 / 32}
+# The least rounding of one token's log-prob in nats, as a standard deviation, where a probe shows less.
+LEAST_ROUNDING = {torch.float64: 1e-11, torch.float32: 1e-6, torch.float16: 3e-3, torch.bfloat16: 2e-2}
+# Errors of tokens are nearly independent, so a sum over n is off by sqrt(n) of them, never by six times that.
+SIGMAS = 6.0
+NUM_DRAWS = 3
+
+
+class Rounding(NamedTuple):
+    """What rounding does to a token's log-prob, in nats, as a standard deviation, by the precision that computes."""
+
+    dtype: torch.dtype
+    per_token: float
+
+    def tolerance(self, num_tokens: Tensor) -> Tensor:
+        """How far apart two computations of a sum over `num_tokens` log-probs may be; same shape, float64."""
+        return SIGMAS * self.per_token * num_tokens.double().clamp(min=1).sqrt()
+
+
+def least_rounding(dtype: torch.dtype) -> Rounding:
+    """What is assumed where nothing was measured."""
+    return Rounding(dtype, LEAST_ROUNDING[dtype])
+
+
+def measured_rounding(scorer: ForestScorer, sequences: Sequence[ScoredSequence], *, dtype: torch.dtype) -> Rounding:
+    """The rounding of this model on these sequences, which share a forest; four forward passes.
+
+    With a sharded scorer every rank must pass equally many sequences.
+    """
+    plain = _logps(scorer, sequences)
+    num_tokens = torch.tensor([int(sequence.scored.sum()) for sequence in sequences]).double().clamp(min=1)
+    drawn = torch.Generator().manual_seed(0)
+
+    def moved(_module: nn.Module, _inputs: object, output: Tensor) -> Tensor:
+        dice = torch.rand(output.shape, generator=drawn).to(output.device)
+        share, last_bit = SHARE_CHANGED[output.dtype], torch.finfo(output.dtype).eps
+        change = (dice < share / 2).to(output.dtype) - (dice > 1 - share / 2).to(output.dtype)
+        return output * (1 + last_bit * change)
+
+    linear = [module for module in scorer.modules() if isinstance(module, (nn.Linear, Conv1D))]
+    hooks = [module.register_forward_hook(moved) for module in linear]
+    try:
+        changes = torch.stack([_logps(scorer, sequences) - plain for _ in range(NUM_DRAWS)])
+    finally:
+        for hook in hooks:
+            hook.remove()
+    per_token = float((changes.square() / num_tokens).mean().sqrt())
+    return Rounding(dtype, max(per_token, LEAST_ROUNDING[dtype]))
+
+
+def _logps(scorer: ForestScorer, sequences: Sequence[ScoredSequence]) -> Tensor:
+    with frozen(scorer):
+        logps: Tensor = scorer(build_forest(sequences).to(device_of(scorer))).logps
+        return logps.cpu().double()
