@@ -46,7 +46,7 @@ BAD_ROWS = {
     ),
     "unknown role in red": (
         "sft", jsonl(dialogue(f"{RED}boss", "assistant")),
-        "message 1 is by '\\x1b[31mboss', which is neither system nor user nor assistant", "unknown role",
+        "message 1 is by '\\x1b[31mboss', which is neither system nor user nor assistant nor tool", "unknown role",
     ),
     "50 MB on a line": (
         "sft", b'{"messages": "' + b"x" * 50_000_000 + b'"}\n', "is longer than 16 MB, the most a row may have",

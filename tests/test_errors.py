@@ -14,12 +14,14 @@ from zephyr.errors import (
     RecipeError,
     ResourceError,
     TeacherError,
+    UnknownFormatError,
     ZephyrError,
     did_you_mean,
 )
 
 KINDS = [
     CheckpointError, DataError, DeviceError, InvariantError, ModelError, RecipeError, ResourceError, TeacherError,
+    UnknownFormatError,
 ]  # fmt: skip
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from zephyr.data.tokenize.token_store import Comparison, Dialogue, Example
 from zephyr.estimate.devices import Device
+from zephyr.estimate.lines import GIB
 from zephyr.estimate.memory import memory_of, micro_batch_tokens, num_micro_batches
 from zephyr.estimate.model_shape import KNOWN_SHAPES, ModelShape
 from zephyr.estimate.row_lengths import RowLengths
@@ -28,7 +29,6 @@ from zephyr.train.distributed import weights_dtype
 from zephyr.train.objectives import build_objective
 from zephyr.train.simulation import SimulatedStep, simulate_step
 
-GIB = 2**30
 # Gradients exist from the second one on; more of them hold no more.
 MICRO_BATCHES = 2
 # Token ids that no vocabulary lacks; that two rows begin alike by chance saves few tokens.

@@ -23,7 +23,8 @@ def questions(count: int, *, start: int = 0) -> list[ChatRequest]:
 
 def expected(request: ChatRequest) -> str:
     """What the server answers."""
-    return f"echo {digest_of([message._asdict() for message in request.messages])}"
+    asked = [{"role": message.role, "content": message.content} for message in request.messages]
+    return f"echo {digest_of(asked)}"
 
 
 def address_at(base_url: str, **changes: object) -> Address:

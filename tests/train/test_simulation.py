@@ -15,7 +15,7 @@ from zephyr.models.adapters import add_lora
 from zephyr.recipe.train_section import DpoObjective, LoraSection, OrpoObjective, SftObjective, TrainSection
 from zephyr.train import simulation
 from zephyr.train.distributed import weights_dtype
-from zephyr.train.ledger import ALLOCATION, Ledger
+from zephyr.train.ledger import ALLOCATION, MemoryLedger
 from zephyr.train.objectives import build_objective
 from zephyr.train.simulation import seen_keys, simulate_step
 from zephyr.trees.rule import visible
@@ -63,8 +63,8 @@ def test_one_rank_holds_weights_gradients_and_two_moments():
     step = simulated(precision="pure_bf16")
     whole = rounded(model(dtype=torch.bfloat16).parameters())
     assert step.peak["weights"] == step.peak["gradients"] == whole
-    # Each parameter's number of steps is a tensor of its own.
-    assert step.peak["optimizer"] == 2 * whole + ALLOCATION * len(list(model().parameters()))
+    # Moments in bfloat16, of the small norms in float32, which fill their allocation.
+    assert step.peak["optimizer"] == 2 * whole
     assert step.traffic == {}
     assert step.tokens == [360, 360]
 
@@ -118,7 +118,7 @@ class Watched:
 def watched(monkeypatch):
     seen = Watched()
 
-    class Watching(Ledger):
+    class Watching(MemoryLedger):
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):
             seen.waits += "_local_scalar_dense" in str(func)
             if str(func) == "torch_attn._varlen_attn.default":
@@ -132,7 +132,7 @@ def watched(monkeypatch):
                     seen.faults.append("lengths must be int32")
             return super().__torch_dispatch__(func, types, args, kwargs)
 
-    monkeypatch.setattr(simulation, "Ledger", Watching)
+    monkeypatch.setattr(simulation, "MemoryLedger", Watching)
     return seen
 
 

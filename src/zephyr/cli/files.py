@@ -56,20 +56,20 @@ def _pair(option: str, text: str) -> tuple[str, str]:
     return name.strip(), value.strip()
 
 
-class Opened(NamedTuple):
+class OpenedRows(NamedTuple):
     """Prompts, with their answers or without, and what is printed of the columns of their file."""
 
     rows: Records[Rated] | list[Rated] | Records[Prompt]
     columns: dict[str, object]
 
 
-def open_prompts(source: DataSource, *, offline: bool) -> Opened:
+def open_prompts(source: DataSource, *, offline: bool) -> OpenedRows:
     """The prompts of a source. Raises DataError if there are none."""
     prompts = open_source(source, "prompt", data_dir=Path(), offline=offline)
-    return Opened(prompts, column_accounts(prompts))
+    return OpenedRows(prompts, column_accounts(prompts))
 
 
-def open_answers(source: DataSource, *, offline: bool) -> Opened:
+def open_answers(source: DataSource, *, offline: bool) -> OpenedRows:
     """Prompts with their answers, from rated answers or from preferences. Raises DataError if there are none."""
     try:
         rated = open_source(source, "rated", data_dir=Path(), offline=offline)
@@ -77,12 +77,12 @@ def open_answers(source: DataSource, *, offline: bool) -> Opened:
         # Pairs and labels contain answers too; for anything else the first error is the right one.
         pairs = _open_pairs(source, offline=offline)
         if pairs is not None:
-            return Opened(gather(map(_answers_of, pairs)), column_accounts(pairs))
+            return OpenedRows(gather(map(_answers_of, pairs)), column_accounts(pairs))
         if _holds_prompts(source, offline=offline):
             where, what = printable(source.path), "contains prompts without answers"
             raise DataError(where, what, "name the models that answer them with --models") from None
         raise
-    return Opened(rated, column_accounts(rated))
+    return OpenedRows(rated, column_accounts(rated))
 
 
 def _open_pairs(source: DataSource, *, offline: bool) -> Records[Preference] | None:

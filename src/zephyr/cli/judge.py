@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 
     from zephyr.data.read.sources import Records
     from zephyr.feedback.rate import RatingCounts, RatingPlan
+    from zephyr.recipe.feedback_section import CandidatesSection
+    from zephyr.recipe.teacher_section import SamplingSection, TeacherSection
     from zephyr.records.rows import Prompt, Rated
 
     Rows = list[Rated] | Records[Rated] | Records[Prompt]
@@ -126,7 +128,7 @@ def rate(  # noqa: PLR0913 - typer makes an option of every parameter
     from zephyr.cli.files import check_output, open_answers, open_prompts, source_of
     from zephyr.feedback.judge import calls_beside
     from zephyr.feedback.rate import RatingPlan
-    from zephyr.recipe.feedback_section import CandidatesSection, JudgingSection
+    from zephyr.recipe.feedback_section import JudgingSection
     from zephyr.recipe.teacher_section import SamplingSection
     from zephyr.teachers.opening import TeacherContext, parse_teacher, prompts_together
 
@@ -138,12 +140,8 @@ def rate(  # noqa: PLR0913 - typer makes an option of every parameter
     named = (judge, *(models or ()))
     rater, *pool = (parse_teacher(name, api_key_env=api_key_env, concurrency=concurrency) for name in named)
     judging = JudgingSection(aspects=parse_aspects(aspects), num_tries=tries, max_new_tokens=max_reply_tokens)
-    candidates = None
-    if pool:
-        sampling = SamplingSection(temperature=temperature, max_new_tokens=max_new_tokens)
-        candidates = CandidatesSection(
-            num_completions=num_answers, models=[], teachers=pool, sampling=sampling, principles=principles
-        )
+    sampling = SamplingSection(temperature=temperature, max_new_tokens=max_new_tokens)
+    candidates = _candidates(pool, num_answers, sampling, principles)
     chunk = CHUNK if ray_workers else prompts_together(CHUNK, [rater, *pool])
     plan = RatingPlan(rater, judging, TeacherContext(seed, offline), candidates, min_answers=1, max_tokens=cap_tokens)
     plan = replace(plan, chunk_prompts=chunk, chunk_rows=chunk)
@@ -157,6 +155,19 @@ def rate(  # noqa: PLR0913 - typer makes an option of every parameter
             accounts = _rate_over_ray(rows, limit, plan, out, num_workers=ray_workers, gpus_per_worker=gpus_per_worker)
     files = {"input": file, "output": "nothing (dry run)" if dry_run else str(out)}
     print_accounts(files, {**accounts, **unused}, as_json=as_json)
+
+
+def _candidates(
+    teachers: "list[TeacherSection]", num_answers: int, sampling: "SamplingSection", principles: Principles
+) -> "CandidatesSection | None":
+    """How these models answer the prompts; None without any."""
+    from zephyr.recipe.feedback_section import CandidatesSection
+
+    if not teachers:
+        return None
+    return CandidatesSection(
+        num_completions=num_answers, models=[], teachers=teachers, sampling=sampling, principles=principles
+    )
 
 
 def _check_options(*, ray_and_ledger: bool, dry_run_and_models: bool) -> None:

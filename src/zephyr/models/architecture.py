@@ -1,23 +1,16 @@
 """What an architecture has, known before any weight is read: the modules that adapters may name."""
 
-import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D  # GPT-2's linear layer
 
 from zephyr.errors import ModelError, Problems
-from zephyr.recipe.model_section import NewModel
 from zephyr.recipe.train_section import LoraSection
 
 
-def empty_new_model(shape: NewModel) -> PreTrainedModel:
-    """The architecture of a new model on the meta device, without weights."""
-    sizes = shape.model_dump(exclude={"kind", "architecture"})
-    with torch.device("meta"):
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
-            AutoConfig.for_model(shape.architecture, **sizes)
-        )
-    return model
+def linear_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """The matrix products of a model by their path, its own experts aside."""
+    return {path: module for path, module in model.named_modules() if isinstance(module, (nn.Linear, Conv1D))}
 
 
 def check_lora_modules(model: PreTrainedModel, lora: LoraSection) -> None:
@@ -46,7 +39,7 @@ def check_lora_modules(model: PreTrainedModel, lora: LoraSection) -> None:
 def _check_present(model: PreTrainedModel, name: str) -> None:
     if _named(model, name):
         return
-    linear = sorted({n.rpartition(".")[2] for n, m in model.named_modules() if isinstance(m, (nn.Linear, Conv1D))})
+    linear = sorted({path.rpartition(".")[2] for path in linear_layers(model)})
     raise ModelError(
         _where(model),
         f"the model has no module '{name}'; its linear modules are {', '.join(linear)}",

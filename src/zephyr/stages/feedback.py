@@ -36,7 +36,7 @@ from zephyr.runs.fact_lines import left_out_lines
 from zephyr.runs.layout import LEDGER
 from zephyr.runs.stage_folder import Facts
 from zephyr.stages.call_estimate import TeacherEstimate, call_lines, counting, sample_prompts, teacher_name
-from zephyr.stages.overlap import feedback_data, feedback_lines, refuse_held_out
+from zephyr.stages.overlap import feedback_data, refuse_held_out
 from zephyr.stages.preview import MadeRows, Preview
 from zephyr.stages.stage import Stage, Work
 from zephyr.stages.start import encoder_for, source_at_hand, starting_tokenizer, template_and_model
@@ -92,7 +92,7 @@ def _check(preview: Preview) -> Iterator[str]:
         rated: list[Records[Rated]] = []
         yield from preview.open_sources(section.recorded, Rated, rated)
         if len(rated) == len(section.recorded):
-            yield from feedback_lines(preview, chain.from_iterable(rated))
+            yield from preview.feedback_overlap(chain.from_iterable(rated))
             yield from _check_recorded(preview, rated)
         return
     if section.prompts:
@@ -102,7 +102,7 @@ def _check(preview: Preview) -> Iterator[str]:
         if len(prompts) < len(section.prompts):
             num_prompts = 0
         else:
-            yield from feedback_lines(preview, chain.from_iterable(prompts))
+            yield from preview.feedback_overlap(chain.from_iterable(prompts))
         yield from _encoding_lines(preview, prompts)
     else:
         taken = [name for name in _reads(preview.recipe) if name in preview.recipe.stages]

@@ -5,15 +5,13 @@ a check makes before, and those between stages: the prompts of feedback, and the
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TypeGuard
+from typing import NamedTuple, TypeGuard
 
 import numpy as np
 
 from zephyr.data.read.overlap import PromptOverlap, overlap_error, prompt_key, refuse_shared_files
 from zephyr.data.read.source_files import name_of
-from zephyr.data.read.sources import Records
 from zephyr.data.read.stage_rows import Accounts, stage_rows
 from zephyr.recipe.data_section import DataSection, DataSource, Filter
 from zephyr.recipe.evaluate_section import EvaluationTask, PerplexityTask, PreferenceTask
@@ -21,9 +19,6 @@ from zephyr.recipe.schema import Recipe
 from zephyr.recipe.stage_sections import ALIGN, SFT
 from zephyr.records.rows import Prompt, Record
 from zephyr.runs.layout import PROMPT_KEYS, TOKENS
-
-if TYPE_CHECKING:
-    from zephyr.stages.preview import Preview
 
 
 class TrainedPrompts(NamedTuple):
@@ -74,18 +69,6 @@ def feedback_data(recipe: Recipe, sources: Sequence[DataSource], filters: Sequen
         filters=list(filters),
         shuffle=False,
     )
-
-
-def feedback_lines(preview: "Preview", rows: Iterable[Record]) -> Iterator[str]:
-    """A line on prompts of feedback that the align stage holds out; the error for them goes to the problems."""
-    feedback, held = preview.recipe.feedback, list[Records[Prompt]]()
-    assert feedback is not None
-    data = feedback_data(preview.recipe, feedback.recorded or feedback.prompts, feedback.filters)
-    for _ in preview.open_sources(data.eval_sources, Prompt, held):
-        pass  # the align stage says what there is to say about its sources
-    if held and len(held) == len(data.eval_sources):
-        with preview.problems.noted():
-            yield from eval_lines(preview.recipe, data, rows, chain.from_iterable(held))
 
 
 def refuse_held_out(recipe: Recipe, recorded: Sequence[DataSource]) -> None:

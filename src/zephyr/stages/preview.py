@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
@@ -19,8 +20,8 @@ from zephyr.recipe.conflicts import STAGE_REFERENCE
 from zephyr.recipe.data_section import DataSource
 from zephyr.recipe.schema import Recipe
 from zephyr.recipe.teacher_section import LocalSection, TeacherSection, VllmSection
-from zephyr.records.rows import Record
-from zephyr.stages.overlap import TrainedPrompts
+from zephyr.records.rows import Prompt, Record
+from zephyr.stages.overlap import TrainedPrompts, eval_lines, feedback_data
 from zephyr.teachers.opening import check_teacher
 
 if TYPE_CHECKING:
@@ -117,3 +118,14 @@ class Preview:
         yield f"{made.num_rows:,} rows from {makers}, made in the run"
         with self.problems.noted():
             parts.append(open_records(self.recipe, DataSource(path=str(made.file)), kind))
+
+    def feedback_overlap(self, rows: Iterable[Record]) -> Iterator[str]:
+        """A line on prompts of feedback that the align stage holds out; the error for them goes to the problems."""
+        feedback, held = self.recipe.feedback, list[Records[Prompt]]()
+        assert feedback is not None
+        data = feedback_data(self.recipe, feedback.recorded or feedback.prompts, feedback.filters)
+        for _ in self.open_sources(data.eval_sources, Prompt, held):
+            pass  # the align stage says what there is to say about its sources
+        if held and len(held) == len(data.eval_sources):
+            with self.problems.noted():
+                yield from eval_lines(self.recipe, data, rows, chain.from_iterable(held))

@@ -29,7 +29,8 @@ from zephyr.stages.start import (
     starting_tokenizer,
     template_and_model,
 )
-from zephyr.stages.training_preview import check, check_device, check_setup, estimate, steps_of
+from zephyr.stages.training_preview import check, estimate, steps_of
+from zephyr.stages.training_setup import check_device, check_setup
 
 # In the run's folder: log-probs of reference models, shared by its stages.
 REFERENCE = "reference"

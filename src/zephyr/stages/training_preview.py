@@ -7,7 +7,6 @@ sample is tokenised.
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from heapq import nlargest
-from importlib.util import find_spec
 from itertools import islice
 from time import perf_counter
 from typing import TypeVar
@@ -31,23 +30,20 @@ from zephyr.data.scanner import scan_preferences
 from zephyr.data.tokenize.encoding import DialogueEncoder
 from zephyr.data.tokenize.examples import ROW_KINDS, Tokenized
 from zephyr.data.tokenize.token_store import Example
-from zephyr.errors import DataError, DeviceError, ModelError, Problems, RecipeError, ZephyrError
+from zephyr.errors import DataError, DeviceError, ZephyrError
 from zephyr.estimate.row_lengths import RowLengths, known_rows
 from zephyr.estimate.workload import Workload
-from zephyr.models.architecture import check_lora_modules, empty_new_model
-from zephyr.models.loading import empty_model
 from zephyr.models.source import Source
 from zephyr.models.tokenizers import load_tokenizer
 from zephyr.recipe.data_section import DataSection, DataSource, DecontaminationFilter
-from zephyr.recipe.model_section import NewModel
 from zephyr.recipe.schema import Recipe
 from zephyr.recipe.stage_sections import AlignSection, SftSection, TrainingSection
 from zephyr.recipe.steps import Steps, check_warmup, count_steps
-from zephyr.recipe.train_section import LoraSection
 from zephyr.records.rows import Chat, Preference, Rated, Record
 from zephyr.stages.overlap import eval_lines, trained_prompts
 from zephyr.stages.preview import Preview, SampledStage
-from zephyr.stages.start import base_source, check_window, encoder_for, named_start, section_of
+from zephyr.stages.start import check_window, encoder_for, named_start, section_of
+from zephyr.stages.training_setup import check_device, check_setup
 
 # A check tokenises all of up to EXACT_ROWS rows; of more, SAMPLE_ROWS spread over all of them.
 EXACT_ROWS = 10_000
@@ -204,46 +200,6 @@ def _prompt_characters(row: Record) -> int:
             break
         total += len(message.content)
     return total
-
-
-def check_device(section: TrainingSection) -> None:
-    """Check that this machine supports the section's training. Raises DeviceError."""
-    lora = section.lora
-    if lora is not None and lora.load_in_4bit:
-        from zephyr.models.adapters import refuse_4bit
-
-        refuse_4bit()
-
-
-def check_setup(recipe: Recipe, stage: str) -> None:
-    """Check that the packages are installed that a training stage names, and its model has the modules it names.
-
-    Raises RecipeError or ModelError, or ProblemsError for several.
-    """
-    section, problems = section_of(recipe, stage), Problems()
-    train, lora = section.train, section.lora
-    for tracker in train.report_to:
-        if tracker != "jsonl" and find_spec(tracker) is None:
-            with problems.noted():
-                what = f"the tracker '{tracker}' needs its package, which is not installed"
-                raise RecipeError(f"{stage}.train.report_to", what, f"pip install {tracker}, or leave it out")
-    if lora is not None and (lora.target_modules != "all-linear" or lora.modules_to_save):
-        with problems.noted():
-            _check_modules(recipe, stage, lora)
-    problems.raise_any()
-
-
-def _check_modules(recipe: Recipe, stage: str, lora: LoraSection) -> None:
-    """Check the modules that adapters name, where the configuration of the model to start from can be had."""
-    named = named_start(recipe, stage)
-    if named is None and isinstance(recipe.model, NewModel):
-        check_lora_modules(empty_new_model(recipe.model), lora)
-        return
-    try:
-        model = empty_model(base_source(recipe) if named is None else Source(named, offline=recipe.offline))
-    except ModelError:  # what is wrong with it is said where the model is looked at
-        return
-    check_lora_modules(model, lora)
 
 
 def check(stage: str, maker: str, preview: Preview) -> Iterator[str]:

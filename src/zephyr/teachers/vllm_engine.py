@@ -36,7 +36,7 @@ END_SECONDS = 30.0
 Settings: TypeAlias = dict[str, object]
 
 
-class Completion(NamedTuple):
+class EngineCompletion(NamedTuple):
     """What an engine made of one prompt."""
 
     ids: list[int]
@@ -69,11 +69,11 @@ class Engine:
         self._start()
         return self._longest
 
-    def generate(self, prompts: list[list[int]], samplings: list[Settings]) -> list[Completion]:
+    def generate(self, prompts: list[list[int]], samplings: list[Settings]) -> list[EngineCompletion]:
         """A completion for every prompt, in order. Raises TeacherError where the engine ends instead."""
         connection = self._start()
         connection.send(_Asked(prompts, samplings))
-        made: list[Completion] = self._received(connection)  # type: ignore[assignment]
+        made: list[EngineCompletion] = self._received(connection)  # type: ignore[assignment]
         return made
 
     def close(self) -> None:
@@ -125,7 +125,7 @@ def _serve(settings: Settings, connection: Connection[object, object]) -> None:
         prompts = [{"prompt_token_ids": ids} for ids in asked.prompts]
         samplings = [vllm.SamplingParams(**one) for one in asked.samplings]
         made = [output.outputs[0] for output in engine.generate(prompts, samplings, use_tqdm=False)]
-        connection.send([Completion([int(token) for token in one.token_ids], one.finish_reason) for one in made])
+        connection.send([EngineCompletion([int(token) for token in one.token_ids], one.finish_reason) for one in made])
 
 
 def _end(process: BaseProcess, connection: Connection[object, object]) -> None:
@@ -192,7 +192,7 @@ class VllmTeacher:
             "skip_special_tokens": False,
         }
 
-    def _reply(self, request: ChatRequest, prompt_tokens: int, made: Completion) -> ChatReply:
+    def _reply(self, request: ChatRequest, prompt_tokens: int, made: EngineCompletion) -> ChatReply:
         if made.finish_reason not in ("stop", "length"):
             return ChatReply(request.key, "", "error", f"the engine stopped by {made.finish_reason}", prompt_tokens)
         return ChatReply(

@@ -83,10 +83,11 @@ class CompactAdamW(Optimizer):
         moments = {name: value for name, value in self.state[parameter].items() if isinstance(value, Tensor)}
         # `view` fails where it would have to copy, and the copy would be updated in place of the parameter.
         rows = {name: _rows(_local(tensor)) for name, tensor in (moments | {"parameter": parameter}).items()}
+        codes = self._codes_on(parameter.device) if self._moments == "byte" else {}
         rows["gradient"] = _rows(_local(parameter.grad).contiguous())
         num_rows = max(1, CHUNK_WEIGHTS // rows["parameter"].shape[1])
         for part in zip(*(torch.split(tensor, num_rows) for tensor in rows.values()), strict=True):
-            _adamw(dict(zip(rows, part, strict=True)), self._codes_on(parameter.device), step, dice)
+            _adamw(dict(zip(rows, part, strict=True)), codes, step, dice)
 
     def _codes_on(self, device: torch.device) -> dict[str, Tensor]:
         if device not in self._codes:

@@ -40,7 +40,7 @@ class _Held:
     kind: str
 
 
-class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class MemoryLedger(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Inside, the bytes of living tensors are counted; ``hold`` names the kind of those that exist already.
 
     Kinds: weights, gradients, optimizer, reference; gathered (weights of all ranks, and copies in another dtype), whole

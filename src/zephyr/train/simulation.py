@@ -23,7 +23,7 @@ from zephyr.models.batch_scoring import my_micro_batches, unique_tokens
 from zephyr.models.scorer import CausalLM, ForestScorer, Kernels, plain_model
 from zephyr.recipe.train_section import TrainSection
 from zephyr.train.job import build_scorer
-from zephyr.train.ledger import Ledger, Traffic
+from zephyr.train.ledger import MemoryLedger, Traffic
 from zephyr.train.moving_reference import moving_reference
 from zephyr.train.objectives import Objective
 from zephyr.train.optimizers import build_optimizer
@@ -71,7 +71,7 @@ def simulate_step(
             plain_model(model).tie_weights()
         kernels = Kernels(work.attention, ACCELERATOR_CHUNK_BYTES)
         scorer = build_scorer(model, train, torch.device("cpu"), kernels)
-        ledger = Ledger(vocab_size=plain_model(model).config.get_text_config().vocab_size)
+        ledger = MemoryLedger(vocab_size=plain_model(model).config.get_text_config().vocab_size)
         ledger.hold("weights", scorer.parameters())
         optimizer = build_optimizer(scorer, train)
         with fake:
@@ -97,7 +97,7 @@ def _batch(objective: Objective, examples: Sequence[Example]) -> Batch:
     return make_batch(objective, examples, before)
 
 
-def _step(scorer: ForestScorer, optimizer: Optimizer, batch: Batch, train: TrainSection, ledger: Ledger) -> None:
+def _step(scorer: ForestScorer, optimizer: Optimizer, batch: Batch, train: TrainSection, ledger: MemoryLedger) -> None:
     """An optimizer step, as in ``zephyr.train.train``."""
     ledger.phase = "forward and backward"
     accumulate_gradients(scorer, batch, train)
@@ -110,7 +110,7 @@ def _step(scorer: ForestScorer, optimizer: Optimizer, batch: Batch, train: Train
     optimizer.zero_grad(set_to_none=True)
 
 
-def _make_state(optimizer: Optimizer, ledger: Ledger) -> None:
+def _make_state(optimizer: Optimizer, ledger: MemoryLedger) -> None:
     """Make the optimizer's state, by a step whose gradients nothing has computed."""
     ledger.phase = "update"
     for group in optimizer.param_groups:

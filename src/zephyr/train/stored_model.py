@@ -54,14 +54,14 @@ class StoredModel:
         return self.folder / MODEL
 
 
-class Opened(NamedTuple):
+class OpenedModel(NamedTuple):
     """A model, and where the ranks read its weights if it is on the meta device on all of them."""
 
     model: CausalLM
     weights: StoredWeights | None = None
 
 
-def open_model(stored: StoredModel, train: TrainSection, *, seed: int) -> Opened:
+def open_model(stored: StoredModel, train: TrainSection, *, seed: int) -> OpenedModel:
     """The model to be trained, with new adapters if it is to have some.
 
     Several ranks read their shards of its weights later; with adapters, or where the files are unusual, rank 0 alone
@@ -69,24 +69,24 @@ def open_model(stored: StoredModel, train: TrainSection, *, seed: int) -> Opened
     """
     lora, dtype = stored.lora, _dtype(train)
     if lora is not None and lora.load_in_4bit:
-        return Opened(add_lora(load_4bit(stored.source), lora, seed=seed))
+        return OpenedModel(add_lora(load_4bit(stored.source), lora, seed=seed))
     if lora is None and is_distributed():
-        opened: list[Opened] = []
+        opened: list[OpenedModel] = []
         on_every_rank(lambda: opened.append(_opened_empty(stored.source, dtype)))
         if all(on_every_rank(lambda: opened[0].weights is not None)):
             return opened[0]
     model = built_on_rank_zero(
         lambda: load_model(stored.source, dtype=dtype), lambda: empty_model(stored.source, dtype=dtype)
     )
-    return Opened(model if lora is None else add_lora(model, lora, seed=seed))
+    return OpenedModel(model if lora is None else add_lora(model, lora, seed=seed))
 
 
-def _opened_empty(source: Source, dtype: str) -> Opened:
+def _opened_empty(source: Source, dtype: str) -> OpenedModel:
     model = empty_model(source, dtype=dtype)
     weights = stored_weights(source, model)
     if weights is not None:
         fill_buffers(model)
-    return Opened(model, weights)
+    return OpenedModel(model, weights)
 
 
 def write_model(

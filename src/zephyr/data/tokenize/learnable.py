@@ -15,12 +15,12 @@ from zephyr.errors import DataError
 from zephyr.records.fields import SHOWN_FAULTS
 
 UNLEARNED = "no token is learned"
-EQUAL = "the answers are the same tokens"
+SAME_ANSWERS = "the answers are the same tokens"
 CONTRADICTED = "another row prefers the other answer"
 ONE_LABEL = "all labels are {label}"
 # Pairs that later ones are compared with, at 100 bytes of memory each.
 COMPARED_PAIRS = 1_000_000
-_WITHOUT_GRADIENT = (UNLEARNED, EQUAL)
+_WITHOUT_GRADIENT = (UNLEARNED, SAME_ANSWERS)
 
 
 @dataclass
@@ -48,7 +48,7 @@ class Learnable:
         if len(texts) == 1:
             self.labels[ratings[0] > 0] += 1
         elif len(set(texts)) == 1:
-            self._note(EQUAL, name)
+            self._note(SAME_ANSWERS, name)
         elif len(texts) == 2:
             asked = prompt.tobytes()
             if _digest(asked, *reversed(texts)) in self._pairs:

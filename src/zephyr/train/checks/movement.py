@@ -27,7 +27,10 @@ def sample_weights(model: nn.Module) -> list[Tensor]:
 
 
 def moved_share(model: nn.Module, before: Sequence[Tensor]) -> float:
-    """The share of the trainable weights that differ from ``before``, which ``sample_weights`` gave; collective."""
+    """The share of the trainable weights that differ from ``before``, which ``sample_weights`` gave, (k,) each.
+
+    A collective call.
+    """
     parts = _trainable(model)
     moved = [float((_sampled(part).cpu() != old).double().mean()) for part, old in zip(parts, before, strict=True)]
     mine = (sum(share * part.numel() for share, part in zip(moved, parts, strict=True)), sum(p.numel() for p in parts))

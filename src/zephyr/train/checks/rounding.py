@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D  # GPT-2's linear layer
 
+from zephyr.models.architecture import linear_layers
 from zephyr.models.batch_scoring import device_of, frozen
 from zephyr.models.scorer import ForestScorer
 from zephyr.trees.forest import ScoredSequence, build_forest
@@ -59,8 +59,7 @@ def measured_rounding(scorer: ForestScorer, sequences: Sequence[ScoredSequence],
         change = (dice < share / 2).to(output.dtype) - (dice > 1 - share / 2).to(output.dtype)
         return output * (1 + last_bit * change)
 
-    linear = [module for module in scorer.modules() if isinstance(module, (nn.Linear, Conv1D))]
-    hooks = [module.register_forward_hook(moved) for module in linear]
+    hooks = [module.register_forward_hook(moved) for module in linear_layers(scorer).values()]
     try:
         changes = torch.stack([_logps(scorer, sequences) - plain for _ in range(NUM_DRAWS)])
     finally:

@@ -1,0 +1,57 @@
+"""What a training stage needs of this machine and of its model, checked before any row is read."""
+
+from importlib.util import find_spec
+
+import torch
+
+from zephyr.errors import ModelError, Problems, RecipeError
+from zephyr.models.architecture import check_lora_modules
+from zephyr.models.loading import empty_model
+from zephyr.models.new_model import weightless_model
+from zephyr.models.source import Source
+from zephyr.recipe.model_section import NewModel
+from zephyr.recipe.schema import Recipe
+from zephyr.recipe.stage_sections import TrainingSection
+from zephyr.recipe.train_section import LoraSection
+from zephyr.stages.start import base_source, named_start, section_of
+
+
+def check_device(section: TrainingSection) -> None:
+    """Check that this machine supports the section's training. Raises DeviceError."""
+    lora = section.lora
+    if lora is not None and lora.load_in_4bit:
+        from zephyr.models.adapters import refuse_4bit
+
+        refuse_4bit()
+
+
+def check_setup(recipe: Recipe, stage: str) -> None:
+    """Check that the packages are installed that a training stage names, and its model has the modules it names.
+
+    Raises RecipeError or ModelError, or ProblemsError for several.
+    """
+    section, problems = section_of(recipe, stage), Problems()
+    train, lora = section.train, section.lora
+    for tracker in train.report_to:
+        if tracker != "jsonl" and find_spec(tracker) is None:
+            with problems.noted():
+                what = f"the tracker '{tracker}' needs its package, which is not installed"
+                raise RecipeError(f"{stage}.train.report_to", what, f"pip install {tracker}, or leave it out")
+    if lora is not None and (lora.target_modules != "all-linear" or lora.modules_to_save):
+        with problems.noted():
+            _check_modules(recipe, stage, lora)
+    problems.raise_any()
+
+
+def _check_modules(recipe: Recipe, stage: str, lora: LoraSection) -> None:
+    """Check the modules that adapters name, where the configuration of the model to start from can be had."""
+    named = named_start(recipe, stage)
+    if named is None and isinstance(recipe.model, NewModel):
+        sizes = recipe.model.model_dump(exclude={"kind", "architecture"})
+        check_lora_modules(weightless_model(recipe.model.architecture, sizes, dtype=torch.float32), lora)
+        return
+    try:
+        model = empty_model(base_source(recipe) if named is None else Source(named, offline=recipe.offline))
+    except ModelError:  # what is wrong with it is said where the model is looked at
+        return
+    check_lora_modules(model, lora)
