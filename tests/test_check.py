@@ -27,7 +27,8 @@ def marked_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("marked") / "base"
     tokenizer = tiny_tokenizer()
     tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
-    model = tiny_model("mistral", vocab_size=len(tokenizer), max_position_embeddings=1 << 16)
+    model = tiny_model("mistral", vocab_size=len(tokenizer))
+    model.config.max_position_embeddings = 1 << 16
     save_model(model, tokenizer, folder)
     return folder
 

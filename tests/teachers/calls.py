@@ -21,10 +21,14 @@ def questions(count: int, *, start: int = 0) -> list[ChatRequest]:
     ]
 
 
+def digest(request: ChatRequest) -> str:
+    """The name that the server gives a question."""
+    return digest_of([{"role": message.role, "content": message.content} for message in request.messages])
+
+
 def expected(request: ChatRequest) -> str:
     """What the server answers."""
-    asked = [{"role": message.role, "content": message.content} for message in request.messages]
-    return f"echo {digest_of(asked)}"
+    return f"echo {digest(request)}"
 
 
 def address_at(base_url: str, **changes: object) -> Address:

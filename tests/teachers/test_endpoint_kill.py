@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.teachers.calls import KEY, questions
-from tests.teachers.hostile_server import HARMLESS, Event, digest_of, running_server
+from tests.teachers.calls import KEY, digest, questions
+from tests.teachers.hostile_server import HARMLESS, Event, running_server
 
 ASKING = Path(__file__).with_name("asking_process.py")
 CONCURRENCY = 8
@@ -43,7 +43,7 @@ def kill_and_go_on(path: Path, *, num_questions: int, num_kills: int, share: flo
                 killed.append((time.time(), answered_in(path)))
         last = subprocess.run(words, capture_output=True, text=True, check=True, timeout=500)
         events = server.events()
-    asked = {digest_of([message._asdict() for message in one.messages]) for one in questions(num_questions)}
+    asked = {digest(one) for one in questions(num_questions)}
     assert last.stdout == f"asking\n{num_questions}\n"
     assert answered_in(path) == asked
     assert {event.digest for event in events} == asked

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from zephyr.data.read.sources import Records
     from zephyr.feedback.rate import RatingCounts, RatingPlan
     from zephyr.recipe.feedback_section import CandidatesSection
-    from zephyr.recipe.teacher_section import SamplingSection, TeacherSection
+    from zephyr.recipe.teacher_section import TeacherSection
     from zephyr.records.rows import Prompt, Rated
 
     Rows = list[Rated] | Records[Rated] | Records[Prompt]
@@ -129,7 +129,6 @@ def rate(  # noqa: PLR0913 - typer makes an option of every parameter
     from zephyr.feedback.judge import calls_beside
     from zephyr.feedback.rate import RatingPlan
     from zephyr.recipe.feedback_section import JudgingSection
-    from zephyr.recipe.teacher_section import SamplingSection
     from zephyr.teachers.opening import TeacherContext, parse_teacher, prompts_together
 
     for path in (out, calls_beside(out)):
@@ -137,11 +136,11 @@ def rate(  # noqa: PLR0913 - typer makes an option of every parameter
     _check_options(ray_and_ledger=bool(ray_workers and ledger), dry_run_and_models=bool(dry_run and models))
     source = source_of(file, shape=shape, columns=columns, where=where, ignore=ignore, bad_rows=bad_rows)
     rows, unused = (open_prompts if models else open_answers)(source, offline=offline)
-    named = (judge, *(models or ()))
-    rater, *pool = (parse_teacher(name, api_key_env=api_key_env, concurrency=concurrency) for name in named)
+    rater, *pool = (
+        parse_teacher(name, api_key_env=api_key_env, concurrency=concurrency) for name in [judge, *(models or ())]
+    )
     judging = JudgingSection(aspects=parse_aspects(aspects), num_tries=tries, max_new_tokens=max_reply_tokens)
-    sampling = SamplingSection(temperature=temperature, max_new_tokens=max_new_tokens)
-    candidates = _candidates(pool, num_answers, sampling, principles)
+    candidates = _candidates(pool, num_answers, temperature, max_new_tokens, principles)
     chunk = CHUNK if ray_workers else prompts_together(CHUNK, [rater, *pool])
     plan = RatingPlan(rater, judging, TeacherContext(seed, offline), candidates, min_answers=1, max_tokens=cap_tokens)
     plan = replace(plan, chunk_prompts=chunk, chunk_rows=chunk)
@@ -158,13 +157,15 @@ def rate(  # noqa: PLR0913 - typer makes an option of every parameter
 
 
 def _candidates(
-    teachers: "list[TeacherSection]", num_answers: int, sampling: "SamplingSection", principles: Principles
+    teachers: "list[TeacherSection]", num_answers: int, temperature: float, max_new_tokens: int, principles: Principles
 ) -> "CandidatesSection | None":
     """How these models answer the prompts; None without any."""
     from zephyr.recipe.feedback_section import CandidatesSection
+    from zephyr.recipe.teacher_section import SamplingSection
 
     if not teachers:
         return None
+    sampling = SamplingSection(temperature=temperature, max_new_tokens=max_new_tokens)
     return CandidatesSection(
         num_completions=num_answers, models=[], teachers=teachers, sampling=sampling, principles=principles
     )
