@@ -44,7 +44,8 @@ def hub(tmp_path):
         def read(**fields):
             folder = tmp_path / f"home-{len(list(tmp_path.iterdir()))}"
             environment = {**os.environ, "HF_ENDPOINT": address, "HF_HOME": str(folder), "HF_HUB_OFFLINE": "0"}
-            environment |= {"HF_HUB_ETAG_TIMEOUT": "120", "HF_HUB_DOWNLOAD_TIMEOUT": "120"}
+            # Offline commands that ran in this process before have left their switches.
+            environment |= {"HF_DATASETS_OFFLINE": "0", "TRANSFORMERS_OFFLINE": "0"}
             before = len(log.read_text().splitlines())
             done = subprocess.run(
                 [sys.executable, "-c", READ, json.dumps({"path": hub_server.NAME, **fields})],
