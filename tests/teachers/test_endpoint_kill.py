@@ -49,8 +49,8 @@ def kill_and_go_on(path: Path, *, num_questions: int, num_kills: int, share: flo
     assert {event.digest for event in events} == asked
     for moment, answered in killed:
         assert not [event for event in events if event.at > moment and event.digest in answered]
-    # What was answered twice was in flight when a process died, or waited for the commit that it shares with others: then
-    # its place is taken by the next call already.
+    # What was answered twice was in flight when a process died, or waited for the commit that it shares with others,
+    # while the next call had taken its place already.
     twice = Counter(event.digest for event in answering_events(events))
     assert sum(twice.values()) - len(asked) <= num_kills * 2 * CONCURRENCY
     # Some kills met a process at work, or this showed nothing.
