@@ -1,6 +1,5 @@
 """`zephyr binarize`, `judge` and `judge audit`, as a user types them."""
 
-import json
 import random
 import subprocess
 import sys
@@ -10,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.cli.verbs import lines, printed_json, zephyr
 from tests.feedback.ray_teachers import OneByOne
-from zephyr.cli import main as cli
 from zephyr.data.read.sources import open_source
 from zephyr.data.tokenize.encoding import DialogueEncoder
 from zephyr.feedback import ray_workers
@@ -26,21 +25,6 @@ from zephyr.world import prompts
 
 COLUMNS = ["prompt", "prompt_id", "chosen", "rejected", "messages", "score_chosen", "score_rejected"]
 ASPECTS = ("helpfulness", "honesty", "instruction_following", "truthfulness")
-
-
-def zephyr(*words: object) -> int:
-    with pytest.raises(SystemExit) as stop:
-        cli.main([str(word) for word in words])
-    return int(stop.value.code or 0)
-
-
-def printed_json(capsys, *words: object) -> dict:
-    assert zephyr(*words, "--json") == 0
-    return json.loads(capsys.readouterr().out)
-
-
-def lines(path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def ultrafeedback_row(number: int, dice: random.Random) -> dict:

@@ -1,29 +1,7 @@
 """`--columns`, `--format`, `--where` and `--ignore` of the verbs read rows as the sources of a recipe do."""
 
-import json
-
-import pytest
-
-from zephyr.cli import main as cli
+from tests.cli.verbs import printed_json, zephyr
 from zephyr.records.writing import write_jsonl
-
-COLUMNS = ["prompt", "prompt_id", "chosen", "rejected", "messages", "score_chosen", "score_rejected"]
-ASPECTS = ("helpfulness", "honesty", "instruction_following", "truthfulness")
-
-
-def zephyr(*words: object) -> int:
-    with pytest.raises(SystemExit) as stop:
-        cli.main([str(word) for word in words])
-    return int(stop.value.code or 0)
-
-
-def printed_json(capsys, *words: object) -> dict:
-    assert zephyr(*words, "--json") == 0
-    return json.loads(capsys.readouterr().out)
-
-
-def lines(path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def test_columns_formats_and_unused_columns_are_as_in_recipes(tmp_path, capsys):
