@@ -114,7 +114,7 @@ def test_of_prompts_alone_nothing_of_an_answer_is_missed():
 def test_objects_that_are_no_messages_are_read_whole():
     tool = {"type": "function", "function": {"name": "add"}}
     (chat,), accounts = read({"messages": PLAIN, "tools": [tool]})
-    assert (chat.tools, accounts.unused) == (json.dumps([tool]), Counter())
+    assert (chat.inputs.tools, accounts.unused) == (json.dumps([tool]), Counter())
     fields = {"prompt": "Hi", "completion": "Hello!", "score": 3, "ratings": {"honesty": 5}}
     (rated,), accounts = read(fields, "rated")
     assert (rated.answers[0].ratings, accounts.unused) == ({"honesty": 5.0}, Counter())
@@ -195,6 +195,7 @@ ROWS = {
     "kto": {"prompt": "Hi", "completion": "Hello!", "label": 1},
     "messages": {"messages": PLAIN},
     "sharegpt": {"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello!"}]},
+    "glaive": {"system": "SYSTEM: S", "chat": "USER: Hi\n\n\nASSISTANT: Hello! <|endoftext|>"},
     "alpaca": {"instruction": "Hi", "output": "Hello!"},
     "prompt_completion": {"question": "Hi", "answer": "Hello!"},
     "prompt": {"prompt": "Hi"},

@@ -293,8 +293,8 @@ def test_rows_of_no_shape_are_told_what_is_needed():
     assert str(error) == (
         "f.csv row 1: has the fields promt, completion, and no chat records can be made of it ('promt': did you mean "
         "'prompt'?); needed are prompt (role, text, replies) | chosen, rejected (Human: ...) | prompt, chosen, "
-        "rejected | messages | conversations | instruction, output | prompt, completion; rename fields with columns, "
-        "or set shape"
+        "rejected | messages | conversations | system, chat (USER: ...) | instruction, output | prompt, completion; "
+        "rename fields with columns, or set shape"
     )
 
 

@@ -5,9 +5,9 @@ import json
 import pytest
 
 from zephyr.records.fields import Row, RowFault
-from zephyr.records.formats import records_of
+from zephyr.records.formats import detect_shape, records_of
 from zephyr.records.message_fields import messages_of, unread_keys
-from zephyr.records.messages import Message, ToolCall, message_faults
+from zephyr.records.messages import Message, TemplateInputs, ToolCall, message_faults
 from zephyr.records.rows import prompt_id
 
 USER = {"role": "user", "content": "Add 1 and 2"}
@@ -137,7 +137,7 @@ def test_a_dialogue_with_tools_is_one_record():
     }
     result, said = {"role": "tool", "content": "3", "tool_call_id": "c1"}, {"role": "assistant", "content": "It is 3."}
     record = chat({"messages": [USER, answer, result, said], "tools": json.dumps([ADD])})
-    assert record.tools == TOOLS
+    assert record.inputs.tools == TOOLS
     assert record.messages == (
         Message("user", "Add 1 and 2"),
         Message("assistant", "", tool_calls=(CALL._replace(id="c1"),)),
@@ -156,7 +156,7 @@ def test_a_dialogue_with_tools_is_one_record():
     ],
 )
 def test_tools_are_declared_in_a_column_or_in_the_first_message(declared):
-    assert chat({"messages": [USER, {"role": "assistant", "content": "3"}], **declared}).tools == TOOLS
+    assert chat({"messages": [USER, {"role": "assistant", "content": "3"}], **declared}).inputs.tools == TOOLS
 
 
 def test_two_lists_of_tools_are_a_fault():
@@ -185,12 +185,77 @@ def test_glaive_quotes_arguments_with_single_quotes():
     assert chat(fields).messages[1] == Message("assistant", "", tool_calls=(CALL,))
 
 
+GLAIVE = {
+    "system": "SYSTEM: You are a helpful assistant with access to the following functions. Use them if required -\n"
+    + json.dumps(ADD, indent=4) + "\n\n" + json.dumps({"name": "sub"}, indent=4) + "\n",
+    "chat": "USER: Add 1 and 2\n\n\nASSISTANT: <functioncall> "
+    """{"name": "add", "arguments": '{"a": 1, "b": 2}'} <|endoftext|>\n\n\nFUNCTION RESPONSE: {"sum": 3}\n\n\n"""
+    "ASSISTANT: It is 3.\n\nASSISTANT is my role. <|endoftext|>\n\n\n"
+    "USER: Thanks\n\n\nASSISTANT: Welcome! <|endoftext|>",
+}  # fmt: skip
+
+
+def test_all_turns_and_tools_are_read_from_the_two_texts_of_glaive():
+    assert detect_shape(GLAIVE, "chat") == "glaive"
+    record = chat(GLAIVE, "glaive")
+    assert [tool["function"]["name"] for tool in json.loads(record.inputs.tools)] == ["add", "sub"]
+    assert record.messages == (
+        Message("system", "You are a helpful assistant"),
+        Message("user", "Add 1 and 2"),
+        Message("assistant", "", tool_calls=(CALL,)),
+        Message("tool", '{"sum": 3}'),
+        Message("assistant", "It is 3.\n\nASSISTANT is my role."),
+        Message("user", "Thanks"),
+        Message("assistant", "Welcome!"),
+    )
+    without = {**GLAIVE, "system": "SYSTEM: You are a helpful assistant, with no access to external functions."}
+    plain = chat({**without, "chat": "USER: Hi\n\n\nASSISTANT: Hello <|endoftext|>"}, "glaive")
+    assert (plain.inputs.tools, plain.messages[0].content) == (
+        "", "You are a helpful assistant, with no access to external functions.",
+    )  # fmt: skip
+
+
+def test_a_list_of_tools_that_is_cut_is_a_fault():
+    cut = {**GLAIVE, "system": GLAIVE["system"][:-20]}
+    assert fault(cut, "glaive").what.startswith("has system that is no JSON, got")
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ({"enable_thinking": False, "xml_tools": [], "custom_instructions": ""}, '{"enable_thinking": false}'),
+        ('{"enable_thinking": true}', '{"enable_thinking": true}'),
+        ({}, ""),
+        (None, ""),
+    ],
+)
+def test_the_variables_of_a_template_are_read(value, expected):
+    fields = {"messages": [USER, {"role": "assistant", "content": "3"}], "chat_template_kwargs": value}
+    assert chat(fields).inputs == TemplateInputs(variables=expected)
+    pair = {"prompt": "a", "chosen": "b", "rejected": "c", "chat_template_kwargs": value}
+    (record,) = records_of(Row("r", pair), "preference", "preference")
+    assert record.inputs == TemplateInputs(variables=expected)
+
+
+@pytest.mark.parametrize(
+    ("value", "what"),
+    [
+        ([1], "has chat_template_kwargs that is no object, got [1]"),
+        ("x", "has chat_template_kwargs that is no JSON, got 'x'"),
+        ({"messages": [1]}, "has messages in chat_template_kwargs, not in a column"),
+    ],
+)
+def test_other_values_are_no_variables(value, what):
+    fields = {"messages": [USER, {"role": "assistant", "content": "3"}], "chat_template_kwargs": value}
+    assert fault(fields).what == what
+
+
 def test_a_pair_keeps_reasoning_and_calls_of_its_answers():
     chosen = [USER, {"role": "assistant", "content": None, "tool_calls": [FUNCTION]}]
     rejected = [USER, {"role": "assistant", "content": "4", "reasoning_content": "1+2"}]
     (pair,) = records_of(Row("r", {"chosen": chosen, "rejected": rejected, "tools": [ADD]}), "preference", "preference")
     assert pair.answers == (Message("assistant", "", tool_calls=(CALL,)), Message("assistant", "4", "1+2"))
-    assert (pair.completions, pair.tools) == (("", "4"), TOOLS)
+    assert (pair.completions, pair.inputs.tools) == (("", "4"), TOOLS)
 
 
 @pytest.mark.parametrize(

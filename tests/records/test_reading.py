@@ -54,6 +54,19 @@ def test_parquet_gives_the_same_rows(tmp_path):
     assert read[-1].name == "rows.parquet row 700"
 
 
+def test_keys_that_only_other_objects_of_a_parquet_column_have_are_not_there(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+
+    def row(name, arguments):
+        call = {"function": {"name": name, "arguments": arguments}}
+        return {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "tool_calls": [call]}]}
+
+    rows = [row("add", {"a": 1, "b": [None, 2]}), row("find", {"text": "x", "deep": {"c": 1}})]
+    parquet.write_table(pyarrow.Table.from_pylist([{**one, "label": None} for one in rows]), tmp_path / "a.parquet")
+    assert [read.fields for read in read_rows(tmp_path / "a.parquet")] == [{**one, "label": None} for one in rows]
+
+
 def test_rows_of_jsonl_are_numbered_by_line(tmp_path):
     (tmp_path / "gaps.jsonl").write_text('\n{"a": 1}\n\n \n{"a": 2}\n')
     assert [row.name for row in read_rows(tmp_path / "gaps.jsonl")] == ["gaps.jsonl row 2", "gaps.jsonl row 5"]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from zephyr.errors import DataError
 from zephyr.records.formats import detect_shape, record_of
-from zephyr.records.messages import Message, ToolCall
+from zephyr.records.messages import Message, TemplateInputs, ToolCall
 from zephyr.records.reading import read_rows
 from zephyr.records.rows import Answer, Chat, Preference, Prompt, Rated, Text
 from zephyr.records.writing import to_fields, write_jsonl
@@ -27,6 +27,9 @@ CALLS = st.lists(
 ).map(tuple)
 THOUGHTS = st.sampled_from(["", "Let me see.\nYes."])
 TOOLS = st.sampled_from(["", '[{"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}]'])
+
+
+INPUTS = st.builds(TemplateInputs, TOOLS, st.sampled_from(["", '{"enable_thinking": false}']))
 
 
 @st.composite
@@ -48,7 +51,7 @@ def tool_preferences(draw):
     answers = st.builds(Message, st.just("assistant"), FILLED, THOUGHTS, st.just(()) | CALLS)
     found = tuple(draw(st.lists(answers, min_size=1, max_size=3)))
     ratings = tuple(float(rank) for rank in range(len(found)))[::-1]
-    row = Preference("", draw(tool_dialogues("user")), (), ratings, "", (), "", draw(TOOLS))
+    row = Preference("", draw(tool_dialogues("user")), (), ratings, "", (), "", draw(INPUTS))
     return row.with_answers(found)
 
 
@@ -86,7 +89,7 @@ ANSWERS = st.builds(
 RECORDS = st.one_of(
     st.tuples(st.just("text"), st.builds(Text, st.just(""), FILLED, SOURCES)),
     st.tuples(st.just("chat"), st.builds(Chat, st.just(""), dialogues("assistant"), SOURCES, st.just(""))),
-    st.tuples(st.just("chat"), st.builds(Chat, st.just(""), tool_dialogues("assistant"), SOURCES, TOOLS)),
+    st.tuples(st.just("chat"), st.builds(Chat, st.just(""), tool_dialogues("assistant"), SOURCES, INPUTS)),
     st.tuples(st.just("preference"), tool_preferences()),
     st.tuples(st.just("prompt"), st.builds(Prompt, st.just(""), dialogues("user"), SOURCES, KNOWN)),
     st.tuples(st.just("preference"), preferences()),

@@ -106,7 +106,7 @@ def column_accounts(read: Records[R]) -> dict[str, object]:
 
 
 def _answers_of(row: Preference) -> Rated:
-    if row.tools or has_tools((*row.prompt, *row.answers)):
+    if row.inputs.tools or has_tools((*row.prompt, *row.answers)):
         raise DataError(row.name, "has tools, and answers with tools cannot be rated", "remove the row")
     models = row.models or ("",) * len(row.completions)
     answers = tuple(Answer(text, model) for text, model in zip(row.completions, models, strict=True))

@@ -1,5 +1,6 @@
 """The base model of a run, and its chat template."""
 
+from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal, NamedTuple, TypeAlias
 
 from pydantic import Field, model_validator
@@ -7,6 +8,8 @@ from pydantic import Field, model_validator
 from zephyr.recipe.section import FREE, Section
 
 DType = Literal["float32", "bfloat16", "float16"]
+TemplateValue: TypeAlias = bool | int | float | str
+NO_VALUES: Mapping[str, TemplateValue] = {}
 
 
 class TrustedCodeSection(Section):
@@ -74,6 +77,11 @@ class TemplateOptions(Section):
     reasoning: Literal["learn", "mask", "drop"] = Field(
         "learn", description="the reasoning before an answer: learn it, show it without learning it, or leave it out"
     )
+    variables: dict[Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$")], TemplateValue] = Field(
+        default_factory=dict,
+        description="values for the template's own variables, such as enable_thinking, where a row's "
+        "chat_template_kwargs do not set them; stored in the template of the trained model",
+    )
 
 
 class ChatTemplateSection(TemplateOptions):
@@ -82,6 +90,12 @@ class ChatTemplateSection(TemplateOptions):
     name: Literal["zephyr", "chatml", "llama3", "own"] = Field(
         "zephyr", description="the layout of messages; own: the template that comes with the model's tokenizer"
     )
+
+    @model_validator(mode="after")
+    def _layouts_have_no_variables(self) -> "ChatTemplateSection":
+        if self.variables and self.name != "own":
+            raise ValueError(f"the layout {self.name} has no variables; set name to own, or leave variables out")
+        return self
 
 
 class FileTemplateSection(TemplateOptions):

@@ -147,6 +147,11 @@ class PreferenceObjective(Section):
         """What is measured of the examples besides the loss."""
         return PAIR_METRICS
 
+    @property
+    def scores_prompt(self) -> bool:
+        """Whether the tokens of the prompt are learnt too."""
+        return False
+
     def completions_problem(self, num_completions: int) -> str | None:
         """What is wrong with a prompt of so many completions, or None."""
         fewest, most = self.fewest_completions, self.most_completions
@@ -221,6 +226,10 @@ class OrpoObjective(PreferenceObjective):
     nll_on_prompt: bool = Field(
         True, description="include the prompt in the NLL, as the authors' code and TRL since 0.8.2 do"
     )
+
+    @property
+    def scores_prompt(self) -> bool:
+        return self.nll_on_prompt
 
     @property
     def metrics(self) -> tuple[str, ...]:

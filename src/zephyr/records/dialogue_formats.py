@@ -1,12 +1,21 @@
-"""Dialogues from the formats they are published in: messages, ShareGPT, Alpaca, prompt and completion, prompt alone."""
+"""Dialogues from the formats they are published in: messages, ShareGPT, Alpaca, Glaive, prompt (and completion)."""
 
+import json
 import re
 
 from zephyr.records.columns import peek
-from zephyr.records.fields import Fields, Json, brief, filled_text, first_of, optional_text, text_of, unusable
+from zephyr.records.fields import Fields, Json, brief, filled_text, first_of, listed, optional_text, text_of, unusable
 from zephyr.records.message_fields import TOOL_LIST_KEYS, messages_of
-from zephyr.records.messages import Message, Messages, has_tools
-from zephyr.records.tool_fields import tools_of, with_tagged_calls
+from zephyr.records.messages import (
+    GIVEN_VARIABLES,
+    VARIABLES_KEY,
+    Message,
+    Messages,
+    Role,
+    TemplateInputs,
+    has_tools,
+)
+from zephyr.records.tool_fields import json_of, objects_of, tools_of, with_tagged_calls
 
 PROMPT_NAMES = ("prompt", "instruction", "question")
 COMPLETION_NAMES = ("completion", "response", "answer", "output")
@@ -15,6 +24,11 @@ ALPACA_ANSWER_NAMES = ("output", "response", "completion")
 GIVEN_NAMES = ("context", "input")
 # The system message, as in OpenOrca and its like.
 SYSTEM_NAMES = ("system", "system_prompt", "system_message")
+# Glaive's columns: the tools behind a sentence of the system message, and the turns in one text.
+GLAIVE_NAMES = ("system", "chat")
+_GLAIVE_TURN = re.compile(r"(?:^|\n\n)\s*(USER|ASSISTANT|FUNCTION RESPONSE):")
+_GLAIVE_ROLES: dict[str, Role] = {"USER": "user", "ASSISTANT": "assistant", "FUNCTION RESPONSE": "tool"}
+_GLAIVE_TOOLS = re.compile(r",? with access to the following functions\. Use them if required\s*-?\s*(?=\{)")
 _HH_TURN = re.compile(r"(?:^|\n\n)(Human|Assistant):")
 
 
@@ -32,6 +46,23 @@ def tool_messages_of(fields: Fields, value: Json, name: str) -> Messages:
     """The messages of a field's value; where the row has tools, calls that are written as text are read as calls."""
     messages = messages_of(value, name)
     return with_tagged_calls(messages) if has_tools(messages) or declared_tools(fields) else messages
+
+
+def template_inputs(fields: Fields) -> TemplateInputs:
+    """What a row gives to its chat template beside messages: its tools, and the object of `chat_template_kwargs`.
+
+    Raises UnusableError for other values.
+    """
+    value = fields.get(VARIABLES_KEY)
+    if isinstance(value, str):
+        value = json_of(value, VARIABLES_KEY) if value.strip() else None
+    if value is not None and not isinstance(value, dict):
+        raise unusable(f"{VARIABLES_KEY} is no object", f"has {VARIABLES_KEY} that is no object, got {brief(value)}")
+    taken = sorted(GIVEN_VARIABLES & set(value or ()))
+    if taken:
+        raise unusable(f"{VARIABLES_KEY} sets {taken[0]}", f"has {listed(taken)} in {VARIABLES_KEY}, not in a column")
+    given = {name: one for name, one in (value or {}).items() if one not in (None, "", [], {})}
+    return TemplateInputs(declared_tools(fields), json.dumps(given, ensure_ascii=False) if given else "")
 
 
 def declared_tools(fields: Fields) -> str:
@@ -98,6 +129,23 @@ def from_hh_text(text: str) -> Messages:
         raise unusable("no HH-RLHF text", f"the text does not begin with 'Human:', got {brief(text)}")
     pairs = zip(turns[::2], turns[1::2], strict=True)
     return tuple(Message("user" if name == "Human" else "assistant", content.strip()) for name, content in pairs)
+
+
+def from_glaive(fields: Fields) -> dict[str, Json]:
+    """The `messages` and `tools` of a row that has all turns in one text. Raises UnusableError for any other text.
+
+    Source: glaiveai/glaive-function-calling-v2 on the hub.
+    """
+    system = text_of(fields.get("system") or "", "system").strip().removeprefix("SYSTEM:").strip()
+    said, *listed_tools = _GLAIVE_TOOLS.split(system, maxsplit=1)
+    chat = filled_text(fields.get("chat"), "chat")
+    before, *turns = _GLAIVE_TURN.split(chat)
+    if before.strip() or not turns:
+        raise unusable("no dialogue of Glaive", f"the text of chat does not begin with 'USER:', got {brief(chat)}")
+    messages: list[Json] = [{"role": "system", "content": said}] if said else []
+    for speaker, text in zip(turns[::2], turns[1::2], strict=True):
+        messages.append({"role": _GLAIVE_ROLES[speaker], "content": text.replace("<|endoftext|>", "").strip()})
+    return {"messages": messages, "tools": objects_of("".join(listed_tools), "system"), "source": fields.get("source")}
 
 
 def with_system(fields: Fields, messages: Messages) -> Messages:

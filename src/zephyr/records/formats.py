@@ -13,14 +13,16 @@ from zephyr.records.dialogue_formats import (
     ALPACA_ANSWER_NAMES,
     COMPLETION_NAMES,
     GIVEN_NAMES,
+    GLAIVE_NAMES,
     PROMPT_NAMES,
     SYSTEM_NAMES,
-    declared_tools,
     from_alpaca,
+    from_glaive,
     from_messages,
     from_prompt,
     from_prompt_completion,
     from_sharegpt,
+    template_inputs,
 )
 from zephyr.records.fields import (
     LABELS,
@@ -37,7 +39,7 @@ from zephyr.records.fields import (
     unusable,
 )
 from zephyr.records.message_fields import TOOL_LIST_KEYS, unread_keys
-from zephyr.records.messages import MessageFault, Messages, find_message_faults, has_tools
+from zephyr.records.messages import VARIABLES_KEY, MessageFault, Messages, find_message_faults, has_tools
 from zephyr.records.preference_formats import (
     PAIR_SCORE_NAMES,
     TREE_KEYS,
@@ -172,7 +174,7 @@ def _dialogue(read: Callable[[Fields], Messages]) -> Mapping[RecordKind, RowRead
         messages = _valid(read(row.fields), ends_with="assistant")
         if not any(message.learn for message in messages if message.role == "assistant"):
             raise unusable("no answer to learn", "every answer is marked as not to be learnt")
-        return [Chat(row.name, messages, _source(row), declared_tools(row.fields))]
+        return [Chat(row.name, messages, _source(row), template_inputs(row.fields))]
 
     def prompts(row: Row) -> Sequence[Record]:
         messages = read(row.fields)
@@ -195,21 +197,21 @@ def _preference(read: Callable[[Row], Preference]) -> Mapping[RecordKind, RowRea
     """Readers of preferences, prompts, and the dialogues that end with the chosen answer."""
 
     def preferences(row: Row) -> Sequence[Record]:
-        return [read(row)._replace(source=_source(row), rule=_text(row, "rule"), tools=declared_tools(row.fields))]
+        return [read(row)._replace(source=_source(row), rule=_text(row, "rule"), inputs=template_inputs(row.fields))]
 
     def prompts(row: Row) -> Sequence[Record]:
         return [_prompt(row, read(row).prompt)]
 
     def chats(row: Row) -> Sequence[Record]:
         pair = read(row)
-        return [Chat(row.name, (*pair.prompt, pair.answers[0]), _source(row), declared_tools(row.fields))]
+        return [Chat(row.name, (*pair.prompt, pair.answers[0]), _source(row), template_inputs(row.fields))]
 
     return {"preference": preferences, "prompt": prompts, "chat": chats}
 
 
 def _prompt(row: Row, messages: Messages, knowledge: str = "") -> Prompt:
     """The prompt of a row. Raises UnusableError for one with tools: nothing here answers or rates with tools."""
-    if declared_tools(row.fields) or has_tools(messages):
+    if template_inputs(row.fields).tools or has_tools(messages):
         raise unusable("prompt with tools", "has tools, and prompts with tools can be neither answered nor rated")
     return Prompt(row.name, messages, _source(row), knowledge)
 
@@ -252,6 +254,20 @@ def _fits_hh_rlhf(fields: Fields) -> bool:
     return is_text and "rejected" in fields
 
 
+def _fits_glaive(fields: Fields) -> bool:
+    chat = fields.get("chat")
+    return isinstance(chat, str) and chat.lstrip().startswith("USER:")
+
+
+def _from_glaive(readers: Mapping[RecordKind, RowReader]) -> Mapping[RecordKind, RowReader]:
+    """Readers of Glaive's rows, by those of rows with messages and tools."""
+
+    def reader(read: RowReader) -> RowReader:
+        return lambda row: read(Row(row.name, from_glaive(row.fields)))
+
+    return {kind: reader(read) for kind, read in readers.items()}
+
+
 def _fits_tree(fields: Fields) -> bool:
     prompt = fields.get("prompt")
     return isinstance(prompt, dict) and "replies" in prompt
@@ -262,7 +278,9 @@ def _fits_kto(fields: Fields) -> bool:
     return has_dialogue and any(str(fields.get(name)).strip().lower() in LABELS for name in LABEL_NAMES)
 
 
-_ALPACA_COLUMNS = ("instruction", *GIVEN_NAMES, "history", *SYSTEM_NAMES, *TOOL_LIST_KEYS)
+# What a row may give to its chat template beside messages.
+INPUT_KEYS = (*TOOL_LIST_KEYS, VARIABLES_KEY)
+_ALPACA_COLUMNS = ("instruction", *GIVEN_NAMES, "history", *SYSTEM_NAMES, *INPUT_KEYS)
 _PROMPT_COLUMNS = (*PROMPT_NAMES, *_ALPACA_COLUMNS)
 _PAIR_COLUMNS = ("chosen", "rejected", *PAIR_SCORE_NAMES, "model_chosen", "model_rejected", "rule", "source")
 
@@ -307,7 +325,7 @@ SHAPES: Mapping[Shape, KnownShape] = {
         "chosen, rejected (Human: ...)",
         _fits_hh_rlhf,
         _preference(from_hh_rlhf),
-        (*_PAIR_COLUMNS, *PROMPT_NAMES, *SYSTEM_NAMES, *TOOL_LIST_KEYS),
+        (*_PAIR_COLUMNS, *PROMPT_NAMES, *SYSTEM_NAMES, *INPUT_KEYS),
     ),
     "preference": KnownShape(
         "prompt, chosen, rejected",
@@ -328,13 +346,16 @@ SHAPES: Mapping[Shape, KnownShape] = {
         "messages",
         lambda fields: "messages" in fields,
         _dialogue(from_messages),
-        ("messages", *SYSTEM_NAMES, *TOOL_LIST_KEYS, "knowledge", "source"),
+        ("messages", *SYSTEM_NAMES, *INPUT_KEYS, "knowledge", "source"),
     ),
     "sharegpt": KnownShape(
         "conversations",
         lambda fields: "conversations" in fields,
         _dialogue(from_sharegpt),
-        ("conversations", *SYSTEM_NAMES, *TOOL_LIST_KEYS, "knowledge", "source"),
+        ("conversations", *SYSTEM_NAMES, *INPUT_KEYS, "knowledge", "source"),
+    ),
+    "glaive": KnownShape(
+        "system, chat (USER: ...)", _fits_glaive, _from_glaive(_dialogue(from_messages)), (*GLAIVE_NAMES, "source")
     ),
     "alpaca": KnownShape(
         "instruction, output",

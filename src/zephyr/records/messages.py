@@ -55,6 +55,23 @@ class Message(NamedTuple):
 Messages = tuple[Message, ...]
 
 
+class TemplateInputs(NamedTuple):
+    """What a row gives to its chat template beside messages, as JSON text or empty.
+
+    `tools` is the list of tools that it declares, `variables` the object of its VARIABLES_KEY.
+    """
+
+    tools: str = ""
+    variables: str = ""
+
+
+NO_INPUTS = TemplateInputs()
+# The field of a row with values for its template's variables, as TRL and vLLM name it.
+VARIABLES_KEY = "chat_template_kwargs"
+# What every chat template is given; no row may set it.
+GIVEN_VARIABLES = frozenset({"messages", "tools", "documents", "add_generation_prompt"})
+
+
 class MessageFault(NamedTuple):
     """A fault of a dialogue: a short reason to count by, and the full message."""
 

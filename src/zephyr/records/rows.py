@@ -9,12 +9,12 @@ import json
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
-from zephyr.records.messages import Message, Messages, ToolCall
+from zephyr.records.messages import NO_INPUTS, Message, Messages, TemplateInputs, ToolCall
 
 RecordKind = Literal["text", "chat", "prompt", "rated", "preference"]
 Shape = Literal[
     "messages", "prompt_completion", "preference", "ultrafeedback", "rated", "sharegpt", "alpaca", "kto", "hh_rlhf",
-    "oasst_tree", "text", "prompt",
+    "oasst_tree", "glaive", "text", "prompt",
 ]  # fmt: skip
 
 _NO_RATINGS: Mapping[str, float | None] = {}
@@ -29,12 +29,12 @@ class Text(NamedTuple):
 
 
 class Chat(NamedTuple):
-    """A dialogue that ends with an answer; `tools` is the JSON text of the list of tools that it declares, or empty."""
+    """A dialogue that ends with an answer; `inputs` is what its chat template is given beside the messages."""
 
     name: str
     messages: Messages
     source: str = ""
-    tools: str = ""
+    inputs: TemplateInputs = NO_INPUTS
 
 
 class Prompt(NamedTuple):
@@ -75,7 +75,7 @@ class Preference(NamedTuple):
     """A row of preference training, best first: a pair, a list, or one labelled completion (rated 1.0 or 0.0).
 
     `models` wrote the completions, empty if unknown; `rule` is how the row was made from ratings. `reasoning` and
-    `tool_calls` are those of each completion, empty if none has any; `tools` as in Chat.
+    `tool_calls` are those of each completion, empty if none has any; `inputs` as in Chat.
     """
 
     name: str
@@ -85,7 +85,7 @@ class Preference(NamedTuple):
     source: str = ""
     models: tuple[str, ...] = ()
     rule: str = ""
-    tools: str = ""
+    inputs: TemplateInputs = NO_INPUTS
     reasoning: tuple[str, ...] = ()
     tool_calls: tuple[tuple[ToolCall, ...], ...] = ()
 

@@ -3,7 +3,7 @@
 import csv
 import importlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO, Protocol, cast
 
@@ -80,6 +80,20 @@ class _Parquet(Protocol):
     def ParquetFile(self, source: BinaryIO) -> _ParquetFile: ...  # noqa: N802 - the library's name
 
 
+def without_absent_keys(fields: Mapping[str, Json]) -> dict[str, Json]:
+    """The fields of a row of an Arrow table, without the keys that are null in objects inside of a column.
+
+    Arrow gives every object of a column the keys of all of them: the arguments of one tool to the calls of the others.
+    """
+    return {name: _as_written(value) for name, value in fields.items()}
+
+
+def _as_written(value: Json) -> Json:
+    if isinstance(value, dict):
+        return {key: _as_written(held) for key, held in value.items() if held is not None}
+    return [_as_written(held) for held in value] if isinstance(value, list) else value
+
+
 def read_parquet(path: Path, name: str) -> Iterator[Row | RowFault]:
     """The rows of a Parquet file, read in batches. Raises DataError for a broken file, or without pyarrow."""
     try:
@@ -93,7 +107,7 @@ def read_parquet(path: Path, name: str) -> Iterator[Row | RowFault]:
             for batch in parquet.ParquetFile(file).iter_batches(batch_size=_BATCH_ROWS):
                 for fields in batch.to_pylist():
                     number += 1
-                    yield Row(f"{name} row {number}", fields)
+                    yield Row(f"{name} row {number}", without_absent_keys(fields))
         except (ValueError, OSError) as error:
             what = f"is not a complete Parquet file ({brief(str(error))})"
             raise DataError(f"{name}, after row {number}", what, "download or write the file again") from error

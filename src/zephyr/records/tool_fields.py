@@ -25,7 +25,7 @@ def tools_of(value: Json, what: str) -> str:
     A bare function becomes {"type": "function", "function": ...}, the form that chat templates expect.
     """
     if isinstance(value, str):
-        value = _json(value, what) if value.strip() else None
+        value = json_of(value, what) if value.strip() else None
     if value is None or value == []:
         return ""
     tools = value if isinstance(value, list) else [value]
@@ -43,7 +43,7 @@ def tools_of(value: Json, what: str) -> str:
 def tool_calls_of(value: Json, what: str) -> tuple[ToolCall, ...]:
     """The calls of OpenAI's `tool_calls`, or the one of `function_call`. Raises UnusableError."""
     if isinstance(value, str):
-        value = _json(value, what) if value.strip() else None
+        value = json_of(value, what) if value.strip() else None
     if value is None:
         return ()
     return tuple(_call_of(call, what) for call in (value if isinstance(value, list) else [value]))
@@ -53,7 +53,7 @@ def text_calls_of(text: str) -> tuple[ToolCall, ...]:
     """The calls of a text that is nothing else: JSON, or JSON in tags. Raises UnusableError."""
     if _CALL_TAGS.search(text):
         return _tagged_calls(text)
-    return tool_calls_of(_json(text, "tool call"), "tool call")
+    return tool_calls_of(json_of(text, "tool call"), "tool call")
 
 
 def with_tagged_calls(messages: Messages) -> Messages:
@@ -75,7 +75,7 @@ def _tagged_calls(text: str) -> tuple[ToolCall, ...]:
     calls: list[ToolCall] = []
     for found in _CALL_TAGS.finditer(text):
         said = (found[1] or found[2] or "").strip()
-        calls += tool_calls_of(_json(_QUOTED_ARGUMENTS.sub(_requoted, said), "tool call"), "tool call")
+        calls += tool_calls_of(json_of(_QUOTED_ARGUMENTS.sub(_requoted, said), "tool call"), "tool call")
     return tuple(calls)
 
 
@@ -98,12 +98,27 @@ def _call_of(value: Json, what: str) -> ToolCall:
     return ToolCall(name, arguments, text_of(value.get("id") or "", "id of a tool call"))
 
 
-def _json(text: str, what: str) -> Json:
+def json_of(text: str, what: str) -> Json:
+    """The value of a JSON text. Raises UnusableError, which names `what` it is."""
     try:
         value: Json = json.loads(text)
     except ValueError:
         raise unusable(f"{what} is no JSON", f"has {what} that is no JSON, got {brief(text)}") from None
     return value
+
+
+def objects_of(text: str, what: str) -> list[Json]:
+    """The JSON values that a text holds one after the other. Raises UnusableError, which names `what` it is."""
+    found: list[Json] = []
+    rest = text.strip()
+    while rest:
+        try:
+            value, end = json.JSONDecoder().raw_decode(rest)
+        except ValueError:
+            raise unusable(f"{what} is no JSON", f"has {what} that is no JSON, got {brief(rest)}") from None
+        found.append(value)
+        rest = rest[end:].strip()
+    return found
 
 
 def _without(fields: dict[str, Json], key: str) -> dict[str, Json]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from zephyr.atomic import sync, write_file
 from zephyr.errors import DataError
 from zephyr.records.fields import Json, printable
-from zephyr.records.messages import Message, Messages, ToolCall
+from zephyr.records.messages import VARIABLES_KEY, Message, Messages, TemplateInputs, ToolCall
 from zephyr.records.rows import Answer, Chat, Preference, Prompt, Rated, Record, Text, prompt_id
 
 _BLOCK_ROWS = 1_000
@@ -62,8 +62,8 @@ def to_fields(record: Record) -> dict[str, Json]:
     match record:
         case Text(text=text):
             fields: dict[str, Json] = {"text": text}
-        case Chat(messages=messages, tools=tools):
-            fields = {"messages": _messages(messages), **_tool_fields(tools)}
+        case Chat(messages=messages, inputs=inputs):
+            fields = {"messages": _messages(messages), **_input_fields(inputs)}
         case Prompt(messages=messages, knowledge=knowledge):
             fields = {"prompt": _messages(messages), "prompt_id": prompt_id(messages)}
             fields |= _filled({"knowledge": knowledge})
@@ -72,7 +72,7 @@ def to_fields(record: Record) -> dict[str, Json]:
             fields = {"prompt": _messages(prompt), "prompt_id": prompt_id(prompt), "answers": rated}
             fields |= _filled({"knowledge": knowledge})
         case Preference():
-            fields = _preference_fields(record) | _tool_fields(record.tools)
+            fields = _preference_fields(record) | _input_fields(record.inputs)
     return fields | _filled({"source": record.source})
 
 
@@ -99,8 +99,9 @@ def _call_fields(call: ToolCall) -> dict[str, Json]:
     return {**_filled({"id": call.id}), "type": "function", "function": function}
 
 
-def _tool_fields(tools: str) -> dict[str, Json]:
-    return {"tools": json.loads(tools)} if tools else {}
+def _input_fields(inputs: TemplateInputs) -> dict[str, Json]:
+    texts = {"tools": inputs.tools, VARIABLES_KEY: inputs.variables}
+    return {name: json.loads(text) for name, text in texts.items() if text}
 
 
 def _answer_fields(answer: Answer) -> dict[str, Json]:

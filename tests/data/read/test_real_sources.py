@@ -49,7 +49,7 @@ def test_tools_are_read_with_their_dialogues(shared_data):
     source = DataSource(path="sft/llama_factory/glaive_toolcall_en_demo.json")
     records = open_source(source, "chat", data_dir=shared_data, offline=True)
     assert (len(records), records.unused) == (300, Counter())
-    assert sum(bool(record.tools) for record in records) == 191
+    assert sum(bool(record.inputs.tools) for record in records) == 191
 
 
 def test_nested_fields_are_reached_by_columns(shared_data):

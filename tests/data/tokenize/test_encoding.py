@@ -39,9 +39,13 @@ TOKENIZERS = {"tiny": functools.cache(chat_tokenizer), "mistral": mistral_tokeni
 FEWER = hypothesis.settings(max_examples=40)
 
 
-@functools.cache
 def encoder_for(tokenizer: str, settings: ChatTemplateSection) -> DialogueEncoder:
-    return DialogueEncoder(TOKENIZERS[tokenizer](), settings)
+    return _encoder_for(tokenizer, settings.model_dump_json())
+
+
+@functools.cache
+def _encoder_for(tokenizer: str, settings: str) -> DialogueEncoder:
+    return DialogueEncoder(TOKENIZERS[tokenizer](), ChatTemplateSection.model_validate_json(settings))
 
 
 @pytest.mark.parametrize("legacy", [True, False])

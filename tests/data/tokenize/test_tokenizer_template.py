@@ -1,5 +1,8 @@
+import json
+
 import pytest
 from hypothesis import given, settings
+from pydantic import ValidationError
 from tokenizers import AddedToken
 
 from tests.data.dialogues import ANSWER, ORDINARY, answers, chat_tokenizer, plain_dicts, prompts
@@ -8,7 +11,7 @@ from zephyr.data.tokenize.templates import LAYOUTS, jinja_of
 from zephyr.errors import DataError, ModelError, RecipeError
 from zephyr.models.tiny import TINY_CHAT_TEMPLATE, tiny_tokenizer
 from zephyr.recipe.model_section import ChatTemplateSection
-from zephyr.records.messages import Message
+from zephyr.records.messages import NO_INPUTS, Message, TemplateInputs
 
 OWN = ChatTemplateSection(name="own")
 DIALOGUE = (*ORDINARY, Message("assistant", ANSWER))
@@ -155,3 +158,74 @@ def test_control_tokens_that_swallow_white_space_are_refused():
     tokenizer.add_special_tokens({"eos_token": AddedToken("<|end|>", special=True, rstrip=True)})
     with pytest.raises(ModelError, match=r"uses '<\|end\|>', which removes the white space"):
         DialogueEncoder(tokenizer, OWN)
+
+
+# As Qwen3's and SmolLM3's templates do with enable_thinking: another system message, and a thought that is empty.
+THINKING = """{%- if enable_thinking is not defined %}{%- set enable_thinking = true %}{%- endif %}
+{{- bos_token + ('/think' if enable_thinking else '/no_think') + (custom_instructions or '') }}
+{%- for message in messages %}
+    {%- if message.role == 'assistant' %}
+        {{- '<|assistant|>' + ('' if enable_thinking else '<think>\n\n</think>\n') + message.content + eos_token }}
+    {%- else %}{{- '<|user|>' + message.content }}{%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<|assistant|>' + ('' if enable_thinking else '<think>\n\n</think>\n') }}
+{%- endif %}"""
+ASKED = (Message("user", "a"), Message("assistant", "b"))
+
+
+def thinking_tokenizer():
+    tokenizer = chat_tokenizer()
+    tokenizer.chat_template = THINKING
+    return tokenizer
+
+
+def rendered(tokenizer, **variables):
+    messages = [{"role": "user", "content": "a"}]
+    return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **variables)
+
+
+@pytest.mark.parametrize(
+    "variables", [{}, {"enable_thinking": True}, {"enable_thinking": False, "custom_instructions": "x"}]
+)
+def test_the_variables_of_a_row_render_as_transformers_renders_them(variables):
+    tokenizer = thinking_tokenizer()
+    encoder = DialogueEncoder(tokenizer, ChatTemplateSection(name="own"))
+    inputs = TemplateInputs(variables=json.dumps(variables) if variables else "")
+    prompt = rendered(tokenizer, **variables)
+    assert tokenizer.decode(encoder.prompt(ASKED[:1], inputs).tolist()) == prompt
+    ((_, encoded),) = encoder.dialogues(ASKED, inputs, loss_on="assistant")
+    assert tokenizer.decode(encoded.ids.tolist()) == f"{prompt}b</s>"
+    assert tokenizer.decode(encoded.ids[encoded.scored].tolist()) == "b</s>"
+    assert tokenizer.decode(encoder.completion_of(ASKED[1], ASKED[:1], inputs).tolist()) == "b</s>"
+
+
+def test_variables_of_the_recipe_hold_where_a_row_sets_none_and_stay_in_the_template():
+    tokenizer = thinking_tokenizer()
+    section = ChatTemplateSection(name="own", variables={"enable_thinking": False, "custom_instructions": 'é "x"\n'})
+    encoder = DialogueEncoder(tokenizer, section)
+    texts = [tokenizer.decode(encoder.prompt(ASKED[:1], one).tolist()) for one in (NO_INPUTS, ROW)]
+    assert texts == [
+        rendered(tokenizer, enable_thinking=False, custom_instructions='é "x"\n'),
+        rendered(tokenizer, enable_thinking=True, custom_instructions='é "x"\n'),
+    ]
+    # What was trained is what a server shows that knows of no variables.
+    tokenizer.chat_template = encoder.chat_template
+    assert [rendered(tokenizer), rendered(tokenizer, enable_thinking=True)] == texts
+
+
+ROW = TemplateInputs(variables='{"enable_thinking": true}')
+
+
+def test_a_variable_that_the_template_does_not_use_is_refused():
+    section = ChatTemplateSection(name="own", variables={"enable_thoughts": False})
+    with pytest.raises(RecipeError) as error:
+        DialogueEncoder(thinking_tokenizer(), section)
+    assert str(error.value) == (
+        "chat_template.variables: the model's own chat template does not use enable_thoughts; it uses "
+        "custom_instructions, enable_thinking"
+    )
+    with pytest.raises(ValidationError, match="the layout zephyr has no variables; set name to own"):
+        ChatTemplateSection(variables={"enable_thinking": False})
+    with pytest.raises(DataError, match="the built-in chat template: has no variables"):
+        DialogueEncoder(chat_tokenizer(), ChatTemplateSection()).prompt(ASKED[:1], ROW)

@@ -13,12 +13,12 @@ from zephyr.data.tokenize.examples import Tokenized
 from zephyr.errors import DataError
 from zephyr.models.tiny import TINY_CHAT_TEMPLATE
 from zephyr.recipe.model_section import ChatTemplateSection
-from zephyr.recipe.stage_sections import SftSection
-from zephyr.records.messages import Message, ToolCall
-from zephyr.records.rows import Chat
+from zephyr.recipe.stage_sections import AlignSection, SftSection
+from zephyr.records.messages import NO_INPUTS, Message, TemplateInputs, ToolCall
+from zephyr.records.rows import Chat, Preference
 from zephyr.trees.forest import ScoredSequence, build_forest
 
-TOOLS = '[{"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}]'
+TOOLS = TemplateInputs('[{"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}]')
 CALL = ToolCall("add", '{"a": 1, "b": 2}', "call_1")
 ASKED = Message("user", "Add 1 and 2")
 RESULT = Message("tool", '3 "x"', call_id="call_1")
@@ -36,9 +36,9 @@ TOKENIZER = tool_tokenizer(TINY_CHAT_TEMPLATE)
 CALLED = '{"name": "add", "arguments": {"a": 1, "b": 2}'
 
 
-def learnt(encoder, messages, tools="", *, loss_on="assistant"):
+def learnt(encoder, messages, inputs=NO_INPUTS, *, loss_on="assistant"):
     """The texts that are learnt, by the answers of each sequence."""
-    found = encoder.dialogues(messages, tools, loss_on=loss_on)
+    found = encoder.dialogues(messages, inputs, loss_on=loss_on)
     return {one.answers: decoded(one.encoded.ids[one.encoded.scored]) for one in found}
 
 
@@ -88,7 +88,8 @@ def test_a_sequence_is_what_the_model_is_given_and_what_it_says(name):
         {"role": "assistant", "content": "WRONG"},
         {"role": "user", "content": "Really?"},
     ]
-    prompt = tokenizer.apply_chat_template(given, tools=json.loads(TOOLS), tokenize=False, add_generation_prompt=True)
+    tools = json.loads(TOOLS.tools)
+    prompt = tokenizer.apply_chat_template(given, tools=tools, tokenize=False, add_generation_prompt=True)
     assert decoded(last.ids).startswith(prompt)
     assert (
         encoder.prompt(DIALOGUE[:-1], TOOLS).tolist() == last.ids[: len(encoder.prompt(DIALOGUE[:-1], TOOLS))].tolist()
@@ -161,11 +162,14 @@ def test_an_answer_of_a_pair_has_its_reasoning_and_calls():
 
 
 @pytest.mark.parametrize(
-    ("template", "messages", "tools", "what"),
+    ("template", "messages", "inputs", "what"),
     [
-        (TEMPLATES["qwen"], DIALOGUE[:1], '[{"name": "<|im_end|>"}]', "finds the control token '<|im_end|>' in a tool"),
+        (TEMPLATES["qwen"], DIALOGUE[:1], TemplateInputs('[{"name": "<|im_end|>"}]'),
+         "finds the control token '<|im_end|>' in a tool"),
+        (TEMPLATES["qwen"], DIALOGUE[:1], TemplateInputs(variables='{"thinking_mode": "/think"}'),
+         "does not use thinking_mode; ignore: [chat_template_kwargs] reads the rows without theirs"),
         (TINY_CHAT_TEMPLATE, (ASKED, Message("assistant", "3")), TOOLS, "leaves out tools"),
-        (TINY_CHAT_TEMPLATE, DIALOGUE[:4], "", "leaves out tool calls"),
+        (TINY_CHAT_TEMPLATE, DIALOGUE[:4], NO_INPUTS, "leaves out tool calls"),
         (TEMPLATES["mistral"], (ASKED, Message("assistant", "", "So", (CALL,))), TOOLS, "leaves out the reasoning of"),
         (TEMPLATES["mistral"], (ASKED, Message("assistant", "I add.", "", (CALL,))), TOOLS,
          "leaves out message 2 (assistant)"),
@@ -173,10 +177,10 @@ def test_an_answer_of_a_pair_has_its_reasoning_and_calls():
          "refuses these messages (one call at a time)"),
     ],
 )  # fmt: skip
-def test_what_a_template_leaves_out_is_refused(template, messages, tools, what):
+def test_what_a_template_leaves_out_is_refused(template, messages, inputs, what):
     with pytest.raises(DataError) as error:
         tool_encoder(template).dialogues(
-            (*messages, Message("assistant", "3"))[: len(messages) + 1], tools, loss_on="assistant"
+            (*messages, Message("assistant", "3"))[: len(messages) + 1], inputs, loss_on="assistant"
         )
     assert what in error.value.what
 
@@ -281,13 +285,17 @@ def test_a_row_becomes_one_example_for_each_sequence():
     refused = []
     encoder = tool_encoder(TEMPLATES["qwen"])
     tokenized = Tokenized(SFT, encoder, lambda row, error: refused.append((row.name, error.faults[0].what)))
-    rows = [Chat("chats.jsonl row 1", DIALOGUE, tools=TOOLS), Chat("chats.jsonl row 2", (*DIALOGUE[:2], *DIALOGUE[:2]))]
-    examples = list(tokenized.examples([rows[0], rows[1]._replace(tools='[{"name": "</s>"}]')]))
+    named_stop = TemplateInputs('[{"name": "</s>"}]')
+    rows = [
+        Chat("chats.jsonl row 1", DIALOGUE, inputs=TOOLS),
+        Chat("chats.jsonl row 2", (*DIALOGUE[:2], *DIALOGUE[:2]), inputs=named_stop),
+    ]
+    examples = list(tokenized.examples(rows))
     assert [example.name for example in examples] == [f"chats.jsonl row 1 answer {place}" for place in (1, 2, 4)]
     assert (tokenized.num_rows, tokenized.num_examples) == (2, 3)
     assert tokenized.loss_mask is not None
     assert (tokenized.loss_mask.stops, tokenized.loss_mask.scored["tool"]) == (3, 0)
-    what = "the model's own chat template finds the control token '</s>' in a tool or a call"
+    what = "the model's own chat template finds the control token '</s>' in a tool, a call or a variable"
     assert refused == [("chats.jsonl row 2", what)]
 
 
@@ -300,3 +308,18 @@ def test_what_the_sequences_of_a_dialogue_share_is_computed_once():
     later = len(tool_encoder(TEMPLATES["qwen"]).prompt(DIALOGUE[:3], TOOLS))
     assert forest.num_tokens == first + (second - header) + (third - later)
     assert forest.num_edges == sum(int(one.encoded.scored.sum()) for one in examples)
+
+
+@pytest.mark.parametrize(("on_prompt", "kept"), [(True, ["d row 2"]), (False, ["d row 1", "d row 2"])])
+def test_a_prompt_that_is_learnt_has_no_marks(on_prompt, kept):
+    # ORPO's NLL covers the prompt, of which every token would be learnt.
+    marked = (ASKED, Message("assistant", "WRONG", learn=False), Message("user", "Really?"))
+    prompts = {"d row 1": marked, "d row 2": marked[:1]}
+    rows = [Preference(name, prompt, ("3", "4"), (1.0, 0.0)) for name, prompt in prompts.items()]
+    objective = {"name": "orpo", "nll_on_prompt": on_prompt}
+    align = AlignSection.model_validate({**SFT.model_dump(include={"train", "data"}), "objective": objective})
+    refused = []
+    encoder = DialogueEncoder(chat_tokenizer(), ChatTemplateSection(name="chatml"))
+    tokenized = Tokenized(align, encoder, lambda row, error: refused.append(error.faults[0].reason))
+    assert [example.name for example in tokenized.examples(rows)] == kept
+    assert refused == ["mark in a learnt prompt"] * on_prompt

@@ -13,6 +13,7 @@ from typing import Protocol, cast
 from zephyr.errors import DataError
 from zephyr.recipe.data_section import DataSource
 from zephyr.records.fields import Json, Row, brief
+from zephyr.records.tables import without_absent_keys
 
 _HUB_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*/[A-Za-z0-9_][A-Za-z0-9_.-]*", re.ASCII)
 _COMMIT = re.compile(r"@([0-9a-f]{40})/")
@@ -67,7 +68,7 @@ class HubRows:
         number = 0
         try:
             for number, fields in enumerate(self._table, 1):
-                yield Row(f"{self._name} row {number}", fields)
+                yield Row(f"{self._name} row {number}", without_absent_keys(fields))
         except OSError as error:
             what = f"cannot be read after row {number:,} ({brief(f'{type(error).__name__}: {error}')})"
             raise DataError(self._name, what, "check the network and run again, or leave streaming out") from error

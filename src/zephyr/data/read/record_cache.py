@@ -11,7 +11,7 @@ from heapq import nlargest
 from typing import Generic, TypeVar, cast
 
 from zephyr.errors import ResourceError
-from zephyr.records.messages import Message, Messages, Role, ToolCall
+from zephyr.records.messages import Message, Messages, Role, TemplateInputs, ToolCall
 from zephyr.records.rows import Answer, Chat, Preference, Prompt, Rated, Record, RecordKind, Text
 
 _R = TypeVar("_R", bound=Record)
@@ -89,13 +89,13 @@ def _record(kind: RecordKind, content: bytes) -> Record:
         case "text":
             return Text(name, *values)
         case "chat":
-            return Chat(name, _messages(values[0]), *values[1:])
+            return Chat(name, _messages(values[0]), values[1], TemplateInputs(*values[2]))
         case "prompt":
             return Prompt(name, _messages(values[0]), *values[1:])
         case "rated":
             return Rated(name, _messages(values[0]), tuple(Answer(*answer) for answer in values[1]), *values[2:])
         case "preference":
-            completions, ratings, source, models, rule, tools, reasoning, calls = values[1:]
+            completions, ratings, source, models, rule, inputs, reasoning, calls = values[1:]
             return Preference(
                 name,
                 _messages(values[0]),
@@ -104,7 +104,7 @@ def _record(kind: RecordKind, content: bytes) -> Record:
                 source,
                 tuple(models),
                 rule,
-                tools,
+                TemplateInputs(*inputs),
                 tuple(reasoning),
                 tuple(map(_calls, calls)),
             )

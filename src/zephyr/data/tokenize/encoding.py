@@ -26,7 +26,7 @@ from zephyr.data.tokenize.tokenizer_template import OwnTemplate
 from zephyr.errors import DataError, ModelError, RecipeError
 from zephyr.recipe.model_section import FileTemplateSection, TemplateSection, TemplateText
 from zephyr.recipe.train_section import LossOn
-from zephyr.records.messages import Message
+from zephyr.records.messages import NO_INPUTS, Message, TemplateInputs
 
 _PROBE = (Message("user", "a"),)
 
@@ -83,15 +83,16 @@ class DialogueEncoder:
         """The text of a dialogue; with `generation`, up to where the assistant's next answer begins."""
         return "".join(piece.text for piece in self._template.pieces(messages, generation=generation))
 
-    def dialogues(self, messages: Sequence[Message], tools: str = "", *, loss_on: LossOn) -> list[EncodedTurns]:
+    def dialogues(
+        self, messages: Sequence[Message], inputs: TemplateInputs = NO_INPUTS, *, loss_on: LossOn
+    ) -> list[EncodedTurns]:
         """The dialogue as sequences to train on: one, unless the template shows answers in another way later.
 
         `assistant` scores each answer with its stop token, `everything` all but the first; neither what is marked as
-        not to be learnt, nor a second time what an earlier sequence begins with. `tools` is the JSON text of their
-        list.
+        not to be learnt, nor a second time what an earlier sequence begins with.
         """
         found: list[EncodedTurns] = []
-        for answers, pieces in self._template.sequences(self._with_reasoning(messages), tools):
+        for answers, pieces in self._template.sequences(self._with_reasoning(messages), inputs):
             encoded = self._encode([*pieces, *self._extra_eos()], "start", loss_on)
             for earlier in found if loss_on == "everything" else ():
                 encoded.scored[: _common_length(earlier.encoded.ids, encoded.ids)] = False
@@ -105,16 +106,16 @@ class DialogueEncoder:
             raise DataError("the dialogue", "is trained in several sequences", "encode it with dialogues")
         return first.encoded
 
-    def prompt(self, messages: Sequence[Message], tools: str = "") -> TokenIds:
+    def prompt(self, messages: Sequence[Message], inputs: TemplateInputs = NO_INPUTS) -> TokenIds:
         """The ids up to where the assistant's answer begins, (n,)."""
-        pieces = self._template.pieces(self._with_reasoning(messages), tools, generation=True)
+        pieces = self._template.pieces(self._with_reasoning(messages), inputs, generation=True)
         return self._encode(pieces, "start", "everything").ids
 
     def completion(self, text: str) -> TokenIds:
         """The ids of an answer and its stop token, (n,); with `extra_eos` all that follows at the end of a dialogue."""
         return self._completion(self._template.answer(Message("assistant", text)))
 
-    def completion_of(self, answer: Message, prompt: Sequence[Message], tools: str = "") -> TokenIds:
+    def completion_of(self, answer: Message, prompt: Sequence[Message], inputs: TemplateInputs = NO_INPUTS) -> TokenIds:
         """The ids of an answer that may have reasoning and tool calls, as `completion`, after those of its prompt.
 
         Raises DataError for reasoning that is to be masked: all tokens of a completion count.
@@ -123,9 +124,9 @@ class DialogueEncoder:
             what = "cannot mask the reasoning of a preference, whose answers count whole"
             raise DataError("chat_template.reasoning", what, "set it to learn or drop")
         (answer,) = self._with_reasoning([answer])
-        if not tools and answer.is_plain and all(message.is_plain for message in prompt):
+        if inputs == NO_INPUTS and answer.is_plain and all(message.is_plain for message in prompt):
             return self.completion(answer.content)
-        return self._completion(self._template.answer(answer, self._with_reasoning(prompt), tools))
+        return self._completion(self._template.answer(answer, self._with_reasoning(prompt), inputs))
 
     def _completion(self, pieces: Sequence[Piece]) -> TokenIds:
         if not self.section.extra_eos:
@@ -198,7 +199,9 @@ def _resolve(tokenizer: TextTokenizer, section: TemplateSection, text: TemplateT
         raise RecipeError("chat_template.extra_eos", "the tokenizer has no eos token", "leave it out")
     ends = [token for token in (bos, eos) if token]
     if isinstance(section, FileTemplateSection) or section.name == "own":
-        own = OwnTemplate(tokenizer, empty_system=section.empty_system, mask_reasoning=masks, text=text)
+        own = OwnTemplate(
+            tokenizer, empty_system=section.empty_system, mask_reasoning=masks, text=text, variables=section.variables
+        )
         begins = own.pieces(_PROBE)[0].text == bos
         if section.bos not in (None, begins):
             raise RecipeError(

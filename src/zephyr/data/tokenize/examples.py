@@ -45,7 +45,7 @@ def fitted_rows(
         yield from (fit_dialogue(piece, section.data) for piece in split_text(text, section.data))
     elif isinstance(row, Chat) and isinstance(section, SftSection):
         with _as_row_fault():
-            turns = encoder.dialogues(row.messages, row.tools, loss_on=section.objective.loss_on)
+            turns = encoder.dialogues(row.messages, row.inputs, loss_on=section.objective.loss_on)
         for answers, encoded in turns:
             yield fit_dialogue(encoded, section.data)._replace(answers=answers if len(turns) > 1 else ())
     else:
@@ -54,6 +54,9 @@ def fitted_rows(
         if problem is not None:
             remedy = "choose the objective that fits this data, or rebuild the data for it"
             raise DataError(row.name, problem, remedy)
+        if section.objective.scores_prompt and not all(message.learn for message in row.prompt):
+            what = "has a message marked as not to be learnt, and the objective learns the prompt"
+            raise unusable("mark in a learnt prompt", f"{what}; objective.nll_on_prompt: false leaves it out")
         yield fitted_preference(row, section.data, encoder)
 
 
@@ -69,8 +72,8 @@ def fitted_preference(row: Preference, data: DataSection, encoder: DialogueEncod
 def encoded_preference(row: Preference, encoder: DialogueEncoder) -> tuple[TokenIds, list[TokenIds]]:
     """The ids of the prompt and of its completions. Raises UnusableError for a row that cannot be encoded."""
     with _as_row_fault():
-        answers = [encoder.completion_of(answer, row.prompt, row.tools) for answer in row.answers]
-        return encoder.prompt(row.prompt, row.tools), answers
+        answers = [encoder.completion_of(answer, row.prompt, row.inputs) for answer in row.answers]
+        return encoder.prompt(row.prompt, row.inputs), answers
 
 
 def encoded_prompt(messages: Messages, encoder: DialogueEncoder) -> TokenIds:

@@ -2,21 +2,23 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Literal
 
 import jinja2
 from jinja2.ext import Extension, loopcontrols
+from jinja2.meta import find_undeclared_variables
 from jinja2.nodes import Node
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from zephyr.data.tokenize.plain_text import TextTokenizer
 from zephyr.data.tokenize.templates import think_block
-from zephyr.errors import DataError, ModelError
-from zephyr.recipe.model_section import TemplateText
-from zephyr.records.messages import Message, ToolCall
+from zephyr.errors import DataError, ModelError, RecipeError
+from zephyr.recipe.model_section import NO_VALUES, TemplateText, TemplateValue
+from zephyr.records.fields import listed
+from zephyr.records.messages import GIVEN_VARIABLES, NO_INPUTS, Message, TemplateInputs, ToolCall
 
 WHERE = "the model's own chat template"
 OTHER_TEMPLATE = "set chat_template.name to zephyr, chatml or llama3, or to file with a template of your own"
@@ -43,30 +45,44 @@ class _GenerationTag(Extension):
 class JinjaTemplate:
     """Renders messages and tools as `apply_chat_template` does, with the tokenizer's template or that of `text`.
 
-    Raises ModelError for a template that is none.
+    `defaults`: the values of variables that a row does not give; the source says them too. Raises ModelError for a
+    template that is none, RecipeError for a default that it does not use.
     """
 
-    def __init__(self, tokenizer: TextTokenizer, text: TemplateText | None = None) -> None:
+    def __init__(
+        self,
+        tokenizer: TextTokenizer,
+        text: TemplateText | None = None,
+        defaults: Mapping[str, TemplateValue] = NO_VALUES,
+    ) -> None:
         #: The template in messages.
         self.where = WHERE if text is None else text.where
-        self.source = self._source_of(tokenizer, text)
+        found = self._source_of(tokenizer, text)
         self._special = {name: text for name, text in tokenizer.special_tokens_map.items() if isinstance(text, str)}
-        self._jinja = self._compiled()
+        self._variables = self._variables_of(found)
+        unused = self.unused(defaults)
+        if unused:
+            what = f"{self.where} does not use {listed(unused)}"
+            raise RecipeError("chat_template.variables", what, f"it uses {listed(sorted(self._variables))}")
+        #: The template's text, which sets the defaults where the caller does not.
+        self.source = "".join(_default(name, value) for name, value in defaults.items()) + found
+        self._jinja = self._compiled(self.source)
 
     def render(
         self,
         messages: Sequence[Message],
-        tools: str = "",
+        inputs: TemplateInputs = NO_INPUTS,
         *,
         generation: bool = False,
         style: ReasoningStyle = "keys",
     ) -> str:
-        """The text of the messages; `tools` is the JSON text of their list. Raises DataError where it is refused."""
+        """The text of the messages. Raises DataError where the template refuses them."""
         values = {
             "messages": [_fields(message, style) for message in messages],
-            "tools": json.loads(tools) if tools else None,
+            "tools": json.loads(inputs.tools) if inputs.tools else None,
             "documents": None,
             "add_generation_prompt": generation,
+            **variables_of(inputs),
         }
         blocks: list[str] = []
         room = MOST_RENDERED_CHARACTERS
@@ -79,6 +95,10 @@ class JinjaTemplate:
         except (jinja2.TemplateError, TypeError, ValueError) as error:
             raise self.fault(f"refuses these messages ({error})") from error
         return "".join(blocks)
+
+    def unused(self, names: Iterable[str]) -> list[str]:
+        """Those of the names of variables that the template does not read."""
+        return [name for name in names if name not in self._variables]
 
     def refused(self, what: str) -> ModelError:
         """The error for a template that cannot be trained on."""
@@ -106,18 +126,40 @@ class JinjaTemplate:
             )
         return source
 
-    def _compiled(self) -> jinja2.Template:
-        """The template in jinja's sandbox, with the names that transformers gives to templates."""
-        environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, loopcontrols]
-        )
-        environment.filters["tojson"] = _to_json
-        environment.globals["raise_exception"] = _refuse
-        environment.globals["strftime_now"] = _now
+    def _variables_of(self, source: str) -> frozenset[str]:
+        """The names that the template reads and does not set itself, without those that every template is given."""
         try:
-            return environment.from_string(self.source)
+            found = find_undeclared_variables(_environment().parse(source))
         except jinja2.TemplateError as error:
             raise self.refused(f"is not a valid Jinja template ({error})") from error
+        return frozenset(found) - {*GIVEN_VARIABLES, *self._special, *_environment().globals}
+
+    def _compiled(self, source: str) -> jinja2.Template:
+        try:
+            return _environment().from_string(source)
+        except jinja2.TemplateError as error:
+            raise self.refused(f"is not a valid Jinja template ({error})") from error
+
+
+def variables_of(inputs: TemplateInputs) -> dict[str, object]:
+    """The variables that a row gives to its template, by name."""
+    return dict(json.loads(inputs.variables)) if inputs.variables else {}
+
+
+def _environment() -> ImmutableSandboxedEnvironment:
+    """Jinja's sandbox, with the names that transformers gives to templates."""
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, loopcontrols]
+    )
+    environment.filters["tojson"] = _to_json
+    environment.globals["raise_exception"] = _refuse
+    environment.globals["strftime_now"] = _now
+    return environment
+
+
+def _default(name: str, value: TemplateValue) -> str:
+    """The statement that sets a variable where the caller does not."""
+    return f"{{% if {name} is not defined %}}{{% set {name} = {json.dumps(value)} %}}{{% endif %}}"
 
 
 def with_short_ids(messages: Sequence[Message]) -> list[Message]:

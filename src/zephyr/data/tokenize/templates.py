@@ -10,9 +10,10 @@ from typing import Literal, NamedTuple, Protocol
 
 from zephyr.errors import DataError
 from zephyr.recipe.model_section import FileTemplateSection, TemplateSection
-from zephyr.records.messages import PLAIN_ROLES, ROLES, Message, has_tools
+from zephyr.records.messages import NO_INPUTS, PLAIN_ROLES, ROLES, VARIABLES_KEY, Message, TemplateInputs, has_tools
 
 TEMPLATE_TEXT = -1  # the role of text that belongs to no message
+WITHOUT_VARIABLES = f"ignore: [{VARIABLES_KEY}] reads the rows without theirs"
 ASSISTANT = ROLES.index("assistant")
 
 
@@ -39,18 +40,22 @@ class Sequenced(NamedTuple):
 class Template(Protocol):
     """Renders messages as pieces; joined, they equal what the template of `jinja_of` renders."""
 
-    def pieces(self, messages: Sequence[Message], tools: str = "", *, generation: bool = False) -> list[Piece]:
+    def pieces(
+        self, messages: Sequence[Message], inputs: TemplateInputs = NO_INPUTS, *, generation: bool = False
+    ) -> list[Piece]:
         """The pieces of a dialogue; with `generation`, up to where the assistant's next answer begins.
 
-        `tools` is the JSON text of the list of tools. Raises DataError for messages that cannot be rendered.
+        Raises DataError for messages or inputs that cannot be rendered.
         """
         ...
 
-    def sequences(self, messages: Sequence[Message], tools: str = "") -> list[Sequenced]:
+    def sequences(self, messages: Sequence[Message], inputs: TemplateInputs = NO_INPUTS) -> list[Sequenced]:
         """The sequences to train on: one, unless answers are shown in another way once other messages follow."""
         ...
 
-    def answer(self, message: Message, prompt: Sequence[Message] = ..., tools: str = "") -> list[Piece]:
+    def answer(
+        self, message: Message, prompt: Sequence[Message] = ..., inputs: TemplateInputs = NO_INPUTS
+    ) -> list[Piece]:
         """The pieces after those of a prompt: the answer, its stop token, and what the template puts after it."""
         ...
 
@@ -93,11 +98,16 @@ class LayoutTemplate:
         self._empty_system = empty_system
         self._mask_reasoning = mask_reasoning
 
-    def pieces(self, messages: Sequence[Message], tools: str = "", *, generation: bool = False) -> list[Piece]:
-        """The pieces of a dialogue. Raises DataError for one with tools."""
-        if tools or has_tools(messages):
+    def pieces(
+        self, messages: Sequence[Message], inputs: TemplateInputs = NO_INPUTS, *, generation: bool = False
+    ) -> list[Piece]:
+        """The pieces of a dialogue. Raises DataError for one with tools or variables."""
+        if inputs.tools or has_tools(messages):
             what = "cannot render tools; chat_template.name: own takes the template of the model, if that can"
             raise DataError("the built-in chat template", what, "remove the row")
+        if inputs.variables:
+            what = "has no variables; chat_template.name: own takes the template of the model, if that uses them, and "
+            raise DataError("the built-in chat template", f"{what}{WITHOUT_VARIABLES}", "remove the row")
         messages = with_empty_system(messages) if self._empty_system else messages
         pieces = list(self._bos)
         for message in messages:
@@ -105,14 +115,16 @@ class LayoutTemplate:
         # In jinja this is inside the loop over messages: without messages, no generation prompt.
         return [*pieces, *self._headers["assistant"]] if generation and messages else pieces
 
-    def sequences(self, messages: Sequence[Message], tools: str = "") -> list[Sequenced]:
+    def sequences(self, messages: Sequence[Message], inputs: TemplateInputs = NO_INPUTS) -> list[Sequenced]:
         answers = [message for message in messages if message.role == "assistant"]
         learnt = (place for place, answer in enumerate(answers, 1) if answer.learn)
-        return [Sequenced(tuple(learnt), self.pieces(messages, tools))]
+        return [Sequenced(tuple(learnt), self.pieces(messages, inputs))]
 
-    def answer(self, message: Message, prompt: Sequence[Message] = (), tools: str = "") -> list[Piece]:
-        if tools or has_tools((*prompt, message)):
-            self.pieces((*prompt, message), tools)
+    def answer(
+        self, message: Message, prompt: Sequence[Message] = (), inputs: TemplateInputs = NO_INPUTS
+    ) -> list[Piece]:
+        if inputs != NO_INPUTS or has_tools((*prompt, message)):
+            self.pieces((*prompt, message), inputs)
         role, text = ROLES.index(message.role), message.content
         stop = Piece(self._stop, role if role == ASSISTANT else TEMPLATE_TEXT, control=True, learn=message.learn)
         thought = Piece(think_block(message.reasoning) if message.reasoning else "", role)

@@ -16,11 +16,13 @@ from zephyr.data.tokenize.jinja_rendering import (
     JinjaTemplate,
     ReasoningStyle,
     json_texts,
+    variables_of,
     with_short_ids,
 )
 from zephyr.data.tokenize.plain_text import AddedToken, TextTokenizer
 from zephyr.data.tokenize.templates import (
     ASSISTANT,
+    WITHOUT_VARIABLES,
     Piece,
     Sequenced,
     control_pattern,
@@ -28,8 +30,9 @@ from zephyr.data.tokenize.templates import (
     with_empty_system,
 )
 from zephyr.errors import DataError, ModelError
-from zephyr.recipe.model_section import TemplateText
-from zephyr.records.messages import ROLES, Message, has_tools
+from zephyr.recipe.model_section import NO_VALUES, TemplateText, TemplateValue
+from zephyr.records.fields import listed
+from zephyr.records.messages import NO_INPUTS, ROLES, Message, TemplateInputs, has_tools
 
 _PROBE = (Message("user", "a"), Message("assistant", "b"), Message("user", "c"), Message("assistant", "d"))
 _NOTHING = Piece("")
@@ -59,8 +62,8 @@ class _Rendered(NamedTuple):
 class OwnTemplate:
     """Renders messages as the tokenizer's `chat_template` does, or as the template `text` does.
 
-    With `mask_reasoning` the reasoning of an answer is shown and not learnt. Raises ModelError for a template that
-    cannot be trained on.
+    With `mask_reasoning` the reasoning of an answer is shown and not learnt; `variables` hold for all rows. Raises
+    ModelError for a template that cannot be trained on.
     """
 
     def __init__(
@@ -70,8 +73,9 @@ class OwnTemplate:
         empty_system: bool,
         mask_reasoning: bool = False,
         text: TemplateText | None = None,
+        variables: Mapping[str, TemplateValue] = NO_VALUES,
     ) -> None:
-        self._jinja = JinjaTemplate(tokenizer, text)
+        self._jinja = JinjaTemplate(tokenizer, text, variables)
         self.source, self.where = self._jinja.source, self._jinja.where
         added = tokenizer.added_tokens_decoder.values()
         self._controls = control_pattern([token.content for token in added if _controls(token)])
@@ -88,24 +92,26 @@ class OwnTemplate:
             token.content for token in added if _controls(token) and token.content in self.source
         }
 
-    def pieces(self, messages: Sequence[Message], tools: str = "", *, generation: bool = False) -> list[Piece]:
+    def pieces(
+        self, messages: Sequence[Message], inputs: TemplateInputs = NO_INPUTS, *, generation: bool = False
+    ) -> list[Piece]:
         """The pieces of a dialogue; with `generation`, up to where the assistant's next answer begins.
 
         Raises DataError for messages that the template refuses, ModelError for messages that it changes.
         """
-        real = self._prepared(messages, tools)
+        real = self._prepared(messages, inputs)
         marked = _marked(real)
-        texts = _Rendered(*(self._render(some, tools, generation=generation) for some in (marked, real)))
-        return self._pieces(real, texts, self._turns(marked, tools))
+        texts = _Rendered(*(self._render(some, inputs, generation=generation) for some in (marked, real)))
+        return self._pieces(real, texts, self._turns(marked, inputs))
 
-    def sequences(self, messages: Sequence[Message], tools: str = "") -> list[Sequenced]:
-        real = self._prepared(messages, tools)
+    def sequences(self, messages: Sequence[Message], inputs: TemplateInputs = NO_INPUTS) -> list[Sequenced]:
+        real = self._prepared(messages, inputs)
         marked = _marked(real)
-        turns = self._turns(marked, tools)
+        turns = self._turns(marked, inputs)
         learnt = [number for number in turns if real[number].learn]
         for number in learnt:
             self._expect_turn(turns[number], real[number], number)
-        whole = self._text(marked, len(marked) - 1, tools)
+        whole = self._text(marked, len(marked) - 1, inputs)
         if not learnt or all(turn is not None and whole.startswith(turn.after) for turn in turns.values()):
             ends = {len(real) - 1: learnt}
         else:
@@ -114,28 +120,34 @@ class OwnTemplate:
         return [
             Sequenced(
                 tuple(places[number] for number in covered),
-                self._pieces(real[: end + 1], self._texts(marked, real, end, tools), turns, covered),
+                self._pieces(real[: end + 1], self._texts(marked, real, end, inputs), turns, covered),
             )
             for end, covered in ends.items()
         ]
 
-    def answer(self, message: Message, prompt: Sequence[Message] = _PROBE[:1], tools: str = "") -> list[Piece]:
-        real = self._prepared((*prompt, message._replace(learn=True)), tools)
+    def answer(
+        self, message: Message, prompt: Sequence[Message] = _PROBE[:1], inputs: TemplateInputs = NO_INPUTS
+    ) -> list[Piece]:
+        real = self._prepared((*prompt, message._replace(learn=True)), inputs)
         marked, last = _marked(real), len(real) - 1
-        turns = self._turns(marked, tools)
+        turns = self._turns(marked, inputs)
         self._expect_turn(turns[last], real[last], last)
-        pieces = self._pieces(real, self._texts(marked, real, last, tools), turns, [last])
-        return pieces[len(self.pieces(prompt, tools, generation=True)) :]
+        pieces = self._pieces(real, self._texts(marked, real, last, inputs), turns, [last])
+        return pieces[len(self.pieces(prompt, inputs, generation=True)) :]
 
-    def _prepared(self, messages: Sequence[Message], tools: str) -> list[Message]:
-        """The messages as this template takes them. Raises DataError for a control token in a tool or a call."""
+    def _prepared(self, messages: Sequence[Message], inputs: TemplateInputs) -> list[Message]:
+        """The messages as this template takes them. Raises DataError for inputs that it does not take."""
         real = list(with_empty_system(messages) if self._empty_system else messages)
-        declared = [*json_texts(json.loads(tools))] if tools else []
+        variables = variables_of(inputs)
+        unused = self._jinja.unused(variables)
+        if unused:
+            raise self._jinja.fault(f"does not use {listed(unused)}; {WITHOUT_VARIABLES}")
+        declared = [*json_texts(variables), *(json_texts(json.loads(inputs.tools)) if inputs.tools else ())]
         called = [text for one in real for call in one.tool_calls for text in (call.name, *json_texts(call.parsed()))]
         for text in (*declared, *called):
             control = self._controls.search(text)
             if control:
-                raise self._jinja.fault(f"finds the control token {control[0]!r} in a tool or a call")
+                raise self._jinja.fault(f"finds the control token {control[0]!r} in a tool, a call or a variable")
         for number, message in enumerate(real):
             thought = _EMPTY_THOUGHT.match(message.content) if message.role == "assistant" else None
             # A template that knows of reasoning writes its own tags around none.
@@ -143,31 +155,36 @@ class OwnTemplate:
                 real[number] = message._replace(content=message.content[thought.end() :])
         if has_tools(real):
             try:
-                self._render(real, tools)
+                self._render(real, inputs)
             except DataError:
                 real = with_short_ids(real)
-        if tools and self._render(real, tools) == self._render(real, ""):
+        if inputs.tools and self._render(real, inputs) == self._render(real, inputs._replace(tools="")):
             raise self._jinja.fault("leaves out tools")
         return real
 
-    def _turns(self, marked: Sequence[Message], tools: str) -> dict[int, _Turn | None]:
+    def _turns(self, marked: Sequence[Message], inputs: TemplateInputs) -> dict[int, _Turn | None]:
         """The turn of every answer, by its number among the messages; None where it does not continue its prompt."""
         turns: dict[int, _Turn | None] = {}
         for number, message in enumerate(marked):
             if message.role == "assistant":
-                before, after = self._render(marked[:number], tools, generation=True), self._text(marked, number, tools)
+                before, after = (
+                    self._render(marked[:number], inputs, generation=True),
+                    self._text(marked, number, inputs),
+                )
                 turns[number] = _Turn(before, after) if after.startswith(before) else None
         return turns
 
-    def _texts(self, marked: Sequence[Message], real: Sequence[Message], last: int, tools: str) -> _Rendered:
-        return _Rendered(self._text(marked, last, tools), self._text(real, last, tools))
+    def _texts(
+        self, marked: Sequence[Message], real: Sequence[Message], last: int, inputs: TemplateInputs
+    ) -> _Rendered:
+        return _Rendered(self._text(marked, last, inputs), self._text(real, last, inputs))
 
-    def _text(self, messages: Sequence[Message], last: int, tools: str) -> str:
+    def _text(self, messages: Sequence[Message], last: int, inputs: TemplateInputs) -> str:
         """The text of the messages up to number `last`, whose answer goes on from a tag that its prompt opens."""
-        text = self._render(messages[: last + 1], tools)
+        text = self._render(messages[: last + 1], inputs)
         if messages[last].role != "assistant":
             return text
-        before = self._render(messages[:last], tools, generation=True)
+        before = self._render(messages[:last], inputs, generation=True)
         opening = _OPEN_TAG.search(before)
         if opening is None or text.startswith(before) or not text.startswith(before[: opening.start()]):
             return text
@@ -175,9 +192,9 @@ class OwnTemplate:
         thought = f"{line}{messages[last].reasoning}\n</think>\n\n"
         return before + thought + text[opening.start() :]
 
-    def _render(self, messages: Sequence[Message], tools: str, *, generation: bool = False) -> str:
+    def _render(self, messages: Sequence[Message], inputs: TemplateInputs, *, generation: bool = False) -> str:
         style = self._reasoning_style() if any(message.reasoning for message in messages) else "keys"
-        return self._jinja.render(messages, tools, generation=generation, style=style)
+        return self._jinja.render(messages, inputs, generation=generation, style=style)
 
     def _reasoning_style(self) -> ReasoningStyle:
         """How this template takes reasoning, found by trying."""
@@ -195,9 +212,9 @@ class OwnTemplate:
 
     def _check_start_of_answer(self) -> None:
         """Raise ModelError where an answer would begin with its header, because no generation prompt writes it."""
-        asked = self._render(_PROBE[:1], "")
-        header, said, _ = self._render(_PROBE[:2], "").removeprefix(asked).partition(_PROBE[1].content)
-        if said and header.strip() and self._render(_PROBE[:1], "", generation=True) == asked:
+        asked = self._render(_PROBE[:1], NO_INPUTS)
+        header, said, _ = self._render(_PROBE[:2], NO_INPUTS).removeprefix(asked).partition(_PROBE[1].content)
+        if said and header.strip() and self._render(_PROBE[:1], NO_INPUTS, generation=True) == asked:
             raise ModelError(
                 self.where,
                 f"has no generation prompt, so an answer would begin with its header {header!r}",
