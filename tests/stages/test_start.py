@@ -5,12 +5,13 @@ from io import StringIO
 from pathlib import Path
 
 import pytest
+import torch
 from rich.console import Console
 from transformers import AutoTokenizer
 
 from zephyr.check import check_lines
 from zephyr.data.tokenize.encoding import DialogueEncoder
-from zephyr.errors import RecipeError
+from zephyr.errors import ModelError, RecipeError
 from zephyr.models.loading import save_model
 from zephyr.models.tiny import tiny_model, tiny_tokenizer
 from zephyr.recipe.model_section import ChatTemplateSection
@@ -20,6 +21,7 @@ from zephyr.run import run_recipe, stage_keys
 from zephyr.stages.stage import Work
 from zephyr.stages.start import stage_teacher
 from zephyr.stages.training import read_ahead
+from zephyr.stages.training_setup import check_setup
 from zephyr.teachers.protocol import ChatRequest
 
 TRAIN = {"learning_rate": 1.0e-3, "train_batch_size": 2, "precision": "float32", "max_steps": 1}
@@ -111,3 +113,18 @@ def test_a_models_name_is_no_layout_and_the_remedy_names_the_ways():
         "known are chatml, file, llama3, own, zephyr; for the template of a model write own, if its tokenizer carries "
         "it, or {name: file, path: MODEL or FILE.jinja}"
     )
+
+
+def test_adapters_on_untrained_control_tokens_are_refused_unless_a_stage_before_trains_them(tmp_path):
+    tokenizer, model = tiny_tokenizer(), tiny_model("llama", vocab_size=384)
+    with torch.no_grad():
+        model.get_input_embeddings().weight[tokenizer.eos_token_id] = 0
+    save_model(model, tokenizer, tmp_path / "base")
+    lora, pairs = {"r": 2}, {"data": {"sources": [{"path": "p.jsonl"}], "max_length": 48}}
+    align = {**pairs, "objective": {"name": "dpo", "beta": 0.1}, "train": TRAIN, "lora": lora}
+    by_align = recipe(tmp_path / "base", tmp_path, {"name": "zephyr"}, align=align)
+    check_setup(by_align, "align")
+    both = by_align.model_copy(update={"sft": by_align.sft.model_copy(update={"lora": by_align.align.lora})})
+    for stage in ("sft", "align"):
+        with pytest.raises(ModelError, match=r"the rows of '</s>' in model\.embed_tokens are untrained"):
+            check_setup(both, stage)

@@ -1,11 +1,15 @@
-"""What an architecture has, known before any weight is read: the modules that adapters may name."""
+"""What adapters need of a model, checked before it is loaded: the modules they name, and trained control tokens."""
 
-from torch import nn
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D  # GPT-2's linear layer
 
 from zephyr.errors import ModelError, Problems
+from zephyr.models.source import Source
 from zephyr.recipe.train_section import LoraSection
+from zephyr.records.fields import listed
 
 
 def linear_layers(model: nn.Module) -> dict[str, nn.Module]:
@@ -19,7 +23,7 @@ def check_lora_modules(model: PreTrainedModel, lora: LoraSection) -> None:
     The model may be on the meta device. Raises ModelError, or ProblemsError for several.
     """
     problems = Problems()
-    targets = [] if lora.target_modules == "all-linear" else lora.target_modules
+    targets = _named_targets(lora)
     for name in dict.fromkeys([*targets, *lora.modules_to_save]):
         with problems.noted():
             _check_present(model, name)
@@ -34,6 +38,42 @@ def check_lora_modules(model: PreTrainedModel, lora: LoraSection) -> None:
                         f"leave it out of target_modules; modules_to_save: [{name}] trains it in full, untied",
                     )
     problems.raise_any()
+
+
+def check_control_tokens(
+    source: Source, model: PreTrainedModel, lora: LoraSection, controls: Mapping[str, int]
+) -> None:  # fmt: skip
+    """Check that the control tokens of a chat template, ids by their texts, have weights that were trained.
+
+    Adapters leave the embedding and the head as they are: a token whose row is zero, or that of another one, can then
+    never be told apart or written. The model is on the meta device. Weights that are not on this machine pass. Raises
+    ModelError. Source: github.com/unslothai/unsloth issue 416.
+    """
+    from zephyr.models.stored_weights import stored_rows  # not for checks of recipes without adapters
+
+    ends = (model.get_input_embeddings(), model.get_output_embeddings())  # type: ignore[no-untyped-call]
+    paths = [path for path, module in model.named_modules() if module in ends]
+    is_tied = model.config.get_text_config().tie_word_embeddings
+    saved = [path for path in paths if path.rpartition(".")[2] in {*lora.modules_to_save, *_named_targets(lora)}]
+    for path in [] if is_tied and saved else [path for path in paths if path not in saved]:
+        rows = stored_rows(source, model, f"{path}.weight", list(controls.values()))
+        untrained = [] if rows is None else _untrained(rows, list(controls))
+        if untrained:
+            what = f"the rows of {listed(map(repr, untrained))} in {path} are untrained, and adapters leave them so"
+            names = ", ".join(one.rpartition(".")[2] for one in paths)
+            remedy = f"set modules_to_save: [{names}], or choose a chat template whose control tokens the model knows"
+            raise ModelError(_where(model), what, remedy)
+
+
+def _named_targets(lora: LoraSection) -> Sequence[str]:
+    return () if lora.target_modules == "all-linear" else lora.target_modules
+
+
+def _untrained(rows: Tensor, names: Sequence[str]) -> list[str]:
+    """The names of the rows (n, width) that are zero, or equal to another one."""
+    is_alike = (rows[:, None] == rows[None, :]).all(-1).sum(1) > 1
+    is_zero = rows.abs().amax(1) == 0
+    return [name for name, bad in zip(names, (is_alike | is_zero).tolist(), strict=True) if bad]
 
 
 def _check_present(model: PreTrainedModel, name: str) -> None:

@@ -12,6 +12,7 @@ import logging
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import NamedTuple
@@ -102,6 +103,21 @@ def stored_weights(source: Source, model: PreTrainedModel) -> StoredWeights | No
     except _UnusualError as unusual:
         _log.warning("%s: rank 0 reads all weights and sends them to the others, for %s", source.name, unusual)
         return None
+
+
+def stored_rows(source: Source, model: PreTrainedModel, name: str, rows: Sequence[int]) -> Tensor | None:
+    """Rows of a weight of a model on the meta device, (len(rows), width) in float32.
+
+    None where the files are not on this machine, or are unusual.
+    """
+    try:
+        weights = StoredWeights(_found(replace(source, offline=True), model))
+    except _UnusualError:
+        return None
+    found = torch.empty(len(rows), model.state_dict()[name].shape[1])
+    for place, row in enumerate(rows):
+        weights.read(name, found[place : place + 1], (row, 0))
+    return found
 
 
 def fill_buffers(model: PreTrainedModel) -> None:

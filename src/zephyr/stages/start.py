@@ -90,6 +90,16 @@ def starting_stage(recipe: Recipe, stage: str) -> str | None:
     return before[-1] if before else None
 
 
+def earlier_training(recipe: Recipe, stage: str) -> list[TrainingSection]:
+    """The sections of the stages that train, before this one, the model it starts from; the last one first."""
+    found = []
+    before = starting_stage(recipe, stage)
+    while before is not None:
+        found.append(section_of(recipe, before))
+        before = starting_stage(recipe, before)
+    return found
+
+
 def template_and_model(recipe: Recipe, stage: str) -> dict[str, Plain]:
     """The settings that a stage with models depends on: the chat template, and the model where no stage trained one."""
     settings: dict[str, Plain] = {"chat_template": recipe.template_of(stage).result_settings()}

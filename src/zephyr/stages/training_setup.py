@@ -5,15 +5,16 @@ from importlib.util import find_spec
 import torch
 
 from zephyr.errors import ModelError, Problems, RecipeError
-from zephyr.models.architecture import check_lora_modules
+from zephyr.models.architecture import check_control_tokens, check_lora_modules
 from zephyr.models.loading import empty_model
 from zephyr.models.new_model import weightless_model
 from zephyr.models.source import Source
+from zephyr.models.tokenizers import load_tokenizer
 from zephyr.recipe.model_section import NewModel
 from zephyr.recipe.schema import Recipe
 from zephyr.recipe.stage_sections import TrainingSection
 from zephyr.recipe.train_section import LoraSection
-from zephyr.stages.start import base_source, named_start, section_of
+from zephyr.stages.start import base_source, earlier_training, encoder_for, named_start, section_of
 
 
 def check_device(section: TrainingSection) -> None:
@@ -37,21 +38,25 @@ def check_setup(recipe: Recipe, stage: str) -> None:
             with problems.noted():
                 what = f"the tracker '{tracker}' needs its package, which is not installed"
                 raise RecipeError(f"{stage}.train.report_to", what, f"pip install {tracker}, or leave it out")
-    if lora is not None and (lora.target_modules != "all-linear" or lora.modules_to_save):
+    if lora is not None:
         with problems.noted():
-            _check_modules(recipe, stage, lora)
+            _check_adapted_model(recipe, stage, lora)
     problems.raise_any()
 
 
-def _check_modules(recipe: Recipe, stage: str, lora: LoraSection) -> None:
-    """Check the modules that adapters name, where the configuration of the model to start from can be had."""
+def _check_adapted_model(recipe: Recipe, stage: str, lora: LoraSection) -> None:
+    """Check what adapters need of the model to start from, where its configuration can be had."""
     named = named_start(recipe, stage)
     if named is None and isinstance(recipe.model, NewModel):
         sizes = recipe.model.model_dump(exclude={"kind", "architecture"})
         check_lora_modules(weightless_model(recipe.model.architecture, sizes, dtype=torch.float32), lora)
         return
+    source = base_source(recipe) if named is None else Source(named, offline=recipe.offline)
     try:
-        model = empty_model(base_source(recipe) if named is None else Source(named, offline=recipe.offline))
-    except ModelError:  # what is wrong with it is said where the model is looked at
+        model = empty_model(source)
+        controls = encoder_for(load_tokenizer(source), recipe, stage).written_controls()
+    except (ModelError, RecipeError):  # what is wrong with it is said where the model is looked at
         return
     check_lora_modules(model, lora)
+    if all(section.lora is not None for section in earlier_training(recipe, stage)):
+        check_control_tokens(source, model, lora, controls)

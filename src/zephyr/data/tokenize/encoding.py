@@ -150,6 +150,11 @@ class DialogueEncoder:
         """The text of a completion's ids (n,) up to its stop token, without other control tokens."""
         return self._plain.decode(list(takewhile(lambda token: token not in self.stop_ids, map(int, completion))))
 
+    def written_controls(self) -> dict[str, int]:
+        """The control tokens that a question and its answer are written with, and their ids."""
+        pieces = [*self._template.pieces(_PROBE), *self._template.answer(Message("assistant", "a"))]
+        return {piece.text: self._ids[piece.text] for piece in (*pieces, *self._extra_eos()) if piece.control}
+
     def _extra_eos(self) -> list[Piece]:
         return [Piece(self._eos, control=True)] if self.section.extra_eos and self._eos else []
 
