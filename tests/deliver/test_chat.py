@@ -67,7 +67,9 @@ def test_the_pieces_are_the_greedy_answer(conversation):
         return_dict=False,
     )
     whole = model.generate(prompt, max_new_tokens=6, do_sample=False, attention_mask=torch.ones_like(prompt))
-    assert pieces == tokenizer.decode(whole[0, prompt.shape[1] :], skip_special_tokens=True)
+    # Bytes that are no character are left out.
+    text = tokenizer.decode(whole[0, prompt.shape[1] :], skip_special_tokens=True)
+    assert pieces == text.replace("\ufffd", "")
 
 
 def test_an_interrupted_answer_is_forgotten_and_the_model_stops_writing(conversation, monkeypatch):

@@ -77,11 +77,13 @@ def serve(
     max_body_bytes: Annotated[int, typer.Option(min=1, help="Maximum size of a request.")] = 1 << 20,
     offline: Offline = False,
 ) -> None:
-    """Serve a model by OpenAI's API: /v1/chat/completions, with streaming, and /v1/models."""
+    """Serve a model by OpenAI's API: /v1/chat/completions and /v1/completions, with streaming, and /v1/models."""
     quiet_libraries(offline=offline)
-    from zephyr.deliver.serving import ServeSettings, run_server
+    from zephyr.deliver.serving.address import ServeSettings
+    from zephyr.deliver.serving.server import run_server
 
-    settings = ServeSettings(model, host, port, os.environ.get(token_env), engine, offline, max_body_bytes)
+    token = os.environ.get(token_env)
+    settings = ServeSettings(model, host, port, token, engine, offline, max_body_bytes)
     run_server(settings, lambda line: typer.echo(escape_controls(line)))
 
 
@@ -98,7 +100,7 @@ def ui(
 ) -> None:
     """Chat with a model in the browser, or with two side by side: vote, and train on the votes."""
     quiet_libraries(offline=offline)
-    from zephyr.deliver.serving import ServeSettings
+    from zephyr.deliver.serving.address import ServeSettings
     from zephyr.deliver.ui.start import show_page
 
     token = os.environ.get(token_env)

@@ -75,7 +75,7 @@ def generate(
     _check_prompts(decoder, all_ids, sampling)
     groups = cut_groups(all_ids, sampling.max_new_tokens, num_samples, max_cache_tokens=max_cache_tokens)
     completions: list[Completion] = []
-    with torch.no_grad(), _ready_to_generate(decoder):
+    with torch.no_grad(), ready_to_generate(decoder):
         for owners, cache in _starts(decoder, all_ids, groups, sampling.max_new_tokens):
             rows = _start_rows(decoder, all_ids, owners, sampling, seeds)
             completions += _decode(decoder, cache, rows, sampling, stop)
@@ -140,7 +140,7 @@ def _check_prompts(model: PreTrainedModel, prompts: Sequence[IdTuple], sampling:
 
 
 @contextmanager
-def _ready_to_generate(model: PreTrainedModel) -> Iterator[None]:
+def ready_to_generate(model: PreTrainedModel) -> Iterator[None]:
     """The model in eval mode, with an attention that knows caches; both are put back."""
     training = [module for module in model.modules() if module.training]
     attention = model.config._attn_implementation  # noqa: SLF001 - there is no public way to read it
@@ -167,7 +167,7 @@ def _starts(
     """
     if not shares_prefixes(model):
         for index, block in [(i, block) for group in groups for i in group.prompts for block in group.blocks]:
-            alone = _prefill_alone(model, prompts[index][:-1])
+            alone = prefill_alone(model, prompts[index][:-1])
             yield [(index, sample) for sample in block], _repeat(alone, len(block))
         return
     bodies = [ids[:-1] for ids in prompts]
@@ -179,7 +179,7 @@ def _starts(
             yield owners, lay_out([paths[bodies[index]] for index, _ in owners], max_new_tokens)
 
 
-def _prefill_alone(model: PreTrainedModel, body: IdTuple) -> Cache | None:
+def prefill_alone(model: PreTrainedModel, body: IdTuple) -> Cache | None:
     """The state of a stateful model after `body`, one row; None where the prompt is a single token."""
     if not body:
         return None
@@ -250,7 +250,8 @@ def _decode(
     done: list[Completion] = []
     stops = set(stop.ids)
     for step in range(sampling.max_new_tokens):
-        logits, cache = _forward(model, cache, rows, step)
+        attends = None if rows.attends is None else rows.attends[:, : rows.width + step + 1]
+        logits, cache = next_logits(model, cache, rows.last_ids, rows.positions, attends)
         drawn, logps = draw(logits, sampling, rows.uniforms[:, step])
         ends: list[tuple[int, int]] = []
         for owner, token, logp in zip(rows.owners, drawn.tolist(), logps.tolist(), strict=True):
@@ -287,21 +288,24 @@ def _completion(
     return Completion(owner[0], owner[1], tuple(ids), reason, math.fsum(logps))
 
 
-def _forward(model: PreTrainedModel, cache: Cache | None, rows: _Rows, step: int) -> tuple[Tensor, Cache]:
-    """The logits (R, V) after the rows' last tokens, and the cache that now holds these too."""
-    keywords: dict[str, Tensor] = {}
-    if rows.attends is not None:
-        keywords["attention_mask"] = rows.attends[:, : rows.width + step + 1]
+def next_logits(
+    model: PreTrainedModel, cache: Cache | None, last_ids: Tensor, positions: Tensor, attends: Tensor | None
+) -> tuple[Tensor, Cache]:
+    """The logits (R, V) after `last_ids` (R,) at `positions` (R,), and the cache that now holds these too.
+
+    `attends`: 0 on the padding of the cache, these ids included (R, width + 1); None where there is none.
+    """
+    keywords: dict[str, Tensor] = {} if attends is None else {"attention_mask": attends}
     if _cache_name(model) == "past_key_values":
         output = model(
-            input_ids=rows.last_ids[:, None],
-            position_ids=rows.positions[:, None],
+            input_ids=last_ids[:, None],
+            position_ids=positions[:, None],
             past_key_values=cache,
             use_cache=True,
             **keywords,
         )
     else:
-        output = model(input_ids=rows.last_ids[:, None], cache_params=cache, use_cache=True, **keywords)
+        output = model(input_ids=last_ids[:, None], cache_params=cache, use_cache=True, **keywords)
     logits: Tensor = output.logits[:, -1]
     return logits, _cache_of(model, output)
 

@@ -30,7 +30,8 @@ def _shared_length(bodies: Sequence[IdTuple]) -> int:
     return next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
 
 
-def _path_length(path: Path) -> int:
+def path_length(path: Path) -> int:
+    """How many tokens the path holds."""
     return sum(segment[0][0].shape[1] for segment in path)
 
 
@@ -41,7 +42,7 @@ def root_path(model: PreTrainedModel, bodies: Sequence[IdTuple]) -> Path:
     shared = _shared_length(bodies)
     if shared < MIN_SAVED_TOKENS:
         return ()
-    return (_compute(model, (), [bodies[0][:shared]])[0],)
+    return (compute_segments(model, (), [bodies[0][:shared]])[0],)
 
 
 def prefill(model: PreTrainedModel, bodies: list[IdTuple], root: Path) -> dict[IdTuple, Path]:
@@ -53,10 +54,10 @@ def prefill(model: PreTrainedModel, bodies: list[IdTuple], root: Path) -> dict[I
     pending = [(bodies, root)]
     while pending:
         group, path = pending.pop()
-        depth = _path_length(path)
+        depth = path_length(path)
         shared = _shared_length(group)
         if shared > depth:
-            path = (*path, _compute(model, path, [group[0][depth:shared]])[0])
+            path = (*path, compute_segments(model, path, [group[0][depth:shared]])[0])
             depth = shared
         leaves: list[IdTuple] = []
         for branch in _branches(group, depth):
@@ -67,7 +68,7 @@ def prefill(model: PreTrainedModel, bodies: list[IdTuple], root: Path) -> dict[I
             else:
                 leaves += branch
         for batch in _cut_leaves(leaves, depth):
-            segments = _compute(model, path, [body[depth:] for body in batch])
+            segments = compute_segments(model, path, [body[depth:] for body in batch])
             paths.update({body: (*path, segment) for body, segment in zip(batch, segments, strict=True)})
     return paths
 
@@ -95,13 +96,13 @@ def _cut_leaves(leaves: list[IdTuple], depth: int) -> Iterator[list[IdTuple]]:
         yield batch
 
 
-def _compute(model: PreTrainedModel, path: Path, stretches: Sequence[IdTuple]) -> list[CacheSegment]:
+def compute_segments(model: PreTrainedModel, path: Path, stretches: Sequence[IdTuple]) -> list[CacheSegment]:
     """The keys and values of every stretch of tokens, all of which continue `path`.
 
     Padding stands on the right, where no token of a stretch sees it, so that no mask is needed. The cache
     keeps all tokens even where a layer sees a window only: the window is then the mask's business, by index.
     """
-    depth, num_rows = _path_length(path), len(stretches)
+    depth, num_rows = path_length(path), len(stretches)
     width = max(len(stretch) for stretch in stretches)
     cache = DynamicCache()
     for layer, parts in enumerate(zip(*path, strict=True)):
@@ -159,7 +160,7 @@ def lay_out(paths: Sequence[Path], max_new_tokens: int) -> Cache | None:
 
     Flush right means that index distance is token distance, which sliding windows count in.
     """
-    lengths = [_path_length(path) for path in paths]
+    lengths = [path_length(path) for path in paths]
     width = max(lengths)
     if width == 0:
         return None

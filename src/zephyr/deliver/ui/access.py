@@ -13,7 +13,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from zephyr.deliver.serving import MAX_BODY_BYTES
+from zephyr.deliver.serving.address import MAX_BODY_BYTES
 from zephyr.teachers.endpoint.address import is_loopback
 
 _OPEN = re.compile(

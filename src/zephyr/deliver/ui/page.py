@@ -13,7 +13,7 @@ import uvicorn
 from fastapi import FastAPI
 from gradio.components import Component
 
-from zephyr.deliver.serving import bound_socket
+from zephyr.deliver.serving.address import bound_socket
 from zephyr.deliver.ui.access import AccessMiddleware
 from zephyr.deliver.ui.talk import Speaks, Talk
 from zephyr.deliver.ui.votes import Choice, VoteFile

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from zephyr.deliver.chat import Speaker
-from zephyr.deliver.serving import ServeSettings, bound_socket, check_access
+from zephyr.deliver.serving.address import ServeSettings, bound_socket, check_access
 from zephyr.deliver.ui.votes import VoteFile
 from zephyr.errors import ResourceError
 from zephyr.models.loading import Loaded, load, placement
