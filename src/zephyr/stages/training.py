@@ -11,6 +11,7 @@ from zephyr.atomic import discard, replace_text
 from zephyr.data.read.source_files import EVERY_SPLIT
 from zephyr.data.read.stage_rows import PARTS, Part, stage_rows
 from zephyr.data.tokenize.encoding import DialogueEncoder
+from zephyr.data.tokenize.encoding_journal import EncodingJournal, RowEncoder
 from zephyr.data.tokenize.examples import ROW_KINDS, Tokenized
 from zephyr.data.tokenize.token_store import DialogueStore, PreferenceStore, TokenWriter
 from zephyr.recipe.data_section import DataSection, DataSource, DecontaminationFilter
@@ -35,6 +36,8 @@ from zephyr.stages.training_setup import check_device, check_setup
 # In the run's folder: log-probs of reference models, shared by its stages.
 REFERENCE = "reference"
 ACCOUNTS = "accounts.json"
+# In a stage's folder while its rows are tokenised.
+JOURNAL = "tokens.journal"
 
 
 def training_stage(
@@ -97,13 +100,16 @@ def prepare(work: Work, encoder: DialogueEncoder, made: Path | None = None) -> F
     elif not accounts.exists():
         discard(tokens)
         tokens.mkdir(parents=True)
-        facts = _store(work, encoder, made, tokens)
+        with EncodingJournal(encoder, work.folder / JOURNAL) as journal:
+            facts = _store(work, journal, made, tokens)
         replace_text(accounts, json.dumps(facts, indent=1, ensure_ascii=False))
+    if is_leader():
+        (work.folder / JOURNAL).unlink(missing_ok=True)
     found: Facts = json.loads(accounts.read_bytes())
     return found
 
 
-def _store(work: Work, encoder: DialogueEncoder, made: Path | None, tokens: Path) -> Facts:
+def _store(work: Work, encoder: RowEncoder, made: Path | None, tokens: Path) -> Facts:
     section, facts = section_of(work.recipe, work.stage), Facts()
     rows = stage_rows(work.recipe, section.data, ROW_KINDS[type(section)], made)
     for part in PARTS:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from zephyr.data.tokenize.encoding import DialogueEncoder
+from zephyr.data.tokenize.encoding_journal import RowEncoder
 from zephyr.data.tokenize.learnable import Learnable
 from zephyr.data.tokenize.loss_mask_stats import LossMaskStats
 from zephyr.data.tokenize.plain_text import TokenIds
@@ -32,7 +32,7 @@ ROW_KINDS: dict[type[TrainingSection], type[Record]] = {
 
 
 def fitted_rows(
-    row: Record, section: TrainingSection, encoder: DialogueEncoder
+    row: Record, section: TrainingSection, encoder: RowEncoder
 ) -> Iterator[FittedDialogue | FittedPreference]:
     """The row in tokens within the section's window: of a long text its pieces, of a dialogue its sequences, else one.
 
@@ -60,7 +60,7 @@ def fitted_rows(
         yield fitted_preference(row, section.data, encoder)
 
 
-def fitted_preference(row: Preference, data: DataSection, encoder: DialogueEncoder) -> FittedPreference:
+def fitted_preference(row: Preference, data: DataSection, encoder: RowEncoder) -> FittedPreference:
     """The prompt and its completions in tokens within the window, however many completions there are.
 
     Raises UnusableError for a row that cannot be encoded.
@@ -69,14 +69,14 @@ def fitted_preference(row: Preference, data: DataSection, encoder: DialogueEncod
     return fit_preference(prompt, completions, data)
 
 
-def encoded_preference(row: Preference, encoder: DialogueEncoder) -> tuple[TokenIds, list[TokenIds]]:
+def encoded_preference(row: Preference, encoder: RowEncoder) -> tuple[TokenIds, list[TokenIds]]:
     """The ids of the prompt and of its completions. Raises UnusableError for a row that cannot be encoded."""
     with _as_row_fault():
         answers = [encoder.completion_of(answer, row.prompt, row.inputs) for answer in row.answers]
         return encoder.prompt(row.prompt, row.inputs), answers
 
 
-def encoded_prompt(messages: Messages, encoder: DialogueEncoder) -> TokenIds:
+def encoded_prompt(messages: Messages, encoder: RowEncoder) -> TokenIds:
     """The ids of a prompt, (n,). Raises UnusableError for one that cannot be encoded."""
     with _as_row_fault():
         return encoder.prompt(messages)
@@ -108,7 +108,7 @@ class Tokenized:
     """
 
     section: TrainingSection
-    encoder: DialogueEncoder
+    encoder: RowEncoder
     refuse: Callable[[Record, UnusableError], object]
     num_rows: int = 0
     num_examples: int = 0
