@@ -10,8 +10,7 @@ import numpy as np
 from zephyr.atomic import discard, replace_text
 from zephyr.data.read.source_files import EVERY_SPLIT
 from zephyr.data.read.stage_rows import PARTS, Part, stage_rows
-from zephyr.data.tokenize.encoding import DialogueEncoder
-from zephyr.data.tokenize.encoding_journal import EncodingJournal, RowEncoder
+from zephyr.data.tokenize.encoding import DialogueEncoder, RowEncoder
 from zephyr.data.tokenize.examples import ROW_KINDS, Tokenized
 from zephyr.data.tokenize.token_store import DialogueStore, PreferenceStore, TokenWriter
 from zephyr.recipe.data_section import DataSection, DataSource, DecontaminationFilter
@@ -98,6 +97,8 @@ def prepare(work: Work, encoder: DialogueEncoder, made: Path | None = None) -> F
     if not is_leader():
         wait_until(accounts.exists, f"{accounts} from rank 0")
     elif not accounts.exists():
+        from zephyr.data.tokenize.encoding_journal import EncodingJournal  # not for a check, which stores nothing
+
         discard(tokens)
         tokens.mkdir(parents=True)
         with EncodingJournal(encoder, work.folder / JOURNAL) as journal:

@@ -7,7 +7,7 @@ completion equal those inside the dialogue.
 
 from collections.abc import Iterable, Sequence
 from itertools import groupby, takewhile
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -53,6 +53,35 @@ class EncodedTurns(NamedTuple):
 
     answers: tuple[int, ...]
     encoded: Encoded
+
+
+class RowEncoder(Protocol):
+    """What makes tokens of rows: a DialogueEncoder, or one that keeps what it made."""
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        """The ids that end an answer."""
+        ...
+
+    def text(self, text: str) -> Encoded:
+        """Plain text to pretrain on."""
+        ...
+
+    def dialogues(
+        self, messages: Sequence[Message], inputs: TemplateInputs = NO_INPUTS, *, loss_on: LossOn
+    ) -> list[EncodedTurns]:
+        """The dialogue as sequences to train on."""
+        ...
+
+    def prompt(self, messages: Sequence[Message], inputs: TemplateInputs = NO_INPUTS) -> TokenIds:
+        """The ids up to where the assistant's answer begins, (n,)."""
+        ...
+
+    def completion_of(
+        self, answer: Message, prompt: Sequence[Message], inputs: TemplateInputs = NO_INPUTS
+    ) -> TokenIds:  # fmt: skip
+        """The ids of an answer after those of its prompt, and of its stop token, (n,)."""
+        ...
 
 
 class DialogueEncoder:

@@ -12,11 +12,11 @@ import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Protocol, Self
+from typing import NamedTuple, Self
 
 import numpy as np
 
-from zephyr.data.tokenize.encoding import Encoded, EncodedTurns
+from zephyr.data.tokenize.encoding import Encoded, EncodedTurns, RowEncoder
 from zephyr.data.tokenize.plain_text import TokenIds
 from zephyr.errors import ZephyrError
 from zephyr.recipe.train_section import LossOn
@@ -29,35 +29,6 @@ _HEADER = struct.Struct("<16sQI")
 _SEQUENCE = struct.Struct("<II")
 # So many calls of an earlier process are made again and compared: another tokenizer or version would differ.
 _COMPARED_CALLS = 8
-
-
-class RowEncoder(Protocol):
-    """What makes tokens of rows; see DialogueEncoder."""
-
-    @property
-    def stop_ids(self) -> tuple[int, ...]:
-        """The ids that end an answer."""
-        ...
-
-    def text(self, text: str) -> Encoded:
-        """Plain text to pretrain on."""
-        ...
-
-    def dialogues(
-        self, messages: Sequence[Message], inputs: TemplateInputs = NO_INPUTS, *, loss_on: LossOn
-    ) -> list[EncodedTurns]:
-        """The dialogue as sequences to train on."""
-        ...
-
-    def prompt(self, messages: Sequence[Message], inputs: TemplateInputs = NO_INPUTS) -> TokenIds:
-        """The ids up to where the assistant's answer begins, (n,)."""
-        ...
-
-    def completion_of(
-        self, answer: Message, prompt: Sequence[Message], inputs: TemplateInputs = NO_INPUTS
-    ) -> TokenIds:  # fmt: skip
-        """The ids of an answer after those of its prompt, and of its stop token, (n,)."""
-        ...
 
 
 class _Call(NamedTuple):

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from zephyr.data.tokenize.encoding_journal import RowEncoder
+from zephyr.data.tokenize.encoding import RowEncoder
 from zephyr.data.tokenize.learnable import Learnable
 from zephyr.data.tokenize.loss_mask_stats import LossMaskStats
 from zephyr.data.tokenize.plain_text import TokenIds
