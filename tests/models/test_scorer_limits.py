@@ -1,5 +1,7 @@
 """What the scorer switches off, and what it refuses instead of scoring it wrongly."""
 
+import logging
+
 import numpy as np
 import pytest
 import torch
@@ -81,11 +83,27 @@ def test_ordinary_forward_after_the_scorer_asks_for_a_forest(name: str) -> None:
         model(input_ids=torch.tensor([[1, 2, 3]]))
 
 
-def test_model_with_attention_sinks_is_refused() -> None:
-    """GPT-OSS adds a learned term to its softmax, which the rule does not know."""
-    scorer = ForestScorer(small_model("GptOss", num_local_experts=4, head_dim=8))
-    with pytest.raises(ModelError, match="its attention uses s_aux"):
-        scorer(build_forest(company()))
+@pytest.mark.parametrize(
+    ("name", "settings", "reason"),
+    [
+        ("GptOss", {"num_local_experts": 4, "head_dim": 8}, "GptOssAttention: its attention uses s_aux"),
+        ("Phimoe", {"num_local_experts": 4, "sliding_window": 4}, "uses a window that only its mask knows"),
+        ("Nemotron", {}, "NemotronAttention: computes on forests: pass forest= to forward"),
+    ],
+)
+def test_attention_that_forests_do_not_know_runs_one_sequence_a_row_and_says_why(
+    name: str, settings: dict[str, object], reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = small_model(name, **settings).eval()
+    theirs = scored_by_transformers(model, company())
+    scorer = ForestScorer(model)
+    with caplog.at_level(logging.WARNING, logger="zephyr"):
+        first, second = scored_by_us(scorer, company()), scored_by_us(scorer, company())
+    torch.testing.assert_close(first, theirs, rtol=1e-5, atol=0)
+    assert torch.equal(first, second)
+    (line,) = (record.getMessage() for record in caplog.records if record.name.startswith("zephyr"))
+    assert line.startswith(f"{name}ForCausalLM: one sequence a row; ")
+    assert reason in line
 
 
 @pytest.mark.parametrize("name", ["Cohere", "GPTNeoX", "NanoChat", "OPT", "Olmo3", "Phi"])
@@ -170,4 +188,14 @@ def test_other_noise_is_switched_off_or_refused(name: str, settings: dict[str, o
 def test_sequence_beyond_learned_positions_is_refused() -> None:
     scorer = ForestScorer(changed_model("gpt2", n_positions=16))
     with pytest.raises(ModelError, match="16"):
+        scorer(build_forest([all_scored(np.arange(4, 21))]))
+
+
+@pytest.mark.parametrize("name", ["OPT", "BioGpt", "CTRL", "GPTJ"])
+def test_the_longest_sequence_is_as_long_as_the_table_of_positions(name: str) -> None:
+    """Tables of OPT and BioGPT hold two rows more than they have positions; CTRL and GPT-J have buffers."""
+    sizes = {"CTRL": {"n_positions": 16}, "GPTJ": {"n_positions": 16, "rotary_dim": 8}}
+    scorer = ForestScorer(small_model(name, **sizes.get(name, {"max_position_embeddings": 16})))
+    assert scorer(build_forest([all_scored(np.arange(4, 20))])).logps.isfinite().all()
+    with pytest.raises(ModelError, match="its table of positions holds 16 tokens; set max_length to at most 16"):
         scorer(build_forest([all_scored(np.arange(4, 21))]))

@@ -45,6 +45,7 @@ CASES = [
     Case("orpo", BETA),
     Case("kto", BETA),
     Case("dpo", BETA, lora=True, meta=True),
+    Case("sft", model="nemotron", changes=FLOAT32),  # one sequence a row
 ]
 # The rest of the matrix, on two and four ranks.
 MORE_CASES = [
@@ -54,6 +55,8 @@ MORE_CASES = [
     Case("dpo", BETA, changes={"activation_checkpointing": True}),
     Case("orpo", BETA, lora=True),
     Case("sft", changes={"optim": "rmsprop", "max_grad_norm": None}),
+    Case("dpo", BETA, "nemotron", {**FLOAT32, "activation_checkpointing": True}),
+    Case("sft", model="qwen3_next", changes=FLOAT32),
     Case("sft", model="gemma3_text", changes=FLOAT32, tied=True),
     *[Case(name, options, "mixtral", ROUTED) for name, options in (("sft", {}), ("dpo", BETA), ("orpo", BETA))],
     Case("dpo", {**BETA, "loss_type": "bco_pair"}, "mixtral", ROUTED, meta=True),
@@ -257,3 +260,4 @@ def test_faults_stop_all_ranks_together(tmp_path):
         assert "the optimizer has not stepped" in said["too fast"]
         assert "its weights are on no rank" in said["no weights anywhere"]
         assert "hold different models" in said["other adapters"]
+        assert "probably a head multiplier: its logits are 0.5 times those we read" in said["misread head"]

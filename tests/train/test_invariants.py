@@ -12,6 +12,7 @@ from tests.train.sections import make_objective
 from zephyr.data.tokenize.token_store import Comparison
 from zephyr.errors import InvariantError
 from zephyr.models.batch_scoring import score_table
+from zephyr.models.rounding import least_rounding
 from zephyr.models.scorer import ForestScorer
 from zephyr.models.tiny import TINY, tiny_model
 from zephyr.train.checks.invariants import (
@@ -20,7 +21,6 @@ from zephyr.train.checks.invariants import (
     check_no_leak,
     check_reference_agrees,
 )
-from zephyr.train.checks.rounding import least_rounding
 from zephyr.train.examples import with_mismatched_completions
 from zephyr.train.losses.pairs import PAIR_LOSSES
 from zephyr.train.objectives import Scored

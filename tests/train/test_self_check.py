@@ -115,6 +115,41 @@ def test_a_fault_of_large_micro_batches_alone_is_seen_at_the_first_loss(tmp_path
     assert "usually sequences of a micro-batch see each other" in said
 
 
+# The model's own forward
+
+
+def with_half_the_logits(model):
+    forward = model.forward
+
+    def halved(**inputs):
+        output = forward(**inputs)
+        output.logits = output.logits / 2
+        return output
+
+    model.forward = halved
+    return model
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16", "pure_bf16"])
+def test_a_head_that_is_misread_is_seen_before_training(tmp_path, precision):
+    model = tiny_model("mistral", dtype=torch.bfloat16 if precision == "pure_bf16" else torch.float32)
+    job = tiny_job(tmp_path, "sft", model=with_half_the_logits(model), precision=precision)
+    said = stopped(job, ModelError)
+    assert said.startswith("MistralForCausalLM: its own forward gives other log-probs than our scoring: a token has ")
+    assert "probably a head multiplier: its logits are 0.5" in said
+
+
+def test_a_reference_whose_head_is_misread_is_seen_before_it_scores_anything(tmp_path):
+    said = stopped(tiny_job(tmp_path, reference=with_half_the_logits(tiny_model("gemma2"))), ModelError)
+    assert said.startswith("Gemma2ForCausalLM: its own forward gives other log-probs than our scoring")
+    assert not (tmp_path / "reference").exists()
+
+
+def test_without_self_checks_nothing_is_proven(tmp_path):
+    job = tiny_job(tmp_path, "sft", model=with_half_the_logits(tiny_model("mistral")), self_checks=False)
+    assert train(job).step == 6
+
+
 # The reference
 
 

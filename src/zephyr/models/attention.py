@@ -19,6 +19,11 @@ from zephyr.trees.forest import Forest
 
 IMPLEMENTATION = "zephyr_forest"
 
+
+class CannotShareError(ModelError, ValueError):
+    """An architecture whose attention, as its layers call it, cannot be computed on a forest."""
+
+
 # Score terms that some architectures hand to their attention function and that the rule does not know.
 _FOREIGN_TERMS = ("s_aux", "position_bias", "head_mask", "indices")
 
@@ -44,19 +49,22 @@ def _attend(  # noqa: PLR0913 - the interface of transformers
     foreign += [f"dropout {dropout}"] if dropout else []
     # Some models have their window in the mask alone, and the rule has no mask.
     foreign += ["a window that only its mask knows"] if attention_mask is not None and sliding_window is None else []
+    name = type(module).__name__
     if foreign:
         problem = f"its attention uses {', '.join(foreign)}, which forests of shared prefixes do not know"
-        raise ModelError(type(module).__name__, problem, "use another model")
+        raise CannotShareError(name, problem, "run one sequence a row")
     if forest is None:
-        raise ValueError(f"{type(module).__name__} computes on forests: pass forest= to forward")
+        remedy = "run one sequence a row where its layers hand no keyword on"
+        raise CannotShareError(name, "computes on forests: pass forest= to forward", remedy)
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     attended = attend(query, key, value, forest, scaling=scaling, window=sliding_window, softcap=softcap)
-    return attended.transpose(1, 2), None
+    return attended.transpose(1, 2).contiguous(), None
 
 
 def _no_mask(*_arguments: Any, local_size: int | None = None, **_keywords: Any) -> Tensor | None:
     """The rule needs no mask; but a mask that has a window says so, for ``_attend`` to see that it is told too."""
-    return None if local_size is None else torch.tensor(local_size)
+    # Of as many dimensions as a mask has, for some models cut it to the length of their keys.
+    return None if local_size is None else torch.full((1, 1, 1, 1), local_size)
 
 
 class _Lowered:
@@ -94,13 +102,19 @@ ExpertsInterface.register("grouped_mm", _experts)
 def shares_prefixes(model: PreTrainedModel) -> bool:
     """Whether the model's layers only attend, so that its sequences can share prefixes.
 
-    False for layers that carry state from token to token (linear attention, state spaces), and for code that does
-    not go through transformers' attention interface.
+    False for layers that carry state from token to token (linear attention, state spaces), for positions that are
+    counted from the padding's id (RoBERTa), and for code that does not go through transformers' attention interface.
     """
+    tables = [module for name, module in model.named_modules() if name.endswith("position_embeddings")]
+    counts_from_padding = any(getattr(table, "padding_idx", None) is not None for table in tables)
     stateful = bool(getattr(model, "_is_stateful", False))
     layer_types = getattr(model.config.get_text_config(), "layer_types", None) or ()
     attends_only = all(kind in ("full_attention", "sliding_attention", "attention") for kind in layer_types)
-    return bool(getattr(model, "_supports_attention_backend", False)) and attends_only and not stateful
+    return (
+        bool(getattr(model, "_supports_attention_backend", False))
+        and attends_only
+        and not (stateful or counts_from_padding)
+    )
 
 
 def forest_hidden_states(
@@ -124,9 +138,13 @@ def forest_hidden_states(
 
 
 def chain_hidden_states(
-    decoder: nn.Module, forest: Forest, *, output_router_logits: bool = False
+    decoder: nn.Module, forest: Forest, *, output_router_logits: bool = False, num_rows: int = 0
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """The same for a model that cannot share: one row a leaf, its path computed again before its own tokens."""
+    """The same for a model that cannot share: one row a leaf, its path computed again before its own tokens.
+
+    The decoder is run ``num_rows`` times, where that is more often than there are leaves: ranks that share a sharded
+    model must run it equally often.
+    """
     keywords: dict[str, Any] = {"output_router_logits": True} if output_router_logits else {}
     hidden, routers = [], []
     for chain in forest.chains:
@@ -136,4 +154,8 @@ def chain_hidden_states(
         hidden.append(output.last_hidden_state[0, chain.path_length :])
         layers = getattr(output, "router_logits", None) or ()
         routers.append([layer.view(len(ids), -1)[chain.path_length :] for layer in layers])
-    return torch.cat(hidden), tuple(torch.cat(layer) for layer in zip(*routers, strict=True))
+    together = torch.cat(hidden)
+    for _ in range(num_rows - len(hidden)):
+        output = decoder(input_ids=forest.ids[None, :1], use_cache=False, **keywords)
+        together = together + output.last_hidden_state.sum() * 0.0
+    return together, tuple(torch.cat(layer) for layer in zip(*routers, strict=True))

@@ -135,6 +135,21 @@ def reshard(scorer: nn.Module) -> None:
         scorer.reshard()
 
 
+@contextmanager
+def runs_alone(scorer: nn.Module) -> Iterator[None]:
+    """Inside, the scorer's model can be run by itself without gradients, to sample from it.
+
+    A sharded model needs its forward passes on every rank: all must generate the same texts, with one seed.
+    """
+    if isinstance(scorer, FSDPModule):
+        scorer.unshard()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        reshard(scorer)
+
+
 def score_rows(scorer: ForestScorer, rows: Sequence[ScoredRow], num_columns: int, device: torch.device) -> ScoreTable:
     """The scores of a micro-batch of rows, of which there may be none, in one forest."""
     return as_table(scorer(forest_of(rows, num_columns).to(device)), num_columns)

@@ -2,14 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
 from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import ModulesToSaveWrapper
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
 from zephyr.errors import ModelError
+from zephyr.models.loading import unpadded_vocabulary
 from zephyr.trees.score import Head
+
+# What architectures call a factor of the logits, a divisor of them or of the hidden states, and a soft cap.
+_FACTORS = ("logit_scale", "lm_head_multiplier")  # Cohere, Falcon-H1
+_DIVISORS = ("logits_scaling", "logits_mup_width_multiplier")  # Granite, Inkling
+_SOFT_CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")  # Gemma, RecurrentGemma, xLSTM
+
+
+def decoder_of(model: PreTrainedModel) -> nn.Module:
+    """What gives the hidden states that the head of ``model`` reads."""
+    decoder = model.base_model
+    # The prefix of Llama 4 and Mllama names a module that only their multimodal classes have.
+    return model.model if decoder is model and isinstance(getattr(model, "model", None), nn.Module) else decoder
 
 
 def output_head(model: PreTrainedModel) -> Head:
@@ -17,18 +36,72 @@ def output_head(model: PreTrainedModel) -> Head:
 
     Adapters on the head (LoRA) are part of the weight. Raises ModelError for an output layer that is not linear.
     """
+    weight, bias = effective_weight(output_layer(model))
+    config = model.config.get_text_config()
+    known = unpadded_vocabulary(model)
+    if known is not None and known < weight.shape[0]:
+        weight, bias = weight[:known], None if bias is None else bias[:known]
+    scale, divisor = 1.0, 1.0
+    for name in _FACTORS:
+        scale *= float(getattr(config, name, None) or 1.0)
+    for name in _DIVISORS:
+        divisor *= float(getattr(config, name, None) or 1.0)
+    scale = scale * divisor if config.model_type == "hyperclovax" else scale / divisor  # which multiplies by it
+    softcap = next((float(cap) for name in _SOFT_CAPS if (cap := getattr(config, name, None))), None)
+    return Head(weight, bias, scale=scale, softcap=softcap)
+
+
+def output_layer(model: PreTrainedModel) -> nn.Module:
+    """The linear layer that makes the logits, adapters included. Raises ModelError where there is none."""
     layer: nn.Module | None = model.get_output_embeddings()  # type: ignore[no-untyped-call]
     if layer is None:
         raise ModelError(type(model).__name__, "has no output embeddings", "use a causal language model")
-    weight, bias = effective_weight(layer)
-    config = model.config.get_text_config()
-    scale = 1.0
-    for name in ("logit_scale", "lm_head_multiplier"):  # Cohere, Falcon-H1
-        scale *= float(getattr(config, name, None) or 1.0)
-    divisor = float(getattr(config, "logits_scaling", None) or 1.0)  # Granite divides by it, HyperCLOVA X does not
-    scale = scale * divisor if config.model_type == "hyperclovax" else scale / divisor
-    softcap = getattr(config, "final_logit_softcapping", None) or getattr(config, "logits_soft_cap", None)
-    return Head(weight, bias, scale=scale, softcap=None if softcap is None else float(softcap))
+    return layer
+
+
+def has_transform(model: PreTrainedModel) -> bool:
+    """Whether modules stand between the decoder and the output layer, as in BERT's family and ModernBERT."""
+    known = {*decoder_of(model).modules(), *output_layer(model).modules()}
+    return any(module not in known and not any(True for _ in module.children()) for module in model.modules())
+
+
+@dataclass
+class _DecoderOutput(BaseModelOutputWithPastAndCrossAttentions):
+    """What decoders of any kind give."""
+
+    router_logits: tuple[Tensor, ...] | None = None
+
+
+def head_input(model: PreTrainedModel, hidden: Tensor) -> Tensor:
+    """What ``model`` hands to its output layer (T, H') where its decoder gives ``hidden`` (T, H).
+
+    The model's own forward is run, with both of them replaced.
+    """
+    handed: list[Tensor] = []
+
+    def given(*_arguments: object, **_keywords: object) -> _DecoderOutput:
+        return _DecoderOutput(last_hidden_state=hidden[None])
+
+    def taken(found: Tensor) -> Tensor:
+        handed.append(found)
+        return found[..., :1]
+
+    with _replaced_forward(decoder_of(model), given), _replaced_forward(output_layer(model), taken):
+        model(input_ids=torch.zeros(1, len(hidden), dtype=torch.int64, device=hidden.device), use_cache=False)
+    return handed[0][0]
+
+
+@contextmanager
+def _replaced_forward(module: nn.Module, forward: object) -> Iterator[None]:
+    """Within the block the module computes something else."""
+    before = module.__dict__.get("forward")
+    module.__dict__["forward"] = forward
+    try:
+        yield
+    finally:
+        del module.__dict__["forward"]
+        if before is not None:
+            module.__dict__["forward"] = before
 
 
 def effective_weight(layer: nn.Module) -> tuple[Tensor, Tensor | None]:

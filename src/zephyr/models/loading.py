@@ -166,10 +166,17 @@ def check_token_ids(ids: Sequence[int] | npt.NDArray[np.int64] | Tensor, vocab_s
 
 
 def num_embeddings(model: PreTrainedModel) -> int:
-    """How many ids the model has an embedding for."""
+    """How many ids the model has an embedding for, and a logit."""
     weight = model.get_input_embeddings().weight
     assert isinstance(weight, Tensor)
-    return weight.shape[0]
+    known = unpadded_vocabulary(model)
+    return weight.shape[0] if known is None else min(known, weight.shape[0])
+
+
+def unpadded_vocabulary(model: PreTrainedModel) -> int | None:
+    """How many rows of the output layer stand for tokens; None where all do."""
+    known = getattr(model.config.get_text_config(), "unpadded_vocab_size", None)  # Inkling
+    return None if known is None else int(known)
 
 
 def check_tokenizer(model: PreTrainedModel, tokenizer: Tokenizer, where: str) -> None:

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import NamedTuple, TypeAlias
 
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel
 
 from zephyr.errors import ModelError
 from zephyr.models.adapters import adapters_add_nothing, adapters_disabled
-from zephyr.models.attention import IMPLEMENTATION, chain_hidden_states, forest_hidden_states, shares_prefixes
-from zephyr.models.head import output_head
+from zephyr.models.attention import (
+    IMPLEMENTATION,
+    CannotShareError,
+    chain_hidden_states,
+    forest_hidden_states,
+    shares_prefixes,
+)
+from zephyr.models.collectives import on_every_rank
+from zephyr.models.head import decoder_of, has_transform, head_input, output_head
+from zephyr.models.loading import plain_attention
 from zephyr.trees.attention import ForestAttention, forest_attention
 from zephyr.trees.forest import Forest, all_scored, build_forest
 from zephyr.trees.score import SequenceScores, score
@@ -23,6 +32,8 @@ from zephyr.trees.score import SequenceScores, score
 CausalLM: TypeAlias = PreTrainedModel | PeftModel
 
 logger = logging.getLogger(__name__)
+
+_POSITION_TABLES = ("wpe", "embed_positions", "position_embeddings", "positions_embed", "pos_encoding")
 
 
 class Kernels(NamedTuple):
@@ -38,8 +49,9 @@ class Kernels(NamedTuple):
 class ForestScorer(nn.Module):
     """Scores forests with ``causal_lm``; FSDP2 shards this module, whose forward touches every parameter.
 
-    A model whose layers carry state runs one sequence a row and says so once. Dropout is set to 0, as in the
-    published recipes, because a shared prefix has one random mask where separate rows would have several.
+    A model whose layers carry state, or attend as forests cannot, runs one sequence a row and says so once. Dropout is
+    set to 0, as in the published recipes, because a shared prefix has one random mask where separate rows would have
+    several; routers that jitter stay in eval mode.
     ``autocast``: compute in this dtype with the weights as they are. ``kernels``: others than those of the device.
     After a forward, ``router_logits`` holds each MoE layer's (T, experts) logits if ``keep_router_logits`` is set.
     """
@@ -70,12 +82,22 @@ class ForestScorer(nn.Module):
         self.shares_prefixes = shares_prefixes(model)
         # Fresh adapters add nothing, so that training starts at its own reference.
         self.starts_as_reference = not self.has_adapters or adapters_add_nothing(causal_lm)
+        self._has_transform = has_transform(model)
         self._longest = _longest_sequence(model)
-        _switch_noise_off(causal_lm)
+        self._jittering = [module for module in causal_lm.modules() if _is_jittering(module)]
+        self.noise = _switch_noise_off(causal_lm)
+        self.train(self.training)
         if self.shares_prefixes:
             model.set_attn_implementation(IMPLEMENTATION)
         else:
             logger.warning("%s: one sequence a row, its layers cannot share prefixes", type(model).__name__)
+
+    def train(self, mode: bool = True) -> ForestScorer:
+        """Set the mode of all modules but the routers that would draw at random in training."""
+        super().train(mode)
+        for module in self._jittering:
+            module.training = False
+        return self
 
     @property
     def transformers_model(self) -> PreTrainedModel:
@@ -100,6 +122,26 @@ class ForestScorer(nn.Module):
         with adapters_disabled(self.causal_lm) if self.has_adapters else nullcontext():
             yield
 
+    @contextmanager
+    def as_published(self) -> Iterator[None]:
+        """Inside, the model computes as transformers runs it: its own attention, eval mode, no setting switched off."""
+        model, training = self.transformers_model, [module for module in self.modules() if module.training]
+        for setting in self.noise:
+            setattr(setting.module, setting.name, setting.value)
+        for module in training:
+            module.training = False
+        if self.shares_prefixes:
+            model.set_attn_implementation(plain_attention(model))
+        try:
+            yield
+        finally:
+            for setting in self.noise:
+                setattr(setting.module, setting.name, 0.0)
+            for module in training:
+                module.training = True
+            if self.shares_prefixes:
+                model.set_attn_implementation(IMPLEMENTATION)
+
     def forward(self, forest: Forest, *, with_entropy: bool = False) -> SequenceScores:
         """Scores of the forest's N sequences; see ``zephyr.trees.score.SequenceScores``."""
         if not forest.num_tokens:
@@ -112,14 +154,25 @@ class ForestScorer(nn.Module):
     def hidden_states(self, forest: Forest) -> Tensor:
         """The last hidden states (T, H) of a forest that holds at least one token."""
         self._check_positions(forest)
-        decoder, keep = self.transformers_model.base_model, self.keep_router_logits
+        model, keep = self.transformers_model, self.keep_router_logits
+        decoder = decoder_of(model)
         if self.shares_prefixes:
             attend = self.kernels.attention
-            found = forest_hidden_states(decoder, forest, attend=attend, output_router_logits=keep)
-        else:
-            found = chain_hidden_states(decoder, forest, output_router_logits=keep)
+            try:
+                found = forest_hidden_states(decoder, forest, attend=attend, output_router_logits=keep)
+            except CannotShareError as error:
+                logger.warning("%s: one sequence a row; %s: %s", type(model).__name__, error.where, error.what)
+                self.shares_prefixes = False
+                model.set_attn_implementation(plain_attention(model))
+        if not self.shares_prefixes:
+            num_rows = max(on_every_rank(lambda: len(forest.chains))) if isinstance(self, FSDPModule) else 0
+            found = chain_hidden_states(decoder, forest, output_router_logits=keep, num_rows=num_rows)
         hidden, self.router_logits = found
-        return hidden
+        return self.handed_over(hidden)
+
+    def handed_over(self, hidden: Tensor) -> Tensor:
+        """What the output layer is given (T, H') where the decoder gives ``hidden`` (T, H)."""
+        return head_input(self.transformers_model, hidden) if self._has_transform else hidden
 
     def _score_nothing(self, forest: Forest, *, with_entropy: bool) -> SequenceScores:
         """Scores of a forest without tokens, with gradients of 0: sharded over ranks, every forward must happen."""
@@ -169,23 +222,51 @@ def _longest_sequence(model: PreTrainedModel) -> tuple[int | None, str]:
     if rope.get("rope_type") in ("dynamic", "longrope"):
         limit = rope.get("original_max_position_embeddings") or config.max_position_embeddings
         return int(limit), "its rotary embedding changes for a whole batch once one sequence is longer than"
-    tables = [
-        module.num_embeddings
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Embedding) and name.rpartition(".")[2] in ("wpe", "embed_positions")
+    tables = [_num_positions(module) for name, module in model.named_modules() if _ends_in(name, _POSITION_TABLES)]
+    tables += [len(buffer) for name, buffer in model.named_buffers() if _ends_in(name, _POSITION_TABLES)]
+    return min(filter(None, tables), default=None), "its table of positions holds"
+
+
+def _num_positions(module: nn.Module) -> int | None:
+    """How many positions a table holds, None for another kind of module."""
+    if not isinstance(module, nn.Embedding):
+        return None
+    # Some tables begin with rows of no position: two in OPT and BioGPT, up to the padding's in RoBERTa.
+    before = -1 if module.padding_idx is None else module.padding_idx
+    return module.num_embeddings - int(getattr(module, "offset", before + 1))
+
+
+def _ends_in(path: str, names: Collection[str]) -> bool:
+    return path.rpartition(".")[2] in names
+
+
+class Noise(NamedTuple):
+    """A setting of a module that is switched off, and what it was."""
+
+    module: nn.Module
+    name: str
+    value: float
+
+
+def _is_jittering(module: nn.Module) -> bool:
+    return any("jitter_noise" in name and isinstance(value, float) and value for name, value in vars(module).items())
+
+
+def _switch_noise_off(model: nn.Module) -> list[Noise]:
+    """Set dropout and layer drop to 0 in place, and say so if any was on."""
+    found = [
+        Noise(module, name, value)
+        for module in model.modules()
+        for name, value in vars(module).items()
+        if isinstance(value, float) and value and _is_noise(module, name)
     ]
-    return min(tables, default=None), "its table of positions holds"
-
-
-def _switch_noise_off(model: nn.Module) -> None:
-    """Set dropout, layer drop and router jitter to 0 in place, and say so if any was on."""
-    found = set()
-    for module in model.modules():
-        numbers = {name: value for name, value in vars(module).items() if isinstance(value, float) and value}
-        noisy = [name for name in numbers if any(word in name for word in ("dropout", "layerdrop", "jitter_noise"))]
-        noisy += ["p"] if isinstance(module, nn.Dropout) and module.p else []
-        for name in noisy:
-            setattr(module, name, 0.0)
-            found.add("dropout" if name == "p" else name)
+    for module, name, _ in found:
+        setattr(module, name, 0.0)
     if found:
-        logger.info("%s: switched off for training on shared prefixes", ", ".join(sorted(found)))
+        names = sorted({"dropout" if name == "p" else name for _, name, _ in found})
+        logger.info("%s: switched off for training on shared prefixes", ", ".join(names))
+    return found
+
+
+def _is_noise(module: nn.Module, name: str) -> bool:
+    return "dropout" in name or "layerdrop" in name or (name == "p" and isinstance(module, nn.Dropout))

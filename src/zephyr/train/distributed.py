@@ -26,7 +26,6 @@ from torch.distributed.rendezvous import rendezvous
 from torch.distributed.tensor import DTensor, Shard
 
 from zephyr.errors import DeviceError, ModelError
-from zephyr.models.batch_scoring import reshard
 from zephyr.models.collectives import is_distributed, on_every_rank, rank, world_size
 from zephyr.models.loading import check_finite_weights
 from zephyr.models.scorer import ForestScorer, decoder_layers
@@ -228,21 +227,6 @@ def shard_placement(parameter: Tensor, num_ranks: int) -> Shard:
 def is_empty(model: nn.Module) -> bool:
     """Whether the model was made on the meta device, without weights."""
     return any(parameter.is_meta for parameter in model.parameters())
-
-
-@contextmanager
-def runs_alone(scorer: nn.Module) -> Iterator[None]:
-    """Inside, the scorer's model can be run by itself without gradients, to sample from it.
-
-    A sharded model needs its forward passes on every rank: all must generate the same texts, with one seed.
-    """
-    if isinstance(scorer, FSDPModule):
-        scorer.unshard()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        reshard(scorer)
 
 
 def whole_state_dict(model: nn.Module, *, trained_only: bool = False) -> dict[str, Tensor]:

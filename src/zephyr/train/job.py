@@ -252,14 +252,23 @@ def _place(scorer: ForestScorer, train: TrainSection, device: torch.device, weig
         scorer.to(device)
 
 
+def reference_scorer(job: TrainJob, scorer: ForestScorer) -> ForestScorer:
+    """What scores with the reference: the policy's ``scorer``, or one of another model on the same device."""
+    if job.reference is None:
+        return scorer
+    other = _scorer(job.reference, job.settings, scorer.kernels)
+    _place(other, job.settings, device_of(scorer), None)
+    return other
+
+
 def reference_logps(job: TrainJob, scorer: ForestScorer, reference_hash: str) -> Tensor:
-    """(n, C) float64 log-probs of the reference for all examples, then those held out; stored, or computed now."""
+    """(n, C) float64 log-probs of the reference for all examples, then those held out; stored, or computed now.
+
+    ``scorer`` is that of ``reference_scorer``.
+    """
     name, examples = job.name, [*job.examples, *job.eval_examples]
     if job.reference is not None:
         name = "another model than the policy"
-        kernels, device = scorer.kernels, device_of(scorer)
-        scorer = _scorer(job.reference, job.settings, kernels)
-        _place(scorer, job.settings, device, None)
     logger.info("%s", describe_reference(name, reference_hash, adapters_off=scorer.has_adapters))
     store = ReferenceStore(job.reference_store or job.folder / "reference", reference_hash)
     rows, names = ExampleRows(job.objective, examples), [example.name for example in examples]

@@ -24,8 +24,9 @@ from torch.optim import Optimizer
 from zephyr.atomic import replace_text
 from zephyr.data.tokenize.token_store import Example
 from zephyr.errors import RecipeError, did_you_mean
-from zephyr.models.batch_scoring import device_of, score_table
+from zephyr.models.batch_scoring import device_of, runs_alone, score_table
 from zephyr.models.collectives import from_rank_zero, rank
+from zephyr.models.rounding import Rounding
 from zephyr.models.scorer import ForestScorer
 from zephyr.progress import SILENT, Display, show_progress
 from zephyr.recipe.steps import Steps, check_warmup, count_steps
@@ -45,10 +46,9 @@ from zephyr.train.checkpoint.resume import load_latest, load_weights
 from zephyr.train.checks.health import HealthMonitor, HealthNote
 from zephyr.train.checks.invariants import check_finite
 from zephyr.train.checks.movement import check_moved, moved_share, sample_weights
-from zephyr.train.checks.rounding import Rounding
-from zephyr.train.checks.self_check import check_before_training, check_first_step
-from zephyr.train.distributed import full_value, pick_device, process_group, runs_alone
-from zephyr.train.job import TrainJob, build_scorer, check_job, identity_of, model_hashes, reference_logps
+from zephyr.train.checks.self_check import check_before_training, check_first_step, proven_reference_logps
+from zephyr.train.distributed import full_value, pick_device, process_group
+from zephyr.train.job import TrainJob, build_scorer, check_job, identity_of, model_hashes
 from zephyr.train.metrics import Shares, added, as_line, over_ranks, plain, shares_of
 from zephyr.train.moving_reference import MovingReference, moving_reference
 from zephyr.train.optimizers import build_optimizer, learning_rate_at
@@ -191,8 +191,9 @@ def start(job: TrainJob) -> TrainRun:
     check_warmup(steps, settings, "train")
     hashes = model_hashes(job)
     identity, scorer = identity_of(job, hashes), build_scorer(job.policy, settings, weights=job.weights)
-    ref_logps = reference_logps(job, scorer, hashes.reference) if job.objective.needs_reference else None
-    rounding = check_before_training(job, scorer, ref_logps) if settings.self_checks else None
+    rounding, ref_logps = check_before_training(job, scorer) if settings.self_checks else None, None
+    if job.objective.needs_reference:
+        ref_logps = proven_reference_logps(job, scorer, hashes.reference, rounding=rounding)
     optimizer = build_optimizer(scorer, settings)
     moving = moving_reference(job.objective, scorer, job.reference)
     weights_before = sample_weights(scorer)

@@ -18,7 +18,7 @@ from torch.distributed.tensor import DTensor
 from zephyr.data.tokenize.token_store import Example
 from zephyr.errors import InvariantError
 from zephyr.models.batch_scoring import ScoredRow, device_of, frozen
-from zephyr.train.checks.rounding import Rounding
+from zephyr.models.rounding import Rounding
 from zephyr.train.objectives import Objective, Scored
 from zephyr.trees.forest import Forest, Ids, ScoredSequence, build_forest
 from zephyr.trees.score import SequenceScores

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from zephyr.models.batch_scoring import ScoredRow, device_of, score_table
+from zephyr.models.own_forward import check_own_forward
+from zephyr.models.rounding import Rounding, measured_rounding
 from zephyr.models.scorer import ForestScorer
 from zephyr.train.checks.invariants import (
     check_first_loss,
@@ -16,9 +18,8 @@ from zephyr.train.checks.invariants import (
     check_reference_agrees,
     check_supervision,
 )
-from zephyr.train.checks.rounding import Rounding, measured_rounding
 from zephyr.train.distributed import compute_dtype
-from zephyr.train.job import TrainJob
+from zephyr.train.job import TrainJob, reference_logps, reference_scorer
 from zephyr.train.metrics import Shares
 from zephyr.train.step import Batch
 from zephyr.trees.forest import ScoredSequence
@@ -29,32 +30,48 @@ NUM_PROBED = 3
 NUM_LOOKED_AT = 100
 
 
-def check_before_training(job: TrainJob, scorer: ForestScorer, ref_logps: Tensor | None) -> Rounding:
+def check_before_training(job: TrainJob, scorer: ForestScorer) -> Rounding:
     """What rounding does to the model's log-probs, once the data teaches something and a probe of it is scored right.
 
-    A probe is right if it has the same log-probs however it is laid out. ``ref_logps`` (n, C) of the training examples
-    first. Raises InvariantError.
+    A probe is right if it has the same log-probs however it is laid out, and those of the model's own forward. Raises
+    InvariantError, or ModelError for a model that is not scored as it computes.
     """
     rows, names = job.rows, [example.name for example in job.examples]
-    max_tokens, dtype = job.settings.max_tokens_per_micro_batch, compute_dtype(job.settings)
     seen = check_supervision(rows, names, stop_ids=job.stop_ids, all_allowed=job.objective.scores_everything)
     logger.info(
         "supervised: %.1f %% of %d tokens; %d of %d examples hold a stop token",
         100 * seen.share, seen.num_tokens, seen.num_with_stop, seen.num_examples,
     )  # fmt: skip
-    probed = _probed(rows)
-    sequences, owners = _sequences(rows, names, probed, max_tokens)
-    rounding = measured_rounding(scorer, sequences, dtype=dtype)
+    sequences, owners = _probe(job)
+    rounding = measured_rounding(scorer, sequences, dtype=compute_dtype(job.settings))
     check_layouts_agree(scorer, sequences, owners, rounding=rounding)
     # Grouped matrix products of experts round by what else is in the group.
     within = rounding if scorer.num_experts else None
     check_no_leak(scorer, sequences, owners, within=within, changing={0, len(sequences) - 1})
-    if ref_logps is not None and _is_own_reference(job, scorer):
-        of_probe = [rows[index] for index in probed]
-        table = score_table(scorer, of_probe, max_tokens=max_tokens, device=device_of(scorer))
-        whose = [names[index] for index in probed]
-        check_reference_agrees(table.logps, ref_logps[probed], table.num_tokens, whose, rounding=rounding)
+    check_own_forward(scorer, [sequence.ids for sequence in sequences], rounding=rounding)
     return rounding
+
+
+def proven_reference_logps(
+    job: TrainJob, scorer: ForestScorer, reference_hash: str, *, rounding: Rounding | None
+) -> Tensor:
+    """The reference's log-probs as of ``reference_logps``, proven unless ``rounding`` is None.
+
+    A model of its own must be scored as it computes, and a policy that starts as its own reference must agree with it.
+    Raises ModelError or InvariantError.
+    """
+    reference = reference_scorer(job, scorer)
+    if rounding is not None and reference is not scorer:
+        sequences, _ = _probe(job)
+        of_reference = measured_rounding(reference, sequences, dtype=compute_dtype(job.settings))
+        check_own_forward(reference, [sequence.ids for sequence in sequences], rounding=of_reference)
+    ref_logps = reference_logps(job, reference, reference_hash)
+    if rounding is not None and _is_own_reference(job, scorer):
+        rows, probed, max_tokens = job.rows, _probed(job.rows), job.settings.max_tokens_per_micro_batch
+        of_probe, whose = [rows[index] for index in probed], [job.examples[index].name for index in probed]
+        table = score_table(scorer, of_probe, max_tokens=max_tokens, device=device_of(scorer))
+        check_reference_agrees(table.logps, ref_logps[probed], table.num_tokens, whose, rounding=rounding)
+    return ref_logps
 
 
 def check_first_step(job: TrainJob, scorer: ForestScorer, total: Shares, batch: Batch, *, rounding: Rounding) -> None:
@@ -78,17 +95,16 @@ def _probed(rows: Sequence[ScoredRow]) -> list[int]:
     return by_length[first : first + NUM_PROBED]
 
 
-def _sequences(
-    rows: Sequence[ScoredRow], names: Sequence[str], probed: Sequence[int], max_tokens: int
-) -> tuple[list[ScoredSequence], list[str]]:
+def _probe(job: TrainJob) -> tuple[list[ScoredSequence], list[str]]:
     """The sequences of the probed examples, within the token budget, and whose they are."""
+    rows, max_tokens = job.rows, job.settings.max_tokens_per_micro_batch
     sequences: list[ScoredSequence] = []
     owners: list[str] = []
-    for index in probed:
+    for index in _probed(rows):
         fresh = [sequence for sequence in rows[index] if len(sequence.ids)]
         total = sum(len(sequence.ids) for sequence in [*sequences, *fresh])
         if sequences and total > max_tokens:
             break
         sequences += fresh
-        owners += [names[index]] * len(fresh)
+        owners += [job.examples[index].name] * len(fresh)
     return sequences, owners

@@ -7,10 +7,10 @@ import torch
 
 from tests.train.test_invariants import make_pairs, make_scorer, sequences_of
 from zephyr.errors import InvariantError
+from zephyr.models.rounding import LEAST_ROUNDING, least_rounding, measured_rounding
 from zephyr.models.scorer import ForestScorer
 from zephyr.models.tiny import tiny_model
 from zephyr.train.checks.invariants import check_layouts_agree
-from zephyr.train.checks.rounding import LEAST_ROUNDING, least_rounding, measured_rounding
 from zephyr.trees.forest import build_forest
 
 

@@ -53,7 +53,9 @@ def measured_rounding(scorer: ForestScorer, sequences: Sequence[ScoredSequence],
     num_tokens = torch.tensor([int(sequence.scored.sum()) for sequence in sequences]).double().clamp(min=1)
     drawn = torch.Generator().manual_seed(0)
 
-    def moved(_module: nn.Module, _inputs: object, output: Tensor) -> Tensor:
+    def moved(_module: nn.Module, _inputs: object, output: Tensor | tuple[Tensor, ...]) -> Tensor | None:
+        if not isinstance(output, Tensor):  # some routers are linear layers that give more than their product
+            return None
         dice = torch.rand(output.shape, generator=drawn).to(output.device)
         share, last_bit = SHARE_CHANGED[output.dtype], torch.finfo(output.dtype).eps
         change = (dice < share / 2).to(output.dtype) - (dice > 1 - share / 2).to(output.dtype)

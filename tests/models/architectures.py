@@ -1,0 +1,190 @@
+"""Every causal language model of the installed transformers, built small: `python -m tests.models.architectures`.
+
+Prints a table in Markdown: trained on shared prefixes, one sequence a row, or refused, and why. With names: those.
+"""
+
+import datetime as dt
+import logging
+import os
+import resource
+import signal
+import sys
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+import transformers
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from tests.models.scorer_runs import Outcome, by_transformers, company, packed
+from zephyr.errors import ZephyrError
+from zephyr.models.own_forward import check_own_forward
+from zephyr.models.rounding import measured_rounding
+from zephyr.models.scorer import ForestScorer
+
+SECONDS = 240
+GIGABYTES = 3
+MOST_PARAMETERS = 30_000_000
+
+SIZES: dict[str, object] = {
+    "vocab_size": 128, "pad_token_id": None, "bos_token_id": 1, "eos_token_id": 2, "initializer_range": 0.2,
+    "hidden_size": 32, "n_embd": 32, "d_model": 32, "dim": 32, "embedding_size": 32,
+    "word_embed_proj_dim": 32, "emb_dim": 32,
+    "num_hidden_layers": 4, "n_layer": 2, "n_layers": 2, "num_layers": 2, "decoder_layers": 2, "encoder_layers": 1,
+    "num_attention_heads": 4, "n_head": 4, "n_heads": 4, "num_heads": 4, "decoder_attention_heads": 4,
+    "encoder_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "d_kv": 8,
+    "intermediate_size": 48, "ffn_dim": 48, "decoder_ffn_dim": 48, "encoder_ffn_dim": 48, "n_inner": 48, "d_ff": 48,
+    "max_position_embeddings": 256, "n_positions": 256, "max_seq_len": 256, "sliding_window": 8,
+    "num_experts": 4, "num_local_experts": 4, "n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 1,
+    "topk_group": 1,
+    "moe_intermediate_size": 16, "shared_expert_intermediate_size": 16, "n_shared_experts": 1, "moe_num_experts": 4,
+    "first_k_dense_replace": 1, "q_lora_rank": 16, "kv_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8,
+    "v_head_dim": 8, "o_lora_rank": 16, "index_n_heads": 4, "index_head_dim": 16, "index_topk": 64,
+    "linear_key_head_dim": 8, "linear_value_head_dim": 8, "linear_num_key_heads": 2, "linear_num_value_heads": 4,
+    "mamba_d_state": 4, "mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_ssm": 64, "mamba_n_groups": 1, "state_size": 4,
+    "vocab_size_per_layer_input": 128, "hidden_size_per_layer_input": 8,
+    "is_decoder": True,
+}  # fmt: skip
+MLA: dict[str, object] = {"num_key_value_heads": 4}
+PADDED: dict[str, object] = {"pad_token_id": 0}
+SLIDING: dict[str, object] = {"layer_types": ["sliding_attention", "full_attention"] * 2}
+SHARED_KV = {**SLIDING, **PADDED, "num_kv_shared_layers": 2}
+CONVOLVING: dict[str, object] = {"layer_types": ["conv", "full_attention"] * 2}
+# What a configuration needs besides, by its model type.
+SPECIAL: dict[str, dict[str, object]] = {
+    **dict.fromkeys(("axk1", "axk2", "deepseek_v2", "deepseek_v3", "deepseek_v32", "dots3_note_text"), MLA),
+    **dict.fromkeys(("glm4_moe_lite", "glm_moe_dsa", "longcat_flash", "minicpm3", "youtu"), MLA),
+    **dict.fromkeys(("camembert", "data2vec-text", "roberta", "roberta-prelayernorm", "xlm-roberta"), PADDED),
+    **dict.fromkeys(("xlm-roberta-xl", "xlm", "prophetnet", "emu3", "emu3_text_model", "modernbert-decoder"), PADDED),
+    **dict.fromkeys(("gemma2", "gemma3_text", "cohere_compass_text", "modernbert-decoder"), SLIDING),
+    **dict.fromkeys(("gemma3n_text", "gemma4_text", "gemma4_unified_text"), SHARED_KV),
+    **dict.fromkeys(("lfm2", "lfm2_moe"), CONVOLVING),
+    "bamba": {"attn_layer_indices": [1, 3]},
+    "codegen": {"rotary_dim": 8},
+    "gemma4_assistant": {"hidden_size_per_layer_input": 0},
+    "gpt_neo": {"attention_types": [[["global", "local"], 2]], "window_size": 8, "num_layers": 4},
+    "gptj": {"rotary_dim": 8},
+    "granitemoehybrid": {"layer_types": ["mamba", "attention"] * 2},
+    "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1, "expert_layer_period": 2, "expert_layer_offset": 1},
+    "mamba2": {"num_heads": 8, "head_dim": 8},
+    "modernbert-decoder": {**PADDED, **SLIDING},
+    "reformer": {"axial_pos_embds_dim": [16, 16], "axial_pos_shape": [16, 16]},
+    "xmod": {**PADDED, "default_language": "en_XX"},
+    "zamba": {"layer_types": ["mamba", "hybrid"] * 2},
+    "zamba2": {"layer_types": ["mamba", "hybrid"] * 2},
+    "zaya": {"num_experts_per_tok": 1},
+}
+
+
+class Row(NamedTuple):
+    """What becomes of one architecture."""
+
+    model_type: str
+    model: str
+    outcome: str
+
+
+def small_config(model_type: str) -> PretrainedConfig:
+    """The configuration of an architecture with few and small layers."""
+    default = AutoConfig.for_model(model_type)
+    chosen = _fitting(default)
+    nested = {name: _fitting(getattr(default, name)) for name in default.sub_configs if getattr(default, name, None)}
+    config = type(default)(**nested | chosen)
+    config.dtype = None
+    return config
+
+
+def _fitting(default: PretrainedConfig) -> dict[str, object]:
+    """The sizes that a configuration has a field for."""
+    fields = default.to_dict().keys() | default.attribute_map.keys()
+    caps = {"final_logit_softcapping": 5.0} if getattr(default, "final_logit_softcapping", None) else {}
+    return {name: value for name, value in SIZES.items() if name in fields} | caps | SPECIAL.get(default.model_type, {})
+
+
+def small_model(model_type: str) -> PreTrainedModel:
+    """A random model of the architecture, in eval mode. Raises what transformers raises, MemoryError if it is large."""
+    config = small_config(model_type)
+    with torch.device("meta"):
+        size = sum(p.numel() for p in AutoModelForCausalLM.from_config(config).parameters())
+    if size > MOST_PARAMETERS:
+        raise MemoryError(f"{size / 1e6:.0f} million parameters")
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 1:
+                parameter.add_(torch.randn_like(parameter), alpha=0.1)
+    return model.float().eval()
+
+
+def outcome(model_type: str) -> Row:
+    """What becomes of the architecture: the scorer's numbers beside those of the model's own forward."""
+    name = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[model_type]
+    try:
+        model, theirs = small_model(model_type), small_model(model_type)
+    except Exception as error:  # noqa: BLE001  # whatever an architecture of another's says of a size it dislikes
+        return Row(model_type, name, f"not built: {_short(error)}")
+    try:
+        scorer = ForestScorer(model).train()
+        sequences = [sequence for sequence in company() if len(sequence.ids)]
+        rounding = measured_rounding(scorer, sequences, dtype=torch.float32)
+        check_own_forward(scorer, [sequence.ids for sequence in sequences], rounding=rounding)
+        ours = packed(scorer, company())
+    except ZephyrError as error:
+        return Row(model_type, name, f"refused: {_short(error)}")
+    except Exception as error:  # noqa: BLE001
+        return Row(model_type, name, f"CRASH: {_short(error)}")
+    try:
+        right = by_transformers(theirs, company())
+    except Exception as error:  # noqa: BLE001
+        return Row(model_type, name, f"own forward fails: {_short(error)}")
+    how = "shared trees" if scorer.shares_prefixes else "one sequence a row"
+    difference = distance(ours, right)
+    return Row(model_type, name, f"{how}, {difference:.0e}" + ("" if difference < 1e-3 else " DIFFERS"))
+
+
+def distance(ours: Outcome, theirs: Outcome) -> float:
+    """The largest difference of log-probs and gradients, relative to what they are."""
+    scored = theirs.logps != 0
+    logps = ((ours.logps - theirs.logps).abs()[scored] / theirs.logps.abs()[scored]).max()
+    largest = max(float(gradient.abs().max()) for gradient in theirs.gradients.values())
+    slopes = [float((ours.gradients[n] - g).abs().max()) / largest for n, g in theirs.gradients.items()]
+    return max(float(logps), *slopes)
+
+
+def _short(error: Exception) -> str:
+    said = str(error).strip().split("\n")[0]
+    return f"{'' if isinstance(error, ZephyrError) else type(error).__name__ + ': '}{said[:300]}".replace("|", "/")
+
+
+def _alone(model_type: str) -> Row:
+    """The outcome, computed in a process of its own, with limits of memory and time."""
+    name, (read, write) = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[model_type], os.pipe()
+    child = os.fork()
+    if not child:
+        resource.setrlimit(resource.RLIMIT_DATA, (GIGABYTES << 30, GIGABYTES << 30))
+        signal.alarm(SECONDS)
+        os.write(write, outcome(model_type).outcome.encode())
+        os._exit(0)
+    os.close(write)
+    with os.fdopen(read) as answer:
+        said = answer.read()
+    _, status = os.waitpid(child, 0)
+    return Row(model_type, name, said or f"died: status {status}")
+
+
+def lines(names: list[str]) -> Iterator[str]:
+    """The page."""
+    yield f"transformers {transformers.__version__}, torch {torch.__version__}, {dt.datetime.now(tz=dt.UTC).date()}"
+    yield "| model type | class | trained on |"
+    yield "|---|---|---|"
+    for name in names or sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES):
+        row = _alone(name)
+        yield f"| {row.model_type} | {row.model} | {row.outcome} |"
+
+
+if __name__ == "__main__":
+    logging.disable(logging.WARNING)
+    for line in lines(sys.argv[1:]):
+        print(line, flush=True)
