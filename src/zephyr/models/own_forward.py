@@ -25,8 +25,8 @@ from zephyr.models.scorer import ForestScorer
 from zephyr.trees.forest import Ids, ScoredSequence, build_forest
 from zephyr.trees.score import Head, edge_logps
 
-PROBE_TOKENS = 256
-NUM_PROBED = 4
+COMPARED_TOKENS = 256
+NUM_COMPARED = 4
 # Logits that exist in float64 at a time.
 ROWS = 64
 # What a factor or a cap explains agrees with it this well, in any dtype.
@@ -63,8 +63,8 @@ def check_own_forward(scorer: ForestScorer, sequences: Sequence[Ids], *, roundin
 
 def _probe(sequences: Sequence[Ids]) -> list[Ids]:
     """The beginnings of a few of the sequences, each once, of at least two tokens."""
-    cut = {ids[:PROBE_TOKENS].tobytes(): ids[:PROBE_TOKENS] for ids in sequences if len(ids) > 1}
-    return list(cut.values())[:NUM_PROBED]
+    cut = {ids[:COMPARED_TOKENS].tobytes(): ids[:COMPARED_TOKENS] for ids in sequences if len(ids) > 1}
+    return list(cut.values())[:NUM_COMPARED]
 
 
 def _scorer_logps(scorer: ForestScorer, probe: Sequence[Ids]) -> Tensor:
