@@ -15,7 +15,6 @@ from torch import nn
 
 from zephyr.data.tokenize.token_store import Comparison
 from zephyr.estimate.duration import measured_seconds
-from zephyr.estimate.workload import Workload
 from zephyr.feedback.candidates import answer_prompts
 from zephyr.feedback.judge import judge
 from zephyr.models.generation import generate
@@ -28,7 +27,7 @@ from zephyr.recipe.teacher_section import SamplingSection, ScriptedSection
 from zephyr.stages.preview import SampledStage
 from zephyr.teachers.scripted import ScriptedJudge, ScriptedTeacher
 from zephyr.train.job import build_scorer
-from zephyr.train.objectives import Objective, build_objective
+from zephyr.train.objectives import build_objective
 from zephyr.train.optimizers import build_optimizer
 from zephyr.train.step import accumulate_gradients, make_batch, step_indices
 from zephyr.world import FEEDBACK_SPLIT, prompts
@@ -49,7 +48,7 @@ def estimated_seconds(
     recipe: Recipe, model: "PreTrainedModel", stages: Mapping[str, SampledStage], *, seconds: float
 ) -> dict[str, float]:
     """Seconds by stage, as far as they can be estimated, from a calibration of about `seconds` seconds."""
-    step_seconds = _step_seconds({stage: _stepper(model, one, recipe.seed) for stage, one in stages.items()}, seconds)
+    step_seconds = _step_seconds({stage: _stepper(model, one, recipe) for stage, one in stages.items()}, seconds)
     found = {
         stage: measured_seconds(sampled.workload, step_seconds[stage], sampled.seconds_per_row)
         for stage, sampled in stages.items()
@@ -65,16 +64,16 @@ def estimated_seconds(
     return {stage: found[stage] for stage in recipe.stages if found.get(stage)}
 
 
-def _stepper(model: "PreTrainedModel", sampled: SampledStage, seed: int) -> Callable[[int], None]:
+def _stepper(model: "PreTrainedModel", sampled: SampledStage, recipe: Recipe) -> Callable[[int], None]:
     """A function that makes the step of a number, after one to warm up."""
     workload, every = sampled.workload, sampled.examples
-    objective = objective_of(workload)
+    objective = build_objective(workload.section.objective, data_dir=recipe.data_dir)
     scorer = build_scorer(model, workload.train)
     optimizer = build_optimizer(scorer, workload.train)
     steps = count_steps(workload.train, len(every), batch_size=workload.examples_per_step)
 
     def step(number: int) -> None:
-        examples = [every[index] for index in step_indices(steps, number % steps.steps_per_epoch, seed=seed)]
+        examples = [every[index] for index in step_indices(steps, number % steps.steps_per_epoch, seed=recipe.seed)]
         columns = max(len(one.completions) if isinstance(one, Comparison) else 1 for one in examples)
         # As if the reference had computed them; any number takes the same time.
         before = torch.zeros(len(examples), columns, dtype=torch.float64)
@@ -85,11 +84,6 @@ def _stepper(model: "PreTrainedModel", sampled: SampledStage, seed: int) -> Call
 
     step(0)
     return step
-
-
-def objective_of(workload: Workload) -> Objective:
-    """The objective of a training stage."""
-    return build_objective(workload.section.objective)
 
 
 def _step_seconds(steppers: Mapping[str, Callable[[int], None]], seconds: float) -> dict[str, float]:

@@ -70,7 +70,7 @@ def simulate(recipe: Recipe, workload: Workload, *, num_ranks: int) -> Simulatio
     examples = _examples(workload, rows)
     # Compiled code is not simulated, and what the router's loss keeps is a few numbers a token.
     train = workload.train.model_copy(update={"compile": False, "router_aux_loss_coef": 0.0})
-    objective = build_objective(workload.section.objective, examples)
+    objective = build_objective(workload.section.objective, examples, data_dir=recipe.data_dir)
     step = simulate_step(_model(recipe, workload), train, objective, examples, num_ranks=num_ranks)
     return Simulation(step, workload, rows, num_ranks, micro_batches)
 

@@ -27,6 +27,8 @@ NO_STAGES = {
 }
 # Read by the card from the run's lock file, as JSON.
 READ_AS_JSON = {"DataSource.license"}
+# Read by the function of a user's own.
+READ_BY_USERS = {"CustomObjective.options"}
 # Modules under 60 lines with one importer, beside stages and commands: they may become fewer, not more.
 SMALL_MODULES = 6
 # The package's own modules that a check of a whole recipe imports: they may become fewer, not more.
@@ -45,7 +47,7 @@ def test_the_loss_is_six_calls_from_the_command(graph):
 
 
 def test_every_field_of_the_schema_is_read(graph):
-    assert set(measures.unread_fields(graph)) <= READ_AS_JSON
+    assert set(measures.unread_fields(graph)) <= READ_AS_JSON | READ_BY_USERS
 
 
 def test_a_setting_is_declared_once(graph):

@@ -20,6 +20,11 @@ Overrides = Annotated[
     typer.Argument(metavar="[KEY=VALUE]...", help="Override settings: sft.train.learning_rate=1.0e-5"),
 ]
 
+UserCode = Annotated[
+    bool,
+    typer.Option("--user-code/--no-user-code", help="Whether code that a recipe names may run: a loss, a model."),
+]
+
 
 def run(
     recipe: RecipeName,
@@ -27,10 +32,11 @@ def run(
     until: Annotated[str | None, typer.Option(metavar="STAGE", help="Stop after this stage.")] = None,
     only: Annotated[str | None, typer.Option(metavar="STAGE", help="Run this stage alone.")] = None,
     offline: Offline = False,
+    user_code: UserCode = True,
 ) -> None:
     """Run a recipe: skip finished stages, continue an interrupted one. A run folder is locked while it runs."""
     try:
-        requested = _requested(recipe, overrides, offline=offline)
+        requested = _requested(recipe, overrides, offline=offline, user_code=user_code)
         from rich.console import Console
 
         from zephyr.run import run_recipe
@@ -47,9 +53,11 @@ def run(
         raise typer.Exit(INTERRUPTED) from None
 
 
-def check(recipe: RecipeName, overrides: Overrides = None, offline: Offline = False) -> None:
+def check(
+    recipe: RecipeName, overrides: Overrides = None, offline: Offline = False, user_code: UserCode = True
+) -> None:  # fmt: skip
     """Validate a recipe and its inputs; count tokens, steps, truncated rows; list the output files. No training."""
-    requested = _requested(recipe, overrides, offline=offline)
+    requested = _requested(recipe, overrides, offline=offline, user_code=user_code)
     from zephyr.check import check_lines
 
     for line in check_lines(requested.recipe):
@@ -74,6 +82,7 @@ def plan(  # noqa: PLR0913 - typer makes an option of every parameter
         typer.Option("--simulate", help="Simulate a step on --gpus accelerators: memory by kind, traffic; minutes."),
     ] = False,
     offline: Offline = False,
+    user_code: UserCode = True,
 ) -> None:
     """Estimate a run: memory, FLOPs, hours, teacher tokens, disk space; after a run, compare with its actual times."""
     quiet_libraries(offline=offline)
@@ -81,7 +90,7 @@ def plan(  # noqa: PLR0913 - typer makes an option of every parameter
     from zephyr.estimate.duration import Cluster
 
     cluster = None if gpu is None else Cluster(device_named(gpu), gpus, utilisation)
-    requested = _requested(recipe, overrides, offline=offline)
+    requested = _requested(recipe, overrides, offline=offline, user_code=user_code)
     from zephyr.plan import plan_lines
 
     ranks = gpus if simulate else None
@@ -95,9 +104,10 @@ def inspect(
     row: Annotated[int, typer.Option(min=1, help="Row number, from 1.")] = 1,
     stage: Annotated[str | None, typer.Option(metavar="STAGE", help="pretrain, sft or align.")] = None,
     offline: Offline = False,
+    user_code: UserCode = True,
 ) -> None:
     """Show a row as the model reads it: coloured tokens, roles, loss mask, truncation, and the prefix tree."""
-    requested = _requested(recipe, overrides, offline=offline)
+    requested = _requested(recipe, overrides, offline=offline, user_code=user_code)
     from rich.console import Console
 
     from zephyr.inspect_row import inspect_row
@@ -125,13 +135,13 @@ def copy_recipe(
     typer.echo(str(shipped_files.copy_recipe(name, folder)))
 
 
-def _requested(recipe: str, overrides: list[str] | None, *, offline: bool) -> "RequestedRun":
+def _requested(recipe: str, overrides: list[str] | None, *, offline: bool, user_code: bool) -> "RequestedRun":
     """The recipe of the command; notes on what was translated go to stderr, once."""
     quiet_libraries(offline=offline)
     from zephyr.runs.lock_file import requested_run
     from zephyr.runs.ranks import is_leader
 
-    requested = requested_run(recipe, overrides or [], offline=offline)
+    requested = requested_run(recipe, overrides or [], offline=offline, user_code=user_code)
     for note in requested.notes if is_leader() else ():
         typer.echo(escape_controls(note), err=True)
     return requested

@@ -38,6 +38,7 @@ _METHODS = {
     "simpo": "Simple Preference Optimization (SimPO)",
     "cpo": "Contrastive Preference Optimization (CPO)",
     "listwise": "preference optimization over ranked lists",
+    "custom": "preference optimization with a loss of its own",
 }
 _FRAMEWORKS = {
     "zephyr": "Zephyr",

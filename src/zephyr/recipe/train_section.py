@@ -4,6 +4,7 @@ To add a pair loss: its name in `PairLossName`, its options in `LOSSES_OF_OPTION
 `zephyr.train.losses.pairs`. To add an objective: a section here, and a class in `zephyr.train.objectives`.
 """
 
+from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
@@ -293,7 +294,37 @@ class ListwiseObjective(PreferenceObjective):
         return self.num_completions
 
 
+class CustomObjective(PreferenceObjective):
+    """A loss of one's own on pairs: a Python function of their log-probs and of this section, one loss a pair.
+
+    The bytes of its file, not its path, decide whether the stage is made again.
+    """
+
+    name: Literal["custom"] = "custom"
+    needs_reference: ClassVar[bool] = True
+    path: str = Field(
+        pattern=r".\.py:[A-Za-z_]\w*$",
+        description="FILE.py:FUNCTION; a relative path is resolved in `data_dir`",
+        json_schema_extra=FREE,
+    )
+    beta: float = Field(0.1, gt=0, description="scale of the rewards that are reported")
+    average_log_prob: bool = Field(False, description="give the function means a token instead of sums")
+    coupled: bool = Field(False, description="the loss of a pair depends on the others of its batch")
+    options: dict[str, bool | int | float | str] = Field(
+        default_factory=dict, description="settings of your own, which the function finds in options.options"
+    )
+
+    @property
+    def function(self) -> str:
+        """The name of the function in its file."""
+        return self.path.rpartition(":")[2]
+
+    def file(self, data_dir: Path) -> Path:
+        """The file with the function."""
+        return data_dir / self.path.rpartition(":")[0]
+
+
 AlignObjective = Annotated[
-    DpoObjective | OrpoObjective | SimpoObjective | CpoObjective | KtoObjective | ListwiseObjective,
+    DpoObjective | OrpoObjective | SimpoObjective | CpoObjective | KtoObjective | ListwiseObjective | CustomObjective,
     Field(discriminator="name"),
 ]

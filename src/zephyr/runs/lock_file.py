@@ -14,7 +14,9 @@ from zephyr import __version__
 from zephyr.atomic import replace_text
 from zephyr.errors import DataError, RecipeError
 from zephyr.recipe.loading import read_recipe
+from zephyr.recipe.model_section import PretrainedModel
 from zephyr.recipe.schema import Recipe
+from zephyr.recipe.train_section import CustomObjective
 from zephyr.records.fields import printable
 from zephyr.runs.layout import LOCK_FILE
 from zephyr.runs.stage_folder import StageKey
@@ -39,8 +41,11 @@ class RequestedRun(NamedTuple):
     pinned: Pinned | None = None
 
 
-def requested_run(name: str, overrides: Sequence[str], *, offline: bool) -> RequestedRun:
-    """The recipe of a file, of a shipped name, or of an earlier run's lock file. Raises RecipeError."""
+def requested_run(name: str, overrides: Sequence[str], *, offline: bool, user_code: bool = True) -> RequestedRun:
+    """The recipe of a file, of a shipped name, or of an earlier run's lock file. Raises RecipeError.
+
+    Without ``user_code`` one that would run Python code from outside Zephyr is refused.
+    """
     if name.endswith(LOCK_FILE):
         if overrides:
             raise RecipeError(name, f"a locked run takes no overrides, got {overrides[0]}", "leave them out")
@@ -50,10 +55,23 @@ def requested_run(name: str, overrides: Sequence[str], *, offline: bool) -> Requ
         loaded = read_recipe(name, overrides)
         requested = RequestedRun(loaded.recipe, loaded.notes)
     recipe = requested.recipe
+    if not user_code:
+        _refuse_user_code(recipe)
     if not recipe.data_dir.is_dir():
         folder = printable(str(recipe.data_dir.absolute()))
         raise RecipeError("data_dir", f"there is no folder {folder}", "give data_dir=FOLDER")
     return requested._replace(recipe=recipe.model_copy(update={"offline": recipe.offline or offline}))
+
+
+def _refuse_user_code(recipe: Recipe) -> None:
+    """Raise RecipeError for the first setting that runs code from outside."""
+    objective = recipe.align.objective if recipe.align is not None else None
+    if isinstance(objective, CustomObjective):
+        what = f"runs {printable(objective.path)}, which --no-user-code refuses"
+        raise RecipeError("align.objective.path", what, "choose an objective of Zephyr, or leave the option out")
+    if isinstance(recipe.model, PretrainedModel) and recipe.model.trusted_code is not None:
+        what = f"runs code of {printable(recipe.model.trusted_code.repository)}, which --no-user-code refuses"
+        raise RecipeError("model.trusted_code", what, "choose a model that needs none, or leave the option out")
 
 
 def write_lock_file(folder: Path, recipe: Recipe, keys: Mapping[str, StageKey], *, model_revision: str | None) -> None:

@@ -24,7 +24,9 @@ def run(work: Work) -> Facts:
     examples, held_out = stored_comparisons(work.folder, "train"), stored_comparisons(work.folder, "eval")
     job = TrainJob(
         model=StoredModel(start, tokenizer, work.folder, section.lora),
-        objective=build_objective(section.objective, (one for part in (examples, held_out) for one in part)),
+        objective=build_objective(
+            section.objective, (one for part in (examples, held_out) for one in part), data_dir=work.recipe.data_dir
+        ),
         settings=section.train,
         examples=examples,
         folder=work.folder / TRAIN,

@@ -12,8 +12,8 @@ from zephyr.models.source import Source
 from zephyr.models.tokenizers import load_tokenizer
 from zephyr.recipe.model_section import NewModel
 from zephyr.recipe.schema import Recipe
-from zephyr.recipe.stage_sections import TrainingSection
-from zephyr.recipe.train_section import LoraSection
+from zephyr.recipe.stage_sections import AlignSection, TrainingSection
+from zephyr.recipe.train_section import CustomObjective, LoraSection
 from zephyr.stages.start import base_source, earlier_training, encoder_for, named_start, section_of
 
 
@@ -38,6 +38,11 @@ def check_setup(recipe: Recipe, stage: str) -> None:
             with problems.noted():
                 what = f"the tracker '{tracker}' needs its package, which is not installed"
                 raise RecipeError(f"{stage}.train.report_to", what, f"pip install {tracker}, or leave it out")
+    if isinstance(section, AlignSection) and isinstance(section.objective, CustomObjective):
+        from zephyr.train.objectives.custom import load_loss  # not for a check of the losses that come with Zephyr
+
+        with problems.noted():
+            load_loss(section.objective, recipe.data_dir)
     if lora is not None:
         with problems.noted():
             _check_adapted_model(recipe, stage, lora)

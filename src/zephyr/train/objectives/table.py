@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 import torch
@@ -17,6 +18,7 @@ from zephyr.errors import DataError
 from zephyr.recipe.train_section import (
     AlignObjective,
     CpoObjective,
+    CustomObjective,
     DpoObjective,
     KtoObjective,
     ListwiseObjective,
@@ -29,6 +31,7 @@ from zephyr.train.losses.kto import kl_estimate, kto
 from zephyr.train.losses.pairs import PAIR_LOSSES, Pairs, desensitised, divergence_scores, plackett_luce
 from zephyr.train.losses.reference_free import SIMPO_LOSSES, cpo, log_odds, nll, odds_ratio
 from zephyr.train.objectives.base import Metric, Objective, Scored, Totals, mean, nll_metric, pair_metrics
+from zephyr.train.objectives.custom import Custom, load_loss
 from zephyr.trees.forest import ABSENT, ScoredSequence, all_scored, completion_scored
 
 
@@ -343,11 +346,16 @@ OBJECTIVES: dict[str, type[Objective]] = {
 }
 
 
-def build_objective(options: SftObjective | AlignObjective, examples: Iterable[Example] = ()) -> Objective:
+def build_objective(
+    options: SftObjective | AlignObjective, examples: Iterable[Example] = (), *, data_dir: Path = Path()
+) -> Objective:
     """The objective that a section of the recipe describes.
 
     ``examples``: all it will see; listwise takes as many completions as they have, where its section does not say.
+    ``data_dir``: where the file of a loss of one's own is looked up. Raises RecipeError for one that is none.
     """
+    if isinstance(options, CustomObjective):
+        return Custom(options, load_loss(options, data_dir))
     if isinstance(options, ListwiseObjective) and options.num_completions is None:
         most = max((len(one.completions) for one in examples if not isinstance(one, Dialogue)), default=2)
         options = options.model_copy(update={"num_completions": max(2, most)})
