@@ -1,18 +1,11 @@
-"""The chat template of a tokenizer or a file, rendered in jinja's sandbox with the names that transformers gives it."""
+"""The chat template of a tokenizer or a file, rendered with the names that transformers gives it."""
 
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import datetime
 from typing import Literal
 
-import jinja2
-from jinja2.ext import Extension, loopcontrols
-from jinja2.meta import find_undeclared_variables
-from jinja2.nodes import Node
-from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-
+from zephyr.data.tokenize.jinja_process import LimitError, TemplateFaultError, sandbox_process
 from zephyr.data.tokenize.plain_text import TextTokenizer
 from zephyr.data.tokenize.templates import think_block
 from zephyr.errors import DataError, ModelError, RecipeError
@@ -23,23 +16,12 @@ from zephyr.records.messages import GIVEN_VARIABLES, NO_INPUTS, Message, Templat
 WHERE = "the model's own chat template"
 OTHER_TEMPLATE = "set chat_template.name to zephyr, chatml or llama3, or to file with a template of your own"
 MOST_TEMPLATE_CHARACTERS = 200_000
-MOST_RENDERED_CHARACTERS = 50_000_000
 
 # How reasoning is given to a template: in keys of its own; in the text, in tags; or not at all, where the generation
 # prompt opens the tag that the answer goes on in (DeepSeek-R1's kind).
 ReasoningStyle = Literal["keys", "text", "opened"]
 _REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
 _ID_CHARACTERS = 9
-
-
-class _GenerationTag(Extension):
-    """Ignores `{% generation %}`, with which some templates mark the assistant's text."""
-
-    tags = {"generation"}  # noqa: RUF012 - as jinja declares it
-
-    def parse(self, parser: Parser) -> list[Node]:
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
 class JinjaTemplate:
@@ -66,7 +48,6 @@ class JinjaTemplate:
             raise RecipeError("chat_template.variables", what, f"it uses {listed(sorted(self._variables))}")
         #: The template's text, which sets the defaults where the caller does not.
         self.source = "".join(_default(name, value) for name, value in defaults.items()) + found
-        self._jinja = self._compiled(self.source)
 
     def render(
         self,
@@ -76,7 +57,7 @@ class JinjaTemplate:
         generation: bool = False,
         style: ReasoningStyle = "keys",
     ) -> str:
-        """The text of the messages. Raises DataError where the template refuses them."""
+        """The text of the messages. Raises DataError where the template refuses them, ModelError beyond its limits."""
         values = {
             "messages": [_fields(message, style) for message in messages],
             "tools": json.loads(inputs.tools) if inputs.tools else None,
@@ -84,17 +65,12 @@ class JinjaTemplate:
             "add_generation_prompt": generation,
             **variables_of(inputs),
         }
-        blocks: list[str] = []
-        room = MOST_RENDERED_CHARACTERS
         try:
-            for block in self._jinja.generate(self._special | values):
-                room -= len(block)
-                if room < 0:
-                    raise self.refused(f"writes over {MOST_RENDERED_CHARACTERS:,} characters")
-                blocks.append(block)
-        except (jinja2.TemplateError, TypeError, ValueError) as error:
-            raise self.fault(f"refuses these messages ({error})") from error
-        return "".join(blocks)
+            return sandbox_process().render(self.source, self._special | values)
+        except TemplateFaultError as error:
+            raise self.fault(str(error)) from error
+        except LimitError as error:
+            raise self.refused(str(error)) from error
 
     def unused(self, names: Iterable[str]) -> list[str]:
         """Those of the names of variables that the template does not read."""
@@ -129,32 +105,15 @@ class JinjaTemplate:
     def _variables_of(self, source: str) -> frozenset[str]:
         """The names that the template reads and does not set itself, without those that every template is given."""
         try:
-            found = find_undeclared_variables(_environment().parse(source))
-        except jinja2.TemplateError as error:
-            raise self.refused(f"is not a valid Jinja template ({error})") from error
-        return frozenset(found) - {*GIVEN_VARIABLES, *self._special, *_environment().globals}
-
-    def _compiled(self, source: str) -> jinja2.Template:
-        try:
-            return _environment().from_string(source)
-        except jinja2.TemplateError as error:
-            raise self.refused(f"is not a valid Jinja template ({error})") from error
+            found = sandbox_process().variables(source)
+        except (TemplateFaultError, LimitError) as error:
+            raise self.refused(str(error)) from error
+        return frozenset(found) - {*GIVEN_VARIABLES, *self._special}
 
 
 def variables_of(inputs: TemplateInputs) -> dict[str, object]:
     """The variables that a row gives to its template, by name."""
     return dict(json.loads(inputs.variables)) if inputs.variables else {}
-
-
-def _environment() -> ImmutableSandboxedEnvironment:
-    """Jinja's sandbox, with the names that transformers gives to templates."""
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, loopcontrols]
-    )
-    environment.filters["tojson"] = _to_json
-    environment.globals["raise_exception"] = _refuse
-    environment.globals["strftime_now"] = _now
-    return environment
 
 
 def _default(name: str, value: TemplateValue) -> str:
@@ -223,16 +182,3 @@ def json_texts(value: object) -> Iterator[str]:
     elif isinstance(value, list):
         for held in value:
             yield from json_texts(held)
-
-
-def _to_json(value: object, indent: int | None = None) -> str:
-    # Jinja's own filter escapes characters of HTML.
-    return json.dumps(value, ensure_ascii=False, indent=indent)
-
-
-def _refuse(reason: str) -> None:
-    raise jinja2.TemplateError(reason)
-
-
-def _now(form: str) -> str:
-    return datetime.now().astimezone().strftime(form)

@@ -10,9 +10,10 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jinja2 import TemplateError
 
+from zephyr.data.tokenize.jinja_rendering import JinjaTemplate
 from zephyr.deliver.gguf.libraries import Scores
+from zephyr.errors import DataError
 from zephyr.models.generation import generate, stop_ids_of
 from zephyr.models.loading import Loaded
 from zephyr.models.sampling import Stopping
@@ -128,10 +129,7 @@ def render(tokenizer: Tokenizer, conversation: Sequence[Message]) -> str:
     """What the model's template makes of a conversation, up to the next answer; empty if it has none or refuses it."""
     if not tokenizer.chat_template:
         return ""
-    given = [{"role": one.role, "content": one.content} for one in conversation]
     try:
-        text = tokenizer.apply_chat_template(given, tokenize=False, add_generation_prompt=True)
-    except TemplateError:
+        return JinjaTemplate(tokenizer).render(conversation, generation=True)
+    except DataError:
         return ""
-    assert isinstance(text, str)
-    return text

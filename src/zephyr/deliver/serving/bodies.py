@@ -14,6 +14,7 @@ from zephyr.records.fields import Json, brief, printable
 
 MAX_CHOICES = 16
 MAX_PROMPTS = 64
+MAX_MESSAGES = 1024
 MAX_STOPS = 4
 MAX_STOP_CHARACTERS = 1000
 MAX_BIASES = 1024
@@ -174,7 +175,7 @@ class SampledBody(_Body):
 class ChatBody(SampledBody):
     """The body of a chat completion."""
 
-    messages: list[ChatMessage]
+    messages: list[ChatMessage] = Field(max_length=MAX_MESSAGES)
     logprobs: bool = False
     top_logprobs: int = Field(0, ge=0, le=20)
     max_completion_tokens: int | None = Field(None, ge=1)

@@ -12,7 +12,7 @@ import gc
 import platform
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from functools import cache, lru_cache
+from functools import cache, cached_property, lru_cache
 from typing import cast
 
 import numpy as np
@@ -20,6 +20,7 @@ from lm_eval import utils  # type: ignore[import-untyped]
 from lm_eval.api.model import TemplateLM  # type: ignore[import-untyped]
 from lm_eval.api.registry import register_model  # type: ignore[import-untyped]
 
+from zephyr.data.tokenize.jinja_rendering import JinjaTemplate
 from zephyr.errors import ModelError
 from zephyr.evaluate.harness.finished import FinishedAnswer, FinishedRequests
 from zephyr.evaluate.harness.generated import GenerationRequest, generated_texts, request_sampling
@@ -29,6 +30,7 @@ from zephyr.models.loading import Loaded, load
 from zephyr.models.scorer import ForestScorer
 from zephyr.models.source import Source
 from zephyr.progress import show_progress
+from zephyr.records.messages import Message, Role
 
 # lm-eval's own default for a model that does not say how long its sequences may be; tokenizers then say 1e30.
 DEFAULT_MAX_LENGTH = 2048
@@ -101,6 +103,10 @@ class ForestLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
         bos = self.tokenizer.bos_token_id
         return bos if isinstance(bos, int) else self.eot_token_id
 
+    @cached_property
+    def _template(self) -> JinjaTemplate:
+        return JinjaTemplate(self.tokenizer)
+
     @property
     def tokenizer_name(self) -> str:
         """The tokenizer's name in lm-eval's cache of requests."""
@@ -117,12 +123,19 @@ class ForestLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
         return ids
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        """The dialogue as the model's own template renders it; an unfinished answer stays open."""
+        """The dialogue as the model's own template renders it; an unfinished answer stays open.
+
+        Raises ModelError for a template that takes too much time or memory, DataError for one that refuses it.
+        """
+        messages = [Message(cast("Role", one["role"]), one["content"]) for one in chat_history]
+        text = self._template.render(messages, generation=add_generation_prompt)
+        if add_generation_prompt:
+            return text
+        # Within the limits, so that the library may render it too.
         rendered = self.tokenizer.apply_chat_template(
             chat_history,
             tokenize=False,
-            add_generation_prompt=add_generation_prompt,
-            continue_final_message=not add_generation_prompt,
+            continue_final_message=True,
         )
         assert isinstance(rendered, str)
         return rendered
