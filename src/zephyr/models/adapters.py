@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import BitsAndBytesConfig, PreTrainedModel
@@ -20,9 +19,11 @@ from transformers import BitsAndBytesConfig, PreTrainedModel
 from zephyr.errors import DeviceError, ModelError
 from zephyr.models.architecture import check_lora_modules
 from zephyr.models.loading import DTYPES, check_finite_weights, load_model, new_folder, refuse_existing, save_model
+from zephyr.models.model_files import num_weights, read_object
 from zephyr.models.source import Source
 from zephyr.models.tokenizers import Tokenizer
 from zephyr.recipe.train_section import LoraSection
+from zephyr.records.fields import printable
 
 WEIGHTS = "adapter_model.safetensors"
 SETTINGS = "adapter_config.json"
@@ -183,11 +184,13 @@ def load_adapter(model: PreTrainedModel, folder: Path, *, trainable: bool = Fals
             pickled = name == WEIGHTS and (folder / "adapter_model.bin").is_file()
             what = f"holds adapter_model.bin but no {WEIGHTS}" if pickled else f"holds no {name}"
             raise ModelError(where, what, "name an adapter folder that was saved as safetensors")
+    read_object(folder / SETTINGS)
+    num_weights(folder / WEIGHTS)
     try:
         saved = load_file(folder / WEIGHTS)
         wrapped = PeftModel.from_pretrained(model, where, is_trainable=trainable, local_files_only=True)
-    except (SafetensorError, RuntimeError, ValueError, KeyError) as error:
-        reason = str(error).strip().partition("\n")[0]
+    except Exception as error:
+        reason = printable(str(error).strip().partition("\n")[0]) or type(error).__name__
         raise ModelError(where, f"does not fit the model ({reason})", "use the base it was trained on") from error
     check_finite_weights(saved, where)
     wanted = get_peft_model_state_dict(wrapped, save_embedding_layers=False).keys()

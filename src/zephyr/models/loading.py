@@ -5,6 +5,7 @@ named. What would train or generate nonsense in silence is an error here: weight
 finite, and a tokenizer that does not fit. Adapters and quantised loading are in `adapters`.
 """
 
+import copy
 import errno
 import logging
 import os
@@ -29,7 +30,7 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from zephyr.atomic import sync
 from zephyr.errors import ModelError, ResourceError, did_you_mean
-from zephyr.models.source import Source, check_source, load_config, unreadable
+from zephyr.models.source import Source, check_source, check_weight_files, load_config, reading
 from zephyr.models.tokenizers import Tokenizer, load_tokenizer
 
 _log = logging.getLogger(__name__)
@@ -42,6 +43,10 @@ DTYPES = {
     "float16": torch.float16,
     "float64": torch.float64,
 }
+# Numbers that a model computes when it is loaded, such as tables of positions.
+MOST_COMPUTED = 1 << 28
+# Weights that may be missing without being refused for that here: what is missing is said by name later.
+SLACK = 1 << 24
 # Formats that run code, or may, when they are read.
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.h5", "*.msgpack")
 
@@ -77,7 +82,8 @@ def load_model(
     check_source(source)
     _check_weight_files(source)
     config = load_config(source, what="model")
-    try:
+    _check_size(source, config, check_weight_files(source))
+    with reading(source, "model"):
         loaded: object = AutoModelForCausalLM.from_pretrained(
             source.name,
             config=config,
@@ -91,8 +97,6 @@ def load_model(
             quantization_config=quantization,
             output_loading_info=True,
         )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise unreadable(source, "model", error) from error
     assert isinstance(loaded, tuple)
     model, report = loaded
     assert isinstance(model, PreTrainedModel)
@@ -108,8 +112,11 @@ def empty_model(source: Source, *, dtype: str = "bfloat16") -> PreTrainedModel:
 
     Raises ModelError.
     """
-    config = load_config(source)
-    with torch.device("meta"):
+    return _empty(source, load_config(source), dtype)
+
+
+def _empty(source: Source, config: PretrainedConfig, dtype: str) -> PreTrainedModel:
+    with reading(source, "model"), torch.device("meta"):
         model: PreTrainedModel = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
             config,
             dtype=DTYPES[dtype],
@@ -224,6 +231,20 @@ def _check_weight_files(source: Source) -> None:
     raise ModelError(
         source.name, "holds no *.safetensors file", "check that the model was saved or downloaded completely"
     )
+
+
+def _check_size(source: Source, config: PretrainedConfig, stored: int | None) -> None:
+    """Check that the architecture is no larger than the weights that are there. Raises ModelError."""
+    if stored is None:
+        return
+    # Tied weights are stored once; of quantised ones up to 16 in one number.
+    share = 2 if getattr(config, "quantization_config", None) is None else 32
+    empty = _empty(source, copy.deepcopy(config), "float32")
+    described = sum(parameter.numel() for parameter in empty.parameters())
+    computed = sum(buffer.numel() for buffer in empty.buffers())
+    if described > share * stored + SLACK or computed > MOST_COMPUTED:
+        what = f"its config.json describes {described + computed:,} numbers, but its files hold {stored:,}"
+        raise ModelError(source.name, what, "fetch it again, or check that config.json belongs to these weights")
 
 
 def _check_report(source: Source, missing: list[str], unexpected: list[str]) -> None:

@@ -4,6 +4,8 @@ Nothing here imports torch.
 """
 
 import json
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,8 +14,20 @@ from transformers.utils import CONFIG_NAME
 from transformers.utils.hub import cached_file, extract_commit_hash
 
 from zephyr.errors import ModelError
+from zephyr.models.model_files import (
+    CONFIG,
+    CONFIG_FILES,
+    INDEX,
+    check_config,
+    check_texts,
+    check_weights,
+    read_object,
+    shards_of,
+)
 from zephyr.recipe.model_section import TrustedCodeSection
 from zephyr.records.fields import printable
+
+_MOST_REASON = 300
 
 
 @dataclass(frozen=True)
@@ -34,17 +48,66 @@ class Source:
 
 def load_config(source: Source, *, what: str = "configuration") -> PretrainedConfig:
     """The configuration of `source`; no weight is read. Raises ModelError, which says that `what` cannot be read."""
-    check_source(source)
-    try:
+    check_files(source, CONFIG_FILES)
+    with reading(source, what):
         config: PretrainedConfig = AutoConfig.from_pretrained(
             source.name,
             revision=source.revision or "main",
             local_files_only=source.offline,
             trust_remote_code=source.runs_own_code,
         )
-    except (OSError, ValueError, KeyError) as error:
-        raise unreadable(source, what, error) from error
     return config
+
+
+def check_files(source: Source, names: Iterable[str]) -> None:
+    """Check a source and its files of these names before a library reads them. Raises ModelError.
+
+    Of a hub id only what says which other files are read.
+    """
+    check_source(source)
+    folder = Path(source.name)
+    if folder.is_dir():
+        check_texts(folder, names)
+    elif CONFIG in names and (file := local_file(source, CONFIG)) is not None:
+        check_config(read_object(file), source.name)
+
+
+def check_weight_files(source: Source) -> int | None:
+    """How many numbers the weights of a source hold by their headers; None where that is not known here.
+
+    Raises ModelError for weights that are not plain safetensors files of it.
+    """
+    folder = Path(source.name)
+    if folder.is_dir():
+        return check_weights(folder) or None
+    if (index := local_file(source, INDEX)) is not None:
+        shards_of(read_object(index), source.name)
+    return None
+
+
+def local_file(source: Source, name: str) -> Path | None:
+    """A file of the source on this machine, fetched where it is a hub id; None if there is none."""
+    try:
+        found = cached_file(source.name, name, revision=source.revision or "main", local_files_only=source.offline)
+    except (OSError, ValueError):
+        return None
+    return None if found is None else Path(found)
+
+
+@contextmanager
+def reading(source: Source, what: str) -> Iterator[None]:
+    """Raise ModelError, which says that `what` cannot be read, for whatever a library raises in the block."""
+    try:
+        yield
+    except ModelError:
+        raise
+    except Exception as error:
+        raise unreadable(source, what, error) from error
+    except BaseException as error:
+        # What Rust's libraries raise where they did not expect a file to be so.
+        if type(error).__name__ != "PanicException":
+            raise
+        raise unreadable(source, what, RuntimeError(str(error))) from error
 
 
 def resolved_revision(source: Source) -> str | None:
@@ -122,7 +185,9 @@ def unreadable(source: Source, what: str, error: Exception) -> ModelError:
             f"its {what} needs Python code that comes with it",
             "read that code, then allow this repository with the commit you have read",
         )
-    reason = str(error).strip().partition("\n")[0] or type(error).__name__
+    reason = printable(str(error).strip().partition("\n")[0])[:_MOST_REASON] or type(error).__name__
+    if not isinstance(error, OSError | ValueError | RuntimeError):
+        reason = f"{type(error).__name__}: {reason}"
     if not Path(source.name).is_dir() and (source.offline or "local_files_only" in str(error)):
         return ModelError(
             source.name,

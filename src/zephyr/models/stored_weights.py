@@ -7,7 +7,6 @@ weights otherwise than the model does: transformers keeps a table of that, whose
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import math
 import re
@@ -15,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from safetensors import safe_open
@@ -31,10 +30,10 @@ from transformers.core_model_loading import (
     rename_source_key,
 )
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
-from transformers.utils.hub import cached_file
 
 from zephyr.models.collectives import on_every_rank, rank, world_size
-from zephyr.models.source import Source
+from zephyr.models.model_files import read_object, shards_of
+from zephyr.models.source import Source, local_file
 from zephyr.models.weight_hash import combined_hash
 
 _log = logging.getLogger(__name__)
@@ -180,26 +179,23 @@ def _found(source: Source, model: PreTrainedModel) -> dict[str, tuple[StoredPiec
 
 def _files(source: Source) -> dict[str, Path]:
     """The file of each stored tensor, in this machine's cache if the source is a hub id."""
-    index = _local(source, SAFE_WEIGHTS_INDEX_NAME) if (single := _local(source, SAFE_WEIGHTS_NAME)) is None else None
+    index = (
+        local_file(source, SAFE_WEIGHTS_INDEX_NAME)
+        if (single := local_file(source, SAFE_WEIGHTS_NAME)) is None
+        else None
+    )
     if single is not None:
         with safe_open(single, framework="pt") as file:
             return dict.fromkeys(file.keys(), single)
     if index is None:
         raise _UnusualError("there is neither one safetensors file nor an index of several")
-    names: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-    places = {name: _local(source, name) for name in sorted(set(names.values()))}
+    fields = read_object(index)
+    places = {name: local_file(source, name) for name in shards_of(fields, source.name)}
+    names = cast("dict[str, dict[str, str]]", fields)["weight_map"]
     absent = [name for name, place in places.items() if place is None]
     if absent:
         raise _UnusualError(f"{absent[0]} is missing")
     return {key: place for key, name in names.items() if (place := places[name]) is not None}
-
-
-def _local(source: Source, name: str) -> Path | None:
-    try:
-        found = cached_file(source.name, name, revision=source.revision or "main", local_files_only=source.offline)
-    except OSError:
-        return None
-    return None if found is None else Path(found)
 
 
 def _is_ignored(model: PreTrainedModel, name: str) -> bool:

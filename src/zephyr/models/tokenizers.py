@@ -11,7 +11,8 @@ from tokenizers import Tokenizer as FastTokenizer
 from tokenizers import models as token_models
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from zephyr.models.source import Source, check_source, unreadable
+from zephyr.models.model_files import CONFIG, TOKENIZER_FILES
+from zephyr.models.source import Source, check_files, reading
 
 Tokenizer: TypeAlias = PreTrainedTokenizerBase
 
@@ -22,16 +23,14 @@ MIN_VOCABULARY = len(SPECIALS) + 256
 
 def load_tokenizer(source: Source) -> PreTrainedTokenizerBase:
     """The tokenizer of `source`. Raises ModelError."""
-    check_source(source)
-    try:
+    check_files(source, (CONFIG, *TOKENIZER_FILES))
+    with reading(source, "tokenizer"):
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             source.name,
             revision=source.revision or "main",
             local_files_only=source.offline,
             trust_remote_code=source.runs_own_code,
         )
-    except (OSError, ValueError, KeyError) as error:
-        raise unreadable(source, "tokenizer", error) from error
     return tokenizer
 
 
