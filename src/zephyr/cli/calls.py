@@ -54,9 +54,9 @@ def show_calls(
         when = datetime.fromtimestamp(row.finished_at, UTC).isoformat(sep=" ", timespec="seconds")
         spent = f"{row.prompt_tokens} + {row.completion_tokens} tokens, price {row.price:.6g}"
         typer.echo(f"{row.request_hash}\n  {escape_controls(row.teacher)}, {when}, try {row.attempt}")
-        typer.echo(f"  {row.finish_reason} after {row.latency_seconds:.2f} s, {spent}")
+        typer.echo(escape_controls(f"  {row.finish_reason} after {row.latency_seconds:.2f} s, {spent}"))
         for message in json.loads(row.request or "{}").get("messages", []):
-            typer.echo(f"  {message[0]}: {escape_controls(message[1])}")
+            typer.echo(escape_controls(f"  {message[0]}: {message[1]}"))
         typer.echo(f"  {'error' if row.error else 'answer'}: {escape_controls(row.error or row.response)}")
     if not rows:
         typer.echo("no such call", err=True)

@@ -25,7 +25,7 @@ from zephyr.cli import (
     serving,
     synth,
 )
-from zephyr.cli.terminal import disk_mistake, escape_controls
+from zephyr.cli.terminal import disk_mistake, escape_controls, escape_reports
 from zephyr.errors import ZephyrError
 
 TRACEBACK = "--traceback"
@@ -86,6 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line. A user's mistake is printed in one line, with exit code 2; any other error is raised."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     wants_traceback = TRACEBACK in words
+    escape_reports()
     try:
         app([word for word in words if word != TRACEBACK], prog_name="zephyr")
     except ZephyrError as error:

@@ -90,6 +90,6 @@ def _print_wrong_references(data: Path) -> None:
 
     for question in read_mt_bench(data).questions:
         if question.number in REPORTED_WRONG:
-            typer.echo(f"{question.number} ({question.category})")
+            typer.echo(escape_controls(f"{question.number} ({question.category})"))
             for turn, (text, answer) in enumerate(zip(question.turns, question.references, strict=False), start=1):
                 typer.echo(indent(escape_controls(f"turn {turn}: {text}\nreference: {answer}"), "  "))

@@ -7,7 +7,7 @@ import typer
 
 from zephyr.cli.judged_options import PrintJson
 from zephyr.cli.options import BadRowsOption, Columns, Ignore, RowFormat, Seed, Where
-from zephyr.cli.terminal import Offline, can_go_on, quiet_libraries
+from zephyr.cli.terminal import Offline, can_go_on, escape_controls, quiet_libraries
 
 
 def reward_accuracy(  # noqa: PLR0913 - typer makes an option of every parameter
@@ -57,8 +57,8 @@ def reward_accuracy(  # noqa: PLR0913 - typer makes an option of every parameter
     )
     left_out = result.protocol["left_out"]
     for reason, count in left_out.items() if isinstance(left_out, dict) else ():
-        typer.echo(f"left out: {count} ({reason})")
+        typer.echo(escape_controls(f"left out: {count} ({reason})"))
     unused = result.protocol["columns_not_used"]
     for name, count in unused.items() if isinstance(unused, dict) else ():
-        typer.echo(f"column not used: {name} ({count})")
+        typer.echo(escape_controls(f"column not used: {name} ({count})"))
     typer.echo(f"-> {out}")

@@ -19,7 +19,8 @@ def print_rows(rows: Sequence[Mapping[str, object]], *, as_json: bool = False) -
     lines = [[name.replace("_", " ") for name in rows[0]], *([_cell(value) for value in row.values()] for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     for line in lines:
-        typer.echo("  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip())
+        cells = (f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True))
+        typer.echo(escape_controls("  ".join(cells).rstrip()))
 
 
 def print_accounts(files: Mapping[str, str], accounts: Mapping[str, object], *, as_json: bool = False) -> None:

@@ -1,9 +1,14 @@
 """What all commands share on a terminal: escaped text, the --offline option, quiet libraries, disk errors, Ctrl-C."""
 
 import errno
+import logging
 import os
+import sys
+import traceback
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import TracebackType
 from typing import Annotated
 
 import typer
@@ -29,6 +34,33 @@ Offline = Annotated[bool, typer.Option("--offline", help="Use no network.")]
 def escape_controls(text: str) -> str:
     """The text with control characters written out, so that quoted data cannot steer the terminal."""
     return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+
+
+class _EscapedRecord(logging.LogRecord):
+    """A log record whose text, and whose exception's, cannot steer the terminal."""
+
+    def getMessage(self) -> str:  # noqa: N802 - as logging names it
+        if self.exc_info and not self.exc_text:
+            # What a formatter finds here it does not make again.
+            self.exc_text = escape_controls(logging.Formatter().formatException(self.exc_info))
+        return escape_controls(super().getMessage())
+
+
+def escape_reports() -> None:
+    """Escape what libraries report: log records, warnings, and the traceback of an error that nobody expected."""
+    logging.setLogRecordFactory(_EscapedRecord)
+    plain_warning = warnings.formatwarning
+
+    def formatted(
+        message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+    ) -> str:
+        return escape_controls(plain_warning(message, category, filename, lineno, line))
+
+    def printed(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        print(escape_controls("".join(traceback.format_exception(kind, error, trace))), end="", file=sys.stderr)
+
+    warnings.formatwarning = formatted
+    sys.excepthook = printed
 
 
 def disk_mistake(error: OSError) -> ResourceError | None:

@@ -32,8 +32,11 @@ from zephyr.atomic import sync
 from zephyr.errors import ModelError, ResourceError, did_you_mean
 from zephyr.models.source import Source, check_source, check_weight_files, load_config, reading
 from zephyr.models.tokenizers import Tokenizer, load_tokenizer
+from zephyr.records.fields import printable
 
 _log = logging.getLogger(__name__)
+# Its report on weights lists every name as it stands in the file; ours says the first, and how many.
+logging.getLogger("transformers.modeling_utils").addFilter(lambda record: "LOAD REPORT" not in str(record.msg))
 # A bar for every file that is read or written drowns what a run has to say.
 disable_progress_bar()  # type: ignore[no-untyped-call]
 
@@ -251,11 +254,13 @@ def _check_report(source: Source, missing: list[str], unexpected: list[str]) -> 
     if missing:
         raise ModelError(
             source.name,
-            f"lacks {len(missing)} weights of its architecture, the first is {missing[0]}",
+            f"lacks {len(missing)} weights of its architecture, the first is {printable(missing[0])}",
             "fetch it again, or check that config.json belongs to these weights",
         )
     if unexpected:
-        _log.warning("%s: %d weights are not used, the first is %s", source.name, len(unexpected), unexpected[0])
+        _log.warning(
+            "%s: %d weights are not used, the first is %s", source.name, len(unexpected), printable(unexpected[0])
+        )
 
 
 # ---- saving ----

@@ -185,7 +185,9 @@ def unreadable(source: Source, what: str, error: Exception) -> ModelError:
             f"its {what} needs Python code that comes with it",
             "read that code, then allow this repository with the commit you have read",
         )
-    reason = printable(str(error).strip().partition("\n")[0])[:_MOST_REASON] or type(error).__name__
+    first, _, more = str(error).strip().partition("\n")
+    first += f" {more.strip().partition(chr(10))[0]}" if first.endswith(":") else ""
+    reason = printable(first)[:_MOST_REASON] or type(error).__name__
     if not isinstance(error, OSError | ValueError | RuntimeError):
         reason = f"{type(error).__name__}: {reason}"
     if not Path(source.name).is_dir() and (source.offline or "local_files_only" in str(error)):
