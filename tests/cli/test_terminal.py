@@ -29,11 +29,9 @@ def test_log_records_warnings_and_tracebacks_are_escaped(escaping, capsys):
     log = logging.getLogger("some.library")
     handler = logging.StreamHandler()
     log.addHandler(handler)
-    try:
-        raise ValueError(HOSTILE)
-    except ValueError as error:
-        log.warning("it says %s", HOSTILE, exc_info=True)
-        sys.excepthook(type(error), error, error.__traceback__)
+    error = ValueError(HOSTILE)
+    log.warning("it says %s", HOSTILE, exc_info=error)
+    sys.excepthook(type(error), error, error.__traceback__)
     log.removeHandler(handler)
     written = capsys.readouterr().err + warnings.formatwarning(HOSTILE, UserWarning, "a", 1)
     assert written.count("owned") == 4
