@@ -37,6 +37,7 @@ def test_adapters_by_hand():
     assert adapter_parameters(LoraSection(r=3), TINY) == 3 * 2 * (2 * 8 + 2 * 6 + 3 * 12)
     attention = LoraSection(r=3, target_modules=["q_proj", "k_proj", "v_proj", "o_proj"])
     assert adapter_parameters(attention, TINY) == 3 * 2 * 28
+    assert adapter_parameters(attention.model_copy(update={"layers_to_transform": [1]}), TINY) == 3 * 28
 
 
 def test_the_reference_and_evaluations_are_counted():

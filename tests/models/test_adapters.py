@@ -175,6 +175,20 @@ def test_targets_and_rank_are_as_asked():
     assert layer.scaling == {"default": 2.0}
 
 
+@pytest.mark.parametrize("targets", ["all-linear", ["q_proj"]])
+def test_some_layers_get_adapters_of_root_scale(targets):
+    settings = LoraSection(r=4, lora_alpha=6, target_modules=targets, layers_to_transform=[1], use_rslora=True)
+    model = trained("mistral", settings)
+    names = [name for name, _ in model.named_parameters() if "lora_A" in name]
+    assert len(names) == (7 if targets == "all-linear" else 1)
+    assert all(".layers.1." in name for name in names)
+    assert model.get_base_model().model.layers[1].self_attn.q_proj.scaling == {"default": 3.0}  # 6 / sqrt(4)
+    expected = logits(model)
+    torch.testing.assert_close(logits(merge_adapters(model, IDS).model), expected, rtol=0, atol=1e-4)
+    with pytest.raises(ModelError, match="names layer 2, and the model has 2; name layers from 0 to 1"):
+        add_lora(tiny_model("mistral"), LoraSection(layers_to_transform=[0, 2]))
+
+
 def test_start_depends_on_the_seed_alone():
     torch.manual_seed(1)
     first = weights_hash(add_lora(tiny_model("llama"), LoraSection(r=4), seed=7))

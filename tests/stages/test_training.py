@@ -51,10 +51,11 @@ def test_adapters_are_trained_and_merged(trained):
 
 def test_what_lora_asks_for_is_done(trained):
     fields = mini_fields(trained)
-    fields["align"]["lora"] = {"r": 4, "target_modules": ["q_proj"], "use_dora": True, "modules_to_save": ["lm_head"]}
+    lora = {"r": 4, "target_modules": ["q_proj"], "use_dora": True, "modules_to_save": ["lm_head"]}
+    fields["align"]["lora"] = lora | {"loraplus_lr_ratio": 4.0, "use_rslora": True, "layers_to_transform": [0]}
     folder, _ = facts(fields, run(fields, until="align"), "align")
     config = json.loads((folder / "adapter/adapter_config.json").read_text())
-    assert config["use_dora"] is True
+    assert (config["use_dora"], config["use_rslora"], config["layers_to_transform"]) == (True, True, [0])
     assert config["modules_to_save"] == ["lm_head"]
     saved = load_file(folder / "adapter/adapter_model.safetensors")
     merged = load_file(folder / "model/model.safetensors")

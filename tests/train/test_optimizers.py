@@ -4,11 +4,14 @@ from typing import get_args
 
 import pytest
 import torch
+from peft.optimizers import create_loraplus_optimizer
 from transformers import get_scheduler
 
+from zephyr.models.adapters import add_lora
+from zephyr.models.tiny import tiny_model
 from zephyr.recipe.steps import count_steps
-from zephyr.recipe.train_section import SchedulerName, TrainSection
-from zephyr.train.optimizers import SCHEDULES, learning_rate_at
+from zephyr.recipe.train_section import LoraSection, SchedulerName, TrainSection
+from zephyr.train.optimizers import SCHEDULES, build_optimizer, learning_rate_at, set_learning_rate
 
 
 def rate_at(step, name, peak, warmup, total):
@@ -47,6 +50,30 @@ def test_equal_to_transformers_at_every_step(name, warmup):
         assert rate_at(step, name, 1.0, warmup, 20) == pytest.approx(theirs.get_last_lr()[0], abs=1e-12), step
         optimizer.step()
         theirs.step()
+
+
+@pytest.mark.parametrize("ratio", [1.0, 16.0])
+def test_the_first_step_moves_the_b_matrices_of_loraplus_by_the_ratio(ratio):
+    lora = LoraSection(r=2, loraplus_lr_ratio=ratio)
+    train = TrainSection(learning_rate=1e-3, adam_epsilon=1e-30)
+    model = add_lora(tiny_model("mistral"), lora)
+    optimizer = build_optimizer(model, train, lora)
+    before = {name: one.detach().clone() for name, one in model.named_parameters() if one.requires_grad}
+    for name, old in before.items():
+        model.get_parameter(name).grad = torch.ones_like(old)
+    set_learning_rate(optimizer, 1e-3)
+    optimizer.step()
+    # Adam's first step is the learning rate times the gradient's sign.
+    moved = {name: (old - model.get_parameter(name)).detach() for name, old in before.items()}
+    for name, move in moved.items():
+        torch.testing.assert_close(
+            move, torch.full_like(move, 1e-3 * (ratio if "lora_B" in name else 1)), rtol=1e-3, atol=1e-8
+        )
+    theirs = create_loraplus_optimizer(model, torch.optim.AdamW, lr=1e-3, loraplus_lr_ratio=ratio)
+    assert {id(p): group["lr"] for group in theirs.param_groups for p in group["params"]} == {
+        id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]
+    }
+    assert len(optimizer.param_groups) == (1 if ratio == 1 else 2)
 
 
 def test_the_table_covers_the_recipe():

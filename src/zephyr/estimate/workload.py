@@ -95,7 +95,8 @@ def adapter_parameters(lora: LoraSection, shape: ModelShape) -> int:
     ends = 2 * (shape.hidden_size + heads) + 2 * (shape.hidden_size + kv_heads)
     if lora.target_modules == "all-linear" or any("gate" in name for name in lora.target_modules):
         ends += shape.num_experts * (3 if shape.gated else 2) * (shape.hidden_size + shape.intermediate_size)
-    return lora.r * ends * shape.num_layers
+    num_layers = shape.num_layers if lora.layers_to_transform is None else len(set(lora.layers_to_transform))
+    return lora.r * ends * num_layers
 
 
 def forward_flops(shape: ModelShape, rows: RowLengths, *, shared: bool = True) -> float:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import BitsAndBytesConfig, PreTrainedModel
 
 from zephyr.errors import DeviceError, ModelError
-from zephyr.models.architecture import check_lora_modules
+from zephyr.models.architecture import check_lora_modules, linear_layers
 from zephyr.models.loading import DTYPES, check_finite_weights, load_model, new_folder, refuse_existing, save_model
 from zephyr.models.model_files import num_weights, read_object
 from zephyr.models.source import Source
@@ -50,7 +50,9 @@ def add_lora(model: PreTrainedModel, lora: LoraSection, *, seed: int = 0) -> Pef
         r=lora.r,
         lora_alpha=lora.lora_alpha,  # type: ignore[arg-type]  # peft divides it by r: a float serves
         lora_dropout=lora.lora_dropout,
-        target_modules="all-linear" if lora.target_modules == "all-linear" else list(lora.target_modules),
+        target_modules=_targets(model, lora),
+        layers_to_transform=lora.layers_to_transform,
+        use_rslora=lora.use_rslora,
         modules_to_save=list(lora.modules_to_save) or None,
         use_dora=lora.use_dora,
     )
@@ -64,6 +66,16 @@ def add_lora(model: PreTrainedModel, lora: LoraSection, *, seed: int = 0) -> Pef
             raise ModelError(where, str(error).partition("\n")[0], "name other target modules") from error
     assert isinstance(wrapped, PeftModel)
     return wrapped
+
+
+def _targets(model: PreTrainedModel, lora: LoraSection) -> str | list[str]:
+    """What peft is to adapt; of some layers it wants names where they are to be all linear ones."""
+    if lora.target_modules != "all-linear":
+        return list(lora.target_modules)
+    if lora.layers_to_transform is None:
+        return lora.target_modules
+    head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    return sorted({path.rpartition(".")[2] for path, module in linear_layers(model).items() if module is not head})
 
 
 @contextmanager

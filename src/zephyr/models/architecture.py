@@ -24,6 +24,12 @@ def check_lora_modules(model: PreTrainedModel, lora: LoraSection) -> None:
     """
     problems = Problems()
     targets = _named_targets(lora)
+    num_layers = model.config.get_text_config().num_hidden_layers
+    beyond = [number for number in lora.layers_to_transform or () if number >= num_layers]
+    if beyond:
+        with problems.noted():
+            what = f"layers_to_transform names layer {beyond[0]}, and the model has {num_layers}"
+            raise ModelError(_where(model), what, f"name layers from 0 to {num_layers - 1}")
     for name in dict.fromkeys([*targets, *lora.modules_to_save]):
         with problems.noted():
             _check_present(model, name)

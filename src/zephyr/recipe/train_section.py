@@ -128,6 +128,13 @@ class LoraSection(Section):
     modules_to_save: list[str] = Field(
         default_factory=list, description="modules trained in full, besides the adapters"
     )
+    layers_to_transform: list[Annotated[int, Field(ge=0)]] | None = Field(
+        None, min_length=1, description="numbers of the layers that get adapters, from 0; null: all"
+    )
+    use_rslora: bool = Field(False, description="rsLoRA: multiply the update by lora_alpha / sqrt(r) instead")
+    loraplus_lr_ratio: float = Field(
+        1.0, gt=0, description="LoRA+: learning rate of the adapters' B matrices, as a multiple of learning_rate"
+    )
     use_dora: bool = Field(False, description="DoRA: learn magnitude and direction of the weights separately")
     load_in_4bit: bool = Field(False, description="QLoRA: base weights in 4-bit nf4; needs a CUDA device")
 

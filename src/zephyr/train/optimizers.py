@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from typing import TypeAlias
 
@@ -11,24 +12,43 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from zephyr.recipe.steps import Steps
-from zephyr.recipe.train_section import OptimizerName, SchedulerName, TrainSection
+from zephyr.recipe.train_section import LoraSection, OptimizerName, SchedulerName, TrainSection
 from zephyr.train.compact_adamw import CompactAdamW
 
 # The time scale inverse_sqrt falls back on without a warm-up.
 INVERSE_SQRT_TIMESCALE = 10_000
 
+# Of a group of parameters: its learning rate as a multiple of the others'.
+LR_RATIO = "lr_ratio"
+_B_MATRIX = re.compile(r"\.lora_(embedding_)?B\.")
+
 ParameterGroups: TypeAlias = "list[dict[str, list[Tensor] | float]]"
 Build: TypeAlias = Callable[[ParameterGroups, TrainSection], Optimizer]
 
 
-def build_optimizer(model: nn.Module, train: TrainSection) -> Optimizer:
-    """The optimizer ``train.optim`` over the trainable parameters; vectors (norms, biases) are not decayed."""
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups: ParameterGroups = [
-        {"params": [p for p in trainable if p.ndim > 1], "weight_decay": train.weight_decay},
-        {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
-    ]
+def build_optimizer(model: nn.Module, train: TrainSection, lora: LoraSection | None = None) -> Optimizer:
+    """The optimizer ``train.optim`` over the trainable parameters; vectors (norms, biases) are not decayed.
+
+    With ``lora.loraplus_lr_ratio`` the B matrices of adapters are groups of their own.
+    Source of LoRA+: arXiv 2402.12354.
+    """
+    ratio = 1.0 if lora is None else lora.loraplus_lr_ratio
+    trainable = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    groups: ParameterGroups = []
+    for is_b in (False, True) if ratio != 1 else (False,):
+        alike = [parameter for name, parameter in trainable if ratio == 1 or is_b == bool(_B_MATRIX.search(name))]
+        added = {LR_RATIO: ratio} if is_b else {}
+        groups += [
+            {"params": [p for p in alike if p.ndim > 1], "weight_decay": train.weight_decay, **added},
+            {"params": [p for p in alike if p.ndim <= 1], "weight_decay": 0.0, **added},
+        ]
     return OPTIMIZER_BUILDERS[train.optim]([group for group in groups if group["params"]], train)
+
+
+def set_learning_rate(optimizer: Optimizer, rate: float) -> None:
+    """Set the rate of the next step, in each group times the ratio that it may have."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group.get(LR_RATIO, 1.0)
 
 
 def _adamw(groups: ParameterGroups, train: TrainSection) -> Optimizer:

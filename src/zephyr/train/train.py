@@ -51,7 +51,7 @@ from zephyr.train.distributed import full_value, pick_device, process_group
 from zephyr.train.job import TrainJob, build_scorer, check_job, identity_of, model_hashes
 from zephyr.train.metrics import Shares, added, as_line, over_ranks, plain, shares_of
 from zephyr.train.moving_reference import MovingReference, moving_reference
-from zephyr.train.optimizers import build_optimizer, learning_rate_at
+from zephyr.train.optimizers import build_optimizer, learning_rate_at, set_learning_rate
 from zephyr.train.step import Batch, accumulate_gradients, make_batch, step_indices
 from zephyr.train.stored_model import StoredModel, open_model, sampler, write_model
 from zephyr.train.tracker import NOWHERE, Run, Tracker, open_trackers
@@ -159,8 +159,7 @@ def train(job: TrainJob) -> TrainOutcome:
                 if step == 0 and run.rounding is not None:
                     check_first_step(job, scorer, total, batch, rounding=run.rounding)
                 lr = learning_rate_at(step, settings, run.steps)
-                for group in run.optimizer.param_groups:
-                    group["lr"] = lr
+                set_learning_rate(run.optimizer, lr)
                 run.optimizer.step()
                 run.optimizer.zero_grad(set_to_none=True)
                 if run.moving is not None:
@@ -181,6 +180,7 @@ def train(job: TrainJob) -> TrainOutcome:
 
 def start(job: TrainJob) -> TrainRun:
     """The run at its first step, or at its newest checkpoint; its inputs are checked first."""
+    lora = job.model.lora if isinstance(job.model, StoredModel) else None
     if isinstance(job.model, StoredModel):
         job = _opened(job, job.model)
     arranged = job.objective.arranged
@@ -194,7 +194,7 @@ def start(job: TrainJob) -> TrainRun:
     rounding, ref_logps = check_before_training(job, scorer) if settings.self_checks else None, None
     if job.objective.needs_reference:
         ref_logps = proven_reference_logps(job, scorer, hashes.reference, rounding=rounding)
-    optimizer = build_optimizer(scorer, settings)
+    optimizer = build_optimizer(scorer, settings, lora)
     moving = moving_reference(job.objective, scorer, job.reference)
     weights_before = sample_weights(scorer)
     resumed = load_latest(job.folder, _state(scorer, optimizer, moving), identity=identity)
