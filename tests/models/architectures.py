@@ -9,7 +9,7 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -25,7 +25,7 @@ from zephyr.models.scorer import ForestScorer
 
 SECONDS = 240
 GIGABYTES = 3
-MOST_PARAMETERS = 30_000_000
+MOST_PARAMETERS = 90_000_000
 
 SIZES: dict[str, object] = {
     "vocab_size": 128, "pad_token_id": None, "bos_token_id": 1, "eos_token_id": 2, "initializer_range": 0.2,
@@ -48,7 +48,8 @@ SIZES: dict[str, object] = {
 }  # fmt: skip
 MLA: dict[str, object] = {"num_key_value_heads": 4}
 PADDED: dict[str, object] = {"pad_token_id": 0}
-SLIDING: dict[str, object] = {"layer_types": ["sliding_attention", "full_attention"] * 2}
+SLIDING = {"layer_types": ["sliding_attention", "full_attention"] * 2}
+ROPE = {"rope_type": "default", "rope_theta": 1e4}
 SHARED_KV = {**SLIDING, **PADDED, "num_kv_shared_layers": 2}
 CONVOLVING: dict[str, object] = {"layer_types": ["conv", "full_attention"] * 2}
 # What a configuration needs besides, by its model type.
@@ -57,7 +58,7 @@ SPECIAL: dict[str, dict[str, object]] = {
     **dict.fromkeys(("glm4_moe_lite", "glm_moe_dsa", "longcat_flash", "minicpm3", "youtu"), MLA),
     **dict.fromkeys(("camembert", "data2vec-text", "roberta", "roberta-prelayernorm", "xlm-roberta"), PADDED),
     **dict.fromkeys(("xlm-roberta-xl", "xlm", "prophetnet", "emu3", "emu3_text_model", "modernbert-decoder"), PADDED),
-    **dict.fromkeys(("gemma2", "gemma3_text", "cohere_compass_text", "modernbert-decoder"), SLIDING),
+    **dict.fromkeys(("gemma2", "gemma3_text"), SLIDING),
     **dict.fromkeys(("gemma3n_text", "gemma4_text", "gemma4_unified_text"), SHARED_KV),
     **dict.fromkeys(("lfm2", "lfm2_moe"), CONVOLVING),
     "bamba": {"attn_layer_indices": [1, 3]},
@@ -66,15 +67,46 @@ SPECIAL: dict[str, dict[str, object]] = {
     "gpt_neo": {"attention_types": [[["global", "local"], 2]], "window_size": 8, "num_layers": 4},
     "gptj": {"rotary_dim": 8},
     "granitemoehybrid": {"layer_types": ["mamba", "attention"] * 2},
+    "cohere_compass_text": {**SLIDING, "rope_parameters": dict.fromkeys(SLIDING["layer_types"], ROPE)},
+    "kimi_linear": {"num_experts_per_token": 2, "linear_head_dim": 8, "linear_num_heads": 4},
+    "qwen4_exp_text": {"num_hidden_layers": 2},
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1, "expert_layer_period": 2, "expert_layer_offset": 1},
     "mamba2": {"num_heads": 8, "head_dim": 8},
     "modernbert-decoder": {**PADDED, **SLIDING},
     "reformer": {"axial_pos_embds_dim": [16, 16], "axial_pos_shape": [16, 16]},
     "xmod": {**PADDED, "default_language": "en_XX"},
     "zamba": {"layer_types": ["mamba", "hybrid"] * 2},
-    "zamba2": {"layer_types": ["mamba", "hybrid"] * 2},
+    "zamba2": {"layer_types": ["mamba", "hybrid"] * 2, "hybrid_layer_ids": [1, 3]},
     "zaya": {"num_experts_per_tok": 1},
 }
+
+
+# Relative to the largest log-prob and gradient; float32 rounds below 1e-5, what is wrong is above 1e-2.
+EXACT = 1e-3
+SHARED, ALONE, REFUSED, NOT_BUILT = "shared trees", "one sequence a row", "refused", "not built"
+CRASH, DIFFERS = "CRASH", "DIFFERS"
+KINDS = {
+    SHARED: "exact, every shared prefix computed once",
+    ALONE: "exact, and a shared prefix computed once for every sequence; the log says why",
+    REFUSED: "before training, with the reason",
+    NOT_BUILT: "no small configuration of it is at hand here; a training would still be proven or refused",
+    CRASH: "",
+    DIFFERS: "",
+}
+INTRODUCTION = """# Architectures
+
+Every causal language model of transformers, built small with random weights and scored as training scores it: the
+log-probs of ten sequences that share prefixes, and the gradient, beside those of the model's own forward, one sequence
+at a time. In brackets the largest difference, relative to the largest entry. Printed by
+`python -m tests.models.architectures > docs/architectures.md`.
+
+Layers that carry a state (linear attention, state spaces, short convolutions) run one sequence a row. To share their
+prefixes the state would have to be handed on at every fork, with its gradient; transformers' layers take a state for
+generation only, without a gradient. So does attention that forests do not know (a window that only a mask knows).
+An architecture that is not in this table is proven before training like every other: see
+[How a run proves itself right](explanation/self-checks.md)."""
+COUNTS = "| trained on | architectures | |\n|---|---|---|"
+TABLE = "| model type | class | trained on |\n|---|---|---|"
 
 
 class Row(NamedTuple):
@@ -118,30 +150,38 @@ def small_model(model_type: str) -> PreTrainedModel:
     return model.float().eval()
 
 
-def outcome(model_type: str) -> Row:
+class _Listener(logging.Handler):
+    """Keeps what the scorer says."""
+
+    said = ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.said = record.getMessage()
+
+
+def outcome(model_type: str) -> str:
     """What becomes of the architecture: the scorer's numbers beside those of the model's own forward."""
-    name = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[model_type]
+    listener = _Listener(logging.WARNING)
+    logging.getLogger("zephyr.models.scorer").addHandler(listener)
     try:
         model, theirs = small_model(model_type), small_model(model_type)
     except Exception as error:  # noqa: BLE001  # whatever an architecture of another's says of a size it dislikes
-        return Row(model_type, name, f"not built: {_short(error)}")
+        return f"{NOT_BUILT}: {_short(error)}"
     try:
         scorer = ForestScorer(model).train()
         sequences = [sequence for sequence in company() if len(sequence.ids)]
         rounding = measured_rounding(scorer, sequences, dtype=torch.float32)
         check_own_forward(scorer, [sequence.ids for sequence in sequences], rounding=rounding)
         ours = packed(scorer, company())
+        difference = distance(ours, by_transformers(theirs, company()))
     except ZephyrError as error:
-        return Row(model_type, name, f"refused: {_short(error)}")
-    except Exception as error:  # noqa: BLE001
-        return Row(model_type, name, f"CRASH: {_short(error)}")
-    try:
-        right = by_transformers(theirs, company())
-    except Exception as error:  # noqa: BLE001
-        return Row(model_type, name, f"own forward fails: {_short(error)}")
-    how = "shared trees" if scorer.shares_prefixes else "one sequence a row"
-    difference = distance(ours, right)
-    return Row(model_type, name, f"{how}, {difference:.0e}" + ("" if difference < 1e-3 else " DIFFERS"))
+        return f"{REFUSED}: {_short(error)}"
+    except Exception as error:  # noqa: BLE001  # a crash is what the table must not have
+        return f"{CRASH}: {_short(error)}"
+    if not difference < EXACT:
+        return f"{DIFFERS}: {difference:.0e}"
+    how = SHARED if scorer.shares_prefixes else f"{ALONE}: {listener.said.partition('one sequence a row')[2][2:]}"
+    return f"{how} ({difference:.0e})"
 
 
 def distance(ours: Outcome, theirs: Outcome) -> float:
@@ -154,8 +194,12 @@ def distance(ours: Outcome, theirs: Outcome) -> float:
 
 
 def _short(error: Exception) -> str:
-    said = str(error).strip().split("\n")[0]
-    return f"{'' if isinstance(error, ZephyrError) else type(error).__name__ + ': '}{said[:300]}".replace("|", "/")
+    """The first line of what an error says; of a proof that failed, the claim and the probable cause."""
+    said = str(error).strip().split("\n")[0].replace("|", "/")
+    if not isinstance(error, ZephyrError):
+        return f"{type(error).__name__}: {said[:200]}"
+    _, probable, cause = error.what.partition("; probably ")
+    return f"its own forward gives other log-probs{probable}{cause}" if probable else error.what
 
 
 def _alone(model_type: str) -> Row:
@@ -165,26 +209,31 @@ def _alone(model_type: str) -> Row:
     if not child:
         resource.setrlimit(resource.RLIMIT_DATA, (GIGABYTES << 30, GIGABYTES << 30))
         signal.alarm(SECONDS)
-        os.write(write, outcome(model_type).outcome.encode())
+        os.write(write, outcome(model_type).encode())
         os._exit(0)
     os.close(write)
     with os.fdopen(read) as answer:
         said = answer.read()
     _, status = os.waitpid(child, 0)
-    return Row(model_type, name, said or f"died: status {status}")
+    return Row(model_type, name, said or f"{CRASH}: the process died with status {status}")
 
 
-def lines(names: list[str]) -> Iterator[str]:
-    """The page."""
-    yield f"transformers {transformers.__version__}, torch {torch.__version__}, {dt.datetime.now(tz=dt.UTC).date()}"
-    yield "| model type | class | trained on |"
-    yield "|---|---|---|"
-    for name in names or sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES):
-        row = _alone(name)
-        yield f"| {row.model_type} | {row.model} | {row.outcome} |"
+def page(rows: Sequence[Row]) -> str:
+    """The page on these architectures."""
+    kinds = {kind: [row for row in rows if row.outcome.startswith(kind)] for kind in KINDS}
+    counts = "\n".join(f"| {kind} | {len(found)} | {KINDS[kind]} |" for kind, found in kinds.items() if found)
+    listed = "\n".join(f"| {row.model_type} | {row.model} | {row.outcome} |" for row in rows)
+    versions = f"transformers {transformers.__version__}, torch {torch.__version__}"
+    dated = f"{dt.datetime.now(tz=dt.UTC).date()}, {versions}, CPU."
+    return f"{INTRODUCTION}\n\n{dated}\n\n{COUNTS}\n{counts}\n\n{TABLE}\n{listed}"
+
+
+def main(names: Sequence[str]) -> int:
+    """Print the page, or the rows of these architectures; 1 if one of them crashes or is silently wrong."""
+    rows = [_alone(name) for name in names or sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)]
+    print("\n".join(f"{row.model_type}: {row.outcome}" for row in rows) if names else page(rows))
+    return int(any(row.outcome.startswith((CRASH, DIFFERS)) for row in rows))
 
 
 if __name__ == "__main__":
-    logging.disable(logging.WARNING)
-    for line in lines(sys.argv[1:]):
-        print(line, flush=True)
+    sys.exit(main(sys.argv[1:]))

@@ -86,7 +86,6 @@ def test_ordinary_forward_after_the_scorer_asks_for_a_forest(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "settings", "reason"),
     [
-        ("GptOss", {"num_local_experts": 4, "head_dim": 8}, "GptOssAttention: its attention uses s_aux"),
         ("Phimoe", {"num_local_experts": 4, "sliding_window": 4}, "uses a window that only its mask knows"),
         ("Nemotron", {}, "NemotronAttention: computes on forests: pass forest= to forward"),
     ],
@@ -106,7 +105,7 @@ def test_attention_that_forests_do_not_know_runs_one_sequence_a_row_and_says_why
     assert reason in line
 
 
-@pytest.mark.parametrize("name", ["Cohere", "GPTNeoX", "NanoChat", "OPT", "Olmo3", "Phi"])
+@pytest.mark.parametrize("name", ["Cohere", "GptOss", "GPTNeoX", "NanoChat", "OPT", "Olmo3", "Phi"])
 def test_attention_models_beyond_the_table_score_as_they_forward(name: str) -> None:
     """Logit multipliers, parallel blocks, partial rotary embeddings, learned positions, biased heads."""
     model = small_model(name).eval()

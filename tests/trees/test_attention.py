@@ -11,11 +11,12 @@ from torch import Tensor
 from torch._dynamo.testing import CompileCounter
 from torch.nn.attention.flex_attention import BlockMask
 
+from zephyr.trees import sdpa
 from zephyr.trees.attention import forest_attention, pick_attention
 from zephyr.trees.flex import block_mask, compiled, flex_forest_attention, flex_layout
 from zephyr.trees.forest import Forest, ScoredSequence, all_scored, build_forest
 from zephyr.trees.rule import eager_attention, visible
-from zephyr.trees.sdpa import QUERY_BLOCK, sdpa_attention
+from zephyr.trees.sdpa import QUERY_BLOCK, sdpa_attention, sink_attention
 from zephyr.trees.varlen import VarlenPlan, varlen_attention
 
 
@@ -70,6 +71,26 @@ def test_backend_equals_the_rule(backend: Callable[..., Tensor], window: int | N
     output = backend(*inputs, forest, scaling=0.3, window=window)
     torch.testing.assert_close(output, expected, rtol=1e-12, atol=1e-12)
     for ours, theirs in zip(gradients(output, inputs), gradients(expected, inputs), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("window", [None, 3])
+@pytest.mark.parametrize("merged", [0, 128])
+def test_sinks_are_one_more_term_of_the_softmax(
+    window: int | None, merged: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the definition: a column of scores beside the keys', dropped after the softmax; forward and backward."""
+    monkeypatch.setattr(sdpa, "MERGED_QUERIES", merged)
+    forest, sinks = random_forest(3), torch.tensor([0.5, -1.0, 2.0, 0.0], dtype=torch.float64, requires_grad=True)
+    inputs = states(forest)
+    query, key, value = inputs
+    scores = query @ key.repeat_interleave(2, 1).transpose(2, 3) * 0.3
+    scores = scores.masked_fill(~visible(forest, window), float("-inf"))
+    column = sinks[None, :, None, None].expand(*scores.shape[:-1], 1)
+    expected = torch.cat([scores, column], -1).softmax(-1)[..., :-1] @ value.repeat_interleave(2, 1)
+    output = sink_attention(*inputs, forest, scaling=0.3, window=window, sinks=sinks)
+    torch.testing.assert_close(output, expected, rtol=1e-12, atol=1e-12)
+    for ours, theirs in zip(gradients(output, (*inputs, sinks)), gradients(expected, (*inputs, sinks)), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-11)
 
 

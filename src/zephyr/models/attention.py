@@ -16,6 +16,7 @@ from transformers.integrations.moe import ExpertsInterface, grouped_mm_experts_f
 from zephyr.errors import ModelError
 from zephyr.trees.attention import ForestAttention, forest_attention
 from zephyr.trees.forest import Forest
+from zephyr.trees.sdpa import sink_attention
 
 IMPLEMENTATION = "zephyr_forest"
 
@@ -25,7 +26,7 @@ class CannotShareError(ModelError, ValueError):
 
 
 # Score terms that some architectures hand to their attention function and that the rule does not know.
-_FOREIGN_TERMS = ("s_aux", "position_bias", "head_mask", "indices")
+_FOREIGN_TERMS = ("position_bias", "head_mask", "indices")
 
 
 # A forest's layout is new in every micro-batch, and a compiler would compile it anew each time.
@@ -41,11 +42,13 @@ def _attend(  # noqa: PLR0913 - the interface of transformers
     dropout: float = 0.0,
     sliding_window: int | None = None,
     softcap: float | None = None,
+    s_aux: Tensor | None = None,
     forest: Forest | None = None,
     attend: ForestAttention = forest_attention,
     **others: Any,  # the interface of transformers: every model adds keywords of its own
 ) -> tuple[Tensor, None]:
     foreign = [name for name in _FOREIGN_TERMS if others.get(name) is not None]
+    foreign += ["a soft cap beside sinks"] if s_aux is not None and softcap is not None else []
     foreign += [f"dropout {dropout}"] if dropout else []
     # Some models have their window in the mask alone, and the rule has no mask.
     foreign += ["a window that only its mask knows"] if attention_mask is not None and sliding_window is None else []
@@ -55,9 +58,14 @@ def _attend(  # noqa: PLR0913 - the interface of transformers
         raise CannotShareError(name, problem, "run one sequence a row")
     if forest is None:
         remedy = "run one sequence a row where its layers hand no keyword on"
-        raise CannotShareError(name, "computes on forests: pass forest= to forward", remedy)
+        problem = "computes on forests: pass forest= to forward, which hands it down to every layer"
+        raise CannotShareError(name, problem, remedy)
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-    attended = attend(query, key, value, forest, scaling=scaling, window=sliding_window, softcap=softcap)
+    if s_aux is None:
+        attended = attend(query, key, value, forest, scaling=scaling, window=sliding_window, softcap=softcap)
+    else:
+        query, key = query.to(value.dtype), key.to(value.dtype)
+        attended = sink_attention(query, key, value, forest, scaling=scaling, window=sliding_window, sinks=s_aux)
     return attended.transpose(1, 2).contiguous(), None
 
 
@@ -100,21 +108,24 @@ ExpertsInterface.register("grouped_mm", _experts)
 
 
 def shares_prefixes(model: PreTrainedModel) -> bool:
-    """Whether the model's layers only attend, so that its sequences can share prefixes.
+    """Whether the model's layers only attend, so that its sequences can share prefixes."""
+    return why_not_shared(model) is None
 
-    False for layers that carry state from token to token (linear attention, state spaces), for positions that are
-    counted from the padding's id (RoBERTa), and for code that does not go through transformers' attention interface.
-    """
-    tables = [module for name, module in model.named_modules() if name.endswith("position_embeddings")]
-    counts_from_padding = any(getattr(table, "padding_idx", None) is not None for table in tables)
-    stateful = bool(getattr(model, "_is_stateful", False))
+
+def why_not_shared(model: PreTrainedModel) -> str | None:
+    """Why the model's sequences cannot share prefixes, as far as its configuration says; None where they can."""
     layer_types = getattr(model.config.get_text_config(), "layer_types", None) or ()
-    attends_only = all(kind in ("full_attention", "sliding_attention", "attention") for kind in layer_types)
-    return (
-        bool(getattr(model, "_supports_attention_backend", False))
-        and attends_only
-        and not (stateful or counts_from_padding)
-    )
+    others = sorted({str(kind) for kind in layer_types} - {"full_attention", "sliding_attention", "attention"})
+    tables = [module for name, module in model.named_modules() if name.endswith("position_embeddings")]
+    if getattr(model, "_is_stateful", False):
+        return "they carry a state from token to token"
+    if others:
+        return f"some are {', '.join(others)}"
+    if not getattr(model, "_supports_attention_backend", False):
+        return "they do not attend through transformers' attention interface"
+    if any(getattr(table, "padding_idx", None) is not None for table in tables):
+        return "positions are counted from the padding's id"  # RoBERTa
+    return None
 
 
 def forest_hidden_states(

@@ -316,6 +316,11 @@ def _cache_name(model: PreTrainedModel) -> Literal["past_key_values", "cache_par
 
 
 def _cache_of(model: PreTrainedModel, output: object) -> Cache:
-    cache = getattr(output, _cache_name(model))
-    assert isinstance(cache, Cache)
+    cache = getattr(output, _cache_name(model), None)
+    if not isinstance(cache, Cache):
+        raise ModelError(
+            type(model).__name__,
+            "its forward gives no cache to go on from",
+            "leave sampling out (generations, chat), or sample from it with transformers' own generate",
+        )
     return cache

@@ -182,3 +182,7 @@ def lay_out(paths: Sequence[Path], max_new_tokens: int) -> Cache | None:
 def select_rows(cache: Cache, rows: list[int]) -> None:
     """Keep the cache's rows with these indices, in this order."""
     cache.reorder_cache(torch.tensor(rows))  # type: ignore[arg-type]
+    # MiniMax's linear attention, which its own reorder_cache leaves as it was (transformers 5.23).
+    states = getattr(cache, "linear_cache", None)
+    if states is not None:
+        cache.linear_cache = [state[rows] if isinstance(state, Tensor) else state for state in states]  # type: ignore[attr-defined]

@@ -20,7 +20,7 @@ from zephyr.models.attention import (
     CannotShareError,
     chain_hidden_states,
     forest_hidden_states,
-    shares_prefixes,
+    why_not_shared,
 )
 from zephyr.models.collectives import on_every_rank
 from zephyr.models.head import decoder_of, has_transform, head_input, output_head
@@ -70,6 +70,7 @@ class ForestScorer(nn.Module):
                 "adapters", "prompt and prefix tuning prepend virtual tokens, which is not supported", "use LoRA"
             )
         self.causal_lm = causal_lm
+        _refuse_unfit(self.transformers_model)
         self.autocast = autocast
         self.keep_router_logits = keep_router_logits
         self.kernels = kernels
@@ -79,7 +80,8 @@ class ForestScorer(nn.Module):
         self.experts_per_token = int(getattr(config, "num_experts_per_tok", None) or 0)
         num_experts = getattr(config, "num_local_experts", None) or getattr(config, "num_experts", None)
         self.num_experts = int(num_experts or 0)
-        self.shares_prefixes = shares_prefixes(model)
+        reason = why_not_shared(model)
+        self.shares_prefixes = reason is None
         # Fresh adapters add nothing, so that training starts at its own reference.
         self.starts_as_reference = not self.has_adapters or adapters_add_nothing(causal_lm)
         self._has_transform = has_transform(model)
@@ -90,7 +92,7 @@ class ForestScorer(nn.Module):
         if self.shares_prefixes:
             model.set_attn_implementation(IMPLEMENTATION)
         else:
-            logger.warning("%s: one sequence a row, its layers cannot share prefixes", type(model).__name__)
+            logger.warning("%s: one sequence a row, its layers cannot share prefixes: %s", type(model).__name__, reason)
 
     def train(self, mode: bool = True) -> ForestScorer:
         """Set the mode of all modules but the routers that would draw at random in training."""
@@ -213,6 +215,20 @@ def decoder_layers(model: nn.Module) -> list[nn.Module]:
         for name in module._no_split_modules or ()  # noqa: SLF001  # the library's own mark for sharding
     }
     return [module for module in model.modules() if type(module).__name__ in names]
+
+
+# What an architecture, by its model type, needs that a sequence of tokens does not say.
+_UNFIT = {
+    "gemma4_assistant": "reads the keys and values of the model that it drafts for",
+    "gemma4_unified_assistant": "reads the keys and values of the model that it drafts for",
+    "reformer": "trains on sequences of one length alone",
+}
+
+
+def _refuse_unfit(model: PreTrainedModel) -> None:
+    why = _UNFIT.get(model.config.model_type)
+    if why is not None:
+        raise ModelError(type(model).__name__, why, "use another architecture")
 
 
 def _longest_sequence(model: PreTrainedModel) -> tuple[int | None, str]:

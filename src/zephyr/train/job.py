@@ -233,7 +233,14 @@ def _scorer(model: CausalLM, train: TrainSection, kernels: Kernels) -> ForestSco
     mixed = compute_dtype(train) != weights_dtype(train) and not is_distributed()
     autocast = compute_dtype(train) if mixed else None
     keep_router_logits = train.router_aux_loss_coef > 0
-    return ForestScorer(model, autocast=autocast, keep_router_logits=keep_router_logits, kernels=kernels)
+    scorer = ForestScorer(model, autocast=autocast, keep_router_logits=keep_router_logits, kernels=kernels)
+    if keep_router_logits and not scorer.experts_per_token:
+        raise RecipeError(
+            "router_aux_loss_coef",
+            f"{type(scorer.transformers_model).__name__} chooses no experts, so there is no balance to keep",
+            "leave it out",
+        )
+    return scorer
 
 
 def _convert(model: nn.Module, dtype: torch.dtype) -> None:

@@ -69,6 +69,38 @@ def sdpa_attention(
     return torch.cat(attended, dim=2)
 
 
+def sink_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    forest: Forest,
+    *,
+    scaling: float,
+    sinks: Tensor,
+    window: int | None = None,
+) -> Tensor:
+    """The same where each head's softmax has one more term, ``sinks`` (Hq,), to which no value belongs (GPT-OSS).
+
+    The term is the score of one more key in every block: queries hold it as one more feature, in which that key alone
+    is not 0. So its gradient is that of any score.
+    """
+    plan = _plan(forest, window, query.device)
+    if plan.key_index is not None:
+        key, value = key.index_select(2, plan.key_index), value.index_select(2, plan.key_index)
+    term = (sinks / scaling).to(query.dtype)[None, :, None, None].expand(*query.shape[:-1], 1)
+    sink_key = functional.pad(torch.zeros_like(key[:, :, :1]), (0, 1), value=1.0)
+    queries = torch.split(torch.cat([query, term], -1), [block.num_queries for block in plan.blocks], dim=2)
+    num_keys = [block.num_keys for block in plan.blocks]
+    keys, values = torch.split(functional.pad(key, (0, 1)), num_keys, dim=2), torch.split(value, num_keys, dim=2)
+    attended = []
+    for q, k, v, block in zip(queries, keys, values, plan.blocks, strict=True):
+        shape = block.num_queries, block.num_keys
+        mask = torch.ones(shape, dtype=torch.bool, device=q.device).tril() if block.mask is None else block.mask
+        mask, v_and_0 = functional.pad(mask, (0, 1), value=True), functional.pad(v, (0, 0, 0, 1))
+        attended.append(_attend(q, torch.cat([k, sink_key], 2), v_and_0, mask, scaling=scaling, softcap=None))
+    return torch.cat(attended, dim=2)
+
+
 def _attend(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, *, scaling: float, softcap: float | None
 ) -> Tensor:
