@@ -8,10 +8,12 @@ from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_fun
 
 from tests.train.sections import make_objective
 from zephyr.data.tokenize.token_store import Comparison, Dialogue
+from zephyr.errors import RecipeError
 from zephyr.models.batch_scoring import forest_of, token_visits
 from zephyr.models.scorer import ForestScorer
 from zephyr.models.tiny import tiny_model
 from zephyr.recipe.train_section import TrainSection
+from zephyr.train.job import build_scorer
 from zephyr.train.step import accumulate_gradients, make_batch
 from zephyr.trees.forest import all_scored, completion_scored
 
@@ -79,3 +81,10 @@ def test_pairs_are_balanced_as_two_rows_each():
         scorer, train = ForestScorer(model, keep_router_logits=True), settings(100)
         _, balance = accumulate_gradients(scorer, make_batch(objective, pairs, None), train)
         assert float(balance.loss) == pytest.approx(float(expected), abs=1e-6)
+
+
+@pytest.mark.parametrize("name", ["mistral", "mamba"])
+def test_a_model_without_experts_has_no_balance(name):
+    settings = TrainSection(learning_rate=1e-3, router_aux_loss_coef=COEF, precision="float32")
+    with pytest.raises(RecipeError, match=r"router_aux_loss_coef: .*ForCausalLM chooses no experts"):
+        build_scorer(tiny_model(name), settings)

@@ -198,7 +198,7 @@ def _cause_in_logits(handed: Tensor, head: Head, logits: Tensor) -> str:
     ours = head.scale * functional.linear(handed.to(head.weight.dtype), head.weight, head.bias).to(logits.dtype)
     factor = _factor(ours, logits)
     if factor is not None:
-        return f"a head multiplier: its logits are {factor:.4g} times those we read from its configuration"
+        return f"a head multiplier: its logits are {factor:.3g} times those we read from its configuration"
     if bool((logits.abs() <= ours.abs() + EXPLAINED * ours.abs().max()).all()):
         return f"a soft cap of its logits, the largest of which is {float(logits.abs().max()):.4g}"
     return "a head that does something else than its configuration says"
