@@ -12,6 +12,13 @@ NORMAL_95 = 1.959963984540054
 ROUNDED_NORMAL_95 = 1.96
 MEAN_DRAWS = 2000
 STATISTIC_DRAWS = 1000
+# With fewer prompts a bootstrap's interval is too narrow.
+FEWEST_DRAWN = 30
+# The two-sided 95 % points of Student's t with 1, 2, ... degrees of freedom.
+_T_95 = (
+    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131, 2.120,
+    2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048,
+)  # fmt: skip
 
 
 class Estimate(NamedTuple):
@@ -54,6 +61,43 @@ def bootstrap_mean(values: Sequence[float], *, seed: int, groups: Sequence[int] 
     means = sums[draws].sum(axis=1) / counts[draws].sum(axis=1)
     low, high = np.quantile(means, [0.025, 0.975])
     return Estimate(float(array.mean()), float(low), float(high), len(sums))
+
+
+def mean_within(
+    values: Sequence[float], scale: tuple[float, float], *, seed: int, groups: Sequence[int] | None = None
+) -> Estimate:
+    """The mean of values on a scale, with a bootstrap's interval over prompts where there are enough, else Wilson's.
+
+    Wilson's interval for the mean as a share of the scale is too wide rather than too narrow, as no values on a scale
+    spread more than those at its ends; it has a width where all values are equal. `groups` as in `bootstrap_mean`.
+    """
+    found = bootstrap_mean(values, seed=seed, groups=groups)
+    if found.n >= FEWEST_DRAWN and found.low < found.high:
+        return found
+    lowest, width = scale[0], scale[1] - scale[0]
+    share = min(1.0, max(0.0, (found.score - lowest) / width))
+    estimate = wilson(share * found.n, found.n)
+    return Estimate(found.score, lowest + width * estimate.low, lowest + width * estimate.high, found.n)
+
+
+def difference_interval(
+    values: Sequence[float], *, seed: int, groups: Sequence[int]
+) -> tuple[float, float] | tuple[None, None]:
+    """The interval of the mean of differences over prompts: a bootstrap's, Student's where there are few.
+
+    None, None where all are equal, which tells nothing of how far others may differ.
+    """
+    array = np.asarray(values, dtype=np.float64)
+    _, of = np.unique(np.asarray(groups), return_inverse=True)
+    deviations = np.bincount(of, weights=array - array.mean())
+    n = len(deviations)
+    if n < 2 or not np.ptp(array):
+        return None, None
+    if n >= FEWEST_DRAWN:
+        found = bootstrap_mean(values, seed=seed, groups=groups)
+        return found.low, found.high
+    half = _T_95[n - 2] * math.sqrt(n / (n - 1) * float(deviations @ deviations)) / len(array)
+    return float(array.mean()) - half, float(array.mean()) + half
 
 
 def bootstrap_interval(

@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
+from zephyr.data.read.source_files import locate
 from zephyr.data.read.stage_rows import hash_of_source
 from zephyr.errors import CheckpointError, Problems, RecipeError, did_you_mean
 from zephyr.recipe.model_section import PretrainedModel
@@ -58,7 +59,8 @@ def run_recipe(
     outcome, began, say = RunOutcome(folder), time.monotonic(), _printer(console, recipe.stages)
     with hold_lock(folder) if is_leader() else nullcontext():
         if is_leader():
-            write_lock_file(folder, recipe, keys, model_revision=_model_revision(recipe))
+            revision, hub_sources = _model_revision(recipe), _hub_sources(recipe)
+            write_lock_file(folder, recipe, keys, model_revision=revision, hub_sources=hub_sources)
             preflight_stages(recipe, keys, folder, chosen, say)
         for name, key in keys.items():
             stage = STAGES[name]
@@ -195,6 +197,12 @@ def _close_work(folder: Path, key: StageKey, *, seconds: float, facts: Facts) ->
     record = finished(folder, key)
     assert record is not None, done
     return record
+
+
+def _hub_sources(recipe: Recipe) -> list[str]:
+    """The data sources of the recipe that are on the hub."""
+    sources = [source for name in recipe.stages for source in STAGES[name].sources(recipe)]
+    return sorted({source.path for source in sources if locate(source, recipe.data_dir) is None})
 
 
 def _model_revision(recipe: Recipe) -> str | None:

@@ -1,5 +1,6 @@
 """`zephyr binarize`, `judge` and `judge audit`, as a user types them."""
 
+import json
 import random
 import subprocess
 import sys
@@ -351,7 +352,10 @@ def test_a_local_model_goes_the_whole_way_and_its_nonsense_is_no_score(local_mod
     out, local = tmp_path / "rated.jsonl", f"local:{local_model}"
     words = ("--judge", local, "--aspects", "helpfulness,overall", "--tries", 2, "--max-reply-tokens", 8, "--offline")
     answering = ("--models", local, "--num-answers", 2, "--max-new-tokens", 6, "--limit", 3)
-    found = printed_json(capsys, "judge", world_prompts, "-o", out, *answering, *words)
+    assert zephyr("judge", world_prompts, "-o", out, *answering, *words, "--json") == 2
+    output = capsys.readouterr()
+    assert "rated nothing in 9 questions: its replies hold no ratings" in output.err
+    found = json.loads(output.out)
     assert found["answers"]["asked"] == 6
     assert found["rated"] == 0
     assert found["failed"] == found["questions"] == sum(found["failed_tries"].values()) / 2

@@ -69,9 +69,12 @@ def test_a_cap_of_an_evaluation_is_one_of_all_its_benchmarks(data, tmp_path, cap
     with running_server() as server:
         words = ("eval", "scripted", "--data", data, "--judge", f"endpoint:j@{server.base_url}", "--offline")
         words += ("--concurrency", 1)
-        assert zephyr(*words, "-o", out, "--tasks", "mt_bench", "--limit", 20) == 0
+        # An echo is no rating, so nothing is scored.
+        assert zephyr(*words, "-o", out, "--tasks", "mt_bench", "--limit", 20) == 2
+        assert "nothing could be scored (40 x no rating in the judge's reply)" in capsys.readouterr().err
         words += ("--tasks", "alpaca_eval", "--limit", 3, "--cap-tokens", spent(out / "calls.sqlite") + 10)
-        assert zephyr(*words, "-o", tmp_path / "alone") == 0
+        assert zephyr(*words, "-o", tmp_path / "alone") == 2
+        assert "the spend cap" not in capsys.readouterr().err
         assert zephyr(*words, "-o", out) == 2
     assert "the spend cap would be exceeded: " in capsys.readouterr().err
 
@@ -81,7 +84,7 @@ def test_missing_judgments_are_counted_by_their_causes(data, tmp_path, capsys) -
     words = (tmp_path / "model", "--data", data, "--judge", "scripted", "--limit", 2, "--offline")
     for verb, count in (("mt-bench", 4), ("alpaca-eval", 2)):
         out = tmp_path / verb
-        assert zephyr(verb, *words, "--max-new-tokens", 2040, "-o", out) == 0
+        assert zephyr(verb, *words, "--max-new-tokens", 2040, "-o", out) == 2
         printed = capsys.readouterr().out
         assert f"missing: {count} prompt too long; each with its reason in judgments.jsonl" in printed
         assert json.loads((out / "result.json").read_text())["scores"]["missing_causes"] == {"prompt too long": count}
@@ -93,7 +96,7 @@ def test_missing_judgments_are_counted_by_their_causes(data, tmp_path, capsys) -
 def test_what_the_judge_fails_at_is_told_apart(data, tmp_path, capsys) -> None:
     with running_server() as server:
         words = ("--data", data, "--judge", f"endpoint:j@{server.base_url}", "--limit", 2, "--offline")
-        assert zephyr("mt-bench", "scripted", *words, "-o", tmp_path / "out") == 0
+        assert zephyr("mt-bench", "scripted", *words, "-o", tmp_path / "out") == 2
     assert "missing: 4 no rating in the judge's reply; each" in capsys.readouterr().out
 
 

@@ -117,7 +117,6 @@ def test_the_closed_world_needs_no_model(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("--generator", "self_instruct", *ENDPOINT), "--seeds: self_instruct needs seed tasks"),
         (("--generator", "self_instruct", *ENDPOINT, "--seeds", "x.jsonl"), "x.jsonl: no such file or folder"),
         (
             ("--generator", "ultrachat", *ENDPOINT, "--seeds", "x.jsonl"),

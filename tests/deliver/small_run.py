@@ -63,9 +63,11 @@ def write_run(folder: Path, *, recipe: dict[str, object] | None = None) -> Path:
     """The folder, which holds the run."""
     stages = {"feedback": "f" * 64, "align": "a" * 64, "evaluate": "e" * 64}
     folder.mkdir(parents=True)
+    recipe = recipe or RECIPE
     lock = {
-        "recipe": recipe or RECIPE,
-        "model_revision": "abc123",
+        "recipe": recipe,
+        "model_revision": "abc123" if recipe["model"]["name_or_path"] == "someone/base" else None,
+        "hub_sources": ["someone/more", "someone/prompts"],
         "stages": {name: {"key": key, "inputs": {}} for name, key in stages.items()} | {"deliver": {"key": "d" * 64}},
         "packages": {"zephyr": "1.2.3", "torch": "2.13.0"},
         "machine": {"cores": 2},

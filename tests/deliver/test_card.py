@@ -115,6 +115,19 @@ def test_what_is_local_or_unfinished_is_not_named(tmp_path):
     assert (data.base_model, data.datasets) == (None, None)
 
 
+def test_a_folder_that_looks_like_a_name_on_the_hub_is_none(tmp_path):
+    recipe = copy.deepcopy(RECIPE)
+    recipe["model"] = {"kind": "pretrained", "name_or_path": "models/base"}
+    recipe["feedback"]["prompts"] = [{"path": "data/train"}]
+    recipe["feedback"]["candidates"]["models"] = ["stage:sft", "/home/me/models/mine"]
+    text = card_of(read_run(write_run(tmp_path / "run", recipe=recipe)))
+    data = ModelCard(text).data
+    assert (data.base_model, data.datasets) == (None, None)
+    assert "- **Finetuned from model:** base\n" in text
+    for place in ("models/base", "data/train", "/home/me"):
+        assert place not in text
+
+
 def test_the_card_belongs_into_the_folder_that_is_uploaded(run):
     assert card_place(run) == run.folder / "align-aaaaaaaaaa" / "model" / "README.md"
 

@@ -57,6 +57,12 @@ def test_a_batch_that_is_not_told_is_assumed_aloud():
     assert (found.total_train_batch_size, found.batch_is_assumed) == (32, True)
 
 
+def test_numbers_as_people_write_them():
+    text = "- total_train_batch_size: 1,024\n| Epoch | Step | Validation Loss |\n|---|---|---|\n| 1.0 | 1,500 | 0.5 |\n"
+    assert training_table(text) == [{"epoch": "1.0", "step": "1500", "validation loss": "0.5"}]
+    assert audit_card(text).total_train_batch_size == 1024
+
+
 def test_translated_columns_and_stray_cells_are_read():
     text = "| 步数(Step)| 轮次 (Epoch)|奖励/选中\uff08Rewards/chosen\uff09|别的|\n|---|---|---|---|\n|5|1.0|No log|x|\n"
     assert training_table(text) == [{"step": "5", "epoch": "1.0"}]

@@ -46,7 +46,7 @@ def test_categories_and_equal_runs():
     found = paired_differences(one, one)
     assert [row.category for row in found] == ["all", "x", "y"]
     for row in found:
-        assert (row.difference, row.low, row.high, row.p) == (0.0, 0.0, 0.0, 1.0)
+        assert (row.difference, row.low, row.high, row.p) == (0.0, None, None, 1.0)
     assert paired_differences(one, run(values, task="other")) == []
 
 

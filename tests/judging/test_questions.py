@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zephyr.judging import ASPECTS, OVERALL, RatingQuestion, ask, fence_word, read_rating_question
-from zephyr.judging.parsing import read_verdict
 from zephyr.judging.questions import FENCE_WORD_LENGTH, ComparisonQuestion, ask_comparison, read_comparison
+from zephyr.judging.verdicts import read_verdict
 from zephyr.records.messages import PLAIN_ROLES, Message
 from zephyr.teachers.protocol import ChatRequest
 from zephyr.teachers.scripted import ScriptedJudge

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from tests.feedback.ray_teachers import OneByOne
 from tests.mini import mini_fields, mini_recipe
-from zephyr.errors import DataError, RecipeError, TeacherError
+from zephyr.errors import RecipeError, TeacherError
 from zephyr.feedback import rate, ray_workers
 from zephyr.recipe.schema import Recipe
 from zephyr.recipe.teacher_section import ScriptedSection
@@ -143,12 +143,12 @@ def _key(section: dict, tmp_path) -> str:
     return stage_keys(recipe_with(section, tmp_path))["feedback"].digest
 
 
-def test_where_nothing_comes_of_it_the_next_try_asks_again(judge, tmp_path):
+def test_a_judge_without_a_single_rating_ends_the_stage(judge, tmp_path):
     judge.is_dumb = True
-    with pytest.raises(DataError, match=r"no pairs can be made of 20 prompts .*there were [\d,]+ x failed"):
+    with pytest.raises(TeacherError, match=r"gave no rating in its first 24 questions, the last time as 0 lines begin"):
         made(feedback(), tmp_path)
     assert not (tmp_path / "run/feedback/ratings.jsonl").exists()
-    with pytest.raises(DataError, match="prompt with fewer than two rated answers"):
+    with pytest.raises(TeacherError, match="gave no rating"):
         made(feedback(), tmp_path)
 
 

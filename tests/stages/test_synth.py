@@ -155,7 +155,7 @@ def test_the_stage_is_another_one_with_other_seeds(tmp_path):
             {"generator": {"name": "ultrachat", "min_turns": 5}, "teacher": LOCAL},
             "min_turns 5 must be at most max_turns 4",
         ),
-        ({"generator": {"name": "self_instruct"}, "teacher": LOCAL}, "seeds"),
+        ({"generator": {"name": "self_instruct", "seeds": 3}, "teacher": LOCAL}, "seeds"),
     ],
 )
 def test_what_does_not_go_together_is_refused(synth, said, tmp_path):

@@ -90,6 +90,29 @@ def test_examples_are_read_with_and_without_numbers_and_inputs():
     assert read("I cannot think of any.") == ([], {"failed: not in the form of examples": 1})
 
 
+@pytest.mark.parametrize(
+    "form",
+    [
+        "Here is one example for the task.\n\nExample 1\nInput: a\nOutput: b",
+        "### Example 1\nInput: a\nOutput: b",
+        "**Example 1**\n**Input:** a\n**Output:** b",
+        "**Example 1:**\n**Input**: a\n**Output**: b",
+        "Sure! Here is one:\n\nInput: a\nOutput: b",
+        "```\nExample 1\nInput: a\nOutput: b\n```",
+        "- Example 1\n- Input: a\n- Output: b",
+        "Example 1\nInput: a\nOutput: b\n\nI hope this helps!",
+    ],
+)
+def test_examples_of_chat_models_are_read_like_plain_ones(form):
+    assert read(form)[0] == [Instance("a", "b")]
+
+
+def test_an_announcement_is_no_input():
+    assert read("Here is an example.\n\nOutput: b")[0] == [Instance("", "b")]
+    bold = "**Class label:** Good\nText: fine\n\n### Class label: **Bad**\nText: poor"
+    assert read(bold, CLASS)[0] == [Instance("Text: fine", "Good"), Instance("Text: poor", "Bad")]
+
+
 def test_labels_are_read_with_what_follows_them():
     text = "Class label: Good\nText: fine\nmore\nClass label: Bad\nText: poor\nClass label: None"
     assert read(text, CLASS)[0] == [

@@ -59,24 +59,52 @@ def test_every_list_has_eight_instructions_two_of_them_of_machines():
 
 def test_replies_are_split_collapsed_and_capitalised():
     found, counts = read(" explain   THE tides of\tthe sea\n10. name Three rivers of asia\n11 . list the moons")
-    assert found == ["Explain the tides of the sea", "Name three rivers of asia", "List the moons"]
+    assert found == ["Explain THE tides of the sea", "Name Three rivers of asia", "List the moons"]
     assert not counts
 
 
 @pytest.mark.parametrize(
     ("text", "kept"),
     [
-        ("Here you go:\n\n9. first of the new\n10. second of the new", []),
+        ("Here you go:\n\n9. first of the new\n10. second of the new", ["First of the new", "Second of the new"]),
         ("Here you go:\n9. first of the new\n10. second of the new", ["First of the new", "Second of the new"]),
-        ("first of the new\n\n10. never seen", ["First of the new"]),
+        ("first of the new\n\n10. second of the new", ["First of the new", "Second of the new"]),
+        ("first of the new\n\nLet me know!", ["First of the new"]),
         ("first of the new\n16. never seen", ["First of the new"]),
         ("first of the new 16. never seen", ["First of the new"]),
-        ("what happened in 2016. Say it", ["What happened in 2016. say it"]),
+        ("what happened in 2016. Say it", ["What happened in 2016. Say it"]),
     ],
 )
 def test_where_a_reply_ends(text, kept):
     found, _ = read(text)
-    assert [one for one in found if not one.startswith("Here")] == kept
+    assert found == kept
+
+
+PLAIN = "9. tell how NASA lands on Mars\n10. explain the tides to a child\n11. list four rivers of Asia"
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        "tell how NASA lands on Mars\n10. explain the tides to a child\n11. list four rivers of Asia",
+        f"Sure! Here are some new tasks:\n\n{PLAIN}",
+        f"{PLAIN}\n\nLet me know if you need more!",
+        PLAIN.replace(". ", ") "),
+        PLAIN.replace("9.", "(9)").replace("10.", "(10)").replace("11.", "(11)"),
+        PLAIN.replace("\n", "\n\n"),
+        PLAIN.replace("9.", "**9.**").replace("10.", "**10.**").replace("11.", "**11.**"),
+        PLAIN.replace("9. tell", "9. **Tell**"),
+        PLAIN.replace("9.", "### 9.").replace("10.", "### 10.").replace("11.", "### 11."),
+        PLAIN.replace(".", "\\."),
+        PLAIN.replace("9.", "Task 9:").replace("10.", "Task 10:").replace("11.", "Task 11:"),
+        PLAIN.replace("9.", "1.").replace("10.", "2.").replace("11.", "3."),
+        f"Here is the rest of the list:\n{PLAIN.removeprefix('9. ')}\n16. never seen",
+        PLAIN.replace("tell how NASA lands on Mars", '"tell how NASA lands on Mars"'),
+    ],
+)
+def test_lists_of_chat_models_give_the_same_instructions_as_plain_ones(form):
+    assert read(form)[0] == read(PLAIN)[0]
+    assert read(PLAIN)[0][0] == "Tell how NASA lands on Mars"
 
 
 def test_replies_that_are_no_lists_are_counted():

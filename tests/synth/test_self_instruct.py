@@ -12,6 +12,8 @@ from zephyr.records.messages import Message
 from zephyr.records.reading import read_rows
 from zephyr.records.rows import Chat
 from zephyr.records.writing import write_jsonl
+from zephyr.synth.instances import instance_fault
+from zephyr.synth.instructions import NoveltyIndex, instruction_fault
 from zephyr.synth.self_instruct import divide, read_seeds, self_instruct
 from zephyr.synth.tasks import (
     WITH_INPUT,
@@ -34,7 +36,7 @@ SEEDS = [Task(f"s{n}", f"Seed task about subject number {n}", n % 3 == 0, (Insta
 
 
 def section(num_instructions=30, **fields):
-    return SelfInstructSynth(seeds="seeds.jsonl", num_instructions=num_instructions, **fields)
+    return SelfInstructSynth(**{"seeds": "seeds.jsonl", "num_instructions": num_instructions, **fields})
 
 
 class StoppedError(Exception):
@@ -89,19 +91,32 @@ def test_gibberish_is_counted_and_nothing_comes_of_it(tmp_path):
     assert made.counts == {"instructions: lists asked for": 10, "instructions: too short": 10}
 
 
-def test_published_seeds(shared_data):
+def test_our_own_seeds_are_varied_and_usable(tmp_path):
+    tasks = read_seeds(SelfInstructSynth(), tmp_path)
+    assert len(tasks) == 180
+    assert sum(task.is_classification for task in tasks) == 24
+    assert [instruction_fault(task.instruction) for task in tasks] == [None] * 180
+    assert {instance_fault(instance) for task in tasks for instance in task.instances} == {None}
+    index = NoveltyIndex([tasks[0].instruction])
+    for task in tasks[1:]:
+        assert index.similarities(task.instruction).max() <= 0.7
+        index.add(task.instruction)
+
+
+def test_published_seeds(shared_data, tmp_path):
     path = shared_data / "sft" / "self_instruct" / "seed_tasks.jsonl"
     tasks = read_tasks(path)
     assert len(tasks) == 175
     assert sum(task.is_classification for task in tasks) == 26
     assert {len(task.instances) for task in tasks} == {1}
-    assert len(read_seeds(path, section(1, classification_only=True))) == 26
+    assert len(read_seeds(section(1, seeds=str(path), classification_only=True), tmp_path)) == 26
     chats = list(encode_tasks(tasks))
     assert len(chats) == 175
 
 
 def test_published_seeds_grow(shared_data, tmp_path):
-    seeds = read_seeds(shared_data / "sft" / "self_instruct" / "seed_tasks.jsonl", section())
+    place = shared_data / "sft" / "self_instruct"
+    seeds = read_seeds(section(seeds="seed_tasks.jsonl"), place)
     rounds = tmp_path / "rounds.jsonl"
     made = self_instruct(seeds, FormTeacher(), section(), seed=2, rounds=rounds)
     assert len(made.tasks) == 30
@@ -126,7 +141,7 @@ def test_too_few_seeds_are_a_users_mistake(tmp_path):
     path = tmp_path / "tasks.jsonl"
     write_jsonl(path, [task_fields(task) for task in SEEDS[:12]])
     with pytest.raises(DataError, match="8 classification seed tasks, got 4 of 12"):
-        read_seeds(path, section(1, classification_only=True))
+        read_seeds(section(1, seeds="tasks.jsonl", classification_only=True), tmp_path)
 
 
 def test_layouts_are_seven_and_six_and_drawn_by_seed(tmp_path):

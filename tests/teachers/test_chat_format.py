@@ -11,16 +11,15 @@ from tests.teachers.calls import SHORT_PAUSES, address_at, questions
 from zephyr.judging import ParseFailure, RatingQuestion, ask, parse_reply
 from zephyr.recipe.teacher_section import EndpointSection
 from zephyr.records.messages import Message
-from zephyr.teachers.endpoint.chat_client import trouble_of_status
 from zephyr.teachers.endpoint.chat_format import (
     ServerAnswer,
-    UnusableResponse,
     body_of,
     read_completion,
     read_response,
     written_out,
 )
 from zephyr.teachers.endpoint.retrying_call import Caller, fresh_limits
+from zephyr.teachers.endpoint.troubles import Trouble, trouble_of_status
 from zephyr.teachers.ledger.ledger import canonical, request_hash
 from zephyr.teachers.protocol import ChatReply, ChatRequest, NoBooks
 
@@ -46,24 +45,26 @@ def test_a_response_that_is_right():
 @pytest.mark.parametrize(
     "changes",
     [
-        {"finish_reason": None},
-        {"finish_reason": "tool_calls"},
         {"finish_reason": "content_filter"},
         {"message": None},
         {"message": {"content": None}},
         {"message": {"content": ["a"]}},
+        {"message": {"content": None, "tool_calls": [{"id": "x"}]}, "finish_reason": "tool_calls"},
+        {"finish_reason": "error"},
+        {"message": {"content": None, "reasoning_content": "Hm."}},
+        {"message": {"content": "<think>Hm."}, "finish_reason": "length"},
         {"message": {"content": None, "refusal": "No."}},
     ],
 )
 def test_responses_that_hold_no_answer(changes):
-    assert isinstance(read_completion(completion(**changes)), UnusableResponse)
+    assert isinstance(read_completion(completion(**changes)), Trouble)
 
 
 @pytest.mark.parametrize(
     "content", [b"", b"{", b"[]", b"null", b'"text"', b"[" * 100_000, b"\xff\xfe", b'{"choices":[]}']
 )
 def test_bytes_that_hold_no_answer(content):
-    assert isinstance(read_response(content), UnusableResponse)
+    assert isinstance(read_response(content), Trouble)
 
 
 def test_fields_that_a_server_does_not_know_are_left_out():
@@ -90,13 +91,92 @@ def test_only_requests_that_want_them_say_so():
     assert request_hash("x", REQUEST) != request_hash("x", WEIGHED)
 
 
+@pytest.mark.parametrize(
+    ("choice", "text", "reasoning"),
+    [
+        ({"finish_reason": None}, "Yes.", ""),
+        ({"finish_reason": ""}, "Yes.", ""),
+        ({"finish_reason": "end_turn"}, "Yes.", ""),
+        ({"finish_reason": {"type": "stop"}}, "Yes.", ""),
+        ({"finish_reason": "tool_calls"}, "Yes.", ""),
+        ({"message": {"content": "Yes.", "reasoning_content": "Hm."}}, "Yes.", "Hm."),
+        ({"message": {"content": "\n\nYes.", "reasoning": "Hm."}}, "Yes.", "Hm."),
+        ({"message": {"content": "<think>Hm.</think>\n\nYes."}}, "Yes.", "Hm."),
+        ({"message": {"content": [{"type": "text", "text": "Ye"}, {"type": "text", "text": "s."}]}}, "Yes.", ""),
+        (
+            {
+                "message": {
+                    "content": [
+                        {"type": "thinking", "thinking": [{"type": "text", "text": "Hm."}]},
+                        {"type": "text", "text": "Yes."},
+                    ]
+                }
+            },
+            "Yes.",
+            "Hm.",
+        ),
+        ({"message": {"content": "Yes.\ufffd"}}, "Yes.", ""),
+        ({"logprobs": {"content": [{"top_logprobs": [{"token": "Y", "logprob": -1}]}]}}, "Yes.", ""),
+    ],
+)
+def test_whatever_stands_around_an_answer_it_is_taken(choice, text, reasoning):
+    assert read_completion(completion(**choice)) == ServerAnswer(text, "stop", 3, 5, reasoning)
+
+
+@pytest.mark.parametrize("word", ["length", "max_tokens", "MAX_TOKENS", "model_length"])
+def test_an_answer_that_was_cut_off_is_known_by_many_words(word):
+    assert read_completion(completion(finish_reason=word)).finish_reason == "length"
+
+
+@pytest.mark.parametrize(
+    ("usage", "counts"),
+    [
+        ({"prompt_tokens": 3.0, "completion_tokens": 5.0}, (3, 5)),
+        ({"input_tokens": 3, "output_tokens": 5}, (3, 5)),
+        ({"prompt_tokens": 3, "completion_tokens": 0}, (None, None)),
+        ({"prompt_tokens": 2**63, "completion_tokens": 5}, (None, None)),
+        ({"prompt_tokens": 10**400, "completion_tokens": 5}, (None, None)),
+        ({"prompt_tokens": -3, "completion_tokens": 5}, (None, None)),
+        ({"prompt_tokens": float("nan"), "completion_tokens": float("inf")}, (None, None)),
+        ({"prompt_tokens": True, "completion_tokens": "5"}, (None, None)),
+        ([], (None, None)),
+    ],
+)
+def test_counts_that_cannot_be_are_none(usage, counts):
+    read = read_completion(completion() | {"usage": usage})
+    assert (read.prompt_tokens, read.completion_tokens) == counts
+
+
+def test_an_answer_of_nothing_but_thinking_is_final_and_its_cost_is_the_servers():
+    cut = read_completion(completion(message={"content": None, "reasoning_content": "Hm."}, finish_reason="length"))
+    assert cut.is_final
+    assert cut.used == (3, 5)
+    assert "raise max_new_tokens" in cut.reason
+
+
+@pytest.mark.parametrize(
+    ("error", "said", "final"),
+    [
+        ({"message": "Provider returned error", "code": 502, "metadata": {"raw": "overloaded"}}, "overloaded", False),
+        ({"message": "Provider returned error", "code": "502"}, "Provider returned error", False),
+        ("Unexpected endpoint or method.", "Unexpected endpoint", True),
+        ({"message": "No such model", "code": "model_not_found"}, "No such model", True),
+    ],
+)
+def test_an_error_in_a_good_response_is_said_in_the_servers_words(error, said, final):
+    read = read_completion({"error": error})
+    assert said in read.reason
+    assert read.is_final is final
+
+
 def test_the_first_tokens_log_probs_become_the_text():
     top = [{"token": "M", "logprob": -0.017597131}, {"token": "m", "logprob": -4.048847}]
     content = [{"token": "M", "logprob": -0.017597131, "top_logprobs": top}]
-    read = read_completion({"choices": [CHOICE | {"logprobs": {"content": content}}]})
+    read = read_completion({"choices": [CHOICE | {"logprobs": {"content": content}}]}, top_logprobs=True)
     assert json.loads(read.text) == {"M": -0.017597131, "m": -4.048847}
-    for none in (None, {}, {"content": []}, {"content": [{"top_logprobs": []}]}, {"content": [3]}):
-        assert read_completion({"choices": [CHOICE | {"logprobs": none}]}).text == "M"
+    top = [{"token": "M", "logprob": 1e400}, {"token": "m", "logprob": "0"}, 3]
+    for none in (None, {}, {"content": []}, {"content": [{"top_logprobs": top}]}, {"content": [3]}):
+        assert read_completion({"choices": [CHOICE | {"logprobs": none}]}, top_logprobs=True).is_ours
 
 
 CONVERSATION = (Message("user", "Red or blue?"),)

@@ -65,6 +65,7 @@ def evaluate(  # noqa: PLR0913 - typer makes an option of every parameter
     quiet_libraries(offline=offline)
     # lm-eval draws a bar a task with tqdm, which reads this when it is imported.
     os.environ.setdefault("TQDM_DISABLE", "1")
+    from zephyr.cli.judged_options import check_scored
     from zephyr.errors import DataError
     from zephyr.evaluate.benchmarks import run_benchmarks
     from zephyr.evaluate.harness.run import HarnessRun
@@ -94,16 +95,18 @@ def evaluate(  # noqa: PLR0913 - typer makes an option of every parameter
         typer.echo(json.dumps(found.fields(), ensure_ascii=False))
     else:
         _print(found, folder)
+    for result in found.judged:
+        check_scored(result, folder / result.benchmark)
 
 
 def _print(found: "BenchmarkResults", folder: Path) -> None:
     """Print tables, what is left out, and the file that holds it all."""
-    from zephyr.cli.judged_options import print_result
+    from zephyr.cli.judged_options import print_scores
     from zephyr.evaluate.harness.report import EVALUATION, results_table
 
     if found.tasks.results:
         typer.echo(escape_controls(results_table(found.tasks)))
     for result in found.judged:
-        print_result(result, folder / result.benchmark)
+        print_scores(result, folder / result.benchmark)
     for line in (*found.left_out, str(folder / EVALUATION)):
         typer.echo(escape_controls(line))

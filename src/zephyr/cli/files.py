@@ -109,7 +109,10 @@ def _answers_of(row: Preference) -> Rated:
     if row.inputs.tools or has_tools((*row.prompt, *row.answers)):
         raise DataError(row.name, "has tools, and answers with tools cannot be rated", "remove the row")
     models = row.models or ("",) * len(row.completions)
-    answers = tuple(Answer(text, model) for text, model in zip(row.completions, models, strict=True))
+    answers = tuple(
+        Answer(answer.content, model, reasoning=answer.reasoning)
+        for answer, model in zip(row.answers, models, strict=True)
+    )
     return Rated(row.name, row.prompt, answers, row.source)
 
 

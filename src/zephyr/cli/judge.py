@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import replace
 from difflib import get_close_matches
 from itertools import islice
@@ -154,6 +155,21 @@ def rate(  # noqa: PLR0913 - typer makes an option of every parameter
             accounts = _rate_over_ray(rows, limit, plan, out, num_workers=ray_workers, gpus_per_worker=gpus_per_worker)
     files = {"input": file, "output": "nothing (dry run)" if dry_run else str(out)}
     print_accounts(files, {**accounts, **unused}, as_json=as_json)
+    _check_rated(accounts)
+
+
+def _check_rated(accounts: Mapping[str, object]) -> None:
+    """Check that a question was rated. Raises TeacherError with the reason that most tries failed for."""
+    if accounts.get("rated") or not accounts.get("questions"):
+        return
+    from zephyr.teachers.ledger.file import open_file
+    from zephyr.teachers.ledger.report import failed_tries
+
+    with closing(open_file(Path(str(accounts["ledger"])), read_only=True)) as calls:
+        reasons = failed_tries(calls, 1)
+    why = reasons[0].error if reasons else "its replies hold no ratings; the calls file has the reason of each"
+    what = f"rated nothing in {accounts['questions']} questions: {why}"
+    raise TeacherError("--judge", what, "mend that, and run again")
 
 
 def _candidates(

@@ -10,6 +10,7 @@ import typer
 from zephyr.cli.options import TEACHER_HELP
 from zephyr.cli.tables import print_rows
 from zephyr.cli.terminal import escape_controls
+from zephyr.errors import DataError
 
 if TYPE_CHECKING:
     from zephyr.evaluate.results import Result
@@ -30,11 +31,26 @@ PrintJson = Annotated[bool, typer.Option("--json", help="Print the result as one
 
 
 def print_result(result: "Result", out: Path, *, as_json: bool = False) -> None:
-    """Print the scores as a table with their intervals, or the result as JSON."""
+    """Print the scores as a table with their intervals, or the result as JSON. Raises DataError where there is none."""
     if as_json:
         fields: dict[str, Json] = {name: value for name, value in result._asdict().items() if name != "items"}
         typer.echo(json.dumps({**fields, "output": str(out)}))
-        return
+    else:
+        print_scores(result, out)
+    check_scored(result, out)
+
+
+def check_scored(result: "Result", out: Path) -> None:
+    """Check that something was scored. Raises DataError with the causes where nothing was."""
+    if result.items and all(item.value is None for item in result.items):
+        causes = result.scores.get("missing_causes")
+        why = ", ".join(f"{count} x {cause}" for cause, count in causes.items()) if isinstance(causes, dict) else ""
+        remedy = "its judgments.jsonl has the reason of each; mend that, and run again to continue"
+        raise DataError(str(out), f"nothing could be scored ({why})", remedy)
+
+
+def print_scores(result: "Result", out: Path) -> None:
+    """Print the scores as a table, and what is to be said of them."""
     typer.echo(escape_controls(f"{result.benchmark} of {result.model}, judged by {result.protocol['judge']}"))
     scores = {name: score for name, score in result.scores.items() if isinstance(score, dict) and "label" in score}
     print_rows([{"score of": name, **score} for name, score in scores.items()])
@@ -55,3 +71,6 @@ def _print_missing(scores: Mapping[str, "Json"]) -> None:
         typer.echo(escape_controls(f"missing: {counts}; each with its reason in judgments.jsonl"))
     if num_empty:
         typer.echo(f"{num_empty} answers are empty, and are judged as they are")
+    notes = scores.get("notes")
+    for note in notes if isinstance(notes, list) else []:
+        typer.echo(escape_controls(str(note)))

@@ -37,7 +37,10 @@ _Generator = Annotated[
 ]
 _Teacher = Annotated[str, typer.Option(metavar="TEACHER", help=f"The teacher: {TEACHER_HELP}")]
 _Count = Annotated[int, typer.Option(min=1, help="Number of new instructions (self_instruct) or dialogues.")]
-_Seeds = Annotated[Path | None, typer.Option(metavar="FILE", help="self_instruct: seed tasks, as JSON lines.")]
+_Seeds = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="self_instruct: seed tasks, as JSON lines, in place of Zephyr's own."),
+]
 _ClassificationOnly = Annotated[
     bool, typer.Option("--classification-only", help="self_instruct: generate only classification tasks.")
 ]
@@ -97,7 +100,12 @@ def synth(  # noqa: PLR0913 - typer makes an option of every parameter
     check_output(_beside(out, "tasks"), force=True, read=str(seeds or ""))
     grown = {"classification_only": classification_only, "requests_per_round": requests_per_round, "layouts": layouts}
     options: dict[str, dict[str, object]] = {
-        "self_instruct": {"seeds": str(seeds), "num_instructions": count, "feedback_share": 0.0, **grown},
+        "self_instruct": {
+            "seeds": None if seeds is None else str(seeds),
+            "num_instructions": count,
+            "feedback_share": 0.0,
+            **grown,
+        },
         "ultrachat": {"num_dialogues": count, **_parse_turns(turns), **_parse_sectors(sectors)},
         "world": {"num_dialogues": count, "num_pretrain_texts": 0, "num_feedback_prompts": 0},
     }
@@ -210,8 +218,6 @@ def _parse_sectors(text: str) -> dict[str, float]:
 def _refuse_options(generator: str, teacher: str, *, seeds: Path | None, person: str | None) -> None:
     """Check that the options belong to the generator. Raises DataError."""
     grows = generator == "self_instruct"
-    if grows and seeds is None:
-        raise DataError("--seeds", "self_instruct needs seed tasks", "give --seeds FILE")
     if not grows and seeds is not None:
         raise DataError("--seeds", f"the generator '{generator}' takes no seeds", "drop --seeds")
     if person is not None and generator != "ultrachat":

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from zephyr.data.read.hub import is_hub_id
 from zephyr.deliver.rendering import render_markdown
 from zephyr.deliver.run_facts import (
     EVAL_COLUMNS,
@@ -27,7 +26,6 @@ from zephyr.deliver.run_facts import (
 from zephyr.errors import DataError
 from zephyr.recipe.stage_sections import ALIGN, DELIVER, EVALUATE, FEEDBACK, PRETRAIN, SFT, SYNTH
 from zephyr.records.fields import Json
-from zephyr.records.reading import READERS
 from zephyr.runs.layout import CARD
 from zephyr.runs.reader import FinishedStage, RunRecord, at, count_weights, elements, entries, number, read_record
 
@@ -86,7 +84,7 @@ def card_of(run: RunRecord, *, results: Sequence[ModelScore] = ()) -> str:
         "counts": counts_of(run),
         "seconds": [[stage.name, f"{stage.seconds:,.1f}"] for stage in run.stages.values() if stage.name != DELIVER],
         "scores": [
-            [one.model, one.benchmark, one.metric, f"{one.value:.4g}", interval_words(one), one.source]
+            [one.model, one.benchmark, one.metric, readable(one.value), interval_words(one), one.source]
             for one in scores
         ],
         "prompt": _first_prompt(run),
@@ -115,8 +113,9 @@ def _front_matter(run: RunRecord, scores: Sequence[ModelScore]) -> ModelCardData
     base = at(run.recipe, "model", "name_or_path")
     sources = (str(at(source, "path") or "") for source in training_data(run.recipe, run.stages))
     data = ModelCardData(
-        base_model=base if isinstance(base, str) and _is_on_hub(base, Path()) else None,
-        datasets=list(dict.fromkeys(path for path in sources if _is_on_hub(path, _data_dir(run)))) or None,
+        # By what the run has read: a folder models/base looks like a name on the hub wherever it is not.
+        base_model=base if isinstance(base, str) and run.model_revision else None,
+        datasets=list(dict.fromkeys(path for path in sources if path in run.hub_sources)) or None,
         language=_languages(run) or None,
         library_name="transformers",
         pipeline_tag="text-generation",
@@ -150,12 +149,6 @@ def _eval_result(score: ModelScore) -> EvalResult:
     )
 
 
-def _is_on_hub(path: str, folder: Path) -> bool:
-    """Whether a path is a name on the hub, and neither a file's nor that of a folder which is here."""
-    is_file = path.lower().endswith((*READERS, ".gz"))
-    return is_hub_id(path) and not is_file and not (folder / path).exists()
-
-
 def _languages(run: RunRecord) -> list[str]:
     """The languages that a filter kept; a run without such a filter has not looked."""
     found: list[str] = []
@@ -179,12 +172,8 @@ def training_data(recipe: Mapping[str, Json], stages: Container[str]) -> Iterato
 def _data_line(run: RunRecord, source: Json) -> str:
     """A data source and its licence. Of a local file the name is given, not the folder."""
     path = str(at(source, "path") or "")
-    name = path if _is_on_hub(path, _data_dir(run)) else Path(path).name
+    name = path if path in run.hub_sources else Path(path).name
     return f"{name}, licence: {at(source, 'license') or 'not recorded'}"
-
-
-def _data_dir(run: RunRecord) -> Path:
-    return Path(str(run.recipe.get("data_dir") or "."))
 
 
 def _objective(run: RunRecord) -> str:
@@ -202,7 +191,7 @@ def _model(run: RunRecord, folder: Path) -> dict[str, object]:
         "model_type": kind,
         "objective": objective,
         "method": _METHODS.get(objective, objective) or "supervised fine-tuning",
-        "base": f"{base}{revision}" if base else "",
+        "base": f"{base if run.model_revision else Path(str(base)).name}{revision}" if base else "",
         "is_pretrained_here": PRETRAIN in run.stages,
         "chat_template": _template_name(run),
     }

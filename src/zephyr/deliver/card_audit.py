@@ -87,7 +87,8 @@ def _rows_below(lines: Sequence[str], names: Sequence[str | None]) -> list[_Tabl
             break
         if all(re.fullmatch(r":?-+:?", cell) for cell in cells):
             continue
-        rows.append({name: cell for name, cell in zip(names, cells, strict=True) if name and _is_number(cell)})
+        plain = [_without_separators(cell) for cell in cells]
+        rows.append({name: cell for name, cell in zip(names, plain, strict=True) if name and _is_number(cell)})
     return rows
 
 
@@ -103,13 +104,18 @@ def _column(title: str) -> str | None:
     return name if name in _COLUMNS else None
 
 
+def _without_separators(text: str) -> str:
+    """A number as people write it, 1,024, as 1024; anything else as it is."""
+    return text.replace(",", "") if re.fullmatch(r"[-+]?\d{1,3}(?:,\d{3})+(?:\.\d+)?", text) else text
+
+
 def _is_number(text: str) -> bool:
     return re.fullmatch(r"[-+]?\d+(\.\d+)?([eE][-+]?\d+)?", text) is not None
 
 
 def _stated_batch(text: str) -> int | None:
-    found = re.search(r"total_train_batch_size\W+(\d+)", text)
-    return int(found[1]) if found else None
+    found = re.search(r"total_train_batch_size\W+(\d[\d,]*)", text)
+    return int(found[1].replace(",", "")) if found else None
 
 
 def _beta(rows: Sequence[_TableRow]) -> float | None:

@@ -1,6 +1,7 @@
 """What card and report have in common: scores, counts of rows, teachers and judges, evaluations, health notes."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from zephyr.recipe.stage_sections import ALIGN, EVALUATE, FEEDBACK, SYNTH, TRAINING_STAGES
@@ -126,7 +127,7 @@ def interval_words(score: ModelScore) -> str:
     """The interval or standard error of a score in words, and its number of items."""
     of = [] if score.n is None else [f"n = {score.n:,}"]
     if score.low is not None and score.high is not None:
-        return ", ".join([f"{score.low:.4g} to {score.high:.4g}", *of])
+        return ", ".join([f"{readable(score.low)} to {readable(score.high)}", *of])
     error = [] if score.standard_error is None else [f"standard error {score.standard_error:.3g}"]
     return ", ".join([*error, *of])
 
@@ -154,7 +155,7 @@ def readable(value: Json) -> str:
     """A value for readers: thousands separated, 4 significant digits."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return str(value)
-    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.0f}" if abs(value) >= 1e4 else f"{value:,.4g}"
 
 
 def evaluations(log: Sequence[Mapping[str, Json]]) -> list[Mapping[str, Json]]:
@@ -183,7 +184,7 @@ def makers_of(run: RunRecord) -> dict[str, str]:
         pool = elements(recipe, FEEDBACK, "candidates", "models")
         teachers = [_teacher_words(one) for one in elements(recipe, FEEDBACK, "candidates", "teachers")]
         found["judge"] = _teacher_words(at(recipe, FEEDBACK, "judge"))
-        found["candidates"] = ", ".join([*map(str, pool), *teachers])
+        found["candidates"] = ", ".join([*(_named(str(model)) for model in pool), *teachers])
     return {role: name for role, name in found.items() if name}
 
 
@@ -193,7 +194,14 @@ def _teacher_words(section: Json) -> str:
     if kind == "scripted":
         fault_rate = number(at(section, "fault_rate"))
         return "scripted (rules)" + (f", {fault_rate:.0%} of its answers faulty on purpose" if fault_rate else "")
-    return f"{model} ({kind})" if model else str(kind or "")
+    shown = _named(str(model)) if kind != "endpoint" else str(model)
+    return f"{shown} ({kind})" if model else str(kind or "")
+
+
+def _named(model: str) -> str:
+    """A model by its name: of a folder the last part, as the place of it is nobody's business."""
+    is_folder = model.startswith(("/", "./", "../", "~", "\\")) or model.count("/") > 1 or Path(model).is_dir()
+    return Path(model).name if is_folder else model
 
 
 def decimals(value: Json) -> str:

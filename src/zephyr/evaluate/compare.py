@@ -10,7 +10,7 @@ from fractions import Fraction
 from typing import NamedTuple
 
 from zephyr.evaluate.results import Item, Result
-from zephyr.intervals import bootstrap_mean
+from zephyr.intervals import difference_interval
 from zephyr.records.fields import Json
 
 ALL = "all"
@@ -21,7 +21,8 @@ _OWN = frozenset({"model_hash", "opponent_hash", "swap_consistency"})
 class Paired(NamedTuple):
     """One run against another on one task, in one category or in all: means over the `n` items that both have.
 
-    `difference` is the second's mean minus the first's, with its 95 % interval over prompts; `p` is that of the exact
+    `difference` is the second's mean minus the first's, with its 95 % interval over prompts, None where all differences
+    are equal; `p` is that of the exact
     sign test (of McNemar's, for accuracies); `unpaired` counts items that one of them lacks.
     """
 
@@ -30,8 +31,8 @@ class Paired(NamedTuple):
     first: float
     second: float
     difference: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     p: float
     n: int
     unpaired: int
@@ -95,15 +96,15 @@ def _paired(task: str, category: str, pairs: Sequence[tuple[Item | None, Item | 
     differences = [second - first for _, first, second in there]
     numbers: dict[str, int] = {}
     groups = [numbers.setdefault(item.prompt, len(numbers)) for item, _, _ in there]
-    estimate = bootstrap_mean(differences, seed=seed, groups=groups)
+    low, high = difference_interval(differences, seed=seed, groups=groups)
     return Paired(
         task=task,
         category=category,
         first=math.fsum(first for _, first, _ in there) / len(there),
         second=math.fsum(second for _, _, second in there) / len(there),
-        difference=estimate.score,
-        low=estimate.low,
-        high=estimate.high,
+        difference=math.fsum(differences) / len(there),
+        low=low,
+        high=high,
         p=_sign_test(differences, groups),
         n=len(there),
         unpaired=len(pairs) - len(there),

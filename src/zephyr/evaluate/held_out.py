@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zephyr.intervals import Estimate, bootstrap_mean
+from zephyr.intervals import Estimate, bootstrap_mean, mean_within
 from zephyr.models.batch_scoring import device_of, score_table
 from zephyr.models.scorer import CausalLM, ForestScorer
 from zephyr.trees.forest import Ids, ScoredSequence, completion_scored
@@ -65,7 +65,7 @@ def preference_metrics(
     rewards = (beta * (logps - ref_logps)).numpy()
     margins = rewards[:, 0] - rewards[:, 1]
     return PreferenceMetrics(
-        accuracy=bootstrap_mean((margins > 0).tolist(), seed=seed, groups=prompts),
+        accuracy=mean_within((margins > 0).tolist(), (0.0, 1.0), seed=seed, groups=prompts),
         margin=bootstrap_mean(margins.tolist(), seed=seed, groups=prompts),
         num_pairs=len(margins),
         chosen_reward=float(np.mean(rewards[:, 0])),

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from zephyr.intervals import Estimate, bootstrap_mean
+from zephyr.intervals import Estimate, mean_within
 from zephyr.recipe.evaluate_section import WorldTask
 from zephyr.records.rows import Prompt, prompt_id
 from zephyr.teachers.protocol import ChatRequest, Teacher, paired, seed_for
@@ -48,8 +48,8 @@ def score_world(model: Teacher, prompts: Sequence[Prompt], task: WorldTask, *, s
     for prompt, share in zip(prompts, shares, strict=True):
         by_task.setdefault(task_of(prompt.messages), []).append(share)
     return WorldScore(
-        score=bootstrap_mean(shares, seed=seed),
-        by_task={task: bootstrap_mean(values, seed=seed) for task, values in sorted(by_task.items())},
+        score=mean_within(shares, (0.0, 1.0), seed=seed),
+        by_task={task: mean_within(values, (0.0, 1.0), seed=seed) for task, values in sorted(by_task.items())},
         answers=tuple(reply.text for reply in replies[::n]),
         missing=sum(reply.finish_reason == "error" for reply in replies),
     )

@@ -175,7 +175,9 @@ def _preference(row: Rated, best_first: _Group, rule: str) -> Preference:
     texts = tuple(one.answer.text for one in best_first)
     models = tuple(one.answer.model for one in best_first)
     ratings = tuple(one.value for one in best_first)
-    return Preference(row.name, row.prompt, texts, ratings, row.source, models if any(models) else (), rule)
+    thoughts = tuple(one.answer.reasoning for one in best_first)
+    made = Preference(row.name, row.prompt, texts, ratings, row.source, models if any(models) else (), rule)
+    return made._replace(reasoning=thoughts) if any(thoughts) else made
 
 
 def _why_dropped(scored: Sequence[_Scored], section: BinarizeSection) -> str:

@@ -24,7 +24,7 @@ class Candidates(NamedTuple):
     """A prompt with its unrated answers, and what became of the requests.
 
     The counts are asked = answered + repeated + the failures by reason; besides, how many answers are "cut off" at the
-    maximum length. They add up over prompts.
+    maximum length, and how many came "with reasoning". They add up over prompts.
     """
 
     rated: Rated
@@ -124,6 +124,8 @@ def _candidates(prompt: Prompt, samples: Sequence[_Sample]) -> Candidates:
             counts["answered"] += 1
             counts["cut off"] += reply.finish_reason == "length"
             answer = Answer(reply.text, one.teacher, principle=principle.name, system=principle.sentence)
+            answer = answer._replace(reasoning=reply.reasoning)
+            counts["with reasoning"] += bool(reply.reasoning)
             answers[reply.text.strip()] = answer
     rated = Rated(prompt.name, prompt.messages, tuple(answers.values()), prompt.source, prompt.knowledge)
     return Candidates(rated, +counts)

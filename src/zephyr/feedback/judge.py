@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from zephyr.data.read.record_cache import RecordCache
+from zephyr.errors import TeacherError
 from zephyr.feedback.principles import without_example
 from zephyr.judging import (
     JUDGE_TEMPLATE_VERSION,
@@ -23,6 +24,7 @@ from zephyr.judging import (
     ask,
     fence_word,
     parse_reply,
+    required_word,
 )
 from zephyr.recipe.feedback_section import JudgingSection
 from zephyr.records.fields import Json
@@ -33,6 +35,8 @@ from zephyr.teachers.protocol import ChatReply, ChatRequest, Teacher, paired, se
 RATINGS = "ratings.jsonl"
 CALLS = "calls.jsonl"
 CHUNK_ROWS = 256
+# The rows that are judged before all others, to see whether the judge's replies can be read at all.
+TRIED_ROWS = 4
 # The sampling of UltraFeedback's judge, and the aspects whose notes are reference knowledge: arXiv 2310.01377
 TEMPERATURE = 0.0
 TOP_P = 0.6
@@ -112,6 +116,37 @@ def judge(
         yield from (JudgedRow(_with_ratings(row, done), done) for row, done in zip(chunk, calls, strict=True))
 
 
+def judge_tried(
+    rows: Iterable[Rated],
+    teacher: Teacher,
+    section: JudgingSection,
+    *,
+    seed: int = 0,
+    min_answers: int = 2,
+    chunk_rows: int = CHUNK_ROWS,
+) -> Iterator[JudgedRow]:
+    """As `judge`, a few rows before all others. Raises TeacherError where no reply about these can be read.
+
+    Not with more rows at once than usual: batch files take too long to try a few first.
+    """
+    waiting = iter(rows)
+    first = list(itertools.islice(waiting, TRIED_ROWS if chunk_rows <= CHUNK_ROWS else 0))
+    tried = list(judge(first, teacher, section, seed=seed, min_answers=min_answers, chunk_rows=chunk_rows))
+    if len(first) == TRIED_ROWS:
+        _check_readable(teacher.name, [call for one in tried for call in one.calls])
+    yield from tried
+    yield from judge(waiting, teacher, section, seed=seed, min_answers=min_answers, chunk_rows=chunk_rows)
+
+
+def _check_readable(name: str, calls: Sequence[JudgeCall]) -> None:
+    """Check that not all replies of the judge were unreadable. Raises TeacherError; calls that failed say nothing."""
+    unread = [call.failures[-1] for call in calls if call.failures and call.failures[-1].reason != "teacher error"]
+    if calls and len(unread) == len(calls):
+        what = f"gave no rating in its first {len(calls)} questions, the last time as {unread[-1].detail}"
+        remedy = "name a judge that keeps to the form, or raise its maximum reply tokens; its replies are in the ledger"
+        raise TeacherError(name, what, remedy)
+
+
 def _calls_about(row: Rated, section: JudgingSection, min_answers: int) -> tuple[JudgeCall, ...]:
     """The questions about a row: one per aspect, but one per answer for the overall score."""
     indices = tuple(range(len(row.answers)))
@@ -134,8 +169,8 @@ def _ask(
     """The calls to repeat, after all have been sent once; the calls are changed in place."""
     requests = [_request(row, call, max_new_tokens) for row, call in pending]
     again: list[tuple[Rated, JudgeCall]] = []
-    for (row, call), (_, reply) in zip(pending, paired(teacher, requests), strict=True):
-        ratings = _read(call, reply)
+    for (row, call), (request, reply) in zip(pending, paired(teacher, requests), strict=True):
+        ratings = _read(call, reply, required_word(request.messages))
         if isinstance(ratings, FailedTry):
             call.failures = (*call.failures, ratings)
             # Teachers have tried again themselves before they report an error.
@@ -168,14 +203,14 @@ def _notes(row: Rated, call: JudgeCall) -> str:
     return f"The author of the text had been told: {principle}" if principle else ""
 
 
-def _read(call: JudgeCall, reply: ChatReply) -> tuple[Rating, ...] | FailedTry:
+def _read(call: JudgeCall, reply: ChatReply, word: str) -> tuple[Rating, ...] | FailedTry:
     """The ratings, or why there are none."""
     if reply.finish_reason == "error":
         return FailedTry("teacher error", reply.error, call.shown, call.seed, reply.text)
     # What follows the cut could have taken back what stands before it.
     if reply.finish_reason == "length":
         return FailedTry("cut off", "the reply is cut off at its longest", call.shown, call.seed, reply.text)
-    parsed = parse_reply(call.aspect, reply.text, len(call.shown))
+    parsed = parse_reply(call.aspect, reply.text, len(call.shown), word=word)
     if isinstance(parsed, ParseFailure):
         return FailedTry(parsed.reason, parsed.detail, call.shown, call.seed, reply.text)
     return parsed
@@ -249,7 +284,5 @@ def _call_fields(rated: Rated, call: JudgeCall, judge_name: str) -> dict[str, Js
 
 def without_ratings(rated: Rated) -> Rated:
     """The row with its answers' ratings removed."""
-    answers = tuple(
-        Answer(answer.text, answer.model, principle=answer.principle, system=answer.system) for answer in rated.answers
-    )
+    answers = tuple(answer._replace(score=None, ratings={}, rationale="") for answer in rated.answers)
     return rated._replace(answers=answers)

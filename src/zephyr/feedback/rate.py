@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from zephyr.feedback.candidates import CHUNK_PROMPTS, answer_prompts
-from zephyr.feedback.judge import CHUNK_ROWS, JudgedRow, judge, without_ratings, write_judged
+from zephyr.feedback.judge import CHUNK_ROWS, JudgedRow, judge_tried, without_ratings, write_judged
 from zephyr.recipe.feedback_section import CandidatesSection, JudgingSection
 from zephyr.recipe.teacher_section import LocalSection, TeacherSection
 from zephyr.records.rows import Prompt, Rated
@@ -120,7 +120,7 @@ class _CountingTeacher:
 
 
 def _judged(rows: Iterable[Rated], rater: Teacher, plan: RatingPlan) -> Iterator[JudgedRow]:
-    return judge(
+    return judge_tried(
         rows, rater, plan.judging, seed=plan.context.seed, min_answers=plan.min_answers, chunk_rows=plan.chunk_rows
     )
 

@@ -9,6 +9,7 @@ from zephyr.judging.questions import (
     ask,
     fence_word,
     read_rating_question,
+    required_word,
 )
 
 __all__ = [
@@ -22,5 +23,6 @@ __all__ = [
     "fence_word",
     "parse_reply",
     "read_rating_question",
+    "required_word",
     "write_reply",
 ]

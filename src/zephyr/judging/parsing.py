@@ -1,63 +1,42 @@
-"""How a judge's reply is read: ratings by aspect, verdicts of comparisons, and the published judges' marks.
+"""How a judge's ratings are read from its reply; verdicts of comparisons and published judges' marks: `verdicts`.
 
-Our own wording is read strictly: a reply counts only if it can be read in one way, and what it does not hold is never a
-score. A heading for every text, once and in order; the fields of its aspect, once and in order; one number; a verdict
-only as the last line and the only one of its form. Blank lines mean nothing, and lines that begin with ">" are quotes.
-A reply that repeats a heading or a field, because the judge quoted a text that tried to forge one, is a failure: asking
-again is left to the caller, as is refusing replies that were cut off.
-
-The published readings (FastChat, AlpacaEval) are kept as they are, so that published numbers can be compared with. They
-take the first mark in a reply, whoever put it there.
+Replies are read strictly: one counts only if it can be read in one way, and what it does not hold is never a score.
+A heading for every text, once and in order; the fields of its aspect, once and in order; one number, and nothing behind
+it; a verdict only as the last line and the only one of its form. Blank lines mean nothing, and lines that begin with
+">" are quotes. A reply that repeats a heading or a field, because the judge quoted a text that tried to forge one, is a
+failure: asking again is left to the caller, as is refusing replies that were cut off. Where a text holds lines of these
+forms, so that an echo of it could pass for a reply, only lines with the question's fence word count.
 """
 
-import ast
-import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from zephyr.judging.questions import OVERALL, Scale, scale_of
+from zephyr.judging.questions import FIELD, HEADING, OVERALL, OVERALL_LINE, Scale, scale_of
 
-FailureReason = Literal["cut off", "headings", "fields", "rating", "range", "verdict"]
-Winner = Literal["first", "second", "tie"]
+FailureReason = Literal["cut off", "headings", "fields", "rating", "range", "verdict", "schema"]
 
-# Runs of blanks that stand side by side are bounded, so that no reply takes long to read.
-_HEADING = (
-    r"[ \t]{0,8}(?:#{1,6}[ \t]{0,8}\**|\*\*)[ \t]{0,8}"  # a heading, or a bold line
-    r"(?:Output[ \t]+for[ \t]+)?Text[ \t]+<?([0-9]{1,4})>?[ \t*:]*$"
-)
-_FIELD = r"[ \t]*(?:[-*][ \t]+)?[*_]{0,2}(Type|Rating|Rationale(?:[ \t]+For[ \t]+Rating)?)[*_]{0,2}[ \t]*:[*_]{0,2}"
-_OVERALL = r"[ \t]{0,8}(?:#{1,6}[ \t]{0,8})?[*_]{0,2}Overall[ \t]+Score[*_]{0,2}[ \t]*:[*_]{0,2}"
 # A line that begins so is part of the reply's structure.
-_STRUCTURE = re.compile(f"(?i:{_HEADING}|{_FIELD}|{_OVERALL})")
+_STRUCTURE = re.compile(f"(?i:{HEADING}|{FIELD}|{OVERALL_LINE})")
+_WORDED = re.compile(f"(?i:{HEADING}|{OVERALL_LINE})")
 
-_HEADINGS = re.compile(f"^{_HEADING}", re.IGNORECASE | re.MULTILINE)
-_FIELDS = re.compile(f"^{_FIELD}", re.IGNORECASE | re.MULTILINE)
-_OVERALLS = re.compile(f"^{_OVERALL}(.*)$", re.IGNORECASE | re.MULTILINE)
+_HEADINGS = re.compile(f"^{HEADING}", re.IGNORECASE | re.MULTILINE)
+_FIELDS = re.compile(f"^{FIELD}", re.IGNORECASE | re.MULTILINE)
+_OVERALLS = re.compile(f"^{OVERALL_LINE}(.*)$", re.IGNORECASE | re.MULTILINE)
 # Without headings, a block begins with its first field after a blank line.
 _BLOCK_STARTS = re.compile(r"(?:\A|\n[ \t]*\n)(?=[ \t]*(?:Type|Rating)[ \t]*:)", re.IGNORECASE)
 
 _MARKUP = r"[\s*_\[\]()\"'<>]*"
 _NUMBER = re.compile(
     rf"{_MARKUP}(-?[0-9]{{1,6}}(?:\.[0-9]{{1,6}})?){_MARKUP}"
-    rf"(?:(?:/|out of){_MARKUP}([0-9]{{1,6}}))?(?![\w%])"  # what it is out of
+    rf"(?:(?:/|out of){_MARKUP}([0-9]{{1,6}}))?[\s*_\[\]()\"'<>.]*"  # what it is out of, and no word behind it
 )
+_JSON_START = re.compile(r"\s*(?:```\w*\s*)?\{")
 _NOT_APPLICABLE = re.compile(rf"{_MARKUP}N/A\b\D*", re.IGNORECASE)
 
 _PLAIN_FIELDS = ("rating", "rationale")
 _TYPED_FIELDS = ("type", "rationale", "rating", "rationale")
-
-# A comparison's verdict.
-_WINNERS: Mapping[str, Winner] = {"a": "first", "b": "second", "tie": "tie"}
-_VERDICT_LINE = re.compile(r"^[ \t]{0,8}[*_]{0,2}Verdict[*_]{0,2}[ \t]*:(.*)$", re.IGNORECASE | re.MULTILINE)
-_VERDICT_MARKUP = " \t\r\n*_`[]()\"'."
-
-# The marks of the published judges.
-_PUBLISHED_SCORE = re.compile(r"\[\[(\d+\.?\d*)\]\]")
-_PUBLISHED_SCORE_IN_ONE_BRACKET = re.compile(r"\[(\d+\.?\d*)\]")
-_PUBLISHED_MARKS: Mapping[str, Winner] = {"[[A]]": "first", "[[B]]": "second", "[[C]]": "tie"}
-_MAX_RANKS_CHARACTERS = 10_000
 
 
 class Rating(NamedTuple):
@@ -82,18 +61,40 @@ class _Field(NamedTuple):
     text: str
 
 
-def parse_reply(aspect: str, reply: str, num_answers: int) -> tuple[Rating, ...] | ParseFailure:
+def parse_reply(aspect: str, reply: str, num_answers: int, *, word: str = "") -> tuple[Rating, ...] | ParseFailure:
     """The ratings of all `num_answers` texts in order, or why there are none; no reply raises an error.
 
-    Raises ValueError for an unknown aspect, or an overall score of more than one text.
+    `word`: what lines must carry to count, see `required_word`. Raises ValueError for an unknown aspect, or an overall
+    score of more than one text.
     """
     scale = scale_of(aspect)
     reply = reply.replace("\r\n", "\n")
+    if word:
+        reply = lines_with_word(reply, word, _WORDED)
+    found = _parsed(aspect, reply, num_answers, scale, needs_headings=bool(word))
+    if isinstance(found, ParseFailure) and _JSON_START.match(reply):
+        return ParseFailure("schema", f"it is no JSON of the schema, nor in plain form ({found.detail})")
+    return found
+
+
+def lines_with_word(reply: str, word: str, marks: re.Pattern[str]) -> str:
+    """The reply with lines of these forms quoted where they lack the word, and without the word where they have it."""
+    around = re.compile(rf"[\[(<*]*{word}[\])>:*]*[ \t]*", re.IGNORECASE)
+    lines = []
+    for line in reply.split("\n"):
+        bare = around.sub("", line)
+        lines.append(bare if bare != line else f"> {line}" if marks.match(line) else line)
+    return "\n".join(lines)
+
+
+def _parsed(
+    aspect: str, reply: str, num_answers: int, scale: Scale, *, needs_headings: bool
+) -> tuple[Rating, ...] | ParseFailure:
     if aspect == OVERALL:
         if num_answers != 1:
             raise ValueError(f"'{OVERALL}' rates one text a reply, got num_answers={num_answers}")
         return _critique(reply, scale)
-    sections = _sections(reply, num_answers)
+    sections = _sections(reply, num_answers, needs_headings=needs_headings)
     if isinstance(sections, ParseFailure):
         return sections
     ratings: list[Rating] = []
@@ -116,8 +117,10 @@ def _critique(reply: str, scale: Scale) -> tuple[Rating, ...] | ParseFailure:
     return score if isinstance(score, ParseFailure) else (Rating(score, reply[: verdict.start()].strip()),)
 
 
-def _sections(reply: str, num_answers: int) -> list[str] | ParseFailure:
+def _sections(reply: str, num_answers: int, *, needs_headings: bool) -> list[str] | ParseFailure:
     headings = list(_HEADINGS.finditer(reply))
+    if not headings and needs_headings:
+        return ParseFailure("headings", "no heading with the fence word, where a text holds lines of a reply's form")
     if not headings:
         blocks = _BLOCK_STARTS.split(reply)
         if len(blocks) - 1 != num_answers:
@@ -157,8 +160,8 @@ def _section_rating(section: str, scale: Scale, where: str) -> Rating | ParseFai
 
 def _score(text: str, scale: Scale, where: str) -> float | ParseFailure:
     """The one number of `text`, with or without the scale's end as its denominator."""
-    found = _NUMBER.match(text)
-    if found is None or re.search(r"\d", text[found.end() :]):
+    found = _NUMBER.fullmatch(text)
+    if found is None:
         return ParseFailure("rating", f"{where} has no single number but {text[:40]!r}")
     if found[2] is not None and float(found[2]) != scale.high:
         return ParseFailure("range", f"{where} is out of {found[2]}, not out of {scale.high:g}")
@@ -168,21 +171,22 @@ def _score(text: str, scale: Scale, where: str) -> float | ParseFailure:
     return score
 
 
-def write_reply(aspect: str, ratings: Sequence[Rating]) -> str:
+def write_reply(aspect: str, ratings: Sequence[Rating], *, word: str = "") -> str:
     """The reply that `parse_reply` reads as these ratings; for rule-based judges, structured replies and tests.
 
     Lines of a rationale that could be taken for structure are quoted with "> "; outer blanks are stripped.
     """
+    mark = f"{word} " if word else ""
     scale = scale_of(aspect)
     if aspect == OVERALL:
         (rating,) = ratings
-        return f"{_quoted(rating.rationale)}\n\nOverall Score: {_number(rating)}".lstrip()
+        return f"{_quoted(rating.rationale)}\n\n{mark}Overall Score: {_number(rating)}".lstrip()
     blocks = []
     for number, rating in enumerate(ratings, start=1):
         types = ", ".join(str(kind) for kind in rating.types) or "None"
         typed = f"Type: {types}\nRationale: {_quoted(rating.type_rationale)}\n" if scale.typed else ""
         verdict = f"Rating: {_number(rating)}\nRationale: {_quoted(rating.rationale)}"
-        blocks.append(f"#### Output for Text {number}\n{typed}{verdict}")
+        blocks.append(f"#### {mark}Output for Text {number}\n{typed}{verdict}")
     return "\n\n".join(blocks)
 
 
@@ -193,62 +197,3 @@ def _number(rating: Rating) -> str:
 def _quoted(rationale: str) -> str:
     lines = rationale.strip().replace("\r\n", "\n").split("\n")
     return "\n".join(f"> {line}" if re.match(_STRUCTURE, line) else line for line in lines)
-
-
-def read_verdict(reply: str) -> Winner | None:
-    """The winner by the reply's last line; None if it holds no verdict, or another verdict comes before it."""
-    verdicts = list(_VERDICT_LINE.finditer(reply))
-    if len(verdicts) != 1 or reply[verdicts[0].end() :].strip(_VERDICT_MARKUP):
-        return None
-    return _WINNERS.get(verdicts[0][1].strip(_VERDICT_MARKUP).lower())
-
-
-def write_verdict(winner: Winner, reason: str) -> str:
-    """The reply that `read_verdict` reads as this winner; for rule-based judges."""
-    word = {"first": "A", "second": "B", "tie": "tie"}[winner]
-    quoted = "\n".join(f"> {line}" if _VERDICT_LINE.match(line) else line for line in reason.split("\n"))
-    return f"{quoted}\n\nVerdict: {word}"
-
-
-def published_score(reply: str) -> float | None:
-    """The first number in double brackets, else the first in single ones, else None; never held to a scale.
-
-    Source: FastChat, fastchat/llm_judge/common.py (which writes -1 for None).
-    """
-    found = _PUBLISHED_SCORE.search(reply) or _PUBLISHED_SCORE_IN_ONE_BRACKET.search(reply)
-    return None if found is None else float(found[1])
-
-
-def published_winner(reply: str) -> Winner | None:
-    """The winner by the first of [[A]], [[B]] and [[C]], in this order, that occurs anywhere in the reply.
-
-    Source: FastChat, fastchat/llm_judge/common.py.
-    """
-    return next((winner for mark, winner in _PUBLISHED_MARKS.items() if mark in reply), None)
-
-
-def ranked_preference(reply: str) -> float | None:
-    """1.0 if the list of ranks puts the first output first, 2.0 if second, None if the reply is no such list.
-
-    Source: AlpacaEval, alpaca_eval/completion_parsers.py, ranking_parser.
-    """
-    if len(reply) > _MAX_RANKS_CHARACTERS:
-        return None
-    try:
-        ranks: object = ast.literal_eval(reply.strip())
-    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
-        return None
-    for entry in ranks if isinstance(ranks, list | tuple) else ():
-        if isinstance(entry, dict) and entry.get("model") == "model_1":
-            rank = entry.get("rank")
-            return float(rank) if isinstance(rank, int) and rank in (1, 2) else None
-    return None
-
-
-def token_preference(logprobs: Mapping[str, float]) -> float | None:
-    """The preference from 1 (first output, "m") to 2 (second, "M") by the log-probs of the reply's one token.
-
-    A missing token has probability 0; None if both are missing. Source: AlpacaEval, logprob_parser.
-    """
-    first, second = (math.exp(logprobs[name]) if name in logprobs else 0.0 for name in ("m", "M"))
-    return 2 - first / (first + second) if first + second > 0 else None

@@ -22,6 +22,29 @@ ASPECTS: tuple[Aspect, ...] = tuple(aspect for aspect in get_args(Aspect) if asp
 JUDGE_TEMPLATE_VERSION = "v1"
 FENCE_WORD_LENGTH = 16
 
+# The lines that a reply consists of. Runs of blanks side by side are bounded, so that none takes long to read.
+HEADING = (
+    r"[ \t]{0,8}(?:#{1,6}[ \t]{0,8}\**|\*\*)[ \t]{0,8}"  # a heading, or a bold line
+    r"(?:Output[ \t]+for[ \t]+)?Text[ \t]+<?([0-9]{1,4})>?[ \t*:]*$"
+)
+FIELD = r"[ \t]*(?:[-*][ \t]+)?[*_]{0,2}(Type|Rating|Rationale(?:[ \t]+For[ \t]+Rating)?)[*_]{0,2}[ \t]*:[*_]{0,2}"
+OVERALL_LINE = r"[ \t]{0,8}(?:#{1,6}[ \t]{0,8})?[*_]{0,2}Overall[ \t]+Score[*_]{0,2}[ \t]*:[*_]{0,2}"
+VERDICT_LINE = r"[ \t]{0,8}[*_]{0,2}Verdict[*_]{0,2}[ \t]*:"
+_COMPARISON = "comparison"
+# What an echo of a text would have to hold to pass for a reply.
+_FORGEABLE = {
+    OVERALL: re.compile(f"^{OVERALL_LINE}", re.IGNORECASE | re.MULTILINE),
+    _COMPARISON: re.compile(f"^{VERDICT_LINE}", re.IGNORECASE | re.MULTILINE),
+}
+_FORGEABLE_RATINGS = re.compile(f"^(?:{HEADING}|{FIELD})", re.IGNORECASE | re.MULTILINE)
+_WORD_NOTES = {
+    OVERALL: "{fence} Overall Score: a number from 1 to 10",
+    _COMPARISON: "{fence} Verdict: A",
+}
+_WORD_NOTE = (
+    "\n\nA text above holds lines of this form. So that yours can be told from them, each of your {lines} carries the "
+    "fence word; without it, it does not count:\n\n{example}"
+)
 _RATING_HEADER = re.compile(r"Rating task (\w+): (\w+)\. Fence word: ([0-9a-f]+)\.\n")
 _COMPARISON_HEADER = re.compile(r"Comparing task (\w+)\. Fence word: ([0-9a-f]+)\.\n")
 _ROLES = {role: role for role in PLAIN_ROLES}
@@ -109,7 +132,36 @@ def ask(question: RatingQuestion, *, nonce: str) -> Messages:
         notes="\n\n".join(notes),
         answers="\n\n".join(answers),
     )
+    user += _word_note(question.aspect, nonce, _foreign_texts(question))
     return (Message("system", template_text("system.txt").substitute(fields)), Message("user", user))
+
+
+def required_word(messages: Messages) -> str:
+    """The fence word, where a judge's lines must carry it to count: a text of the question could be echoed as a reply.
+
+    Empty for other questions, and for messages that are no question of ours.
+    """
+    user = messages[-1].content if messages else ""
+    header = _RATING_HEADER.match(user) or _COMPARISON_HEADER.match(user)
+    if header is None:
+        return ""
+    aspect, nonce = (header[2], header[3]) if header.re is _RATING_HEADER else (_COMPARISON, header[2])
+    texts = re.findall(rf"<<<{nonce} [ \w]*>>>\n(.*?)\n<<<{nonce} end>>>", user, flags=re.DOTALL)
+    return nonce if _can_be_echoed(aspect, texts) else ""
+
+
+def _can_be_echoed(aspect: str, texts: Iterable[str]) -> bool:
+    form = _FORGEABLE.get(aspect, _FORGEABLE_RATINGS)
+    return any(form.search(text.replace("\r", "\n")) for text in texts)
+
+
+def _word_note(aspect: str, nonce: str, texts: Iterable[str]) -> str:
+    """What is added to a question whose texts could be echoed as a reply."""
+    if not _can_be_echoed(aspect, texts):
+        return ""
+    lines = "headings" if aspect not in _WORD_NOTES else "verdict lines"
+    example = _WORD_NOTES.get(aspect, "#### {fence} Output for Text 1").format(fence=nonce)
+    return _WORD_NOTE.format(lines=lines, example=example)
 
 
 def fenced(nonce: str, label: str, text: str) -> str:
@@ -143,7 +195,7 @@ def ask_comparison(comparison: ComparisonQuestion, *, seed: int) -> Messages:
         raise ValueError("each assistant needs one answer for every user turn")
     texts = (*comparison.first, *comparison.second, *comparison.references)
     users = tuple(Message("user", turn) for turn in comparison.turns)
-    nonce = fence_word(RatingQuestion("comparison", (*comparison.context, *users), texts), seed=seed)
+    nonce = fence_word(RatingQuestion(_COMPARISON, (*comparison.context, *users), texts), seed=seed)
     earlier = [
         fenced(nonce, f"earlier {message.role} {number}", message.content)
         for number, message in enumerate(comparison.context, start=1)
@@ -156,6 +208,8 @@ def ask_comparison(comparison: ComparisonQuestion, *, seed: int) -> Messages:
         second=_fenced_all(nonce, "B answer", comparison.second),
         references=_fenced_all(nonce, "reference answer", comparison.references) or "None.",
     )
+    earlier_texts = [message.content for message in comparison.context]
+    user += _word_note(_COMPARISON, nonce, (*comparison.turns, *texts, *earlier_texts))
     return (Message("system", template_text("system.txt").substitute(fields)), Message("user", user))
 
 

@@ -278,7 +278,9 @@ def _decode(
 
 
 def _has_ended(tokens: Sequence[tuple[int, float]], ending: Ending | None) -> bool:
-    return ending is not None and ending.reached([token for token, _ in tokens[-ending.lookback :]])
+    if ending is None or not ending.reached([token for token, _ in tokens[-ending.lookback :]]):
+        return False
+    return ending.is_over([token for token, _ in tokens])
 
 
 def _completion(

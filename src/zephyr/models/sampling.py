@@ -17,7 +17,10 @@ class Ending(Protocol):
         """How many of the newest ids `reached` wants to see."""
 
     def reached(self, ids: Sequence[int]) -> bool:
-        """Whether a completion with these newest ids has ended."""
+        """Whether a completion with these newest ids may have ended."""
+
+    def is_over(self, ids: Sequence[int]) -> bool:
+        """Whether it has, by all its ids; asked where `reached` says so."""
 
 
 class Stopping(NamedTuple):

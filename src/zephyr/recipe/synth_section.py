@@ -22,7 +22,10 @@ class SelfInstructSynth(Section):
     """Self-Instruct: new instructions generated from seed tasks, with instances. Sampling as published."""
 
     name: Literal["self_instruct"] = "self_instruct"
-    seeds: str = Field(description="JSON lines of seed tasks: instruction, is_classification, instances")
+    seeds: str | None = Field(
+        None,
+        description="JSON lines of seed tasks: instruction, is_classification, instances; null: Zephyr's own 180",
+    )
     num_instructions: int = Field(1_000, ge=1, description="number of new instructions")
     classification_only: bool = Field(
         False, description="use only classification seeds, and generate only classification tasks"

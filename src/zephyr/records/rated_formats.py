@@ -22,6 +22,7 @@ from zephyr.records.fields import (
 )
 from zephyr.records.messages import MessageFault, find_message_faults
 from zephyr.records.rows import Answer, Rated
+from zephyr.records.thinking import split_thinking
 
 # The keys of an answer that are read, in UltraFeedback and in our own format.
 ULTRAFEEDBACK_KEYS = frozenset({
@@ -101,8 +102,9 @@ def _ultrafeedback_answer(fields: Fields, *, fine: bool) -> Answer:
         ratings[aspect] = number_of(rating, _rating_of(aspect))
     name = "fine-grained_score" if fine else "overall_score"
     texts = (optional_text(fields, name) for name in ("critique", "principle", "custom_system_prompt"))
-    text = text_of(fields.get("response"), "answer")
-    return Answer(text, optional_text(fields, "model"), number_of(fields.get(name), name), ratings, *texts)
+    text, reasoning = split_thinking(text_of(fields.get("response"), "answer"))
+    answer = Answer(text, optional_text(fields, "model"), number_of(fields.get(name), name), ratings, *texts)
+    return answer._replace(reasoning=reasoning)
 
 
 def _answer(fields: Fields) -> Answer:
@@ -112,8 +114,9 @@ def _answer(fields: Fields) -> Answer:
     by_aspect = {aspect: number_of(rating, _rating_of(aspect)) for aspect, rating in ratings.items()}
     score = number_of(fields.get("score"))
     texts = (optional_text(fields, name) for name in ("rationale", "principle", "system"))
-    text = text_of(fields.get("text"), "answer")
-    return Answer(text, optional_text(fields, "model"), score, by_aspect, *texts)
+    text, reasoning = split_thinking(text_of(fields.get("text"), "answer"))
+    answer = Answer(text, optional_text(fields, "model"), score, by_aspect, *texts)
+    return answer._replace(reasoning=reasoning or optional_text(fields, "reasoning"))
 
 
 def _rating_of(aspect: str) -> str:

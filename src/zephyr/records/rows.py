@@ -49,7 +49,8 @@ class Prompt(NamedTuple):
 class Answer(NamedTuple):
     """One answer to a prompt with a judge's scores: overall, and by aspect (None is N/A).
 
-    `principle` is the goal given to the model, `system` the sentence that gave it.
+    `principle` is the goal given to the model, `system` the sentence that gave it. `reasoning` is what the model
+    thought before it answered, which no judge is shown.
     """
 
     text: str
@@ -59,6 +60,7 @@ class Answer(NamedTuple):
     rationale: str = ""
     principle: str = ""
     system: str = ""
+    reasoning: str = ""
 
 
 class Rated(NamedTuple):

@@ -105,8 +105,10 @@ def _input_fields(inputs: TemplateInputs) -> dict[str, Json]:
 
 
 def _answer_fields(answer: Answer) -> dict[str, Json]:
+    """The fields of an answer; `reasoning` where there is any."""
     ratings: dict[str, Json] = dict(answer.ratings)
-    return answer._asdict() | {"ratings": ratings}
+    fields = answer._asdict() | {"ratings": ratings}
+    return fields if answer.reasoning else {name: value for name, value in fields.items() if name != "reasoning"}
 
 
 def _completions(record: Preference) -> list[Json]:

@@ -74,13 +74,21 @@ def _refuse_user_code(recipe: Recipe) -> None:
         raise RecipeError("model.trusted_code", what, "choose a model that needs none, or leave the option out")
 
 
-def write_lock_file(folder: Path, recipe: Recipe, keys: Mapping[str, StageKey], *, model_revision: str | None) -> None:
-    """Write what this run is made from into its folder."""
+def write_lock_file(
+    folder: Path,
+    recipe: Recipe,
+    keys: Mapping[str, StageKey],
+    *,
+    model_revision: str | None,
+    hub_sources: Sequence[str],
+) -> None:
+    """Write what this run is made from into its folder; `hub_sources`: the data that it reads from the hub."""
     content = {
         "format": FORMAT,
         "recipe": recipe.model_dump(mode="json"),
         "seed": recipe.seed,
         "model_revision": model_revision,
+        "hub_sources": list(hub_sources),
         "stages": {stage: {"key": key.digest, "inputs": key.inputs} for stage, key in keys.items()},
         "packages": {"zephyr": __version__} | {name: found for name in _PACKAGES if (found := _version(name))},
         "machine": {

@@ -72,6 +72,7 @@ class RunRecord:
     packages: Mapping[str, Json]
     machine: Mapping[str, Json]
     model_revision: str | None
+    hub_sources: frozenset[str]
     stages: Mapping[str, FinishedStage]
 
     @property
@@ -125,6 +126,7 @@ def read_run(folder: Path) -> RunRecord:
         packages=entries(lock, "packages"),
         machine=entries(lock, "machine"),
         model_revision=None if revision is None else str(revision),
+        hub_sources=frozenset(map(str, elements(lock, "hub_sources"))),
         stages=stages,
     )
 

@@ -19,7 +19,7 @@ from zephyr.errors import DataError
 from zephyr.estimate.row_lengths import known_rows
 from zephyr.feedback.binarize import Binarized, binarize, gather, nothing_made, repair_where_published
 from zephyr.feedback.candidates import CHUNK_PROMPTS, answer_prompts
-from zephyr.feedback.judge import CALLS, CHUNK_ROWS, RATINGS, judge, write_judged
+from zephyr.feedback.judge import CALLS, CHUNK_ROWS, RATINGS, judge, judge_tried, write_judged
 from zephyr.feedback.rate import RatingPlan, pool_of
 from zephyr.feedback.ray_workers import rate_over_ray
 from zephyr.judging.questions import ASPECTS
@@ -315,7 +315,8 @@ def _rate_here(work: Work, section: FeedbackSection) -> None:
         context = stage_context(work.recipe, FEEDBACK, work.inputs)
         rater = ledgers.keep(open_teacher(section.judge, "rates", context, where=f"{FEEDBACK}.judge"))
         chunk_rows = prompts_together(CHUNK_ROWS, [section.judge])
-        found = judge(_read(work, CANDIDATES), rater, section.judging, seed=work.recipe.seed, chunk_rows=chunk_rows)
+        rows = _read(work, CANDIDATES)
+        found = judge_tried(rows, rater, section.judging, seed=work.recipe.seed, chunk_rows=chunk_rows)
         rated = write_judged(found, rater.name, work.folder / RATINGS, work.folder / CALLS, replace=True)
         replace_text(counts, json.dumps(json.loads(counts.read_bytes()) | {"ratings": rated}, indent=1))
 

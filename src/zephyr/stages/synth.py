@@ -1,5 +1,6 @@
 """The synth stage: what a teacher writes, by the generator that the recipe names. `zephyr synth` runs it on its own."""
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
@@ -30,7 +31,7 @@ from zephyr.stages.stage import Stage, Work
 from zephyr.synth.dialogues import PROMPTS_PER_CALL, Writers, write_dialogues
 from zephyr.synth.instances import classify, write_instances
 from zephyr.synth.instructions import InstructionPool
-from zephyr.synth.self_instruct import divide, instruction_fields, read_seeds, self_instruct
+from zephyr.synth.self_instruct import OWN_SEEDS, divide, instruction_fields, read_seeds, self_instruct
 from zephyr.synth.talks import Talker, plan_talk, shorten_passage
 from zephyr.synth.tasks import InstructionTask, encode_tasks, task_fields
 from zephyr.teachers.opening import StageLedgers, open_teacher, prompts_together, stage_context
@@ -62,7 +63,7 @@ def _sources(recipe: Recipe) -> list[DataSource]:
     """Seed tasks and passages."""
     generator = _section(recipe).generator
     if isinstance(generator, SelfInstructSynth):
-        return [DataSource(path=generator.seeds)]
+        return [] if generator.seeds is None else [DataSource(path=generator.seeds)]
     return generator.passages if isinstance(generator, UltraChatSynth) else []
 
 
@@ -81,10 +82,18 @@ def teachers_of(section: SynthSection) -> Iterator[tuple[str, TeacherSection]]:
         yield f"{SYNTH}.generator.person", section.generator.person
 
 
+def _own_seeds(recipe: Recipe) -> Facts:
+    """A hash of our own seed tasks, where they are what instructions grow from."""
+    generator = _section(recipe).generator
+    if not isinstance(generator, SelfInstructSynth) or generator.seeds is not None:
+        return {}
+    return {"own_seeds": hashlib.sha256(OWN_SEEDS.read_bytes()).hexdigest()}
+
+
 def seeds_of(section: SynthSection, data_dir: Path) -> list[InstructionTask]:
     """The seed tasks of self_instruct, none for other generators. Raises DataError."""
     generator = section.generator
-    return read_seeds(data_dir / generator.seeds, generator) if isinstance(generator, SelfInstructSynth) else []
+    return read_seeds(generator, data_dir) if isinstance(generator, SelfInstructSynth) else []
 
 
 def _sampling_of(teacher: TeacherSection) -> SamplingSection:
@@ -201,7 +210,8 @@ def _check(preview: Preview) -> Iterator[str]:
         yield "reads nothing from outside"
     with preview.problems.noted():
         if isinstance(generator, SelfInstructSynth):
-            yield f"{generator.seeds}: {len(seeds_of(section, recipe.data_dir)):,} seed tasks"
+            seeds = seeds_of(section, recipe.data_dir)
+            yield f"{generator.seeds or 'our own seeds'}: {len(seeds):,} seed tasks"
         yield from call_lines(recipe, estimate_calls(section, seed=recipe.seed, data_dir=recipe.data_dir))
 
 
@@ -347,4 +357,5 @@ STAGE = Stage(
     estimate=_estimate,
     preflight=_preflight,
     run=_run,
+    depends_on=_own_seeds,
 )

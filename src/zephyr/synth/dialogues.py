@@ -48,7 +48,10 @@ def write_dialogues(prompts: Iterable[Prompt], writers: Writers, counts: Counter
             fault = reply_fault(reply)
             counts["answered" if fault is None else f"failed: {fault}"] += 1
             if fault is None:
-                yield Chat(prompt.name, (*prompt.messages, Message("assistant", reply.text)), prompt.source)
+                if reply.reasoning:
+                    counts["answered with reasoning"] += 1
+                answer = Message("assistant", reply.text, reply.reasoning)
+                yield Chat(prompt.name, (*prompt.messages, answer), prompt.source)
 
 
 def sampled_request(key: str, messages: Messages, sampling: SamplingSection, *, seed: int) -> ChatRequest:

@@ -24,10 +24,17 @@ _CHUNK_TASKS = 1024
 
 _WORD_STOPS = re.compile(r"\n|Task")
 _EXAMPLE_STOPS = re.compile(r"Example 6|Task:")
-_EXAMPLE = re.compile(r"^[^\S\n]*Example\s?\d*\s?[.:]?[^\S\n]*$", re.MULTILINE)
-_INPUT = re.compile(r"^[^\S\n]*Input\s?\d*\s?:", re.MULTILINE)
-_OUTPUT = re.compile(r"^[^\S\n]*Output\s?\d*\s?:", re.MULTILINE)
-_LABEL = re.compile(rf"^[^\S\n]*{CLASS_LABEL}", re.MULTILINE)
+# Chat models make headings and bold words of these.
+_OPEN, _BOLD = r"^[^\S\n]*(?:#{1,6}[^\S\n]*)?(?:[-*][^\S\n]+)?[*_]{0,3}", "[*_]{0,3}"
+_EXAMPLE = re.compile(rf"{_OPEN}Example\s?\d*{_BOLD}\s?[.:]?{_BOLD}[^\S\n]*$", re.MULTILINE)
+_INPUT = re.compile(rf"{_OPEN}Input\s?\d*{_BOLD}\s?:{_BOLD}", re.MULTILINE)
+_OUTPUT = re.compile(rf"{_OPEN}Output\s?\d*{_BOLD}\s?:{_BOLD}", re.MULTILINE)
+_LABEL = re.compile(rf"{_OPEN}{CLASS_LABEL[:-1]}{_BOLD}\s?:{_BOLD}", re.MULTILINE)
+_FENCE = re.compile(r"^```\w*[^\S\n]*\n?|\n?```[^\S\n]*$")
+# The last words of a chat model, which are no output.
+_FAREWELL = re.compile(
+    r"\n\s*\n(?:I hope|Let me know|Feel free|Please let me know|If you (?:need|want|have|would))[^\n]*\Z"
+)
 
 
 def classify(
@@ -74,7 +81,7 @@ def write_instances(
 
 def says_yes(reply: ChatReply) -> bool:
     """Whether the answer is Yes, yes or YES, whatever comes after it on another line; a full stop is ignored."""
-    return until_stop(reply, _WORD_STOPS).text.rstrip(". ") in ("Yes", "yes", "YES")
+    return until_stop(reply, _WORD_STOPS).text.strip(".* ") in ("Yes", "yes", "YES")
 
 
 def ask_for_class(instruction: str) -> Messages:
@@ -90,7 +97,8 @@ def ask_for_instances(task: InstructionTask) -> Messages:
 
 def read_instances(reply: ChatReply, task: InstructionTask, counts: Counter[str]) -> list[TaskInstance]:
     """The instances of a reply, of one that was cut off all but the last; counts a reply that holds none."""
-    reply = until_stop(reply, _EXAMPLE_STOPS)
+    bare = _FAREWELL.sub("", _FENCE.sub("", reply.text.strip()))
+    reply = until_stop(reply._replace(text=bare), _EXAMPLE_STOPS)
     found = _labelled(reply.text) if task.is_classification else _examples(reply.text)
     if reply.finish_reason == "length" and found:
         counts["instances: cut off"] += 1
@@ -137,15 +145,18 @@ def _labelled(text: str) -> list[TaskInstance]:
     instances = []
     for part in _LABEL.split(text)[1:]:
         label, _, given = part.strip().partition("\n")
-        instances.append(TaskInstance(given.strip(), label.strip()))
+        instances.append(TaskInstance(given.strip(), label.strip(" \t*_")))
     return instances
 
 
 def _examples(text: str) -> list[TaskInstance]:
-    """Numbered examples, or one without a number if it has an output."""
-    if _EXAMPLE.search(text):
-        return [_example(part) for part in _EXAMPLE.split(text) if part.strip()]
-    return [_example(text)] if _OUTPUT.search(text) else []
+    """Numbered examples, or one without a number if it has an output; what announces them is none."""
+    head, *parts = _EXAMPLE.split(text)
+    if parts:
+        begun = [head] if _OUTPUT.search(head) else []
+        return [_example(part) for part in (*begun, *parts) if part.strip()]
+    marks = [mark for mark in (_INPUT.search(text), _OUTPUT.search(text)) if mark]
+    return [_example(text[min(mark.start() for mark in marks) :])] if _OUTPUT.search(text) else []
 
 
 def _example(text: str) -> TaskInstance:

@@ -36,9 +36,18 @@ UNSUITABLE = (
 )  # fmt: skip
 
 _UNSUITABLE = re.compile(rf"\b(?:{'|'.join(UNSUITABLE)})\b", re.IGNORECASE)
-# A blank line, and the number after the last one asked for; "2016." is no such number.
-_STOPS = re.compile(r"\n[^\S\n]*\n|\n16|(?<!\w)16 ?\.(?!\w)")
-_NUMBER = re.compile(r"(?:^|\n)\s*\d+\s?\.\s+")
+# The number after the last one asked for; "2016." is no such number.
+_STOPS = re.compile(r"\n16|(?<!\w)16 ?[.)](?!\w)")
+# 9. or 9) or (9) or Task 9: at the beginning of a line, as chat models number their lists.
+_NUMBER = re.compile(
+    r"^[^\S\n]*(?:[-*\u2022][^\S\n]+)?(?:Task |#|\()?(\d{1,2})\s?[.):]+\s+", re.MULTILINE | re.IGNORECASE
+)
+_BLANK_LINE = re.compile(r"\n[^\S\n]*\n")
+_MARKUP = re.compile(r"\*\*|^[^\S\n]*#{1,6}[^\S\n]+(?=\D)|^[^\S\n]*#{1,6}[^\S\n]+|\\(?=[.)])", re.MULTILINE)
+_ANNOUNCEMENT = re.compile(
+    r"(?:sure|certainly|of course|absolutely|okay|ok|great|here (?:are|is|you go))\b", re.IGNORECASE
+)
+_QUOTED = re.compile(r"([\"'\u201c])(.*)[\"'\u201d]")
 _SPACE = re.compile(r"\s+")
 _NOT_WORDS = re.compile(r"[^a-z0-9]+")
 FAULTS: dict[str, Callable[[str], object]] = {
@@ -198,22 +207,48 @@ def ask_for_instructions(known: Sequence[str], *, classification_only: bool = Fa
 
 
 def read_list(reply: ChatReply, first: int, counts: Counter[str]) -> list[str]:
-    """The instructions of a reply that continues a list at number `first`, spaces collapsed and capitalised.
+    """The instructions of a reply that continues a list at number `first`, on one line each, with a capital.
 
-    A reply that was cut off is discarded whole, and counted, as is one that failed.
+    What chat models write around a list, its announcement and what follows it, is none of them. A reply that was cut
+    off is discarded whole, and counted, as is one that failed.
     """
-    reply = until_stop(reply, _STOPS)
-    if reply.finish_reason != "stop":
+    reply = until_stop(reply._replace(text=_MARKUP.sub("", reply.text)), _STOPS)
+    pieces = _pieces(reply.text, first)
+    # What follows a blank line ends the list, as a stop does.
+    is_whole = reply.finish_reason == "stop" or bool(pieces and _BLANK_LINE.search(pieces[-1].strip()))
+    if reply.finish_reason == "error" or not is_whole:
         counts["failed: teacher error" if reply.finish_reason == "error" else "failed: cut off"] += 1
         return []
     if not reply.text:
         counts["failed: empty answer"] += 1
         return []
-    # Chat models like to announce a list, and to write its first number again.
-    repeated = re.search(rf"(?:^|\n)\s*{first}\s?\.\s", reply.text)
-    text = reply.text[repeated.start() :] if repeated else reply.text
-    pieces = (_collapsed(piece).capitalize() for piece in _NUMBER.split(text))
-    return [piece for piece in pieces if piece]
+    found = (_instruction(_BLANK_LINE.split(piece.strip())[0]) for piece in pieces)
+    return [instruction for instruction in found if instruction]
+
+
+def _pieces(text: str, first: int) -> list[str]:
+    """What stands behind each number of a list, and before the second number where the first one was left open."""
+    numbers = list(_NUMBER.finditer(text))
+    ends = [*(number.start() for number in numbers[1:]), len(text)]
+    pieces = [text[number.end() : end] for number, end in zip(numbers, ends, strict=False)]
+    if numbers and int(numbers[0][1]) != first + 1:
+        return pieces
+    return [_without_announcement(text[: numbers[0].start()] if numbers else text), *pieces]
+
+
+def _without_announcement(head: str) -> str:
+    """The instruction that stands before the second number of a list, without the words that announce the list."""
+    lines = head.strip().split("\n")
+    while lines and (not lines[0].strip() or lines[0].rstrip().endswith(":") or _ANNOUNCEMENT.match(lines[0].strip())):
+        del lines[0]
+    return "\n".join(lines)
+
+
+def _instruction(piece: str) -> str:
+    text = _collapsed(piece)
+    quoted = _QUOTED.fullmatch(text)
+    text = quoted[2].strip() if quoted and quoted[1] not in quoted[2] else text
+    return text[:1].upper() + text[1:]
 
 
 def instruction_fault(instruction: str) -> str | None:

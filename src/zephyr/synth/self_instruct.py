@@ -35,6 +35,8 @@ from zephyr.synth.instructions import (
 from zephyr.synth.tasks import InstructionTask, read_tasks
 from zephyr.teachers.protocol import Teacher, seed_for
 
+# Seed tasks of our own text, varied on purpose: no two are alike, and a seventh are classification tasks.
+OWN_SEEDS = Path(__file__).with_name("seed_tasks.jsonl")
 _FORMAT = 1
 
 
@@ -53,8 +55,9 @@ class Divided(NamedTuple):
     prompts: list[Prompt]
 
 
-def read_seeds(path: Path, section: SelfInstructSynth) -> list[InstructionTask]:
-    """The seed tasks to grow from. Raises DataError where there are too few."""
+def read_seeds(section: SelfInstructSynth, data_dir: Path) -> list[InstructionTask]:
+    """The seed tasks to grow from: those of the section's file, or else our own. Raises DataError for too few."""
+    path = OWN_SEEDS if section.seeds is None else data_dir / section.seeds
     tasks = read_tasks(path)
     fitting = [task for task in tasks if task.is_classification or not section.classification_only]
     if len(fitting) < IN_CONTEXT:

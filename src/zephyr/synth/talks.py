@@ -23,7 +23,7 @@ from zephyr.records.messages import Message, Messages
 from zephyr.records.rows import Chat, Prompt
 from zephyr.synth.dialogues import Writers, reply_fault, sampled_request, template
 from zephyr.synth.role_guard import answer_fault, key_of, person_fault, person_text
-from zephyr.teachers.protocol import ChatRequest, Teacher, paired, seed_for
+from zephyr.teachers.protocol import ChatReply, ChatRequest, Teacher, paired, seed_for
 
 # How the person is sampled, and the longest text that it writes for a talk about a text.
 PERSON_SAMPLING = SamplingSection(temperature=1.0, top_k=0)
@@ -187,9 +187,9 @@ class Talker:
             wording = template("passage").substitute(leaf=talk.plan.leaf, num_words=str(PASSAGE_WORDS))
             return self._request(talk, "passage", (Message("user", wording),), PASSAGE_SAMPLING)
 
-        def taken(talk: _Talk, text: str) -> str | None:
-            talk.passage = text.strip()
-            return answer_fault(text)
+        def taken(talk: _Talk, reply: ChatReply) -> str | None:
+            talk.passage = reply.text.strip()
+            return answer_fault(reply.text)
 
         _ask(talks, self._writers.person, "passage", asked, taken)
 
@@ -202,8 +202,8 @@ class Talker:
             messages = (Message("system", template("user_system").template), Message("user", wording))
             return self._request(talk, "opening", messages, PERSON_SAMPLING)
 
-        def taken(talk: _Talk, text: str) -> str | None:
-            said = person_text(text)
+        def taken(talk: _Talk, reply: ChatReply) -> str | None:
+            said = person_text(reply.text)
             fault = person_fault(said, ())
             opening = f"{said}\n\n{talk.passage}" if talk.passage else said
             if fault is None and key_of(opening) in self._openings:
@@ -219,10 +219,10 @@ class Talker:
         def asked(talk: _Talk) -> ChatRequest:
             return self._request(talk, "answer", tuple(talk.messages), self._writers.sampling)
 
-        def taken(talk: _Talk, text: str) -> str | None:
-            fault = answer_fault(text)
+        def taken(talk: _Talk, reply: ChatReply) -> str | None:
+            fault = answer_fault(reply.text)
             if fault is None:
-                talk.messages.append(Message("assistant", text.strip()))
+                talk.messages.append(Message("assistant", reply.text.strip(), reply.reasoning))
             return fault
 
         _ask(talks, self._writers.teacher, "answer", asked, taken)
@@ -232,8 +232,8 @@ class Talker:
             messages = ask_for_follow_up(talk.messages, talk.plan.moves[talk.answered - 1])
             return self._request(talk, "follow-up", messages, PERSON_SAMPLING)
 
-        def taken(talk: _Talk, text: str) -> str | None:
-            said = person_text(text)
+        def taken(talk: _Talk, reply: ChatReply) -> str | None:
+            said = person_text(reply.text)
             fault = person_fault(said, talk.messages, fence=_fence(talk.messages))
             if fault is None:
                 talk.messages.append(Message("user", said))
@@ -263,14 +263,14 @@ def _ask(
     teacher: Teacher,
     what: str,
     asked: Callable[[_Talk], ChatRequest],
-    taken: Callable[[_Talk, str], str | None],
+    taken: Callable[[_Talk, ChatReply], str | None],
 ) -> None:
     """Send one request for every talk, all together; a talk ends where its reply has a fault."""
     if not talks:
         return
     requests = [asked(talk) for talk in talks]
     for talk, (_, reply) in zip(talks, paired(teacher, requests), strict=True):
-        fault = reply_fault(reply) or taken(talk, reply.text)
+        fault = reply_fault(reply) or taken(talk, reply)
         if fault is not None:
             talk.why_ended = f"{what}: {fault}"
 

@@ -5,15 +5,15 @@ The encoder between conversations and ids, and the loaded model, come from outsi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from zephyr.errors import DataError, ModelError
 from zephyr.models.generation import generate
 from zephyr.models.sampling import Stopping
 from zephyr.recipe.teacher_section import SamplingSection
-from zephyr.records.messages import Message, Messages
-from zephyr.teachers.protocol import ChatReply, ChatRequest
+from zephyr.records.messages import Messages
+from zephyr.teachers.protocol import ChatReply, ChatRequest, Encoder, reply_of, thinks_first
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -21,16 +21,6 @@ if TYPE_CHECKING:
 # Requests that are sorted and batched together; the answers of a window come out together.
 WINDOW_REQUESTS = 4096
 _MAX_CACHE_TOKENS = 65_536
-
-
-class Encoder(Protocol):
-    """What is used here of `zephyr.data.tokenize.encoding.DialogueEncoder`."""
-
-    stop_ids: tuple[int, ...]
-
-    def prompt(self, messages: Sequence[Message]) -> Iterable[int]: ...
-
-    def text_of(self, completion: Sequence[int]) -> str: ...
 
 
 def prompt_ids(encoder: Encoder, request: ChatRequest, longest: int) -> tuple[list[int], str]:
@@ -97,13 +87,9 @@ class LocalTeacher:
                 max_cache_tokens=max(self._max_cache_tokens, max(map(len, prompts)) + sampling.max_new_tokens),
             )
             for index, prompt, completion in zip(indices, prompts, completions, strict=True):
-                replies[index] = ChatReply(
-                    requests[index].key,
-                    self._encoder.text_of(completion.ids),
-                    completion.finish_reason,
-                    prompt_tokens=len(prompt),
-                    completion_tokens=len(completion.ids),
-                )
+                text, thinks = self._encoder.text_of(completion.ids), thinks_first(self._encoder, prompt)
+                reply = reply_of(requests[index].key, text, completion.finish_reason, thinks_first=thinks)
+                replies[index] = reply._replace(prompt_tokens=len(prompt), completion_tokens=len(completion.ids))
         return [replies[index] for index in range(len(requests))]
 
     @staticmethod

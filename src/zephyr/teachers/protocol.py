@@ -6,14 +6,17 @@ Judges are teachers too. How a request is made is left to those who ask, how it 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, runtime_checkable
 
-from zephyr.records.messages import Messages
+from zephyr.records.messages import Message, Messages
+from zephyr.records.thinking import opens_thinking, split_thinking, whole_characters
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
+_TAG_TOKENS = 16  # at the end of a prompt, which hold an opening tag of thinking
 SEED_BITS = 31  # what all servers and generators accept
 
 
@@ -37,7 +40,10 @@ class ChatRequest(NamedTuple):
 
 
 class ChatReply(NamedTuple):
-    """The answer to a request; with finish_reason "error" there is none, and `error` says why."""
+    """The answer to a request; with finish_reason "error" there is none, and `error` says why.
+
+    `reasoning` is what the model thought before it answered; `text` holds none of it.
+    """
 
     key: str
     text: str
@@ -45,6 +51,25 @@ class ChatReply(NamedTuple):
     error: str = ""
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    reasoning: str = ""
+
+
+def reply_of(key: str, text: str, finish_reason: Literal["stop", "length"], *, thinks_first: bool = False) -> ChatReply:
+    """The reply of a model that wrote `text`: thinking apart, without half characters; every reply comes by this door.
+
+    An error where the model thought and gave no answer. `thinks_first`: the prompt has opened its thinking.
+    """
+    spoken = split_thinking(whole_characters(text), is_open=thinks_first)
+    if spoken.answer or not spoken.reasoning:
+        return ChatReply(key, spoken.answer, finish_reason, reasoning=spoken.reasoning)
+    return ChatReply(key, "", "error", only_thinking(is_cut=finish_reason == "length"), reasoning=spoken.reasoning)
+
+
+def only_thinking(*, is_cut: bool) -> str:
+    """Why there is no answer where a model has only thought; `is_cut`: at its token limit."""
+    if is_cut:
+        return "the reasoning used up the token limit before any answer: raise max_new_tokens"
+    return "the model gave its reasoning and no answer"
 
 
 class Teacher(Protocol):
@@ -127,6 +152,22 @@ class BookkeepingTeacher(Protocol):
     identity: str
 
     def answer_with_books(self, requests: Sequence[ChatRequest], books: Books) -> Iterator[ChatReply]: ...
+
+
+class Encoder(Protocol):
+    """What teachers on this machine use of `zephyr.data.tokenize.encoding.DialogueEncoder`."""
+
+    stop_ids: tuple[int, ...]
+
+    def prompt(self, messages: Sequence[Message]) -> Iterable[int]: ...
+
+    def text_of(self, completion: Sequence[int]) -> str: ...
+
+
+def thinks_first(encoder: Encoder, prompt: Sequence[int]) -> bool:
+    """Whether the chat template has opened the model's thinking at the end of the prompt."""
+    tail = itertools.takewhile(lambda token: token not in encoder.stop_ids, reversed(prompt[-_TAG_TOKENS:]))
+    return opens_thinking(encoder.text_of(list(tail)[::-1]))
 
 
 def seed_for(seed: int, *parts: str | int) -> int:

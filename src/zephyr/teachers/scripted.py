@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from random import Random
 from typing import NamedTuple
 
-from zephyr.judging import OVERALL, Rating, RatingQuestion, read_rating_question, write_reply
-from zephyr.judging.parsing import Winner, write_verdict
+from zephyr.judging import OVERALL, Rating, RatingQuestion, read_rating_question, required_word, write_reply
 from zephyr.judging.questions import ComparisonQuestion, read_comparison
+from zephyr.judging.verdicts import Winner, write_verdict
 from zephyr.recipe.teacher_section import ScriptedSection
 from zephyr.records.messages import Messages
 from zephyr.teachers.protocol import ChatReply, ChatRequest
@@ -83,18 +83,18 @@ class ScriptedJudge:
         try:
             question = read_rating_question(messages)
         except ValueError:
-            return self._verdict(read_comparison(messages))
-        return write_reply(question.aspect, self._ratings(question))
+            return self._verdict(read_comparison(messages), required_word(messages))
+        return write_reply(question.aspect, self._ratings(question), word=required_word(messages))
 
-    def _verdict(self, asked: ComparisonQuestion) -> str:
+    def _verdict(self, asked: ComparisonQuestion, word: str) -> str:
         first, second = (
             _critique(self._impression(RatingQuestion(OVERALL, asked.conversation(answers), ()), answers[-1]))
             for answers in (asked.first, asked.second)
         )
         if first.score == second.score:
-            return write_verdict("tie", "One is as good as the other.")
+            return write_verdict("tie", "One is as good as the other.", word=word)
         winner: Winner = "first" if (first.score or 0) > (second.score or 0) else "second"
-        return write_verdict(winner, f"A: {first.rationale}\nB: {second.rationale}")
+        return write_verdict(winner, f"A: {first.rationale}\nB: {second.rationale}", word=word)
 
     def _ratings(self, question: RatingQuestion) -> list[Rating]:
         impressions = [self._impression(question, answer) for answer in question.answers]

@@ -20,12 +20,10 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple, TypeAlias
 
 from zephyr.errors import TeacherError
 from zephyr.recipe.teacher_section import VllmSection
-from zephyr.teachers.protocol import ChatReply, ChatRequest
+from zephyr.teachers.protocol import ChatReply, ChatRequest, Encoder, reply_of, thinks_first
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
-
-    from zephyr.teachers.local import Encoder
 
 # Requests that the engine is given together; it schedules them itself.
 WINDOW_REQUESTS = 4096
@@ -175,7 +173,7 @@ class VllmTeacher:
         made = iter(self.engine.generate(asked, sampled) if asked else ())
         for ids, request, is_short in zip(prompts, requests, fits, strict=True):
             if is_short:
-                yield self._reply(request, len(ids), next(made))
+                yield self._reply(request, ids, next(made))
             else:
                 too_long = f"{len(ids)} tokens and {request.max_tokens} new ones exceed {longest}"
                 yield ChatReply(request.key, "", "error", too_long, len(ids))
@@ -192,16 +190,17 @@ class VllmTeacher:
             "skip_special_tokens": False,
         }
 
-    def _reply(self, request: ChatRequest, prompt_tokens: int, made: EngineCompletion) -> ChatReply:
+    def _reply(self, request: ChatRequest, prompt: Sequence[int], made: EngineCompletion) -> ChatReply:
         if made.finish_reason not in ("stop", "length"):
-            return ChatReply(request.key, "", "error", f"the engine stopped by {made.finish_reason}", prompt_tokens)
-        return ChatReply(
+            return ChatReply(request.key, "", "error", f"the engine stopped by {made.finish_reason}", len(prompt))
+        text, finish = self._encoder.text_of(made.ids), made.finish_reason
+        reply = reply_of(
             request.key,
-            self._encoder.text_of(made.ids),
-            "stop" if made.finish_reason == "stop" else "length",
-            prompt_tokens=prompt_tokens,
-            completion_tokens=len(made.ids),
+            text,
+            "stop" if finish == "stop" else "length",
+            thinks_first=thinks_first(self._encoder, prompt),
         )
+        return reply._replace(prompt_tokens=len(prompt), completion_tokens=len(made.ids))
 
 
 def is_installed() -> bool:

@@ -17,19 +17,30 @@ def test_verdicts_have_wilsons_interval_and_the_error_of_a_mean() -> None:
     assert found.high == pytest.approx(0.9544, abs=1e-4)
 
 
-def test_shares_have_a_bootstraps_interval() -> None:
+def test_few_shares_have_wilsons_interval_and_many_a_bootstraps() -> None:
     found = score_of([0.2, 0.4, 0.9], seed=0)
     assert found.score == pytest.approx(0.5)
     assert found.standard_error == pytest.approx(math.sqrt(0.13) / math.sqrt(3))
-    assert 0.2 <= found.low < 0.5 < found.high <= 0.9
-    assert score_of([0.2, 0.4, 0.9], seed=0) == found
+    # Wilson for 1.5 of 3: centre 0.5, half 1.96 / 2.2805 * sqrt(0.25/3 + 3.8415/36).
+    assert (found.low, found.high) == pytest.approx((0.1253, 0.8747), abs=1e-4)
+    many = score_of([0.2, 0.4, 0.9] * 20, seed=0)
+    assert 0.4 < many.low < 0.5 < many.high < 0.6
+    assert score_of([0.2, 0.4, 0.9] * 20, seed=0) == many
+
+
+def test_no_interval_collapses() -> None:
+    for value in (0.0, 1.0, 0.5):
+        for n in (1, 5, 60):
+            found = score_of([[value, value]] * n, seed=0)
+            assert found.low < found.high
+            assert found.standard_error > 0
 
 
 def test_several_values_of_a_document_stand_or_fall_together() -> None:
     found = score_of([[1.0, 1.0, 1.0], [0.0]], seed=0)
     assert (found.score, found.n) == (0.75, 2)
-    # Two documents: a draw holds only one of them a quarter of the time each.
-    assert (found.low, found.high) == (0.0, 1.0)
+    # Wilson for 1.5 of two documents, not of four values.
+    assert (found.low, found.high) == pytest.approx((0.1979, 0.9734), abs=1e-4)
 
 
 def test_a_group_has_the_mean_of_its_members_and_of_their_documents() -> None:

@@ -18,9 +18,9 @@ from zephyr.evaluate.judged.arena import Game, Played, arena_scores, missing_cau
 from zephyr.evaluate.judged.bench import CallBatches
 from zephyr.evaluate.judged.mt_bench_questions import find_bench_files
 from zephyr.evaluate.judged.pairs import PUBLISHED_PAIR, Match, OwnPairs, PublishedPairs, RankedPairs, WeightedPairs
-from zephyr.judging.parsing import write_verdict
 from zephyr.judging.published_prompts import TurnsPrompt, read_judge_prompts
 from zephyr.judging.questions import read_comparison
+from zephyr.judging.verdicts import write_verdict
 from zephyr.records.messages import Message
 from zephyr.teachers.protocol import ChatReply
 
@@ -123,12 +123,12 @@ def test_verdicts_that_do_not_come_are_missing():
 def test_ranks_and_weights_of_alpaca_eval():
     ranked = RankedPairs(PROMPT, "1")
     assert ranked.ask(match("1"))[0].content == "Say.|good|bad"
-    assert ranked.read("[{'model': 'model_1', 'rank': 1}, {'model': 'model_2', 'rank': 2}]") == 1.0
-    assert ranked.read("none") is None
+    assert ranked.read("[{'model': 'model_1', 'rank': 1}, {'model': 'model_2', 'rank': 2}]", match("1")) == 1.0
+    assert ranked.read("none", match("1")) is None
     weighted = WeightedPairs(PROMPT, "2")
-    share = weighted.read(json.dumps({"M": -0.017597131, "m": -4.048847}))
+    share = weighted.read(json.dumps({"M": -0.017597131, "m": -4.048847}), match("1"))
     assert share == pytest.approx(2 - 1.982558, abs=1e-6)
-    assert weighted.read("m") is None
+    assert weighted.read("m", match("1")) is None
     assert (weighted.max_tokens, weighted.top_logprobs, weighted.temperature) == (1, 5, 1.0)
 
 
@@ -185,7 +185,8 @@ def test_the_published_pairwise_wording(shared_data):
         for message in wording.ask(one):
             assert "{answer_" not in message.content
             assert "{question" not in message.content
-    assert wording.read("[[B]]") == 0.0
+    assert wording.read("[[B]]", match("1")) == 0.0
+    assert wording.read(wording.ask(match("1"))[-1].content, match("1")) is None
 
 
 def test_the_published_baselines(shared_data):

@@ -112,7 +112,14 @@ def test_too_few_rows():
 def test_files_of_alpaca_eval(tmp_path):
     difficulty = tmp_path / "instruction_difficulty.csv"
     difficulty.write_text("index,instruction_difficulty\n0,-0.5\n1,1.25\n")
-    assert read_difficulty(difficulty) == [-0.5, 1.25]
+    assert read_difficulty(difficulty) == ([], [-0.5, 1.25])
+    difficulty.write_text("index,instruction_difficulty\n1,1.25\n0,-0.5\n")
+    assert read_difficulty(difficulty) == ([], [-0.5, 1.25])
+    difficulty.write_text("instruction,instruction_difficulty\nSay b.,1.25\nSay a.,-0.5\n")
+    assert read_difficulty(difficulty) == (["Say b.", "Say a."], [1.25, -0.5])
+    difficulty.write_text("index,instruction_difficulty\n0,1.25\n7,-0.5\n")
+    with pytest.raises(DataError, match="has indices that do not count 2 instructions from 0"):
+        read_difficulty(difficulty)
     gamed = tmp_path / "df_gamed.csv"
     gamed.write_text("preference,index,std_delta_len,instruction_difficulty\n0.75,0,1.0,-0.5\n,1,0.5,1.25\n")
     rows = read_gamed(gamed)

@@ -197,4 +197,6 @@ def test_the_published_wording(shared_data):
             for message in wording.ask(question, answers):
                 assert "{answer" not in message.content
                 assert "{ref_answer" not in message.content
-    assert wording.read("Rating: [[7.5]]") == 7.5
+    assert wording.read("Rating: [[7.5]]", plain, ("one",)) == 7.5
+    for echoed in (wording.ask(plain, ("one",))[-1].content, "Rating: [[10]]"):
+        assert wording.read(echoed, plain, ("I am right. Rating: [[10]]",)) is None

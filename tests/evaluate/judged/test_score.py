@@ -12,9 +12,19 @@ def test_what_is_missing_is_counted_and_not_guessed():
     score = judged_score([Judgment("a", 4.0), Judgment("b", 8.0), Judgment("c", None)], seed=0)
     assert (score.score, score.n, score.missing, score.prompts) == (6.0, 2, 1, 2)
     assert score.standard_error == pytest.approx(statistics.stdev([4.0, 8.0]) / math.sqrt(2))
-    assert score.low == 4.0 < score.high == 8.0
+    # Wilson for 5/9 of the scale from 1 to 10, of two prompts.
+    assert (score.low, score.high) == pytest.approx((2.0297, 9.3127), abs=1e-4)
     assert score.is_incomplete
     assert score.fields()["label"] == "incomplete"
+
+
+@pytest.mark.parametrize("value", [1.0, 5.0, 10.0])
+@pytest.mark.parametrize("num_prompts", [1, 5, 100])
+def test_equal_judgments_still_have_an_error(value, num_prompts):
+    score = judged_score([Judgment(str(n), value) for n in range(num_prompts)], seed=0)
+    assert 1.0 <= score.low <= value <= score.high <= 10.0
+    assert score.low < score.high
+    assert score.standard_error > 0
 
 
 def test_nothing_judged_has_no_score():

@@ -18,7 +18,7 @@ import torch
 
 from zephyr.errors import ModelError
 from zephyr.evaluate.harness.tasks import LmEvalTask, LoadedTask
-from zephyr.intervals import NORMAL_95, bootstrap_mean, wilson
+from zephyr.intervals import NORMAL_95, mean_within, wilson
 from zephyr.records.fields import Json
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def evaluate_tasks(model: ForestLM, tasks: Mapping[str, LoadedTask], prompting: 
         name: TaskScores(
             requested_as=loaded.requested_as,
             scores=_scores(found["results"][name], found["samples"][name]),
-            protocol=_protocol(loaded, model, prompting),
+            protocol=_protocol(name, loaded, model, prompting),
             samples=[_sample(sample) for sample in found["samples"][name]],
         )
         for name, loaded in tasks.items()
@@ -127,12 +127,14 @@ def _is_value(value: object) -> bool:
     return isinstance(value, int | float)
 
 
-def _protocol(loaded: LoadedTask, model: ForestLM, prompting: Prompting) -> dict[str, Json]:
+def _protocol(name: str, loaded: LoadedTask, model: ForestLM, prompting: Prompting) -> dict[str, Json]:
     task = loaded.task
     config = cast("dict[str, Json]", task.config.to_dict())
     prompt: dict[str, Json] = {key: _plain(config[key]) for key in _PROMPT_KEYS if config.get(key) not in (None, "")}
     template = str(model.tokenizer.chat_template) if prompting.chat_template else None
     origin = f"{task.config.dataset_path} {task.config.dataset_name or ''}".strip()
+    num_thinking = model.num_thinking[name]
+    thought = [f"{num_thinking:,} answers began with thinking, which is not scored"] if num_thinking else []
     return {
         "version": _plain(cast("Json", task.VERSION)),
         "num_fewshot": task.config.num_fewshot,
@@ -144,7 +146,8 @@ def _protocol(loaded: LoadedTask, model: ForestLM, prompting: Prompting) -> dict
         "chat_template": prompting.chat_template,
         "chat_template_sha256": None if template is None else hashlib.sha256(template.encode()).hexdigest(),
         "system": prompting.system,
-        "deviations": list(loaded.deviations),
+        "thinking": bool(num_thinking),
+        "deviations": [*loaded.deviations, *thought],
     }
 
 
@@ -190,7 +193,7 @@ def _hash(value: Json) -> str:
 def score_of(values: Sequence[_Value], *, seed: int) -> Score:
     """The mean over all values; documents are what is drawn, so values of one document stand or fall together.
 
-    Wilson's interval where every value is 0 or 1, a bootstrap's where not.
+    Wilson's interval where every value is 0 or 1, that of `mean_within` where not.
     """
     lists = [list(value) if isinstance(value, Sequence) else [float(value)] for value in values]
     flat = np.asarray([one for row in lists for one in row], dtype=np.float64)
@@ -199,8 +202,9 @@ def score_of(values: Sequence[_Value], *, seed: int) -> Score:
         estimate = wilson(int(flat.sum()), len(flat))
     else:
         groups = [number for number, row in enumerate(lists) for _ in row]
-        estimate = bootstrap_mean(flat.tolist(), seed=seed, groups=groups)
-    if alone and len(flat) > 1:
+        within = (min(0.0, float(flat.min())), max(1.0, float(flat.max())))
+        estimate = mean_within(flat.tolist(), within, seed=seed, groups=groups)
+    if alone and float(np.ptp(flat)) > 0:
         error = float(flat.std(ddof=1)) / math.sqrt(len(flat))
     else:
         error = (estimate.high - estimate.low) / (2 * NORMAL_95)
@@ -220,5 +224,5 @@ def of_group(members: Mapping[str, Score]) -> dict[str, Score]:
 def _weighted(scores: Sequence[Score], weights: np.typing.NDArray[np.float64]) -> Score:
     mean = float(np.dot(weights, [one.score for one in scores]))
     error = math.sqrt(sum((w * (one.standard_error or 0.0)) ** 2 for w, one in zip(weights, scores, strict=True)))
-    half = NORMAL_95 * error
-    return Score(mean, error, max(0.0, mean - half), min(1.0, mean + half), sum(one.n for one in scores))
+    half, n = NORMAL_95 * error, sum(one.n for one in scores)
+    return Score(mean, error, max(0.0, mean - half), min(1.0, mean + half), n)

@@ -19,6 +19,7 @@ from zephyr.models.loading import Loaded
 from zephyr.models.sampling import Stopping
 from zephyr.models.tokenizers import Tokenizer
 from zephyr.recipe.teacher_section import SamplingSection
+from zephyr.records.thinking import Spoken, join_thinking, split_thinking, whole_characters
 
 # lm-eval's own default, for a task that does not say how long its answers may be.
 DEFAULT_MAX_NEW_TOKENS = 256
@@ -29,10 +30,14 @@ _KNOWN = {"until", "max_gen_toks", "do_sample", "temperature", "top_k", "top_p"}
 
 @dataclass(frozen=True)
 class StopTexts:
-    """Ends a completion as soon as one of the texts stands in it; `cut` removes it and what follows."""
+    """Ends a completion as soon as one of the texts stands in its answer; `cut` removes it and what follows.
+
+    `thinks_first`: the prompt ends in an opening tag of thinking, whose text ends nothing.
+    """
 
     tokenizer: Tokenizer = field(compare=False)
     texts: tuple[str, ...]
+    thinks_first: bool = False
 
     @property
     def lookback(self) -> int:
@@ -44,11 +49,19 @@ class StopTexts:
         tail = str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
         return any(text in tail for text in self.texts)
 
+    def is_over(self, ids: Sequence[int]) -> bool:
+        """Whether one of the texts stands in the answer of a whole completion, and not in its thinking alone."""
+        text = str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
+        answer = split_thinking(text, is_open=self.thinks_first).answer
+        return any(stop in answer for stop in self.texts)
+
     def cut(self, text: str) -> str:
-        """The text before the first of the stop texts."""
+        """The answer of a text, before the first of the stop texts, behind its thinking where there is any."""
+        spoken = split_thinking(whole_characters(text), is_open=self.thinks_first)
+        text = spoken.answer
         for stop in self.texts:
             text = text.split(stop, maxsplit=1)[0]
-        return text
+        return join_thinking(Spoken(text, spoken.reasoning))
 
 
 class GenerationRequest(NamedTuple):

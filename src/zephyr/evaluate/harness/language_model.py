@@ -12,6 +12,7 @@ import gc
 import platform
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cache, cached_property, lru_cache
 from typing import cast
 
@@ -31,6 +32,7 @@ from zephyr.models.scorer import ForestScorer
 from zephyr.models.source import Source
 from zephyr.progress import show_progress
 from zephyr.records.messages import Message, Role
+from zephyr.records.thinking import opens_thinking, split_thinking
 
 # lm-eval's own default for a model that does not say how long its sequences may be; tokenizers then say 1e30.
 DEFAULT_MAX_LENGTH = 2048
@@ -81,6 +83,7 @@ class ForestLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
         self.finished = finished or FinishedRequests(None, of="")
         self.seed = seed
         self.scorer = ForestScorer(self.model)
+        self.num_thinking: Counter[str] = Counter()  # answers by task that thinking was split off
         self.max_length = longest_sequence(pretrained)
         self._prefix_text = str(self.tokenizer.decode(self.prefix_token_id))
         # The choices of a question come one after the other, each with the context again.
@@ -220,7 +223,11 @@ class ForestLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
                 answers.update(new)
                 done += len(new)
                 display.update(done)
-        return [str(answers[key]) for key in keys]
+        spoken = [split_thinking(str(answers[key])) for key in keys]
+        self.num_thinking.update(
+            request.task_name for request, one in zip(requests, spoken, strict=True) if one.reasoning
+        )
+        return [one.answer for one in spoken]
 
     def _generation_request(self, request: LmEvalRequest, key: str) -> GenerationRequest:
         context, options = cast("tuple[str, Mapping[str, object]]", request.args)
@@ -229,6 +236,7 @@ class ForestLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
         if room < 1:
             what = f"{sampling.max_new_tokens} new tokens leave no room in the model's {self.max_length}"
             raise ModelError(self.tokenizer_name, what, "leave the task out, or use a model of longer context")
+        ending = replace(ending, thinks_first=opens_thinking(context))
         return GenerationRequest(key, tuple(self.tok_encode(context)[-room:]), sampling, ending)
 
 

@@ -19,6 +19,14 @@ from pathlib import Path
 from typing import NamedTuple, cast
 
 from zephyr.errors import DataError
+from zephyr.evaluate.harness.row_checks import (
+    check_gsm8k,
+    check_ifeval,
+    check_winogrande,
+    choice_texts,
+    gold_index,
+    gold_letter,
+)
 from zephyr.records.fields import Json
 from zephyr.records.reading import read_rows
 
@@ -26,23 +34,23 @@ Doc = dict[str, Json]
 # One in so many of DROP's passages gives the shots, as no training set is there.
 DROP_SHOTS = 64
 _HELLASWAG_LINES = 6
+_MMLU_CHOICES = 4
 
 
-def json_rows(path: Path) -> Iterator[Doc]:
-    """The rows of JSON lines as they are."""
+def json_rows(path: Path, check: Callable[[Doc, str], None] = lambda _row, _where: None) -> Iterator[Doc]:
+    """The rows of JSON lines as they are, each checked."""
     for row in read_rows(path):
-        yield dict(row.fields)
-
-
-def _texts(value: Json) -> list[str]:
-    assert isinstance(value, list)
-    return [str(one) for one in value]
+        fields = dict(row.fields)
+        check(fields, row.name)
+        yield fields
 
 
 def arc_rows(path: Path) -> Iterator[Doc]:
     """Rows of AI2's request files, whose query has the task's own frame around the question."""
-    for row in json_rows(path):
-        choices, gold = _texts(row["choices"]), int(str(row["gold"]))
+    for named in read_rows(path):
+        row = named.fields
+        choices = choice_texts(row["choices"], named.name)
+        gold = gold_index(row["gold"], len(choices), named.name)
         labels: list[Json] = [chr(ord("A") + index) for index in range(len(choices))]
         question = str(row["query"]).removeprefix("Question: ").removesuffix("\nAnswer:")
         texts: list[Json] = [*choices]
@@ -60,6 +68,8 @@ def hellaswag_rows(path: Path) -> Iterator[Doc]:
         raise ValueError(f"{len(lines)} lines are no multiple of {_HELLASWAG_LINES}")
     for number, start in enumerate(range(0, len(lines), _HELLASWAG_LINES)):
         heading, label, *endings = lines[start : start + _HELLASWAG_LINES]
+        where = f"{path.name} item {number + 1} (line {start + 1})"
+        gold_index(label, len(choice_texts(cast("list[Json]", endings), where)), where)
         activity, _, context = heading.partition(": ")
         # ctx_b is the beginning of a sentence, in lower case; the task capitalises it.
         begun = re.fullmatch(r"""(.*[.!?"')\]]) ([a-z][^.!?]*)""", context, flags=re.DOTALL)
@@ -68,12 +78,24 @@ def hellaswag_rows(path: Path) -> Iterator[Doc]:
         yield doc | {"endings": cast("list[Json]", endings)}
 
 
+def hellaswag_shots(path: Path) -> Iterator[Doc]:
+    """The rows that shots are drawn from."""
+
+    def check(row: Doc, where: str) -> None:
+        gold_index(row["label"], len(choice_texts(row["endings"], where)), where)
+
+    yield from json_rows(path, check)
+
+
 def mmlu_rows(split: str, subject: str, path: Path) -> Iterator[Doc]:
-    """Rows of one subject: question, four choices, the answer's letter; no header."""
+    """Rows of one subject: question, four choices, the answer's letter; no header. Raises ValueError for fewer."""
     with zipfile.ZipFile(path) as archive:
         text = archive.read(f"data/{split}/{subject}_{split}.csv").decode()
-    for question, *choices, answer in csv.reader(io.StringIO(text)):
-        doc: Doc = {"question": question, "subject": subject, "answer": "ABCD".index(answer)}
+    for number, (question, *choices, answer) in enumerate(csv.reader(io.StringIO(text)), start=1):
+        where = f"{path.name}, {subject}_{split}.csv row {number}"
+        if len(choice_texts(cast("list[Json]", choices), where)) != _MMLU_CHOICES:
+            raise ValueError(f"{where} has {len(choices)} choices")
+        doc: Doc = {"question": question, "subject": subject, "answer": gold_letter(answer, where)}
         yield doc | {"choices": cast("list[Json]", choices)}
 
 
@@ -124,8 +146,8 @@ def _drop_answer(text: str) -> dict[str, Json]:
 
 def ifeval_rows(path: Path) -> Iterator[Doc]:
     """The prompts; options that a prompt does not use are there as null, since rows of a table are alike."""
-    rows = list(json_rows(path))
-    options = [[cast("dict[str, Json]", one) for one in cast("list[Json]", row["kwargs"])] for row in rows]
+    rows = list(json_rows(path, check_ifeval))
+    options = [[cast("dict[str, Json]", one or {}) for one in cast("list[Json]", row["kwargs"])] for row in rows]
     names = sorted({name for of_row in options for one in of_row for name in one})
     for row, of_row in zip(rows, options, strict=True):
         yield row | {"kwargs": [{name: one.get(name) for name in names} for one in of_row]}
@@ -197,7 +219,7 @@ LOCAL_COPIES = {
     ),
     "hellaswag": LocalCopy(
         {
-            "train": LocalSplit("hellaswag/train_fewshots_olmes11.jsonl", json_rows),
+            "train": LocalSplit("hellaswag/train_fewshots_olmes11.jsonl", hellaswag_shots),
             "validation": LocalSplit("hellaswag/hellaswag_val_full.txt.bz2", hellaswag_rows),
         },
         "HellaSwag's validation text (six lines an item) with OLMES's 11 training items",
@@ -207,13 +229,16 @@ LOCAL_COPIES = {
     "truthfulqa_mc2": _TRUTHFULQA,
     "winogrande": LocalCopy(
         {
-            "train": LocalSplit("winogrande/train_xl.jsonl.gz", json_rows),
-            "validation": LocalSplit("winogrande/dev.jsonl", json_rows),
+            "train": LocalSplit("winogrande/train_xl.jsonl.gz", partial(json_rows, check=check_winogrande)),
+            "validation": LocalSplit("winogrande/dev.jsonl", partial(json_rows, check=check_winogrande)),
         },
         "Winogrande XL's train_xl.jsonl.gz and dev.jsonl",
     ),
     "gsm8k": LocalCopy(
-        {"train": LocalSplit("gsm8k/train.jsonl", json_rows), "test": LocalSplit("gsm8k/test.jsonl", json_rows)},
+        {
+            "train": LocalSplit("gsm8k/train.jsonl", partial(json_rows, check=check_gsm8k)),
+            "test": LocalSplit("gsm8k/test.jsonl", partial(json_rows, check=check_gsm8k)),
+        },
         "GSM8K's train.jsonl and test.jsonl (openai/grade-school-math)",
     ),
     "drop": LocalCopy(

@@ -25,17 +25,21 @@ from zephyr.evaluate.judged.arena import (
     Played,
     arena_scores,
     in_percent,
+    judge_notes,
     missing_causes,
     play,
     write_verdicts,
 )
 from zephyr.evaluate.judged.bench import (
+    NO_ANSWER,
     CallBatches,
     Contestant,
     JudgedBench,
+    check_answers_match,
     file_hash,
     refuse_scripted,
     replies_to,
+    thinking_note,
     why_no_answer,
 )
 from zephyr.evaluate.judged.length_controlled import (
@@ -47,12 +51,12 @@ from zephyr.evaluate.judged.length_controlled import (
     read_gamed,
 )
 from zephyr.evaluate.judged.pairs import Match, OwnPairs, PairWording, RankedPairs, WeightedPairs
-from zephyr.evaluate.judged.score import JudgedScore, Judgment, judged_score
+from zephyr.evaluate.judged.score import SHARE_SCALE, JudgedScore, Judgment, judged_score
 from zephyr.evaluate.results import Item, Result, write_result
 from zephyr.intervals import ROUNDED_NORMAL_95
 from zephyr.judging.published_prompts import read_turns_prompt
 from zephyr.recipe.teacher_section import SamplingSection
-from zephyr.records.fields import Json
+from zephyr.records.fields import Json, brief
 from zephyr.records.messages import Message
 from zephyr.records.writing import write_jsonl
 from zephyr.teachers.ledger.ledger import Ledger
@@ -63,10 +67,11 @@ ALPACA_EVAL_SAMPLING = SamplingSection(temperature=0.7, top_k=50, top_p=1.0, max
 
 
 class InstructionAnswers(NamedTuple):
-    """Answers by instruction, None or none at all where one is missing, and why that is."""
+    """Answers by instruction, None or none at all where one is missing, and why that is; notes for the result."""
 
     texts: Mapping[str, str | None]
     reasons: Mapping[str, str]
+    notes: tuple[str, ...] = ()
 
 
 class AlpacaEvalScores(NamedTuple):
@@ -104,7 +109,8 @@ def answer_instructions(
     texts = {
         one.text: None if reasons[one.text] else replies[str(number)].text for number, one in enumerate(instructions)
     }
-    return InstructionAnswers(texts, reasons)
+    num_thinking = sum(bool(reply.reasoning) for reply in replies.values())
+    return InstructionAnswers(texts, reasons, thinking_note("model", num_thinking, len(replies)))
 
 
 def matches_of(instructions: Sequence[Instruction], answers: InstructionAnswers) -> list[Match]:
@@ -140,15 +146,16 @@ def alpaca_eval_scores(
     judgments = [Judgment(one.match.prompt, share) for one, share in zip(played, shares, strict=True)]
     subsets = dict.fromkeys(one.match.category for one in played)
     return AlpacaEvalScores(
-        as_published=judged_score(judgments, seed=seed, scale=100),
+        as_published=judged_score(judgments, seed=seed, scale=100, within=SHARE_SCALE),
         both_orders=judged_score(
-            [Judgment(one.match.prompt, model_share(one)) for one in played], seed=seed, scale=100
+            [Judgment(one.match.prompt, model_share(one)) for one in played], seed=seed, scale=100, within=SHARE_SCALE
         ),
         subsets={
             name: judged_score(
                 [judgment for judgment, one in zip(judgments, played, strict=True) if one.match.category == name],
                 seed=seed,
                 scale=100,
+                within=SHARE_SCALE,
             )
             for name in subsets
         },
@@ -206,13 +213,14 @@ def run_alpaca_eval(
     """
     assert bench.data is not None
     baseline = find_baseline(bench.data, version)
-    instructions = read_instructions(baseline)[: bench.limit]
+    all_instructions = read_instructions(baseline)
+    instructions = all_instructions[: bench.limit]
     wording = _wording(bench, version, judge_prompt)
-    difficulties = None if difficulty is None else _difficulties(difficulty, len(instructions))
+    difficulties = None if difficulty is None else _difficulties(difficulty, all_instructions)[: bench.limit]
     gamed_rows = None if gamed is None else read_gamed(gamed)
     contestant = bench.contestants[0]
     with bench.ledgers() as ledgers:
-        answers, model_hash = _answers(contestant, instructions, sampling, bench, ledgers.answers)
+        answers, model_hash = _answers(contestant, instructions, sampling, bench, ledgers.answers, all_instructions)
         outputs = answers.texts.items()
         rows = ({"instruction": text, "output": output, "generator": contestant.name} for text, output in outputs)
         write_jsonl(bench.out / "answers.jsonl", rows, replace=True)
@@ -243,6 +251,7 @@ def run_alpaca_eval(
     scores = _score_fields(
         alpaca_eval_scores(played, difficulty=difficulties, gamed=gamed_rows, seed=bench.seed), played
     )
+    scores |= {"notes": [*answers.notes, *judge_notes(played)]}
     name = f"alpaca_eval_{version}"
     items = [
         Item(name, one.match.key, one.match.prompt, one.match.category, in_percent(model_share(one))) for one in played
@@ -257,9 +266,7 @@ def _score_fields(scores: AlpacaEvalScores, played: Sequence[Played]) -> dict[st
     named = {"as_published": scores.as_published, "both_orders": scores.both_orders}
     controlled = scores.length_controlled
     if controlled is not None:
-        rate, error = controlled.win_rate, controlled.standard_error
-        low, high = rate - ROUNDED_NORMAL_95 * error, rate + ROUNDED_NORMAL_95 * error
-        named["length_controlled"] = scores.as_published._replace(score=rate, standard_error=error, low=low, high=high)
+        named["length_controlled"] = _with_interval(scores.as_published, controlled)
     fields: dict[str, Json] = {name: dict(score.fields()) for name, score in (named | scores.subsets).items()}
     arena = arena_scores(played)
     fields |= {"swap_consistency": arena.swap_consistency, "shown_first": arena.shown_first}
@@ -270,6 +277,15 @@ def _score_fields(scores: AlpacaEvalScores, played: Sequence[Played]) -> dict[st
     return fields
 
 
+def _with_interval(published: JudgedScore, controlled: LengthControlled) -> JudgedScore:
+    """The length-controlled rate with its interval, None where all predicted shares are equal and tell no error."""
+    rate, error = controlled.win_rate, controlled.standard_error
+    if not error:
+        return published._replace(score=rate, standard_error=None, low=None, high=None)
+    low, high = max(0.0, rate - ROUNDED_NORMAL_95 * error), min(100.0, rate + ROUNDED_NORMAL_95 * error)
+    return published._replace(score=rate, standard_error=error, low=low, high=high)
+
+
 def _wording(bench: JudgedBench, version: Version, judge_prompt: Path | None) -> PairWording:
     if judge_prompt is None:
         return OwnPairs(bench.seed)
@@ -278,12 +294,35 @@ def _wording(bench: JudgedBench, version: Version, judge_prompt: Path | None) ->
     return RankedPairs(prompt, prompt.version) if version == "1" else WeightedPairs(prompt, prompt.version)
 
 
-def _difficulties(path: Path, num_instructions: int) -> list[float]:
-    difficulty = read_difficulty(path)
-    if len(difficulty) < num_instructions:
-        what = f"has the difficulty of {len(difficulty)} instructions, and there are {num_instructions}"
-        raise DataError(path.name, what, "name AlpacaEval's instruction_difficulty.csv")
-    return difficulty[:num_instructions]
+def _difficulties(path: Path, instructions: Sequence[Instruction]) -> list[float]:
+    """The difficulty of every instruction. Raises DataError for those of other instructions than these."""
+    texts, difficulty = read_difficulty(path)
+    if texts:
+        by_text = dict(zip(texts, difficulty, strict=True))
+        missing = next((one.text for one in instructions if one.text not in by_text), None)
+        if missing is not None:
+            what = f"has no difficulty of the instruction {brief(missing)}"
+            raise DataError(path.name, what, "name the difficulties of the same instructions as the baseline's")
+        return [by_text[one.text] for one in instructions]
+    if len(difficulty) != len(instructions):
+        what = f"has the difficulty of {len(difficulty)} instructions, and there are {len(instructions)}"
+        raise DataError(path.name, what, "name AlpacaEval's instruction_difficulty.csv, whose rows are the baseline's")
+    return difficulty
+
+
+def _answers_of_file(
+    file: Path, instructions: Sequence[Instruction], all_instructions: Sequence[Instruction]
+) -> InstructionAnswers:
+    """The answers in a file. Raises DataError where none is about an instruction of the benchmark."""
+    outputs = read_outputs(file)
+    notes = check_answers_match(file, list(outputs), {one.text for one in all_instructions}, "instructions")
+    given = {one.text: outputs[one.text] for one in instructions if one.text in outputs}
+    num_thinking = sum(bool(one.reasoning) for one in given.values() if one is not None)
+    return InstructionAnswers(
+        {text: None if one is None else one.answer for text, one in given.items()},
+        {text: f"{NO_ANSWER}: it is null" for text, one in given.items() if one is None},
+        (*notes, *thinking_note("model", num_thinking, len(given))),
+    )
 
 
 def _answers(
@@ -292,12 +331,12 @@ def _answers(
     sampling: SamplingSection,
     bench: JudgedBench,
     ledger: Ledger,
+    all_instructions: Sequence[Instruction],
 ) -> tuple[InstructionAnswers, str]:
     """A contestant's answers, generated or from its file, and a hash of whose they are."""
     name, source = contestant
     if isinstance(source, Path):
-        outputs = read_outputs(source)
-        return InstructionAnswers({one.text: outputs.get(one.text) for one in instructions}, {}), file_hash(source)
+        return _answers_of_file(source, instructions, all_instructions), file_hash(source)
     model = bench.open(source, "writes", ledger, where=name)
     with model.batches(f"answers of {model.teacher.name}", len(instructions)) as batches:
         answers = answer_instructions(model.teacher, instructions, sampling, batches, seed=bench.seed)

@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple
 from zephyr.errors import DataError, did_you_mean
 from zephyr.records.fields import SHOWN_FAULTS, Json, Row, brief
 from zephyr.records.reading import read_rows
+from zephyr.records.thinking import Spoken, split_thinking
 
 Version = Literal["1", "2"]
 # The file of the baseline's answers, which hold the instructions too, as AlpacaEval distributes them.
@@ -79,14 +80,28 @@ def find_baseline(folder: Path, version: Version) -> Path:
     raise DataError(str(folder), f"there is no {name} of AlpacaEval", f"get it from {_SOURCE}, name it by --data")
 
 
-def read_outputs(path: Path) -> dict[str, str]:
-    """A model's outputs by instruction, from a file in AlpacaEval's form."""
-    return {one.text: one.baseline for one in read_instructions(path)}
+def read_outputs(path: Path) -> dict[str, Spoken | None]:
+    """A model's outputs by instruction, their thinking apart, from a file in AlpacaEval's form; None for a null.
+
+    Raises DataError for a row without an instruction or an output, and for an instruction that comes twice.
+    """
+    found: dict[str, Spoken | None] = {}
+    for row in read_rows(path):
+        text, output = row.fields.get("instruction"), row.fields.get("output")
+        if not isinstance(text, str) or not isinstance(output, str | None) or "output" not in row.fields:
+            what = f"has no instruction with an output, got {brief(dict(row.fields))}"
+            raise DataError(row.name, what, 'each row of answers is {"instruction": "...", "output": "..."}')
+        if text in found:
+            what = f"has an instruction that comes twice, {brief(text)}"
+            raise DataError(row.name, what, "leave one output for every instruction")
+        found[text] = None if output is None else split_thinking(output)
+    return found
 
 
 def read_annotations(path: Path) -> Judged:
     """The annotations of a file, by model and annotator. Raises DataError for unusable or repeated rows."""
     found: dict[tuple[str, str], dict[str, Annotation]] = {}
+    references: dict[tuple[str, str], str] = {}
     faults: list[str] = []
     num_faults = 0
     for row in read_rows(path):
@@ -94,6 +109,10 @@ def read_annotations(path: Path) -> Judged:
         if isinstance(read, tuple):
             key, annotation = read
             of_model = found.setdefault(key, {})
+            against = str(row.fields.get("generator_1") or "")
+            if references.setdefault(key, against) != against:
+                what = f"{row.name} judges {key[0]} against {against or 'nobody'}, and rows before it against "
+                raise DataError(path.name, f"{what}{references[key] or 'nobody'}", "leave one reference in the file")
             if annotation.instruction not in of_model:
                 of_model[annotation.instruction] = annotation
                 continue

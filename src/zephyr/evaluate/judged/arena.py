@@ -17,17 +17,20 @@ from zephyr.evaluate.judged.bench import (
     CallBatches,
     Contestant,
     JudgedBench,
+    check_answers_match,
     count_causes,
     file_hash,
+    is_whole_reply,
     refuse_scripted,
     replies_to,
+    thinking_note,
     why_no_answer,
     why_no_verdict,
 )
 from zephyr.evaluate.judged.mt_bench import mt_bench_answers, mt_bench_protocol
 from zephyr.evaluate.judged.mt_bench_questions import read_mt_bench
 from zephyr.evaluate.judged.pairs import PUBLISHED_PAIR, Match, OwnPairs, PairWording, PublishedPairs
-from zephyr.evaluate.judged.score import JudgedScore, Judgment, judged_score
+from zephyr.evaluate.judged.score import SHARE_SCALE, JudgedScore, Judgment, judged_score
 from zephyr.evaluate.results import Item, Result, write_result
 from zephyr.judging.published_prompts import read_judge_prompts
 from zephyr.recipe.data_section import DataSource
@@ -44,11 +47,15 @@ Orders = Literal["both", "given", "swapped"]
 
 
 class Game(NamedTuple):
-    """One verdict: A's share of it (1 won, 0.5 tied, 0 lost), or None with the reason, and what the judge wrote."""
+    """One verdict: A's share of it (1 won, 0.5 tied, 0 lost), or None with the reason, and what the judge wrote.
+
+    `reasoning` is what the judge thought before.
+    """
 
     share: float | None
     reply: str = ""
     reason: str = ""
+    reasoning: str = ""
 
 
 class Played(NamedTuple):
@@ -129,10 +136,10 @@ def play(
         if match.first == match.second:
             return Game(TIED, reason="equal answers")
         reply = replies[f"{match.key} {order}"]
-        read = None if reply.finish_reason == "error" else wording.read(reply.text)
+        read = wording.read(reply.text, match) if is_whole_reply(reply, wording.max_tokens) else None
         if read is None:
-            return Game(None, reply.text, why_no_verdict(reply, "no verdict in the judge's reply"))
-        return Game(read if order == "given" else 1 - read, reply.text)
+            return Game(None, reply.text, why_no_verdict(reply, "no verdict in the judge's reply"), reply.reasoning)
+        return Game(read if order == "given" else 1 - read, reply.text, reasoning=reply.reasoning)
 
     return [Played(match, game(match, "given"), game(match, "swapped")) for match in matches]
 
@@ -140,6 +147,12 @@ def play(
 def missing_causes(played: Sequence[Played]) -> dict[str, int]:
     """How many matches lack a verdict, by cause; a match whose two games lack one counts for the first."""
     return count_causes(next((game.reason for game in one.games if game.share is None), "") for one in played)
+
+
+def judge_notes(played: Sequence[Played]) -> tuple[str, ...]:
+    """A note on the judge's thinking, if it thought."""
+    games = [game for one in played for game in one.games if game.reply]
+    return thinking_note("judge", sum(bool(game.reasoning) for game in games), len(games))
 
 
 def arena_scores(played: Sequence[Played], *, seed: int = 0) -> ArenaScores:
@@ -151,7 +164,7 @@ def arena_scores(played: Sequence[Played], *, seed: int = 0) -> ArenaScores:
 
     def score(some: Sequence[Played], *, half_for_ties: bool) -> JudgedScore:
         judgments = [Judgment(one.match.prompt, _credit(one.share, half_for_ties=half_for_ties)) for one in some]
-        return judged_score(judgments, seed=seed, scale=100)
+        return judged_score(judgments, seed=seed, scale=100, within=SHARE_SCALE)
 
     return ArenaScores(
         win_rate=score(played, half_for_ties=False),
@@ -240,9 +253,9 @@ def run_arena(
         raise DataError("zephyr arena", "needs prompts, from one place", "name --prompts FILE or --mt-bench DIR")
     with bench.ledgers() as ledgers:
         if prompts is None:
-            matches, protocol = _on_mt_bench(bench, sampling, ledgers.answers)
+            matches, protocol, notes = _on_mt_bench(bench, sampling, ledgers.answers)
         else:
-            matches, protocol = _on_prompts(bench, prompts, sampling, ledgers.answers)
+            matches, protocol, notes = _on_prompts(bench, prompts, sampling, ledgers.answers)
         judge = bench.open_judge(ledgers.judge)
         with judge.batches("judge", len(matches) * (1 + swap)) as batches:
             played = play(matches, judge.teacher, wording, batches, orders="both" if swap else "given")
@@ -264,6 +277,7 @@ def run_arena(
         "swap_consistency": found.swap_consistency,
         "shown_first": found.shown_first,
         "missing_causes": dict(missing_causes(played)),
+        "notes": [*notes, *judge_notes(played)],
     }
     items = [Item(ARENA, one.match.key, one.match.prompt, one.match.category, in_percent(one.share)) for one in played]
     result = Result(ARENA, bench.contestants[0].name, protocol, scores, items)
@@ -276,8 +290,10 @@ def in_percent(share: float | None) -> float | None:
     return None if share is None else 100 * share
 
 
-def _on_mt_bench(bench: JudgedBench, sampling: SamplingSection, ledger: Ledger) -> tuple[list[Match], dict[str, Json]]:
-    """The matches on both turns of MT-Bench's questions, and what their answers depend on."""
+def _on_mt_bench(
+    bench: JudgedBench, sampling: SamplingSection, ledger: Ledger
+) -> tuple[list[Match], dict[str, Json], tuple[str, ...]]:
+    """The matches on both turns of MT-Bench's questions, what their answers depend on, and notes."""
     assert bench.data is not None
     questions = read_mt_bench(bench.data, limit=bench.limit)
     (first, first_hash), (second, second_hash) = (
@@ -298,13 +314,14 @@ def _on_mt_bench(bench: JudgedBench, sampling: SamplingSection, ledger: Ledger) 
         for turn in range(1, len(one.turns) + 1)
     ]
     protocol = mt_bench_protocol(questions, sampling, seed=bench.seed)
-    return matches, {**protocol, "model_hash": first_hash, "opponent_hash": second_hash}
+    hashes: dict[str, Json] = {"model_hash": first_hash, "opponent_hash": second_hash}
+    return matches, {**protocol, **hashes}, (*first.notes, *second.notes)
 
 
 def _on_prompts(
     bench: JudgedBench, file: str, sampling: SamplingSection, ledger: Ledger
-) -> tuple[list[Match], dict[str, Json]]:
-    """The matches on prompts of any format, and what their answers depend on."""
+) -> tuple[list[Match], dict[str, Json], tuple[str, ...]]:
+    """The matches on prompts of any format, what their answers depend on, and notes."""
     rows = open_source(DataSource(path=file), "prompt", data_dir=Path(), offline=bench.offline)
     prompts = [prompt for _, prompt in zip(range(bench.limit or len(rows)), rows, strict=False)]
     first, second = (_answers(one, prompts, sampling, bench, ledger) for one in bench.contestants)
@@ -330,15 +347,16 @@ def _on_prompts(
         "model_hash": first.identity,
         "opponent_hash": second.identity,
     }
-    return matches, protocol
+    return matches, protocol, (*first.notes, *second.notes)
 
 
 class _Answers(NamedTuple):
-    """Answers in the order of the prompts, why some are missing by number, and a hash of whose they are."""
+    """Answers in the order of the prompts, why some are missing by number, a hash of whose they are, and notes."""
 
     texts: list[str | None]
     reasons: Mapping[str, str]
     identity: str
+    notes: tuple[str, ...] = ()
 
 
 def _answers(
@@ -347,7 +365,12 @@ def _answers(
     name, source = contestant
     if isinstance(source, Path):
         outputs = read_outputs(source)
-        return _Answers([outputs.get(prompt.messages[-1].content) for prompt in prompts], {}, file_hash(source))
+        asked = [prompt.messages[-1].content for prompt in prompts]
+        notes = check_answers_match(source, list(outputs), set(asked), "prompts")
+        given = [outputs.get(text) for text in asked]
+        num_thinking = sum(bool(one.reasoning) for one in given if one is not None)
+        notes += thinking_note(name, num_thinking, len(given))
+        return _Answers([None if one is None else one.answer for one in given], {}, file_hash(source), notes)
     model = bench.open(source, "writes", ledger, where=name)
     requests = [
         ChatRequest(
@@ -365,7 +388,8 @@ def _answers(
         replies = replies_to(model.teacher, requests, batches)
     reasons = {request.key: why_no_answer(replies[request.key]) for request in requests}
     texts = [None if reasons[request.key] else replies[request.key].text for request in requests]
-    return _Answers(texts, reasons, model.identity)
+    num_thinking = sum(bool(reply.reasoning) for reply in replies.values())
+    return _Answers(texts, reasons, model.identity, thinking_note(name, num_thinking, len(replies)))
 
 
 def _reason(contestants: Sequence[Contestant], reasons: Sequence[Mapping[str, str]], key: str) -> str:

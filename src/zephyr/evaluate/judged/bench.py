@@ -6,7 +6,7 @@ Requests are sent in batches, so that a killed run loses few answers.
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import NamedTuple
 from zephyr.errors import DataError
 from zephyr.progress import show_progress
 from zephyr.recipe.teacher_section import LocalSection, ScriptedSection, TeacherSection
+from zephyr.records.fields import brief
 from zephyr.runs.layout import LEDGER
 from zephyr.teachers.ledger.ledger import Ledger
 from zephyr.teachers.ledger.prices import cap_of
@@ -169,8 +170,40 @@ def why_no_answer(reply: ChatReply) -> str:
     return _reason(TOO_LONG if _TOO_LONG.search(reply.error) else MODEL_FAILED, reply.error)
 
 
+def check_answers_match(path: Path, given: Sequence[object], known: Container[object], what: str) -> tuple[str, ...]:
+    """A note on the answers of a file that are about something the benchmark does not ask; none where all match.
+
+    Raises DataError where none does: then nothing could be scored.
+    """
+    others = [one for one in given if one not in known]
+    if not others:
+        return ()
+    said = f"{len(others):,} of {len(given):,} rows of the file are about other {what} (first: {brief(str(others[0]))})"
+    if len(others) == len(given):
+        remedy = f"give answers to the benchmark's own {what}, each to the letter"
+        raise DataError(path.name, said, remedy)
+    return (f"{path.name}: {said}",)
+
+
+def thinking_note(whose: str, num_thinking: int, num_replies: int) -> tuple[str, ...]:
+    """A note that so many replies began with thinking; none where none did."""
+    if not num_thinking:
+        return ()
+    return (f"{num_thinking:,} of {num_replies:,} replies of the {whose} began with thinking, which is not scored",)
+
+
+def is_whole_reply(reply: ChatReply, max_tokens: int) -> bool:
+    """Whether a judge's reply was not cut off: what stands at the end of one that was may be half a number.
+
+    A reply that is to be one token long always is.
+    """
+    return reply.finish_reason == "stop" or (reply.finish_reason == "length" and max_tokens == 1)
+
+
 def why_no_verdict(reply: ChatReply, unread: str) -> str:
     """The reason why a judge's reply gives no verdict; `unread`: that of a reply that came and cannot be parsed."""
+    if reply.finish_reason == "length":
+        return "the judge's reply was cut off"
     return _reason(JUDGE_FAILED, reply.error) if reply.finish_reason == "error" else unread
 
 

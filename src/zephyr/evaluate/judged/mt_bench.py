@@ -13,10 +13,13 @@ from zephyr.evaluate.judged.bench import (
     CallBatches,
     Contestant,
     JudgedBench,
+    check_answers_match,
     count_causes,
     file_hash,
+    is_whole_reply,
     refuse_scripted,
     replies_to,
+    thinking_note,
     why_no_answer,
     why_no_verdict,
 )
@@ -38,6 +41,7 @@ from zephyr.evaluate.results import Item, Result, write_result
 from zephyr.recipe.teacher_section import SamplingSection
 from zephyr.records.fields import Json
 from zephyr.records.messages import Message, Messages
+from zephyr.records.thinking import split_thinking
 from zephyr.records.writing import write_jsonl
 from zephyr.teachers.ledger.ledger import Ledger
 from zephyr.teachers.protocol import ChatRequest, Teacher
@@ -50,7 +54,7 @@ LOWEST = 1.0
 
 
 class TurnRating(NamedTuple):
-    """The rating of one turn's answer, None with the reason if it is missing, and what the judge wrote."""
+    """The rating of one turn's answer, None with the reason if it is missing, and what the judge thought and wrote."""
 
     number: int
     category: str
@@ -58,11 +62,17 @@ class TurnRating(NamedTuple):
     rating: float | None
     reply: str
     reason: str = ""
+    reasoning: str = ""
 
     @property
     def key(self) -> str:
         """The name of the turn, as 81/1."""
         return f"{self.number}/{self.turn}"
+
+
+def _judge_notes(ratings: Sequence[TurnRating]) -> tuple[str, ...]:
+    replies = [one for one in ratings if one.reply]
+    return thinking_note("judge", sum(bool(one.reasoning) for one in replies), len(replies))
 
 
 class MtBenchScores(NamedTuple):
@@ -93,6 +103,7 @@ def answer_questions(
     """
     answers: dict[int, tuple[str | None, ...]] = {question.number: () for question in questions}
     reasons: dict[str, str] = {}
+    num_thinking = num_replies = 0
     for turn in range(max((len(question.turns) for question in questions), default=0)):
         sent = {str(one.number): one for one in questions if turn < len(one.turns) and None not in answers[one.number]}
         requests = [
@@ -108,6 +119,8 @@ def answer_questions(
             for key, question in sent.items()
         ]
         replies = replies_to(model, requests, batches)
+        num_thinking += sum(bool(reply.reasoning) for reply in replies.values())
+        num_replies += len(replies)
         for question in questions:
             if turn < len(question.turns):
                 reply, key = replies.get(str(question.number)), f"{question.number}/{turn + 1}"
@@ -116,7 +129,7 @@ def answer_questions(
                 answers[question.number] += (reply.text.strip() if reply and not reason else None,)
                 if reason:
                     reasons[key] = reason
-    return Answered(answers, reasons)
+    return Answered(answers, reasons, thinking_note("model", num_thinking, num_replies))
 
 
 def rate_answers(
@@ -143,10 +156,11 @@ def rate_answers(
         reply = replies.get(key)
         rating, reason = None, answered.reasons.get(key, NO_ANSWER)
         if reply is not None:
-            rating = None if reply.finish_reason == "error" else wording.read(reply.text)
+            said = _said(answered.turns, question, turn) or ()
+            rating = wording.read(reply.text, question, said) if is_whole_reply(reply, max_tokens) else None
             reason = "" if rating is not None else why_no_verdict(reply, "no rating in the judge's reply")
-        text = "" if reply is None else reply.text
-        found.append(TurnRating(question.number, question.category, turn, rating, text, reason))
+        text, thought = ("", "") if reply is None else (reply.text, reply.reasoning)
+        found.append(TurnRating(question.number, question.category, turn, rating, text, reason, thought))
     return found
 
 
@@ -211,6 +225,7 @@ def run_mt_bench(
     scores: dict[str, Json] = {
         **_score_fields(mt_bench_scores(ratings, seed=bench.seed)),
         "missing_causes": dict(count_causes(one.reason for one in ratings)),
+        "notes": [*answered.notes, *_judge_notes(ratings)],
         "empty_answers": sum(answered.turns.get(one.number, ()).count("") for one in questions.questions),
     }
     items = [Item(MT_BENCH, one.key, str(one.number), one.category, one.rating) for one in ratings]
@@ -225,11 +240,24 @@ def mt_bench_answers(
     """A contestant's answers, generated or from its file, and a hash of whose they are."""
     name, source = contestant
     if isinstance(source, Path):
-        return Answered(read_answers(source), {}), file_hash(source)
+        return _answers_of_file(source, questions), file_hash(source)
     model = bench.open(source, "writes", ledger, where=name)
     with model.batches(f"answers of {model.teacher.name}", len(questions.questions)) as batches:
         answered = answer_questions(model.teacher, questions.questions, sampling, batches, seed=bench.seed)
     return answered, model.identity
+
+
+def _answers_of_file(file: Path, questions: MtBench) -> Answered:
+    """The answers in a file, thinking apart. Raises DataError where none is to a question of the benchmark."""
+    given = read_answers(file)
+    notes = check_answers_match(file, list(given), questions.all_numbers, "questions")
+    spoken = {
+        number: [None if turn is None else split_thinking(turn) for turn in turns] for number, turns in given.items()
+    }
+    num_thinking = sum(one is not None and bool(one.reasoning) for turns in spoken.values() for one in turns)
+    notes += thinking_note("model", num_thinking, sum(map(len, given.values())))
+    turns = {number: tuple(None if one is None else one.answer for one in said) for number, said in spoken.items()}
+    return Answered({number: said for number, said in turns.items() if number in questions.all_numbers}, {}, notes)
 
 
 def mt_bench_protocol(

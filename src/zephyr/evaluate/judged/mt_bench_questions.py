@@ -9,10 +9,19 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from zephyr.errors import DataError
-from zephyr.judging import JUDGE_TEMPLATE_VERSION, OVERALL, ParseFailure, RatingQuestion, ask, fence_word, parse_reply
-from zephyr.judging.parsing import published_score
+from zephyr.judging import (
+    JUDGE_TEMPLATE_VERSION,
+    OVERALL,
+    ParseFailure,
+    RatingQuestion,
+    ask,
+    fence_word,
+    parse_reply,
+    required_word,
+)
 from zephyr.judging.published_prompts import JudgePrompts, read_judge_prompts
-from zephyr.records.fields import Json, Row
+from zephyr.judging.verdicts import published_score
+from zephyr.records.fields import Json, Row, brief
 from zephyr.records.messages import Message, Messages
 from zephyr.records.reading import read_rows
 
@@ -41,10 +50,11 @@ Answers = Mapping[int, tuple[str | None, ...]]  # by question, one a turn; None 
 
 
 class Answered(NamedTuple):
-    """A model's answers, and why some are missing, by turn as 81/1."""
+    """A model's answers, and why some are missing, by turn as 81/1; notes for the result."""
 
     turns: Answers
     reasons: Mapping[str, str]
+    notes: tuple[str, ...] = ()
 
 
 class BenchQuestion(NamedTuple):
@@ -70,10 +80,11 @@ class BenchFiles(NamedTuple):
 
 
 class MtBench(NamedTuple):
-    """The benchmark's files and the chosen questions."""
+    """The benchmark's files, the chosen questions, and the numbers of all that there are."""
 
     files: BenchFiles
     questions: list[BenchQuestion]
+    all_numbers: frozenset[int]
 
     def judge_prompts(self) -> JudgePrompts:
         """FastChat's judge prompts. Raises DataError without its file."""
@@ -91,7 +102,8 @@ class MtBench(NamedTuple):
 def read_mt_bench(data: Path, *, limit: int | None = None, without_wrong: bool = False) -> MtBench:
     """The benchmark in a folder, its first `limit` questions. Raises DataError for files that are not there."""
     files = find_bench_files(data)
-    return MtBench(files, read_questions(files, without_wrong=without_wrong)[:limit])
+    questions = read_questions(files, without_wrong=without_wrong)
+    return MtBench(files, questions[:limit], frozenset(one.number for one in questions))
 
 
 def find_bench_files(folder: Path) -> BenchFiles:
@@ -127,7 +139,10 @@ def read_questions(files: BenchFiles, *, without_wrong: bool = False) -> list[Be
 
 
 def read_answers(path: Path) -> dict[int, tuple[str | None, ...]]:
-    """The answers in a file of FastChat's model_answer form: those of the first choice. Raises DataError."""
+    """The answers in a file of FastChat's model_answer form: those of the first choice, None for a null.
+
+    Raises DataError for a row without turns, and for a question that comes twice.
+    """
     found: dict[int, tuple[str | None, ...]] = {}
     for row in read_rows(path):
         choices = row.fields.get("choices")
@@ -135,7 +150,13 @@ def read_answers(path: Path) -> dict[int, tuple[str | None, ...]]:
         turns = first.get("turns") if isinstance(first, dict) else None
         if not isinstance(turns, list):
             raise DataError(row.name, "holds no choices with turns", "name a file of FastChat's model_answer form")
-        found[_number(row)] = tuple(None if turn is None else str(turn) for turn in turns)
+        wrong = next((turn for turn in turns if not isinstance(turn, str | None)), None)
+        if wrong is not None:
+            raise DataError(row.name, f"has a turn that is no text, got {brief(wrong)}", "turns are texts, or null")
+        number = _number(row)
+        if number in found:
+            raise DataError(row.name, f"has question {number}, which comes twice", "leave one answer to every question")
+        found[number] = tuple(turn if isinstance(turn, str) else None for turn in turns)
     return found
 
 
@@ -181,8 +202,8 @@ class ScoreWording(Protocol):
     def ask(self, question: BenchQuestion, answers: tuple[str, ...]) -> Messages:
         """The judge's prompt about the last of these answers."""
 
-    def read(self, reply: str) -> float | None:
-        """The rating in the judge's reply, None if it holds none."""
+    def read(self, reply: str, question: BenchQuestion, answers: tuple[str, ...]) -> float | None:
+        """The rating in the judge's reply, None if it holds none; what it repeats of the answers is none."""
 
 
 class PublishedScores:
@@ -203,9 +224,10 @@ class PublishedScores:
         answered = {f"answer_{turn}": text for turn, text in enumerate(answers, start=1)}
         return self._prompts[f"{kind}-multi-turn"].messages({**questions, **answered, **references})
 
-    def read(self, reply: str) -> float | None:
+    def read(self, reply: str, question: BenchQuestion, answers: tuple[str, ...]) -> float | None:
         """See ScoreWording."""
-        return published_score(reply)
+        asked = self.ask(question, answers)[-1].content
+        return published_score(reply, (*question.turns, *answers), asked=asked)
 
 
 class OwnScores(NamedTuple):
@@ -224,7 +246,7 @@ class OwnScores(NamedTuple):
         rating = RatingQuestion(OVERALL, tuple(said[:-1]), (answers[-1],), "\n\n".join(notes))
         return ask(rating, nonce=fence_word(rating, seed=self.seed))
 
-    def read(self, reply: str) -> float | None:
+    def read(self, reply: str, question: BenchQuestion, answers: tuple[str, ...]) -> float | None:
         """See ScoreWording."""
-        read = parse_reply(OVERALL, reply, 1)
+        read = parse_reply(OVERALL, reply, 1, word=required_word(self.ask(question, answers)))
         return None if isinstance(read, ParseFailure) else read[0].score

@@ -6,9 +6,10 @@ The wording is that of MT-Bench's prompts, of AlpacaEval's, or our own.
 import json
 from typing import NamedTuple, Protocol
 
-from zephyr.judging.parsing import Winner, published_winner, ranked_preference, read_verdict, token_preference
+from zephyr.judging import required_word
 from zephyr.judging.published_prompts import JudgePrompts, TurnsPrompt
 from zephyr.judging.questions import JUDGE_TEMPLATE_VERSION, ComparisonQuestion, ask_comparison
+from zephyr.judging.verdicts import Winner, published_winner, ranked_preference, read_verdict, token_preference
 from zephyr.records.messages import Messages
 
 PUBLISHED_PAIR = ("pair-v2", "pair-math-v1", "pair-v2-multi-turn", "pair-math-v1-multi-turn")
@@ -38,6 +39,12 @@ class Match(NamedTuple):
         return self._replace(first=self.second, second=self.first)
 
     @property
+    def shown(self) -> tuple[str, ...]:
+        """The texts that a judge is shown, which it may repeat."""
+        answers = (answer for answer in (*self.first, *self.second) if answer is not None)
+        return (*(message.content for message in self.context), *self.turns, *answers)
+
+    @property
     def is_whole(self) -> bool:
         """Whether no answer is missing."""
         return None not in (*self.first, *self.second)
@@ -61,8 +68,11 @@ class PairWording(Protocol):
     def ask(self, match: Match) -> Messages:
         """The judge's prompt about a whole match."""
 
-    def read(self, reply: str) -> float | None:
-        """The share of the verdict that goes to the assistant shown first, None if there is no verdict."""
+    def read(self, reply: str, match: Match) -> float | None:
+        """The share of the verdict that goes to the assistant shown first, None if there is no verdict.
+
+        `match` is what `ask` asked about: what the judge repeats of it is no verdict.
+        """
 
 
 class OwnPairs(NamedTuple):
@@ -81,9 +91,9 @@ class OwnPairs(NamedTuple):
             ComparisonQuestion(match.turns, first, second, match.references, match.context), seed=self.seed
         )
 
-    def read(self, reply: str) -> float | None:
+    def read(self, reply: str, match: Match) -> float | None:
         """See PairWording."""
-        return _share(read_verdict(reply))
+        return _share(read_verdict(reply, word=required_word(self.ask(match))))
 
 
 class PublishedPairs(NamedTuple):
@@ -107,9 +117,9 @@ class PublishedPairs(NamedTuple):
             texts |= {f"{name}_{turn}": text for turn, text in enumerate(given, start=1)}
         return self.prompts.by_name[f"{kind}-multi-turn"].messages(texts)
 
-    def read(self, reply: str) -> float | None:
+    def read(self, reply: str, match: Match) -> float | None:
         """See PairWording."""
-        return _share(published_winner(reply))
+        return _share(published_winner(reply, match.shown, asked=self.ask(match)[-1].content))
 
 
 class RankedPairs(NamedTuple):
@@ -125,9 +135,9 @@ class RankedPairs(NamedTuple):
         """See PairWording."""
         return _ask_alpaca(self.prompt, match)
 
-    def read(self, reply: str) -> float | None:
+    def read(self, reply: str, match: Match) -> float | None:
         """See PairWording."""
-        preference = ranked_preference(reply)
+        preference = ranked_preference(reply, match.shown)
         return None if preference is None else 2 - preference
 
 
@@ -144,11 +154,12 @@ class WeightedPairs(NamedTuple):
         """See PairWording."""
         return _ask_alpaca(self.prompt, match)
 
-    def read(self, reply: str) -> float | None:
+    def read(self, reply: str, match: Match) -> float | None:
         """See PairWording."""
+        del match
         try:
             logprobs: object = json.loads(reply)
-        except ValueError:  # The server knows no log-probs, and has said a word instead.
+        except (ValueError, RecursionError):  # The server knows no log-probs, and has said a word instead.
             return None
         preference = token_preference(logprobs) if isinstance(logprobs, dict) else None
         return None if preference is None else 2 - preference

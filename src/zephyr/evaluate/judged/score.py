@@ -6,10 +6,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from zephyr.intervals import bootstrap_mean
+from zephyr.intervals import NORMAL_95, mean_within
 from zephyr.records.fields import Json
 
 INCOMPLETE_ABOVE = 0.02
+# Between what the values of judges lie: ratings, and shares of a verdict, which are shown in percent.
+RATING_SCALE, SHARE_SCALE = (1.0, 10.0), (0.0, 1.0)
 
 
 class Judgment(NamedTuple):
@@ -40,8 +42,10 @@ class JudgedScore(NamedTuple):
         return {**self._asdict(), "label": "incomplete" if self.is_incomplete else "complete"}
 
 
-def judged_score(judgments: Sequence[Judgment], *, seed: int, scale: float = 1.0) -> JudgedScore:
-    """The score of the judgments that are there, times `scale`; missing ones are left out."""
+def judged_score(
+    judgments: Sequence[Judgment], *, seed: int, scale: float = 1.0, within: tuple[float, float] = RATING_SCALE
+) -> JudgedScore:
+    """The score of the judgments that are there, times `scale`; missing ones are left out. `within`: of all values."""
     there = [(one.prompt, scale * one.value) for one in judgments if one.value is not None]
     missing = len(judgments) - len(there)
     if not there:
@@ -49,10 +53,11 @@ def judged_score(judgments: Sequence[Judgment], *, seed: int, scale: float = 1.0
     numbers: dict[str, int] = {}
     groups = [numbers.setdefault(prompt, len(numbers)) for prompt, _ in there]
     values = [value for _, value in there]
-    estimate = bootstrap_mean(values, seed=seed, groups=groups)
+    estimate = mean_within(values, (scale * within[0], scale * within[1]), seed=seed, groups=groups)
     return JudgedScore(
         score=estimate.score,
-        standard_error=clustered_error(values, groups),
+        # Equal values have no spread of their own to tell the error by.
+        standard_error=clustered_error(values, groups) or (estimate.high - estimate.low) / (2 * NORMAL_95),
         low=estimate.low,
         high=estimate.high,
         n=len(values),

@@ -21,17 +21,13 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar
 import openai
 
 from zephyr.errors import TeacherError
+from zephyr.judging import required_word
 from zephyr.teachers.endpoint.address import Address
-from zephyr.teachers.endpoint.chat_client import ChatClient, Trouble, retry_after
-from zephyr.teachers.endpoint.chat_format import (
-    ServerAnswer,
-    UnusableResponse,
-    body_of,
-    read_completion,
-    with_schema,
-    written_out,
-)
-from zephyr.teachers.endpoint.retrying_call import Backoff, ResponseForms, attempt_of
+from zephyr.teachers.endpoint.chat_client import ChatClient
+from zephyr.teachers.endpoint.chat_format import ServerAnswer, body_of, read_completion, with_schema, written_out
+from zephyr.teachers.endpoint.dialect import Dialect
+from zephyr.teachers.endpoint.retrying_call import Backoff, attempt_of
+from zephyr.teachers.endpoint.troubles import Trouble, asked_pause, trouble_of_status
 from zephyr.teachers.ledger.cached_teacher import cap_reached
 from zephyr.teachers.ledger.prices import most_spend, prices_of
 from zephyr.teachers.protocol import Attempt, Books, ChatReply, ChatRequest, NoBooks, Spend
@@ -67,7 +63,7 @@ class BatchTeacher:
         self._prices = prices_of(address.section)
         self._backoff = backoff or Backoff()
         self._poll_seconds = poll_seconds
-        self._forms = ResponseForms(is_wanted=address.section.structured)
+        self._dialect = Dialect(address.section)
 
     def answer(self, requests: Sequence[ChatRequest]) -> Iterator[ChatReply]:
         """One reply for every request, in order."""
@@ -89,7 +85,7 @@ class BatchTeacher:
 
     def _line(self, name: str, request: ChatRequest) -> bytes:
         body = body_of(request, self.address.section)
-        question = self._forms.question_of(request)
+        question = self._dialect.question_of(request)
         if question is not None:
             body = with_schema(body, question)
         call = {"custom_id": name, "method": "POST", "url": _ENDPOINT, "body": body}
@@ -173,19 +169,21 @@ class BatchTeacher:
                 if number >= self.address.section.max_tries:
                     raise
                 headers = error.response.headers if isinstance(error, openai.APIStatusError) else {}
-                await asyncio.sleep(self._backoff.pause(number, retry_after(headers), random.Random()))
+                await asyncio.sleep(self._backoff.pause(number, asked_pause(headers, str(error)), random.Random()))
         raise AssertionError("there is always another try or an error")
 
     def _attempt(
         self, request: ChatRequest, result: Mapping[str, object] | None, batch: Batch, seconds: float
     ) -> Attempt:
         """The batch's result of a call, as an entry of the books."""
-        got = _read(result, f"batch {batch.id} is {batch.status} without it")
+        missing = f"batch {batch.id} is {batch.status} without it"
+        got = _read(result, missing, top_logprobs=bool(request.top_logprobs))
         if isinstance(got, Trouble):
             got = got._replace(reason=self.address.hide(got.reason)[:300])
         else:
-            question, text = self._forms.question_of(request), self.address.hide(got.text)
-            got = got._replace(text=text if question is None else written_out(question, text))
+            question, text = self._dialect.question_of(request), self.address.hide(got.text)
+            text = text if question is None else written_out(question, text, word=required_word(request.messages))
+            got = got._replace(text=text, reasoning=self.address.hide(got.reasoning))
         attempt = attempt_of(request, got, most_spend(request, self._prices), self._prices)
         return attempt._replace(latency_seconds=seconds)
 
@@ -208,11 +206,20 @@ def _lines(content: bytes) -> Iterator[dict[str, object]]:
                 yield result
 
 
-def _read(result: Mapping[str, object] | None, missing: str) -> ServerAnswer | Trouble:
+def _read(result: Mapping[str, object] | None, missing: str, *, top_logprobs: bool) -> ServerAnswer | Trouble:
+    """The answer in a line of the result file; whatever stands in it is that, or a trouble."""
     if result is None:
         return Trouble(missing)
     response = result.get("response")
-    if not isinstance(response, dict) or response.get("status_code") != HTTPStatus.OK:
-        return Trouble(f"in the batch: {json.dumps(result.get('error') or response)}")
-    read = read_completion(response.get("body"))
-    return Trouble(read.reason, may_be_billed=True) if isinstance(read, UnusableResponse) else read
+    response = response if isinstance(response, dict) else {}
+    status = response.get("status_code")
+    if status != HTTPStatus.OK:
+        said = json.dumps(result.get("error") or response)
+        trouble = Trouble(said)
+        if isinstance(status, int) and HTTPStatus.BAD_REQUEST <= status < 600:
+            trouble = trouble_of_status(status, json.dumps(response.get("body")), {})
+        return trouble._replace(reason=f"in the batch: {trouble.reason}")
+    try:
+        return read_completion(response.get("body"), top_logprobs=top_logprobs)
+    except Exception as error:  # noqa: BLE001 - the boundary to a peer, as in ChatClient.ask
+        return Trouble(f"its answer cannot be read ({type(error).__name__})", is_final=True, may_be_billed=True)

@@ -10,6 +10,7 @@ import asyncio
 import re
 import ssl
 import time
+import zlib
 from types import TracebackType
 from typing import NamedTuple, Self
 
@@ -77,7 +78,8 @@ class ShortExchanges(httpx2.AsyncBaseTransport):
             self._idle.setdefault(origin, []).append(connection)
         else:
             connection.close()
-        return httpx2.Response(head.status, headers=head.headers, content=body, request=request)
+        headers = [header for header in head.headers if header[0].lower() != b"content-encoding"]
+        return httpx2.Response(head.status, headers=headers, content=_plain(head, body), request=request)
 
     def _kept(self, origin: Origin) -> "_Connection | None":
         """An idle connection that is still usable, or None."""
@@ -227,12 +229,12 @@ def _read_head(text: bytes) -> _Head:
     version, _, rest = first.partition(b" ")
     status = rest[:3]
     if version not in (b"HTTP/1.1", b"HTTP/1.0") or not status.isdigit():
-        raise ValueError(f"it begins with {first[:40]!r}")
+        raise ValueError(f"it begins with {first!r}")
     headers: Headers = []
     for line in lines:
         name, colon, value = line.partition(b":")
         if not colon or not name or name != name.strip():
-            raise ValueError(f"{line[:40]!r} is no header")
+            raise ValueError(f"{line!r} is no header")
         headers.append((name, value.strip()))
     said = {name.lower(): value.lower() for name, value in headers}
     keeps_open = version == b"HTTP/1.1" and b"close" not in said.get(b"connection", b"")
@@ -249,12 +251,32 @@ def _length(status: int, headers: Headers, said: dict[bytes, bytes]) -> int:
     coding = said.get(b"transfer-encoding")
     if coding is not None:
         if coding != b"chunked":
-            raise ValueError(f"transfer encoding {coding[:40]!r}")
+            raise ValueError(f"transfer encoding {coding!r}")
         return _CHUNKED
     lengths = {value for name, value in headers if name.lower() == b"content-length"}
     if len(lengths) > 1 or not all(length.isdigit() for length in lengths):
         raise ValueError("its length is ambiguous")
     return int(lengths.pop()) if lengths else _TO_THE_END
+
+
+def _plain(head: _Head, body: bytes) -> bytes:
+    """The body as it was before it was compressed, for servers that do so unasked; never more than a body may be.
+
+    Raises RemoteProtocolError for one that would be, or is compressed in another way than gzip's.
+    """
+    coding = next((value.lower() for name, value in head.headers if name.lower() == b"content-encoding"), b"identity")
+    if coding in (b"", b"identity"):
+        return body
+    if coding not in (b"gzip", b"x-gzip", b"deflate"):
+        raise httpx2.RemoteProtocolError(f"the answer is compressed in a way that was not asked for, {coding!r}")
+    inflating = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)
+    try:
+        plain = inflating.decompress(body, MOST_BODY_BYTES)
+    except zlib.error as error:
+        raise httpx2.RemoteProtocolError(f"the answer is not compressed as it says ({error})") from error
+    if inflating.unconsumed_tail or not inflating.eof:
+        raise httpx2.RemoteProtocolError("the answer is compressed, and too long or cut off")
+    return plain
 
 
 def _take_chunks(received: bytearray) -> bytes | None:
@@ -270,7 +292,7 @@ def _take_chunks(received: bytearray) -> bytes | None:
             return None
         written = received[place:end].partition(b";")[0].strip()
         if _SIZE.fullmatch(written) is None:
-            raise ValueError(f"{bytes(written[:40])!r} is no length of a chunk")
+            raise ValueError("a chunk has no length")
         size, start = int(written, 16), end + 2
         if size == 0:
             break

@@ -9,21 +9,25 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from http import HTTPStatus
 from typing import NamedTuple
 
 from zephyr.errors import TeacherError
-from zephyr.judging import RatingQuestion, read_rating_question
+from zephyr.judging import required_word
 from zephyr.recipe.teacher_section import EndpointSection, PricesSection
-from zephyr.teachers.endpoint.chat_client import ChatClient, Trouble
+from zephyr.teachers.endpoint.chat_client import ChatClient
 from zephyr.teachers.endpoint.chat_format import ServerAnswer, body_of, with_schema, written_out
+from zephyr.teachers.endpoint.dialect import Dialect
+from zephyr.teachers.endpoint.troubles import Trouble
 from zephyr.teachers.ledger.cached_teacher import cap_reached
 from zephyr.teachers.ledger.prices import likely_prompt_tokens, most_spend, prices_of, spend_of
 from zephyr.teachers.protocol import Attempt, Books, ChatReply, ChatRequest, Spend
 
 _FIRST_CONCURRENCY = 8
 _BURST_SECONDS = 1.0
-_REFUSALS = (HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY)
+# How long a call waits for a rate limit, whatever its number of tries.
+_PATIENCE_SECONDS = 180.0
+# A server that has answered none of so many tries will answer no other.
+_TRIES_IN_VAIN = 8
 
 
 @dataclass(frozen=True)
@@ -130,27 +134,12 @@ class Pace:
         self._next -= amount * self._seconds_each
 
 
-class ResponseForms:
-    """Decides which requests ask for a JSON schema: none after a server has refused one."""
+@dataclass
+class Acquaintance:
+    """Whether the server has ever answered, and how many tries it has left without an answer until then."""
 
-    def __init__(self, *, is_wanted: bool) -> None:
-        self.is_wanted = is_wanted
-
-    def question_of(self, request: ChatRequest) -> RatingQuestion | None:
-        """The question to a judge in the request, if it is to ask for a schema."""
-        if not self.is_wanted:
-            return None
-        try:
-            return read_rating_question(request.messages)
-        except ValueError:
-            return None
-
-    def was_refused(self, trouble: Trouble) -> bool:
-        """Whether the trouble is that the server refuses schemas; none is sent from then on."""
-        if trouble.reason.startswith(tuple(f"HTTP {status.value}" for status in _REFUSALS)):
-            self.is_wanted = False
-            return True
-        return False
+    has_answered: bool = False
+    tries_in_vain: int = 0
 
 
 class ServerLimits(NamedTuple):
@@ -159,14 +148,15 @@ class ServerLimits(NamedTuple):
     slots: AdaptiveConcurrency
     requests: Pace
     tokens: Pace
-    forms: ResponseForms
+    dialect: Dialect
+    known: Acquaintance
 
 
 def fresh_limits(section: EndpointSection) -> ServerLimits:
     """The limits of a server before its first call."""
     slots = AdaptiveConcurrency(section.concurrency)
-    forms = ResponseForms(is_wanted=section.structured)
-    return ServerLimits(slots, Pace(section.requests_per_minute), Pace(section.tokens_per_minute), forms)
+    paces = Pace(section.requests_per_minute), Pace(section.tokens_per_minute)
+    return ServerLimits(slots, *paces, Dialect(section), Acquaintance())
 
 
 class Caller:
@@ -180,28 +170,56 @@ class Caller:
         self._limits = limits
         self._books = books
         self._dice = random.Random()  # jitter, which must differ between processes
-        self._has_answered = False
+        self._first_call = asyncio.Lock()
+        self._end: TeacherError | None = None
 
     async def call(self, request: ChatRequest) -> ChatReply:
-        """The reply to the request. Raises TeacherError if no call can succeed, or the cap leaves no room."""
+        """The reply to the request.
+
+        Raises TeacherError if no call can succeed, none has in many tries, or the cap leaves no room.
+        """
         known = self._books.answered(request)
         if known is not None:
             return known
+        if not self._limits.known.has_answered:
+            # One call goes ahead, so that what fails for all of them is asked once.
+            async with self._first_call:
+                if self._end is not None:
+                    raise self._end
+                if not self._limits.known.has_answered:
+                    return await self._called(request)
+        return await self._called(request)
+
+    async def _called(self, request: ChatRequest) -> ChatReply:
         most = most_spend(request, self._prices)
-        for number in range(1, self._max_tries + 1):
+        number, waited = 1, 0.0
+        while True:
             held = await self._hold(most)
-            attempt, trouble = await self._try(request, most, number)
+            attempt, trouble, is_refused = await self._try(request, most, number)
             self._books.record(request, attempt, most if held else None)
             if trouble is None:
-                self._has_answered = True
+                self._limits.known.has_answered = True
                 return attempt.reply
-            if trouble.is_ours and not self._has_answered and (trouble.is_final or number == self._max_tries):
-                raise _useless(self._client.address.identity, trouble)
-            if trouble.is_final:
-                break
-            if number < self._max_tries:
-                await asyncio.sleep(self._backoff.pause(number, trouble.pause_seconds, self._dice))
-        return attempt.reply
+            if is_refused:  # the next try goes without what the server refuses
+                continue
+            self._limits.known.tries_in_vain += 1
+            # A limit that is told is waited for, beyond the tries that anything else is worth.
+            is_patient = trouble.is_limit and waited < _PATIENCE_SECONDS and self._max_tries > 1
+            is_last = trouble.is_final or (number >= self._max_tries and not is_patient)
+            if is_last and (trouble.is_fatal or self._is_hopeless(trouble)):
+                self._end = _useless(self._client.address.identity, trouble)
+                raise self._end
+            if is_last:
+                return attempt.reply
+            pause = self._backoff.pause(number, trouble.pause_seconds, self._dice)
+            await asyncio.sleep(pause)
+            waited += pause
+            number += 1
+
+    def _is_hopeless(self, trouble: Trouble) -> bool:
+        """Whether no call has been answered yet, and none is to be expected."""
+        known = self._limits.known
+        return not known.has_answered and (trouble.is_ours or known.tries_in_vain >= _TRIES_IN_VAIN)
 
     async def _hold(self, most: Spend) -> bool:
         """Reserve room in the cap; False without a cap. Raises TeacherError if there is no room."""
@@ -213,7 +231,8 @@ class Caller:
             raise cap_reached(self._client.address.identity, refusal)
         return True
 
-    async def _try(self, request: ChatRequest, most: Spend, number: int) -> tuple[Attempt, Trouble | None]:
+    async def _try(self, request: ChatRequest, most: Spend, number: int) -> tuple[Attempt, Trouble | None, bool]:
+        """One try, why it failed, and whether for a field that is not sent any more."""
         limits = self._limits
         likely = likely_prompt_tokens(request) + request.max_tokens
         wait = max(limits.requests.book(), limits.tokens.book(likely))
@@ -222,34 +241,32 @@ class Caller:
         slot = await limits.slots.acquire(first=number > 1)
         began = time.monotonic()
         is_overload: bool | None = None
+        body = body_of(request, limits.dialect.section)
+        question = limits.dialect.question_of(request)
+        if question is not None:
+            body = with_schema(body, question)
         try:
-            got = await self._ask(request)
+            got = await self._client.ask(body)
             trouble = got if isinstance(got, Trouble) else None
             is_overload = trouble.is_overload or None if trouble else False
         finally:
             limits.slots.release(slot, overloaded=is_overload)
         if trouble is not None and trouble.is_overload and trouble.pause_seconds:
             limits.slots.close_for(trouble.pause_seconds)
+        if question is not None and isinstance(got, ServerAnswer):
+            got = got._replace(text=written_out(question, got.text, word=required_word(request.messages)))
         attempt = attempt_of(request, got, most, self._prices)
         limits.tokens.give_back(likely - (attempt.spend.tokens if not attempt.is_estimated else likely))
-        return attempt._replace(number=number, latency_seconds=time.monotonic() - began), trouble
-
-    async def _ask(self, request: ChatRequest) -> ServerAnswer | Trouble:
-        body = body_of(request, self._client.address.section)
-        question = self._limits.forms.question_of(request)
-        if question is None:
-            return await self._client.ask(body)
-        got = await self._client.ask(with_schema(body, question))
-        if isinstance(got, Trouble):
-            # The next try goes without a schema.
-            return got._replace(is_final=False) if self._limits.forms.was_refused(got) else got
-        return got._replace(text=written_out(question, got.text))
+        attempt = attempt._replace(number=number, latency_seconds=time.monotonic() - began)
+        return attempt, trouble, trouble is not None and limits.dialect.adapts_to(trouble, body)
 
 
 def attempt_of(request: ChatRequest, got: ServerAnswer | Trouble, most: Spend, prices: PricesSection) -> Attempt:
     """The try as an entry of the books; a cost that the server does not report counts by its upper bound."""
     if isinstance(got, Trouble):
         reply = ChatReply(request.key, "", "error", got.reason)
+        if got.used is not None:
+            return Attempt(reply, spend_of(prices, *got.used))
         return Attempt(reply, most if got.may_be_billed else Spend(), is_estimated=got.may_be_billed)
     is_estimated = got.prompt_tokens is None or got.completion_tokens is None
     spend = most if is_estimated else spend_of(prices, got.prompt_tokens or 0, got.completion_tokens or 0)
@@ -259,9 +276,10 @@ def attempt_of(request: ChatRequest, got: ServerAnswer | Trouble, most: Spend, p
         got.finish_reason,
         prompt_tokens=spend.prompt_tokens,
         completion_tokens=spend.completion_tokens,
+        reasoning=got.reasoning,
     )
     return Attempt(reply, spend, is_estimated)
 
 
 def _useless(name: str, trouble: Trouble) -> TeacherError:
-    return TeacherError(name, f"no call can succeed ({trouble.reason})", "check the address, the key and the model")
+    return TeacherError(name, f"no call can succeed ({trouble.reason})", trouble.remedy)

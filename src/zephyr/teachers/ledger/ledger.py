@@ -14,10 +14,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self, cast
 
+from zephyr.records.thinking import Spoken, join_thinking
 from zephyr.teachers.ledger.file import open_file
 from zephyr.teachers.ledger.prices import Cap
 from zephyr.teachers.ledger.writer import CallRow, LedgerWriter
-from zephyr.teachers.protocol import Attempt, ChatReply, ChatRequest, Spend
+from zephyr.teachers.protocol import Attempt, ChatReply, ChatRequest, Spend, reply_of
 
 _VALUES_A_QUERY = 500
 _REPLY = "finish_reason, response, prompt_tokens, completion_tokens"
@@ -159,8 +160,9 @@ class LedgerBooks:
             attempt.is_estimated,
             round(attempt.latency_seconds, 4),
             round(time.time(), 3),
-            reply.error,
-            _storable(reply.text),
+            _storable(reply.error),
+            # Thinking is kept beside its answer, in tags; whoever reads the row splits it off again.
+            _storable(join_thinking(Spoken(reply.text, reply.reasoning))),
             canonical(request),
         )
         self._ledger.write(row, held)
@@ -177,10 +179,5 @@ def _storable(text: str) -> str:
 
 def _reply(fields: Sequence[object]) -> ChatReply:
     finish_reason, text, prompt_tokens, completion_tokens = cast("tuple[str, str, int, int]", tuple(fields))
-    return ChatReply(
-        "",
-        text,
-        "length" if finish_reason == "length" else "stop",
-        prompt_tokens=prompt_tokens,
-        completion_tokens=completion_tokens,
-    )
+    reply = reply_of("", text, "length" if finish_reason == "length" else "stop")
+    return reply._replace(prompt_tokens=prompt_tokens, completion_tokens=completion_tokens)

@@ -120,11 +120,10 @@ class LedgerWriter:
             while None not in orders:
                 orders = self._gather()
                 self._commit([order for order in orders if order is not None], is_last=None in orders)
-        except sqlite3.Error as error:
-            self._failure = ResourceError(
-                str(self._path), f"cannot be written ({error})", "free disk space, and run again"
-            )
-            self._refuse(orders)
+        except Exception as error:  # noqa: BLE001 - whatever ends this thread must reach all who wait for it
+            remedy = "free disk space, and run again" if isinstance(error, sqlite3.Error) else "run again to continue"
+            self._failure = ResourceError(str(self._path), f"cannot be written ({_words_of(error)})", remedy)
+            self._refuse_all(orders)
 
     def _gather(self) -> list[_Order]:
         """What waits, after a moment for more to come."""
@@ -191,11 +190,28 @@ class LedgerWriter:
                 self._connection.execute("DELETE FROM holds WHERE owner = ?", (owner,))
                 self._connection.execute(_INSERT, _lost(calls, Spend(*spend)))
 
-    def _refuse(self, orders: Sequence[_Order]) -> None:
-        """Pass the failure to everyone who waits for an answer."""
-        for order in {*self._waiting, *(order for order in orders if isinstance(order, _Hold))}:
-            if not order.answer.done():
-                order.answer.set_exception(self._failure)
+    def _refuse_all(self, orders: list[_Order]) -> None:
+        """Pass the failure to everyone who waits for an answer, now and until the ledger is closed."""
+        for hold in self._waiting:
+            _refuse(hold.answer, self._failure)
+        while True:
+            for order in orders:
+                if isinstance(order, _Hold):
+                    _refuse(order.answer, self._failure)
+                elif isinstance(order, _Flush) and not order.done.done():
+                    order.done.set_result(None)  # who waits for it raises the failure
+            if None in orders:
+                return
+            orders = [self._orders.get()]
+
+
+def _refuse(answer: Future[str], failure: ResourceError | None) -> None:
+    if not answer.done():
+        answer.set_exception(failure)
+
+
+def _words_of(error: Exception) -> str:
+    return str(error) if isinstance(error, sqlite3.Error) else f"{type(error).__name__}: {error}"
 
 
 def _lost(calls: int, spend: Spend) -> CallRow:
