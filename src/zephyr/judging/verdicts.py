@@ -8,6 +8,7 @@ a mark that the judge repeats from a text that it was shown.
 import ast
 import math
 import re
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
@@ -95,7 +96,8 @@ def ranked_preference(reply: str, shown: Iterable[str] = ()) -> float | None:
     if len(reply) > _MAX_RANKS_CHARACTERS or any(reply.strip() in text for text in shown):
         return None
     try:
-        ranks: object = ast.literal_eval(reply.strip())
+        with warnings.catch_warnings(action="ignore", category=SyntaxWarning):
+            ranks: object = ast.literal_eval(reply.strip())
     except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
         return None
     entries = [entry for entry in ranks if isinstance(entry, dict)] if isinstance(ranks, list | tuple) else []
