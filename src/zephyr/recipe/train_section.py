@@ -185,7 +185,10 @@ class DpoObjective(PreferenceObjective):
     name: Literal["dpo"] = "dpo"
     needs_reference: ClassVar[bool] = True
     beta: float = Field(0.1, gt=0, description="strength of the KL constraint to the reference")
-    loss_type: PairLossName = Field("sigmoid", description="the loss on a pair")
+    loss_type: PairLossName | Annotated[dict[PairLossName, Annotated[float, Field(gt=0)]], Field(min_length=1)] = Field(
+        "sigmoid",
+        description="the loss on a pair, or several with their weights (MPO): {sigmoid: 0.8, bco_pair: 0.2}",
+    )
     label_smoothing: float | None = Field(None, ge=0, lt=0.5, description="assumed share of wrong labels")
     discopop_tau: float | None = Field(None, gt=0, le=1, description="temperature of discopop")
     bco_delta: float | None = Field(None, description="reward shift of bco_pair; null: the mean reward of the batch")
@@ -200,16 +203,22 @@ class DpoObjective(PreferenceObjective):
     def metrics(self) -> tuple[str, ...]:
         return (*PAIR_METRICS, *(("nll_loss",) if self.rpo_alpha else ()))
 
+    @property
+    def loss_weights(self) -> dict[PairLossName, float]:
+        """The weight of each loss on a pair."""
+        return self.loss_type if isinstance(self.loss_type, dict) else {self.loss_type: 1.0}
+
     @field_validator(*LOSSES_OF_OPTIONS)
     @classmethod
     def _belongs_to_loss(cls, value: float | str | None, info: "ValidationInfo[None]") -> float | str | None:
-        loss, losses = info.data.get("loss_type"), LOSSES_OF_OPTIONS[str(info.field_name)]
-        if value is None or loss is None:
+        chosen, losses = info.data.get("loss_type"), LOSSES_OF_OPTIONS[str(info.field_name)]
+        if value is None or chosen is None:
             return value
-        if loss not in losses:
-            choices = " or ".join(losses)
-            raise ValueError(f"does not belong to loss_type {loss}, got {value!r}: leave it out, or choose {choices}")
-        if loss == "exo_pair" and info.field_name == "label_smoothing" and value == 0:
+        named = [chosen] if isinstance(chosen, str) else list(chosen)
+        if not set(named) & {*losses}:
+            choices, said = " or ".join(losses), ", ".join(named)
+            raise ValueError(f"does not belong to loss_type {said}, got {value!r}: leave it out, or choose {choices}")
+        if "exo_pair" in named and info.field_name == "label_smoothing" and value == 0:
             raise ValueError("must be above 0 for exo_pair, got 0: leave it out")
         return value
 
@@ -279,10 +288,20 @@ class KtoObjective(PreferenceObjective):
     beta: float = Field(0.1, gt=0, description="strength of the KL constraint to the reference")
     desirable_weight: float = Field(1.0, ge=0, description="weight of desirable answers")
     undesirable_weight: float = Field(1.0, ge=0, description="weight of undesirable answers")
+    loss_type: Literal["kto", "apo_zero_unpaired"] = Field(
+        "kto",
+        description="the loss on an answer; apo_zero_unpaired has no KL term",
+    )
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        return ("kl", *(name for name in PAIR_METRICS if name != "rewards/accuracies"))
+        measured = [name for name in PAIR_METRICS if name != "rewards/accuracies"]
+        return ("kl", *measured) if self.has_kl else tuple(measured)
+
+    @property
+    def has_kl(self) -> bool:
+        """Whether rewards are compared with an estimate of the KL divergence from the reference."""
+        return self.loss_type == "kto"
 
 
 class ListwiseObjective(PreferenceObjective):

@@ -50,10 +50,17 @@ def test_sft_is_the_mean_over_the_tokens_of_the_global_batch():
         ({"beta": 0.1, "loss_type": "bco_pair"}, 2 * 0.533382),
         ({"beta": 0.1, "loss_type": "kto_pair"}, 0.390989),
         ({"beta": 0.1, "rpo_alpha": 0.5}, 0.403186 + 0.5 * 50 / 20),
+        # Of sums and of means alike; rpo_alpha stands for the third loss of MPO, arXiv 2411.10442.
+        ({"beta": 0.1, "loss_type": {"sigmoid": 0.8, "ipo": 0.2}}, 0.8 * 0.403186 + 0.2 * 22.404444),
+        ({"beta": 0.1, "loss_type": {"sigmoid": 0.8, "bco_pair": 0.2}, "rpo_alpha": 1.0},
+         0.8 * 0.403186 + 0.2 * 2 * 0.533382 + 50 / 20),
+        # s(0.7) (log s(0.7) - log 0.9) + s(-0.7) (log s(-0.7) - log 0.1) = 0.198972.
+        ({"beta": 0.1, "loss_type": {"sigmoid": 2.0, "exo_pair": 1.0}, "label_smoothing": 0.1},
+         2 * 0.473186 + 0.198972),
         ({"beta": 0.1, "f_divergence": "reverse_kl"}, 0.403186),
         ({"beta": 0.1, "f_divergence": "alpha_divergence", "f_alpha": 1}, 0.403186),
     ],
-)
+)  # fmt: skip
 def test_dpo_on_the_hand_worked_pair(options, expected):
     assert loss_of("dpo", options, table(**ONE_PAIR), (20, 30)) == pytest.approx(expected, abs=1e-6)
 
@@ -202,6 +209,21 @@ def test_kto_on_the_hand_worked_numbers():
             "logits/rejected": 2.0,
         }
     )
+
+
+def test_apo_zero_unpaired_needs_no_other_answer():
+    # Rewards 0.2 (desirable) and -0.5: 1 - s(0.2) and s(-0.5).
+    options = {"beta": 0.1, "loss_type": "apo_zero_unpaired"}
+    scored = table([[-50], [-60]], [[20], [30]], ref_logps=[[-52], [-55]], labels=[[1], [0]])
+    assert loss_of("kto", options, scored, (50,)) == pytest.approx((0.450166 + 0.377541) / 2, abs=1e-6)
+    objective, labelled = make_objective("kto", options), rated(1.0)
+    single = labelled._replace(completions=labelled.completions[:1], ratings=(1.0,))
+    (sequence,) = objective.sequences(single)
+    assert scored_ids(sequence) == [50, 51, 52]
+    assert (objective.columns, objective.coupled, objective.arranged([single])) == (("completion",), False, [single])
+    assert set(metrics_of("kto", options, scored)) == {*objective.options.metrics}
+    with pytest.raises(DataError, match="got 2"):
+        objective.arranged([labelled])
 
 
 def test_kto_without_undesirable_examples_has_no_margin():

@@ -109,7 +109,7 @@ def translate_objective(work: Translation) -> None:
             work.leave(key, "null is the default")
         elif key.startswith("ref_model_") and work.get("sync_ref_model") is not True:
             work.leave(key, "sync_ref_model is not on")
-        elif key == "loss_type" and name in ("orpo", "kto", "cpo"):
+        elif key == "loss_type" and name in ("orpo", "cpo"):
             work.leave(key, f"{name} has one loss")
         elif key == "cpo_alpha" and name == "simpo":
             work.put(".objective.sft_weight", value, key)

@@ -24,3 +24,12 @@ def kto(ratios: Tensor, kl: Tensor, desirable: Tensor, beta: float) -> Tensor:
     # 1 - sigmoid(x) is taken as sigmoid(-x), which keeps its digits where x is large.
     logits = beta * (ratios - kl)
     return torch.sigmoid(torch.where(desirable, -logits, logits))
+
+
+def apo_zero_unpaired(ratios: Tensor, desirable: Tensor, beta: float) -> Tensor:
+    """Losses (n,): 1 - s(beta d) where ``desirable`` (n,), and s(beta d) elsewhere, of log-ratios d (n,).
+
+    Source: APO, arXiv 2408.06266, APO-zero on single completions as in TRL's KTOTrainer.
+    """
+    logits = beta * ratios
+    return torch.sigmoid(torch.where(desirable, -logits, logits))

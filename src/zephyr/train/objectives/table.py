@@ -23,11 +23,12 @@ from zephyr.recipe.train_section import (
     KtoObjective,
     ListwiseObjective,
     OrpoObjective,
+    PairLossName,
     SftObjective,
     SimpoObjective,
 )
 from zephyr.train.examples import expect_comparison, expect_dialogue, with_mismatched_completions
-from zephyr.train.losses.kto import kl_estimate, kto
+from zephyr.train.losses.kto import apo_zero_unpaired, kl_estimate, kto
 from zephyr.train.losses.pairs import PAIR_LOSSES, Pairs, desensitised, divergence_scores, plackett_luce
 from zephyr.train.losses.reference_free import SIMPO_LOSSES, cpo, log_odds, nll, odds_ratio
 from zephyr.train.objectives.base import Metric, Objective, Scored, Totals, mean, nll_metric, pair_metrics
@@ -79,7 +80,7 @@ class Dpo(Objective):
 
     @property
     def coupled(self) -> bool:
-        return PAIR_LOSSES[self.options.loss_type].coupled and self.options.bco_delta is None
+        return any(PAIR_LOSSES[name].coupled and not self._has_given_shift(name) for name in self.options.loss_weights)
 
     def sequences(self, example: Example) -> list[ScoredSequence]:
         pair = expect_comparison(example, self.name, 2, 2)
@@ -89,8 +90,11 @@ class Dpo(Objective):
 
     def loss(self, scored: Scored, totals: Totals) -> Tensor:
         self.check_whole(scored, totals)
-        losses = PAIR_LOSSES[self.options.loss_type].function(self._pairs(scored), self.options)
-        loss = losses.sum() / totals.num_examples
+        loss = scored.logps.new_zeros(())
+        for name, weight in self.options.loss_weights.items():
+            pair_loss = PAIR_LOSSES[name]
+            losses = pair_loss.function(self._pairs(scored, averaged=pair_loss.averaged), self.options)
+            loss = loss + weight * losses.sum() / totals.num_examples
         if self.options.rpo_alpha:
             loss = loss + self.options.rpo_alpha * nll(scored.logps[:, 0], totals.num_tokens[0])
         return loss
@@ -106,9 +110,12 @@ class Dpo(Objective):
         alpha = self.options.ld_alpha
         return logps if alpha is None else desensitised(logps[:, :2], logps[:, 2:], alpha)
 
-    def _pairs(self, scored: Scored) -> Pairs:
+    def _has_given_shift(self, name: PairLossName) -> bool:
+        return name == "bco_pair" and self.options.bco_delta is not None
+
+    def _pairs(self, scored: Scored, *, averaged: bool) -> Pairs:
         policy, reference = self._desensitised(scored.logps), self._desensitised(scored.reference)
-        if PAIR_LOSSES[self.options.loss_type].averaged:
+        if averaged:
             num_tokens = scored.num_tokens[:, :2]
             policy, reference = policy / num_tokens, reference / num_tokens
         if self.options.f_divergence is not None:
@@ -223,7 +230,7 @@ class Kto(Objective):
     """The weighted mean KTO loss over the global batch, with its KL term estimated on mismatched completions.
 
     Its arranged examples hold the rated completion first, then another prompt's one. The KL column is averaged over
-    the global batch and carries no gradient.
+    the global batch and carries no gradient. ``apo_zero_unpaired`` has neither.
     """
 
     options: KtoObjective
@@ -231,15 +238,15 @@ class Kto(Objective):
 
     @property
     def columns(self) -> tuple[str, ...]:
-        return ("completion", "mismatched")
+        return ("completion", "mismatched") if self.options.has_kl else ("completion",)
 
     def arranged(self, examples: Sequence[Example]) -> Sequence[Example]:
         rated = [expect_comparison(example, self.name, 1, 1) for example in examples]
-        return with_mismatched_completions(rated) if rated else rated
+        return with_mismatched_completions(rated) if rated and self.options.has_kl else rated
 
     @property
     def coupled(self) -> bool:
-        return True
+        return self.options.has_kl
 
     def sequences(self, example: Example) -> list[ScoredSequence]:
         rated = self._rated(example)
@@ -247,20 +254,23 @@ class Kto(Objective):
 
     def labels(self, examples: Sequence[Example]) -> Tensor:
         ratings = [self._rated(example).ratings for example in examples]
-        return torch.tensor(ratings, dtype=torch.float64).reshape(-1, 2)
+        return torch.tensor(ratings, dtype=torch.float64).reshape(-1, len(self.columns))
 
     def loss(self, scored: Scored, totals: Totals) -> Tensor:
         self.check_whole(scored, totals)
         ratios, options = scored.logps - scored.reference, self.options
         desirable = scored.labels[:, 0] == 1
-        losses = kto(ratios[:, 0], kl_estimate(ratios[:, 1]), desirable, options.beta)
+        if options.has_kl:
+            losses = kto(ratios[:, 0], kl_estimate(ratios[:, 1]), desirable, options.beta)
+        else:
+            losses = apo_zero_unpaired(ratios[:, 0], desirable, options.beta)
         weighted = torch.where(desirable, options.desirable_weight * losses, options.undesirable_weight * losses)
         return weighted.sum() / totals.num_examples
 
     def metrics(self, scored: Scored) -> dict[str, Metric]:
         ratios = (scored.logps - scored.reference).detach()
         desirable = (scored.labels[:, 0] == 1).to(ratios.dtype)
-        named = {"kl": mean(kl_estimate(ratios[:, 1]))}
+        named = {"kl": mean(kl_estimate(ratios[:, 1]))} if self.options.has_kl else {}
         for half, weight in (("chosen", desirable), ("rejected", 1 - desirable)):
             named[f"rewards/{half}"] = mean(self.options.beta * ratios[:, 0], weight)
             named[f"logps/{half}"] = mean(scored.logps[:, 0], weight)
@@ -268,7 +278,7 @@ class Kto(Objective):
         return named | {"rewards/margins": _difference(named["rewards/chosen"], named["rewards/rejected"])}
 
     def _rated(self, example: Example) -> Comparison:
-        rated = expect_comparison(example, self.name, 2, 2)
+        rated = expect_comparison(example, self.name, len(self.columns), len(self.columns))
         if rated.ratings[0] not in (0.0, 1.0):
             raise DataError(
                 rated.name,
