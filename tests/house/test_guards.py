@@ -32,7 +32,8 @@ READ_BY_USERS = {"CustomObjective.options"}
 # Modules under 60 lines with one importer, beside stages and commands: they may become fewer, not more.
 SMALL_MODULES = 6
 # The package's own modules that a check of a whole recipe imports: they may become fewer, not more.
-CHECK_MODULES = 184
+# Two of them check what strangers made: the files of a model, and a chat template.
+CHECK_MODULES = 186
 
 
 @pytest.fixture(scope="module")
