@@ -1,7 +1,8 @@
-"""A process that trains in children, kills them at random moments and starts them again; no tests in it.
+"""A process that trains in children, ends them at random moments and starts them again; no tests in it.
 
 It imports everything once and forks, so a restart costs what a run itself costs and nothing else.
-`python -m tests.train.killed_runs FOLDER NUM_EPOCHS NUM_KILLS` prints what happened as one line of JSON.
+`python -m tests.train.killed_runs FOLDER NUM_EPOCHS NUM_KILLS kill` kills; `terminate` sends SIGTERM to runs that would
+save at their end alone. It prints what happened as one line of JSON.
 """
 
 import json
@@ -24,7 +25,7 @@ from zephyr.train.train import train
 MOST_LIVES = 200
 
 
-def run(folder: Path, num_epochs: int) -> None:
+def run(folder: Path, num_epochs: int, *, saves: bool) -> None:
     """Trains to the end in a child of its own; the weights are there if it got so far."""
     torch.set_num_threads(1)
     logging.basicConfig(filename=folder / "words.log", level=logging.INFO)
@@ -33,7 +34,8 @@ def run(folder: Path, num_epochs: int) -> None:
         num_train_epochs=num_epochs,
         eval_steps=3,
         eval_examples=pairs(4, seed=1),
-        save_steps=1,
+        save_steps=1 if saves else None,
+        save_seconds=None,
         # Lines of two steps: what waits for its line must survive too.
         logging_steps=2,
         metric_for_best_model="loss",
@@ -42,7 +44,7 @@ def run(folder: Path, num_epochs: int) -> None:
     save_file(dict(job.model.state_dict()), folder / "weights.safetensors")
 
 
-def start(folder: Path, num_epochs: int) -> int:
+def start(folder: Path, num_epochs: int, *, saves: bool = True) -> int:
     """The id of a child that trains in the folder."""
     folder.mkdir(exist_ok=True)
     child = os.fork()
@@ -52,10 +54,12 @@ def start(folder: Path, num_epochs: int) -> int:
     try:
         with (folder / "stderr.txt").open("a") as said:
             os.dup2(said.fileno(), 2)
-        run(folder, num_epochs)
+        run(folder, num_epochs, saves=saves)
         status = 0
+    except SystemExit as ended:
+        status = int(str(ended.code))
     finally:  # whatever happened, a child must not go on as its parent
-        if status:
+        if status == 1:
             traceback.print_exc()
         os._exit(status)
 
@@ -78,12 +82,45 @@ def kill_after(folder: Path, num_epochs: int, seconds: float) -> bool:
     return status != 0
 
 
+def terminate_after(folder: Path, num_epochs: int, seconds: float) -> int:
+    """The exit code of a child that is told to end: 0 if it was done, minus the signal if it had not begun."""
+    child = start(folder, num_epochs, saves=False)
+    time.sleep(seconds)
+    os.kill(child, signal.SIGTERM)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def saved_step(folder: Path) -> int:
+    """The step of the newest checkpoint; 0 without one."""
+    return max((int(path.name.split("-")[1]) for path in folder.glob("checkpoint-*[0-9]")), default=0)
+
+
 def half_saved(folder: Path) -> set[str]:
     """The checkpoints that somebody had begun to write."""
     return {path.name for path in folder.glob("checkpoint-*.partial-*")}
 
 
-def main(folder: Path, num_epochs: int, num_kills: int) -> None:
+def terminate(folder: Path, num_epochs: int, num_ends: int) -> None:
+    """End runs by SIGTERM. At each end that a training noted, the step that it was at is saved."""
+    took = finish(folder / "straight", num_epochs)
+    moments = random.Random(1)
+    num_runs, saved = 0, []
+    for _ in range(MOST_LIVES):
+        if len(saved) >= num_ends:
+            break
+        here = folder / f"ended-{num_runs}"
+        before = saved_step(here)
+        code = terminate_after(here, num_epochs, moments.uniform(0.0, 0.25 * took))
+        assert code in (0, 143, -signal.SIGTERM), (here / "stderr.txt").read_text()[-3000:]
+        if code == 143:
+            saved.append(saved_step(here) - before)
+        num_runs += code == 0
+    finish(folder / f"ended-{num_runs}", num_epochs)
+    print(json.dumps({"saved": saved}))
+
+
+def kill(folder: Path, num_epochs: int, num_kills: int) -> None:
+    """Kill runs, also within a save."""
     took = finish(folder / "straight", num_epochs)
     moments = random.Random(0)
     kills = within_a_save = num_runs = 0
@@ -103,4 +140,4 @@ def main(folder: Path, num_epochs: int, num_kills: int) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
+    {"kill": kill, "terminate": terminate}[sys.argv[4]](Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
