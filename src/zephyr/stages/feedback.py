@@ -21,7 +21,6 @@ from zephyr.feedback.binarize import Binarized, binarize, gather, nothing_made, 
 from zephyr.feedback.candidates import CHUNK_PROMPTS, answer_prompts
 from zephyr.feedback.judge import CALLS, CHUNK_ROWS, RATINGS, judge, judge_tried, write_judged
 from zephyr.feedback.rate import RatingPlan, pool_of
-from zephyr.feedback.ray_workers import rate_over_ray
 from zephyr.judging.questions import ASPECTS
 from zephyr.progress import show_progress
 from zephyr.recipe.conflicts import STAGE_REFERENCE
@@ -342,6 +341,8 @@ def _candidates(
 
 def _rate_over_ray(work: Work, section: FeedbackSection, ray: RaySection) -> None:
     """Write the ratings, the judge's calls, the merged ledger and the counts into the stage's folder."""
+    from zephyr.feedback.ray_workers import rate_over_ray
+
     plan = RatingPlan(
         section.judge,
         section.judging,

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
 from pathlib import Path
-from typing import NamedTuple, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias, TypeVar
 
 from zephyr.data.read.stage_rows import open_records
 from zephyr.errors import DataError
@@ -29,15 +29,14 @@ from zephyr.stages.call_estimate import ESTIMATE_SAMPLE, TeacherEstimate, call_l
 from zephyr.stages.preview import MadeRows, Preview
 from zephyr.stages.stage import Stage, Work
 from zephyr.synth.dialogues import PROMPTS_PER_CALL, Writers, write_dialogues
-from zephyr.synth.instances import classify, write_instances
-from zephyr.synth.instructions import InstructionPool
-from zephyr.synth.self_instruct import OWN_SEEDS, divide, instruction_fields, read_seeds, self_instruct
 from zephyr.synth.talks import Talker, plan_talk, shorten_passage
-from zephyr.synth.tasks import InstructionTask, encode_tasks, task_fields
 from zephyr.teachers.opening import StageLedgers, open_teacher, prompts_together, stage_context
 from zephyr.teachers.protocol import seed_for
 from zephyr.teachers.scripted import ScriptedTeacher
 from zephyr.world import FEEDBACK_SPLIT, TRAIN_SPLIT, pretrain_texts, prompts
+
+if TYPE_CHECKING:  # Self-Instruct is imported where it is asked for: most recipes have another generator
+    from zephyr.synth.tasks import InstructionTask
 
 DIALOGUES = "dialogues.jsonl"
 TEXTS = "texts.jsonl"
@@ -87,13 +86,18 @@ def _own_seeds(recipe: Recipe) -> Facts:
     generator = _section(recipe).generator
     if not isinstance(generator, SelfInstructSynth) or generator.seeds is not None:
         return {}
+    from zephyr.synth.self_instruct import OWN_SEEDS
+
     return {"own_seeds": hashlib.sha256(OWN_SEEDS.read_bytes()).hexdigest()}
 
 
-def seeds_of(section: SynthSection, data_dir: Path) -> list[InstructionTask]:
+def seeds_of(section: SynthSection, data_dir: Path) -> "list[InstructionTask]":
     """The seed tasks of self_instruct, none for other generators. Raises DataError."""
-    generator = section.generator
-    return read_seeds(generator, data_dir) if isinstance(generator, SelfInstructSynth) else []
+    if not isinstance(section.generator, SelfInstructSynth):
+        return []
+    from zephyr.synth.self_instruct import read_seeds
+
+    return read_seeds(section.generator, data_dir)
 
 
 def _sampling_of(teacher: TeacherSection) -> SamplingSection:
@@ -121,7 +125,7 @@ def synthesize(
     *,
     seed: int,
     rounds: Path,
-    seeds: Sequence[InstructionTask] = (),
+    seeds: "Sequence[InstructionTask]" = (),
     passages: Sequence[str] = (),
 ) -> Synthesis:
     """The generator's rows and counts. `rounds`: the file from which Self-Instruct continues after an interruption.
@@ -136,8 +140,11 @@ def synthesize(
 
 
 def _grow_tasks(
-    generator: SelfInstructSynth, writers: Writers, seeds: Sequence[InstructionTask], *, seed: int, rounds: Path
+    generator: SelfInstructSynth, writers: Writers, seeds: "Sequence[InstructionTask]", *, seed: int, rounds: Path
 ) -> Synthesis:
+    from zephyr.synth.self_instruct import divide, instruction_fields, self_instruct
+    from zephyr.synth.tasks import encode_tasks, task_fields
+
     with show_progress("instructions, then tasks", 2 * generator.num_instructions) as display:
         made = self_instruct(seeds, writers.teacher, generator, seed=seed, rounds=rounds, show=display.update)
     if not made.tasks:
@@ -293,9 +300,12 @@ def estimate_calls(section: SynthSection, *, seed: int, data_dir: Path) -> list[
 
 
 def _estimate_lists(
-    generator: SelfInstructSynth, teacher: TeacherSection, seeds: Sequence[InstructionTask], seed: int
+    generator: SelfInstructSynth, teacher: TeacherSection, seeds: "Sequence[InstructionTask]", seed: int
 ) -> list[TeacherEstimate]:
     """Lists of instructions, then a class and examples for each that is kept."""
+    from zephyr.synth.instances import classify, write_instances
+    from zephyr.synth.instructions import InstructionPool
+
     instructions = [task.instruction for task in islice(seeds, ESTIMATE_SAMPLE)]
     num_lists = generator.num_instructions / KEPT_OF_A_LIST
     lists = counting(teacher, num_lists / generator.requests_per_round, fails=True)
