@@ -36,7 +36,7 @@ _MOST = (
 AGAIN = "fetch the model again, or use another one"
 
 
-def check_texts(folder: Path, names: Iterable[str]) -> None:
+def check_json_files(folder: Path, names: Iterable[str]) -> None:
     """Check those files of a model folder that are there. Raises ModelError with the first that is wrong."""
     for file in (folder / name for name in names):
         if not file.exists() and not file.is_symlink():

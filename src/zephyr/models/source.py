@@ -19,7 +19,7 @@ from zephyr.models.model_files import (
     CONFIG_FILES,
     INDEX,
     check_config,
-    check_texts,
+    check_json_files,
     check_weights,
     read_object,
     shards_of,
@@ -67,7 +67,7 @@ def check_files(source: Source, names: Iterable[str]) -> None:
     check_source(source)
     folder = Path(source.name)
     if folder.is_dir():
-        check_texts(folder, names)
+        check_json_files(folder, names)
     elif CONFIG in names and (file := local_file(source, CONFIG)) is not None:
         check_config(read_object(file), source.name)
 
