@@ -12,7 +12,7 @@ from transformers.modeling_outputs import CausalLMOutput
 from tests.models.scorer_runs import company, lora_model, small_model
 from zephyr.errors import ModelError
 from zephyr.models import own_forward, scorer
-from zephyr.models.own_forward import check_own_forward
+from zephyr.models.own_forward import check_own_forward, proven_scorer
 from zephyr.models.rounding import least_rounding, measured_rounding
 from zephyr.models.scorer import ForestScorer
 from zephyr.models.tiny import TINY, tiny_model
@@ -48,6 +48,11 @@ def test_sound_models_pass_in_train_mode(name: str, dtype: torch.dtype) -> None:
     scored = ForestScorer(tiny_model(name), autocast=autocast).train()
     prove(scored, dtype)
     assert scored.training
+
+
+def test_the_mode_of_a_model_is_left_alone() -> None:
+    model = tiny_model("mixtral")
+    assert not any(module.training for module in proven_scorer(model, SEQUENCES).causal_lm.modules())
 
 
 def test_adapters_are_part_of_both_sides() -> None:
@@ -94,6 +99,17 @@ def unpadded(model: PreTrainedModel, hidden: Tensor) -> Tensor:
     return model.lm_head(hidden)[..., :-20]
 
 
+def weakly_capped(model: PreTrainedModel, hidden: Tensor) -> Tensor:
+    """By which the log-probs change less than they may by rounding."""
+    logits = model.lm_head(hidden)
+    cap = 2 * logits.abs().max()
+    return cap * (logits / cap).tanh()
+
+
+def a_little_unpadded(model: PreTrainedModel, hidden: Tensor) -> Tensor:
+    return model.lm_head(hidden)[..., :-1]
+
+
 @pytest.mark.parametrize(
     ("head", "words"),
     [
@@ -105,16 +121,25 @@ def unpadded(model: PreTrainedModel, hidden: Tensor) -> Tensor:
 )
 def test_a_head_that_is_read_wrong_is_named(head: Head, words: str) -> None:
     sentence = said(planted(head))
-    assert sentence.startswith("LlamaForCausalLM: its own forward gives other log-probs than our scoring: a token has ")
+    assert sentence.startswith(
+        "LlamaForCausalLM: its own forward makes other logits of the same hidden states: one is "
+    )
     assert f"; probably {words}" in sentence
     assert sentence.endswith("; use another architecture, or report this with the versions that `zephyr env` prints")
 
 
 def test_both_numbers_are_told() -> None:
-    """A head that gives every token of the vocabulary the same logit: ln 128 nats each."""
     sentence = said(planted(lambda model, hidden: model.lm_head(hidden) * 0.0))
-    assert "has -4.852030 by LlamaForCausalLM's forward and -" in sentence
+    assert "one is 0.000000 by LlamaForCausalLM's head and " in sentence
     assert "; probably a head multiplier: its logits are 0 times" in sentence
+
+
+@pytest.mark.parametrize(("head", "words"), [(weakly_capped, "a soft cap"), (a_little_unpadded, "an unpadded")])
+def test_a_weak_fault_is_seen_in_16_bits(head: Head, words: str) -> None:
+    scored = planted(head)
+    scored.autocast = torch.bfloat16
+    with pytest.raises(ModelError, match=words):
+        prove(scored, torch.bfloat16)
 
 
 def test_a_setting_that_is_no_noise_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

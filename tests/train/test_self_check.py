@@ -135,13 +135,13 @@ def test_a_head_that_is_misread_is_seen_before_training(tmp_path, precision):
     model = tiny_model("mistral", dtype=torch.bfloat16 if precision == "pure_bf16" else torch.float32)
     job = tiny_job(tmp_path, "sft", model=with_half_the_logits(model), precision=precision)
     said = stopped(job, ModelError)
-    assert said.startswith("MistralForCausalLM: its own forward gives other log-probs than our scoring: a token has ")
+    assert said.startswith("MistralForCausalLM: its own forward makes other logits of the same hidden states: one")
     assert "probably a head multiplier: its logits are 0.5" in said
 
 
 def test_a_reference_whose_head_is_misread_is_seen_before_it_scores_anything(tmp_path):
     said = stopped(tiny_job(tmp_path, reference=with_half_the_logits(tiny_model("gemma2"))), ModelError)
-    assert said.startswith("Gemma2ForCausalLM: its own forward gives other log-probs than our scoring")
+    assert said.startswith("Gemma2ForCausalLM: its own forward makes other logits of the same hidden states")
     assert not (tmp_path / "reference").exists()
 
 

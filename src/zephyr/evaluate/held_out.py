@@ -13,7 +13,8 @@ from torch import Tensor
 
 from zephyr.intervals import Estimate, bootstrap_mean, mean_within
 from zephyr.models.batch_scoring import device_of, score_table
-from zephyr.models.scorer import CausalLM, ForestScorer
+from zephyr.models.own_forward import NUM_COMPARED, proven_scorer
+from zephyr.models.scorer import CausalLM
 from zephyr.trees.forest import Ids, ScoredSequence, completion_scored
 
 
@@ -41,9 +42,12 @@ class PreferenceMetrics(NamedTuple):
 
 
 def answer_logps(model: CausalLM, pairs: Sequence[Pair], *, max_tokens: int) -> Tensor:
-    """(n, 2) float64 log-probs of chosen and rejected answers, at most `max_tokens` tokens at a time."""
-    scorer = ForestScorer(model)
+    """(n, 2) float64 log-probs of chosen and rejected answers, at most `max_tokens` tokens at a time.
+
+    Raises ModelError for a model that is not scored as it computes.
+    """
     rows = [[completion_scored(pair.prompt, answer) for answer in (pair.chosen, pair.rejected)] for pair in pairs]
+    scorer = proven_scorer(model, [sequence.ids for row in rows[:NUM_COMPARED] for sequence in row])
     return score_table(scorer, rows, max_tokens=max_tokens, device=device_of(scorer)).logps
 
 
@@ -85,11 +89,11 @@ class Perplexity(NamedTuple):
 def perplexity(model: CausalLM, sequences: Sequence[ScoredSequence], *, max_tokens: int) -> Perplexity:
     """The perplexity of the scored tokens of all sequences, at most `max_tokens` tokens at a time.
 
-    Raises ValueError where no token is scored.
+    Raises ValueError where no token is scored, ModelError for a model that is not scored as it computes.
     """
     if not sequences:
         raise ValueError("need at least one sequence")
-    scorer = ForestScorer(model)
+    scorer = proven_scorer(model, [sequence.ids for sequence in sequences[:NUM_COMPARED]])
     table = score_table(scorer, [[one] for one in sequences], max_tokens=max_tokens, device=device_of(scorer))
     num_tokens = int(table.num_tokens.sum())
     if num_tokens == 0:

@@ -7,8 +7,8 @@ attention, mask and head. The cost is two forward passes of at most a thousand t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import NamedTuple
 
 import numpy as np
@@ -20,17 +20,32 @@ from zephyr.errors import ModelError
 from zephyr.models.batch_scoring import device_of, frozen, reshard, runs_alone
 from zephyr.models.collectives import on_every_rank
 from zephyr.models.head import decoder_of, output_head, output_layer
-from zephyr.models.rounding import SIGMAS, Rounding
-from zephyr.models.scorer import ForestScorer
-from zephyr.trees.forest import Ids, ScoredSequence, build_forest
-from zephyr.trees.score import Head, edge_logps
+from zephyr.models.rounding import SIGMAS, Rounding, measured_rounding
+from zephyr.models.scorer import CausalLM, ForestScorer
+from zephyr.trees.forest import Ids, ScoredSequence, all_scored, build_forest
 
 COMPARED_TOKENS = 256
 NUM_COMPARED = 4
 # Logits that exist in float64 at a time.
 ROWS = 64
-# What a factor or a cap explains agrees with it this well, in any dtype.
-EXPLAINED = 0.03
+# Logits of the same hidden states agree this well, by their root mean square, or up to two roundings.
+LEAST_TOLERANCE = 1e-4
+REMEDY = "use another architecture, or report this with the versions that `zephyr env` prints"
+
+
+def proven_scorer(model: CausalLM, sequences: Sequence[Ids]) -> ForestScorer:
+    """A scorer of the model as it stands, proven on the beginnings of the sequences. Raises ModelError."""
+    scorer = ForestScorer(model)
+    prove(scorer, sequences)
+    return scorer
+
+
+def prove(scorer: ForestScorer, sequences: Sequence[Ids]) -> None:
+    """Check as ``check_own_forward`` does, within the rounding measured on the same tokens. Raises ModelError."""
+    probe = [all_scored(ids) for ids in _probe(sequences)]
+    if probe:
+        dtype = scorer.autocast or next(scorer.parameters()).dtype
+        check_own_forward(scorer, sequences, rounding=measured_rounding(scorer, probe, dtype=dtype))
 
 
 def check_own_forward(scorer: ForestScorer, sequences: Sequence[Ids], *, rounding: Rounding) -> None:
@@ -43,11 +58,12 @@ def check_own_forward(scorer: ForestScorer, sequences: Sequence[Ids], *, roundin
     if not probe:
         return
     ours, own = _scorer_logps(scorer, probe), torch.cat([_own_pass(scorer, ids).logps for ids in probe])
+    name = type(scorer.transformers_model).__name__
+    _check_head(scorer, probe[0][: ROWS + 1], name, rounding.dtype)
     # Ranks may round differently, and must look for the cause together.
     if not any(on_every_rank(lambda: _differ(ours, own, rounding))):
         return
-    cause = _probable_cause(scorer, probe, own, rounding)
-    name, off = type(scorer.transformers_model).__name__, _difference(ours, own)
+    cause, off = _probable_cause(scorer, probe, own, rounding), _difference(ours, own)
     # A NaN on either side is the worst of all.
     worst = int((ours - own).abs().nan_to_num(torch.inf).argmax())
     limits = _limits(rounding, len(own))
@@ -57,7 +73,7 @@ def check_own_forward(scorer: ForestScorer, sequences: Sequence[Ids], *, roundin
         f"forward and {float(ours[worst]):.6f} here; {len(own)} tokens differ by {off.spread:.1e} (root mean square) "
         f"and {off.mean:.1e} on average, where rounding explains {limits.spread:.0e} and {limits.mean:.0e}; "
         f"probably {cause}",
-        "use another architecture, or report this with the versions that `zephyr env` prints",
+        REMEDY,
     )
 
 
@@ -89,6 +105,14 @@ class _Pass(NamedTuple):
     logits: Tensor
 
 
+@contextmanager
+def _computing(scorer: ForestScorer) -> Iterator[None]:
+    """Inside, products are made in the scorer's dtype."""
+    kind = device_of(scorer).type
+    with torch.autocast(kind, dtype=scorer.autocast) if scorer.autocast is not None else nullcontext():
+        yield
+
+
 def _own_pass(scorer: ForestScorer, ids: Ids) -> _Pass:
     model, device = scorer.transformers_model, device_of(scorer)
     hidden, handed = torch.empty(0), torch.empty(0)
@@ -103,9 +127,8 @@ def _own_pass(scorer: ForestScorer, ids: Ids) -> _Pass:
 
     hooks = decoder_of(model).register_forward_hook(decoded), output_layer(model).register_forward_pre_hook(given)
     whole = torch.from_numpy(ids)[None].to(device)
-    computed = torch.autocast(device.type, dtype=scorer.autocast) if scorer.autocast is not None else nullcontext()
     try:
-        with runs_alone(scorer), scorer.as_published(), computed, torch.compiler.set_stance("force_eager"):
+        with runs_alone(scorer), scorer.as_published(), _computing(scorer), torch.compiler.set_stance("force_eager"):
             logits = scorer.causal_lm(input_ids=whole, use_cache=False).logits[0, :-1]
     finally:
         for hook in hooks:
@@ -149,13 +172,10 @@ def _differ(first: Tensor, second: Tensor, rounding: Rounding) -> bool:
 
 
 def _probable_cause(scorer: ForestScorer, probe: Sequence[Ids], own: Tensor, rounding: Rounding) -> str:
-    """What the difference comes from, in words; the forward passes are those of every rank."""
-    in_head = _cause_in_head(scorer, probe[0], rounding)
+    """What the difference comes from, in words, the head being right; the forward passes are those of every rank."""
     with frozen(scorer):
         evaluated = _scorer_logps(scorer, probe)
     in_noise = _cause_in_noise(scorer, probe[0], rounding)
-    if in_head is not None:
-        return in_head
     if not _differ(evaluated, own, rounding):
         return "it computes something else in train mode than in eval mode, such as experts drawn at random"
     return in_noise or "its layers attend, or count positions, in another way than prefix trees do"
@@ -174,39 +194,63 @@ def _cause_in_noise(scorer: ForestScorer, ids: Ids, rounding: Rounding) -> str |
     return f"a setting that is switched off as noise takes part in the computation: {names}"
 
 
-def _cause_in_head(scorer: ForestScorer, ids: Ids, rounding: Rounding) -> str | None:
-    """What the model's head does that the scorer does not, in words; None where the scorer reads it right."""
+def _check_head(scorer: ForestScorer, ids: Ids, name: str, dtype: torch.dtype) -> None:
+    """Check that the scorer makes the model's logits of the model's hidden states. Raises ModelError.
+
+    Log-probs in 16 bits are too coarse to show a weak soft cap or a few rows of padding; these logits are not.
+    """
     itself = _own_pass(scorer, ids)
-    if not itself.hidden.numel() or not itself.handed.numel():
-        return "a head that does not read what the decoder gives"
-    with runs_alone(scorer):
-        head = output_head(scorer.transformers_model)
-        handed = scorer.handed_over(itself.hidden)
-        targets = torch.from_numpy(ids[1:]).to(handed.device)
-        ours = edge_logps(handed, head, targets)[0].cpu().double()
-        if not _differ(ours, itself.logps, rounding):
-            return None
-        if handed.shape != itself.handed.shape or _factor(handed, itself.handed) is None:
-            return "a transform between its decoder and its output layer"
-        return _cause_in_logits(handed, head, itself.logits.float())
+    if not itself.hidden.numel():  # the decoder is not called as a whole: log-probs alone must tell
+        return
+    tolerance = max(2 * torch.finfo(dtype).eps, LEAST_TOLERANCE)
+    with runs_alone(scorer), _computing(scorer):
+        head, handed = output_head(scorer.transformers_model), scorer.handed_over(itself.hidden)
+        logits = head.scale * functional.linear(handed.to(head.weight.dtype), head.weight, head.bias).float()
+    logits = logits if head.softcap is None else head.softcap * (logits / head.softcap).tanh()
+    cause = _cause_in_logits(logits, itself.logits.float(), tolerance)
+    if cause is not None and itself.handed.numel() and not _is_multiple(handed, itself.handed, tolerance):
+        cause = "a transform between its decoder and its output layer"
+    if any(on_every_rank(lambda: cause is not None)):
+        shared = min(logits.shape[1], itself.logits.shape[1])
+        ours, own = (found[:, :shared].flatten().float() for found in (logits, itself.logits))
+        worst = int((ours - own).abs().nan_to_num(torch.inf).argmax())
+        raise ModelError(
+            name,
+            f"its own forward makes other logits of the same hidden states: one is {float(own[worst]):.6f} by {name}'s "
+            f"head and {float(ours[worst]):.6f} here; probably {cause}",
+            REMEDY,
+        )
 
 
-def _cause_in_logits(handed: Tensor, head: Head, logits: Tensor) -> str:
-    rows = head.weight.shape[0]
-    if logits.shape[1] != rows:
-        return f"an unpadded vocabulary: its head gives {logits.shape[1]} logits, its output layer {rows}"
-    ours = head.scale * functional.linear(handed.to(head.weight.dtype), head.weight, head.bias).to(logits.dtype)
-    factor = _factor(ours, logits)
+def _cause_in_logits(ours: Tensor, own: Tensor, tolerance: float) -> str | None:
+    """What makes the model's logits (n, V) others than ours, in words; None where they are the same."""
+    if own.shape != ours.shape:
+        return f"an unpadded vocabulary: its head gives {own.shape[1]} logits, its output layer {ours.shape[1]}"
+    if not _off(ours, own, tolerance):
+        return None
+    largest, expected = float(own.abs().max()), float(ours.abs().max())
+    small = ours.abs() <= ours.abs().median()
+    of_small = float((ours[small] * own[small]).sum() / ours[small].square().sum())
+    if abs(1 - of_small) < (1 - largest / expected) / 2:
+        return f"a soft cap of its logits, the largest of which is {largest:.4g}, not {expected:.4g}"
+    factor = _factor(ours, own, tolerance)
     if factor is not None:
         return f"a head multiplier: its logits are {factor:.3g} times those we read from its configuration"
-    if bool((logits.abs() <= ours.abs() + EXPLAINED * ours.abs().max()).all()):
-        return f"a soft cap of its logits, the largest of which is {float(logits.abs().max()):.4g}"
     return "a head that does something else than its configuration says"
 
 
-def _factor(first: Tensor, second: Tensor) -> float | None:
-    """The number by which ``second`` is ``first``, both of any shape; None where there is none."""
+def _off(first: Tensor, second: Tensor, tolerance: float) -> bool:
+    """Whether ``second`` is not ``first``, of one shape, up to a share of its root mean square."""
+    difference = (second.double() - first.double()).square().mean().sqrt()
+    return not difference <= tolerance * second.double().square().mean().sqrt()
+
+
+def _is_multiple(first: Tensor, second: Tensor, tolerance: float) -> bool:
+    return first.shape == second.shape and _factor(first, second, tolerance) is not None
+
+
+def _factor(first: Tensor, second: Tensor, tolerance: float) -> float | None:
+    """The number by which ``second`` is ``first``, of one shape; None where there is none."""
     first, second = first.double(), second.double()
     factor = float((first * second).sum() / first.square().sum())
-    off = (second - factor * first).square().mean().sqrt()
-    return factor if off <= EXPLAINED * second.square().mean().sqrt() else None
+    return None if _off(factor * first, second, tolerance) else factor

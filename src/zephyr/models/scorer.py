@@ -88,7 +88,8 @@ class ForestScorer(nn.Module):
         self._longest = _longest_sequence(model)
         self._jittering = [module for module in causal_lm.modules() if _is_jittering(module)]
         self.noise = _switch_noise_off(causal_lm)
-        self.train(self.training)
+        for module in self._jittering:
+            module.training = False
         if self.shares_prefixes:
             model.set_attn_implementation(IMPLEMENTATION)
         else:

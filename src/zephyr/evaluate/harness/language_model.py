@@ -28,6 +28,7 @@ from zephyr.evaluate.harness.generated import GenerationRequest, generated_texts
 from zephyr.evaluate.harness.tasks import LmEvalRequest
 from zephyr.models.continuations import Continuation, plan_batches, score_continuations
 from zephyr.models.loading import Loaded, load
+from zephyr.models.own_forward import NUM_COMPARED, prove
 from zephyr.models.scorer import ForestScorer
 from zephyr.models.source import Source
 from zephyr.progress import show_progress
@@ -84,6 +85,7 @@ class ForestLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
         self.seed = seed
         self.scorer = ForestScorer(self.model)
         self.num_thinking: Counter[str] = Counter()  # answers by task that thinking was split off
+        self._is_proven = False
         self.max_length = longest_sequence(pretrained)
         self._prefix_text = str(self.tokenizer.decode(self.prefix_token_id))
         # The choices of a question come one after the other, each with the context again.
@@ -151,13 +153,19 @@ class ForestLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
         return answers
 
     def _loglikelihood_tokens(self, requests: Sequence[TokenRequest], **_others: object) -> list[tuple[float, bool]]:
-        """The sum of each continuation's log-probs, and whether it is what greedy decoding gives."""
+        """The sum of each continuation's log-probs, and whether it is what greedy decoding gives.
+
+        Raises ModelError for a model that is not scored as it computes.
+        """
         continuations = [self._continuation(context, scored) for _, context, scored in requests]
         keys = [self.finished.key("loglikelihood", one.ids.tolist(), one.num_scored) for one in continuations]
         answers = self.finished.known(keys)
         first_of = {key: index for index, key in reversed(list(enumerate(keys))) if key not in answers}
         waiting = sorted(first_of.values())
         left = [continuations[index] for index in waiting]
+        if left and not self._is_proven:
+            prove(self.scorer, [one.ids for one in left[:NUM_COMPARED]])
+            self._is_proven = True
         batches = plan_batches(left, max_tokens=self.max_tokens or tokens_together(left, self.model.device.type))
         with show_progress("log-likelihoods", len(waiting)) as display:
             done = 0
