@@ -30,17 +30,17 @@ NUM_COMPARED = 4
 ROWS = 64
 # Logits of the same hidden states agree this well, by their root mean square, or up to two roundings.
 LEAST_TOLERANCE = 1e-4
-REMEDY = "use another architecture, or report this with the versions that `zephyr env` prints"
+_REMEDY = "use another architecture, or report this with the versions that `zephyr env` prints"
 
 
 def proven_scorer(model: CausalLM, sequences: Sequence[Ids]) -> ForestScorer:
     """A scorer of the model as it stands, proven on the beginnings of the sequences. Raises ModelError."""
     scorer = ForestScorer(model)
-    prove(scorer, sequences)
+    check_scorer(scorer, sequences)
     return scorer
 
 
-def prove(scorer: ForestScorer, sequences: Sequence[Ids]) -> None:
+def check_scorer(scorer: ForestScorer, sequences: Sequence[Ids]) -> None:
     """Check as ``check_own_forward`` does, within the rounding measured on the same tokens. Raises ModelError."""
     probe = [all_scored(ids) for ids in _probe(sequences)]
     if probe:
@@ -73,7 +73,7 @@ def check_own_forward(scorer: ForestScorer, sequences: Sequence[Ids], *, roundin
         f"forward and {float(ours[worst]):.6f} here; {len(own)} tokens differ by {off.spread:.1e} (root mean square) "
         f"and {off.mean:.1e} on average, where rounding explains {limits.spread:.0e} and {limits.mean:.0e}; "
         f"probably {cause}",
-        REMEDY,
+        _REMEDY,
     )
 
 
@@ -218,7 +218,7 @@ def _check_head(scorer: ForestScorer, ids: Ids, name: str, dtype: torch.dtype) -
             name,
             f"its own forward makes other logits of the same hidden states: one is {float(own[worst]):.6f} by {name}'s "
             f"head and {float(ours[worst]):.6f} here; probably {cause}",
-            REMEDY,
+            _REMEDY,
         )
 
 

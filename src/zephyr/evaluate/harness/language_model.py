@@ -28,7 +28,7 @@ from zephyr.evaluate.harness.generated import GenerationRequest, generated_texts
 from zephyr.evaluate.harness.tasks import LmEvalRequest
 from zephyr.models.continuations import Continuation, plan_batches, score_continuations
 from zephyr.models.loading import Loaded, load
-from zephyr.models.own_forward import NUM_COMPARED, prove
+from zephyr.models.own_forward import NUM_COMPARED, check_scorer
 from zephyr.models.scorer import ForestScorer
 from zephyr.models.source import Source
 from zephyr.progress import show_progress
@@ -164,7 +164,7 @@ class ForestLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
         waiting = sorted(first_of.values())
         left = [continuations[index] for index in waiting]
         if left and not self._is_proven:
-            prove(self.scorer, [one.ids for one in left[:NUM_COMPARED]])
+            check_scorer(self.scorer, [one.ids for one in left[:NUM_COMPARED]])
             self._is_proven = True
         batches = plan_batches(left, max_tokens=self.max_tokens or tokens_together(left, self.model.device.type))
         with show_progress("log-likelihoods", len(waiting)) as display:
