@@ -109,8 +109,8 @@ def answer_instructions(
     texts = {
         one.text: None if reasons[one.text] else replies[str(number)].text for number, one in enumerate(instructions)
     }
-    num_thinking = sum(bool(reply.reasoning) for reply in replies.values())
-    return InstructionAnswers(texts, reasons, thinking_note("model", num_thinking, len(replies)))
+    notes = thinking_note("model", [reply.reasoning for reply in replies.values()])
+    return InstructionAnswers(texts, reasons, notes)
 
 
 def matches_of(instructions: Sequence[Instruction], answers: InstructionAnswers) -> list[Match]:
@@ -317,11 +317,11 @@ def _answers_of_file(
     outputs = read_outputs(file)
     notes = check_answers_match(file, list(outputs), {one.text for one in all_instructions}, "instructions")
     given = {one.text: outputs[one.text] for one in instructions if one.text in outputs}
-    num_thinking = sum(bool(one.reasoning) for one in given.values() if one is not None)
+    thought = thinking_note("model", [one.reasoning if one else "" for one in given.values()])
     return InstructionAnswers(
         {text: None if one is None else one.answer for text, one in given.items()},
         {text: f"{NO_ANSWER}: it is null" for text, one in given.items() if one is None},
-        (*notes, *thinking_note("model", num_thinking, len(given))),
+        (*notes, *thought),
     )
 
 

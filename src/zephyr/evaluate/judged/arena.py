@@ -151,8 +151,7 @@ def missing_causes(played: Sequence[Played]) -> dict[str, int]:
 
 def judge_notes(played: Sequence[Played]) -> tuple[str, ...]:
     """A note on the judge's thinking, if it thought."""
-    games = [game for one in played for game in one.games if game.reply]
-    return thinking_note("judge", sum(bool(game.reasoning) for game in games), len(games))
+    return thinking_note("judge", [game.reasoning for one in played for game in one.games if game.reply])
 
 
 def arena_scores(played: Sequence[Played], *, seed: int = 0) -> ArenaScores:
@@ -368,8 +367,7 @@ def _answers(
         asked = [prompt.messages[-1].content for prompt in prompts]
         notes = check_answers_match(source, list(outputs), set(asked), "prompts")
         given = [outputs.get(text) for text in asked]
-        num_thinking = sum(bool(one.reasoning) for one in given if one is not None)
-        notes += thinking_note(name, num_thinking, len(given))
+        notes += thinking_note(name, [one.reasoning if one else "" for one in given])
         return _Answers([None if one is None else one.answer for one in given], {}, file_hash(source), notes)
     model = bench.open(source, "writes", ledger, where=name)
     requests = [
@@ -388,8 +386,7 @@ def _answers(
         replies = replies_to(model.teacher, requests, batches)
     reasons = {request.key: why_no_answer(replies[request.key]) for request in requests}
     texts = [None if reasons[request.key] else replies[request.key].text for request in requests]
-    num_thinking = sum(bool(reply.reasoning) for reply in replies.values())
-    return _Answers(texts, reasons, model.identity, thinking_note(name, num_thinking, len(replies)))
+    return _Answers(texts, reasons, model.identity, thinking_note(name, [one.reasoning for one in replies.values()]))
 
 
 def _reason(contestants: Sequence[Contestant], reasons: Sequence[Mapping[str, str]], key: str) -> str:

@@ -185,11 +185,12 @@ def check_answers_match(path: Path, given: Sequence[object], known: Container[ob
     return (f"{path.name}: {said}",)
 
 
-def thinking_note(whose: str, num_thinking: int, num_replies: int) -> tuple[str, ...]:
-    """A note that so many replies began with thinking; none where none did."""
-    if not num_thinking:
-        return ()
-    return (f"{num_thinking:,} of {num_replies:,} replies of the {whose} began with thinking, which is not scored",)
+def thinking_note(whose: str, thoughts: Sequence[str]) -> tuple[str, ...]:
+    """A note on how many of the replies began with thinking, by what was thought before each; none where none did."""
+    count = sum(map(bool, thoughts))
+    return (f"{count:,} of {len(thoughts):,} replies of the {whose} began with thinking, which is not scored",) * (
+        count > 0
+    )
 
 
 def is_whole_reply(reply: ChatReply, max_tokens: int) -> bool:

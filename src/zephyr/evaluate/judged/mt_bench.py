@@ -71,8 +71,7 @@ class TurnRating(NamedTuple):
 
 
 def _judge_notes(ratings: Sequence[TurnRating]) -> tuple[str, ...]:
-    replies = [one for one in ratings if one.reply]
-    return thinking_note("judge", sum(bool(one.reasoning) for one in replies), len(replies))
+    return thinking_note("judge", [one.reasoning for one in ratings if one.reply])
 
 
 class MtBenchScores(NamedTuple):
@@ -103,7 +102,7 @@ def answer_questions(
     """
     answers: dict[int, tuple[str | None, ...]] = {question.number: () for question in questions}
     reasons: dict[str, str] = {}
-    num_thinking = num_replies = 0
+    thoughts: list[str] = []
     for turn in range(max((len(question.turns) for question in questions), default=0)):
         sent = {str(one.number): one for one in questions if turn < len(one.turns) and None not in answers[one.number]}
         requests = [
@@ -119,8 +118,7 @@ def answer_questions(
             for key, question in sent.items()
         ]
         replies = replies_to(model, requests, batches)
-        num_thinking += sum(bool(reply.reasoning) for reply in replies.values())
-        num_replies += len(replies)
+        thoughts += [reply.reasoning for reply in replies.values()]
         for question in questions:
             if turn < len(question.turns):
                 reply, key = replies.get(str(question.number)), f"{question.number}/{turn + 1}"
@@ -129,7 +127,7 @@ def answer_questions(
                 answers[question.number] += (reply.text.strip() if reply and not reason else None,)
                 if reason:
                     reasons[key] = reason
-    return Answered(answers, reasons, thinking_note("model", num_thinking, num_replies))
+    return Answered(answers, reasons, thinking_note("model", thoughts))
 
 
 def rate_answers(
@@ -254,8 +252,7 @@ def _answers_of_file(file: Path, questions: MtBench) -> Answered:
     spoken = {
         number: [None if turn is None else split_thinking(turn) for turn in turns] for number, turns in given.items()
     }
-    num_thinking = sum(one is not None and bool(one.reasoning) for turns in spoken.values() for one in turns)
-    notes += thinking_note("model", num_thinking, sum(map(len, given.values())))
+    notes += thinking_note("model", [one.reasoning if one else "" for turns in spoken.values() for one in turns])
     turns = {number: tuple(None if one is None else one.answer for one in said) for number, said in spoken.items()}
     return Answered({number: said for number, said in turns.items() if number in questions.all_numbers}, {}, notes)
 

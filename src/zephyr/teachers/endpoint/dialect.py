@@ -55,12 +55,10 @@ class Dialect:
         if not trouble.reason.startswith(_STATUSES):
             return False
         refused = _refused_field(trouble.reason, body)
+        if refused in self.section.left_out:  # by an earlier refusal, while this request was on its way
+            return True
         if refused in _OTHER_FIELD:
-            if refused in self._fixed:
-                return False
-            other = _OTHER_FIELD[refused]
-            self._fixed |= {refused, other}
-            return self._change({"max_tokens_field": other}, f"{refused} is refused, {other} is sent")
+            return self._renames(refused)
         if refused:
             left_out = [*self.section.left_out, refused]
             return self._change({"left_out": left_out}, f"{refused} is refused, and not sent")
@@ -68,6 +66,14 @@ class Dialect:
             self.wants_schema = False
             return True
         return False
+
+    def _renames(self, refused: str) -> bool:
+        """Whether the field of the maximum length has another name that was not refused too; it is sent from now on."""
+        if refused == self.section.max_tokens_field and refused not in self._fixed:
+            other = _OTHER_FIELD[refused]
+            self._fixed |= {refused, other}
+            self._change({"max_tokens_field": other}, f"{refused} is refused, {other} is sent")
+        return refused != self.section.max_tokens_field
 
     def _change(self, fields: dict[str, object], what: str) -> bool:
         ((name, value),) = fields.items()

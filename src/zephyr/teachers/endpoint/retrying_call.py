@@ -241,11 +241,10 @@ class Caller:
         slot = await limits.slots.acquire(first=number > 1)
         began = time.monotonic()
         is_overload: bool | None = None
-        body = body_of(request, limits.dialect.section)
-        question = limits.dialect.question_of(request)
-        if question is not None:
-            body = with_schema(body, question)
         try:
+            question, body = limits.dialect.question_of(request), body_of(request, limits.dialect.section)
+            if question is not None:
+                body = with_schema(body, question)
             got = await self._client.ask(body)
             trouble = got if isinstance(got, Trouble) else None
             is_overload = trouble.is_overload or None if trouble else False
