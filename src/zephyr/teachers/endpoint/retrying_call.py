@@ -26,6 +26,8 @@ _FIRST_CONCURRENCY = 8
 _BURST_SECONDS = 1.0
 # How long a call waits for a rate limit, whatever its number of tries.
 _PATIENCE_SECONDS = 180.0
+# How long all other calls wait for the first answer of a server.
+_FIRST_ANSWER_SECONDS = 20.0
 # A server that has answered none of so many tries will answer no other.
 _TRIES_IN_VAIN = 8
 
@@ -181,14 +183,27 @@ class Caller:
         known = self._books.answered(request)
         if known is not None:
             return known
-        if not self._limits.known.has_answered:
-            # One call goes ahead, so that what fails for all of them is asked once.
-            async with self._first_call:
-                if self._end is not None:
-                    raise self._end
-                if not self._limits.known.has_answered:
-                    return await self._called(request)
+        if self._limits.known.has_answered or not await self._goes_first():
+            return await self._called(request)
+        try:
+            if self._end is not None:
+                raise self._end
+            if not self._limits.known.has_answered:
+                return await self._called(request)
+        finally:
+            self._first_call.release()
         return await self._called(request)
+
+    async def _goes_first(self) -> bool:
+        """Whether the call goes ahead of all others, so that what fails for all of them is asked once.
+
+        False where the one before takes too long to be waited for.
+        """
+        try:
+            async with asyncio.timeout(_FIRST_ANSWER_SECONDS):
+                return await self._first_call.acquire()
+        except TimeoutError:
+            return False
 
     async def _called(self, request: ChatRequest) -> ChatReply:
         most = most_spend(request, self._prices)
