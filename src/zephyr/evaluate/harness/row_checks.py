@@ -95,12 +95,12 @@ def check_winogrande(fields: Mapping[str, Json], where: str) -> None:
     """Check a row of Winogrande. Raises DataError."""
     if fields.get("answer") not in ("1", "2"):
         raise _fault(where, f"its answer must be '1' or '2', got {brief(fields.get('answer'))}")
-    check_texts(fields, ("sentence", "option1", "option2"), where)
+    require_texts(fields, ("sentence", "option1", "option2"), where)
     if "_" not in str(fields["sentence"]):
         raise _fault(where, f"its sentence has no gap '_', got {brief(fields['sentence'])}")
 
 
-def check_texts(fields: Mapping[str, Json], names: Collection[str], where: str) -> None:
+def require_texts(fields: Mapping[str, Json], names: Collection[str], where: str) -> None:
     """Check that these fields are texts with something in them. Raises DataError."""
     for name in names:
         if not _is_text(fields.get(name)):
@@ -109,14 +109,14 @@ def check_texts(fields: Mapping[str, Json], names: Collection[str], where: str) 
 
 def check_gsm8k(fields: Mapping[str, Json], where: str) -> None:
     """Check a row of GSM8K, whose answer ends in its number. Raises DataError."""
-    check_texts(fields, ("question", "answer"), where)
+    require_texts(fields, ("question", "answer"), where)
     if not str(fields["answer"]).rpartition("#### ")[1]:
         raise _fault(where, f"its answer must end in '#### ' and the number, got {brief(fields['answer'])}")
 
 
 def check_ifeval(fields: Mapping[str, Json], where: str) -> None:
     """Check a row of IFEval: its prompt, its instructions, and the options of each. Raises DataError."""
-    check_texts(fields, ("prompt",), where)
+    require_texts(fields, ("prompt",), where)
     names, options = fields.get("instruction_id_list"), fields.get("kwargs")
     if not isinstance(names, list) or not names:
         raise _fault(where, f"its instruction_id_list must be a list of instructions, got {brief(names)}")
