@@ -11,7 +11,10 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from zephyr.recipe.section import FREE, Section
 
-SchedulerName = Literal["linear", "cosine", "cosine_with_min_lr", "inverse_sqrt", "constant_with_warmup", "constant"]
+SchedulerName = Literal[
+    "linear", "cosine", "cosine_with_restarts", "cosine_with_min_lr", "cosine_warmup_with_min_lr", "polynomial",
+    "inverse_sqrt", "warmup_stable_decay", "constant_with_warmup", "constant",
+]  # fmt: skip
 OptimizerName = Literal["adamw_torch", "adamw_8bit", "rmsprop"]
 TrackerName = Literal["jsonl", "tensorboard", "trackio", "wandb"]
 Precision = Literal["float64", "float32", "bf16", "pure_bf16"]
@@ -49,7 +52,12 @@ class TrainSection(Section):
     warmup_ratio: float = Field(0.0, ge=0, le=1, description="share of the steps used for warm-up")
     warmup_steps: int | None = Field(None, ge=0, description="warm-up steps, instead of warmup_ratio")
     min_lr_ratio: float = Field(
-        0.1, ge=0, le=1, description="final learning rate of cosine_with_min_lr, as a share of the peak"
+        0.1, ge=0, le=1, description="final learning rate of the schedules with min_lr, as a share of the peak"
+    )
+    num_cycles: int = Field(1, ge=1, description="cosines of cosine_with_restarts")
+    power: float = Field(1.0, gt=0, description="exponent of polynomial, which ends at 1e-7")
+    num_decay_steps: int | None = Field(
+        None, ge=1, description="last steps, in which warmup_stable_decay falls to 0; null: a tenth of all"
     )
     optim: OptimizerName = Field("adamw_torch", description="optimizer; adamw_8bit keeps Adam's moments in a byte each")
     adam_beta1: float = Field(0.9, ge=0, lt=1, description="Adam's first beta")

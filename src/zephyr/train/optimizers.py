@@ -17,6 +17,8 @@ from zephyr.train.compact_adamw import CompactAdamW
 
 # The time scale inverse_sqrt falls back on without a warm-up.
 INVERSE_SQRT_TIMESCALE = 10_000
+# Where transformers' polynomial ends, whatever the peak.
+POLYNOMIAL_END = 1e-7
 
 # Of a group of parameters: its learning rate as a multiple of the others'.
 LR_RATIO = "lr_ratio"
@@ -81,10 +83,12 @@ OPTIMIZER_BUILDERS: dict[OptimizerName, Build] = {
 def learning_rate_at(step: int, train: TrainSection, steps: Steps) -> float:
     """The learning rate at a 0-based step: the warm-up rises linearly from 0, then the schedule takes over.
 
-    It equals transformers' schedules of the same names, including that the first step of a warm-up has rate 0.
+    It equals transformers' schedules of the same names, including that the first step of a warm-up has rate 0, except
+    in cosine_warmup_with_min_lr.
     """
     if step < steps.warmup_steps:
-        return train.learning_rate * (step / steps.warmup_steps)
+        done = step + (train.lr_scheduler_type == "cosine_warmup_with_min_lr")
+        return train.learning_rate * (done / steps.warmup_steps)
     return train.learning_rate * SCHEDULES[train.lr_scheduler_type](step, train, steps)
 
 
@@ -104,6 +108,36 @@ def cosine(step: int, _train: TrainSection, steps: Steps) -> float:
     Source: SGDR without restarts, arXiv 1608.03983.
     """
     return 0.5 * (1 + math.cos(math.pi * _progress(step, steps)))
+
+
+def cosine_with_restarts(step: int, train: TrainSection, steps: Steps) -> float:
+    """``num_cycles`` times half a cosine down to 0.
+
+    Source: SGDR, arXiv 1608.03983.
+    """
+    progress = _progress(step, steps)
+    return 0.5 * (1 + math.cos(math.pi * (train.num_cycles * progress % 1))) if progress < 1 else 0.0
+
+
+def polynomial(step: int, train: TrainSection, steps: Steps) -> float:
+    """A power of the line down to a rate of 1e-7."""
+    end = POLYNOMIAL_END / train.learning_rate
+    return (1 - end) * (1 - _progress(step, steps)) ** train.power + end
+
+
+def warmup_stable_decay(step: int, train: TrainSection, steps: Steps) -> float:
+    """The peak, and in the last ``num_decay_steps`` half a cosine down to 0.
+
+    Source: MiniCPM, arXiv 2404.06395.
+    """
+    decay = train.num_decay_steps or max(1, steps.num_steps // 10)
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, max(0, step - (steps.num_steps - decay)) / decay)))
+
+
+def cosine_warmup_with_min_lr(step: int, train: TrainSection, steps: Steps) -> float:
+    """Half a cosine down to ``min_lr_ratio``, a step ahead."""
+    progress = (step + 1 - steps.warmup_steps) / max(1, steps.num_steps - steps.warmup_steps)
+    return 0.5 * (1 + math.cos(math.pi * progress)) * (1 - train.min_lr_ratio) + train.min_lr_ratio
 
 
 def cosine_with_min_lr(step: int, train: TrainSection, steps: Steps) -> float:
@@ -128,8 +162,12 @@ def constant(_step: int, _train: TrainSection, _steps: Steps) -> float:
 SCHEDULES: dict[SchedulerName, Callable[[int, TrainSection, Steps], float]] = {
     "linear": linear,
     "cosine": cosine,
+    "cosine_with_restarts": cosine_with_restarts,
     "cosine_with_min_lr": cosine_with_min_lr,
+    "cosine_warmup_with_min_lr": cosine_warmup_with_min_lr,
+    "polynomial": polynomial,
     "inverse_sqrt": inverse_sqrt,
+    "warmup_stable_decay": warmup_stable_decay,
     "constant_with_warmup": constant,
     "constant": constant,
 }
