@@ -263,3 +263,23 @@ def test_a_file_with_both_kinds_of_keys_is_no_handbook(tmp_path):
     path.write_text("model_name_or_path: x\nmodel: {kind: pretrained, name_or_path: x}\nname: x\n")
     with pytest.raises(RecipeError, match="model_name_or_path: there is no such key"):
         read_recipe(str(path))
+
+
+@pytest.mark.parametrize(
+    ("schedule", "given", "expected", "left_out"),
+    [
+        ("cosine_with_min_lr", "{min_lr_rate: 0.2}", {"min_lr_ratio": 0.2}, []),
+        ("cosine_with_restarts", "{num_cycles: 3}", {"num_cycles": 3}, []),
+        ("warmup_stable_decay", "{num_decay_steps: 50, decay_type: linear}", {"num_decay_steps": 50}, ["decay_type"]),
+        ("polynomial", "{power: 2.0, lr_end: 1.0e-6}", {"power": 2.0}, ["lr_end"]),
+    ],
+)
+def test_what_a_schedule_is_told_is_kept_or_named(tmp_path, schedule, given, expected, left_out):
+    path = tmp_path / "dpo.yaml"
+    lines = f"lr_scheduler_type: {schedule}\nlr_scheduler_kwargs: {given}"
+    path.write_text(re.sub("lr_scheduler_type: .*", lines, (FOLDER / "dpo_full_2024.yaml").read_text()))
+    loaded = read_recipe(str(path))
+    train = loaded.recipe.align.train
+    assert {name: getattr(train, name) for name in expected} == expected
+    told = [note for note in loaded.notes if note.startswith("lr_scheduler_kwargs.")]
+    assert told == [f"lr_scheduler_kwargs.{key} is left out: the schedule here has no such setting" for key in left_out]

@@ -122,7 +122,7 @@ def cosine_with_restarts(step: int, train: TrainSection, steps: Steps) -> float:
 def polynomial(step: int, train: TrainSection, steps: Steps) -> float:
     """A power of the line down to a rate of 1e-7."""
     end = POLYNOMIAL_END / train.learning_rate
-    return (1 - end) * (1 - _progress(step, steps)) ** train.power + end
+    return (1 - end) * math.pow(1 - _progress(step, steps), train.power) + end
 
 
 def warmup_stable_decay(step: int, train: TrainSection, steps: Steps) -> float:

@@ -120,6 +120,14 @@ LEFT_OUT = {
 
 OLD_KEYS = {*TRAIN_KEYS, *OBJECTIVE_KEYS, *LORA_KEYS, *WORKED_OUT, *LEFT_OUT}
 
+# What transformers' schedules are told in lr_scheduler_kwargs, and ours too.
+SCHEDULE_KEYS = {
+    "cosine_with_min_lr": ("min_lr_rate",),
+    "cosine_warmup_with_min_lr": ("min_lr_rate",),
+    "cosine_with_restarts": ("num_cycles",),
+    "polynomial": ("power",),
+    "warmup_stable_decay": ("num_decay_steps",),
+}
 OPTIMIZERS = {
     "adamw_torch": "adamw_torch",
     "adamw_torch_fused": "adamw_torch",

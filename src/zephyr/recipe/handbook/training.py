@@ -30,9 +30,12 @@ def translate_training(work: Translation) -> None:
         work.leave("max_steps", "-1 is no limit")
     else:
         work.put(".train.max_steps", work.old["max_steps"], "max_steps")
-    schedule = work.get("lr_scheduler_kwargs")
-    if isinstance(schedule, dict) and "min_lr_rate" in schedule:
-        work.put(".train.min_lr_ratio", schedule["min_lr_rate"], "lr_scheduler_kwargs")
+    given = work.get("lr_scheduler_kwargs")
+    for key, value in given.items() if isinstance(given, dict) else ():
+        if key in known.SCHEDULE_KEYS.get(str(work.get("lr_scheduler_type")), ()):
+            work.put(f".train.{'min_lr_ratio' if key == 'min_lr_rate' else key}", value, "lr_scheduler_kwargs")
+        else:
+            work.notes.append(f"lr_scheduler_kwargs.{key} is left out: the schedule here has no such setting")
     brain, half = work.old.get("bf16") is True, work.old.get("fp16") is True
     work.put(".train.precision", "bf16" if brain or half else "float32", "fp16" if half and not brain else "bf16")
     work.leave("fp16", "float16 is not trained in, bfloat16 is")
