@@ -32,6 +32,7 @@ def test_tokens_stand_at_their_ids_and_rows_without_one_are_unused():
     assert not read_vocabulary(learnt(bos=False), 300, "here").adds_bos
 
 
+@pytest.mark.slow
 def test_sentencepiece_is_scored_in_the_order_of_its_merges():
     vocabulary = read_vocabulary(mistral_tokenizer.new(), 32000, "here")
     assert (vocabulary.model, vocabulary.pre, vocabulary.merges) == ("llama", "default", ())

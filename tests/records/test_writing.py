@@ -88,7 +88,7 @@ ANSWERS = st.builds(
 )
 RECORDS = st.one_of(
     st.tuples(st.just("text"), st.builds(Text, st.just(""), FILLED, SOURCES)),
-    st.tuples(st.just("chat"), st.builds(Chat, st.just(""), dialogues("assistant"), SOURCES, st.just(""))),
+    st.tuples(st.just("chat"), st.builds(Chat, st.just(""), dialogues("assistant"), SOURCES, INPUTS)),
     st.tuples(st.just("chat"), st.builds(Chat, st.just(""), tool_dialogues("assistant"), SOURCES, INPUTS)),
     st.tuples(st.just("preference"), tool_preferences()),
     st.tuples(st.just("prompt"), st.builds(Prompt, st.just(""), dialogues("user"), SOURCES, KNOWN)),

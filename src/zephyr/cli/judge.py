@@ -137,9 +137,8 @@ def rate(  # noqa: PLR0913 - typer makes an option of every parameter
     _check_options(ray_and_ledger=bool(ray_workers and ledger), dry_run_and_models=bool(dry_run and models))
     source = source_of(file, shape=shape, columns=columns, where=where, ignore=ignore, bad_rows=bad_rows)
     rows, unused = (open_prompts if models else open_answers)(source, offline=offline)
-    rater, *pool = (
-        parse_teacher(name, api_key_env=api_key_env, concurrency=concurrency) for name in [judge, *(models or ())]
-    )
+    names = [judge, *(models or ())]
+    rater, *pool = (parse_teacher(name, api_key_env=api_key_env, concurrency=concurrency) for name in names)
     judging = JudgingSection(aspects=parse_aspects(aspects), num_tries=tries, max_new_tokens=max_reply_tokens)
     candidates = _candidates(pool, num_answers, temperature, max_new_tokens, principles)
     chunk = CHUNK if ray_workers else prompts_together(CHUNK, [rater, *pool])
@@ -169,7 +168,7 @@ def _check_rated(accounts: Mapping[str, object]) -> None:
         reasons = failed_tries(calls, 1)
     why = reasons[0].error if reasons else "its replies hold no ratings; the calls file has the reason of each"
     what = f"rated nothing in {accounts['questions']} questions: {why}"
-    raise TeacherError("--judge", what, "mend that, and run again")
+    raise TeacherError("--judge", what, "fix that, and run again")
 
 
 def _candidates(

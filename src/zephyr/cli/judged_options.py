@@ -45,7 +45,7 @@ def check_scored(result: "Result", out: Path) -> None:
     if result.items and all(item.value is None for item in result.items):
         causes = result.scores.get("missing_causes")
         why = ", ".join(f"{count} x {cause}" for cause, count in causes.items()) if isinstance(causes, dict) else ""
-        remedy = "its judgments.jsonl has the reason of each; mend that, and run again to continue"
+        remedy = "its judgments.jsonl has the reason of each; fix that, and run again to continue"
         raise DataError(str(out), f"nothing could be scored ({why})", remedy)
 
 

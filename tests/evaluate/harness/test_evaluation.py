@@ -52,7 +52,7 @@ def plain(folder: Path) -> dict[str, TaskScores]:
     return scores(folder, Prompting())
 
 
-@pytest.mark.parametrize("chat", [False, True])
+@pytest.mark.parametrize("chat", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_scores_are_those_of_lm_evals_own_run(folder: Path, chat: bool, plain: dict[str, TaskScores]) -> None:
     import lm_eval
     from lm_eval.models.huggingface import HFLM
