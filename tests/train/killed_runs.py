@@ -13,6 +13,8 @@ import signal
 import sys
 import time
 import traceback
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -72,10 +74,15 @@ def finish(folder: Path, num_epochs: int) -> float:
     return time.monotonic() - began
 
 
-def kill_after(folder: Path, num_epochs: int, seconds: float) -> bool:
-    """Whether a child was still at work when it was killed."""
+def kill_when(folder: Path, num_epochs: int, is_time: Callable[[], bool]) -> bool:
+    """Whether a child was still at work when it was time to kill it."""
     child = start(folder, num_epochs)
-    time.sleep(seconds)
+    while not is_time():
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            assert status == 0, (folder / "stderr.txt").read_text()[-3000:]
+            return False
+        time.sleep(0.0005)
     os.kill(child, signal.SIGKILL)
     _, status = os.waitpid(child, 0)
     assert status in (0, signal.SIGKILL), (folder / "stderr.txt").read_text()[-3000:]
@@ -119,8 +126,16 @@ def terminate(folder: Path, num_epochs: int, num_ends: int) -> None:
     print(json.dumps({"saved": saved}))
 
 
+def _is_past(moment: float) -> bool:
+    return time.monotonic() >= moment
+
+
+def _is_saving(folder: Path, before: set[str]) -> bool:
+    return bool(half_saved(folder) - before)
+
+
 def kill(folder: Path, num_epochs: int, num_kills: int) -> None:
-    """Kill runs, also within a save."""
+    """Kill runs at random moments, and then at the sight of a half-written checkpoint until one save was hit."""
     took = finish(folder / "straight", num_epochs)
     moments = random.Random(0)
     kills = within_a_save = num_runs = 0
@@ -129,8 +144,9 @@ def kill(folder: Path, num_epochs: int, num_kills: int) -> None:
             break
         here = folder / f"killed-{num_runs}"
         # On average a life does a tenth of the work, so a run of many lives is killed at every stage of it.
-        before = half_saved(here)
-        if not kill_after(here, num_epochs, moments.uniform(0.0, 0.25 * took)):
+        before, moment = half_saved(here), time.monotonic() + moments.uniform(0.0, 0.25 * took)
+        is_time = partial(_is_past, moment) if kills < num_kills else partial(_is_saving, here, before)
+        if not kill_when(here, num_epochs, is_time):
             num_runs += 1  # it was done: the next kills hit another run
             continue
         kills += 1
