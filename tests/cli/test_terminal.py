@@ -26,7 +26,7 @@ def escaping(monkeypatch):
 
 
 def test_log_records_warnings_and_tracebacks_are_escaped(escaping, capsys):
-    log = logging.getLogger("some.library")
+    log = logging.getLogger("somebody.else")
     handler = logging.StreamHandler()
     log.addHandler(handler)
     error = ValueError(HOSTILE)

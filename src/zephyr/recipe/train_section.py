@@ -9,6 +9,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
+from zephyr.errors import RecipeError
 from zephyr.recipe.section import FREE, Section
 
 SchedulerName = Literal[
@@ -354,8 +355,12 @@ class CustomObjective(PreferenceObjective):
         return self.path.rpartition(":")[2]
 
     def file(self, data_dir: Path) -> Path:
-        """The file with the function."""
-        return data_dir / self.path.rpartition(":")[0]
+        """The file with the function. Raises RecipeError if there is none."""
+        file = data_dir / self.path.rpartition(":")[0]
+        if not file.is_file():
+            remedy = "name one as FILE.py:FUNCTION, relative to data_dir"
+            raise RecipeError("align.objective.path", f"there is no file {file.absolute()}", remedy)
+        return file
 
 
 AlignObjective = Annotated[

@@ -2,7 +2,6 @@
 
 import hashlib
 from dataclasses import replace
-from pathlib import Path
 from typing import cast
 
 from zephyr.data.tokenize.encoding import DialogueEncoder
@@ -16,7 +15,7 @@ from zephyr.recipe.section import Plain
 from zephyr.recipe.stage_sections import TRAINING_STAGES, AlignSection, TrainingSection
 from zephyr.recipe.teacher_section import LocalSection
 from zephyr.recipe.train_section import CustomObjective
-from zephyr.records.fields import Json, printable
+from zephyr.records.fields import Json
 from zephyr.runs.layout import MODEL
 from zephyr.stages.stage import Work
 from zephyr.teachers.opening import open_teacher, stage_context
@@ -110,19 +109,10 @@ def template_and_model(recipe: Recipe, stage: str) -> dict[str, Plain]:
         settings["chat_template.sha256"] = hashlib.sha256(text.text.encode()).hexdigest()
     objective = getattr(getattr(recipe, stage), "objective", None)
     if isinstance(objective, CustomObjective):
-        settings["objective.sha256"] = hashlib.sha256(_loss_file(objective, recipe).read_bytes()).hexdigest()
+        settings["objective.sha256"] = hashlib.sha256(objective.file(recipe.data_dir).read_bytes()).hexdigest()
     if starting_stage(recipe, stage) is None:
         settings["model"] = recipe.model.result_settings()
     return settings
-
-
-def _loss_file(objective: CustomObjective, recipe: Recipe) -> Path:
-    """The file of a loss of one's own. Raises RecipeError if there is none."""
-    file = objective.file(recipe.data_dir)
-    if not file.is_file():
-        what = f"there is no file {printable(str(file.absolute()))}"
-        raise RecipeError("align.objective.path", what, "name one as FILE.py:FUNCTION, relative to data_dir")
-    return file
 
 
 def starting_source(work: Work, stage: str | None = None) -> Source:

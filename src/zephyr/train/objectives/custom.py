@@ -56,8 +56,6 @@ def load_loss(options: CustomObjective, data_dir: Path) -> UserLoss:
     """
     file = options.file(data_dir)
     name = options.function
-    if not file.is_file():
-        raise RecipeError(f"{file}", "there is no such file", "name one as FILE.py:FUNCTION, relative to data_dir")
     spec = importlib.util.spec_from_file_location("zephyr_user_loss", file)
     if spec is None or spec.loader is None:
         raise RecipeError(f"{file}", "is no Python file", "name one as FILE.py:FUNCTION")
