@@ -8,7 +8,7 @@ from zephyr.data.tokenize.encoding_journal import EncodingJournal
 from zephyr.data.tokenize.examples import Tokenized
 from zephyr.errors import DataError
 from zephyr.recipe.stage_sections import AlignSection, PretrainSection, SftSection
-from zephyr.records.messages import Message
+from zephyr.records.messages import Message, TemplateInputs
 from zephyr.records.rows import Chat, Preference, Text
 
 TRAIN = {"train": {"learning_rate": 1.0e-3}, "data": {"max_length": 64}}
@@ -104,6 +104,19 @@ def test_other_rows_and_other_tokenizers_are_encoded_again(tmp_path):
     with EncodingJournal(tool_encoder(TEMPLATES["smollm"]), tmp_path / "j") as journal:
         examples(journal, "pairs")
     assert journal.num_replayed == 0
+
+
+def test_rows_that_cannot_be_encoded_stand_in_the_way_of_none(tmp_path):
+    # A row is refused for the control token in its tools, before, between and after the others.
+    section, rows = SECTIONS["chat"]
+    refused = Chat("bad", turns("x"), inputs=TemplateInputs('[{"name": "<|im_end|>"}]'))
+    mixed, names = [refused, *rows[:6], refused, *rows[6:], refused], []
+    for _ in range(2):
+        with EncodingJournal(Counted(), tmp_path / "j") as journal:
+            tokenized = Tokenized(section, journal, lambda row, _: names.append(row.name))
+            assert len(list(tokenized.examples(mixed))) == tokenized.num_examples
+    assert names == ["bad"] * 6
+    assert journal.num_replayed == len(rows)
 
 
 def test_an_error_of_the_rows_removes_the_file(tmp_path):

@@ -101,13 +101,14 @@ class EncodingJournal:
             if call is not None and call.key == key and self._is_right(call, encode):
                 self.num_replayed += 1
                 return call.result
+            self._file.seek(begin)
+        result = encode()  # a row that cannot be encoded has left nothing in the file, and leaves it where it is
+        if self._is_replaying:
             # From here on there is nothing more, or the half of a call, or what was made of other rows.
             self._is_replaying = False
-            self._file.seek(begin)
             self._file.truncate()
             if self.num_replayed:
                 _log.info("tokenising goes on after %s texts of an earlier process", f"{self.num_replayed:,}")
-        result = encode()
         content = b"".join(map(_packed, result))
         self._file.write(_HEADER.pack(key, len(content), zlib.crc32(content)) + content)
         return result
