@@ -23,8 +23,9 @@ from zephyr.data.tokenize.token_store import Comparison, Dialogue, Example
 from zephyr.models.adapters import add_lora
 from zephyr.models.batch_scoring import forest_of
 from zephyr.models.generation import generate
+from zephyr.recipe.objective_section import DpoObjective, OrpoObjective, SftObjective
 from zephyr.recipe.teacher_section import SamplingSection
-from zephyr.recipe.train_section import DpoObjective, LoraSection, OrpoObjective, SftObjective, TrainSection
+from zephyr.recipe.train_section import LoraSection, TrainSection
 from zephyr.train.job import TrainJob, build_scorer
 from zephyr.train.objectives import build_objective
 from zephyr.train.optimizers import build_optimizer

@@ -16,7 +16,8 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from zephyr.data.tokenize.token_store import Comparison, Dialogue, Example
 from zephyr.models.loading import load_model
 from zephyr.models.source import Source
-from zephyr.recipe.train_section import DpoObjective, OrpoObjective, Precision, SftObjective, TrainSection
+from zephyr.recipe.objective_section import DpoObjective, OrpoObjective, SftObjective
+from zephyr.recipe.train_section import Precision, TrainSection
 from zephyr.runs.layout import TRAIN_LOG
 from zephyr.train.job import TrainJob
 from zephyr.train.objectives import build_objective

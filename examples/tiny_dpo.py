@@ -15,8 +15,9 @@ from zephyr.data.tokenize.token_store import Comparison, Dialogue
 from zephyr.models.generation import generate
 from zephyr.models.sampling import Stopping
 from zephyr.models.tiny import tiny_model, tiny_tokenizer
+from zephyr.recipe.objective_section import DpoObjective, SftObjective
 from zephyr.recipe.teacher_section import SamplingSection
-from zephyr.recipe.train_section import DpoObjective, SftObjective, TrainSection
+from zephyr.recipe.train_section import TrainSection
 from zephyr.train.job import TrainJob
 from zephyr.train.objectives import build_objective
 from zephyr.train.train import TrainOutcome, train

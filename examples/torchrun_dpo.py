@@ -16,7 +16,8 @@ from zephyr.data.tokenize.token_store import Comparison
 from zephyr.models.loading import empty_model, load_model
 from zephyr.models.source import Source
 from zephyr.models.tokenizers import load_tokenizer
-from zephyr.recipe.train_section import DpoObjective, TrainSection
+from zephyr.recipe.objective_section import DpoObjective
+from zephyr.recipe.train_section import TrainSection
 from zephyr.train.distributed import built_on_rank_zero, pick_device, process_group
 from zephyr.train.job import TrainJob
 from zephyr.train.objectives import build_objective

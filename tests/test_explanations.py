@@ -8,7 +8,7 @@ from typing import get_args
 import pytest
 import torch
 
-from zephyr.recipe.train_section import Divergence, DpoObjective
+from zephyr.recipe.objective_section import Divergence, DpoObjective
 from zephyr.train.losses.kto import kl_estimate, kto
 from zephyr.train.losses.pairs import PAIR_LOSSES, Pairs, desensitised, divergence_scores, plackett_luce, sigmoid
 from zephyr.train.losses.reference_free import cpo, log_odds, nll, odds_ratio, simpo, simpo_hinge

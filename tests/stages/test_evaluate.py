@@ -17,8 +17,8 @@ from zephyr.models.source import Source
 from zephyr.models.tiny import tiny_model, tiny_tokenizer
 from zephyr.recipe.evaluate_section import WorldTask
 from zephyr.recipe.model_section import ChatTemplateSection
+from zephyr.recipe.objective_section import SftObjective
 from zephyr.recipe.schema import Recipe
-from zephyr.recipe.train_section import SftObjective
 from zephyr.records.messages import Message
 from zephyr.records.writing import write_jsonl
 from zephyr.stages import evaluate

@@ -2,7 +2,7 @@
 
 from typing import get_args
 
-from zephyr.recipe.train_section import AlignObjective, SftObjective
+from zephyr.recipe.objective_section import AlignObjective, SftObjective
 from zephyr.train.objectives import Objective, build_objective
 
 SECTIONS = {kind.model_fields["name"].default: kind for kind in (SftObjective, *get_args(get_args(AlignObjective)[0]))}

@@ -12,7 +12,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from tests.trees.test_attention import random_forest
 from zephyr.data.tokenize.token_store import Comparison, Dialogue
 from zephyr.models.adapters import add_lora
-from zephyr.recipe.train_section import DpoObjective, LoraSection, OrpoObjective, SftObjective, TrainSection
+from zephyr.recipe.objective_section import DpoObjective, OrpoObjective, SftObjective
+from zephyr.recipe.train_section import LoraSection, TrainSection
 from zephyr.train import simulation
 from zephyr.train.distributed import weights_dtype
 from zephyr.train.ledger import ALLOCATION, MemoryLedger

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 from zephyr.estimate.model_shape import ModelShape
 from zephyr.estimate.row_lengths import RowLengths
+from zephyr.recipe.objective_section import DpoObjective
 from zephyr.recipe.stage_sections import SftSection, TrainingSection
 from zephyr.recipe.steps import Steps, count_steps
-from zephyr.recipe.train_section import DpoObjective, LoraSection, TrainSection
+from zephyr.recipe.train_section import LoraSection, TrainSection
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,11 @@ from typing import NamedTuple
 from zephyr.recipe.data_section import DataSection, DataSource
 from zephyr.recipe.evaluate_section import PerplexityTask, PreferenceTask
 from zephyr.recipe.model_section import NewModel
+from zephyr.recipe.objective_section import ListwiseObjective, PreferenceObjective, SftObjective
 from zephyr.recipe.stage_sections import TRAINING_STAGES, RecipeFields
 from zephyr.recipe.synth_section import UltraChatSynth, WorldSynth
 from zephyr.recipe.teacher_section import LocalSection, SamplingSection, ScriptedSection, TeacherSection, VllmSection
-from zephyr.recipe.train_section import ListwiseObjective, PreferenceObjective, SftObjective, TrainSection
+from zephyr.recipe.train_section import TrainSection
 
 # The stages whose rows a training stage takes when it names no sources.
 MAKERS = {"pretrain": "synth", "sft": "synth", "align": "feedback"}

@@ -9,10 +9,11 @@ from zephyr.recipe.data_section import DataSection
 from zephyr.recipe.evaluate_section import EvaluateSection
 from zephyr.recipe.feedback_section import FeedbackSection
 from zephyr.recipe.model_section import ChatTemplateSection, ModelSection, TemplateSection
+from zephyr.recipe.objective_section import AlignObjective, SftObjective
 from zephyr.recipe.section import Section
 from zephyr.recipe.synth_section import SynthSection
 from zephyr.recipe.teacher_section import SamplingSection
-from zephyr.recipe.train_section import AlignObjective, LoraSection, SftObjective, TrainSection
+from zephyr.recipe.train_section import LoraSection, TrainSection
 
 SYNTH: Final = "synth"
 PRETRAIN: Final = "pretrain"

@@ -15,8 +15,8 @@ from zephyr.atomic import replace_text
 from zephyr.errors import DataError, RecipeError
 from zephyr.recipe.loading import read_recipe
 from zephyr.recipe.model_section import PretrainedModel
+from zephyr.recipe.objective_section import CustomObjective
 from zephyr.recipe.schema import Recipe
-from zephyr.recipe.train_section import CustomObjective
 from zephyr.records.fields import printable
 from zephyr.runs.layout import LOCK_FILE
 from zephyr.runs.stage_folder import StageKey

@@ -9,9 +9,9 @@ from zephyr.data.read.stage_rows import open_records, stage_rows
 from zephyr.models.tokenizers import MIN_VOCABULARY, Tokenizer, learn_tokenizer, load_tokenizer
 from zephyr.recipe.data_section import DataSource
 from zephyr.recipe.model_section import NewModel
+from zephyr.recipe.objective_section import SftObjective
 from zephyr.recipe.schema import Recipe
 from zephyr.recipe.stage_sections import PRETRAIN, SYNTH
-from zephyr.recipe.train_section import SftObjective
 from zephyr.records.messages import Message, Messages
 from zephyr.records.rows import Chat, Text
 from zephyr.runs.layout import TRAIN

@@ -10,11 +10,11 @@ from zephyr.estimate.model_shape import KNOWN_SHAPES, ModelShape, shape_of, shap
 from zephyr.models.source import Source, load_config, unreadable
 from zephyr.models.tokenizers import Tokenizer, load_tokenizer
 from zephyr.recipe.model_section import FileTemplateSection, NewModel, TemplateText
+from zephyr.recipe.objective_section import CustomObjective
 from zephyr.recipe.schema import Recipe
 from zephyr.recipe.section import Plain
 from zephyr.recipe.stage_sections import TRAINING_STAGES, AlignSection, TrainingSection
 from zephyr.recipe.teacher_section import LocalSection
-from zephyr.recipe.train_section import CustomObjective
 from zephyr.records.fields import Json
 from zephyr.runs.layout import MODEL
 from zephyr.stages.stage import Work

@@ -11,9 +11,10 @@ from zephyr.models.new_model import weightless_model
 from zephyr.models.source import Source
 from zephyr.models.tokenizers import load_tokenizer
 from zephyr.recipe.model_section import NewModel
+from zephyr.recipe.objective_section import CustomObjective
 from zephyr.recipe.schema import Recipe
 from zephyr.recipe.stage_sections import AlignSection, TrainingSection
-from zephyr.recipe.train_section import CustomObjective, LoraSection
+from zephyr.recipe.train_section import LoraSection
 from zephyr.stages.start import base_source, earlier_training, encoder_for, named_start, section_of
 
 

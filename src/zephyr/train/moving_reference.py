@@ -21,7 +21,7 @@ from torch.distributed.tensor import DTensor
 from zephyr.errors import RecipeError
 from zephyr.models.batch_scoring import ScoredRow, device_of, score_table
 from zephyr.models.scorer import CausalLM, ForestScorer
-from zephyr.recipe.train_section import DpoObjective
+from zephyr.recipe.objective_section import DpoObjective
 from zephyr.train.objectives import Objective
 
 logger = logging.getLogger(__name__)

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
-from zephyr.recipe.train_section import DpoObjective
+from zephyr.recipe.objective_section import DpoObjective
 from zephyr.train.losses.pairs import PAIR_LOSSES, Pairs, plackett_luce
 
 

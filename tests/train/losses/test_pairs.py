@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
-from zephyr.recipe.train_section import DpoObjective, PairLossName
+from zephyr.recipe.objective_section import DpoObjective, PairLossName
 from zephyr.train.losses.kto import kto
 from zephyr.train.losses.pairs import PAIR_LOSSES, Pairs
 

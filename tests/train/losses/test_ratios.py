@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
-from zephyr.recipe.train_section import Divergence
+from zephyr.recipe.objective_section import Divergence
 from zephyr.train.losses.pairs import desensitised, divergence_scores
 
 

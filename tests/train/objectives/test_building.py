@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from tests.train.objectives.tables import pair, ranking
 from tests.train.sections import SECTIONS
-from zephyr.recipe.train_section import AlignObjective, DpoObjective, ListwiseObjective, SimpoObjective
+from zephyr.recipe.objective_section import AlignObjective, DpoObjective, ListwiseObjective, SimpoObjective
 from zephyr.train.losses.reference_free import SIMPO_LOSSES
 from zephyr.train.objectives import OBJECTIVES, build_objective
 from zephyr.train.objectives.table import Dpo

@@ -13,8 +13,8 @@ from zephyr.check import check_lines
 from zephyr.errors import RecipeError
 from zephyr.models.loading import save_model
 from zephyr.models.tiny import tiny_model, tiny_tokenizer
+from zephyr.recipe.objective_section import CustomObjective
 from zephyr.recipe.schema import Recipe
-from zephyr.recipe.train_section import CustomObjective
 from zephyr.run import run_recipe, stage_keys
 from zephyr.runs.lock_file import requested_run
 from zephyr.train.losses.pairs import Pairs

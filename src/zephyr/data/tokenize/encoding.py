@@ -25,7 +25,7 @@ from zephyr.data.tokenize.templates import (
 from zephyr.data.tokenize.tokenizer_template import OwnTemplate
 from zephyr.errors import DataError, ModelError, RecipeError
 from zephyr.recipe.model_section import FileTemplateSection, TemplateSection, TemplateText
-from zephyr.recipe.train_section import LossOn
+from zephyr.recipe.objective_section import LossOn
 from zephyr.records.messages import NO_INPUTS, Message, TemplateInputs
 
 _PROBE = (Message("user", "a"),)

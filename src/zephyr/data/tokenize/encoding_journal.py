@@ -19,7 +19,7 @@ import numpy as np
 from zephyr.data.tokenize.encoding import Encoded, EncodedTurns, RowEncoder
 from zephyr.data.tokenize.plain_text import TokenIds
 from zephyr.errors import ZephyrError
-from zephyr.recipe.train_section import LossOn
+from zephyr.recipe.objective_section import LossOn
 from zephyr.records.messages import NO_INPUTS, Message, TemplateInputs
 
 _log = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ import numpy as np
 
 from zephyr.data.tokenize.encoding import Encoded
 from zephyr.errors import DataError
-from zephyr.recipe.train_section import LossOn
+from zephyr.recipe.objective_section import LossOn
 from zephyr.records.messages import ROLES
 
 TEMPLATE = "template"

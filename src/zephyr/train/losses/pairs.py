@@ -4,7 +4,7 @@ Notation: d = policy log-prob - reference log-prob of a completion (``*_ratios``
 h = d_c - d_r (``margins``), s the sigmoid. Every loss is a function (Pairs, options of dpo) -> (n,); an option
 that is None has the loss's own default.
 
-To add one: a function and a row in ``PAIR_LOSSES`` here, and its name in ``zephyr.recipe.train_section``.
+To add one: a function and a row in ``PAIR_LOSSES`` here, and its name in ``zephyr.recipe.objective_section``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from zephyr.recipe.train_section import Divergence, DpoObjective, PairLossName
+from zephyr.recipe.objective_section import Divergence, DpoObjective, PairLossName
 from zephyr.train.losses.kto import kl_estimate, kto
 
 # e^80 is the last comfortable power in float32; a log-ratio beyond it has left every useful range.
@@ -247,7 +247,7 @@ class PairLoss(NamedTuple):
     """A loss and what it needs.
 
     ``averaged``: it takes mean log-probs a token; ``coupled``: one pair's loss depends on the whole batch. Its options
-    beyond beta stand in ``zephyr.recipe.train_section``.
+    beyond beta stand in ``zephyr.recipe.objective_section``.
     """
 
     function: Callable[[Pairs, DpoObjective], Tensor]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from zephyr.data.tokenize.token_store import Example
-from zephyr.recipe.train_section import PreferenceObjective, SftObjective
+from zephyr.recipe.objective_section import PreferenceObjective, SftObjective
 from zephyr.trees.forest import ScoredSequence
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from zephyr.data.tokenize.token_store import Example
 from zephyr.errors import RecipeError
-from zephyr.recipe.train_section import CustomObjective
+from zephyr.recipe.objective_section import CustomObjective
 from zephyr.train.examples import expect_comparison
 from zephyr.train.losses.pairs import Pairs
 from zephyr.train.objectives.base import Metric, Objective, Scored, Totals, pair_metrics

@@ -1,6 +1,6 @@
 """The objectives, each with its section of the recipe as options, and the table that names them.
 
-To add one: its section in ``zephyr.recipe.train_section``, and here a class and a row in ``OBJECTIVES``.
+To add one: its section in ``zephyr.recipe.objective_section``, and here a class and a row in ``OBJECTIVES``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from zephyr.data.tokenize.token_store import Comparison, Dialogue, Example
 from zephyr.errors import DataError
-from zephyr.recipe.train_section import (
+from zephyr.recipe.objective_section import (
     AlignObjective,
     CpoObjective,
     CustomObjective,
