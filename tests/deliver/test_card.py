@@ -91,12 +91,13 @@ def test_the_card_passes_our_own_audit(run):
 
 def test_scores_from_outside_are_told_but_only_those_of_the_model_are_its_own(run):
     results = [
-        ModelScore("dDPO", "mt_bench", "as_published", 7.3, n=160),
+        ModelScore("dDPO", "mt_bench", "as_published", 7.3, n=160, notes=("2 of 160 replies began with thinking",)),
         ModelScore("other", "mt_bench", "as_published", 6.0),
     ]
     card = ModelCard(card_of(run, results=results))
     assert [one.metric_value for one in card.data.eval_results] == [0.5, 3.25, 7.3]
     assert "| other | mt_bench | as_published | 6 |" in card.text
+    assert "\n\n- mt_bench: 2 of 160 replies began with thinking\n" in card.text
 
 
 def test_a_run_without_scores_has_an_empty_index_as_the_published_cards_have(tmp_path):

@@ -87,6 +87,7 @@ def card_of(run: RunRecord, *, results: Sequence[ModelScore] = ()) -> str:
             [one.model, one.benchmark, one.metric, readable(one.value), interval_words(one), one.source]
             for one in scores
         ],
+        "score_notes": dict.fromkeys(f"{one.benchmark}: {note}" for one in scores for note in one.notes),
         "prompt": _first_prompt(run),
         "sampling": _sampling(folder),
         "health": health_of(run),

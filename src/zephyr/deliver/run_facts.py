@@ -29,7 +29,7 @@ _COUNTED = {
 
 
 class ModelScore(NamedTuple):
-    """A score with its 95 % interval, where one is known, and the file that it comes from."""
+    """A score with its 95 % interval, where one is known, the file that it comes from, and what is said beside it."""
 
     model: str
     benchmark: str
@@ -40,6 +40,7 @@ class ModelScore(NamedTuple):
     n: int | None = None
     standard_error: float | None = None
     source: str = ""
+    notes: tuple[str, ...] = ()
 
 
 class Count(NamedTuple):
@@ -92,6 +93,7 @@ def _benchmarks(run: RunRecord, stage: FinishedStage) -> Iterator[ModelScore]:
                 n=None if count is None else int(count),
                 standard_error=number(at(found, "standard_error")),
                 source=run.relative(stage.folder / str(at(found, "file"))),
+                notes=tuple(map(str, elements(found, "notes"))),
             )
 
 

@@ -185,12 +185,10 @@ def published_deviations(run: Result) -> list[str]:
     protocol = PROTOCOLS.get(run.benchmark, {})
     different = deviations(protocol, run.protocol)
     missing = sorted(protocol.keys() - run.protocol.keys())
-    own = [run.protocol.get(name) for name in ("deviations", "notes")]
-    own_deviations = [str(one) for sentences in own if isinstance(sentences, list) for one in sentences]
     return [
         *different,
         *(f"{name.replace('_', ' ')}: {protocol[name]} against nothing recorded" for name in missing),
-        *own_deviations,
+        *run.notes,
     ]
 
 

@@ -44,6 +44,12 @@ class Result(NamedTuple):
     scores: Mapping[str, Json]
     items: Sequence[Item]
 
+    @property
+    def notes(self) -> list[str]:
+        """What is to be said beside the scores: deviations of data or manner, and thinking that was not scored."""
+        found = [self.protocol.get(name) for name in ("deviations", "notes")]
+        return [str(one) for sentences in found if isinstance(sentences, list) for one in sentences]
+
 
 def write_result(folder: Path, result: Result) -> None:
     """Write the result into the folder, the values first."""

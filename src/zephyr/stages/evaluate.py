@@ -302,7 +302,7 @@ def _judge(work: Work, judge: TeacherSection) -> TeacherSection:
 
 
 def _score(result: "Result", folder: str) -> dict[str, Plain]:
-    """The main score of the benchmark, with its interval and the file that holds it."""
+    """The main score of the benchmark, with its interval, the file that holds it, and what is to be said beside it."""
     from zephyr.evaluate.harness.report import MAIN
     from zephyr.evaluate.results import AS_PUBLISHED, RESULT
 
@@ -310,7 +310,8 @@ def _score(result: "Result", folder: str) -> dict[str, Plain]:
     assert isinstance(score, dict)
     # A judged benchmark has one score by which it is known, as published.
     metric = result.protocol.get("metric", AS_PUBLISHED)
-    return {**score, "metric": metric, "file": f"{folder}/{result.benchmark}/{RESULT}"}
+    notes: list[Plain] = [*result.notes]
+    return {**score, "metric": metric, "file": f"{folder}/{result.benchmark}/{RESULT}", "notes": notes}
 
 
 # ---- the tables ----

@@ -82,6 +82,7 @@ def _scores(run: RunRecord, folder: Path, result: Result) -> Iterator[ModelScore
             n=None if count is None else int(count),
             standard_error=number(at(found, "standard_error")),
             source=folder.name,
+            notes=tuple(result.notes),
         )
 
 

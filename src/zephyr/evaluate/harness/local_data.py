@@ -20,8 +20,10 @@ from typing import NamedTuple, cast
 
 from zephyr.errors import DataError
 from zephyr.evaluate.harness.row_checks import (
+    check_drop,
     check_gsm8k,
     check_ifeval,
+    check_truthfulqa,
     check_winogrande,
     choice_texts,
     gold_index,
@@ -101,7 +103,8 @@ def mmlu_rows(split: str, subject: str, path: Path) -> Iterator[Doc]:
 
 def truthfulqa_rows(path: Path) -> Iterator[Doc]:
     """Both multiple-choice forms out of the answer lists; as published, every answer ends in a full stop."""
-    for row in csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))):
+    for number, row in enumerate(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))), start=1):
+        check_truthfulqa(row, f"{path.name} row {number}")
         best = _closed(row["Best Answer"])
         right, wrong = (_answers(row[name]) for name in ("Correct Answers", "Incorrect Answers"))
         right = [best, *(answer for answer in right if answer != best)]
@@ -127,7 +130,7 @@ def _targets(right: Sequence[str], wrong: Sequence[str]) -> Json:
 
 def drop_rows(part: str, path: Path) -> Iterator[Doc]:
     """Rows of the development set: those of the passages that give the shots (`train`), or all others."""
-    for number, row in enumerate(json_rows(path)):
+    for number, row in enumerate(json_rows(path, check_drop)):
         passage, _, question = str(row["context"]).removesuffix("\nAnswer:").rpartition("\nQuestion: ")
         passage = passage.removeprefix("Passage: ")
         gives_shots = int(hashlib.sha256(passage.encode()).hexdigest(), 16) % DROP_SHOTS == 0

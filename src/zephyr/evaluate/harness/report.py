@@ -122,10 +122,7 @@ def results_table(found: HarnessResults) -> str:
     said: dict[str, None] = {}
     for result in found.results:
         rows += _rows(result)
-        for key in ("deviations", "notes"):
-            sentences = result.protocol[key]
-            assert isinstance(sentences, list)
-            said.update(dict.fromkeys(f"{result.benchmark}: {sentence}" for sentence in sentences))
+        said.update(dict.fromkeys(f"{result.benchmark}: {note}" for note in result.notes))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     lines += [f"{title}: {value:.2f}" for title, value in found.averages.items()]

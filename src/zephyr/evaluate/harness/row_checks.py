@@ -114,6 +114,18 @@ def check_gsm8k(fields: Mapping[str, Json], where: str) -> None:
         raise _fault(where, f"its answer must end in '#### ' and the number, got {brief(fields['answer'])}")
 
 
+def check_truthfulqa(fields: Mapping[str, Json], where: str) -> None:
+    """Check a row of TruthfulQA, which needs right and wrong answers. Raises DataError."""
+    require_texts(fields, ("Question", "Best Answer", "Incorrect Answers"), where)
+
+
+def check_drop(fields: Mapping[str, Json], where: str) -> None:
+    """Check a row of DROP, whose right answers are parted by '|'. Raises DataError."""
+    require_texts(fields, ("context", "ref_text"), where)
+    if not all(part.strip() for part in str(fields["ref_text"]).split("|")):
+        raise _fault(where, f"its ref_text must be answers parted by '|', got {brief(fields['ref_text'])}")
+
+
 def check_ifeval(fields: Mapping[str, Json], where: str) -> None:
     """Check a row of IFEval: its prompt, its instructions, and the options of each. Raises DataError."""
     require_texts(fields, ("prompt",), where)
@@ -142,6 +154,14 @@ def _check_instruction(name: Json, given: Json, where: str) -> None:
             raise _fault(where, f"{name} needs the option '{option}', which is not there")
         if not holds(said[option]):
             raise _fault(where, f"the option '{option}' of {name} must be {words}, got {brief(said[option])}")
+    _check_paragraph(name, said, where)
+
+
+def _check_paragraph(name: str, options: Mapping[str, Json], where: str) -> None:
+    """Check that the paragraph that is asked for is one of those asked for; lm-eval draws another one otherwise."""
+    nth, count = options.get("nth_paragraph"), options.get("num_paragraphs")
+    if isinstance(nth, int) and isinstance(count, int) and not 1 <= nth <= count:
+        raise _fault(where, f"the option 'nth_paragraph' of {name} must be a number from 1 to {count}, got {nth}")
 
 
 def _fault(where: str, what: str) -> DataError:

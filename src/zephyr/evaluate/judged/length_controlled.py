@@ -55,21 +55,27 @@ class LengthControlled(NamedTuple):
 def read_difficulty(path: Path) -> tuple[list[str], list[float]]:
     """The instructions, if the file names them, and their difficulties, from AlpacaEval's instruction_difficulty.csv.
 
-    Without names they are in the order of its instructions. Raises DataError for a row without a number.
+    Without names they are in the order of its instructions. Raises DataError for a row without a number, and for
+    instructions that some rows name, or that come twice.
     """
     rows = list(read_rows(path))
     difficulty = [_number(row, "instruction_difficulty") for row in rows]
     unknown = next((row for row, value in zip(rows, difficulty, strict=True) if not math.isfinite(value)), None)
     if unknown is not None:
         raise DataError(unknown.name, "has no instruction_difficulty", "use AlpacaEval's own file")
+    texts = [text for row in rows if isinstance(text := row.fields.get("instruction"), str)]
+    if texts and len(set(texts)) < len(rows):
+        what = f"names {len(set(texts))} instructions in {len(rows)} rows"
+        raise DataError(path.name, what, "name every instruction once, or none")
+    if texts:
+        return texts, difficulty
     numbers = [str(row.fields["index"]) for row in rows if row.fields.get("index") is not None]
     if numbers and sorted(numbers) != sorted(str(number) for number in range(len(rows))):
         what = f"has indices that do not count {len(rows)} instructions from 0, such as {brief(numbers[-1])}"
         raise DataError(path.name, what, "use AlpacaEval's own file")
     if numbers:
         difficulty = [value for _, value in sorted(zip(map(int, numbers), difficulty, strict=True))]
-    texts = [row.fields.get("instruction") for row in rows]
-    return ([str(text) for text in texts] if texts and all(isinstance(text, str) for text in texts) else []), difficulty
+    return [], difficulty
 
 
 def read_gamed(path: Path) -> JudgedRows:
