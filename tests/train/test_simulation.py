@@ -144,7 +144,12 @@ EVERY = [
     for precision in ("bf16", "pure_bf16")
     for ranks in (1, 8)
 ]
-FEW = [*random.Random(0).sample(EVERY, 2), ("mixtral", "orpo", "pure_bf16", 8), ("gemma2", "dpo", "bf16", 1)]
+FEW = [
+    *random.Random(0).sample(EVERY, 2),
+    ("mixtral", "orpo", "pure_bf16", 8),
+    ("gemma2", "dpo", "bf16", 1),
+    ("mixtral", "lora", "bf16", 1),
+]
 slow = pytest.mark.slow
 
 

@@ -14,6 +14,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from transformers import BitsAndBytesConfig, PreTrainedModel
 
 from zephyr.errors import DeviceError, ModelError
@@ -103,8 +104,8 @@ def adapters_add_nothing(model: PreTrainedModel | PeftModel) -> bool:
     """Whether the adapters are as new, so that the model still computes what it does without them."""
     ups = [parameter for name, parameter in model.named_parameters() if "lora_B" in name or "lora_embedding_B" in name]
     replaced = any(".modules_to_save." in name for name, _ in model.named_parameters())
-    # On the meta device there is nothing to look at: who holds the weights decides.
-    return not replaced and not any(bool(up.any()) for up in ups if not up.is_meta)
+    # On the meta device and in a simulation there is nothing to look at: who holds the weights decides.
+    return not replaced and not any(bool(up.any()) for up in ups if not (up.is_meta or isinstance(up, FakeTensor)))
 
 
 def merge_adapters(model: PeftModel, probe_ids: Tensor, *, tolerance: float | None = None) -> Merged:

@@ -84,7 +84,8 @@ class _Lowered:
 
     def __getattr__(self, name: str) -> object:
         value = getattr(self._experts, name)
-        return value.to(self._dtype) if isinstance(value, nn.Parameter) else value
+        # With adapters on it, a weight is a parameter no more, but the sum of one and an update.
+        return value.to(self._dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
 
 
 def _experts(experts: nn.Module, hidden: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
