@@ -13,7 +13,7 @@ from zephyr.models.source import Source
 from zephyr.models.stored_weights import stored_hash
 from zephyr.models.tiny import tiny_model, tiny_tokenizer
 from zephyr.models.weight_hash import weights_hash
-from zephyr.recipe.train_section import TrainSection
+from zephyr.recipe.train_section import LoraSection, TrainSection
 from zephyr.train.job import TrainJob, build_scorer
 from zephyr.train.stored_model import StoredModel, open_model
 from zephyr.train.train import train
@@ -59,15 +59,16 @@ def save_tiny(folder: Path, name: str, *, tied: bool = False) -> None:
     save_model(model, tiny_tokenizer(vocab_size=VOCABULARY), folder)
 
 
-def train_stored(folder: Path, base: Path) -> None:
+def train_stored(folder: Path, base: Path, lora: LoraSection | None = None) -> None:
     """Train the stored model by DPO to a folder named after the number of ranks."""
+    to = folder / f"on-{world_size()}"
     job = TrainJob(
-        model=StoredModel(Source(str(base)), tiny_tokenizer(vocab_size=VOCABULARY), folder / f"on-{world_size()}"),
+        model=StoredModel(Source(str(base)), tiny_tokenizer(vocab_size=VOCABULARY), to, lora),
         objective=make_objective("dpo", {"beta": 0.1}),
         settings=TrainSection(**{**SETTINGS, "precision": "float32", "save_steps": 1}),
         examples=make_examples("dpo", 7),
         eval_examples=make_examples("dpo", 3, seed=1),
-        folder=folder / f"on-{world_size()}",
+        folder=to,
     )
     train(job)
 

@@ -5,16 +5,17 @@ adapters off. Hu et al. 2021, arXiv 2106.09685; QLoRA: Dettmers et al. 2023, arX
 """
 
 import importlib.util
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.overrides import TorchFunctionMode
 from transformers import BitsAndBytesConfig, PreTrainedModel
 
 from zephyr.errors import DeviceError, ModelError
@@ -42,7 +43,8 @@ class Merged(NamedTuple):
 def add_lora(model: PreTrainedModel, lora: LoraSection, *, seed: int = 0) -> PeftModel:
     """The model wrapped with new adapters that change nothing yet; they and `modules_to_save` will train.
 
-    The model is changed in place. Raises ModelError for target modules it does not have.
+    The model is changed in place. On the meta device its adapters are on the CPU all the same, drawn as ever; but not
+    those of DoRA, which measure the weights. Raises ModelError for target modules it does not have.
     """
     if hasattr(model, "peft_config"):
         raise ValueError("the model has adapters already: merge them first")
@@ -58,7 +60,7 @@ def add_lora(model: PreTrainedModel, lora: LoraSection, *, seed: int = 0) -> Pef
         use_dora=lora.use_dora,
     )
     check_lora_modules(model, lora)
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), nullcontext() if lora.use_dora else _NotToMeta():
         torch.manual_seed(seed)
         try:
             wrapped = get_peft_model(model, config)
@@ -67,6 +69,18 @@ def add_lora(model: PreTrainedModel, lora: LoraSection, *, seed: int = 0) -> Pef
             raise ModelError(where, str(error).partition("\n")[0], "name other target modules") from error
     assert isinstance(wrapped, PeftModel)
     return wrapped
+
+
+class _NotToMeta(TorchFunctionMode):
+    """Inside, what is moved to the meta device stays where it is: peft moves each adapter to the weights below it."""
+
+    def __torch_function__(  # type: ignore[explicit-any]  # the interface of torch
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if func is Tensor.to:
+            is_meta = [isinstance(arg, torch.device) and arg.type == "meta" for arg in args]
+            args = [args[0].device if meta else arg for arg, meta in zip(args, is_meta, strict=True)]
+        return func(*args, **(kwargs or {}))
 
 
 def _targets(model: PreTrainedModel, lora: LoraSection) -> str | list[str]:

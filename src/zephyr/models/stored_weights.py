@@ -34,7 +34,7 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 from zephyr.models.collectives import on_every_rank, rank, world_size
 from zephyr.models.model_files import read_object, shards_of
 from zephyr.models.source import Source, local_file
-from zephyr.models.weight_hash import combined_hash
+from zephyr.models.weight_hash import combined_hash, is_adapter, plain_name
 
 _log = logging.getLogger(__name__)
 # What is read at a time. A file is closed after each part, or its pages would count as memory of the process.
@@ -131,8 +131,8 @@ def fill_buffers(model: PreTrainedModel) -> None:
 
 
 def stored_hash(weights: StoredWeights, model: nn.Module) -> str:
-    """What `weights_hash` gives for the model with these weights; a collective call, each rank reads a share."""
-    tensors = model.state_dict()
+    """What `weights_hash` gives for the model without adapters; a collective call, each rank reads a share."""
+    tensors = {plain_name(name): tensor for name, tensor in model.state_dict().items() if not is_adapter(name)}
     names = sorted(tensors)
     mine = {name: _digest(weights, name, tensors[name]) for name in names[rank() :: world_size()]}
     digests = {name: digest for part in on_every_rank(lambda: mine) for name, digest in part.items()}

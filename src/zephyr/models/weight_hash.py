@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
@@ -18,8 +19,8 @@ def weights_hash(model: nn.Module, *, adapters: bool = True) -> str:
     """
     tensors: dict[str, Tensor] = {}
     for name, tensor in model.state_dict().items():
-        if adapters or not _is_adapter(name):
-            tensors[name if adapters else _plain_name(name)] = tensor
+        if adapters or not is_adapter(name):
+            tensors[name if adapters else plain_name(name)] = tensor
     names = sorted(tensors)
     if any(isinstance(tensor, DTensor) for tensor in tensors.values()):
         digests = [_digest(tensors[name]) for name in names]  # in the same order on every rank
@@ -37,13 +38,14 @@ def combined_hash(tensors: Mapping[str, Tensor], digests: Mapping[str, str]) -> 
     return total.hexdigest()
 
 
-def _is_adapter(name: str) -> bool:
+def is_adapter(name: str) -> bool:
+    """Whether a weight of this name was added to a model by peft."""
     return "lora_" in name or ".modules_to_save." in name
 
 
-def _plain_name(name: str) -> str:
-    """The name that a weight had before peft wrapped the model, once or more often."""
-    parts = name.removeprefix("base_model.model.").split(".")
+def plain_name(name: str) -> str:
+    """The name that a weight, or the one it is a copy of, had before peft wrapped the model, once or more often."""
+    parts = re.sub(r"\.modules_to_save\.\w+", "", name.removeprefix("base_model.model.")).split(".")
     return ".".join(part for part in parts if part not in ("base_layer", "original_module"))
 
 

@@ -30,6 +30,7 @@ from zephyr.models.collectives import is_distributed, on_every_rank, rank, world
 from zephyr.models.loading import check_finite_weights
 from zephyr.models.scorer import ForestScorer, decoder_layers
 from zephyr.models.stored_weights import StoredWeights
+from zephyr.models.weight_hash import plain_name
 from zephyr.recipe.train_section import Precision, TrainSection
 
 T = TypeVar("T")
@@ -152,10 +153,10 @@ def shard(
 ) -> None:
     """Shard a scorer over all ranks in place: each decoder layer a unit, the rest (embedding, norm, head) another.
 
-    With ``weights`` all models are on the meta device, and each rank reads its shards from the files. Without, ranks
-    may hold all weights, or rank 0 alone holds them and the others made the model on the meta device. Then it sends
-    them unit by unit: rank 0 needs room for the whole model on its CPU, and every device, rank 0's too, for its shards
-    and the largest unit. Raises ModelError where the ranks' models differ, or a weight that was read is not finite.
+    With ``weights`` all models are on the meta device, but for adapters, and each rank reads its shards from the files.
+    Without, ranks may hold all weights, or rank 0 alone holds them and the others made the model on the meta device.
+    Then it sends them unit by unit: rank 0 needs room for the whole model on its CPU, and every device, rank 0's too,
+    for its shards and the largest unit. Raises ModelError where the ranks' models differ, or a weight that was read is not finite.
     """
     _check_can_shard(scorer)
     size = dist.get_world_size()
@@ -181,27 +182,24 @@ def shard(
 
 
 def _read_shards(scorer: ForestScorer, weights: StoredWeights, device: torch.device) -> None:
-    """Read this rank's part of every weight from the files; buffers that are not stored stay as they are."""
-    computed = [
-        (module, name, buffer.to(device))
-        for module in scorer.modules()
-        for name, buffer in module.named_buffers(recurse=False)
-    ]
-    scorer.to_empty(device=device)
-    for module, name, buffer in computed:
-        setattr(module, name, buffer)
+    """Read this rank's part of every weight that is on the meta device from the files; the others stay as they are."""
+    model = scorer.transformers_model
+    absent = [name for name, tensor in model.state_dict().items() if _local(tensor).is_meta]
+    scorer._apply(lambda t: torch.empty_like(t, device=device) if t.is_meta else t.to(device))  # noqa: SLF001 - as `to_empty` does
     held: dict[str, Tensor] = {}
-    for name, tensor in scorer.transformers_model.state_dict(keep_vars=True).items():
-        local = tensor.detach()
-        if isinstance(local, DTensor):
-            offsets = _first_index(local)
-            local = local.to_local()
-        else:
-            offsets = [0] * local.ndim
+    tensors = model.state_dict()
+    for name in absent:
+        tensor, local = tensors[name], _local(tensors[name])
+        offsets = _first_index(tensor) if isinstance(tensor, DTensor) else [0] * tensor.ndim
         if local.numel():
-            weights.read(name, local, offsets)
+            weights.read(plain_name(name), local, offsets)
         held[name] = local
     on_every_rank(lambda: check_finite_weights(held, type(scorer.transformers_model).__name__))
+
+
+def _local(tensor: Tensor) -> Tensor:
+    """The part of a tensor of any shape that this rank holds."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def _first_index(sharded: DTensor) -> list[int]:

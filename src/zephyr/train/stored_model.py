@@ -64,17 +64,18 @@ class OpenedModel(NamedTuple):
 def open_model(stored: StoredModel, train: TrainSection, *, seed: int) -> OpenedModel:
     """The model to be trained, with new adapters if it is to have some.
 
-    Several ranks read their shards of its weights later; with adapters, or where the files are unusual, rank 0 alone
-    has the weights. Raises ModelError, and DeviceError for 4-bit weights without a GPU.
+    Several ranks read their shards of its weights later; where the files are unusual, and for DoRA, rank 0 alone has
+    the weights. Raises ModelError, and DeviceError for 4-bit weights without a GPU.
     """
     lora, dtype = stored.lora, _dtype(train)
     if lora is not None and lora.load_in_4bit:
         return OpenedModel(add_lora(load_4bit(stored.source), lora, seed=seed))
-    if lora is None and is_distributed():
+    if is_distributed() and not (lora is not None and lora.use_dora):
         opened: list[OpenedModel] = []
         on_every_rank(lambda: opened.append(_opened_empty(stored.source, dtype)))
         if all(on_every_rank(lambda: opened[0].weights is not None)):
-            return opened[0]
+            empty, weights = opened[0]
+            return OpenedModel(empty if lora is None else add_lora(empty, lora, seed=seed), weights)
     model = built_on_rank_zero(
         lambda: load_model(stored.source, dtype=dtype), lambda: empty_model(stored.source, dtype=dtype)
     )
