@@ -156,7 +156,8 @@ def shard(
     With ``weights`` all models are on the meta device, but for adapters, and each rank reads its shards from the files.
     Without, ranks may hold all weights, or rank 0 alone holds them and the others made the model on the meta device.
     Then it sends them unit by unit: rank 0 needs room for the whole model on its CPU, and every device, rank 0's too,
-    for its shards and the largest unit. Raises ModelError where the ranks' models differ, or a weight that was read is not finite.
+    for its shards and the largest unit. Raises ModelError where the ranks' models differ, or a weight that was read is
+    not finite.
     """
     _check_can_shard(scorer)
     size = dist.get_world_size()
