@@ -61,6 +61,15 @@ def test_eight_bit_moments_and_a_141b_model_on_32_gpus():
     assert not memory_of(with_train(training, optim="adamw_torch", precision="bf16"), 32).fits(ACCELERATORS["h100-80g"])
 
 
+@pytest.mark.parametrize(
+    ("optim", "least", "most"),
+    [("lion", 4, 4), ("muon", 4.1, 4.2), ("adafactor", 0.0019, 0.002), ("schedule_free_adamw", 8, 8)],
+)
+def test_states_of_other_optimizers(optim, least, most):
+    """Of a 7B model whose embedding and head are 262 M of its 7.24 B weights, rows and columns 4096 long."""
+    assert least <= moment_bytes(with_train(DPO, optim=optim, precision="bf16")) <= most
+
+
 def test_only_a_moving_reference_is_held():
     assert memory_of(DPO, 1).reference == 0
     objective = DPO.section.objective.model_copy(update={"reference_sync_steps": 512})

@@ -76,6 +76,19 @@ def load(tmp_path, *overrides):
             "sft.train.lr_scheduler_type: constant has no warm-up",
         ),
         (
+            ["sft.train.optim=lion", "sft.train.precision=pure_bf16"],
+            "sft.train.optim: lion loses small updates of bfloat16 weights; choose adamw_torch or adamw_8bit",
+        ),
+        (
+            ["sft.train.optim=schedule_free_adamw", "sft.train.lr_scheduler_type=cosine"],
+            "sft.train.lr_scheduler_type: schedule_free_adamw takes the place of a schedule, got cosine; "
+            "choose constant or constant_with_warmup",
+        ),
+        (
+            ["sft.train.optim=schedule_free_sgd", "sft.train.adam_beta1=0", "sft.train.lr_scheduler_type=constant"],
+            "sft.train.adam_beta1: must be above 0 for schedule_free_sgd",
+        ),
+        (
             ["sft.train.metric_for_best_model=eval_accuracy", "sft.train.eval_steps=5", HELD_OUT],
             "train.metric_for_best_model: no evaluation gives 'eval_accuracy'; name one of eval_loss, eval_nll_loss",
         ),

@@ -19,8 +19,8 @@ WEIGHT_BYTES = {"float64": 8, "float32": 4, "bf16": 4, "pure_bf16": 2}
 COMPUTE_BYTES = {"float64": 8, "float32": 4, "bf16": 2, "pure_bf16": 2}
 # Of nf4: half a byte, and the scales of its blocks of 64.
 NF4_BYTES = 0.5 + 4 / 64
-# Moments by optimizer, in units of a weight; None: two of one byte and their scales.
-_MOMENTS = {"adamw_torch": 2, "rmsprop": 1, "adamw_8bit": None}
+# Numbers that an optimizer keeps of a weight; those of the others depend on more than the weight.
+_MOMENTS = {"adamw_torch": 2, "rmsprop": 1, "lion": 1, "schedule_free_adamw": 2, "schedule_free_sgd": 1}
 EIGHT_BIT_BYTES = 2 + 2 * 4 / 256
 LOSS_CHUNK_BYTES = 256 << 20
 # What the driver, its libraries and the allocator's gaps take.
@@ -106,8 +106,16 @@ def num_micro_batches(workload: Workload, num_devices: int) -> int:
 
 def moment_bytes(workload: Workload) -> float:
     """Bytes of the optimizer's state for one weight."""
-    moments = _MOMENTS[workload.train.optim]
-    return EIGHT_BIT_BYTES if moments is None else moments * WEIGHT_BYTES[workload.train.precision]
+    train, shape = workload.train, workload.shape
+    if train.optim == "adamw_8bit":
+        return EIGHT_BIT_BYTES
+    if train.optim == "muon":  # whose embedding and head have Adam's
+        moments = 1 + (0.0 if workload.lora is not None else shape.table_parameters / shape.parameters)
+    elif train.optim == "adafactor":
+        moments = 1 / shape.hidden_size + 1 / (shape.hidden_size if workload.lora is None else workload.lora.r)
+    else:
+        moments = _MOMENTS[train.optim]
+    return moments * WEIGHT_BYTES[train.precision]
 
 
 def activation_bytes(workload: Workload) -> float:

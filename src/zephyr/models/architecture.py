@@ -17,6 +17,13 @@ def linear_layers(model: nn.Module) -> dict[str, nn.Module]:
     return {path: module for path, module in model.named_modules() if isinstance(module, (nn.Linear, Conv1D))}
 
 
+def not_hidden(model: nn.Module) -> set[nn.Parameter]:
+    """The parameters of embeddings, of output layers and of convolutions."""
+    modules = [one for one in model.modules() if isinstance(one, nn.Embedding | nn.Conv1d)]
+    heads = [one.get_output_embeddings() for one in model.modules() if isinstance(one, PreTrainedModel)]  # type: ignore[no-untyped-call]
+    return {parameter for module in [*modules, *filter(None, heads)] for parameter in module.parameters()}
+
+
 def check_lora_modules(model: PreTrainedModel, lora: LoraSection) -> None:
     """Check that the model has the modules that a section names, and that adapters on them can be merged.
 

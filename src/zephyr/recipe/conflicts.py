@@ -156,9 +156,24 @@ def _schedules(recipe: RecipeFields) -> Iterator[Conflict]:
         if train is not None and train.lr_scheduler_type == "constant" and (train.warmup_ratio or train.warmup_steps):
             remedy = "choose constant_with_warmup, or leave the warm-up out"
             yield Conflict(f"{stage}.train.lr_scheduler_type", "constant has no warm-up", remedy)
-        if train is not None and (train.precision, train.optim) == ("pure_bf16", "rmsprop"):
-            what = "rmsprop loses small updates of bfloat16 weights"
+        if train is None:
+            continue
+        if train.precision == "pure_bf16" and train.optim not in ("adamw_torch", "adamw_8bit"):
+            what = f"{train.optim} loses small updates of bfloat16 weights"
             yield Conflict(f"{stage}.train.optim", what, "choose adamw_torch or adamw_8bit, or precision bf16")
+        yield from _schedule_free(stage, train)
+
+
+def _schedule_free(stage: str, train: TrainSection) -> Iterator[Conflict]:
+    """What does not go with an optimizer that averages instead of a schedule."""
+    if not train.is_schedule_free:
+        return
+    if not train.lr_scheduler_type.startswith("constant"):
+        what = f"{train.optim} takes the place of a schedule, got {train.lr_scheduler_type}"
+        remedy = "choose constant or constant_with_warmup"
+        yield Conflict(f"{stage}.train.lr_scheduler_type", what, remedy, (f"{stage}.train.optim",))
+    if not train.adam_beta1:
+        yield Conflict(f"{stage}.train.adam_beta1", f"must be above 0 for {train.optim}", "leave it out for 0.9")
 
 
 def _adapters(recipe: RecipeFields) -> Iterator[Conflict]:

@@ -10,7 +10,9 @@ SchedulerName = Literal[
     "linear", "cosine", "cosine_with_restarts", "cosine_with_min_lr", "cosine_warmup_with_min_lr", "polynomial",
     "inverse_sqrt", "warmup_stable_decay", "constant_with_warmup", "constant",
 ]  # fmt: skip
-OptimizerName = Literal["adamw_torch", "adamw_8bit", "rmsprop"]
+OptimizerName = Literal[
+    "adamw_torch", "adamw_8bit", "rmsprop", "lion", "muon", "adafactor", "schedule_free_adamw", "schedule_free_sgd"
+]  # fmt: skip
 TrackerName = Literal["jsonl", "tensorboard", "trackio", "wandb"]
 Precision = Literal["float64", "float32", "bf16", "pure_bf16"]
 
@@ -36,11 +38,17 @@ class TrainSection(Section):
     num_decay_steps: int | None = Field(
         None, ge=1, description="last steps, in which warmup_stable_decay falls to 0; null: a tenth of all"
     )
-    optim: OptimizerName = Field("adamw_torch", description="optimizer; adamw_8bit keeps Adam's moments in a byte each")
-    adam_beta1: float = Field(0.9, ge=0, lt=1, description="Adam's first beta")
-    adam_beta2: float = Field(0.999, ge=0, lt=1, description="Adam's second beta")
+    optim: OptimizerName = Field(
+        "adamw_torch",
+        description="optimizer; adamw_8bit keeps Adam's moments in a byte each; muon steps hidden matrices by "
+        "orthogonalised momentum and the rest by AdamW; adafactor keeps moments of rows and columns alone",
+    )
+    adam_beta1: float = Field(
+        0.9, ge=0, lt=1, description="first beta of Adam and Lion; the momentum of schedule-free optimizers"
+    )
+    adam_beta2: float = Field(0.999, ge=0, lt=1, description="second beta of Adam and Lion")
     adam_epsilon: float = Field(1.0e-8, gt=0, description="Adam's epsilon")
-    weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay")
+    weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay, of all but norms and biases")
     max_grad_norm: float | None = Field(1.0, gt=0, description="maximum gradient norm, for clipping; null: no clipping")
     precision: Precision = Field(
         "bf16",
@@ -93,6 +101,11 @@ class TrainSection(Section):
         if self.greater_is_better is not None:
             return self.greater_is_better
         return not (self.metric_for_best_model or "loss").endswith("loss")
+
+    @property
+    def is_schedule_free(self) -> bool:
+        """Whether the optimizer's average takes the place of a falling learning rate."""
+        return self.optim.startswith("schedule_free")
 
     @model_validator(mode="after")
     def _one_warmup(self) -> "TrainSection":

@@ -11,7 +11,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Protocol, TypeVar
@@ -23,7 +23,7 @@ from torch._C._distributed_c10d import PrefixStore
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.rendezvous import rendezvous
-from torch.distributed.tensor import DTensor, Shard
+from torch.distributed.tensor import DTensor, Placement, Replicate, Shard
 
 from zephyr.errors import DeviceError, ModelError
 from zephyr.models.collectives import is_distributed, on_every_rank, rank, world_size
@@ -221,6 +221,13 @@ def shard_placement(parameter: Tensor, num_ranks: int) -> Shard:
     """
     even = [place for place, length in enumerate(parameter.shape[:-1]) if length % num_ranks == 0]
     return Shard(even[0] if even and parameter.ndim >= EXPERT_DIMENSIONS else 0)
+
+
+def placed_alike(parameter: DTensor, shape: Sequence[int]) -> tuple[Placement, ...]:
+    """How numbers of a shape like the parameter's are placed: cut as it is, or whole where the cut dimension is not."""
+    (placement,) = parameter.placements
+    is_cut = isinstance(placement, Shard) and shape[placement.dim] == parameter.shape[placement.dim]
+    return (placement if is_cut else Replicate(),)
 
 
 def is_empty(model: nn.Module) -> bool:

@@ -5,14 +5,23 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from zephyr.models.architecture import not_hidden
 from zephyr.recipe.steps import Steps
 from zephyr.recipe.train_section import LoraSection, OptimizerName, SchedulerName, TrainSection
+from zephyr.train.algorithms import (
+    Adafactor,
+    Lion,
+    Muon,
+    PlainOptimizer,
+    ScheduleFreeAdamW,
+    ScheduleFreeSgd,
+)
 from zephyr.train.compact_adamw import CompactAdamW
 
 # The time scale inverse_sqrt falls back on without a warm-up.
@@ -20,37 +29,66 @@ INVERSE_SQRT_TIMESCALE = 10_000
 # Where transformers' polynomial ends, whatever the peak.
 POLYNOMIAL_END = 1e-7
 
-# Of a group of parameters: its learning rate as a multiple of the others'.
-LR_RATIO = "lr_ratio"
+_MATRIX = 2
+# The patterns of transformers' Trainer.get_decay_parameter_names.
+_NOT_DECAYED = re.compile(r"bias|layernorm|rmsnorm|(?:^|\.)norm(?:$|\.)|_norm(?:$|\.)")
 _B_MATRIX = re.compile(r"\.lora_(embedding_)?B\.")
 
 ParameterGroups: TypeAlias = "list[dict[str, list[Tensor] | float]]"
 Build: TypeAlias = Callable[[ParameterGroups, TrainSection], Optimizer]
 
 
-def build_optimizer(model: nn.Module, train: TrainSection, lora: LoraSection | None = None) -> Optimizer:
-    """The optimizer ``train.optim`` over the trainable parameters; vectors (norms, biases) are not decayed.
+class _Kind(NamedTuple):
+    """What parameters of a group have in common; groups come in the order of their kinds."""
 
-    With ``lora.loraplus_lr_ratio`` the B matrices of adapters are groups of their own.
-    Source of LoRA+: arXiv 2402.12354.
+    is_b_matrix: bool
+    is_vector_like: bool
+    is_for_adam: bool
+
+
+def build_optimizer(model: nn.Module, train: TrainSection, lora: LoraSection | None = None) -> Optimizer:
+    """The optimizer ``train.optim`` over the trainable parameters; norms and biases are not decayed.
+
+    With ``lora.loraplus_lr_ratio`` the B matrices of adapters are groups of their own, and with muon what is not a
+    hidden matrix. Source of LoRA+: arXiv 2402.12354.
     """
     ratio = 1.0 if lora is None else lora.loraplus_lr_ratio
-    trainable = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-    groups: ParameterGroups = []
-    for is_b in (False, True) if ratio != 1 else (False,):
-        alike = [parameter for name, parameter in trainable if ratio == 1 or is_b == bool(_B_MATRIX.search(name))]
-        added = {LR_RATIO: ratio} if is_b else {}
-        groups += [
-            {"params": [p for p in alike if p.ndim > 1], "weight_decay": train.weight_decay, **added},
-            {"params": [p for p in alike if p.ndim <= 1], "weight_decay": 0.0, **added},
-        ]
-    return OPTIMIZER_BUILDERS[train.optim]([group for group in groups if group["params"]], train)
+    undecayed = not_decayed(model)
+    no_matrix = not_hidden(model) if train.optim == "muon" else set()
+    groups: dict[_Kind, list[Tensor]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            is_b, is_bare = ratio != 1 and bool(_B_MATRIX.search(name)), name in undecayed
+            is_for_adam = train.optim == "muon" and (is_bare or parameter in no_matrix or parameter.ndim < _MATRIX)
+            groups.setdefault(_Kind(is_b, is_bare, is_for_adam), []).append(parameter)
+    described: ParameterGroups = []
+    for kind, parameters in sorted(groups.items()):
+        decay = 0.0 if kind.is_vector_like else train.weight_decay
+        group: dict[str, list[Tensor] | float] = {"params": parameters, "weight_decay": decay}
+        if train.optim == "muon":
+            group["uses_muon"] = not kind.is_for_adam
+        if kind.is_b_matrix:
+            group["lr_ratio"] = ratio
+        described.append(group)
+    return OPTIMIZER_BUILDERS[train.optim](described, train)
+
+
+def not_decayed(model: nn.Module) -> set[str]:
+    """The names of the parameters without weight decay: biases and norms, by the names that transformers goes by."""
+    in_layer_norms = {
+        f"{path}.{name}".lstrip(".")
+        for path, module in model.named_modules()
+        if isinstance(module, nn.LayerNorm)
+        for name, _ in module.named_parameters()
+    }
+    named = {name for name, _ in model.named_parameters() if _NOT_DECAYED.search(name.lower())}
+    return named | in_layer_norms
 
 
 def set_learning_rate(optimizer: Optimizer, rate: float) -> None:
     """Set the rate of the next step, in each group times the ratio that it may have."""
     for group in optimizer.param_groups:
-        group["lr"] = rate * group.get(LR_RATIO, 1.0)
+        group["lr"] = rate * group.get("lr_ratio", 1.0)
 
 
 def _adamw(groups: ParameterGroups, train: TrainSection) -> Optimizer:
@@ -69,6 +107,15 @@ def _adamw_8bit(groups: ParameterGroups, train: TrainSection) -> Optimizer:
     return CompactAdamW(groups, "byte", lr=train.learning_rate, betas=_betas(train), eps=train.adam_epsilon)
 
 
+def _plain(kind: type[PlainOptimizer]) -> Build:
+    """How an optimizer of this kind is built."""
+
+    def build(groups: ParameterGroups, train: TrainSection) -> Optimizer:
+        return kind(groups, lr=train.learning_rate, betas=_betas(train), eps=train.adam_epsilon)
+
+    return build
+
+
 def _betas(train: TrainSection) -> tuple[float, float]:
     return (train.adam_beta1, train.adam_beta2)
 
@@ -77,6 +124,11 @@ OPTIMIZER_BUILDERS: dict[OptimizerName, Build] = {
     "adamw_torch": _adamw,
     "adamw_8bit": _adamw_8bit,
     "rmsprop": _rmsprop,
+    "lion": _plain(Lion),
+    "muon": _plain(Muon),
+    "adafactor": _plain(Adafactor),
+    "schedule_free_adamw": _plain(ScheduleFreeAdamW),
+    "schedule_free_sgd": _plain(ScheduleFreeSgd),
 }
 
 

@@ -33,6 +33,7 @@ from zephyr.recipe.steps import Steps, check_warmup, count_steps
 from zephyr.runs.layout import OUTCOME, TRAIN_LOG
 from zephyr.runs.ranks import is_leader
 from zephyr.runs.stage_folder import Facts
+from zephyr.train.algorithms import averaged, keeps_average, to_average
 from zephyr.train.checkpoint.checkpoint import (
     Identity,
     Progress,
@@ -250,7 +251,8 @@ def _report(run: TrainRun, display: Display) -> None:
         run.train_line |= as_line(added(run.waiting), num_steps=len(run.waiting))
         run.waiting.clear()
         if evaluates:
-            run.eval_line = _evaluate(run)
+            with averaged(run.optimizer):
+                run.eval_line = _evaluate(run)
         line = run.train_line | (run.eval_line if evaluates else {})
         run.tracker.log(step, line)
         for note in run.health.observe({"step": float(step)} | line):
@@ -343,9 +345,11 @@ def _ended(run: TrainRun) -> TrainOutcome:
         )
     learning_rate, grad_norm = train_line.get("learning_rate", 0.0), train_line.get("grad_norm", 0.0)
     if best is not None and best != step:
-        load_weights(run.job.folder, best, run.scorer)
+        state = _state(run.scorer, run.optimizer, run.moving)
+        load_weights(run.job.folder, best, state, with_optimizer=keeps_average(run.optimizer))
         lines = from_rank_zero(lambda: _logged_lines(run.job.folder / TRAIN_LOG))
         train_line, eval_line = _split_line(next(line for line in lines if line["step"] == best))
+    to_average(run.optimizer)
     moved = moved_share(run.scorer, run.weights_before)
     notes = (*run.health.notes, *check_moved(moved, step=step, learning_rate=learning_rate, grad_norm=grad_norm))
     return TrainOutcome(step, train_line, eval_line, notes, best, len(run.job.examples), moved)

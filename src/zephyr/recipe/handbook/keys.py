@@ -139,6 +139,11 @@ OPTIMIZERS = {
     "paged_adamw_8bit": "adamw_8bit",
     "adamw_torch_8bit": "adamw_8bit",
     "rmsprop": "rmsprop",
+    "lion_32bit": "lion",
+    "paged_lion_32bit": "lion",
+    "adafactor": "adafactor",
+    "schedule_free_adamw": "schedule_free_adamw",
+    "schedule_free_sgd": "schedule_free_sgd",
 }
 # Devices of published runs that were not the usual eight, by a word in their names; cards and READMEs say so.
 PUBLISHED_DEVICES = {"141b": 32, "smollm3-dpo": 16, "smollm3-sft": 64, "smollm3-mid": 64}

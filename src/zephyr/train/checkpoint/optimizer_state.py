@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from zephyr.errors import CheckpointError
 from zephyr.records.fields import Json
 from zephyr.train.checkpoint.tensor_files import StoredTensor, can_store
+from zephyr.train.distributed import placed_alike
 
 JsonObject: TypeAlias = dict[str, Json]
 
@@ -105,11 +106,10 @@ def empty_tensors(
         group = group_of[id(parameter)]
         if shape == tuple(parameter.shape) and shape:
             room[full_name] = torch.empty_like(parameter, dtype=dtype, requires_grad=False)
-        elif shape and isinstance(parameter, DTensor) and shape[:-1] == tuple(parameter.shape[:-1]):
-            # One number for some of a row, such as the scales of eight-bit moments.
-            room[full_name] = empty(
-                shape, dtype=dtype, device_mesh=parameter.device_mesh, placements=parameter.placements
-            )
+        elif shape and isinstance(parameter, DTensor):
+            # Fewer numbers than weights, such as the scales of eight-bit moments, or moments of rows and columns.
+            placements = placed_alike(parameter, shape)
+            room[full_name] = empty(shape, dtype=dtype, device_mesh=parameter.device_mesh, placements=placements)
         else:
             # torch's optimizers count steps on the CPU unless the kernel that reads the count runs on the
             # device.

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from zephyr.atomic import find_damage
 from zephyr.errors import CheckpointError
@@ -66,8 +66,8 @@ def load_latest(run_folder: Path, training: TrainingState, *, identity: Identity
     return None
 
 
-def load_weights(run_folder: Path, step: int, model: nn.Module) -> None:
-    """Load the weights of the checkpoint of that step into the model. A collective call.
+def load_weights(run_folder: Path, step: int, training: TrainingState, *, with_optimizer: bool) -> None:
+    """Load the weights of the checkpoint of that step, and the optimizer's state if asked. A collective call.
 
     Raises CheckpointError if it is not there or not whole.
     """
@@ -75,7 +75,11 @@ def load_weights(run_folder: Path, step: int, model: nn.Module) -> None:
     damage = _damage(folder)
     if damage is not None:
         raise CheckpointError(str(folder), f"holds the best weights and is damaged: {damage}", ELSEWHERE)
-    read_tensors(folder, model_tensors(model))
+    if with_optimizer:
+        training.optimizer.state.clear()  # not held twice
+        _load(folder, training, cast("JsonObject", json.loads((folder / STATE).read_bytes())))
+    else:
+        read_tensors(folder, model_tensors(training.model))
 
 
 def _damage(folder: Path) -> str | None:
@@ -87,6 +91,14 @@ def _damage(folder: Path) -> str | None:
 def _restore(folder: Path, training: TrainingState, identity: Identity) -> Progress:
     state = cast("JsonObject", json.loads((folder / STATE).read_bytes()))
     _check_identity(folder, state, identity)
+    _load(folder, training, state)
+    _restore_random_state(folder, cast("int", state["world_size"]))
+    _say_other_versions(folder, cast("dict[str, str]", state["versions"]))
+    return Progress(**state["progress"])  # type: ignore[arg-type]  # asdict wrote it, and its hash was checked
+
+
+def _load(folder: Path, training: TrainingState, state: JsonObject) -> None:
+    """Overwrite weights, buffers and the optimizer's state by what the folder holds."""
     scalars = _optimizer_scalars(folder, training, state)
     stored = stored_tensors(folder)
     _check_present(folder, stored_names(scalars), stored)
@@ -97,9 +109,6 @@ def _restore(folder: Path, training: TrainingState, identity: Identity) -> Progr
     _check_alike(folder, into, stored)
     read_tensors(folder, into)
     restore_optimizer(training.model, training.optimizer, OptimizerParts(room, scalars))
-    _restore_random_state(folder, cast("int", state["world_size"]))
-    _say_other_versions(folder, cast("dict[str, str]", state["versions"]))
-    return Progress(**state["progress"])  # type: ignore[arg-type]  # asdict wrote it, and its hash was checked
 
 
 def _check_identity(folder: Path, state: JsonObject, identity: Identity) -> None:
