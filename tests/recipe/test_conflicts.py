@@ -81,8 +81,7 @@ def load(tmp_path, *overrides):
         ),
         (
             ["sft.train.optim=schedule_free_adamw", "sft.train.lr_scheduler_type=cosine"],
-            "sft.train.lr_scheduler_type: schedule_free_adamw takes the place of a schedule, got cosine; "
-            "choose constant or constant_with_warmup",
+            "sft.train.lr_scheduler_type: schedule_free_adamw takes the place of a schedule, got cosine",
         ),
         (
             ["sft.train.optim=schedule_free_sgd", "sft.train.adam_beta1=0", "sft.train.lr_scheduler_type=constant"],
