@@ -76,6 +76,10 @@ def load(tmp_path, *overrides):
             "sft.train.lr_scheduler_type: constant has no warm-up",
         ),
         (
+            ["sft.train.lr_scheduler_type=reduce_lr_on_plateau"],
+            "sft.train.lr_scheduler_type: reduce_lr_on_plateau needs evaluations; give held-out rows",
+        ),
+        (
             ["sft.train.optim=lion", "sft.train.precision=pure_bf16"],
             "sft.train.optim: lion loses small updates of bfloat16 weights; choose adamw_torch or adamw_8bit",
         ),

@@ -11,7 +11,8 @@ from zephyr.models.adapters import add_lora
 from zephyr.models.tiny import tiny_model
 from zephyr.recipe.steps import count_steps
 from zephyr.recipe.train_section import LoraSection, SchedulerName, TrainSection
-from zephyr.train.optimizers import SCHEDULES, build_optimizer, learning_rate_at, set_learning_rate
+from zephyr.train.checkpoint.checkpoint import Progress
+from zephyr.train.optimizers import SCHEDULES, build_optimizer, learning_rate_at, on_plateau, set_learning_rate
 
 THEIRS = {
     "cosine_with_min_lr": {"min_lr_rate": 0.1},
@@ -50,7 +51,12 @@ def test_hand_worked_rates(name, peak, warmup, total, expected):
 
 @pytest.mark.parametrize(
     ("name", "warmup"),
-    [(name, warmup) for name in SCHEDULES for warmup in (0, 1, 7, 14) if name != "constant" or not warmup],
+    [
+        (name, warmup)
+        for name in SCHEDULES
+        for warmup in (0, 1, 7, 14)
+        if name != "reduce_lr_on_plateau" and (name != "constant" or not warmup)
+    ],
 )
 def test_equal_to_transformers_at_every_step(name, warmup):
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
@@ -63,6 +69,22 @@ def test_equal_to_transformers_at_every_step(name, warmup):
         assert ours == pytest.approx(theirs.get_last_lr()[0], abs=1e-12), step
         optimizer.step()
         theirs.step()
+
+
+@pytest.mark.parametrize("greater", [False, True])
+@pytest.mark.parametrize("patience", [0, 2])
+def test_a_plateau_is_torchs(greater, patience):
+    theirs = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(
+        theirs, mode="max" if greater else "min", factor=0.5, patience=patience, eps=0
+    )
+    train = TrainSection(learning_rate=1.0, plateau_factor=0.5, plateau_patience=patience, greater_is_better=greater)
+    progress = Progress(step=0)
+    for value in (3.0, 2.9, 2.8999, 2.95, 2.9, 2.9, 3.2, 2.5, 2.6, 2.6, 2.6, 2.6, 2.4999, 3.3, 3.3):
+        scheduler.step(value)
+        progress = on_plateau(progress, value, train)
+        assert progress.lr_factor == theirs.param_groups[0]["lr"], value
+    assert progress.lr_factor < 1
 
 
 @pytest.mark.parametrize("ratio", [1.0, 16.0])

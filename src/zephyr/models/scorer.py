@@ -23,6 +23,7 @@ from zephyr.models.attention import (
     why_not_shared,
 )
 from zephyr.models.collectives import on_every_rank
+from zephyr.models.embedding_noise import EmbeddingNoise, path_hashes, row_hashes
 from zephyr.models.head import decoder_of, has_transform, head_input, output_head
 from zephyr.models.loading import plain_attention
 from zephyr.trees.attention import ForestAttention, forest_attention
@@ -88,6 +89,8 @@ class ForestScorer(nn.Module):
         self._longest = _longest_sequence(model)
         self._jittering = [module for module in causal_lm.modules() if _is_jittering(module)]
         self.noise = _switch_noise_off(causal_lm)
+        self._path_hashes: Tensor | None = None
+        self._is_noisy = False
         for module in self._jittering:
             module.training = False
         if self.shares_prefixes:
@@ -126,6 +129,25 @@ class ForestScorer(nn.Module):
             yield
 
     @contextmanager
+    def noisy(self, noise: EmbeddingNoise | None) -> Iterator[None]:
+        """Inside, embeddings have this noise added, if any."""
+        if noise is None:
+            yield
+            return
+        added: EmbeddingNoise = noise
+
+        def add(_module: nn.Module, given: tuple[Tensor, ...], embedded: Tensor) -> Tensor:
+            return added.on(row_hashes(given[0][0]) if self._path_hashes is None else self._path_hashes, embedded)
+
+        embedding: nn.Module = self.transformers_model.get_input_embeddings()  # type: ignore[no-untyped-call]
+        handle, self._is_noisy = embedding.register_forward_hook(add), True
+        try:
+            yield
+        finally:
+            handle.remove()
+            self._is_noisy = False
+
+    @contextmanager
     def as_published(self) -> Iterator[None]:
         """Inside, the model computes as transformers runs it: its own attention, eval mode, no setting switched off."""
         model, training = self.transformers_model, [module for module in self.modules() if module.training]
@@ -161,11 +183,12 @@ class ForestScorer(nn.Module):
         decoder = decoder_of(model)
         if self.shares_prefixes:
             attend = self.kernels.attention
+            self._path_hashes = path_hashes(forest) if self._is_noisy else None
             try:
                 found = forest_hidden_states(decoder, forest, attend=attend, output_router_logits=keep)
             except CannotShareError as error:
                 logger.warning("%s: one sequence a row; %s: %s", type(model).__name__, error.where, error.what)
-                self.shares_prefixes = False
+                self.shares_prefixes, self._path_hashes = False, None
                 model.set_attn_implementation(plain_attention(model))
         if not self.shares_prefixes:
             num_rows = max(on_every_rank(lambda: len(forest.chains))) if isinstance(self, FSDPModule) else 0

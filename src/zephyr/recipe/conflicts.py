@@ -153,11 +153,16 @@ def _truncation(recipe: RecipeFields) -> Iterator[Conflict]:
 def _schedules(recipe: RecipeFields) -> Iterator[Conflict]:
     for stage in TRAINING_STAGES:
         train = _train(recipe, stage)
-        if train is not None and train.lr_scheduler_type == "constant" and (train.warmup_ratio or train.warmup_steps):
-            remedy = "choose constant_with_warmup, or leave the warm-up out"
-            yield Conflict(f"{stage}.train.lr_scheduler_type", "constant has no warm-up", remedy)
         if train is None:
             continue
+        schedule = train.lr_scheduler_type
+        if schedule in ("constant", "reduce_lr_on_plateau") and (train.warmup_ratio or train.warmup_steps):
+            remedy = "choose constant_with_warmup, or leave the warm-up out"
+            yield Conflict(f"{stage}.train.lr_scheduler_type", f"{schedule} has no warm-up", remedy)
+        data = _data(recipe, stage)
+        if schedule == "reduce_lr_on_plateau" and (train.eval_steps is None or data is None or not _holds_out(data)):
+            what, remedy = "reduce_lr_on_plateau needs evaluations", f"give held-out rows and {stage}.train.eval_steps"
+            yield Conflict(f"{stage}.train.lr_scheduler_type", what, remedy, _held_out_keys(stage))
         if train.precision == "pure_bf16" and train.optim not in ("adamw_torch", "adamw_8bit"):
             what = f"{train.optim} loses small updates of bfloat16 weights"
             yield Conflict(f"{stage}.train.optim", what, "choose adamw_torch or adamw_8bit, or precision bf16")

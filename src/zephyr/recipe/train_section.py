@@ -8,7 +8,7 @@ from zephyr.recipe.section import FREE, Section
 
 SchedulerName = Literal[
     "linear", "cosine", "cosine_with_restarts", "cosine_with_min_lr", "cosine_warmup_with_min_lr", "polynomial",
-    "inverse_sqrt", "warmup_stable_decay", "constant_with_warmup", "constant",
+    "inverse_sqrt", "warmup_stable_decay", "constant_with_warmup", "constant", "reduce_lr_on_plateau",
 ]  # fmt: skip
 OptimizerName = Literal[
     "adamw_torch", "adamw_8bit", "rmsprop", "lion", "muon", "adafactor", "schedule_free_adamw", "schedule_free_sgd"
@@ -38,6 +38,14 @@ class TrainSection(Section):
     num_decay_steps: int | None = Field(
         None, ge=1, description="last steps, in which warmup_stable_decay falls to 0; null: a tenth of all"
     )
+    plateau_factor: float = Field(
+        0.1, gt=0, lt=1, description="what reduce_lr_on_plateau multiplies the learning rate by"
+    )
+    plateau_patience: int = Field(
+        10,
+        ge=0,
+        description="evaluations in a row without a better metric_for_best_model, or else eval_loss, that it waits",
+    )
     optim: OptimizerName = Field(
         "adamw_torch",
         description="optimizer; adamw_8bit keeps Adam's moments in a byte each; muon steps hidden matrices by "
@@ -58,6 +66,12 @@ class TrainSection(Section):
     )
     activation_checkpointing: bool = Field(False, description="recompute activations: less memory, a third slower")
     compile: bool = Field(False, description="torch.compile of the layers", json_schema_extra=FREE)
+    neftune_noise_alpha: float | None = Field(
+        None,
+        gt=0,
+        description="NEFTune: noise on the embeddings in training, up to this over the root of width times the longest "
+        "sequence of the batch; sequences that begin alike share it",
+    )
     router_aux_loss_coef: float = Field(
         0.0, ge=0, description="weight of the load-balancing loss of a mixture of experts"
     )

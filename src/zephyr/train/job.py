@@ -110,6 +110,7 @@ def check_job(job: TrainJob) -> None:
     if not job.examples:
         raise DataError("training examples", "there are none", "give at least one")
     wanted = [n for n in ("eval_steps", "metric_for_best_model") if getattr(job.settings, n) is not None]
+    wanted += ["lr_scheduler_type"] if job.settings.lr_scheduler_type == "reduce_lr_on_plateau" else []
     if wanted and not job.eval_examples:
         raise RecipeError(" and ".join(wanted), "there are no evaluation examples", "give some, or leave this out")
     on_every_rank(lambda: _check_weights(job))

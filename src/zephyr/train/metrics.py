@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple, cast
 
 import torch
@@ -83,3 +85,22 @@ def shares_of(notes: JsonObject) -> list[Shares]:
 
 def _hex(value: torch.Tensor) -> str:
     return float(value).hex()
+
+
+def split_line(line: dict[str, float]) -> tuple[dict[str, float], dict[str, float]]:
+    """What a log line says of training, and of an evaluation."""
+    trained = {name: value for name, value in line.items() if name != "step" and not _is_measured(name)}
+    return trained, {name: value for name, value in line.items() if _is_measured(name)}
+
+
+def _is_measured(name: str) -> bool:
+    """Whether an evaluation gives it."""
+    return name.startswith(("eval_", "generations/"))
+
+
+def logged_lines(path: Path) -> list[dict[str, float]]:
+    """The lines a resumed run has logged before."""
+    if not path.exists():
+        return []
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    return [{k: v for k, v in line.items() if isinstance(v, int | float)} for line in lines]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import NamedTuple, TypeAlias
 
 import torch
@@ -22,6 +23,7 @@ from zephyr.train.algorithms import (
     ScheduleFreeAdamW,
     ScheduleFreeSgd,
 )
+from zephyr.train.checkpoint.checkpoint import Progress
 from zephyr.train.compact_adamw import CompactAdamW
 
 # The time scale inverse_sqrt falls back on without a warm-up.
@@ -29,6 +31,8 @@ INVERSE_SQRT_TIMESCALE = 10_000
 # Where transformers' polynomial ends, whatever the peak.
 POLYNOMIAL_END = 1e-7
 
+# By what share of the best value another one must be better to end a plateau.
+PLATEAU_THRESHOLD = 1e-4
 _MATRIX = 2
 # The patterns of transformers' Trainer.get_decay_parameter_names.
 _NOT_DECAYED = re.compile(r"bias|layernorm|rmsnorm|(?:^|\.)norm(?:$|\.)|_norm(?:$|\.)")
@@ -206,6 +210,20 @@ def inverse_sqrt(step: int, _train: TrainSection, steps: Steps) -> float:
     return math.sqrt(timescale / (step + timescale - steps.warmup_steps))
 
 
+def on_plateau(progress: Progress, value: float, train: TrainSection) -> Progress:
+    """The progress after an evaluation that gave ``value``: a plateau that is too long makes the learning rate smaller.
+
+    As torch's ReduceLROnPlateau counts, which transformers uses, but in the direction of the metric.
+    """
+    best, length = progress.plateau_value, progress.plateau_length + 1
+    sign = 1 if train.prefers_greater else -1
+    if best is None or sign * value > sign * best + PLATEAU_THRESHOLD * abs(best):
+        return replace(progress, plateau_value=value, plateau_length=0)
+    if length <= train.plateau_patience:
+        return replace(progress, plateau_length=length)
+    return replace(progress, lr_factor=progress.lr_factor * train.plateau_factor, plateau_length=0)
+
+
 def constant(_step: int, _train: TrainSection, _steps: Steps) -> float:
     """The peak throughout."""
     return 1.0
@@ -222,4 +240,5 @@ SCHEDULES: dict[SchedulerName, Callable[[int, TrainSection, Steps], float]] = {
     "warmup_stable_decay": warmup_stable_decay,
     "constant_with_warmup": constant,
     "constant": constant,
+    "reduce_lr_on_plateau": constant,  # what evaluations make of it is a factor
 }

@@ -26,6 +26,7 @@ from zephyr.data.tokenize.token_store import Example
 from zephyr.errors import RecipeError, did_you_mean
 from zephyr.models.batch_scoring import device_of, runs_alone, score_table
 from zephyr.models.collectives import from_rank_zero, rank
+from zephyr.models.embedding_noise import embedding_noise
 from zephyr.models.rounding import Rounding
 from zephyr.models.scorer import ForestScorer
 from zephyr.progress import SILENT, Display, show_progress
@@ -50,9 +51,9 @@ from zephyr.train.checks.movement import check_moved, moved_share, sample_weight
 from zephyr.train.checks.self_check import check_before_training, check_first_step, proven_reference_logps
 from zephyr.train.distributed import full_value, pick_device, process_group
 from zephyr.train.job import TrainJob, build_scorer, check_job, identity_of, model_hashes
-from zephyr.train.metrics import Shares, added, as_line, over_ranks, plain, shares_of
+from zephyr.train.metrics import Shares, added, as_line, logged_lines, over_ranks, plain, shares_of, split_line
 from zephyr.train.moving_reference import MovingReference, moving_reference
-from zephyr.train.optimizers import build_optimizer, learning_rate_at, set_learning_rate
+from zephyr.train.optimizers import build_optimizer, learning_rate_at, on_plateau, set_learning_rate
 from zephyr.train.step import Batch, accumulate_gradients, make_batch, step_indices
 from zephyr.train.stored_model import StoredModel, open_model, sampler, write_model
 from zephyr.train.tracker import NOWHERE, Run, Tracker, open_trackers
@@ -152,14 +153,15 @@ def train(job: TrainJob) -> TrainOutcome:
                 step = run.progress.step
                 indices = step_indices(run.steps, step, seed=job.seed, shuffle=job.shuffle)
                 batch = run.batch([job.examples[index] for index in indices], indices)
-                shares = accumulate_gradients(scorer, batch, settings)
+                with scorer.noisy(embedding_noise(settings.neftune_noise_alpha, batch.rows, seed=job.seed, step=step)):
+                    shares = accumulate_gradients(scorer, batch, settings)
                 grad_norm = _clip_gradients(scorer, settings.max_grad_norm)
                 total = over_ranks(shares)
                 loss, weights = float(total.loss), scorer.named_parameters()
                 check_finite(loss, grad_norm, step=step, names=batch.names, parameters=weights)
                 if step == 0 and run.rounding is not None:
                     check_first_step(job, scorer, total, batch, rounding=run.rounding)
-                lr = learning_rate_at(step, settings, run.steps)
+                lr = learning_rate_at(step, settings, run.steps) * run.progress.lr_factor
                 set_learning_rate(run.optimizer, lr)
                 run.optimizer.step()
                 run.optimizer.zero_grad(set_to_none=True)
@@ -202,7 +204,7 @@ def start(job: TrainJob) -> TrainRun:
     config = settings.model_dump() | {"seed": job.seed, "shuffle": job.shuffle}
     tracked = Run(job.folder, job.folder.name, config, resumed.step if resumed else None)
     tracker = open_trackers(settings.report_to, tracked) if rank() == 0 else NOWHERE
-    past = _logged_lines(job.folder / TRAIN_LOG)  # as the tracker has left them, up to the checkpoint
+    past = logged_lines(job.folder / TRAIN_LOG)  # as the tracker has left them, up to the checkpoint
     run = TrainRun(
         job=job,
         scorer=scorer,
@@ -220,7 +222,7 @@ def start(job: TrainJob) -> TrainRun:
         waiting=shares_of(resumed.notes) if resumed else [],
     )
     if past and run.is_over:
-        run.train_line, run.eval_line = _split_line(past[-1])
+        run.train_line, run.eval_line = split_line(past[-1])
     return run
 
 
@@ -307,10 +309,20 @@ def _evaluate(run: TrainRun) -> dict[str, float]:
     if job.sample is not None:
         with runs_alone(scorer):
             line |= job.sample(run.progress.step)
-    watched = job.settings.metric_for_best_model
-    if watched is not None:
+    if (watched := job.settings.metric_for_best_model) is not None:
         _keep_best(run, watched, line)
+    if job.settings.lr_scheduler_type == "reduce_lr_on_plateau":
+        run.progress = on_plateau(run.progress, _watched(line, watched or "eval_loss"), job.settings)
     return line
+
+
+def _watched(line: dict[str, float], metric: str) -> float:
+    """The value of a metric. Raises RecipeError for one that no evaluation gives."""
+    name = metric if metric.startswith("eval_") else f"eval_{metric}"
+    if name not in line:
+        nearest = did_you_mean(name, line)
+        raise RecipeError("metric_for_best_model", f"no evaluation gives '{metric}'{nearest}", "name another")
+    return line[name]
 
 
 def _keep_best(run: TrainRun, watched: str, line: dict[str, float]) -> None:
@@ -318,16 +330,12 @@ def _keep_best(run: TrainRun, watched: str, line: dict[str, float]) -> None:
 
     It counts as transformers' EarlyStoppingCallback does. Raises RecipeError for a metric that no evaluation gives.
     """
-    name = watched if watched.startswith("eval_") else f"eval_{watched}"
-    if name not in line:
-        nearest = did_you_mean(name, line)
-        raise RecipeError("metric_for_best_model", f"no evaluation gives '{watched}'{nearest}", "name another")
-    settings, progress = run.job.settings, run.progress
+    value, settings, progress = _watched(line, watched), run.job.settings, run.progress
     gain = float("inf")
     if progress.best_value is not None:
-        gain = (line[name] - progress.best_value) * (1 if settings.prefers_greater else -1)
+        gain = (value - progress.best_value) * (1 if settings.prefers_greater else -1)
     if gain > 0:
-        run.progress = dataclasses.replace(progress, best_step=progress.step, best_value=line[name])
+        run.progress = dataclasses.replace(progress, best_step=progress.step, best_value=value)
     not_better = 0 if gain > settings.early_stopping_threshold else progress.not_better + 1
     run.progress = dataclasses.replace(run.progress, not_better=not_better)
 
@@ -347,18 +355,12 @@ def _ended(run: TrainRun) -> TrainOutcome:
     if best is not None and best != step:
         state = _state(run.scorer, run.optimizer, run.moving)
         load_weights(run.job.folder, best, state, with_optimizer=keeps_average(run.optimizer))
-        lines = from_rank_zero(lambda: _logged_lines(run.job.folder / TRAIN_LOG))
-        train_line, eval_line = _split_line(next(line for line in lines if line["step"] == best))
+        lines = from_rank_zero(lambda: logged_lines(run.job.folder / TRAIN_LOG))
+        train_line, eval_line = split_line(next(line for line in lines if line["step"] == best))
     to_average(run.optimizer)
     moved = moved_share(run.scorer, run.weights_before)
     notes = (*run.health.notes, *check_moved(moved, step=step, learning_rate=learning_rate, grad_norm=grad_norm))
     return TrainOutcome(step, train_line, eval_line, notes, best, len(run.job.examples), moved)
-
-
-def _split_line(line: dict[str, float]) -> tuple[dict[str, float], dict[str, float]]:
-    """What a log line says of training, and of an evaluation."""
-    trained = {name: value for name, value in line.items() if name != "step" and not _is_measured(name)}
-    return trained, {name: value for name, value in line.items() if _is_measured(name)}
 
 
 def _finished(job: TrainJob, stored: StoredModel) -> TrainOutcome:
@@ -369,7 +371,7 @@ def _finished(job: TrainJob, stored: StoredModel) -> TrainOutcome:
     facts = json.loads((stored.folder / OUTCOME).read_bytes())
     step, best, num_examples = facts.pop("steps"), facts.pop("weights_of_step", None), facts.pop("examples")
     health, moved = tuple(HealthNote(**note) for note in facts.pop("health")), facts.pop("weights_moved")
-    return TrainOutcome(step, *_split_line(facts), health, best, num_examples, moved)
+    return TrainOutcome(step, *split_line(facts), health, best, num_examples, moved)
 
 
 def _remove_checkpoints(folder: Path) -> None:
@@ -377,19 +379,6 @@ def _remove_checkpoints(folder: Path) -> None:
     if is_leader():
         for checkpoint in checkpoint_folders(folder):
             shutil.rmtree(checkpoint, ignore_errors=True)
-
-
-def _is_measured(name: str) -> bool:
-    """Whether an evaluation gives it."""
-    return name.startswith(("eval_", "generations/"))
-
-
-def _logged_lines(path: Path) -> list[dict[str, float]]:
-    """The lines a resumed run has logged before."""
-    if not path.exists():
-        return []
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
-    return [{k: v for k, v in line.items() if isinstance(v, int | float)} for line in lines]
 
 
 def _seed(seed: int) -> None:

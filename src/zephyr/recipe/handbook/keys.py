@@ -23,6 +23,7 @@ TRAIN_KEYS = {
     "activation_checkpointing": "train.activation_checkpointing",
     "torch_compile": "train.compile",
     "router_aux_loss_coef": "train.router_aux_loss_coef",
+    "neftune_noise_alpha": "train.neftune_noise_alpha",
 }
 OBJECTIVE_KEYS = {
     "beta": "objective.beta",
@@ -107,7 +108,6 @@ LEFT_OUT = {
     "use_bnb_nested_quant": "4-bit bases are always doubly quantised",
     "lora_task_type": "models are causal language models",
     "model_adapter_name": "there is one adapter", "ref_adapter_name": "the reference is the model without adapters",
-    "neftune_noise_alpha": "noise on embeddings (NEFTune) is not there: the result will differ",
     "dataloader_drop_last": "an epoch ends with a smaller batch",
     "trainer_type": "the objective says it",
     "generate_during_eval": "the report shows samples",
@@ -122,11 +122,12 @@ OLD_KEYS = {*TRAIN_KEYS, *OBJECTIVE_KEYS, *LORA_KEYS, *WORKED_OUT, *LEFT_OUT}
 
 # What transformers' schedules are told in lr_scheduler_kwargs, and ours too.
 SCHEDULE_KEYS = {
-    "cosine_with_min_lr": ("min_lr_rate",),
-    "cosine_warmup_with_min_lr": ("min_lr_rate",),
-    "cosine_with_restarts": ("num_cycles",),
-    "polynomial": ("power",),
-    "warmup_stable_decay": ("num_decay_steps",),
+    "cosine_with_min_lr": {"min_lr_rate": "min_lr_ratio"},
+    "cosine_warmup_with_min_lr": {"min_lr_rate": "min_lr_ratio"},
+    "cosine_with_restarts": {"num_cycles": "num_cycles"},
+    "polynomial": {"power": "power"},
+    "warmup_stable_decay": {"num_decay_steps": "num_decay_steps"},
+    "reduce_lr_on_plateau": {"factor": "plateau_factor", "patience": "plateau_patience"},
 }
 OPTIMIZERS = {
     "adamw_torch": "adamw_torch",

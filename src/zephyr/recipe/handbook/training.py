@@ -32,8 +32,9 @@ def translate_training(work: Translation) -> None:
         work.put(".train.max_steps", work.old["max_steps"], "max_steps")
     given = work.get("lr_scheduler_kwargs")
     for key, value in given.items() if isinstance(given, dict) else ():
-        if key in known.SCHEDULE_KEYS.get(str(work.get("lr_scheduler_type")), ()):
-            work.put(f".train.{'min_lr_ratio' if key == 'min_lr_rate' else key}", value, "lr_scheduler_kwargs")
+        ours = known.SCHEDULE_KEYS.get(str(work.get("lr_scheduler_type")), {}).get(key)
+        if ours is not None:
+            work.put(f".train.{ours}", value, "lr_scheduler_kwargs")
         else:
             work.notes.append(f"lr_scheduler_kwargs.{key} is left out: the schedule here has no such setting")
     brain, half = work.old.get("bf16") is True, work.old.get("fp16") is True

@@ -56,7 +56,8 @@ class Identity(NamedTuple):
 class Progress:
     """The progress of a run. `notes` holds further plain values that the loop must restore.
 
-    `not_better` counts the evaluations since the best one that were no better.
+    `not_better` counts the evaluations since the best one that were no better. What a plateau has made of the learning
+    rate is `lr_factor`; the best value that it has seen, and the evaluations since, are kept apart.
     """
 
     step: int
@@ -64,6 +65,9 @@ class Progress:
     best_step: int | None = None
     best_value: float | None = None
     not_better: int = 0
+    lr_factor: float = 1.0
+    plateau_value: float | None = None
+    plateau_length: int = 0
     notes: JsonObject = field(default_factory=dict)
 
 

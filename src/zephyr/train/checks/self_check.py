@@ -76,9 +76,9 @@ def proven_reference_logps(
 
 def check_first_step(job: TrainJob, scorer: ForestScorer, total: Shares, batch: Batch, *, rounding: Rounding) -> None:
     """Check that the loss of step 0 is the one that equal policy and reference must give. Raises InvariantError."""
-    # A router's balance loss is not the objective's.
-    has_balance = job.settings.router_aux_loss_coef > 0
-    if batch.ref_logps is not None and _is_own_reference(job, scorer) and not has_balance:
+    # A router's balance loss is not the objective's, and noise moves the policy away from its reference.
+    is_another = job.settings.router_aux_loss_coef > 0 or job.settings.neftune_noise_alpha is not None
+    if batch.ref_logps is not None and _is_own_reference(job, scorer) and not is_another:
         check_first_loss(float(total.loss), job.objective, batch.examples, batch.ref_logps, rounding=rounding)
 
 
