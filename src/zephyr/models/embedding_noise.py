@@ -39,7 +39,7 @@ class EmbeddingNoise(NamedTuple):
         width = embedded.shape[-1]
         keys = _mixed(hashes + _mixed(hashes.new_tensor(self.step) + _mixed(hashes.new_tensor(self.seed))))
         columns = _mixed(torch.arange(width, device=hashes.device))
-        drawn = [_uniform(keys[rows, None] + columns) for rows in torch.arange(len(keys)).split(max(1, CHUNK // width))]
+        drawn = [_uniform(some[:, None] + columns) for some in torch.split(keys, max(1, CHUNK // width))]
         scale = self.alpha / math.sqrt(self.longest * width)
         return embedded + (scale * torch.cat(drawn)).to(embedded.dtype)
 

@@ -139,7 +139,7 @@ class ForestScorer(nn.Module):
         def add(_module: nn.Module, given: tuple[Tensor, ...], embedded: Tensor) -> Tensor:
             return added.on(row_hashes(given[0][0]) if self._path_hashes is None else self._path_hashes, embedded)
 
-        embedding: nn.Module = self.transformers_model.get_input_embeddings()  # type: ignore[no-untyped-call]
+        embedding: nn.Module = self.transformers_model.get_input_embeddings()
         handle, self._is_noisy = embedding.register_forward_hook(add), True
         try:
             yield
