@@ -129,11 +129,12 @@ def test_scores_taken_in_inference_mode_leave_the_forest_fit_for_training() -> N
     assert torch.equal(policy, reference)
 
 
-@pytest.mark.parametrize("name", ["mistral", "gemma3_text", "mixtral"])
-def test_activation_checkpointing_changes_nothing(name: str) -> None:
+@pytest.mark.parametrize("keep_products", [False, True])
+@pytest.mark.parametrize("name", ["mistral", "gemma3_text", "mixtral", "gpt2"])
+def test_activation_checkpointing_changes_nothing(name: str, keep_products: bool) -> None:
     scorer = ForestScorer(tiny_model(name)).train()
     plain = packed(scorer, company())
-    scorer.causal_lm.gradient_checkpointing_enable()
+    scorer.checkpoint_activations(keep_products=keep_products)
     checkpointed = packed(scorer, company())
     assert_same(checkpointed, plain, tolerance=1e-6)
 

@@ -53,6 +53,7 @@ MORE_CASES = [
     Case("dpo", {**BETA, "reference_sync_steps": 1}, other_reference=True, meta=True),
     Case("dpo", {**BETA, "rpo_alpha": 0.5, "ld_alpha": 0.3}),
     Case("dpo", BETA, changes={"activation_checkpointing": True}),
+    Case("dpo", BETA, "mixtral", {**ROUTED, "activation_checkpointing": "selective"}),
     Case("orpo", BETA, lora=True),
     Case("sft", changes={"optim": "rmsprop", "max_grad_norm": None}),
     Case("dpo", BETA, "nemotron", {**FLOAT32, "activation_checkpointing": True}),
@@ -110,9 +111,10 @@ def test_any_number_of_ranks_trains_as_one(one, tmp_path, world):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("reduce_dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("precision", ["bf16", "pure_bf16"])
-def test_two_ranks_in_bfloat16_come_near_to_one(one, tmp_path, precision):
-    case = Case("sft", changes={"precision": precision})
+def test_two_ranks_in_bfloat16_come_near_to_one(one, tmp_path, precision, reduce_dtype):
+    case = Case("sft", changes={"precision": precision, "reduce_dtype": reduce_dtype})
     on_ranks(2, tmp_path, run_cases, [case])
     for left, right in zip(one(case).lines, ended(tmp_path / case.name).lines, strict=True):
         assert abs(left["loss"] - right["loss"]) < 2e-2 * left["loss"]

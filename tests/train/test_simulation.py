@@ -94,9 +94,20 @@ def test_operations_are_six_for_a_weight_and_token_and_recomputing_adds_two():
     assert again - plain == pytest.approx(2 * (matrices - 2 * 128 * 256) * 720 + attention, rel=1e-6)
 
 
-def test_checkpointing_holds_less():
-    plain, again = (simulated(precision="pure_bf16", activation_checkpointing=each).peak for each in (False, True))
-    assert again["activations"] < plain["activations"] / 2
+def test_checkpointing_holds_less_and_selective_computes_no_product_again():
+    plain, again, selective = (
+        simulated(precision="pure_bf16", activation_checkpointing=each) for each in (False, True, "selective")
+    )
+    assert again.peak["activations"] < plain.peak["activations"] / 2
+    assert again.peak_bytes < selective.peak_bytes < plain.peak_bytes
+    assert selective.flops == plain.flops
+
+
+@pytest.mark.parametrize(("reduce_dtype", "size"), [("float32", 4), ("bfloat16", 2)])
+def test_gradients_are_added_up_in_the_dtype_that_was_chosen(reduce_dtype, size):
+    step = simulated(ranks=4, rows=4, precision="bf16", reduce_dtype=reduce_dtype)
+    numbers = sum(parameter.numel() for parameter in model().parameters())
+    assert step.traffic["c10d._reduce_scatter_base_"].num_bytes == size * numbers
 
 
 @pytest.mark.parametrize("window", [None, 3])

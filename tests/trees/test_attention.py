@@ -130,7 +130,24 @@ def test_backend_suits_the_device_the_dtype_and_the_shape(
     expected: Callable[..., Tensor],
 ) -> None:
     heads = torch.zeros((1, 2, 1, dim), dtype=dtype)
-    assert pick_attention(heads, heads, softcap, capability=capability) is expected
+    assert pick_attention(heads, heads, random_forest(0), softcap, capability=capability) is expected
+
+
+@pytest.mark.parametrize(
+    ("prompt", "answers", "expected"),
+    # Of 1,000 + 8 * 100 tokens 8 * 1,100 are copied, of 1,000 + 2 * 100 only 2 * 1,100; a short row is short.
+    [(1000, 8, flex_forest_attention), (1000, 2, varlen_attention), (100, 8, varlen_attention)],
+)
+def test_many_answers_behind_a_long_prompt_are_not_copied(
+    prompt: int, answers: int, expected: Callable[..., Tensor]
+) -> None:
+    rng = np.random.default_rng(0)
+    shared = rng.integers(0, 1000, prompt)
+    rows = [np.concatenate([shared, [number], rng.integers(0, 1000, 99)]) for number in range(answers)]
+    forest = build_forest([all_scored(row) for row in rows])
+    assert forest.num_path_tokens == answers * (prompt + 100)
+    heads = torch.empty(1, 4, forest.num_tokens, 64, dtype=torch.bfloat16)
+    assert pick_attention(heads, heads, forest, None, capability=(9, 0)) is expected
 
 
 @pytest.mark.parametrize("window", [None, 4])

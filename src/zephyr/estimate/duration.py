@@ -4,7 +4,7 @@ import math
 from typing import NamedTuple
 
 from zephyr.estimate.devices import GPUS_A_NODE, LINK_SHARE, UTILISATION, Device
-from zephyr.estimate.memory import COMPUTE_BYTES, WEIGHT_BYTES, num_micro_batches
+from zephyr.estimate.memory import COMPUTE_BYTES, num_micro_batches, reduced_bytes
 from zephyr.estimate.workload import Workload, stage_flops
 from zephyr.recipe.stage_sections import ALIGN, SFT
 
@@ -98,7 +98,7 @@ def _traffic(workload: Workload, cluster: Cluster) -> float:
     if devices == 1:
         return 0.0
     sent = 2 * COMPUTE_BYTES[precision] * workload.shape.parameters
-    sent += WEIGHT_BYTES[precision] * workload.trained_parameters
+    sent += reduced_bytes(workload.train) * workload.trained_parameters
     nodes = math.ceil(devices / GPUS_A_NODE)
     inside = sent * (devices - 1) / devices / (cluster.device.link * LINK_SHARE)
     if nodes == 1:

@@ -13,7 +13,7 @@ from zephyr.estimate.devices import Device
 from zephyr.estimate.workload import Workload, adapter_parameters
 from zephyr.recipe.section import Plain
 from zephyr.recipe.stage_sections import PretrainSection
-from zephyr.recipe.train_section import LoraSection
+from zephyr.recipe.train_section import LoraSection, TrainSection
 
 WEIGHT_BYTES = {"float64": 8, "float32": 4, "bf16": 4, "pure_bf16": 2}
 COMPUTE_BYTES = {"float64": 8, "float32": 4, "bf16": 2, "pure_bf16": 2}
@@ -28,8 +28,7 @@ RUNTIME_BYTES = 3 << 29
 GAPS_SHARE = 0.05
 # During a layer's backward pass its gradients are held beside what it kept.
 WORKING_SHARE = 1.5
-# Gradients are added up over accelerators in float32 at the least.
-REDUCED_BYTES = 4
+_REDUCED_BYTES = {"float32": 4, "bfloat16": 2}
 MAX_DEVICES = 4096
 Change: TypeAlias = Callable[[Workload], Workload]
 
@@ -123,7 +122,10 @@ def activation_bytes(workload: Workload) -> float:
     shape, size = workload.shape, COMPUTE_BYTES[workload.train.precision]
     if not workload.train.activation_checkpointing:
         return shape.num_layers * layer_bytes(workload)
-    return shape.num_layers * size * shape.hidden_size + WORKING_SHARE * layer_bytes(workload)
+    kept = shape.hidden_size
+    if workload.train.activation_checkpointing == "selective":
+        kept += _product_features(workload)
+    return shape.num_layers * size * kept + WORKING_SHARE * layer_bytes(workload)
 
 
 def layer_bytes(workload: Workload) -> float:
@@ -136,6 +138,19 @@ def layer_bytes(workload: Workload) -> float:
     attention = (2 * shape.num_heads + 2 * shape.num_kv_heads) * shape.head_dim
     inner = (4 if shape.gated else 2) * shape.intermediate_size * shape.experts_per_token
     return size * (4 * shape.hidden_size + attention + inner) + 2 * 4 * shape.hidden_size
+
+
+def _product_features(workload: Workload) -> int:
+    """Numbers of one token that a layer's matrix products and its attention give."""
+    shape = workload.shape
+    attention = 2 * (shape.num_heads + shape.num_kv_heads) * shape.head_dim + shape.hidden_size
+    inner = (2 if shape.gated else 1) * shape.intermediate_size + shape.hidden_size
+    return attention + inner * shape.experts_per_token
+
+
+def reduced_bytes(train: TrainSection) -> int:
+    """Bytes of a gradient while it is added up over accelerators."""
+    return max(8 if train.precision == "float64" else 0, _REDUCED_BYTES[train.reduce_dtype])
 
 
 def smallest_number(workload: Workload, device: Device, most: int = MAX_DEVICES) -> int | None:
@@ -152,6 +167,10 @@ def advice(workload: Workload, device: Device, num_devices: int) -> list[str]:
     if memory_of(workload, num_devices).fits(device):
         return []
     found = []
+    if not workload.train.activation_checkpointing and not workload.train.compile:
+        selective = _changed(workload, {"activation_checkpointing": "selective"})
+        if memory_of(selective, num_devices).fits(device):
+            return [f"{workload.stage}.train.activation_checkpointing=selective"]
     words: list[str] = []
     changed = workload
     for setting, change in _savings(workload):
@@ -177,7 +196,7 @@ def advice(workload: Workload, device: Device, num_devices: int) -> list[str]:
 def _savings(workload: Workload) -> Iterator[tuple[str, Change]]:
     """Settings that save memory, in words and as a change, the cheapest first."""
     key, train = f"{workload.stage}.train", workload.train
-    if not train.activation_checkpointing:
+    if train.activation_checkpointing is not True:
         yield f"{key}.activation_checkpointing=true", lambda one: _changed(one, {"activation_checkpointing": True})
     few = _one_row(workload).train.max_tokens_per_micro_batch
     if few < train.max_tokens_per_micro_batch:
@@ -231,4 +250,4 @@ def _reduced(workload: Workload, num_devices: int) -> float:
     unit = max(shape.layer_parameters, shape.table_parameters)
     if workload.lora is not None:
         unit = math.ceil(workload.trained_parameters / shape.num_layers)
-    return unit * (computed + max(computed, REDUCED_BYTES))
+    return unit * (computed + reduced_bytes(workload.train))

@@ -117,7 +117,7 @@ def train_flops(workload: Workload, *, shared: bool = True) -> float:
     Adapters save the gradients of the weights below them.
     """
     backward = 2.0 if workload.lora is None else 1.0
-    recomputed = 1.0 if workload.train.activation_checkpointing else 0.0
+    recomputed = 1.0 if workload.train.activation_checkpointing is True else 0.0  # selective: no products
     return (1 + backward + recomputed) * forward_flops(workload.shape, workload.rows, shared=shared)
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import NamedTuple, TypeAlias
 
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
+from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
 from transformers import PreTrainedModel
 
 from zephyr.errors import ModelError
@@ -115,12 +117,16 @@ class ForestScorer(nn.Module):
         """Whether training changes adapters only, so that the model without them is the reference."""
         return isinstance(self.causal_lm, PeftModel)
 
-    def checkpoint_activations(self) -> None:
-        """Keep each layer's input alone for the backward pass, and compute the rest again."""
+    def checkpoint_activations(self, *, keep_products: bool = False) -> None:
+        """Keep each layer's input alone for the backward pass, and compute the rest again.
+
+        ``keep_products``: keep what matrix products and attention give, too, and compute again what costs little.
+        """
         model = self.transformers_model
         # Renamed in transformers 5.23; 5.17 has the old name only.
         enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-        enable({"use_reentrant": False})
+        kept = {"context_fn": partial(create_selective_checkpoint_contexts, _kept_or_again)} if keep_products else {}
+        enable({"use_reentrant": False, **kept})
 
     @contextmanager
     def as_reference(self) -> Iterator[None]:
@@ -220,6 +226,17 @@ class ForestScorer(nn.Module):
         if limit is not None and any(chain.depth > limit for chain in forest.chains):
             name = type(self.transformers_model).__name__
             raise ModelError(name, f"{why} {limit} tokens", f"set max_length to at most {limit}")
+
+
+# Operations whose results are kept by selective checkpointing: matrix products and attention.
+_PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "_grouped_mm", "grouped_mm_fallback", "_varlen_attn")
+
+
+def _kept_or_again(_context: object, operation: object, *_arguments: object, **_keywords: object) -> CheckpointPolicy:
+    """Whether a layer keeps an operation's result for its backward pass, or computes it again."""
+    name = f"{operation}".removesuffix(".default").rpartition(".")[2]
+    is_kept = name in _PRODUCTS or name.startswith("_scaled_dot_product")
+    return CheckpointPolicy.MUST_SAVE if is_kept else CheckpointPolicy.PREFER_RECOMPUTE
 
 
 def plain_model(causal_lm: CausalLM) -> PreTrainedModel:

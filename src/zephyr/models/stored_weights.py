@@ -32,6 +32,7 @@ from transformers.core_model_loading import (
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from zephyr.models.collectives import on_every_rank, rank, world_size
+from zephyr.models.loading import empty_model
 from zephyr.models.model_files import read_object, shards_of
 from zephyr.models.source import Source, local_file
 from zephyr.models.weight_hash import combined_hash, is_adapter, plain_name
@@ -93,6 +94,22 @@ def parts(shape: Sequence[int], itemsize: int) -> Iterator[tuple[list[int], list
     for place in product(*map(range, outer)):
         for row in range(0, rows, at_once):
             yield [*place, row, 0], [1] * len(outer) + [min(at_once, rows - row), width]
+
+
+class EmptyModel(NamedTuple):
+    """A model on the meta device, and its weights; None if they are unusual."""
+
+    model: PreTrainedModel
+    weights: StoredWeights | None
+
+
+def empty_with_weights(source: Source, *, dtype: str) -> EmptyModel:
+    """The model of ``source``, its buffers computed, for ranks to read their parts of its weights."""
+    model = empty_model(source, dtype=dtype)
+    weights = stored_weights(source, model)
+    if weights is not None:
+        fill_buffers(model)
+    return EmptyModel(model, weights)
 
 
 def stored_weights(source: Source, model: PreTrainedModel) -> StoredWeights | None:

@@ -7,6 +7,8 @@ from pydantic import BaseModel, ConfigDict, JsonValue
 Plain: TypeAlias = "str | int | float | bool | list[Plain] | dict[str, Plain] | None"
 # Marks a field that only affects how work is done, logged, saved or paid for, never a result.
 FREE: dict[str, JsonValue] = {"changes_result": False}
+# Marks a field that was added later: at its default, stages that were finished without it stay finished.
+ADDED: dict[str, JsonValue] = {"changes_result": "unless it is the default"}
 
 
 class Section(BaseModel):
@@ -18,12 +20,13 @@ class Section(BaseModel):
     choice_hint: ClassVar[str] = ""
 
     def result_settings(self) -> dict[str, Plain]:
-        """The settings that a result depends on, as plain nested values: all but the fields marked FREE."""
+        """The settings that a result depends on, as plain nested values: all but FREE fields and ADDED defaults."""
         plain = self.model_dump(mode="json")
         return {
             name: _result_settings(getattr(self, name), plain[name])
             for name, field in type(self).model_fields.items()
             if field.json_schema_extra != FREE
+            and not (field.json_schema_extra == ADDED and getattr(self, name) == field.default)
         }
 
 

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from zephyr.recipe.section import FREE, Section
+from zephyr.recipe.section import ADDED, FREE, Section
 
 SchedulerName = Literal[
     "linear", "cosine", "cosine_with_restarts", "cosine_with_min_lr", "cosine_warmup_with_min_lr", "polynomial",
@@ -15,6 +15,7 @@ OptimizerName = Literal[
 ]  # fmt: skip
 TrackerName = Literal["jsonl", "tensorboard", "trackio", "wandb"]
 Precision = Literal["float64", "float32", "bf16", "pure_bf16"]
+ReduceDtype = Literal["float32", "bfloat16"]
 
 
 class TrainSection(Section):
@@ -64,7 +65,17 @@ class TrainSection(Section):
         "stochastic rounding; "
         "float64: for exact tests",
     )
-    activation_checkpointing: bool = Field(False, description="recompute activations: less memory, a third slower")
+    activation_checkpointing: bool | Literal["selective"] = Field(
+        False,
+        description="recompute activations: least memory, a third slower; selective: all but matrix products and "
+        "attention, about half the memory and little slower",
+    )
+    reduce_dtype: ReduceDtype = Field(
+        "float32",
+        description="dtype in which gradients are added up over devices; bfloat16 sends half as much and rounds the "
+        "sums",
+        json_schema_extra=ADDED,
+    )
     compile: bool = Field(False, description="torch.compile of the layers", json_schema_extra=FREE)
     neftune_noise_alpha: float | None = Field(
         None,
@@ -120,6 +131,17 @@ class TrainSection(Section):
     def is_schedule_free(self) -> bool:
         """Whether the optimizer's average takes the place of a falling learning rate."""
         return self.optim.startswith("schedule_free")
+
+    @model_validator(mode="after")
+    def _fit_each_other(self) -> "TrainSection":
+        if self.reduce_dtype == "bfloat16" and self.precision not in ("bf16", "pure_bf16"):
+            raise ValueError(f"reduce_dtype bfloat16 is for bf16 and pure_bf16, got precision {self.precision}")
+        if self.activation_checkpointing == "selective" and self.compile:
+            raise ValueError(
+                "activation_checkpointing selective and compile are both given: compiled layers choose "
+                "themselves what they compute again; leave one out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _one_warmup(self) -> "TrainSection":

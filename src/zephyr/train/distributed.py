@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from itertools import pairwise
 from typing import Protocol, TypeVar
 
 import torch
@@ -149,7 +150,7 @@ def built_on_rank_zero(build: Callable[[], T], build_empty: Callable[[], T]) -> 
 
 
 def shard(
-    scorer: ForestScorer, *, device: torch.device, precision: Precision, weights: StoredWeights | None = None
+    scorer: ForestScorer, *, device: torch.device, train: TrainSection, weights: StoredWeights | None = None
 ) -> None:
     """Shard a scorer over all ranks in place: each decoder layer a unit, the rest (embedding, norm, head) another.
 
@@ -165,7 +166,7 @@ def shard(
     if empty[0] and weights is None:
         raise ModelError("several processes", "the model of rank 0 is on the meta device", "load its weights there")
     mesh = init_device_mesh(device.type, (size,))
-    policy = _policy(precision)
+    policy = _policy(train)
     layers = decoder_layers(scorer)
     for unit in [*layers, scorer]:
         if any(empty) and weights is None:
@@ -178,6 +179,11 @@ def shard(
             reshard_after_forward=unit is not scorer,
             shard_placement_fn=lambda parameter: shard_placement(parameter, size),
         )
+    for layer, following in pairwise(layers):
+        # Asked for before this layer computes, not when the host arrives at the next one; backward, it is so anyway.
+        assert isinstance(layer, FSDPModule)
+        assert isinstance(following, FSDPModule)
+        layer.set_modules_to_forward_prefetch([following])
     if weights is not None:
         _read_shards(scorer, weights, device)
 
@@ -186,7 +192,9 @@ def _read_shards(scorer: ForestScorer, weights: StoredWeights, device: torch.dev
     """Read this rank's part of every weight that is on the meta device from the files; the others stay as they are."""
     model = scorer.transformers_model
     absent = [name for name, tensor in model.state_dict().items() if _local(tensor).is_meta]
-    scorer._apply(lambda t: torch.empty_like(t, device=device) if t.is_meta else t.to(device))  # noqa: SLF001 - as `to_empty` does
+    scorer._apply(  # type: ignore[no-untyped-call]  # noqa: SLF001 - as `to_empty` does
+        lambda tensor: torch.empty_like(tensor, device=device) if tensor.is_meta else tensor.to(device)
+    )
     held: dict[str, Tensor] = {}
     tensors = model.state_dict()
     for name in absent:
@@ -264,13 +272,13 @@ def full_value(value: Tensor) -> float:
     return float(value.full_tensor() if isinstance(value, DTensor) else value)
 
 
-def _policy(precision: Precision) -> MixedPrecisionPolicy:
-    # Gradients of many ranks are summed in float32: bfloat16 sums would lose the small ones.
-    if precision == "bf16":
-        return MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
-    if precision == "pure_bf16":
-        return MixedPrecisionPolicy(reduce_dtype=torch.float32)
-    return MixedPrecisionPolicy()
+def _policy(train: TrainSection) -> MixedPrecisionPolicy:
+    if train.precision not in ("bf16", "pure_bf16"):
+        return MixedPrecisionPolicy()
+    reduced = {"float32": torch.float32, "bfloat16": torch.bfloat16}[train.reduce_dtype]
+    return MixedPrecisionPolicy(
+        param_dtype=None if train.precision == "pure_bf16" else torch.bfloat16, reduce_dtype=reduced
+    )
 
 
 def _check_can_shard(scorer: nn.Module) -> None:

@@ -218,7 +218,7 @@ def build_scorer(
         keep_freed_memory()
     scorer = _scorer(model, train, kernels)
     if train.activation_checkpointing:
-        scorer.checkpoint_activations()
+        scorer.checkpoint_activations(keep_products=train.activation_checkpointing == "selective")
     if train.compile:
         for layer in decoder_layers(scorer):
             layer.compile(dynamic=True)
@@ -255,7 +255,7 @@ def _place(scorer: ForestScorer, train: TrainSection, device: torch.device, weig
     """Move the scorer to its device in place, sharded over the ranks if there are several."""
     if is_distributed():
         scorer.starts_as_reference = from_rank_zero(lambda: scorer.starts_as_reference)
-        shard(scorer, device=device, precision=train.precision, weights=weights)
+        shard(scorer, device=device, train=train, weights=weights)
     if any(tensor.device != device for tensor in (*scorer.parameters(), *scorer.buffers())):
         scorer.to(device)
 

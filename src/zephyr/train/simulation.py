@@ -32,6 +32,7 @@ from zephyr.trees.attention import pick_attention
 from zephyr.trees.flex import flex_forest_attention
 from zephyr.trees.forest import Forest
 from zephyr.trees.score import ACCELERATOR_CHUNK_BYTES
+from zephyr.trees.varlen import varlen_attention
 
 # The kernels of Ampere and later.
 CAPABILITY = (8, 0)
@@ -65,7 +66,8 @@ def simulate_step(
     ``model`` is on the meta device in the dtype of its weights, and is used up.
     """
     with _ranks(num_ranks):
-        fake, work = FakeTensorMode(allow_non_fake_inputs=True), _AttentionWork()
+        work = _AttentionWork(keeps_products=train.activation_checkpointing == "selective")
+        fake = FakeTensorMode(allow_non_fake_inputs=True)
         with fake:
             model.to_empty(device="cpu")
             plain_model(model).tie_weights()
@@ -140,8 +142,9 @@ def _ranks(num_ranks: int) -> Iterator[None]:
 class _AttentionWork:
     """The attention of a CUDA device, and the operations of its calls, which torch's counter does not know."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, keeps_products: bool) -> None:
         self.flops = 0.0
+        self._keeps_products = keeps_products
 
     def attention(
         self,
@@ -156,13 +159,15 @@ class _AttentionWork:
     ) -> Tensor:
         """``zephyr.trees.attention.forest_attention``; FlexAttention, which needs a compiler, has a stand-in."""
         query, key = query.to(value.dtype), key.to(value.dtype)
-        attend = pick_attention(query, value, softcap, capability=CAPABILITY)
+        attend = pick_attention(query, value, forest, softcap, capability=CAPABILITY)
         if attend is flex_forest_attention:
             attended: Tensor = _FlexMemory.apply(query, key, value)  # type: ignore[no-untyped-call]
         else:
             attended = attend(query, key, value, forest, scaling=scaling, window=window, softcap=softcap)
         flops = 4.0 * query.shape[1] * query.shape[3] * seen_keys(forest, window)
-        self.flops += flops
+        recomputes = torch._C._current_graph_task_id() != -1  # noqa: SLF001  # within a backward pass
+        if not (recomputes and self._keeps_products and attend is varlen_attention):
+            self.flops += flops
         if attended.requires_grad:
             attended.register_hook(lambda _: self._add(BACKWARD * flops))  # type: ignore[no-untyped-call]
         return attended

@@ -21,7 +21,7 @@ from zephyr.models.new_model import set_generation
 from zephyr.models.sampling import Stopping
 from zephyr.models.scorer import CausalLM, plain_model
 from zephyr.models.source import Source
-from zephyr.models.stored_weights import StoredWeights, fill_buffers, stored_weights
+from zephyr.models.stored_weights import EmptyModel, StoredWeights, empty_with_weights
 from zephyr.models.tokenizers import Tokenizer
 from zephyr.recipe.teacher_section import SamplingSection
 from zephyr.recipe.train_section import LoraSection, TrainSection
@@ -71,23 +71,15 @@ def open_model(stored: StoredModel, train: TrainSection, *, seed: int) -> Opened
     if lora is not None and lora.load_in_4bit:
         return OpenedModel(add_lora(load_4bit(stored.source), lora, seed=seed))
     if is_distributed() and not (lora is not None and lora.use_dora):
-        opened: list[OpenedModel] = []
-        on_every_rank(lambda: opened.append(_opened_empty(stored.source, dtype)))
-        if all(on_every_rank(lambda: opened[0].weights is not None)):
-            empty, weights = opened[0]
+        opened: list[EmptyModel] = []
+        on_every_rank(lambda: opened.append(empty_with_weights(stored.source, dtype=dtype)))
+        empty, weights = opened[0]
+        if all(on_every_rank(lambda: weights is not None)):
             return OpenedModel(empty if lora is None else add_lora(empty, lora, seed=seed), weights)
     model = built_on_rank_zero(
         lambda: load_model(stored.source, dtype=dtype), lambda: empty_model(stored.source, dtype=dtype)
     )
     return OpenedModel(model if lora is None else add_lora(model, lora, seed=seed))
-
-
-def _opened_empty(source: Source, dtype: str) -> OpenedModel:
-    model = empty_model(source, dtype=dtype)
-    weights = stored_weights(source, model)
-    if weights is not None:
-        fill_buffers(model)
-    return OpenedModel(model, weights)
 
 
 def write_model(

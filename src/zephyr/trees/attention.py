@@ -18,6 +18,10 @@ _FLASH_DTYPES = (torch.float16, torch.bfloat16)
 _FLASH_HEAD_DIM = 256
 # Neither it nor compiled FlexAttention runs on GPUs before Ampere.
 _AMPERE = (8, 0)
+# Varlen copies the keys of every path, of every layer. Many answers behind a long prompt are better off with
+# FlexAttention, which copies none, unless the row is too short for it.
+_MOST_COPIES = 3
+_FLEX_TOKENS = 1024
 
 
 class ForestAttention(Protocol):
@@ -54,21 +58,23 @@ def forest_attention(
     become ``softcap * tanh(score / softcap)`` (Gemma 2).
     """
     query, key = query.to(value.dtype), key.to(value.dtype)
-    attend = pick_attention(query, value, softcap, capability=_capability(value.device))
+    attend = pick_attention(query, value, forest, softcap, capability=_capability(value.device))
     return attend(query, key, value, forest, scaling=scaling, window=window, softcap=softcap)
 
 
 def pick_attention(
-    query: Tensor, value: Tensor, softcap: float | None, *, capability: tuple[int, int] | None
+    query: Tensor, value: Tensor, forest: Forest, softcap: float | None, *, capability: tuple[int, int] | None
 ) -> ForestAttention:
-    """The backend for ``query`` (1, Hq, T, D) and ``value`` (1, Hkv, T, D) of one dtype.
+    """The backend for ``query`` (1, Hq, T, D) and ``value`` (1, Hkv, T, D) of one dtype over a forest.
 
     ``capability``: of their CUDA device, None for devices of another kind.
     """
     if capability is None or capability < _AMPERE:
         return sdpa_attention
     fits_flash = value.dtype in _FLASH_DTYPES and query.shape[-1] == value.shape[-1] <= _FLASH_HEAD_DIM
-    return varlen_attention if fits_flash and softcap is None else flex_forest_attention
+    tokens = forest.num_tokens
+    copies = tokens >= _FLEX_TOKENS and forest.num_path_tokens > _MOST_COPIES * tokens
+    return varlen_attention if fits_flash and softcap is None and not copies else flex_forest_attention
 
 
 @cache

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -109,6 +110,11 @@ class Forest:
     def num_tokens(self) -> int:
         """Number of unique tokens, T."""
         return int(self.ids.shape[0])
+
+    @cached_property
+    def num_path_tokens(self) -> int:
+        """Number of tokens of all chains together, each with its path."""
+        return sum(chain.depth for chain in self.chains)
 
     @property
     def num_edges(self) -> int:

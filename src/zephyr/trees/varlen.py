@@ -7,6 +7,8 @@ key's index in the gathered path is its position, so a sliding window by positio
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache, partial
+from inspect import signature
 from typing import NamedTuple
 
 import torch
@@ -65,12 +67,13 @@ def flash_kernel(query: Tensor, key: Tensor, value: Tensor, plan: VarlenPlan, sc
     """
     from torch.nn.attention.varlen import varlen_attn
 
-    groups = query.shape[1] // key.shape[1]
-    attended = varlen_attn(
+    # Before there was such a switch (torch 2.11), heads went to the kernel unchecked, and it shares them by itself.
+    shares = query.shape[1] != key.shape[1] and _has_gqa_switch()
+    attend = partial(varlen_attn, enable_gqa=True) if shares else partial(varlen_attn)
+    attended = attend(
         query,
-        # torch 2.11 has no enable_gqa yet; repeating is right on every version and small beside the attention.
-        key.repeat_interleave(groups, 1),
-        value.repeat_interleave(groups, 1),
+        key,
+        value,
         plan.cumulative_queries,
         plan.cumulative_keys,
         plan.longest_queries,
@@ -80,6 +83,13 @@ def flash_kernel(query: Tensor, key: Tensor, value: Tensor, plan: VarlenPlan, sc
     )
     assert isinstance(attended, Tensor)
     return attended
+
+
+@cache
+def _has_gqa_switch() -> bool:
+    from torch.nn.attention.varlen import varlen_attn
+
+    return "enable_gqa" in signature(varlen_attn).parameters
 
 
 def varlen_plan(forest: Forest, device: torch.device) -> VarlenPlan:
