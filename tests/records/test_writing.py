@@ -11,7 +11,7 @@ from zephyr.errors import DataError
 from zephyr.records.formats import detect_shape, record_of
 from zephyr.records.messages import Message, TemplateInputs, ToolCall
 from zephyr.records.reading import read_rows
-from zephyr.records.rows import Answer, Chat, Preference, Prompt, Rated, Text
+from zephyr.records.rows import ANSWER, Answer, Chat, Check, Preference, Prompt, Rated, Text
 from zephyr.records.writing import to_fields, write_jsonl
 
 FILLED = st.text(st.characters(codec="utf-8"), min_size=1, max_size=30).filter(str.strip)
@@ -75,6 +75,16 @@ def preferences(draw):
 
 SOURCES = st.sampled_from(["", "evol_instruct"])
 KNOWN = st.sampled_from(["", "The earth is round."])
+CHECKS = st.lists(
+    st.sampled_from(
+        [
+            Check("punctuation:no_comma", {}),
+            Check("keywords:existence", {"keywords": ["hen"]}),
+            Check(ANSWER, {"answer": "42", "match": "number"}),
+        ]
+    ),
+    max_size=2,
+).map(tuple)
 SCORES = st.none() | NUMBERS
 ANSWERS = st.builds(
     Answer,
@@ -91,12 +101,18 @@ RECORDS = st.one_of(
     st.tuples(st.just("chat"), st.builds(Chat, st.just(""), dialogues("assistant"), SOURCES, INPUTS)),
     st.tuples(st.just("chat"), st.builds(Chat, st.just(""), tool_dialogues("assistant"), SOURCES, INPUTS)),
     st.tuples(st.just("preference"), tool_preferences()),
-    st.tuples(st.just("prompt"), st.builds(Prompt, st.just(""), dialogues("user"), SOURCES, KNOWN)),
+    st.tuples(st.just("prompt"), st.builds(Prompt, st.just(""), dialogues("user"), SOURCES, KNOWN, CHECKS)),
     st.tuples(st.just("preference"), preferences()),
     st.tuples(
         st.just("rated"),
         st.builds(
-            Rated, st.just(""), dialogues("user"), st.lists(ANSWERS, min_size=1, max_size=3).map(tuple), SOURCES, KNOWN
+            Rated,
+            st.just(""),
+            dialogues("user"),
+            st.lists(ANSWERS, min_size=1, max_size=3).map(tuple),
+            SOURCES,
+            KNOWN,
+            CHECKS,
         ),
     ),
 )

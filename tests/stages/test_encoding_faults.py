@@ -96,7 +96,7 @@ def test_many_refused_rows_are_counted_and_the_first_five_described(base, tmp_pa
     write(tmp_path / "d.jsonl", chat("1?"), *(chat(f"{number}?", SYSTEM) for number in range(2, 9)))
     made = recipe(base, tmp_path, **sft({"path": "d.jsonl"}, shuffle=False))
     said = "; ".join(f"d.jsonl row {number}: {REFUSES} (System role not supported)" for number in range(2, 7))
-    expected = f"d.jsonl: 7 rows cannot be encoded (7 x {REFUSES}): {said}; and 2 more; {REMEDY}"
+    expected = f"d.jsonl: 7 rows cannot be used (7 x {REFUSES}): {said}; and 2 more; {REMEDY}"
     assert problem_of_both(made, tmp_path) == expected
 
 

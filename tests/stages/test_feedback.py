@@ -20,7 +20,7 @@ from zephyr.records.rows import Answer, Prompt, Rated
 from zephyr.records.writing import write_jsonl
 from zephyr.run import stage_keys
 from zephyr.stages import feedback as stage
-from zephyr.stages.call_estimate import call_lines
+from zephyr.stages.call_estimate import call_lines, estimate_feedback
 from zephyr.stages.preview import Preview
 from zephyr.stages.stage import Work
 from zephyr.teachers.ledger.ledger import Ledger
@@ -189,7 +189,7 @@ def test_what_does_not_go_together_is_refused(section, said, tmp_path):
 
 
 def estimated(recipe: Recipe, sample, num_prompts: int) -> list[str]:
-    return list(call_lines(recipe, stage.estimate_calls(recipe, sample, num_prompts)))
+    return list(call_lines(recipe, estimate_feedback(recipe, sample, num_prompts)))
 
 
 def test_the_scripted_judge_costs_nothing(tmp_path):

@@ -24,12 +24,12 @@ from zephyr.cli.options import (
     Concurrency,
     Force,
     Ignore,
-    JudgeTeacher,
     JudgeTries,
     KeyEnv,
     LedgerFile,
     LongestReply,
     OutFile,
+    RatingJudge,
     RowFormat,
     Seed,
     Where,
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
     from zephyr.data.read.sources import Records
     from zephyr.feedback.rate import RatingCounts, RatingPlan
-    from zephyr.recipe.feedback_section import CandidatesSection
+    from zephyr.recipe.feedback_section import CandidatesSection, JudgeSection
     from zephyr.recipe.teacher_section import TeacherSection
     from zephyr.records.rows import Prompt, Rated
 
@@ -97,7 +97,7 @@ def rate(  # noqa: PLR0913 - typer makes an option of every parameter
     file: Annotated[str, typer.Argument(help="Prompts with answers, or with --models prompts alone.")],
     *,
     out: OutFile,
-    judge: JudgeTeacher,
+    judge: RatingJudge,
     models: Models = None,
     num_answers: Annotated[int, typer.Option(min=1, help="Answers per prompt, with --models.")] = 4,
     temperature: Annotated[float, typer.Option(min=0, help="Sampling temperature of the answers.")] = 0.7,
@@ -129,19 +129,21 @@ def rate(  # noqa: PLR0913 - typer makes an option of every parameter
     from zephyr.cli.files import check_output, open_answers, open_prompts, source_of
     from zephyr.feedback.judge import calls_beside
     from zephyr.feedback.rate import RatingPlan
-    from zephyr.recipe.feedback_section import JudgingSection
-    from zephyr.teachers.opening import TeacherContext, parse_teacher, prompts_together
+    from zephyr.recipe.feedback_section import JudgingSection, teachers_that_rate
+    from zephyr.teachers.opening import TeacherContext, parse_judge, parse_teacher, prompts_together
 
     for path in (out, calls_beside(out)):
         check_output(path, force=force, read=file)
     _check_options(ray_and_ledger=bool(ray_workers and ledger), dry_run_and_models=bool(dry_run and models))
     source = source_of(file, shape=shape, columns=columns, where=where, ignore=ignore, bad_rows=bad_rows)
     rows, unused = (open_prompts if models else open_answers)(source, offline=offline)
-    names = [judge, *(models or ())]
-    rater, *pool = (parse_teacher(name, api_key_env=api_key_env, concurrency=concurrency) for name in names)
+    rater = parse_judge(judge, api_key_env=api_key_env, concurrency=concurrency)
+    pool = [parse_teacher(name, api_key_env=api_key_env, concurrency=concurrency) for name in models or ()]
+    if bad_rows == "stop":
+        _check_rows(rows, rater)
     judging = JudgingSection(aspects=parse_aspects(aspects), num_tries=tries, max_new_tokens=max_reply_tokens)
     candidates = _candidates(pool, num_answers, temperature, max_new_tokens, principles)
-    chunk = CHUNK if ray_workers else prompts_together(CHUNK, [rater, *pool])
+    chunk = CHUNK if ray_workers else prompts_together(CHUNK, [*teachers_that_rate(rater).values(), *pool])
     plan = RatingPlan(rater, judging, TeacherContext(seed, offline), candidates, min_answers=1, max_tokens=cap_tokens)
     plan = replace(plan, chunk_prompts=chunk, chunk_rows=chunk)
     ledger = ledger or out.with_suffix(".ledger.sqlite")
@@ -155,6 +157,19 @@ def rate(  # noqa: PLR0913 - typer makes an option of every parameter
     files = {"input": file, "output": "nothing (dry run)" if dry_run else str(out)}
     print_accounts(files, {**accounts, **unused}, as_json=as_json)
     _check_rated(accounts)
+
+
+def _check_rows(rows: "Rows", judge: "JudgeSection") -> None:
+    """Check that the judge can rate every row. Raises DataError for the first that it cannot."""
+    from zephyr.feedback.raters import require_checks
+    from zephyr.records.fields import UnusableError
+
+    for row in rows:
+        try:
+            require_checks(row, judge)
+        except UnusableError as error:
+            remedy = "add the row's checks, or leave such rows unrated with --bad-rows drop"
+            raise DataError(row.name, error.faults[0].what, remedy) from error
 
 
 def _check_rated(accounts: Mapping[str, object]) -> None:
@@ -207,7 +222,7 @@ def _rate_here(
 
     # The teachers first: where one cannot be opened, no ledger is left behind.
     teachers = plan.open()
-    names = Counter(one.teacher.name for one in teachers[1:])
+    names = Counter(one.teacher.name for one in teachers.pool)
     twice = [name for name, count in names.items() if count > 1]
     if twice:
         raise TeacherError("--models", f"two models have the same name, got '{twice[0]}' twice", "name each once")

@@ -38,6 +38,9 @@ Concurrency = Annotated[int, typer.Option(min=1, max=4096, help="Maximum concurr
 CapTokens = Annotated[int | None, typer.Option(min=1, help="Token cap: stop before all calls in the ledger use more.")]
 
 # A judge and its rating requests.
+RatingJudge = Annotated[
+    str, typer.Option("--judge", metavar="JUDGE", help=f"The judge: checks, which asks no model, {TEACHER_HELP}")
+]
 JudgeTeacher = Annotated[str, typer.Option("--judge", metavar="JUDGE", help=f"The judge: {TEACHER_HELP}")]
 Aspects = Annotated[
     str,

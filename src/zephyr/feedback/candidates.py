@@ -127,5 +127,5 @@ def _candidates(prompt: Prompt, samples: Sequence[_Sample]) -> Candidates:
             answer = answer._replace(reasoning=reply.reasoning)
             counts["with reasoning"] += bool(reply.reasoning)
             answers[reply.text.strip()] = answer
-    rated = Rated(prompt.name, prompt.messages, tuple(answers.values()), prompt.source, prompt.knowledge)
+    rated = Rated(prompt.name, prompt.messages, tuple(answers.values()), prompt.source, prompt.knowledge, prompt.checks)
     return Candidates(rated, +counts)

@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 from zephyr.feedback.candidates import CHUNK_PROMPTS, answer_prompts
-from zephyr.feedback.judge import CHUNK_ROWS, JudgedRow, judge_tried, without_ratings, write_judged
-from zephyr.recipe.feedback_section import CandidatesSection, JudgingSection
+from zephyr.feedback.judge import CHUNK_ROWS, JudgedRow, without_ratings, write_judged
+from zephyr.feedback.raters import Rater, rater_of
+from zephyr.recipe.feedback_section import CandidatesSection, JudgeSection, JudgingSection, teachers_that_rate
 from zephyr.recipe.teacher_section import LocalSection, TeacherSection
 from zephyr.records.rows import Prompt, Rated
 from zephyr.teachers.ledger.cached_teacher import LedgeredTeacher
 from zephyr.teachers.ledger.ledger import Ledger
 from zephyr.teachers.ledger.prices import Cap, cap_of
-from zephyr.teachers.opening import OpenedTeacher, TeacherContext, open_teacher
+from zephyr.teachers.opening import OpenedTeacher, TeacherContext, TeacherRole, open_teacher
 from zephyr.teachers.protocol import ChatReply, ChatRequest, Teacher
 
 
@@ -25,7 +26,7 @@ class RatingPlan:
     `max_tokens`: of all calls together, beside the caps of the teachers. `where`: before the teachers' keys in errors.
     """
 
-    rater: TeacherSection
+    rater: JudgeSection
     judging: JudgingSection
     context: TeacherContext
     candidates: CandidatesSection | None = None
@@ -43,7 +44,7 @@ class RatingPlan:
     @property
     def cap(self) -> Cap:
         """The most that all calls may cost together."""
-        return cap_of([self.rater, *self.pool.values()], self.max_tokens)
+        return cap_of([*teachers_that_rate(self.rater).values(), *self.pool.values()], self.max_tokens)
 
     @property
     def result_settings(self) -> str:
@@ -52,11 +53,20 @@ class RatingPlan:
         context = (self.context.seed, self.context.template, sorted(map(str, self.context.models.values())))
         return repr(([section.result_settings() for section in sections], context, self.min_answers))
 
-    def open(self) -> list[OpenedTeacher]:
-        """The teachers, the one who rates first. Raises ZephyrError if one cannot be opened."""
-        rater = open_teacher(self.rater, "rates", self.context, where=f"{self.where}judge")
-        pool = self.pool.items()
-        return [rater, *(open_teacher(one, "writes", self.context, where=f"{self.where}{key}") for key, one in pool)]
+    def open(self) -> "OpenedTeachers":
+        """The teachers. Raises ZephyrError if one cannot be opened."""
+        raters = [self._opened(key, one, "rates") for key, one in teachers_that_rate(self.rater).items()]
+        return OpenedTeachers(raters, [self._opened(key, one, "writes") for key, one in self.pool.items()])
+
+    def _opened(self, key: str, section: TeacherSection, role: TeacherRole) -> OpenedTeacher:
+        return open_teacher(section, role, self.context, where=f"{self.where}{key}")
+
+
+class OpenedTeachers(NamedTuple):
+    """The open teachers of a plan: the one that the judge asks, if it asks one, and those that answer."""
+
+    raters: list[OpenedTeacher]
+    pool: list[OpenedTeacher]
 
 
 def pool_of(section: CandidatesSection) -> dict[str, TeacherSection]:
@@ -74,7 +84,7 @@ class RatingCounts(NamedTuple):
 
 def rate_rows(
     rows: Iterable[Prompt | Rated],
-    teachers: Sequence[OpenedTeacher],
+    teachers: OpenedTeachers,
     plan: RatingPlan,
     ledger: Ledger,
     files: tuple[Path, Path],
@@ -87,26 +97,28 @@ def rate_rows(
     `on_row` is called with the number of finished rows. Raises DataError for a file that exists, without `replace`.
     """
     answers: Counter[str] = Counter()
-    rater, *pool = (one.with_ledger(ledger) for one in teachers)
+    raters, pool = ([one.with_ledger(ledger) for one in some] for some in teachers)
+    rater = _rater(plan, raters)
     ratings, calls = files
-    found = _noted(_judged(_unrated(rows, pool, plan, answers), rater, plan), on_row)
+    found = _noted(rater.rate(_unrated(rows, pool, plan, answers)), on_row)
     return RatingCounts(answers, write_judged(found, rater.name, ratings, calls, replace=replace))
 
 
 def count_requests(rows: Iterable[Rated], plan: RatingPlan, ledger: Ledger) -> Counter[str]:
     """What rating the rows would take if every reply could be parsed; no request is sent."""
-    counting = _CountingTeacher(plan.open()[0].with_ledger(ledger))
-    for _ in _judged(_unrated(rows, [], plan, Counter()), counting, plan):
+    counts = Counter(requests=0, answered_before=0, calls_to_come=0)
+    counting = [_CountingTeacher(one.with_ledger(ledger), counts) for one in plan.open().raters]
+    for _ in _rater(plan, counting).rate(_unrated(rows, [], plan, Counter())):
         pass
-    return counting.counts
+    return counts
 
 
 class _CountingTeacher:
     """Answers with errors, so that nothing is asked again, and counts what answering would take."""
 
-    def __init__(self, teacher: LedgeredTeacher) -> None:
+    def __init__(self, teacher: LedgeredTeacher, counts: Counter[str]) -> None:
         self.name = teacher.name
-        self.counts: Counter[str] = Counter(requests=0, answered_before=0, calls_to_come=0)
+        self.counts = counts
         self._teacher = teacher
 
     def answer(self, requests: Sequence[ChatRequest]) -> Iterator[ChatReply]:
@@ -119,10 +131,9 @@ class _CountingTeacher:
         yield from (ChatReply(request.key, "", "error", "dry run") for request in requests)
 
 
-def _judged(rows: Iterable[Rated], rater: Teacher, plan: RatingPlan) -> Iterator[JudgedRow]:
-    return judge_tried(
-        rows, rater, plan.judging, seed=plan.context.seed, min_answers=plan.min_answers, chunk_rows=plan.chunk_rows
-    )
+def _rater(plan: RatingPlan, teachers: Sequence[Teacher]) -> Rater:
+    seed, min_answers, chunk_rows = plan.context.seed, plan.min_answers, plan.chunk_rows
+    return rater_of(plan.rater, teachers, plan.judging, seed=seed, min_answers=min_answers, chunk_rows=chunk_rows)
 
 
 def _unrated(
@@ -134,7 +145,8 @@ def _unrated(
         return
     assert plan.candidates is not None
     prompts = (
-        Prompt(row.name, row.prompt, row.source, row.knowledge) if isinstance(row, Rated) else row for row in rows
+        Prompt(row.name, row.prompt, row.source, row.knowledge, row.checks) if isinstance(row, Rated) else row
+        for row in rows
     )
     for one in answer_prompts(prompts, pool, plan.candidates, seed=plan.context.seed, chunk_prompts=plan.chunk_prompts):
         answers.update(one.counts)

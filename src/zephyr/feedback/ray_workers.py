@@ -21,7 +21,7 @@ from typing import NamedTuple, Protocol, cast
 from zephyr.atomic import replace_text
 from zephyr.errors import DataError, TeacherError, ZephyrError
 from zephyr.feedback.judge import CALLS, RATINGS
-from zephyr.feedback.rate import RatingCounts, RatingPlan, rate_rows
+from zephyr.feedback.rate import OpenedTeachers, RatingCounts, RatingPlan, rate_rows
 from zephyr.recipe.feedback_section import RaySection
 from zephyr.records.fields import Json, Row
 from zephyr.records.formats import record_of
@@ -32,7 +32,6 @@ from zephyr.runs.layout import LEDGER
 from zephyr.teachers.ledger.file import merge_ledgers
 from zephyr.teachers.ledger.ledger import Ledger
 from zephyr.teachers.ledger.prices import Cap
-from zephyr.teachers.opening import OpenedTeacher
 
 _INPUT = "input.jsonl"
 _COUNTS = "counts.json"
@@ -101,7 +100,7 @@ class PartRater:
 
     def __init__(self, plan: RatingPlan) -> None:
         self._plan = plan
-        self._teachers: list[OpenedTeacher] = []
+        self._teachers: OpenedTeachers | None = None
 
     def __call__(self, item: dict[str, str]) -> dict[str, str]:
         """The item with the error of its partition, if any; raised here, Ray would bury it in tracebacks."""
@@ -114,7 +113,7 @@ class PartRater:
         return item | {"where": "", "what": "", "remedy": ""}
 
 
-def rate_part(part: Path, teachers: Sequence[OpenedTeacher], plan: RatingPlan) -> None:
+def rate_part(part: Path, teachers: OpenedTeachers, plan: RatingPlan) -> None:
     """Write the partition's ratings, calls, ledger and counts into its folder."""
     with Ledger(part / LEDGER, _share_of(plan.cap, json.loads((part / _SHARE).read_bytes()))) as ledger:
         counts = rate_rows(_rows(part), teachers, plan, ledger, (part / _UNFINISHED, part / CALLS), replace=True)

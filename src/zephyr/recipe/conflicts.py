@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from zephyr.recipe.data_section import DataSection, DataSource
 from zephyr.recipe.evaluate_section import PerplexityTask, PreferenceTask
+from zephyr.recipe.feedback_section import teachers_that_rate
 from zephyr.recipe.model_section import NewModel
 from zephyr.recipe.objective_section import ListwiseObjective, PreferenceObjective, SftObjective
 from zephyr.recipe.stage_sections import TRAINING_STAGES, RecipeFields
@@ -212,12 +213,8 @@ def _asked_teachers(recipe: RecipeFields) -> Iterator[Conflict]:
     if feedback is None:
         return
     candidates = feedback.candidates
-    asked = {
-        "feedback.judge": (
-            feedback.judge,
-            "the judge is greedy, and feedback.judging.max_new_tokens limits its replies",
-        )
-    }
+    greedy = "the judge is greedy, and feedback.judging.max_new_tokens limits its replies"
+    asked = {f"feedback.{key}": (one, greedy) for key, one in teachers_that_rate(feedback.judge).items()}
     for number, one in enumerate(candidates.teachers):
         asked[f"feedback.candidates.teachers.{number}"] = (
             one,
@@ -240,7 +237,8 @@ def _stage_references(recipe: RecipeFields) -> Iterator[Conflict]:
             yield from _reference(recipe, "feedback", f"feedback.candidates.models.{number}", name)
         for number, teacher in enumerate(feedback.candidates.teachers):
             yield from _model_reference(recipe, "feedback", f"feedback.candidates.teachers.{number}", teacher)
-        yield from _model_reference(recipe, "feedback", "feedback.judge", feedback.judge)
+        for key, teacher in teachers_that_rate(feedback.judge).items():
+            yield from _model_reference(recipe, "feedback", f"feedback.{key}", teacher)
     for key, teacher in _synth_teachers(recipe):
         yield from _model_reference(recipe, "synth", key, teacher)
     if recipe.align is not None and recipe.align.start is not None:

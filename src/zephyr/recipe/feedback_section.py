@@ -6,7 +6,14 @@ from pydantic import Field, model_validator
 
 from zephyr.recipe.data_section import DataSource, Filter
 from zephyr.recipe.section import FREE, Section
-from zephyr.recipe.teacher_section import SamplingSection, ScriptedSection, TeacherSection
+from zephyr.recipe.teacher_section import (
+    EndpointSection,
+    LocalSection,
+    SamplingSection,
+    ScriptedSection,
+    TeacherSection,
+    VllmSection,
+)
 
 PrincipleName = Literal["helpfulness", "honesty", "truthfulness", "calibration"]
 Aspect = Literal["instruction_following", "honesty", "truthfulness", "helpfulness", "overall"]
@@ -49,6 +56,34 @@ class JudgingSection(Section):
     )
     num_tries: int = Field(3, ge=1, description="attempts per question if the reply cannot be parsed")
     max_new_tokens: int = Field(1024, ge=1, description="maximum length of a reply in tokens")
+
+
+class BesideSection(Section):
+    """A judge that rates the answers as well; its overall score, brought to 0 to 1, is mixed with the checks."""
+
+    judge: TeacherSection = Field(description="judge that rates; prompts without checks are rated by it alone")
+    weight: float = Field(0.3, gt=0, lt=1, description="share of its score; the checks have the rest")
+
+
+class ChecksSection(Section):
+    """Answers are checked and not rated: a score of 0 to 1 by the checks of each prompt row, without a model.
+
+    Checks are the instructions of IFEval (extra eval) and exact answers: `checks` of a row, or IFEval's own columns.
+    """
+
+    name: Literal["checks"] = "checks"
+    credit: Literal["share", "all"] = Field(
+        "share", description="score: the share of the checks that hold, or 1 if all hold and else 0"
+    )
+    loose: bool = Field(
+        False, description="as IFEval's loose accuracy: overlook a first line, a last line and asterisks"
+    )
+    beside: BesideSection | None = Field(None, description="a judge that rates as well; null: checks alone")
+
+
+JudgeSection = Annotated[
+    ScriptedSection | LocalSection | VllmSection | EndpointSection | ChecksSection, Field(discriminator="name")
+]
 
 
 class BinarizeSection(Section):
@@ -102,7 +137,7 @@ class FeedbackSection(Section):
     candidates: CandidatesSection = Field(
         default_factory=CandidatesSection, description="models that answer, and answers per prompt"
     )
-    judge: TeacherSection = Field(default_factory=ScriptedSection, description="judge that rates the answers")
+    judge: JudgeSection = Field(default_factory=ScriptedSection, description="judge that rates the answers")
     judging: JudgingSection = Field(
         default_factory=JudgingSection, description="aspects and limits of the rating requests"
     )
@@ -115,3 +150,22 @@ class FeedbackSection(Section):
         if self.candidates.num_completions < 2:
             raise ValueError("candidates.num_completions must be at least 2, because ratings are compared")
         return self
+
+    @model_validator(mode="after")
+    def _scores_of_checks(self) -> "FeedbackSection":
+        if not isinstance(self.judge, ChecksSection) or self.recorded:
+            return self
+        if self.binarize.chosen != "overall":
+            raise ValueError(f"binarize.chosen must be overall with judge checks, got {self.binarize.chosen}")
+        if self.binarize.output == "kto" and self.binarize.kto_threshold > 1:
+            raise ValueError("binarize.kto_threshold must be at most 1 with judge checks, whose scores are 0 to 1")
+        if self.judge.beside is not None and "overall" not in self.judging.aspects:
+            raise ValueError("judging.aspects must name overall, the score that is mixed with the checks")
+        return self
+
+
+def teachers_that_rate(judge: JudgeSection) -> dict[str, TeacherSection]:
+    """The teacher that a judge asks, by its key in the feedback section; empty for a judge that asks none."""
+    if not isinstance(judge, ChecksSection):
+        return {"judge": judge}
+    return {} if judge.beside is None else {"judge.beside.judge": judge.beside.judge}

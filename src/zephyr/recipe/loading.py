@@ -1,13 +1,14 @@
 """Reading a recipe: from a file or by its name, with overrides, and writing it out again."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import yaml
 
 from zephyr.errors import RecipeError
+from zephyr.recipe.feedback_section import ChecksSection, JudgeSection
 from zephyr.recipe.handbook.keys import is_handbook, is_old_key
 from zephyr.recipe.outline import Keys, fill_tags
 from zephyr.recipe.overrides import Override, apply_overrides, parse_overrides
@@ -92,15 +93,32 @@ def _finish(
 
 def read_teacher(file: Path) -> TeacherSection:
     """The teacher in a file that holds only its section of a recipe. Raises RecipeError with all problems at once."""
+    recipe = _read_part(file, ("synth", "teacher"), lambda part: {"synth": {"teacher": part}})
+    assert recipe.synth is not None
+    return recipe.synth.teacher
+
+
+def read_judge(file: Path) -> JudgeSection:
+    """The judge in a file that holds only its section of a recipe. Raises RecipeError with all problems at once."""
+    document = read_yaml(_read_text(file), str(file)).value
+    if not isinstance(document, dict) or document.get("name") != ChecksSection().name:
+        return read_teacher(file)
+    candidates: Plain = {"models": ["none"]}
+    around: dict[str, Plain] = {"prompts": [{"path": "none"}], "candidates": candidates}
+    recipe = _read_part(file, ("feedback", "judge"), lambda part: {"feedback": {**around, "judge": part}})
+    assert recipe.feedback is not None
+    return recipe.feedback.judge
+
+
+def _read_part(file: Path, above: Keys, placed: Callable[[Plain], dict[str, Plain]]) -> Recipe:
+    """A recipe with the file's section in the place `above`. Raises RecipeError with all problems at once."""
     document = read_yaml(_read_text(file), str(file))
-    above = ("synth", "teacher")
     around: dict[str, Plain] = {"name": "teacher", "model": {"kind": "pretrained", "name_or_path": "none"}}
-    result = validate(fill_tags({**around, "synth": {"teacher": document.value}}))
+    result = validate(fill_tags({**around, **placed(document.value)}))
     if isinstance(result, list):
         problems = [problem._replace(keys=problem.keys[len(above) :] or ("name",)) for problem in result]
         raise broken(str(file), problems, {keys: f"line {line}" for keys, line in document.lines.items()})
-    assert result.synth is not None
-    return result.synth.teacher
+    return result
 
 
 def resolved_yaml(recipe: Recipe) -> str:

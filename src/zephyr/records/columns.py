@@ -33,7 +33,7 @@ HARMLESS: Mapping[str, str] = dict.fromkeys(
     ("lang", "language", "category", "domain", "topic", "task", "task_type", "tags"), "sorts the rows by subject",
 ) | dict.fromkeys(
     ("tokens", "length", "num_", "n_", "_tokens", "_count", "_length", "_chars", "_turns"), "counts something",
-) | {"knowledge": "is what a judge may know"}  # fmt: skip
+) | {"knowledge": "is what a judge may know", "checks": "is what a judge checks"}  # fmt: skip
 # Where the prompts alone are read, what belongs to an answer is no part of them.
 _OF_ANSWERS = frozenset({
     "completion", "completions", "response", "responses", "answer", "answers", "output", "outputs", "chosen",

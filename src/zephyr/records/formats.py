@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from zephyr.errors import DataError, UnknownFormatError, did_you_mean
+from zephyr.records.checks import checks_of
 from zephyr.records.columns import HARMLESS, LABEL_NAMES, ColumnAccounts, TrackedFields
 from zephyr.records.dialogue_formats import (
     ALPACA_ANSWER_NAMES,
@@ -52,6 +53,7 @@ from zephyr.records.preference_formats import (
 from zephyr.records.rated_formats import ANSWER_KEYS, ULTRAFEEDBACK_KEYS, from_rated, from_ultrafeedback
 from zephyr.records.rows import Chat, Preference, Prompt, Rated, Record, RecordKind, Shape, Text
 
+CHECK_COLUMNS = ("checks", "instruction_id_list", "kwargs")
 TEXT_NAMES = ("text", "story", "content")
 RowReader = Callable[[Row], Sequence[Record]]
 
@@ -213,14 +215,13 @@ def _prompt(row: Row, messages: Messages, knowledge: str = "") -> Prompt:
     """The prompt of a row. Raises UnusableError for one with tools: nothing here answers or rates with tools."""
     if template_inputs(row.fields).tools or has_tools(messages):
         raise unusable("prompt with tools", "has tools, and prompts with tools can be neither answered nor rated")
-    return Prompt(row.name, messages, _source(row), knowledge)
+    return Prompt(row.name, messages, _source(row), knowledge, checks_of(row.fields))
 
 
 def _rated(read: Callable[[Row], Rated]) -> Mapping[RecordKind, RowReader]:
     def rated(row: Row) -> Sequence[Record]:
         found = read(row)
-        _prompt(row, found.prompt)
-        return [found._replace(source=_source(row))]
+        return [found._replace(source=_source(row), checks=_prompt(row, found.prompt).checks)]
 
     def prompts(row: Row) -> Sequence[Record]:
         found = read(row)
@@ -317,6 +318,7 @@ SHAPES: Mapping[Shape, KnownShape] = {
             "rationale",
             "answers",
             "knowledge",
+            *CHECK_COLUMNS,
             "source",
         ),
         ANSWER_KEYS,
@@ -346,13 +348,13 @@ SHAPES: Mapping[Shape, KnownShape] = {
         "messages",
         lambda fields: "messages" in fields,
         _dialogue(from_messages),
-        ("messages", *SYSTEM_NAMES, *INPUT_KEYS, "knowledge", "source"),
+        ("messages", *SYSTEM_NAMES, *INPUT_KEYS, "knowledge", *CHECK_COLUMNS, "source"),
     ),
     "sharegpt": KnownShape(
         "conversations",
         lambda fields: "conversations" in fields,
         _dialogue(from_sharegpt),
-        ("conversations", *SYSTEM_NAMES, *INPUT_KEYS, "knowledge", "source"),
+        ("conversations", *SYSTEM_NAMES, *INPUT_KEYS, "knowledge", *CHECK_COLUMNS, "source"),
     ),
     "glaive": KnownShape(
         "system, chat (USER: ...)", _fits_glaive, _from_glaive(_dialogue(from_messages)), (*GLAIVE_NAMES, "source")
@@ -361,19 +363,19 @@ SHAPES: Mapping[Shape, KnownShape] = {
         "instruction, output",
         lambda fields: _has(fields, ("instruction",), ALPACA_ANSWER_NAMES),
         _dialogue(from_alpaca),
-        (*_ALPACA_COLUMNS, *ALPACA_ANSWER_NAMES, "knowledge", "source"),
+        (*_ALPACA_COLUMNS, *ALPACA_ANSWER_NAMES, "knowledge", *CHECK_COLUMNS, "source"),
     ),
     "prompt_completion": KnownShape(
         "prompt, completion",
         lambda fields: _has(fields, PROMPT_NAMES, COMPLETION_NAMES),
         _dialogue(from_prompt_completion),
-        (*_PROMPT_COLUMNS, *COMPLETION_NAMES, "knowledge", "source"),
+        (*_PROMPT_COLUMNS, *COMPLETION_NAMES, "knowledge", *CHECK_COLUMNS, "source"),
     ),
     "prompt": KnownShape(
         "prompt",
         lambda fields: _has(fields, PROMPT_NAMES),
         {"prompt": _dialogue(from_prompt)["prompt"]},
-        (*_PROMPT_COLUMNS, "knowledge", "source"),
+        (*_PROMPT_COLUMNS, "knowledge", *CHECK_COLUMNS, "source"),
     ),
     "text": KnownShape("text", lambda fields: _has(fields, TEXT_NAMES), {"text": _texts}, (*TEXT_NAMES, "source")),
 }

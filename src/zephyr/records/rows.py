@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
+from zephyr.records.fields import Json
 from zephyr.records.messages import NO_INPUTS, Message, Messages, TemplateInputs, ToolCall
 
 RecordKind = Literal["text", "chat", "prompt", "rated", "preference"]
@@ -16,6 +17,10 @@ Shape = Literal[
     "messages", "prompt_completion", "preference", "ultrafeedback", "rated", "sharegpt", "alpaca", "kto", "hh_rlhf",
     "oasst_tree", "glaive", "text", "prompt",
 ]  # fmt: skip
+
+# The name of the check for an exact answer; all others are names of instructions of IFEval.
+ANSWER = "answer"
+Match = Literal["number", "choice", "text"]
 
 _NO_RATINGS: Mapping[str, float | None] = {}
 
@@ -37,13 +42,24 @@ class Chat(NamedTuple):
     inputs: TemplateInputs = NO_INPUTS
 
 
+class Check(NamedTuple):
+    """What an answer must hold: an instruction of IFEval with its options, or an exact answer and how it is matched."""
+
+    instruction: str
+    options: Mapping[str, Json]
+
+
 class Prompt(NamedTuple):
-    """A dialogue without its next answer; `knowledge` is what a judge may know about right answers."""
+    """A dialogue without its next answer.
+
+    `knowledge` is what a judge may know about right answers, `checks` what can be checked in them without a model.
+    """
 
     name: str
     messages: Messages
     source: str = ""
     knowledge: str = ""
+    checks: tuple[Check, ...] = ()
 
 
 class Answer(NamedTuple):
@@ -64,13 +80,14 @@ class Answer(NamedTuple):
 
 
 class Rated(NamedTuple):
-    """A prompt with its rated answers: feedback before it is binarized. `knowledge` as in Prompt."""
+    """A prompt with its rated answers: feedback before it is binarized. `knowledge` and `checks` as in Prompt."""
 
     name: str
     prompt: Messages
     answers: tuple[Answer, ...]
     source: str = ""
     knowledge: str = ""
+    checks: tuple[Check, ...] = ()
 
 
 class Preference(NamedTuple):

@@ -4,14 +4,15 @@
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from zephyr.atomic import sync, write_file
 from zephyr.errors import DataError
+from zephyr.records.checks import check_fields
 from zephyr.records.fields import Json, printable
 from zephyr.records.messages import VARIABLES_KEY, Message, Messages, TemplateInputs, ToolCall
-from zephyr.records.rows import Answer, Chat, Preference, Prompt, Rated, Record, Text, prompt_id
+from zephyr.records.rows import Answer, Chat, Check, Preference, Prompt, Rated, Record, Text, prompt_id
 
 _BLOCK_ROWS = 1_000
 
@@ -66,14 +67,18 @@ def to_fields(record: Record) -> dict[str, Json]:
             fields = {"messages": _messages(messages), **_input_fields(inputs)}
         case Prompt(messages=messages, knowledge=knowledge):
             fields = {"prompt": _messages(messages), "prompt_id": prompt_id(messages)}
-            fields |= _filled({"knowledge": knowledge})
+            fields |= _filled({"knowledge": knowledge}) | _check_fields(record.checks)
         case Rated(prompt=prompt, answers=answers, knowledge=knowledge):
             rated: list[Json] = [_answer_fields(answer) for answer in answers]
             fields = {"prompt": _messages(prompt), "prompt_id": prompt_id(prompt), "answers": rated}
-            fields |= _filled({"knowledge": knowledge})
+            fields |= _filled({"knowledge": knowledge}) | _check_fields(record.checks)
         case Preference():
             fields = _preference_fields(record) | _input_fields(record.inputs)
     return fields | _filled({"source": record.source})
+
+
+def _check_fields(checks: Sequence[Check]) -> dict[str, Json]:
+    return {"checks": [check_fields(check) for check in checks]} if checks else {}
 
 
 def _filled(texts: Mapping[str, str]) -> dict[str, Json]:

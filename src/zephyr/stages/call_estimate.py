@@ -9,6 +9,9 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
+from zephyr.feedback.candidates import answer_prompts
+from zephyr.feedback.judge import judge
+from zephyr.recipe.feedback_section import teachers_that_rate
 from zephyr.recipe.schema import Recipe
 from zephyr.recipe.teacher_section import EndpointSection, ScriptedSection, TeacherSection
 from zephyr.records.rows import Prompt
@@ -51,6 +54,23 @@ def counting(section: TeacherSection, times: float, *, fails: bool = False) -> T
 def teacher_name(section: TeacherSection) -> str:
     """The teacher in messages."""
     return "the scripted teacher" if isinstance(section, ScriptedSection) else section.model
+
+
+def estimate_feedback(recipe: Recipe, sample: Sequence[Prompt], num_prompts: int) -> list[TeacherEstimate]:
+    """The calls about so many prompts like those of the sample: of all who answer, and last of the judge's teacher."""
+    section = recipe.feedback
+    assert section is not None
+    times = num_prompts / len(sample) if sample else 0.0
+    pool = [TeacherEstimate(name, None, DryTeacher(name), times) for name in section.candidates.models]
+    pool += [counting(one, times) for one in section.candidates.teachers]
+    answered = answer_prompts(sample, [one.teacher for one in pool], section.candidates, seed=recipe.seed)
+    rated = [one.rated for one in answered]
+    for asked in teachers_that_rate(section.judge).values():
+        rater = DryTeacher("judge", prices_of(asked), fails=True)
+        for _ in judge(rated, rater, section.judging, seed=recipe.seed):
+            pass
+        pool.append(TeacherEstimate(f"{teacher_name(asked)}, the judge,", asked, rater, times))
+    return pool
 
 
 def call_lines(recipe: Recipe, estimates: Sequence[TeacherEstimate]) -> Iterator[str]:

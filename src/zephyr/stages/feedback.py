@@ -19,13 +19,14 @@ from zephyr.errors import DataError
 from zephyr.estimate.row_lengths import known_rows
 from zephyr.feedback.binarize import Binarized, binarize, gather, nothing_made, repair_where_published
 from zephyr.feedback.candidates import CHUNK_PROMPTS, answer_prompts
-from zephyr.feedback.judge import CALLS, CHUNK_ROWS, RATINGS, judge, judge_tried, write_judged
+from zephyr.feedback.judge import CALLS, CHUNK_ROWS, RATINGS, write_judged
 from zephyr.feedback.rate import RatingPlan, pool_of
+from zephyr.feedback.raters import rater_of, require_checks
 from zephyr.judging.questions import ASPECTS
 from zephyr.progress import show_progress
 from zephyr.recipe.conflicts import STAGE_REFERENCE
 from zephyr.recipe.data_section import DataSection, DataSource
-from zephyr.recipe.feedback_section import FeedbackSection, RaySection
+from zephyr.recipe.feedback_section import FeedbackSection, RaySection, teachers_that_rate
 from zephyr.recipe.schema import Recipe
 from zephyr.recipe.stage_sections import ALIGN, FEEDBACK, SFT, SYNTH
 from zephyr.recipe.teacher_section import TeacherSection
@@ -34,14 +35,12 @@ from zephyr.records.writing import write_jsonl
 from zephyr.runs.fact_lines import left_out_lines
 from zephyr.runs.layout import LEDGER
 from zephyr.runs.stage_folder import Facts
-from zephyr.stages.call_estimate import TeacherEstimate, call_lines, counting, sample_prompts, teacher_name
+from zephyr.stages.call_estimate import call_lines, estimate_feedback, sample_prompts
 from zephyr.stages.overlap import feedback_data, refuse_held_out
 from zephyr.stages.preview import MadeRows, Preview
 from zephyr.stages.stage import Stage, Work
 from zephyr.stages.start import encoder_for, source_at_hand, starting_tokenizer, template_and_model
 from zephyr.stages.synth import PROMPTS, prompts_to_come
-from zephyr.teachers.dry_run import DryTeacher
-from zephyr.teachers.ledger.prices import prices_of
 from zephyr.teachers.opening import StageLedgers, check_teacher, open_teacher, prompts_together, stage_context
 from zephyr.world import faulty_answer, ideal_answer
 
@@ -102,7 +101,7 @@ def _check(preview: Preview) -> Iterator[str]:
             num_prompts = 0
         else:
             yield from preview.feedback_overlap(chain.from_iterable(prompts))
-        yield from _encoding_lines(preview, prompts)
+        yield from _refused_lines(preview, prompts)
     else:
         taken = [name for name in _reads(preview.recipe) if name in preview.recipe.stages]
         yield f"reads {', '.join(taken)}"
@@ -110,7 +109,7 @@ def _check(preview: Preview) -> Iterator[str]:
     yield from preview.check_teachers(_teachers_of(section))
     with preview.problems.noted():
         if num_prompts:
-            yield from call_lines(preview.recipe, estimate_calls(preview.recipe, sample, num_prompts))
+            yield from call_lines(preview.recipe, estimate_feedback(preview.recipe, sample, num_prompts))
     yield from _sample_rows(preview)
 
 
@@ -127,23 +126,10 @@ def _estimate(preview: Preview) -> Iterator[str]:
         return
     sample, num_prompts = prompts_to_come(recipe)
     if sample and not section.prompts:
-        yield from call_lines(recipe, estimate_calls(recipe, sample, num_prompts))
+        yield from call_lines(recipe, estimate_feedback(recipe, sample, num_prompts))
         yield from _sample_rows(preview)
     else:
         yield "prompts come from files: zephyr check estimates the calls"
-
-
-def estimate_calls(recipe: Recipe, sample: Sequence[Prompt], num_prompts: int) -> list[TeacherEstimate]:
-    """The calls about so many prompts like those of the sample: of all who answer, and last of the judge."""
-    section = _section(recipe)
-    times = num_prompts / len(sample) if sample else 0.0
-    pool = [TeacherEstimate(name, None, DryTeacher(name), times) for name in section.candidates.models]
-    pool += [counting(one, times) for one in section.candidates.teachers]
-    rater = DryTeacher("judge", prices_of(section.judge), fails=True)
-    found = answer_prompts(sample, [one.teacher for one in pool], section.candidates, seed=recipe.seed)
-    for _ in judge((one.rated for one in found), rater, section.judging, seed=recipe.seed):
-        pass
-    return [*pool, TeacherEstimate(f"{teacher_name(section.judge)}, the judge,", section.judge, rater, times)]
 
 
 def _preflight(work: Work) -> Facts:
@@ -160,17 +146,17 @@ def _preflight(work: Work) -> Facts:
         return facts
     for key, teacher in _teachers_of(section):
         check_teacher(teacher, where=key, offline=recipe.offline)
-    return _read_facts(*_encodable_prompts(work, section)) if section.prompts else {}
+    return _read_facts(*_usable_prompts(work, section)) if section.prompts else {}
 
 
-def _encoding_lines(preview: Preview, parts: Sequence[Records[Prompt]]) -> Iterator[str]:
-    """Lines on prompts that the run's own model cannot be given; those that may not be dropped become problems."""
-    if preview.tokenizer is None or not _asks_own_model(preview.recipe):
-        return
+def _refused_lines(preview: Preview, parts: Sequence[Records[Prompt]]) -> Iterator[str]:
+    """Lines on prompts that cannot be used; those that may not be dropped become problems."""
+    recipe, asks_own = preview.recipe, _asks_own_model(preview.recipe)
     with preview.problems.noted():
-        encoder, accounts = encoder_for(preview.tokenizer, preview.recipe, FEEDBACK), Accounts(parts)
+        tokenizer, accounts = preview.tokenizer if asks_own else None, Accounts(parts)
+        encoder = None if tokenizer is None else encoder_for(tokenizer, recipe, FEEDBACK)
         for records in parts:
-            for _ in _encodable(islice(records, _ENCODED_PROMPTS), encoder, accounts):
+            for _ in _usable(islice(records, _ENCODED_PROMPTS), _section(recipe), encoder, accounts):
                 pass
         yield from accounts.refused_lines()
         accounts.refused.check()
@@ -180,8 +166,17 @@ def _asks_own_model(recipe: Recipe) -> bool:
     return any(name.startswith(STAGE_REFERENCE) for name in _section(recipe).candidates.models)
 
 
-def _encodable(rows: Iterable[Prompt], encoder: DialogueEncoder, accounts: Accounts) -> Iterator[Prompt]:
-    return encodable(rows, lambda row: encoded_prompt(row.messages, encoder), accounts.refuse)
+def _usable(
+    rows: Iterable[Prompt], section: FeedbackSection, encoder: DialogueEncoder | None, accounts: Accounts
+) -> Iterator[Prompt]:
+    """The prompts whose answers the judge can rate, and that the run's own model can be given where it answers."""
+
+    def use(row: Prompt) -> None:
+        require_checks(row, section.judge)
+        if encoder is not None:
+            encoded_prompt(row.messages, encoder)
+
+    return encodable(rows, use, accounts.refuse)
 
 
 def _check_recorded(preview: Preview, parts: Sequence[Records[Rated]]) -> Iterator[str]:
@@ -231,14 +226,14 @@ def _right_and_faulty(prompt: Prompt, rng: Random) -> tuple[Answer, ...]:
 
 def _teachers_of(section: FeedbackSection) -> Iterator[tuple[str, TeacherSection]]:
     """The judge and the models that answer, each with its key in the recipe."""
-    for key, one in {"judge": section.judge, **pool_of(section.candidates)}.items():
+    for key, one in (teachers_that_rate(section.judge) | pool_of(section.candidates)).items():
         yield f"{FEEDBACK}.{key}", one
 
 
 def _read_facts(rows: Iterable[Record], accounts: Accounts) -> Facts:
     """The number of rows, all read, and the reasons of those left out. Raises DataError where none is left.
 
-    Raises DataError too for rows that cannot be encoded and may not be dropped.
+    Raises DataError too for rows that cannot be used and may not be dropped.
     """
     num_rows = sum(1 for _ in rows)
     accounts.refused.check()
@@ -306,16 +301,18 @@ def _failures(facts: Facts) -> str:
 def _rate_here(work: Work, section: FeedbackSection) -> None:
     """Write the candidates, the ratings, the judge's calls and the counts into the stage's folder."""
     counts, candidates = work.folder / COUNTS, work.folder / CANDIDATES
-    with StageLedgers(work.folder, work.run_folder, [section.judge, *section.candidates.teachers]) as ledgers:
+    asked = teachers_that_rate(section.judge)
+    with StageLedgers(work.folder, work.run_folder, [*asked.values(), *section.candidates.teachers]) as ledgers:
         if not candidates.exists():
             answered = Counter[str]()
             write_jsonl(candidates, _candidates(work, section, ledgers, answered))
             replace_text(counts, json.dumps({"answers": answered}, indent=1))
         context = stage_context(work.recipe, FEEDBACK, work.inputs)
-        rater = ledgers.keep(open_teacher(section.judge, "rates", context, where=f"{FEEDBACK}.judge"))
-        chunk_rows = prompts_together(CHUNK_ROWS, [section.judge])
-        rows = _read(work, CANDIDATES)
-        found = judge_tried(rows, rater, section.judging, seed=work.recipe.seed, chunk_rows=chunk_rows)
+        keys = {f"{FEEDBACK}.{key}": one for key, one in asked.items()}
+        teachers = [ledgers.keep(open_teacher(one, "rates", context, where=key)) for key, one in keys.items()]
+        chunk_rows = prompts_together(CHUNK_ROWS, asked.values())
+        rater = rater_of(section.judge, teachers, section.judging, seed=work.recipe.seed, chunk_rows=chunk_rows)
+        found = rater.rate(_read(work, CANDIDATES))
         rated = write_judged(found, rater.name, work.folder / RATINGS, work.folder / CALLS, replace=True)
         replace_text(counts, json.dumps(json.loads(counts.read_bytes()) | {"ratings": rated}, indent=1))
 
@@ -349,7 +346,7 @@ def _rate_over_ray(work: Work, section: FeedbackSection, ray: RaySection) -> Non
         stage_context(work.recipe, FEEDBACK, work.inputs),
         section.candidates,
         chunk_prompts=prompts_together(CHUNK_PROMPTS, section.candidates.teachers),
-        chunk_rows=prompts_together(CHUNK_ROWS, [section.judge]),
+        chunk_rows=prompts_together(CHUNK_ROWS, teachers_that_rate(section.judge).values()),
         where=f"{FEEDBACK}.",
     )
     with show_progress("partitions", ray.num_partitions) as display:
@@ -363,20 +360,18 @@ def _rate_over_ray(work: Work, section: FeedbackSection, ray: RaySection) -> Non
 
 def _prompts(work: Work, section: FeedbackSection) -> Iterable[Prompt]:
     """The prompts to answer. Raises DataError, before the first of them, for those that may not be dropped."""
-    _read_facts(*_encodable_prompts(work, section))
-    return _encodable_prompts(work, section)[0]
+    _read_facts(*_usable_prompts(work, section))
+    return _usable_prompts(work, section)[0]
 
 
-def _encodable_prompts(work: Work, section: FeedbackSection) -> tuple[Iterable[Prompt], Accounts]:
-    """The prompts that the run's own model can be given, where it answers and its tokenizer is made."""
+def _usable_prompts(work: Work, section: FeedbackSection) -> tuple[Iterable[Prompt], Accounts]:
+    """The prompts that can be used; what the run's own model can be given shows once its tokenizer is made."""
     data = feedback_data(work.recipe, section.prompts, section.filters)
     made_before = work.inputs[SYNTH] / PROMPTS if SYNTH in work.inputs else None
     rows = stage_rows(work.recipe, data, Prompt, made_before)
     source = source_at_hand(work) if _asks_own_model(work.recipe) else None
-    if source is None:
-        return rows.train, rows.accounts
-    encoder = starting_tokenizer(source, work.recipe, FEEDBACK)[1]
-    return _encodable(rows.train, encoder, rows.accounts), rows.accounts
+    encoder = None if source is None else starting_tokenizer(source, work.recipe, FEEDBACK)[1]
+    return _usable(rows.train, section, encoder, rows.accounts), rows.accounts
 
 
 def _read(work: Work, name: str) -> Iterator[Rated]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, Self, TypeAlias
 
 from zephyr.errors import RecipeError, TeacherError
 from zephyr.recipe.conflicts import STAGE_REFERENCE
+from zephyr.recipe.feedback_section import ChecksSection, JudgeSection
 from zephyr.recipe.model_section import ChatTemplateSection, FileTemplateSection, TemplateSection, TemplateText
 from zephyr.recipe.schema import Recipe
 from zephyr.recipe.teacher_section import EndpointSection, LocalSection, ScriptedSection, TeacherSection, VllmSection
@@ -115,6 +116,17 @@ def parse_teacher(text: str, *, api_key_env: str = "OPENAI_API_KEY", concurrency
         key_env = api_key_env if os.environ.get(api_key_env) else ""
         return EndpointSection(base_url=url, model=model, api_key_env=key_env, concurrency=concurrency)
     raise TeacherError("teacher", f"there is no such teacher, got '{text}'", f"name {TEACHER_FORMS}")
+
+
+def parse_judge(text: str, *, api_key_env: str = "OPENAI_API_KEY", concurrency: int = 64) -> JudgeSection:
+    """The section for a judge of answers as a command line names it: `checks`, or as `parse_teacher`."""
+    if text == ChecksSection().name:
+        return ChecksSection()
+    if text.endswith(TEACHER_FILES):
+        from zephyr.recipe.loading import read_judge
+
+        return read_judge(Path(text))
+    return parse_teacher(text, api_key_env=api_key_env, concurrency=concurrency)
 
 
 def check_teacher(section: TeacherSection, *, where: str, offline: bool) -> None:

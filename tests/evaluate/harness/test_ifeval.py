@@ -4,7 +4,7 @@ from types import ModuleType
 
 import pytest
 
-from zephyr.evaluate.harness.tasks import DEVIATION, provide_sentence_splitter
+from zephyr.judging.checks import DEVIATION, provide_sentence_splitter
 
 ENGLISH = "The weather is lovely today and we are going for a long walk in the woods"
 # Instruction, options, an answer that follows it, one that does not.
@@ -109,7 +109,7 @@ def test_without_nltks_data_the_splitter_is_ours_and_says_so() -> None:
     import nltk
 
     try:
-        nltk.data.find("tokenizers/punkt_tab", [path for path in nltk.data.path if "harness" not in path])
+        nltk.data.find("tokenizers/punkt_tab", [path for path in nltk.data.path if "judging" not in path])
     except LookupError:
         assert provide_sentence_splitter(offline=True) == (DEVIATION,)
     else:

@@ -11,8 +11,9 @@ from heapq import nlargest
 from typing import Generic, TypeVar, cast
 
 from zephyr.errors import ResourceError
+from zephyr.records.fields import Json
 from zephyr.records.messages import Message, Messages, Role, TemplateInputs, ToolCall
-from zephyr.records.rows import Answer, Chat, Preference, Prompt, Rated, Record, RecordKind, Text
+from zephyr.records.rows import Answer, Chat, Check, Preference, Prompt, Rated, Record, RecordKind, Text
 
 _R = TypeVar("_R", bound=Record)
 # As JSON has them: the fields of a message, of its calls.
@@ -82,6 +83,10 @@ def _calls(calls: list[_Call]) -> tuple[ToolCall, ...]:
     return tuple(ToolCall(*call) for call in calls)
 
 
+def _checks(checks: list[tuple[str, dict[str, Json]]]) -> tuple[Check, ...]:
+    return tuple(Check(*check) for check in checks)
+
+
 def _record(kind: RecordKind, content: bytes) -> Record:
     """The record whose fields were written as a JSON array."""
     name, *values = json.loads(content)
@@ -91,9 +96,12 @@ def _record(kind: RecordKind, content: bytes) -> Record:
         case "chat":
             return Chat(name, _messages(values[0]), values[1], TemplateInputs(*values[2]))
         case "prompt":
-            return Prompt(name, _messages(values[0]), *values[1:])
+            messages, source, knowledge, checks = values
+            return Prompt(name, _messages(messages), source, knowledge, _checks(checks))
         case "rated":
-            return Rated(name, _messages(values[0]), tuple(Answer(*answer) for answer in values[1]), *values[2:])
+            prompt, answers, source, knowledge, checks = values
+            rated = tuple(Answer(*answer) for answer in answers)
+            return Rated(name, _messages(prompt), rated, source, knowledge, _checks(checks))
         case "preference":
             completions, ratings, source, models, rule, inputs, reasoning, calls = values[1:]
             return Preference(

@@ -1,6 +1,7 @@
-"""Rows that a chat template or tokenizer cannot encode, counted by source; dropped or refused, as the source says.
+"""Rows that a stage cannot use, counted by source; dropped or refused, as the source says.
 
-They are valid records, so that they show only when they are encoded, after the sources are mixed and filtered.
+They are valid records, which a chat template or tokenizer cannot encode, or a judge cannot rate, so that they show only
+after the sources are mixed and filtered.
 """
 
 from collections import Counter
@@ -98,5 +99,5 @@ def _error(refused: _Refused) -> DataError:
     counted = ", ".join(f"{count:,} x {reason}" for reason, count in refused.reasons.most_common())
     said = "; ".join(f"{fault.name}: {fault.what}" for fault in refused.faults)
     more = f"; and {num_rows - len(refused.faults):,} more" if num_rows > len(refused.faults) else ""
-    what = f"{num_rows:,} rows cannot be encoded ({counted}): {said}{more}"
+    what = f"{num_rows:,} rows cannot be used ({counted}): {said}{more}"
     return DataError(printable(refused.source.path), what, REMEDY)

@@ -4,72 +4,16 @@ lm-eval scores what it is given: a label of -1 is the last choice, an empty lett
 drawn by chance. A local row like that is a DataError that names file, row and value. IFEval: arXiv 2311.07911.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 
-from zephyr.errors import DataError, did_you_mean
+from zephyr.errors import DataError
+from zephyr.records.checks import instruction_fault, is_text
 from zephyr.records.fields import Json, brief
-
-_RELATIONS = ("less than", "at least")
-# Those that lm-eval can name and its language detection finds.
-_LANGUAGES = (
-    "ar", "bg", "bn", "de", "en", "es", "fa", "fi", "fr", "gu", "he", "hi", "it", "ja", "kn", "ko", "ml", "mr", "ne",
-    "pa", "pl", "pt", "ru", "sw", "ta", "te", "th", "uk", "ur", "vi",
-)  # fmt: skip
-
-
-def _is_text(value: Json) -> bool:
-    return isinstance(value, str) and bool(value.strip())
-
-
-def _is_count(value: Json) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
-_KINDS: Mapping[str, tuple[str, Callable[[Json], bool]]] = {
-    "text": ("a text", _is_text),
-    "count": ("a whole number from 0", _is_count),
-    "letter": ("one letter", lambda value: isinstance(value, str) and len(value) == 1),
-    "words": ("a list of texts", lambda value: isinstance(value, list) and bool(value) and all(map(_is_text, value))),
-    "relation": (" or ".join(f"'{one}'" for one in _RELATIONS), lambda value: value in _RELATIONS),
-    "language": (f"one of {', '.join(_LANGUAGES)}", lambda value: value in _LANGUAGES),
-}
-# The options of every instruction, all of which it needs.
-_OPTIONS: Mapping[str, Mapping[str, str]] = {
-    "keywords:existence": {"keywords": "words"},
-    "keywords:frequency": {"keyword": "text", "frequency": "count", "relation": "relation"},
-    "keywords:forbidden_words": {"forbidden_words": "words"},
-    "keywords:letter_frequency": {"letter": "letter", "let_frequency": "count", "let_relation": "relation"},
-    "language:response_language": {"language": "language"},
-    "length_constraints:number_sentences": {"num_sentences": "count", "relation": "relation"},
-    "length_constraints:number_paragraphs": {"num_paragraphs": "count"},
-    "length_constraints:number_words": {"num_words": "count", "relation": "relation"},
-    "length_constraints:nth_paragraph_first_word": {
-        "num_paragraphs": "count",
-        "nth_paragraph": "count",
-        "first_word": "text",
-    },
-    "detectable_content:number_placeholders": {"num_placeholders": "count"},
-    "detectable_content:postscript": {"postscript_marker": "text"},
-    "detectable_format:number_bullet_lists": {"num_bullets": "count"},
-    "detectable_format:constrained_response": {},
-    "detectable_format:number_highlighted_sections": {"num_highlights": "count"},
-    "detectable_format:multiple_sections": {"section_spliter": "text", "num_sections": "count"},
-    "detectable_format:json_format": {},
-    "detectable_format:title": {},
-    "combination:two_responses": {},
-    "combination:repeat_prompt": {"prompt_to_repeat": "text"},
-    "startend:end_checker": {"end_phrase": "text"},
-    "startend:quotation": {},
-    "change_case:capital_word_frequency": {"capital_frequency": "count", "capital_relation": "relation"},
-    "change_case:english_capital": {},
-    "change_case:english_lowercase": {},
-    "punctuation:no_comma": {},
-}
 
 
 def choice_texts(value: Json, where: str) -> list[str]:
     """The choices of a row. Raises DataError unless they are two or more texts."""
-    if not isinstance(value, list) or len(value) < 2 or not all(map(_is_text, value)):
+    if not isinstance(value, list) or len(value) < 2 or not all(map(is_text, value)):
         raise _fault(where, f"choices must be two or more texts, got {brief(value)}")
     return [str(one) for one in value]
 
@@ -103,7 +47,7 @@ def check_winogrande(fields: Mapping[str, Json], where: str) -> None:
 def require_texts(fields: Mapping[str, Json], names: Collection[str], where: str) -> None:
     """Check that these fields are texts with something in them. Raises DataError."""
     for name in names:
-        if not _is_text(fields.get(name)):
+        if not is_text(fields.get(name)):
             raise _fault(where, f"its {name} must be a text, got {brief(fields.get(name))}")
 
 
@@ -136,32 +80,9 @@ def check_ifeval(fields: Mapping[str, Json], where: str) -> None:
         got = f"{len(options)}" if isinstance(options, list) else brief(options)
         raise _fault(where, f"its kwargs must be a list of {len(names)}, one for each instruction, got {got}")
     for name, given in zip(names, options, strict=True):
-        _check_instruction(name, given, where)
-
-
-def _check_instruction(name: Json, given: Json, where: str) -> None:
-    if not isinstance(name, str) or name not in _OPTIONS:
-        raise _fault(where, f"has the unknown instruction {brief(name)}{did_you_mean(str(name), _OPTIONS)}")
-    if not isinstance(given, dict | None):
-        raise _fault(where, f"the options of {name} must be an object, got {brief(given)}")
-    known = _OPTIONS[name]
-    said = {option: value for option, value in (given or {}).items() if value is not None}
-    for option in said.keys() - known.keys():
-        raise _fault(where, f"{name} has no option '{option}'{did_you_mean(option, known)}")
-    for option, kind in known.items():
-        words, holds = _KINDS[kind]
-        if option not in said:
-            raise _fault(where, f"{name} needs the option '{option}', which is not there")
-        if not holds(said[option]):
-            raise _fault(where, f"the option '{option}' of {name} must be {words}, got {brief(said[option])}")
-    _check_paragraph(name, said, where)
-
-
-def _check_paragraph(name: str, options: Mapping[str, Json], where: str) -> None:
-    """Check that the paragraph that is asked for is one of those asked for; lm-eval draws another one otherwise."""
-    nth, count = options.get("nth_paragraph"), options.get("num_paragraphs")
-    if isinstance(nth, int) and isinstance(count, int) and not 1 <= nth <= count:
-        raise _fault(where, f"the option 'nth_paragraph' of {name} must be a number from 1 to {count}, got {nth}")
+        fault = instruction_fault(name, given)
+        if fault:
+            raise _fault(where, fault)
 
 
 def _fault(where: str, what: str) -> DataError:

@@ -19,6 +19,7 @@ from typing import NamedTuple, Protocol, cast
 from zephyr.errors import DataError, did_you_mean
 from zephyr.evaluate.harness.local_data import Doc, LocalCopy, local_copies
 from zephyr.evaluate.harness.profiles import JUDGED, PROFILES, Wanted
+from zephyr.judging.checks import provide_sentence_splitter
 from zephyr.records.fields import brief
 
 FEWSHOT_SEED = 1234  # lm-eval's own
@@ -34,11 +35,6 @@ _DEFINITIONS = {
     "drop": "drop/default.yaml",
     "ifeval": "ifeval/ifeval.yaml",
 }
-DEVIATION = (
-    "sentences are split by a list of abbreviations, as nltk's punkt_tab is not here "
-    "(python -m nltk.downloader punkt_tab)"
-)
-_OWN_DATA = Path(__file__).parent / "nltk_data"
 _SEE = "their list is printed by `lm_eval ls tasks`"
 _NAMES = re.compile(r"""^["']?(?:task|group)["']?\s*:\s*["']?([\w.+-]+)["']?\s*$""", re.MULTILINE)
 
@@ -222,50 +218,3 @@ def _with_shots(task: LmEvalTask, shots: int | None) -> LmEvalTask:
         task.set_config("num_fewshot", shots or 0)
     task.set_fewshot_seed(seed=FEWSHOT_SEED)
     return task
-
-
-# ---- IFEval's sentences ----
-#
-# lm-eval's checkers fetch nltk's `punkt_tab` from the network when they are imported. Without network they would count
-# no sentence at all; a Punkt model without training data then takes its place, which knows the abbreviations in
-# `nltk_data`, and that is a deviation beside the score.
-
-
-class _NltkData(Protocol):
-    path: list[str]
-
-    def find(self, name: str) -> object: ...
-
-
-class _Nltk(Protocol):
-    data: _NltkData
-
-    def download(self, name: str, *, quiet: bool) -> bool: ...
-
-
-def provide_sentence_splitter(*, offline: bool) -> tuple[str, ...]:
-    """Deviations of the sentence counts, once nltk has its data for splitting English; downloads it unless `offline`.
-
-    Raises DataError if a package of the checkers is not installed.
-    """
-    try:
-        nltk = cast("_Nltk", importlib.import_module("nltk"))
-        importlib.import_module("immutabledict")
-        # It guesses languages at random unless seeded; seeded, an answer always gets the same verdict.
-        importlib.import_module("langdetect").DetectorFactory.seed = 0
-    except ImportError as error:
-        what = f"its checkers need the package {error.name}"
-        raise DataError("ifeval", what, "pip install 'zephyr-align[eval]'") from error
-    if not offline and not _is_there(nltk):
-        nltk.download("punkt_tab", quiet=True)
-    if not _is_there(nltk):
-        nltk.data.path.append(str(_OWN_DATA))
-    return (DEVIATION,) if str(_OWN_DATA) in nltk.data.path else ()
-
-
-def _is_there(nltk: _Nltk) -> bool:
-    try:
-        nltk.data.find("tokenizers/punkt_tab")
-    except LookupError:
-        return False
-    return True

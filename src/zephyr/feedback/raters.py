@@ -1,0 +1,95 @@
+"""A judge opened: what rates the answers of rows, by asking a teacher, by checking, or both; one shape for all judges.
+
+A judge that asks no teacher is a branch of `rater_of`. Teachers are opened by those who keep their answers.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from typing import NamedTuple
+
+from zephyr.feedback.judge import CHUNK_ROWS, JudgeCall, JudgedRow, judge_tried
+from zephyr.judging import Rating
+from zephyr.recipe.feedback_section import ChecksSection, JudgeSection, JudgingSection
+from zephyr.records.fields import unusable
+from zephyr.records.rows import Answer, Prompt, Rated
+from zephyr.teachers.protocol import Teacher
+
+CHECKS = "checks"
+# Overall scores of judges are from 1 to 10, those of checks from 0 to 1.
+_WORST, _BEST = 1.0, 10.0
+
+
+class Rater(NamedTuple):
+    """A judge that is ready to rate: its name in the calls, and what rates rows, in order.
+
+    A row's ratings depend on the row and the seed alone.
+    """
+
+    name: str
+    rate: Callable[[Iterable[Rated]], Iterator[JudgedRow]]
+
+
+def rater_of(
+    section: JudgeSection,
+    teachers: Sequence[Teacher],
+    judging: JudgingSection,
+    *,
+    seed: int = 0,
+    min_answers: int = 2,
+    chunk_rows: int = CHUNK_ROWS,
+) -> Rater:
+    """The judge of the section; `teachers`: the one that it asks, opened, and none for a judge that asks none."""
+    if isinstance(section, ChecksSection) and section.beside is None:
+        return Rater(CHECKS, partial(_check_rows, section=section, min_answers=min_answers))
+    (teacher,) = teachers
+    rate = partial(
+        judge_tried, teacher=teacher, section=judging, seed=seed, min_answers=min_answers, chunk_rows=chunk_rows
+    )
+    if not isinstance(section, ChecksSection):
+        return Rater(teacher.name, rate)
+    return Rater(f"{CHECKS} and {teacher.name}", lambda rows: map(partial(_mixed, section=section), rate(rows)))
+
+
+def require_checks(row: Prompt | Rated, section: JudgeSection) -> None:
+    """Raise UnusableError for a row without checks, where nothing else could rate it."""
+    if not row.checks and isinstance(section, ChecksSection) and section.beside is None:
+        raise unusable("no checks", "has no checks, so that the judge checks cannot rate its answers")
+
+
+def _check_rows(rows: Iterable[Rated], section: ChecksSection, min_answers: int) -> Iterator[JudgedRow]:
+    for row in rows:
+        is_asked = row.checks and len(row.answers) >= max(min_answers, 1)
+        yield _checked(JudgedRow(row, ()), section) if is_asked else JudgedRow(row, ())
+
+
+def _mixed(one: JudgedRow, section: ChecksSection) -> JudgedRow:
+    """The row that a judge has rated, with its overall scores brought to 0 to 1 and mixed with the checks'."""
+    assert section.beside is not None
+    answers = tuple(answer._replace(score=_scaled(answer.score)) for answer in one.rated.answers)
+    row = one._replace(rated=one.rated._replace(answers=answers))
+    return _checked(row, section, weight=section.beside.weight) if row.rated.checks and row.calls else row
+
+
+def _scaled(score: float | None) -> float | None:
+    return None if score is None else (score - _WORST) / (_BEST - _WORST)
+
+
+def _checked(one: JudgedRow, section: ChecksSection, *, weight: float = 0.0) -> JudgedRow:
+    """The row with the scores of its checks, of which those it has already keep `weight`; and the call added."""
+    from zephyr.judging.checks import checked_ratings  # lm-eval takes seconds to import
+
+    row = one.rated
+    ratings = checked_ratings(row.checks, [answer.text for answer in row.answers], section)
+    answers = tuple(_with_check(*both, weight) for both in zip(row.answers, ratings, strict=True))
+    call = JudgeCall(CHECKS, tuple(range(len(answers))), ratings=tuple(ratings))
+    return JudgedRow(row._replace(answers=answers), (*one.calls, call))
+
+
+def _with_check(answer: Answer, rating: Rating, weight: float) -> Answer:
+    assert rating.score is not None
+    if not weight:
+        return answer._replace(score=rating.score, rationale=rating.rationale)
+    rationale = f"{rating.rationale}\n{answer.rationale}".strip()
+    # A failed rating is no score, and checks alone would be on another scale than those of the other answers.
+    score = None if answer.score is None else (1 - weight) * rating.score + weight * answer.score
+    return answer._replace(score=score, rationale=rationale)

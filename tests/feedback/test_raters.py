@@ -1,0 +1,91 @@
+"""Judges opened: checks alone, checks beside a judge, and the pairs made of such ratings."""
+
+from collections import Counter
+
+import pytest
+
+from tests.feedback.recorded_teachers import RecordedTeacher
+from zephyr.feedback.binarize import binarize
+from zephyr.feedback.raters import rater_of
+from zephyr.recipe.feedback_section import (
+    BesideSection,
+    BinarizeSection,
+    ChecksSection,
+    FeedbackSection,
+    JudgingSection,
+)
+from zephyr.recipe.teacher_section import ScriptedSection
+from zephyr.records.checks import checks_of
+from zephyr.records.messages import Message
+from zephyr.records.rows import Answer, Rated
+
+JUDGING = JudgingSection(aspects=["overall"], num_tries=1)
+BESIDE = ChecksSection(beside=BesideSection(judge=ScriptedSection(), weight=0.25))
+CHECKS = [
+    {"instruction": "punctuation:no_comma"},
+    {"instruction": "keywords:existence", "kwargs": {"keywords": ["hen"]}},
+]
+
+
+def row(*texts: str, checks: object = CHECKS, question: str = "Hens?") -> Rated:
+    answers = tuple(Answer(text) for text in texts)
+    return Rated("p.jsonl row 1", (Message("user", question),), answers, checks=checks_of({"checks": checks}))
+
+
+def scores(one: Rated) -> list[float | None]:
+    return [answer.score for answer in one.answers]
+
+
+def test_checks_ask_no_teacher_and_count_like_any_judge() -> None:
+    rater = rater_of(ChecksSection(), [], JUDGING)
+    found = list(rater.rate([row("A hen", "Cows", "Hens, cows"), row("A hen")]))
+    assert (rater.name, scores(found[0].rated)) == ("checks", [1, 0.5, 0.5])
+    assert "holds: punctuation:no_comma" in found[0].rated.answers[1].rationale
+    assert found[0].counts == Counter({"prompts": 1, "questions": 1, "rated": 1, "asked": 1})
+    # One answer alone can be compared with nothing.
+    assert scores(found[1].rated) == [None]
+    assert found[1].counts == Counter({"prompts": 1, "prompts not asked about": 1})
+
+
+def test_a_judge_beside_has_its_weight_on_the_same_scale() -> None:
+    replies = {"A hen": 10, "Cows": 1, "Hens, cows": 5.5}
+
+    def reply(request) -> str:
+        text = next(text for text in sorted(replies, key=len, reverse=True) if text in request.messages[-1].content)
+        return f"Fine.\nOverall Score: {replies[text]}"
+
+    rater = rater_of(BESIDE, [RecordedTeacher(reply)], JUDGING)
+    checked, plain = rater.rate([row(*replies), row(*replies, checks=None, question="Cows?")])
+    assert scores(checked.rated) == pytest.approx([1, 0.75 * 0.5, 0.75 * 0.5 + 0.25 * 0.5])
+    # Without checks the judge's score alone, from 1 to 10, is brought to 0 to 1.
+    assert scores(plain.rated) == pytest.approx([1, 0, 0.5])
+    assert [call.aspect for call in checked.calls] == ["overall", "overall", "overall", "checks"]
+
+
+def test_a_failed_rating_is_no_score() -> None:
+    rater = rater_of(BESIDE, [RecordedTeacher(lambda _: "I cannot say.")], JUDGING)
+    with pytest.raises(Exception, match="gave no rating"):
+        list(rater.rate([row("A hen", "Cows")] * 4))
+    (found,) = rater.rate([row("A hen", "Cows")])
+    assert scores(found.rated) == [None, None]
+
+
+def test_answers_that_hold_the_same_make_no_pair_and_are_counted() -> None:
+    rows = [row("A hen", "Cows"), row("Hens", "A hen", question="Equal?"), row("A, b", "C, d", question="None?")]
+    made = binarize((one.rated for one in rater_of(ChecksSection(), [], JUDGING).rate(rows)), BinarizeSection())
+    (pair,) = made.rows
+    assert (pair.completions, pair.ratings) == (("A hen", "Cows"), (1.0, 0.5))
+    assert (made.prompts, made.dropped) == (3, Counter({"prompt with all ratings equal": 2}))
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"binarize": {"chosen": "mean"}}, "binarize.chosen must be overall"),
+        ({"binarize": {"output": "kto"}}, "kto_threshold must be at most 1"),
+        ({"judge": BESIDE.model_dump(), "judging": {"aspects": ["honesty"]}}, "must name overall"),
+    ],
+)
+def test_settings_that_checks_cannot_follow_are_refused(more: dict, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        FeedbackSection.model_validate({"judge": {"name": "checks"}, **more})
