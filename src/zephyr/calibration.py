@@ -4,6 +4,7 @@ Nothing is kept. The model is new and untrained, which changes no time: its answ
 end.
 """
 
+import copy
 import time
 from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
@@ -18,9 +19,10 @@ from zephyr.estimate.duration import measured_seconds
 from zephyr.feedback.candidates import answer_prompts
 from zephyr.feedback.judge import judge
 from zephyr.models.generation import generate
+from zephyr.models.reward_model import reward_model_of
 from zephyr.recipe.evaluate_section import WorldTask
 from zephyr.recipe.schema import Recipe
-from zephyr.recipe.stage_sections import EVALUATE, FEEDBACK, AlignSection
+from zephyr.recipe.stage_sections import EVALUATE, FEEDBACK, PreferenceSection, RewardSection
 from zephyr.recipe.steps import count_steps
 from zephyr.recipe.synth_section import WorldSynth
 from zephyr.recipe.teacher_section import SamplingSection, ScriptedSection
@@ -53,7 +55,7 @@ def estimated_seconds(
         stage: measured_seconds(sampled.workload, step_seconds[stage], sampled.seconds_per_row)
         for stage, sampled in stages.items()
     }
-    pairs = next((one for one in stages.values() if isinstance(one.workload.section, AlignSection)), None)
+    pairs = next((one for one in stages.values() if isinstance(one.workload.section, PreferenceSection)), None)
     if pairs is not None:
         num_samples = 1 if recipe.feedback is None else recipe.feedback.candidates.num_completions
         compared = [one for one in pairs.examples if isinstance(one, Comparison)]
@@ -68,7 +70,8 @@ def _stepper(model: "PreTrainedModel", sampled: SampledStage, recipe: Recipe) ->
     """A function that makes the step of a number, after one to warm up."""
     workload, every = sampled.workload, sampled.examples
     objective = build_objective(workload.section.objective, data_dir=recipe.data_dir)
-    scorer = build_scorer(model, workload.train)
+    is_reward = isinstance(workload.section, RewardSection)
+    scorer = build_scorer(reward_model_of(copy.deepcopy(model)) if is_reward else model, workload.train)
     optimizer = build_optimizer(scorer, workload.train)
     steps = count_steps(workload.train, len(every), batch_size=workload.examples_per_step)
 

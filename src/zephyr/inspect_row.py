@@ -14,7 +14,7 @@ from zephyr.errors import DataError, RecipeError, did_you_mean
 from zephyr.models.tokenizers import Tokenizer
 from zephyr.recipe.model_section import NewModel
 from zephyr.recipe.schema import Recipe
-from zephyr.recipe.stage_sections import ALIGN, FEEDBACK, PRETRAIN, SFT, SYNTH
+from zephyr.recipe.stage_sections import ALIGN, FEEDBACK, PRETRAIN, REWARD, SFT, SYNTH
 from zephyr.records.fields import UnusableError
 from zephyr.records.rows import Preference, Record
 from zephyr.run import stage_keys
@@ -26,7 +26,7 @@ from zephyr.stages.start import encoder_for, section_of, source_at_hand
 from zephyr.stages.synth import DIALOGUES, TEXTS
 
 # In the order in which they are looked for, where no stage is named: the stage and file of rows made in the run.
-_MADE_ROWS = {SFT: (SYNTH, DIALOGUES), ALIGN: (FEEDBACK, PAIRS), PRETRAIN: (SYNTH, TEXTS)}
+_MADE_ROWS = {SFT: (SYNTH, DIALOGUES), ALIGN: (FEEDBACK, PAIRS), PRETRAIN: (SYNTH, TEXTS), REWARD: (FEEDBACK, PAIRS)}
 
 
 def inspect_row(recipe: Recipe, *, row: int, stage: str | None, console: Console) -> None:
@@ -39,7 +39,9 @@ def inspect_row(recipe: Recipe, *, row: int, stage: str | None, console: Console
         what = f"the recipe trains in no stage '{stage}'{did_you_mean(stage, trained)}"
         raise RecipeError("--stage", what, "name a stage that trains")
     if not trained:
-        raise RecipeError("inspect", "the recipe trains in no stage", "name a recipe with pretrain, sft or align")
+        raise RecipeError(
+            "inspect", "the recipe trains in no stage", "name a recipe with pretrain, sft, reward or align"
+        )
     work = _finished_work(recipe, stage or trained[0])
     section, tokenizer = section_of(recipe, work.stage), _tokenizer(work)
     found = _row(work, row)

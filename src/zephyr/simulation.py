@@ -20,10 +20,11 @@ from zephyr.estimate.workload import Workload, train_flops
 from zephyr.models.adapters import add_lora
 from zephyr.models.loading import empty_model
 from zephyr.models.new_model import weightless_model
+from zephyr.models.reward_model import reward_model_of
 from zephyr.models.scorer import CausalLM
 from zephyr.recipe.model_section import NewModel
 from zephyr.recipe.schema import Recipe
-from zephyr.recipe.stage_sections import AlignSection
+from zephyr.recipe.stage_sections import PreferenceSection, RewardSection
 from zephyr.stages.start import base_source
 from zephyr.train.distributed import weights_dtype
 from zephyr.train.objectives import build_objective
@@ -119,7 +120,7 @@ def _examples(workload: Workload, rows: RowLengths) -> Sequence[Example]:
     def ids(number: float) -> "np.typing.NDArray[np.int64]":
         return random.integers(0, SMALLEST_VOCABULARY, int(number))
 
-    if isinstance(workload.section, AlignSection):
+    if isinstance(workload.section, PreferenceSection):
         ratings = tuple(float(-number) for number in range(rows.num_completions))
         prompt, answer = max(1, rows.prompt_tokens), rows.completion_tokens
         return [
@@ -140,6 +141,8 @@ def _model(recipe: Recipe, workload: Workload) -> CausalLM:
         found = weightless_model(*_configuration(workload.shape, architecture), dtype=dtype)
     else:
         found = empty_model(base_source(recipe), dtype=str(dtype).removeprefix("torch."))
+    if isinstance(workload.section, RewardSection):
+        found = reward_model_of(found)
     return found if workload.lora is None else add_lora(found, workload.lora)
 
 

@@ -8,9 +8,10 @@ import pytest
 import torch
 from rich.console import Console
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, pipeline
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, pipeline
 
 from tests.mini import TRAIN, mini_fields
+from zephyr.data.tokenize.token_store import PreferenceStore
 from zephyr.errors import DeviceError
 from zephyr.models.loading import save_model
 from zephyr.models.tiny import tiny_model, tiny_tokenizer
@@ -90,6 +91,22 @@ def test_feedback_serves_every_kind_of_objective(trained, output, objective):
     assert found["loss"] > 0
     # Single labels cannot be compared; of a list the best and the worst are.
     assert (summary["metrics"]["preference/pairs"] > 0) == (output != "kto")
+
+
+def test_a_reward_model_reads_what_the_chat_template_writes(trained):
+    fields = mini_fields(trained)
+    fields["reward"] = {"data": {"max_length": 160, "eval_share": 0.4}, "train": TRAIN}
+    folder, found = facts(fields, run(fields, until="reward"), "reward")
+    accuracy = found["held_out_accuracy"]
+    assert accuracy["n"] == found["held_out"]
+    assert accuracy["low"] <= accuracy["score"] == round(found["eval_rewards/accuracies"], 4) <= accuracy["high"]
+    tokenizer = AutoTokenizer.from_pretrained(folder / "model")
+    assert tokenizer.pad_token_id == AutoConfig.from_pretrained(folder / "model").pad_token_id
+    pairs = min(trained.glob("mini/feedback-*/pairs.jsonl")).read_text().splitlines()
+    examples = [one for part in ("train", "eval") for one in PreferenceStore(folder / "tokens" / part)]
+    ids = tokenizer.apply_chat_template(json.loads(pairs[0])["chosen"], tokenize=True)["input_ids"]
+    assert ids in [[*one.prompt, *one.completions[0]] for one in examples]
+    assert ids[-1] != tokenizer.pad_token_id
 
 
 def test_a_packed_batch_holds_as_many_dialogues_as_fill_its_tokens(trained):

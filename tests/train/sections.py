@@ -2,10 +2,11 @@
 
 from typing import get_args
 
-from zephyr.recipe.objective_section import AlignObjective, SftObjective
+from zephyr.recipe.objective_section import AlignObjective, BradleyTerryObjective, SftObjective
 from zephyr.train.objectives import Objective, build_objective
 
-SECTIONS = {kind.model_fields["name"].default: kind for kind in (SftObjective, *get_args(get_args(AlignObjective)[0]))}
+KINDS = (SftObjective, BradleyTerryObjective, *get_args(get_args(AlignObjective)[0]))
+SECTIONS = {kind.model_fields["name"].default: kind for kind in KINDS}
 
 
 def make_objective(name: str, options: dict[str, object] | None = None) -> Objective:

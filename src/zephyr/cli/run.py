@@ -102,7 +102,7 @@ def inspect(
     recipe: RecipeName,
     overrides: Overrides = None,
     row: Annotated[int, typer.Option(min=1, help="Row number, from 1.")] = 1,
-    stage: Annotated[str | None, typer.Option(metavar="STAGE", help="pretrain, sft or align.")] = None,
+    stage: Annotated[str | None, typer.Option(metavar="STAGE", help="pretrain, sft, reward or align.")] = None,
     offline: Offline = False,
     user_code: UserCode = True,
 ) -> None:

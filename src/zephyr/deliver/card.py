@@ -24,7 +24,7 @@ from zephyr.deliver.run_facts import (
     scores_of,
 )
 from zephyr.errors import DataError
-from zephyr.recipe.stage_sections import ALIGN, DELIVER, EVALUATE, FEEDBACK, PRETRAIN, SFT, SYNTH
+from zephyr.recipe.stage_sections import ALIGN, DELIVER, EVALUATE, FEEDBACK, PRETRAIN, REWARD, SFT, SYNTH
 from zephyr.records.fields import Json
 from zephyr.runs.layout import CARD
 from zephyr.runs.reader import FinishedStage, RunRecord, at, count_weights, elements, entries, number, read_record
@@ -54,6 +54,7 @@ _TRAINING_DATA = (
     (SFT, "data", "sources"),
     (FEEDBACK, "prompts"),
     (FEEDBACK, "recorded"),
+    (REWARD, "data", "sources"),
     (ALIGN, "data", "sources"),
 )
 # Options of an objective that are listed under another name, or mean nothing where `reference_sync_steps` is unset.

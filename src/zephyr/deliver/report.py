@@ -24,7 +24,7 @@ from zephyr.deliver.run_facts import (
     readable,
     scores_of,
 )
-from zephyr.recipe.stage_sections import ALIGN, DELIVER, EVALUATE, FEEDBACK, PRETRAIN, SFT, SYNTH, TRAINING_STAGES
+from zephyr.recipe.stage_sections import ALIGN, DELIVER, EVALUATE, FEEDBACK, POLICY_STAGES, PRETRAIN, REWARD, SFT, SYNTH
 from zephyr.records.fields import Json
 from zephyr.runs.reader import FinishedStage, RunRecord, at, entries, number, read_record
 from zephyr.teachers.ledger.file import open_file
@@ -36,6 +36,7 @@ _STAGE_WORDS = {
     PRETRAIN: "the base model reads",
     SFT: "supervised fine-tuning",
     FEEDBACK: "answers are rated",
+    REWARD: "a reward model learns",
     ALIGN: "preference optimization",
     EVALUATE: "models are measured",
 }
@@ -142,7 +143,7 @@ def scores_by_task(run: RunRecord) -> tuple[list[str], list[list[str]]]:
     stage = run.stages.get(EVALUATE)
     found: dict[str, dict[str, str]] = {}
     models = []
-    for name in TRAINING_STAGES if stage is not None else ():
+    for name in POLICY_STAGES if stage is not None else ():
         assert stage is not None
         for path in stage.measurements("world", name):
             models.append(run.title_of(name))

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from zephyr.recipe.stage_sections import ALIGN, EVALUATE, FEEDBACK, SYNTH, TRAINING_STAGES
+from zephyr.recipe.stage_sections import ALIGN, EVALUATE, FEEDBACK, POLICY_STAGES, SYNTH
 from zephyr.records.fields import Json
 from zephyr.runs.layout import STAGE_FILE
 from zephyr.runs.reader import FinishedStage, RunRecord, at, elements, entries, number
@@ -120,7 +120,7 @@ def _metrics(run: RunRecord, stage: FinishedStage) -> Iterator[ModelScore]:
 
 def _measurement(run: RunRecord, stage: FinishedStage, task: str, model: str) -> str:
     """The file of a measurement, relative to the run's folder."""
-    made_by = next((name for name in TRAINING_STAGES if run.title_of(name) == model), "")
+    made_by = next((name for name in POLICY_STAGES if run.title_of(name) == model), "")
     found = stage.measurements(task, made_by)
     return run.relative(found[0] if found else stage.folder / STAGE_FILE)
 

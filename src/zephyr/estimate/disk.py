@@ -30,7 +30,8 @@ class DiskSpace(NamedTuple):
 
 def room_for(recipe: Recipe, num_parameters: int) -> DiskSpace:
     """The disk space of a run with a model of so many weights. Raises ResourceError where less than that is free."""
-    sections = [one for one in (recipe.pretrain, recipe.sft, recipe.align) if one is not None]
+    trained = (recipe.pretrain, recipe.sft, recipe.reward, recipe.align)
+    sections = [one for one in trained if one is not None]
     models = sum(num_parameters * WEIGHT_BYTES[section.train.precision] for section in sections)
     # A stage's checkpoints are deleted before the next stage begins.
     checkpoints = max((num_parameters * _checkpoint_bytes(section) for section in sections), default=0)

@@ -1,4 +1,4 @@
-"""LoRA adapters on a causal language model: add, switch off, merge, save and load, also on a 4-bit base.
+"""LoRA adapters on a language or reward model: add, switch off, merge, save and load, also on a 4-bit base.
 
 The only file that imports peft. A model with adapters holds its own DPO reference: the same weights with the
 adapters off. Hu et al. 2021, arXiv 2106.09685; QLoRA: Dettmers et al. 2023, arXiv 2305.14314.
@@ -20,6 +20,7 @@ from transformers import BitsAndBytesConfig, PreTrainedModel
 
 from zephyr.errors import DeviceError, ModelError
 from zephyr.models.architecture import check_lora_modules, linear_layers
+from zephyr.models.head import reward_layer
 from zephyr.models.loading import DTYPES, check_finite_weights, load_model, new_folder, refuse_existing, save_model
 from zephyr.models.model_files import num_weights, read_object
 from zephyr.models.source import Source
@@ -49,7 +50,7 @@ def add_lora(model: PreTrainedModel, lora: LoraSection, *, seed: int = 0) -> Pef
     if hasattr(model, "peft_config"):
         raise ValueError("the model has adapters already: merge them first")
     config = LoraConfig(
-        task_type="CAUSAL_LM",
+        task_type="CAUSAL_LM" if reward_layer(model) is None else "SEQ_CLS",  # which trains the head in full
         r=lora.r,
         lora_alpha=lora.lora_alpha,  # type: ignore[arg-type]  # peft divides it by r: a float serves
         lora_dropout=lora.lora_dropout,
@@ -89,7 +90,7 @@ def _targets(model: PreTrainedModel, lora: LoraSection) -> str | list[str]:
         return list(lora.target_modules)
     if lora.layers_to_transform is None:
         return lora.target_modules
-    head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    head = reward_layer(model) or model.get_output_embeddings()  # type: ignore[no-untyped-call]
     return sorted({path.rpartition(".")[2] for path, module in linear_layers(model).items() if module is not head})
 
 

@@ -1,4 +1,4 @@
-"""The output layer of a causal language model as the scoring primitive wants it."""
+"""The output layer of a causal language model, or of a reward model, as the scoring primitive wants it."""
 
 from __future__ import annotations
 
@@ -51,8 +51,18 @@ def output_head(model: PreTrainedModel) -> Head:
     return Head(weight, bias, scale=scale, softcap=softcap)
 
 
+def reward_layer(model: PreTrainedModel) -> nn.Module | None:
+    """The linear layer of a reward model, adapters included; None for a model that predicts tokens."""
+    layer: object = getattr(model, "score", None)
+    is_classifier = type(model).__name__.endswith("ForSequenceClassification")
+    return layer if is_classifier and isinstance(layer, nn.Module) else None
+
+
 def output_layer(model: PreTrainedModel) -> nn.Module:
-    """The linear layer that makes the logits, adapters included. Raises ModelError where there is none."""
+    """The linear layer that makes logits or rewards, adapters included. Raises ModelError where there is none."""
+    rewards = reward_layer(model)
+    if rewards is not None:
+        return rewards
     layer: nn.Module | None = model.get_output_embeddings()  # type: ignore[no-untyped-call]
     if layer is None:
         raise ModelError(type(model).__name__, "has no output embeddings", "use a causal language model")

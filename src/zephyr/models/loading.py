@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
     PretrainedConfig,
     PreTrainedModel,
 )
@@ -50,6 +51,7 @@ DTYPES = {
 MOST_COMPUTED = 1 << 28
 # Weights that may be missing without being refused for that here: what is missing is said by name later.
 SLACK = 1 << 24
+AutoClass: TypeAlias = type[AutoModelForCausalLM] | type[AutoModelForSequenceClassification]
 # Formats that run code, or may, when they are read.
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.h5", "*.msgpack")
 
@@ -75,19 +77,21 @@ def load_model(
     dtype: str = "bfloat16",
     device: str = "cpu",
     quantization: QuantizationConfigMixin | None = None,
+    auto: AutoClass = AutoModelForCausalLM,
 ) -> PreTrainedModel:
     """The causal language model of `source` in eval mode, with all its weights present and finite.
 
-    Raises ModelError; nothing is ever initialised at random in place of a missing weight.
+    `auto`: the class to load it by, where it is to be another kind of model. Raises ModelError; nothing is ever
+    initialised at random in place of a missing weight.
     """
     if dtype not in DTYPES:
         raise ModelError("dtype", f"unknown name '{dtype}'{did_you_mean(dtype, DTYPES)}", "name one of them")
     check_source(source)
     _check_weight_files(source)
     config = load_config(source, what="model")
-    _check_size(source, config, check_weight_files(source))
+    _check_size(source, config, check_weight_files(source), auto)
     with reading(source, "model"):
-        loaded: object = AutoModelForCausalLM.from_pretrained(
+        loaded: object = auto.from_pretrained(
             source.name,
             config=config,
             revision=source.revision or "main",
@@ -118,9 +122,11 @@ def empty_model(source: Source, *, dtype: str = "bfloat16") -> PreTrainedModel:
     return _empty(source, load_config(source), dtype)
 
 
-def _empty(source: Source, config: PretrainedConfig, dtype: str) -> PreTrainedModel:
+def _empty(
+    source: Source, config: PretrainedConfig, dtype: str, auto: AutoClass = AutoModelForCausalLM
+) -> PreTrainedModel:  # fmt: skip
     with reading(source, "model"), torch.device("meta"):
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
+        model: PreTrainedModel = auto.from_config(  # type: ignore[no-untyped-call]
             config,
             dtype=DTYPES[dtype],
             attn_implementation="eager" if caps_scores(config) else None,
@@ -236,13 +242,13 @@ def _check_weight_files(source: Source) -> None:
     )
 
 
-def _check_size(source: Source, config: PretrainedConfig, stored: int | None) -> None:
+def _check_size(source: Source, config: PretrainedConfig, stored: int | None, auto: AutoClass) -> None:
     """Check that the architecture is no larger than the weights that are there. Raises ModelError."""
     if stored is None:
         return
     # Tied weights are stored once; of quantised ones up to 16 in one number.
     share = 2 if getattr(config, "quantization_config", None) is None else 32
-    empty = _empty(source, copy.deepcopy(config), "float32")
+    empty = _empty(source, copy.deepcopy(config), "float32", auto)
     described = sum(parameter.numel() for parameter in empty.parameters())
     computed = sum(buffer.numel() for buffer in empty.buffers())
     if described > share * stored + SLACK or computed > MOST_COMPUTED:

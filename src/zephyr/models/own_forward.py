@@ -20,9 +20,10 @@ from zephyr.errors import ModelError
 from zephyr.models.batch_scoring import device_of, frozen, reshard, runs_alone
 from zephyr.models.collectives import on_every_rank
 from zephyr.models.head import decoder_of, output_head, output_layer
+from zephyr.models.reward_model import own_rewards
 from zephyr.models.rounding import SIGMAS, Rounding, measured_rounding
 from zephyr.models.scorer import CausalLM, ForestScorer
-from zephyr.trees.forest import Ids, ScoredSequence, all_scored, build_forest
+from zephyr.trees.forest import Ids, ScoredSequence, all_scored, build_forest, last_scored
 
 COMPARED_TOKENS = 256
 NUM_COMPARED = 4
@@ -52,10 +53,14 @@ def check_own_forward(scorer: ForestScorer, sequences: Sequence[Ids], *, roundin
     """Check that the scorer gives every token of a few short sequences the log-prob that the model itself gives it.
 
     The scorer computes in the mode it is in, the model in eval mode with no setting switched off. With a sharded scorer
-    every rank must pass the same sequences. Raises ModelError.
+    every rank must pass the same sequences. Of a reward model the rewards are compared, padded to one length. Raises
+    ModelError.
     """
     probe = _probe(sequences)
     if not probe:
+        return
+    if scorer.gives_rewards:
+        _check_own_rewards(scorer, probe, rounding)
         return
     ours, own = _scorer_logps(scorer, probe), torch.cat([_own_pass(scorer, ids).logps for ids in probe])
     name = type(scorer.transformers_model).__name__
@@ -75,6 +80,19 @@ def check_own_forward(scorer: ForestScorer, sequences: Sequence[Ids], *, roundin
         f"probably {cause}",
         _REMEDY,
     )
+
+
+def _check_own_rewards(scorer: ForestScorer, probe: Sequence[Ids], rounding: Rounding) -> None:
+    with frozen(scorer):
+        forest = build_forest([last_scored([], ids) for ids in probe]).to(device_of(scorer))
+        ours: Tensor = scorer(forest).logps.cpu()
+    with runs_alone(scorer), scorer.as_published(), _computing(scorer), torch.compiler.set_stance("force_eager"):
+        own = own_rewards(scorer.transformers_model, probe)
+    off, limit = float((ours - own).abs().max()), float(rounding.tolerance(torch.ones(1)))
+    if any(on_every_rank(lambda: not off <= limit)):  # NaN is above every limit
+        name = type(scorer.transformers_model).__name__
+        what = f"its own forward gives other rewards than ours, by up to {off:.1e}, where rounding explains {limit:.0e}"
+        raise ModelError(name, what, _REMEDY)
 
 
 def _probe(sequences: Sequence[Ids]) -> list[Ids]:

@@ -1,4 +1,7 @@
-"""A causal language model as a function from forests to the scores of their sequences: the only training forward."""
+"""A causal language model as a function from forests to the scores of their sequences: the only training forward.
+
+A reward model is one with another head: transformers' class ForSequenceClassification of its family.
+"""
 
 from __future__ import annotations
 
@@ -26,11 +29,11 @@ from zephyr.models.attention import (
 )
 from zephyr.models.collectives import on_every_rank
 from zephyr.models.embedding_noise import EmbeddingNoise, path_hashes, row_hashes
-from zephyr.models.head import decoder_of, has_transform, head_input, output_head
+from zephyr.models.head import decoder_of, effective_weight, has_transform, head_input, output_head, reward_layer
 from zephyr.models.loading import plain_attention
 from zephyr.trees.attention import ForestAttention, forest_attention
 from zephyr.trees.forest import Forest, all_scored, build_forest
-from zephyr.trees.score import SequenceScores, score
+from zephyr.trees.score import Head, SequenceScores, score, score_ends
 
 CausalLM: TypeAlias = PreTrainedModel | PeftModel
 
@@ -113,6 +116,11 @@ class ForestScorer(nn.Module):
         return plain_model(self.causal_lm)
 
     @property
+    def gives_rewards(self) -> bool:
+        """Whether it is a reward model's, so that a sequence has a reward in place of a log-prob."""
+        return reward_layer(self.transformers_model) is not None
+
+    @property
     def has_adapters(self) -> bool:
         """Whether training changes adapters only, so that the model without them is the reference."""
         return isinstance(self.causal_lm, PeftModel)
@@ -179,7 +187,10 @@ class ForestScorer(nn.Module):
             return self._score_nothing(forest, with_entropy=with_entropy)
         kind = forest.ids.device.type
         with torch.autocast(kind, dtype=self.autocast) if self.autocast is not None else nullcontext():
-            hidden, head = self.hidden_states(forest), output_head(self.transformers_model)
+            hidden, rewards = self.hidden_states(forest), reward_layer(self.transformers_model)
+            if rewards is not None:
+                return score_ends(hidden, Head(*effective_weight(rewards)), forest)
+            head = output_head(self.transformers_model)
             return score(hidden, head, forest, with_entropy=with_entropy, chunk_bytes=self.kernels.chunk_bytes)
 
     def hidden_states(self, forest: Forest) -> Tensor:

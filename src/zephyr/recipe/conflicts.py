@@ -11,13 +11,13 @@ from zephyr.recipe.evaluate_section import PerplexityTask, PreferenceTask
 from zephyr.recipe.feedback_section import teachers_that_rate
 from zephyr.recipe.model_section import NewModel
 from zephyr.recipe.objective_section import ListwiseObjective, PreferenceObjective, SftObjective
-from zephyr.recipe.stage_sections import TRAINING_STAGES, RecipeFields
+from zephyr.recipe.stage_sections import POLICY_STAGES, TRAINING_STAGES, PreferenceSection, RecipeFields
 from zephyr.recipe.synth_section import UltraChatSynth, WorldSynth
 from zephyr.recipe.teacher_section import LocalSection, SamplingSection, ScriptedSection, TeacherSection, VllmSection
 from zephyr.recipe.train_section import TrainSection
 
 # The stages whose rows a training stage takes when it names no sources.
-MAKERS = {"pretrain": "synth", "sft": "synth", "align": "feedback"}
+MAKERS = {"pretrain": "synth", "sft": "synth", "reward": "feedback", "align": "feedback"}
 STAGE_REFERENCE = "stage:"
 _SLICE = re.compile(r"(?P<split>[^\[\]]+)\[(?P<start>-?\d+)?%?:(?P<stop>-?\d+)?%?\]")
 
@@ -81,7 +81,7 @@ def _new_model(recipe: RecipeFields) -> Iterator[Conflict]:
         if data is not None and data.max_length > model.max_position_embeddings:
             what = f"must be at most the model's {model.max_position_embeddings} positions, got {data.max_length}"
             yield Conflict(f"{stage}.data.max_length", what, "shorten it, or enlarge the model", ("model",))
-    for stage in ("sft", "align"):
+    for stage in TRAINING_STAGES:
         lora = getattr(getattr(recipe, stage), "lora", None)
         if lora is not None and lora.load_in_4bit:
             yield Conflict(f"{stage}.lora.load_in_4bit", "is for models from the hub", "set it to false", ("model",))
@@ -142,11 +142,11 @@ def _truncation(recipe: RecipeFields) -> Iterator[Conflict]:
         if prompt is not None and prompt >= data.max_length:
             what = f"must leave room for an answer within max_length {data.max_length}, got {prompt}"
             yield Conflict(f"{stage}.data.max_prompt_length", what, "shorten it")
-        elif prompt is not None and stage != "align":
-            what = f"limits the prompts of align alone, got {prompt}"
+        elif prompt is not None and not _has_preferences(recipe, stage):
+            what = f"limits the prompts of pairs alone, got {prompt}"
             yield Conflict(f"{stage}.data.max_prompt_length", what, "leave it out")
-        if rule == "trl_0.7" and (prompt is None or stage != "align"):
-            needed = "max_prompt_length" if stage == "align" else "pairs of answers"
+        if rule == "trl_0.7" and (prompt is None or not _has_preferences(recipe, stage)):
+            needed = "max_prompt_length" if _has_preferences(recipe, stage) else "pairs of answers"
             what = f"trl_0.7 needs {needed}"
             yield Conflict(f"{stage}.data.truncation.rule", what, "choose keep_start, keep_end or drop")
 
@@ -183,7 +183,7 @@ def _schedule_free(stage: str, train: TrainSection) -> Iterator[Conflict]:
 
 
 def _adapters(recipe: RecipeFields) -> Iterator[Conflict]:
-    for stage in ("sft", "align"):
+    for stage in TRAINING_STAGES:
         lora = getattr(getattr(recipe, stage), "lora", None)
         if lora is not None and lora.lora_dropout:
             what = f"must be 0, because answers that share a prompt share its mask, got {lora.lora_dropout}"
@@ -191,16 +191,19 @@ def _adapters(recipe: RecipeFields) -> Iterator[Conflict]:
 
 
 def _objective(recipe: RecipeFields) -> Iterator[Conflict]:
-    if recipe.align is None:
+    feedback = recipe.feedback
+    for stage, learner in (("reward", recipe.reward), ("align", recipe.align)):
+        if learner is None or feedback is None or learner.data.sources:
+            continue
+        name = learner.objective.name
+        wanted = name if name in ("kto", "listwise") else "pairs"
+        if feedback.binarize.output != wanted:
+            what = f"must be {wanted} for objective {name}, got {feedback.binarize.output}"
+            remedy = f"write feedback.binarize.output={wanted}"
+            yield Conflict("feedback.binarize.output", what, remedy, (f"{stage}.objective",))
+    if recipe.align is None or feedback is None or recipe.align.data.sources:
         return
-    objective, feedback = recipe.align.objective, recipe.feedback
-    if feedback is None or recipe.align.data.sources:
-        return
-    wanted = objective.name if objective.name in ("kto", "listwise") else "pairs"
-    if feedback.binarize.output != wanted:
-        what = f"must be {wanted} for objective {objective.name}, got {feedback.binarize.output}"
-        remedy = f"write feedback.binarize.output={wanted}"
-        yield Conflict("feedback.binarize.output", what, remedy, ("align.objective",))
+    objective = recipe.align.objective
     asked = feedback.candidates.num_completions
     most = objective.num_completions if isinstance(objective, ListwiseObjective) else None
     if most is not None and not feedback.recorded and asked > most:
@@ -241,8 +244,9 @@ def _stage_references(recipe: RecipeFields) -> Iterator[Conflict]:
             yield from _model_reference(recipe, "feedback", f"feedback.{key}", teacher)
     for key, teacher in _synth_teachers(recipe):
         yield from _model_reference(recipe, "synth", key, teacher)
-    if recipe.align is not None and recipe.align.start is not None:
-        yield from _reference(recipe, "align", "align.start", recipe.align.start)
+    for stage, learner in (("reward", recipe.reward), ("align", recipe.align)):
+        if learner is not None and learner.start is not None:
+            yield from _reference(recipe, stage, f"{stage}.start", learner.start)
 
 
 def _model_reference(recipe: RecipeFields, stage: str, key: str, teacher: TeacherSection) -> Iterator[Conflict]:
@@ -254,7 +258,7 @@ def _reference(recipe: RecipeFields, stage: str, key: str, name: str) -> Iterato
     if not name.startswith(STAGE_REFERENCE):
         return
     before = recipe.stages[: recipe.stages.index(stage)]
-    there = [made for made in before if made in TRAINING_STAGES]
+    there = [made for made in before if made in POLICY_STAGES]
     wanted = name.removeprefix(STAGE_REFERENCE)
     if wanted not in there:
         known = f"known are {', '.join(there)}" if there else "none is"
@@ -296,6 +300,11 @@ def _data(recipe: RecipeFields, stage: str) -> DataSection | None:
 def _train(recipe: RecipeFields, stage: str) -> TrainSection | None:
     train = getattr(getattr(recipe, stage), "train", None)
     return train if isinstance(train, TrainSection) else None
+
+
+def _has_preferences(recipe: RecipeFields, stage: str) -> bool:
+    """Whether the stage learns from preferences."""
+    return isinstance(getattr(recipe, stage), PreferenceSection)
 
 
 def _holds_out(data: DataSection) -> bool:

@@ -247,6 +247,24 @@ class CustomObjective(PreferenceObjective):
         return file
 
 
+class BradleyTerryObjective(PreferenceObjective):
+    """The loss of reward models: the chosen answer's reward is to be above the rejected one's."""
+
+    name: Literal["bradley_terry"] = "bradley_terry"
+    center_rewards_coefficient: float = Field(
+        0.0, ge=0, description="weight of the squared sum of a pair's rewards, which keeps their mean near 0; try 0.01"
+    )
+    rating_margin: float = Field(
+        0.0,
+        ge=0,
+        description="by how much rewards must differ for each point by which the pair's ratings do (1 if it has none)",
+    )
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        return tuple(name for name in PAIR_METRICS if name.startswith("rewards/"))
+
+
 AlignObjective = Annotated[
     DpoObjective | OrpoObjective | SimpoObjective | CpoObjective | KtoObjective | ListwiseObjective | CustomObjective,
     Field(discriminator="name"),

@@ -9,7 +9,7 @@ from zephyr.recipe.data_section import DataSection
 from zephyr.recipe.evaluate_section import EvaluateSection
 from zephyr.recipe.feedback_section import FeedbackSection
 from zephyr.recipe.model_section import ChatTemplateSection, ModelSection, TemplateSection
-from zephyr.recipe.objective_section import AlignObjective, SftObjective
+from zephyr.recipe.objective_section import AlignObjective, BradleyTerryObjective, PreferenceObjective, SftObjective
 from zephyr.recipe.section import Section
 from zephyr.recipe.synth_section import SynthSection
 from zephyr.recipe.teacher_section import SamplingSection
@@ -19,11 +19,14 @@ SYNTH: Final = "synth"
 PRETRAIN: Final = "pretrain"
 SFT: Final = "sft"
 FEEDBACK: Final = "feedback"
+REWARD: Final = "reward"
 ALIGN: Final = "align"
 EVALUATE: Final = "evaluate"
 DELIVER: Final = "deliver"
-STAGE_NAMES = (SYNTH, PRETRAIN, SFT, FEEDBACK, ALIGN, EVALUATE, DELIVER)
-TRAINING_STAGES = (PRETRAIN, SFT, ALIGN)
+STAGE_NAMES = (SYNTH, PRETRAIN, SFT, FEEDBACK, REWARD, ALIGN, EVALUATE, DELIVER)
+TRAINING_STAGES = (PRETRAIN, SFT, REWARD, ALIGN)
+# Those whose model writes, and is what the next of them starts from.
+POLICY_STAGES = (PRETRAIN, SFT, ALIGN)
 
 
 class PretrainSection(Section):
@@ -57,18 +60,30 @@ class SftSection(Section):
         return max(1, round(self.train.train_batch_size * self.data.max_length / mean_tokens))
 
 
-class AlignSection(Section):
-    """Preference training: dDPO where a judge rated the answers."""
+class PreferenceSection(Section):
+    """What the stages share that learn from preferences."""
 
     data: DataSection = Field(default_factory=DataSection, description="pairs; no sources: those of the feedback stage")
-    objective: AlignObjective = Field(description="training objective")
+    objective: PreferenceObjective = Field(description="training objective")
     train: TrainSection = Field(description="hyper-parameters")
     lora: LoraSection | None = Field(None, description="train adapters instead of all weights")
     start: str | None = Field(None, description="model to start from; null: the model of the previous stage")
     chat_template: TemplateSection | None = Field(None, description="chat template of this stage; null: the recipe's")
 
 
-TrainingSection: TypeAlias = PretrainSection | SftSection | AlignSection
+class AlignSection(PreferenceSection):
+    """Preference training: dDPO where a judge rated the answers."""
+
+    objective: AlignObjective = Field(description="training objective")
+
+
+class RewardSection(PreferenceSection):
+    """A reward model: one number for an answer, learnt from preferences."""
+
+    objective: BradleyTerryObjective = Field(default_factory=BradleyTerryObjective, description="training objective")
+
+
+TrainingSection: TypeAlias = PretrainSection | SftSection | RewardSection | AlignSection
 
 
 class DeliverSection(Section):
@@ -96,6 +111,7 @@ class RecipeFields(Section):
     pretrain: PretrainSection | None = Field(None, description="continued pretraining on plain text")
     sft: SftSection | None = Field(None, description="supervised fine-tuning on dialogues")
     feedback: FeedbackSection | None = Field(None, description="answers of several models, rated by a judge")
+    reward: RewardSection | None = Field(None, description="a reward model")
     align: AlignSection | None = Field(None, description="preference training")
     evaluate: EvaluateSection | None = Field(None, description="evaluation of the models")
     deliver: DeliverSection | None = Field(None, description="report and model card")
@@ -107,5 +123,6 @@ class RecipeFields(Section):
 
     def template_of(self, stage: str) -> TemplateSection:
         """The layout of dialogues in a stage."""
-        own = self.align.chat_template if stage == "align" and self.align is not None else None
+        section = getattr(self, stage)
+        own = section.chat_template if isinstance(section, PreferenceSection) else None
         return own or self.chat_template

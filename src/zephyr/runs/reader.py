@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from zephyr.errors import DataError
-from zephyr.recipe.stage_sections import ALIGN, PRETRAIN, SFT, TRAINING_STAGES
+from zephyr.recipe.stage_sections import ALIGN, POLICY_STAGES, PRETRAIN, SFT
 from zephyr.records.fields import Json
 from zephyr.runs.layout import (
     LEDGER,
@@ -83,7 +83,7 @@ class RunRecord:
     @property
     def trained(self) -> FinishedStage | None:
         """The stage that made the last model."""
-        return next((self.stages[name] for name in reversed(TRAINING_STAGES) if name in self.stages), None)
+        return next((self.stages[name] for name in reversed(POLICY_STAGES) if name in self.stages), None)
 
     @property
     def model_folder(self) -> Path | None:

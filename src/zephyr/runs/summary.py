@@ -11,7 +11,7 @@ from rich.table import Table
 from zephyr.atomic import replace_text
 from zephyr.recipe.schema import Recipe
 from zephyr.recipe.section import Plain
-from zephyr.recipe.stage_sections import DELIVER, EVALUATE, TRAINING_STAGES
+from zephyr.recipe.stage_sections import DELIVER, EVALUATE, POLICY_STAGES
 from zephyr.runs.layout import MODEL, REPORT, SAMPLES_FILE, SUMMARY
 from zephyr.runs.stage_folder import StageRecord
 
@@ -50,7 +50,7 @@ def write_summary(recipe: Recipe, outcome: RunOutcome) -> dict[str, Plain]:
 
 def last_model(outcome: RunOutcome) -> Path | None:
     """The folder of the best model the run has made so far."""
-    made = [outcome.folders[stage] / MODEL for stage in reversed(TRAINING_STAGES) if stage in outcome.folders]
+    made = [outcome.folders[stage] / MODEL for stage in reversed(POLICY_STAGES) if stage in outcome.folders]
     return made[0] if made else None
 
 

@@ -25,7 +25,7 @@ from zephyr.recipe.evaluate_section import (
 )
 from zephyr.recipe.schema import Recipe
 from zephyr.recipe.section import Plain, Section
-from zephyr.recipe.stage_sections import EVALUATE, TRAINING_STAGES
+from zephyr.recipe.stage_sections import EVALUATE, POLICY_STAGES
 from zephyr.recipe.teacher_section import EndpointSection, LocalSection, TeacherSection, VllmSection
 from zephyr.records.messages import Messages
 from zephyr.records.rows import Chat, Preference, Prompt, Record
@@ -113,7 +113,7 @@ def _section(recipe: Recipe) -> EvaluateSection:
 
 def reads(recipe: Recipe) -> tuple[str, ...]:
     """The stages whose models are measured."""
-    return tuple(stage for stage in TRAINING_STAGES if stage in recipe.stages)
+    return tuple(stage for stage in POLICY_STAGES if stage in recipe.stages)
 
 
 def sources(recipe: Recipe) -> list[DataSource]:
@@ -172,7 +172,7 @@ def _run(work: Work) -> Facts:
 def titles(work: Work) -> dict[str, str]:
     """The stages whose models are measured, and what tables call them."""
     objective = work.recipe.align.objective.name if work.recipe.align is not None else ""
-    return {stage: model_title(stage, objective) for stage in TRAINING_STAGES if stage in work.inputs}
+    return {stage: model_title(stage, objective) for stage in POLICY_STAGES if stage in work.inputs}
 
 
 def _sources(task: EvaluationTask) -> list[DataSource]:

@@ -28,7 +28,7 @@ from zephyr.recipe.conflicts import STAGE_REFERENCE
 from zephyr.recipe.data_section import DataSection, DataSource
 from zephyr.recipe.feedback_section import FeedbackSection, RaySection, teachers_that_rate
 from zephyr.recipe.schema import Recipe
-from zephyr.recipe.stage_sections import ALIGN, FEEDBACK, SFT, SYNTH
+from zephyr.recipe.stage_sections import ALIGN, FEEDBACK, REWARD, SFT, SYNTH
 from zephyr.recipe.teacher_section import TeacherSection
 from zephyr.records.rows import Answer, Prompt, Rated, Record
 from zephyr.records.writing import write_jsonl
@@ -84,7 +84,7 @@ def _outputs(recipe: Recipe) -> list[str]:
 
 
 def _check(preview: Preview) -> Iterator[str]:
-    """Lines about prompts or recorded ratings, and about calls to come; `preview.made` then has rows for align."""
+    """Lines about prompts or recorded ratings, and about calls to come; `preview.made` then has rows to train on."""
     section = _section(preview.recipe)
     if section.recorded:
         rated: list[Records[Rated]] = []
@@ -191,7 +191,7 @@ def _made_of(preview: Preview, parts: Sequence[Records[Rated]]) -> Iterator[str]
     """Lines about the rows made of recorded ratings, which `preview.made` then has. Raises DataError for none."""
     made = _binarize_recorded(preview.recipe, parts)
     file = preview.folder / PAIRS
-    preview.made[ALIGN] = MadeRows(file, write_jsonl(file, made.rows))
+    preview.made[ALIGN] = preview.made[REWARD] = MadeRows(file, write_jsonl(file, made.rows))
     yield f"{len(made.rows):,} {_section(preview.recipe).binarize.output} of {made.prompts:,} prompts"
     yield from left_out_lines({"dropped": dict(made.dropped), "answers_left_out": dict(made.left_out)})
 
@@ -215,7 +215,7 @@ def _sample_rows(preview: Preview) -> Iterator[str]:
     num_rows = round(num_prompts * SHARE_WITH_A_ROW * len(made.rows) / len(rated))
     if section.binarize.output == "pairs":
         num_rows *= section.binarize.max_pairs_per_prompt
-    preview.made[ALIGN] = MadeRows(file, num_rows)
+    preview.made[ALIGN] = preview.made[REWARD] = MadeRows(file, num_rows)
     yield f"about {num_rows:,} {section.binarize.output}, if {SHARE_WITH_A_ROW:.0%} of the prompts give one"
 
 

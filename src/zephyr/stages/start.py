@@ -13,7 +13,7 @@ from zephyr.recipe.model_section import FileTemplateSection, NewModel, TemplateT
 from zephyr.recipe.objective_section import CustomObjective
 from zephyr.recipe.schema import Recipe
 from zephyr.recipe.section import Plain
-from zephyr.recipe.stage_sections import TRAINING_STAGES, AlignSection, TrainingSection
+from zephyr.recipe.stage_sections import POLICY_STAGES, PreferenceSection, TrainingSection
 from zephyr.recipe.teacher_section import LocalSection
 from zephyr.records.fields import Json
 from zephyr.runs.layout import MODEL
@@ -79,7 +79,7 @@ def check_window(recipe: Recipe, stage: str) -> None:
 def named_start(recipe: Recipe, stage: str) -> str | None:
     """The model from outside that a stage is told to start from, if it is told so."""
     section = getattr(recipe, stage)
-    return section.start if isinstance(section, AlignSection) else None
+    return section.start if isinstance(section, PreferenceSection) else None
 
 
 def starting_stage(recipe: Recipe, stage: str) -> str | None:
@@ -87,7 +87,7 @@ def starting_stage(recipe: Recipe, stage: str) -> str | None:
     if named_start(recipe, stage) is not None:
         return None
     earlier = recipe.stages[: recipe.stages.index(stage)]
-    before = [name for name in TRAINING_STAGES if name in earlier and name != stage]
+    before = [name for name in POLICY_STAGES if name in earlier and name != stage]
     return before[-1] if before else None
 
 

@@ -1,6 +1,6 @@
 """The stages of a run by name, in their order."""
 
-from zephyr.stages import align, deliver, evaluate, feedback, pretrain, sft, synth
+from zephyr.stages import align, deliver, evaluate, feedback, pretrain, reward, sft, synth
 from zephyr.stages.stage import Stage
 
 STAGES: dict[str, Stage] = {
@@ -10,6 +10,7 @@ STAGES: dict[str, Stage] = {
         pretrain.STAGE,
         sft.STAGE,
         feedback.STAGE,
+        reward.STAGE,
         align.STAGE,
         evaluate.STAGE,
         deliver.STAGE,

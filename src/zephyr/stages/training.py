@@ -12,10 +12,10 @@ from zephyr.data.read.source_files import EVERY_SPLIT
 from zephyr.data.read.stage_rows import PARTS, Part, stage_rows
 from zephyr.data.tokenize.encoding import DialogueEncoder, RowEncoder
 from zephyr.data.tokenize.examples import ROW_KINDS, Tokenized
-from zephyr.data.tokenize.token_store import DialogueStore, PreferenceStore, TokenWriter
+from zephyr.data.tokenize.token_store import DialogueStore, PreferenceStore, StoreKind, TokenWriter
 from zephyr.recipe.data_section import DataSection, DataSource, DecontaminationFilter
 from zephyr.recipe.schema import Recipe
-from zephyr.recipe.stage_sections import AlignSection, TrainingSection
+from zephyr.recipe.stage_sections import PreferenceSection, TrainingSection
 from zephyr.recipe.steps import check_warmup
 from zephyr.runs.layout import ADAPTER, MODEL, OUTCOME, PROMPT_KEYS, TOKENS, TRAIN, TRAIN_LOG
 from zephyr.runs.ranks import is_leader, wait_until
@@ -115,7 +115,8 @@ def _store(work: Work, encoder: RowEncoder, made: Path | None, tokens: Path) -> 
     rows = stage_rows(work.recipe, section.data, ROW_KINDS[type(section)], made)
     for part in PARTS:
         tokenized = Tokenized(section, encoder, rows.accounts.refuse)
-        with TokenWriter(tokens / part, "preferences" if isinstance(section, AlignSection) else "dialogues") as writer:
+        kind: StoreKind = "preferences" if isinstance(section, PreferenceSection) else "dialogues"
+        with TokenWriter(tokens / part, kind) as writer:
             for example in tokenized.examples(rows.part(part)):
                 writer.add(example)
         replace_text(tokens / f"truncation-{part}.json", json.dumps(tokenized.truncation.to_fields(), indent=1))

@@ -37,7 +37,7 @@ from zephyr.models.source import Source
 from zephyr.models.tokenizers import load_tokenizer
 from zephyr.recipe.data_section import DataSection, DataSource, DecontaminationFilter
 from zephyr.recipe.schema import Recipe
-from zephyr.recipe.stage_sections import AlignSection, SftSection, TrainingSection
+from zephyr.recipe.stage_sections import PreferenceSection, SftSection, TrainingSection
 from zephyr.recipe.steps import Steps, check_warmup, count_steps
 from zephyr.records.rows import Chat, Preference, Rated, Record
 from zephyr.stages.overlap import eval_lines, trained_prompts
@@ -344,7 +344,9 @@ def _known_lengths(recipe: Recipe, section: TrainingSection) -> tuple[RowLengths
 
     Of published ratings a prompt gives a pair.
     """
-    recorded = recipe.feedback.recorded if recipe.feedback is not None and isinstance(section, AlignSection) else []
+    recorded = (
+        recipe.feedback.recorded if recipe.feedback is not None and isinstance(section, PreferenceSection) else []
+    )
     sources = section.data.sources or recorded
     known = [known_rows(source.path, source.split) for source in sources]
     parts = [

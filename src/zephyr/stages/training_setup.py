@@ -8,12 +8,14 @@ from zephyr.errors import ModelError, Problems, RecipeError
 from zephyr.models.architecture import check_control_tokens, check_lora_modules
 from zephyr.models.loading import empty_model
 from zephyr.models.new_model import weightless_model
+from zephyr.models.reward_model import reward_model_of
+from zephyr.models.scorer import CausalLM, plain_model
 from zephyr.models.source import Source
 from zephyr.models.tokenizers import load_tokenizer
 from zephyr.recipe.model_section import NewModel
 from zephyr.recipe.objective_section import CustomObjective
 from zephyr.recipe.schema import Recipe
-from zephyr.recipe.stage_sections import AlignSection, TrainingSection
+from zephyr.recipe.stage_sections import REWARD, PreferenceSection, TrainingSection
 from zephyr.recipe.train_section import LoraSection
 from zephyr.stages.start import base_source, earlier_training, encoder_for, named_start, section_of
 
@@ -39,23 +41,24 @@ def check_setup(recipe: Recipe, stage: str) -> None:
             with problems.noted():
                 what = f"the tracker '{tracker}' needs its package, which is not installed"
                 raise RecipeError(f"{stage}.train.report_to", what, f"pip install {tracker}, or leave it out")
-    if isinstance(section, AlignSection) and isinstance(section.objective, CustomObjective):
+    if isinstance(section, PreferenceSection) and isinstance(section.objective, CustomObjective):
         from zephyr.train.objectives.custom import load_loss  # not for a check of the losses that come with Zephyr
 
         with problems.noted():
             load_loss(section.objective, recipe.data_dir)
-    if lora is not None:
+    if lora is not None or stage == REWARD:
         with problems.noted():
-            _check_adapted_model(recipe, stage, lora)
+            _check_model(recipe, stage, lora)
     problems.raise_any()
 
 
-def _check_adapted_model(recipe: Recipe, stage: str, lora: LoraSection) -> None:
-    """Check what adapters need of the model to start from, where its configuration can be had."""
+def _check_model(recipe: Recipe, stage: str, lora: LoraSection | None) -> None:
+    """Check what adapters and a reward head need of the model to start from, where its configuration can be had."""
     named = named_start(recipe, stage)
     if named is None and isinstance(recipe.model, NewModel):
         sizes = recipe.model.model_dump(exclude={"kind", "architecture"})
-        check_lora_modules(weightless_model(recipe.model.architecture, sizes, dtype=torch.float32), lora)
+        new = weightless_model(recipe.model.architecture, sizes, dtype=torch.float32)
+        _check_modules(new, stage, lora)
         return
     source = base_source(recipe) if named is None else Source(named, offline=recipe.offline)
     try:
@@ -63,6 +66,12 @@ def _check_adapted_model(recipe: Recipe, stage: str, lora: LoraSection) -> None:
         controls = encoder_for(load_tokenizer(source), recipe, stage).written_controls()
     except (ModelError, RecipeError):  # what is wrong with it is said where the model is looked at
         return
-    check_lora_modules(model, lora)
-    if all(section.lora is not None for section in earlier_training(recipe, stage)):
+    _check_modules(model, stage, lora)
+    if lora is not None and all(section.lora is not None for section in earlier_training(recipe, stage)):
         check_control_tokens(source, model, lora, controls)
+
+
+def _check_modules(model: CausalLM, stage: str, lora: LoraSection | None) -> None:
+    trained = reward_model_of(plain_model(model)) if stage == REWARD else plain_model(model)
+    if lora is not None:
+        check_lora_modules(trained, lora)

@@ -16,8 +16,9 @@ from zephyr.data.tokenize.token_store import Comparison, Example
 from zephyr.models.adapters import add_lora, load_4bit, load_adapter, merge_adapters, save
 from zephyr.models.collectives import from_rank_zero, is_distributed, on_every_rank, rank
 from zephyr.models.generation import generate
-from zephyr.models.loading import empty_model, load_model, save_model
+from zephyr.models.loading import empty_model, save_model
 from zephyr.models.new_model import set_generation
+from zephyr.models.reward_model import NewHead, load_start, with_head
 from zephyr.models.sampling import Stopping
 from zephyr.models.scorer import CausalLM, plain_model
 from zephyr.models.source import Source
@@ -40,13 +41,15 @@ SAMPLED_PROMPTS = 4
 class StoredModel:
     """A model to be trained that is read from ``source``, and written to ``folder`` with its tokenizer at the end.
 
-    With ``lora`` adapters are trained; the folder then holds them, and a plain model with them merged in.
+    With ``lora`` adapters are trained; the folder then holds them, and a plain model with them merged in. ``head``: of
+    a model that becomes a reward model.
     """
 
     source: Source
     tokenizer: Tokenizer
     folder: Path
     lora: LoraSection | None = None
+    head: NewHead | None = None
 
     @property
     def model_folder(self) -> Path:
@@ -64,20 +67,22 @@ class OpenedModel(NamedTuple):
 def open_model(stored: StoredModel, train: TrainSection, *, seed: int) -> OpenedModel:
     """The model to be trained, with new adapters if it is to have some.
 
-    Several ranks read their shards of its weights later; where the files are unusual, and for DoRA, rank 0 alone has
-    the weights. Raises ModelError, and DeviceError for 4-bit weights without a GPU.
+    Several ranks read their shards of its weights later; where the files are unusual, for DoRA and for reward
+    models, rank 0 alone has the weights. Raises ModelError, and DeviceError for 4-bit weights without a GPU.
     """
     lora, dtype = stored.lora, _dtype(train)
     if lora is not None and lora.load_in_4bit:
-        return OpenedModel(add_lora(load_4bit(stored.source), lora, seed=seed))
-    if is_distributed() and not (lora is not None and lora.use_dora):
+        return OpenedModel(add_lora(with_head(load_4bit(stored.source), stored.head), lora, seed=seed))
+    # The head of a reward model is drawn, and DoRA's magnitudes are made of the weights.
+    if is_distributed() and stored.head is None and not (lora is not None and lora.use_dora):
         opened: list[EmptyModel] = []
         on_every_rank(lambda: opened.append(empty_with_weights(stored.source, dtype=dtype)))
         empty, weights = opened[0]
         if all(on_every_rank(lambda: weights is not None)):
             return OpenedModel(empty if lora is None else add_lora(empty, lora, seed=seed), weights)
     model = built_on_rank_zero(
-        lambda: load_model(stored.source, dtype=dtype), lambda: empty_model(stored.source, dtype=dtype)
+        lambda: load_start(stored.source, stored.head, dtype=dtype),
+        lambda: with_head(empty_model(stored.source, dtype=dtype), stored.head),
     )
     return OpenedModel(model if lora is None else add_lora(model, lora, seed=seed))
 
@@ -90,7 +95,8 @@ def write_model(
     ``probe``: an example on which merged adapters must give the logits of separate ones. Raises ModelError where they
     do not, ResourceError when the disk is full.
     """
-    set_generation(plain_model(model), stored.tokenizer, CARD_SAMPLING, stop_ids=stop_ids)
+    if stored.head is None:
+        set_generation(plain_model(model), stored.tokenizer, CARD_SAMPLING, stop_ids=stop_ids)
     if stored.lora is None:
         save_trained(model, stored.tokenizer, stored.model_folder)
         return
@@ -114,10 +120,11 @@ def _merge(stored: StoredModel, train: TrainSection, probe: Example) -> None:
     """Write the plain model with the trained adapters in its weights."""
     # The base of 4-bit training computed in bfloat16; twice the memory would buy digits that it never had.
     in_4bit = stored.lora is not None and stored.lora.load_in_4bit
-    base = load_model(stored.source, dtype="bfloat16" if in_4bit else _dtype(train))
+    base = load_start(stored.source, stored.head, dtype="bfloat16" if in_4bit else _dtype(train))
     ids = torch.from_numpy(probe.prompt if isinstance(probe, Comparison) else probe.ids)[None, :PROBE_TOKENS]
     merged = merge_adapters(load_adapter(base, stored.folder / ADAPTER), ids)
-    merged.model.generation_config = base.generation_config
+    if stored.head is None:
+        merged.model.generation_config = base.generation_config
     save_model(merged.model, stored.tokenizer, stored.model_folder)
 
 

@@ -48,7 +48,7 @@ from zephyr.train.checkpoint.resume import load_latest, load_weights
 from zephyr.train.checks.health import HealthMonitor, HealthNote
 from zephyr.train.checks.invariants import check_finite
 from zephyr.train.checks.movement import check_moved, moved_share, sample_weights
-from zephyr.train.checks.self_check import check_before_training, check_first_step, proven_reference_logps
+from zephyr.train.checks.self_check import check_before_training, check_first_step, check_written, proven_ref_logps
 from zephyr.train.distributed import full_value, pick_device, process_group
 from zephyr.train.job import TrainJob, build_scorer, check_job, identity_of, model_hashes
 from zephyr.train.metrics import Shares, added, as_line, logged_lines, over_ranks, plain, shares_of, split_line
@@ -176,6 +176,8 @@ def train(job: TrainJob) -> TrainOutcome:
         if stored is not None:
             from_rank_zero(lambda: replace_text(stored.folder / OUTCOME, json.dumps(outcome.facts, indent=1)))
             write_model(stored, job.policy, settings, stop_ids=job.stop_ids, probe=job.examples[0])
+            if run.rounding is not None:
+                check_written(job, scorer, stored, rounding=run.rounding)
     if stored is not None:
         _remove_checkpoints(job.folder)
     return outcome
@@ -196,7 +198,7 @@ def start(job: TrainJob) -> TrainRun:
     identity, scorer = identity_of(job, hashes), build_scorer(job.policy, settings, weights=job.weights)
     rounding, ref_logps = check_before_training(job, scorer) if settings.self_checks else None, None
     if job.objective.needs_reference:
-        ref_logps = proven_reference_logps(job, scorer, hashes.reference, rounding=rounding)
+        ref_logps = proven_ref_logps(job, scorer, hashes.reference, rounding=rounding)
     optimizer = build_optimizer(scorer, settings, lora)
     moving = moving_reference(job.objective, scorer, job.reference)
     weights_before = sample_weights(scorer)

@@ -50,6 +50,12 @@ def all_scored(ids: Sequence[int] | Ids) -> ScoredSequence:
     return completion_scored([], ids)
 
 
+def last_scored(prompt: Sequence[int] | Ids, completion: Sequence[int] | Ids) -> ScoredSequence:
+    """The sequence prompt + completion with its last token alone scored: what a reward is read at."""
+    ids = completion_scored(prompt, completion).ids
+    return ScoredSequence(ids, np.arange(len(ids)) == max(len(ids) - 1, 1))
+
+
 # Where an example has fewer sequences than others: no tokens, nothing scored, a sum of 0.
 ABSENT = ScoredSequence(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.bool_))
 

@@ -37,8 +37,9 @@ class Head:
 class SequenceScores(NamedTuple):
     """Sums and means over each sequence's scored tokens; N sequences.
 
-    ``logps`` (N,) float64 sums of log-probabilities, differentiable; ``num_tokens`` (N,) int64; ``mean_logits`` (N,)
-    mean raw logit over scored positions and the whole vocabulary; ``entropies`` (N,) mean entropy in nats, if asked.
+    ``logps`` (N,) float64 sums of log-probabilities, differentiable, or the rewards of a reward model; ``num_tokens``
+    (N,) int64; ``mean_logits`` (N,) mean raw logit over scored positions and the whole vocabulary; ``entropies`` (N,)
+    mean entropy in nats, if asked.
     """
 
     logps: Tensor
@@ -66,6 +67,18 @@ def score(
         mean_logits=_sums(_mean_logits(edge_hidden.detach(), head), forest) / num_tokens.clamp(min=1),
         entropies=None if entropies is None else _sums(entropies, forest) / num_tokens.clamp(min=1),
     )
+
+
+def score_ends(hidden: Tensor, head: Head, forest: Forest) -> SequenceScores:
+    """The rewards of a forest's sequences, read at their last tokens, from hidden states (T, H) and a head (1, H).
+
+    An empty sequence has reward 0. The product is made in at least float32, whatever the hidden states are.
+    """
+    precision, is_there = _precision(hidden), forest.last >= 0
+    ends = hidden.index_select(0, forest.last.clamp(min=0)).to(precision)
+    # Not a matrix product, which autocast would make in 16 bits.
+    rewards = (ends * head.weight[0].to(precision)).sum(1).double()
+    return SequenceScores(rewards * is_there, is_there.long(), torch.zeros_like(rewards.detach()))
 
 
 def edge_logps(

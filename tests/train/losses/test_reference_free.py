@@ -7,6 +7,7 @@ import torch
 from torch.testing import assert_close
 
 from zephyr.train.losses.reference_free import (
+    bradley_terry,
     cpo,
     log1mexp,
     log_odds,
@@ -79,3 +80,23 @@ def test_orpo_is_finite_where_probabilities_reach_one(dtype):
     loss.sum().backward()
     assert all(torch.isfinite(value).all() for value in (loss, chosen.grad, rejected.grad))
     assert loss[-1].item() == pytest.approx(LN2)
+
+
+def test_hand_worked_bradley_terry():
+    # -log sigmoid(1) = 0.313262, (-1): 1.313262, (0.5): 0.474077; the squares of the sums are 9, 9 and 1.
+    chosen, rejected, zero = vector(2.0, 1.0, 0.75), vector(1.0, 2.0, 0.25), torch.zeros(3, dtype=torch.float64)
+    plain = bradley_terry(chosen, rejected, margin=zero, center_rewards_coefficient=0.0)
+    assert plain.tolist() == pytest.approx([0.313262, 1.313262, 0.474077], abs=5e-7)
+    centred = bradley_terry(chosen, rejected, margin=zero, center_rewards_coefficient=0.01)
+    assert (centred - plain).tolist() == pytest.approx([0.09, 0.09, 0.01], abs=1e-12)
+    # With a margin of 2 the first two pairs are as if apart by -1 and -3: log(1 + e) and log(1 + e^3).
+    margin = bradley_terry(chosen, rejected, margin=zero + 2, center_rewards_coefficient=0.0)
+    assert margin[:2].tolist() == pytest.approx([1.313262, 3.048587], abs=5e-7)
+
+
+def test_equal_rewards_cost_ln_2_and_push_the_answers_apart_alike():
+    rewards = vector(0.7, 0.7).requires_grad_()
+    loss = bradley_terry(rewards[:1], rewards[1:], margin=vector(0.0), center_rewards_coefficient=0.0).sum()
+    loss.backward()
+    assert loss.item() == pytest.approx(LN2, abs=1e-12)
+    assert rewards.grad.tolist() == pytest.approx([-0.5, 0.5], abs=1e-12)

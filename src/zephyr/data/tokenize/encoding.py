@@ -63,6 +63,11 @@ class RowEncoder(Protocol):
         """The ids that end an answer."""
         ...
 
+    @property
+    def end_ids(self) -> TokenIds:
+        """The ids that stand between a completion and the end of its dialogue, (n,)."""
+        ...
+
     def text(self, text: str) -> Encoded:
         """Plain text to pretrain on."""
         ...
@@ -104,9 +109,12 @@ class DialogueEncoder:
             "control" if self._template.pieces(_PROBE, generation=True)[-1].control else "text"
         )
         probe = self._template.answer(Message("assistant", "a"))
-        stop = probe[_stop_index(probe, "the model's own chat template" if text is None else text.where)].text
+        last = _stop_index(probe, "the model's own chat template" if text is None else text.where)
+        stop = probe[last].text
         #: The ids that end an answer, the template's own first.
         self.stop_ids = tuple(dict.fromkeys(self._ids[text] for text in (stop, self._eos) if text))
+        #: The ids that stand between a completion and the end of its dialogue, such as a line break.
+        self.end_ids = self._encode([] if self.section.extra_eos else probe[last + 1 :], "control", "everything").ids
 
     def render(self, messages: Sequence[Message], *, generation: bool = False) -> str:
         """The text of a dialogue; with `generation`, up to where the assistant's next answer begins."""

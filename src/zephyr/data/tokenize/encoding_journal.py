@@ -68,6 +68,11 @@ class EncodingJournal:
         """The ids that end an answer."""
         return self._encoder.stop_ids
 
+    @property
+    def end_ids(self) -> TokenIds:
+        """The ids that stand between a completion and the end of its dialogue, (n,)."""
+        return self._encoder.end_ids
+
     def text(self, text: str) -> Encoded:
         """As the encoder's own."""
         return self._kept([text], lambda: [EncodedTurns((), self._encoder.text(text))])[0].encoded

@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from zephyr.data.tokenize.encoding import RowEncoder
 from zephyr.data.tokenize.learnable import Learnable
 from zephyr.data.tokenize.loss_mask_stats import LossMaskStats
@@ -20,14 +22,21 @@ from zephyr.data.tokenize.truncation import (
 from zephyr.errors import DataError, ModelError
 from zephyr.recipe.data_section import DataSection
 from zephyr.recipe.section import Plain
-from zephyr.recipe.stage_sections import AlignSection, PretrainSection, SftSection, TrainingSection
+from zephyr.recipe.stage_sections import (
+    AlignSection,
+    PreferenceSection,
+    PretrainSection,
+    RewardSection,
+    SftSection,
+    TrainingSection,
+)
 from zephyr.records.fields import UnusableError, unusable
 from zephyr.records.messages import Messages
 from zephyr.records.rows import Chat, Preference, Record, Text
 
 # What a row of each section is.
 ROW_KINDS: dict[type[TrainingSection], type[Record]] = {
-    PretrainSection: Text, SftSection: Chat, AlignSection: Preference,
+    PretrainSection: Text, SftSection: Chat, RewardSection: Preference, AlignSection: Preference,
 }  # fmt: skip
 
 
@@ -49,7 +58,7 @@ def fitted_rows(
         for answers, encoded in turns:
             yield fit_dialogue(encoded, section.data)._replace(answers=answers if len(turns) > 1 else ())
     else:
-        assert isinstance(row, Preference) and isinstance(section, AlignSection), (row, section)  # noqa: PT018
+        assert isinstance(row, Preference) and isinstance(section, PreferenceSection), (row, section)  # noqa: PT018
         problem = section.objective.completions_problem(len(row.completions))
         if problem is not None:
             remedy = "choose the objective that fits this data, or rebuild the data for it"
@@ -57,22 +66,31 @@ def fitted_rows(
         if section.objective.scores_prompt and not all(message.learn for message in row.prompt):
             what = "has a message marked as not to be learnt, and the objective learns the prompt"
             raise unusable("mark in a learnt prompt", f"{what}; objective.nll_on_prompt: false leaves it out")
-        yield fitted_preference(row, section.data, encoder)
+        yield fitted_preference(row, section.data, encoder, to_end=isinstance(section, RewardSection))
 
 
-def fitted_preference(row: Preference, data: DataSection, encoder: RowEncoder) -> FittedPreference:
+def fitted_preference(
+    row: Preference, data: DataSection, encoder: RowEncoder, *, to_end: bool = False
+) -> FittedPreference:  # fmt: skip
     """The prompt and its completions in tokens within the window, however many completions there are.
 
-    Raises UnusableError for a row that cannot be encoded.
+    `to_end`: as of `encoded_preference`. Raises UnusableError for a row that cannot be encoded.
     """
-    prompt, completions = encoded_preference(row, encoder)
+    prompt, completions = encoded_preference(row, encoder, to_end=to_end)
     return fit_preference(prompt, completions, data)
 
 
-def encoded_preference(row: Preference, encoder: RowEncoder) -> tuple[TokenIds, list[TokenIds]]:
-    """The ids of the prompt and of its completions. Raises UnusableError for a row that cannot be encoded."""
+def encoded_preference(
+    row: Preference, encoder: RowEncoder, *, to_end: bool = False
+) -> tuple[TokenIds, list[TokenIds]]:  # fmt: skip
+    """The ids of the prompt and of its completions. Raises UnusableError for a row that cannot be encoded.
+
+    `to_end`: completions go on to the end of the dialogue, as the chat template writes it for a reward model to read.
+    """
     with _as_row_fault():
         answers = [encoder.completion_of(answer, row.prompt, row.inputs) for answer in row.answers]
+        if to_end:
+            answers = [np.concatenate([answer, encoder.end_ids]) for answer in answers]
         return encoder.prompt(row.prompt, row.inputs), answers
 
 

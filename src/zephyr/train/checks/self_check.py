@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Sequence
+from contextlib import nullcontext
 
+import torch
 from torch import Tensor
 
+from zephyr.errors import InvariantError
 from zephyr.models.batch_scoring import ScoredRow, device_of, score_table
+from zephyr.models.collectives import from_rank_zero
 from zephyr.models.own_forward import check_own_forward
+from zephyr.models.reward_model import load_reward_model, own_rewards
 from zephyr.models.rounding import Rounding, measured_rounding
 from zephyr.models.scorer import ForestScorer
+from zephyr.models.source import Source
 from zephyr.train.checks.invariants import (
     check_first_loss,
     check_layouts_agree,
@@ -18,11 +25,12 @@ from zephyr.train.checks.invariants import (
     check_reference_agrees,
     check_supervision,
 )
-from zephyr.train.distributed import compute_dtype
+from zephyr.train.distributed import compute_dtype, weights_dtype
 from zephyr.train.job import TrainJob, reference_logps, reference_scorer
 from zephyr.train.metrics import Shares
 from zephyr.train.step import Batch
-from zephyr.trees.forest import ScoredSequence
+from zephyr.train.stored_model import StoredModel
+from zephyr.trees.forest import Ids, ScoredSequence
 
 logger = logging.getLogger(__name__)
 
@@ -52,9 +60,7 @@ def check_before_training(job: TrainJob, scorer: ForestScorer) -> Rounding:
     return rounding
 
 
-def proven_reference_logps(
-    job: TrainJob, scorer: ForestScorer, reference_hash: str, *, rounding: Rounding | None
-) -> Tensor:
+def proven_ref_logps(job: TrainJob, scorer: ForestScorer, reference_hash: str, *, rounding: Rounding | None) -> Tensor:
     """The reference's log-probs as of ``reference_logps``, proven unless ``rounding`` is None.
 
     A model of its own must be scored as it computes, and a policy that starts as its own reference must agree with it.
@@ -80,6 +86,41 @@ def check_first_step(job: TrainJob, scorer: ForestScorer, total: Shares, batch: 
     is_another = job.settings.router_aux_loss_coef > 0 or job.settings.neftune_noise_alpha is not None
     if batch.ref_logps is not None and _is_own_reference(job, scorer) and not is_another:
         check_first_loss(float(total.loss), job.objective, batch.examples, batch.ref_logps, rounding=rounding)
+
+
+def check_written(job: TrainJob, scorer: ForestScorer, stored: StoredModel, *, rounding: Rounding) -> None:
+    """Check that a written reward model gives the rewards that training ended with, by transformers alone.
+
+    Its dialogues are padded to one length. A collective call. Raises InvariantError, the model's folder removed, where
+    it gives others. Of a 4-bit base nothing is said: the adapters were trained on other weights than they are merged
+    into.
+    """
+    if not scorer.gives_rewards or (stored.lora is not None and stored.lora.load_in_4bit):
+        return
+    sequences, _ = _probe(job)
+    max_tokens = job.settings.max_tokens_per_micro_batch
+    trained = score_table(scorer, [[one] for one in sequences], max_tokens=max_tokens, device=device_of(scorer)).logps
+    from_rank_zero(lambda: _check_written(job, stored, [one.ids for one in sequences], trained[:, 0], rounding))
+
+
+def _check_written(
+    job: TrainJob, stored: StoredModel, sequences: Sequence[Ids], trained: Tensor, rounding: Rounding
+) -> None:  # fmt: skip
+    weights, computed = weights_dtype(job.settings), compute_dtype(job.settings)
+    source = Source(str(stored.model_folder), offline=True)
+    model = load_reward_model(source, dtype=str(weights).removeprefix("torch."))
+    with torch.autocast("cpu", dtype=computed) if computed != weights else nullcontext():
+        written = own_rewards(model, sequences)
+    off, limit = float((written - trained).abs().max()), float(rounding.tolerance(torch.ones(1)))
+    logger.info("the written model gives the rewards of training, up to %.1e of %.0e", off, limit)
+    if not off <= limit:  # NaN is above every limit
+        shutil.rmtree(stored.model_folder)
+        raise InvariantError(
+            "written reward model",
+            f"its rewards differ by up to {off:.1e} from those that training ended with, where rounding explains "
+            f"{limit:.0e}; the folder is removed",
+            "train in float32, or report this with the versions that `zephyr env` prints",
+        )
 
 
 def _is_own_reference(job: TrainJob, scorer: ForestScorer) -> bool:

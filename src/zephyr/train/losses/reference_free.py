@@ -39,6 +39,15 @@ def cpo(chosen: Tensor, rejected: Tensor, *, beta: float) -> Tensor:
     return -F.logsigmoid(beta * (chosen - rejected))
 
 
+def bradley_terry(chosen: Tensor, rejected: Tensor, *, margin: Tensor, center_rewards_coefficient: float) -> Tensor:
+    """Losses (n,): -log s(r_c - r_r - margin) + coefficient (r_c + r_r)^2, of rewards and margins (n,).
+
+    Source: InstructGPT, arXiv 2203.02155, equation 1; margin: Llama 2, arXiv 2307.09288, equation 2; centring:
+    arXiv 2312.09244, section 3.
+    """
+    return -F.logsigmoid(chosen - rejected - margin) + center_rewards_coefficient * (chosen + rejected) ** 2
+
+
 def log1mexp(x: Tensor) -> Tensor:
     """log(1 - e^x) (n,) for x (n,) <= 0, finite also at 0; the absolute error stays at machine precision.
 

@@ -17,6 +17,7 @@ from zephyr.data.tokenize.token_store import Comparison, Dialogue, Example
 from zephyr.errors import DataError
 from zephyr.recipe.objective_section import (
     AlignObjective,
+    BradleyTerryObjective,
     CpoObjective,
     CustomObjective,
     DpoObjective,
@@ -32,6 +33,7 @@ from zephyr.train.losses.kto import apo_zero_unpaired, kl_estimate, kto
 from zephyr.train.losses.pairs import PAIR_LOSSES, Pairs, desensitised, divergence_scores, plackett_luce
 from zephyr.train.losses.reference_free import SIMPO_LOSSES, cpo, log_odds, nll, odds_ratio
 from zephyr.train.objectives.base import Metric, Objective, Scored, Totals, mean, nll_metric, pair_metrics
+from zephyr.train.objectives.bradley_terry import BradleyTerry
 from zephyr.train.objectives.custom import Custom, load_loss
 from zephyr.trees.forest import ABSENT, ScoredSequence, all_scored, completion_scored
 
@@ -353,11 +355,15 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "kto": Kto,
     "orpo": Orpo,
     "listwise": Listwise,
+    "bradley_terry": BradleyTerry,
 }
 
 
 def build_objective(
-    options: SftObjective | AlignObjective, examples: Iterable[Example] = (), *, data_dir: Path = Path()
+    options: SftObjective | AlignObjective | BradleyTerryObjective,
+    examples: Iterable[Example] = (),
+    *,
+    data_dir: Path = Path(),
 ) -> Objective:
     """The objective that a section of the recipe describes.
 

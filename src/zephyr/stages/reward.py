@@ -1,0 +1,51 @@
+"""The reward stage: a reward model learns which of two answers is preferred."""
+
+from zephyr.intervals import wilson
+from zephyr.recipe.stage_sections import FEEDBACK, REWARD
+from zephyr.runs.layout import TRAIN
+from zephyr.runs.stage_folder import Facts
+from zephyr.stages.feedback import PAIRS
+from zephyr.stages.stage import Work
+from zephyr.stages.start import starting_source, starting_tokenizer
+from zephyr.stages.training import made_rows, prepare, stored_comparisons, training_stage
+
+
+def run(work: Work) -> Facts:
+    """The facts of the stage; its folder then holds the reward model."""
+    from zephyr.models.reward_model import NewHead
+    from zephyr.train.job import TrainJob
+    from zephyr.train.objectives import build_objective
+    from zephyr.train.stored_model import StoredModel
+    from zephyr.train.train import train
+
+    section = work.recipe.reward
+    assert section is not None
+    start = starting_source(work)
+    tokenizer, encoder = starting_tokenizer(start, work.recipe, work.stage)
+    facts = prepare(work, encoder, made_rows(work, FEEDBACK, PAIRS))
+    held_out = stored_comparisons(work.folder, "eval")
+    head = NewHead(tokenizer, {*encoder.stop_ids, *encoder.end_ids[-1:].tolist()}, work.recipe.seed)
+    job = TrainJob(
+        model=StoredModel(start, tokenizer, work.folder, section.lora, head),
+        objective=build_objective(section.objective),
+        settings=section.train,
+        examples=stored_comparisons(work.folder, "train"),
+        folder=work.folder / TRAIN,
+        seed=work.recipe.seed,
+        eval_examples=held_out,
+        name=start.name,
+    )
+    trained = train(job)
+    return facts | trained.facts | _accuracy(trained.eval_metrics, len(held_out))
+
+
+def _accuracy(measured: dict[str, float], num_pairs: int) -> Facts:
+    """The share of held-out pairs that are ordered rightly, with its interval."""
+    share = measured.get("eval_rewards/accuracies")
+    if share is None:
+        return {}
+    found = wilson(round(share * num_pairs), num_pairs)
+    return {"held_out_accuracy": {name: round(value, 4) for name, value in found._asdict().items()}}
+
+
+STAGE = training_stage(REWARD, version=1, maker=FEEDBACK, run=run)
