@@ -64,7 +64,7 @@ def load(tmp_path, *overrides):
         ),
         (
             ["sft.data.max_prompt_length=9"],
-            "sft.data.max_prompt_length: limits the prompts of align alone, got 9; leave it out",
+            "sft.data.max_prompt_length: limits the prompts of pairs alone, got 9; leave it out",
         ),
         (["align.data.truncation.rule=trl_0.7"], "align.data.truncation.rule: trl_0.7 needs max_prompt_length"),
         (
