@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -32,7 +33,7 @@ from zephyr.runs.stage_folder import (
     work_folder,
 )
 from zephyr.runs.summary import RunOutcome, print_summary, write_summary
-from zephyr.stages.stage import Stage, Work
+from zephyr.stages.stage import OnStep, Stage, Work
 from zephyr.stages.table import STAGES
 
 Say = Callable[[str, str], None]
@@ -45,10 +46,12 @@ def run_recipe(
     until: str | None = None,
     only: str | None = None,
     pinned: Pinned | None = None,
+    on_step: OnStep | None = None,
 ) -> dict[str, Plain]:
     """The summary of the run, after all chosen stages are finished; stages finished earlier are skipped.
 
-    Raises the errors of the stages; a later call continues from there. A KeyboardInterrupt names the stopped stage.
+    ``on_step`` gets every line of the log of a stage that trains. Raises the errors of the stages; a later call
+    continues from there. A KeyboardInterrupt names the stopped stage.
     """
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     folder = recipe.output_dir / recipe.name
@@ -74,7 +77,7 @@ def run_recipe(
                 elif record is None and name in chosen:
                     reason, started = why_again(folder, key), time.monotonic()
                     say(name, f"again: {reason}" if reason else "begins")
-                    work = _open_work(recipe, name, key, outcome)
+                    work = replace(_open_work(recipe, name, key, outcome), on_step=on_step)
                     facts = stage.run(work) if takes_part else {}
                     record = _close_work(folder, key, seconds=time.monotonic() - started, facts=facts)
                     _say_facts(say, name, f"took {record.seconds:.1f} s", record.facts)

@@ -221,13 +221,14 @@ def _reachable(graph: dict[str, set[str]], start: str) -> set[str]:
 def shared_names(source: Source) -> dict[str, list[str]]:
     """Public top-level names that modules of two or more packages define.
 
-    Left out: the functions of commands, whose names are those of the commands, type variables, and `logger`.
+    Left out: the functions of commands and of the Python API, whose names are those of the commands, type variables,
+    and `logger`.
     """
     found: dict[str, set[str]] = {}
     for module in source.modules.values():
-        is_command_file = module.name.startswith(("zephyr.cli.", "zephyr.verbs."))
+        is_command_file = module.name.startswith(("zephyr.cli.", "zephyr.api."))
         for name, node in module.names.items():
-            is_command = is_command_file and isinstance(node, FunctionNode)
+            is_command = is_command_file and (isinstance(node, FunctionNode) or name.islower())
             if not (name.startswith("_") or name == "logger" or is_command or len(name) == 1):
                 found.setdefault(name, set()).add(module.package)
     return {name: sorted(packages) for name, packages in sorted(found.items()) if len(packages) > 1}

@@ -21,6 +21,10 @@ NO_TWINS = {
 }
 # Where a stage's name means something else.
 NO_STAGES = {
+    "zephyr",  # the name of a function of the Python API, as in the three below
+    "zephyr.api.running",
+    "zephyr.api.stub",
+    "zephyr.api.training",
     "zephyr.cli.main",  # the name of a command
     "zephyr.train.objectives.table",  # the name of an objective
     "zephyr.world.prompts",  # the name of a split of the closed world, part of its seeds

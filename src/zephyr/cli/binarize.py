@@ -50,10 +50,11 @@ def binarize_command(  # noqa: PLR0913 - typer makes an option of every paramete
     Raises DataError if the rules leave no row.
     """
     quiet_libraries(offline=offline)
-    from zephyr.cli.files import check_output, column_accounts, source_of
+    from zephyr.cli.files import check_output, source_of
     from zephyr.data.read.sources import open_source
     from zephyr.errors import DataError
     from zephyr.feedback.binarize import binarize, repair_where_published
+    from zephyr.feedback.opened_rows import column_accounts
     from zephyr.recipe.feedback_section import BinarizeSection
     from zephyr.records.fields import printable
     from zephyr.records.writing import write_jsonl

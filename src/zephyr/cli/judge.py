@@ -126,8 +126,9 @@ def rate(  # noqa: PLR0913 - typer makes an option of every parameter
 ) -> None:
     """Rate answers. Write ratings to OUT, and every call to a file beside it. Answered requests are not sent again."""
     quiet_libraries(offline=offline)
-    from zephyr.cli.files import check_output, open_answers, open_prompts, source_of
+    from zephyr.cli.files import check_output, source_of
     from zephyr.feedback.judge import calls_beside
+    from zephyr.feedback.opened_rows import open_answers, open_prompts
     from zephyr.feedback.rate import RatingPlan
     from zephyr.recipe.feedback_section import JudgingSection, teachers_that_rate
     from zephyr.teachers.opening import TeacherContext, parse_judge, parse_teacher, prompts_together

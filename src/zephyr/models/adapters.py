@@ -4,7 +4,9 @@ The only file that imports peft. A model with adapters holds its own DPO referen
 adapters off. Hu et al. 2021, arXiv 2106.09685; QLoRA: Dettmers et al. 2023, arXiv 2305.14314.
 """
 
+import copy
 import importlib.util
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -32,6 +34,11 @@ WEIGHTS = "adapter_model.safetensors"
 SETTINGS = "adapter_config.json"
 # How far merging may move a logit: it rounds the merged weights once to their dtype.
 MERGE_TOLERANCES = {torch.float64: 1e-8, torch.float32: 1e-3, torch.float16: 0.1, torch.bfloat16: 1.0}
+
+
+# Ids that every vocabulary has, to compare logits on.
+_PROBE = tuple(range(1, 9))
+_log = logging.getLogger(__name__)
 
 
 class Merged(NamedTuple):
@@ -226,6 +233,36 @@ def load_adapter(model: PreTrainedModel, folder: Path, *, trainable: bool = Fals
     if differing:
         raise ModelError(where, f"does not fit the model at {differing[0]}", "use the base it was trained on")
     return wrapped
+
+
+def lora_of(model: object) -> LoraSection | None:
+    """The settings for new adapters like those of a peft model; None for a model without any. Raises ModelError."""
+    if not isinstance(model, PeftModel):
+        return None
+    config = model.peft_config[model.active_adapter]
+    if not isinstance(config, LoraConfig):
+        kind = type(config).__name__
+        raise ModelError("model", f"has adapters of the kind {kind}", "give a model with LoRA adapters, or merge them")
+    if config.lora_dropout:
+        what = "adapters are trained without their lora_dropout of %g: answers with a shared prefix share its mask"
+        _log.warning(what, config.lora_dropout)
+    targets = config.target_modules
+    modules = sorted(targets) if isinstance(targets, list | set) else [targets] if targets else "all-linear"
+    layers = config.layers_to_transform
+    return LoraSection(
+        r=config.r,
+        lora_alpha=config.lora_alpha,
+        target_modules="all-linear" if modules in (["all-linear"], "all-linear") else list(modules),
+        modules_to_save=list(config.modules_to_save or ()),
+        layers_to_transform=[layers] if isinstance(layers, int) else layers,
+        use_rslora=config.use_rslora,
+        use_dora=config.use_dora,
+    )
+
+
+def merged_copy(model: PeftModel) -> PreTrainedModel:
+    """A plain copy of the model with the adapters in its weights. Raises ModelError where merging moves its logits."""
+    return merge_adapters(copy.deepcopy(model), torch.tensor([_PROBE])).model
 
 
 def refuse_4bit() -> None:

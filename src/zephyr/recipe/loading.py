@@ -43,7 +43,7 @@ def load_recipe(path_or_name: str, overrides: Sequence[str] = ()) -> Recipe:
     return loaded.recipe
 
 
-def read_recipe(path_or_name: str, overrides: Sequence[str] = ()) -> LoadedRecipe:
+def read_recipe(path_or_name: str, overrides: Sequence[str | Override] = ()) -> LoadedRecipe:
     """Like `load_recipe`, but returns the notes instead of logging them. Raises RecipeError."""
     parsed = parse_overrides(overrides)
     file = _find(path_or_name)
@@ -84,11 +84,17 @@ def _finish(
 ) -> LoadedRecipe:
     """The recipe in the data with overrides in it."""
     overridden = apply_overrides(fill_tags(data), overrides)
-    result = validate(fill_tags(overridden.data))
+    made = {keys[:end]: "override" for keys in overridden.keys for end in range(1, len(keys))}
+    recipe = recipe_of(overridden.data, str(file), {**made, **places, **dict.fromkeys(overridden.keys, "override")})
+    return LoadedRecipe(recipe, file, (*notes, *overridden.notes))
+
+
+def recipe_of(data: Plain, where: str, places: Mapping[Keys, str]) -> Recipe:
+    """The recipe in the data; `places`: where keys were written. Raises RecipeError with all problems at once."""
+    result = validate(fill_tags(data))
     if isinstance(result, list):
-        made = {keys[:end]: "override" for keys in overridden.keys for end in range(1, len(keys))}
-        raise broken(str(file), result, {**made, **places, **dict.fromkeys(overridden.keys, "override")})
-    return LoadedRecipe(result, file, (*notes, *overridden.notes))
+        raise broken(where, result, places)
+    return result
 
 
 def read_teacher(file: Path) -> TeacherSection:

@@ -29,10 +29,13 @@ class Overridden(NamedTuple):
     notes: list[str]
 
 
-def parse_overrides(texts: Sequence[str]) -> list[Override]:
+def parse_overrides(given: "Sequence[str | Override]") -> list[Override]:
     """The overrides in texts of the form key=value, values in YAML. Raises RecipeError with all malformed ones."""
     parsed, faults = [], []
-    for text in texts:
+    for text in given:
+        if isinstance(text, Override):
+            parsed.append(text)
+            continue
         path, equals, value = text.partition("=")
         path = path.strip()
         if not equals or not all(path.split(".")):

@@ -16,6 +16,7 @@ from zephyr.errors import DataError, RecipeError
 from zephyr.recipe.loading import read_recipe
 from zephyr.recipe.model_section import PretrainedModel
 from zephyr.recipe.objective_section import CustomObjective
+from zephyr.recipe.overrides import Override
 from zephyr.recipe.schema import Recipe
 from zephyr.records.fields import printable
 from zephyr.runs.layout import LOCK_FILE
@@ -41,14 +42,16 @@ class RequestedRun(NamedTuple):
     pinned: Pinned | None = None
 
 
-def requested_run(name: str, overrides: Sequence[str], *, offline: bool, user_code: bool = True) -> RequestedRun:
+def requested_run(
+    name: str, overrides: Sequence[str | Override], *, offline: bool, user_code: bool = True
+) -> RequestedRun:
     """The recipe of a file, of a shipped name, or of an earlier run's lock file. Raises RecipeError.
 
     Without ``user_code`` one that would run Python code from outside Zephyr is refused.
     """
     if name.endswith(LOCK_FILE):
         if overrides:
-            raise RecipeError(name, f"a locked run takes no overrides, got {overrides[0]}", "leave them out")
+            raise RecipeError(name, f"a locked run takes no overrides, got {_shown(overrides[0])}", "leave them out")
         pinned = read_lock_file(Path(name))
         requested = RequestedRun(Recipe.model_validate(pinned.recipe), pinned=pinned)
     else:
@@ -61,6 +64,10 @@ def requested_run(name: str, overrides: Sequence[str], *, offline: bool, user_co
         folder = printable(str(recipe.data_dir.absolute()))
         raise RecipeError("data_dir", f"there is no folder {folder}", "give data_dir=FOLDER")
     return requested._replace(recipe=recipe.model_copy(update={"offline": recipe.offline or offline}))
+
+
+def _shown(override: str | Override) -> str:
+    return override if isinstance(override, str) else f"{override.path}={override.value}"
 
 
 def _refuse_user_code(recipe: Recipe) -> None:

@@ -35,6 +35,7 @@ def run(work: Work) -> Facts:
         reference_store=work.run_folder / REFERENCE,
         stop_ids=encoder.stop_ids,
         name=start.name,
+        on_step=work.on_step,
     )
     return facts | train(job).facts
 

@@ -51,6 +51,7 @@ def run(work: Work) -> Facts:
         seed=work.recipe.seed,
         eval_examples=stored_dialogues(work.folder, "eval"),
         name=start.name,
+        on_step=work.on_step,
     )
     return facts | train(job).facts
 

@@ -33,6 +33,7 @@ def run(work: Work) -> Facts:
         eval_examples=stored_dialogues(work.folder, "eval"),
         stop_ids=encoder.stop_ids,
         name=start.name,
+        on_step=work.on_step,
     )
     return facts | train(job).facts
 

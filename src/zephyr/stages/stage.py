@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 from zephyr.recipe.data_section import DataSource
 from zephyr.recipe.schema import Recipe
@@ -10,16 +11,22 @@ from zephyr.recipe.section import Plain
 from zephyr.runs.stage_folder import Facts
 from zephyr.stages.preview import Preview
 
+OnStep: TypeAlias = Callable[[int, Mapping[str, float]], None]
+
 
 @dataclass(frozen=True)
 class Work:
-    """What a stage is made from: the recipe, its own folder, and the finished folders of the stages it reads."""
+    """What a stage is made from: the recipe, its own folder, and the finished folders of the stages it reads.
+
+    ``on_step`` is called by a stage that trains, on rank 0, with every line of its log: the step and its metrics.
+    """
 
     recipe: Recipe
     stage: str
     folder: Path
     inputs: Mapping[str, Path]
     run_folder: Path
+    on_step: OnStep | None = None
 
 
 def _nothing_else(_recipe: Recipe) -> dict[str, Plain]:

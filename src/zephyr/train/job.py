@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, overload
@@ -50,6 +50,7 @@ class TrainJob:
     end an answer. ``weights``: where the ranks read the weights of a model that is on the meta device. Without
     ``shuffle`` the examples come in their order in every epoch. ``sample`` is called on every rank with the step when
     the model is evaluated, may write with it, and returns what it measured of its texts (``generations/mean_tokens``).
+    ``on_step`` is called on rank 0 with every line of the log: the step and its metrics.
     """
 
     model: CausalLM | StoredModel
@@ -66,6 +67,7 @@ class TrainJob:
     weights: StoredWeights | None = None
     name: str = "the policy"
     sample: Callable[[int], dict[str, float]] | None = None
+    on_step: Callable[[int, Mapping[str, float]], None] | None = None
 
     @property
     def policy(self) -> CausalLM:

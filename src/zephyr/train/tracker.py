@@ -37,12 +37,16 @@ class Tracker(Protocol):
 
 
 class Run(NamedTuple):
-    """What a tracker may know of its run; `resumed_step` is None for a fresh start."""
+    """What a tracker may know of its run; `resumed_step` is None for a fresh start.
+
+    `on_step` is called with every step that is logged and its metrics, once the trackers have them.
+    """
 
     folder: Path
     name: str
     config: Mapping[str, object]
     resumed_step: int | None = None
+    on_step: Callable[[int, Mapping[str, float]], None] | None = None
 
 
 def open_trackers(names: Sequence[str], run: Run) -> Tracker:
@@ -62,7 +66,8 @@ def open_trackers(names: Sequence[str], run: Run) -> Tracker:
     for name in others:
         _require_package(name)
     run.folder.mkdir(parents=True, exist_ok=True)
-    return _Together([TRACKERS[name](run) for name in ("jsonl", *others)])
+    opened = [TRACKERS[name](run) for name in ("jsonl", *others)]
+    return _Together(opened if run.on_step is None else [*opened, _Called(run.on_step)])
 
 
 class _JsonLines:
@@ -142,6 +147,19 @@ class _Remote:
 
     def close(self) -> None:
         self._remote.finish()
+
+
+class _Called:
+    """A function of the user's as a tracker."""
+
+    def __init__(self, on_step: Callable[[int, Mapping[str, float]], None]) -> None:
+        self._on_step = on_step
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        self._on_step(step, dict(metrics))
+
+    def close(self) -> None:
+        pass
 
 
 class _Together:

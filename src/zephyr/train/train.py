@@ -204,7 +204,7 @@ def start(job: TrainJob) -> TrainRun:
     weights_before = sample_weights(scorer)
     resumed = load_latest(job.folder, _state(scorer, optimizer, moving), identity=identity)
     config = settings.model_dump() | {"seed": job.seed, "shuffle": job.shuffle}
-    tracked = Run(job.folder, job.folder.name, config, resumed.step if resumed else None)
+    tracked = Run(job.folder, job.folder.name, config, resumed.step if resumed else None, job.on_step)
     tracker = open_trackers(settings.report_to, tracked) if rank() == 0 else NOWHERE
     past = logged_lines(job.folder / TRAIN_LOG)  # as the tracker has left them, up to the checkpoint
     run = TrainRun(
