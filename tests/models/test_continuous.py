@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from zephyr.errors import ModelError
-from zephyr.models.continuous import ClosedError, ContinuousWriter, DrawRules, QueueFullError, Sample
+from zephyr.models.continuous import ClosedError, ContinuousWriter, QueueFullError
 from zephyr.models.generation import generate
+from zephyr.models.samples import DrawRules, Sample
 from zephyr.models.sampling import Stopping
 from zephyr.models.tiny import tiny_model, tiny_tokenizer
 from zephyr.recipe.teacher_section import SamplingSection

@@ -1,7 +1,5 @@
 """Generation: what comes out is what one prompt alone would give, and shared prefixes are computed once."""
 
-import math
-
 import numpy as np
 import pytest
 import torch
@@ -11,7 +9,7 @@ from hypothesis import strategies as st
 from zephyr.errors import ModelError
 from zephyr.models.adapters import adapters_disabled, add_lora
 from zephyr.models.attention import IMPLEMENTATION
-from zephyr.models.generation import MAX_LIVE_SHARE, Completion, cut_groups, generate, stop_ids_of
+from zephyr.models.generation import Completion, generate, stop_ids_of
 from zephyr.models.sampling import Stopping, draw, filtered_probs
 from zephyr.models.tiny import TINY, tiny_model, tiny_tokenizer
 from zephyr.recipe.teacher_section import SamplingSection
@@ -177,9 +175,8 @@ def test_filters_by_hand(sampling, expected):
 def test_draws_invert_the_cumulative_distribution():
     logits = torch.tensor([[8.0, 4, 2, 1, 1]], dtype=torch.float64).log()
     points = torch.tensor([0.0, 0.49, 0.51, 0.74, 0.76, 0.874, 0.876, 0.94, 0.99, 1 - 2**-53], dtype=torch.float64)
-    drawn, logps = draw(logits.expand(len(points), -1), sampled(), points)
+    drawn = draw(logits.expand(len(points), -1), sampled(), points)
     assert drawn.tolist() == [0, 0, 1, 1, 2, 2, 3, 4, 4, 4]
-    assert torch.allclose(logps.exp()[:3], torch.tensor([0.5, 0.5, 0.25], dtype=torch.float64))
 
 
 @settings(max_examples=50)
@@ -193,11 +190,10 @@ def test_draws_invert_the_cumulative_distribution():
 def test_no_filtered_token_is_ever_drawn(logits, uniform, temperature, top_k, top_p):
     row = torch.tensor([logits])
     sampling = sampled(temperature=temperature, top_k=top_k, top_p=top_p)
-    drawn, logps = draw(row, sampling, torch.tensor([uniform], dtype=torch.float64))
+    drawn = draw(row, sampling, torch.tensor([uniform], dtype=torch.float64))
     probs = filtered_probs(row, sampling)[0]
     assert probs[drawn[0]] > 0
     assert float(probs.sum()) == pytest.approx(1, abs=1e-5)
-    assert math.isfinite(float(logps[0]))
 
 
 def test_frequencies_of_samples_are_the_filtered_probabilities():
@@ -219,36 +215,33 @@ def test_frequencies_of_samples_are_the_filtered_probabilities():
 
 
 class Counted:
-    """Counts the tokens and forwards that a model computes."""
+    """Counts the tokens of every forward of a model that was tried before."""
 
     def __init__(self, model):
-        self.shapes = []
+        generate(model, [[5, 6]], sampled(max_new_tokens=1))
+        self.widths = []
         model.get_input_embeddings().register_forward_hook(lambda module, inputs, output: self.note(inputs[0]))
 
     def note(self, ids):
-        self.shapes.append(tuple(ids.shape))
-
-    @property
-    def tokens(self) -> int:
-        return sum(rows * width for rows, width in self.shapes)
+        self.widths.append(ids.numel())
 
 
 def test_shared_prefixes_are_computed_once():
     model = tiny_model("llama")
     counted = Counted(model)
-    prompts = [[*SYSTEM, *SHOTS, i, i] for i in range(10, 18)]
+    prompts = [[*SYSTEM, *SHOTS, *[i] * 20, i] for i in range(10, 18)]
     generate(model, prompts, sampled(max_new_tokens=1), num_samples=4)
-    # The 60 shared tokens once, the 8 third-last ones, then the last tokens in 8 x 4 rows.
-    assert counted.shapes == [(1, 60), (8, 1), (32, 1)]
+    # The 60 tokens that all share, the 20 of each prompt that its samples share, and the last one of every sample.
+    assert counted.widths == [60 + 8 * 20 + 8 * 4]
 
 
-def test_shared_prefixes_are_computed_once_over_batches_too():
+def test_shared_prefixes_are_computed_once_with_little_room_too():
     model = tiny_model("llama")
     counted = Counted(model)
     prompts = [[*SYSTEM, *SHOTS, i, i] for i in range(10, 18)]
-    generate(model, prompts, sampled(max_new_tokens=1), num_samples=4, max_cache_tokens=63 * 8)
-    assert counted.tokens == 60 + 8 + 32
-    assert max(rows for rows, _ in counted.shapes) == 8
+    generate(model, prompts, sampled(max_new_tokens=1), num_samples=4, max_cache_tokens=120)
+    assert sum(counted.widths) == 60 + 32 * 2
+    assert len(counted.widths) > 4
 
 
 def test_nested_prefixes_are_computed_once():
@@ -256,24 +249,37 @@ def test_nested_prefixes_are_computed_once():
     counted = Counted(model)
     prompts = [[*SYSTEM, start, *SHOTS, end, 5] for start in (10, 11) for end in (12, 13, 14)]
     generate(model, prompts, sampled(max_new_tokens=1))
-    assert counted.tokens == 40 + 2 * 21 + 6 + 6
+    assert counted.widths == [40 + 2 * 21 + 6 * 2]
 
 
 def test_equal_prompts_are_computed_once():
     model = tiny_model("llama")
     counted = Counted(model)
     generate(model, [[*SYSTEM, 5]] * 6, sampled(max_new_tokens=1), num_samples=2)
-    assert counted.shapes == [(1, 40), (12, 1)]
+    assert counted.widths == [40 + 12]
 
 
-def test_finished_rows_leave_the_batch():
+def test_finished_rows_leave_the_batch_at_once():
     model = tiny_model("llama")
     counted = Counted(model)
     completions = generate(model, PROMPTS, sampled(max_new_tokens=12), stop=Stopping(STOPS), num_samples=4)
-    steps = [rows for rows, width in counted.shapes if width == 1][-12:]
-    alive = [sum(len(completion.ids) > step for completion in completions) for step in range(12)]
-    assert all(MAX_LIVE_SHARE * rows < live <= rows for live, rows in zip(alive, steps, strict=True))
-    assert alive[-1] < alive[0] == 32
+    alive = [sum(len(completion.ids) > step for completion in completions) for step in range(1, 12)]
+    assert counted.widths[1:] == [rows for rows in alive if rows]
+    assert alive[-1] < alive[0] < 32
+
+
+def test_the_place_of_a_finished_row_is_taken_at_once(monkeypatch):
+    monkeypatch.setattr("zephyr.models.generation.MAX_TOGETHER", 4)
+    model = tiny_model("llama")
+    counted = Counted(model)
+    completions = generate(model, [[5]] * 40, sampled(max_new_tokens=30), stop=Stopping((2, 3, 4)))
+    lengths = [len(completion.ids) for completion in completions]
+    assert min(lengths) < max(lengths)
+    # Four tokens a step while prompts wait, so none is idle but at the end.
+    assert sum(counted.widths) == sum(lengths)
+    full = [width == 4 for width in counted.widths]
+    assert full == sorted(full, reverse=True)
+    assert full.count(False) <= max(lengths)
 
 
 def test_stop_tokens_end_a_completion_and_belong_to_it():
@@ -285,22 +291,6 @@ def test_stop_tokens_end_a_completion_and_belong_to_it():
         ends = before.ids.index(stop) + 1 if stop in before.ids else 12
         assert after.ids == before.ids[:ends]
         assert after.finish_reason == ("stop" if stop in before.ids else "length")
-
-
-@settings(max_examples=60)
-@given(
-    st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=12).map(tuple), min_size=1, max_size=12),
-    st.integers(1, 5),
-    st.integers(1, 6),
-    st.integers(18, 120),
-)
-def test_groups_hold_every_sample_once_and_keep_the_budget(prompts, max_new_tokens, num_samples, budget):
-    groups = cut_groups(prompts, max_new_tokens, num_samples, max_cache_tokens=budget)
-    pairs = [(prompt, s) for group in groups for block in group.blocks for prompt in group.prompts for s in block]
-    assert sorted(pairs) == [(prompt, s) for prompt in range(len(prompts)) for s in range(num_samples)]
-    for group in groups:
-        width = max(len(prompts[prompt]) for prompt in group.prompts) + max_new_tokens
-        assert all(len(group.prompts) * len(block) * width <= budget for block in group.blocks)
 
 
 # ---- the model around it ----

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zephyr.models.continuous import DrawnToken
+from zephyr.models.samples import DrawnToken
 from zephyr.models.streaming import StopFilter, TextListener, TextPieces, byte_reader
 from zephyr.models.tiny import tiny_tokenizer
 

@@ -220,11 +220,11 @@ def test_the_cache_budget_decides_what_is_batched_and_not_what_is_answered(tmp_p
     recipe = mini_recipe(tmp_path / "runs", data_dir=str(tmp_path), evaluate={"tasks": [harness], "batch_tokens": 4321})
     asked: list[int] = []
 
-    def cut(prompts: object, *_: object, max_cache_tokens: int) -> list[object]:
+    def began(*_: object, max_cache_tokens: int, **_options: object) -> list[object]:
         asked.append(max_cache_tokens)
         raise InterruptedError
 
-    monkeypatch.setattr("zephyr.evaluate.harness.generated.cut_groups", cut)
+    monkeypatch.setattr("zephyr.evaluate.harness.generated.generated", began)
     with pytest.raises(InterruptedError):
         evaluate.STAGE.run(work_with(recipe, tmp_path, "sft"))
     assert asked == [4321]

@@ -6,6 +6,7 @@ experts of mixtures are registered too, so that they compute in autocast's dtype
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -29,6 +30,12 @@ class CannotShareError(ModelError, ValueError):
 _FOREIGN_TERMS = ("position_bias", "head_mask", "indices")
 
 
+def foreign_terms(keywords: Mapping[str, object], dropout: float) -> list[str]:
+    """What of an attention call's other keywords would change its scores, and no attention here knows."""
+    foreign = [name for name in _FOREIGN_TERMS if keywords.get(name) is not None]
+    return [*foreign, f"dropout {dropout}"] if dropout else foreign
+
+
 # A forest's layout is new in every micro-batch, and a compiler would compile it anew each time.
 @torch.compiler.disable  # type: ignore[untyped-decorator]  # torch 2.13 leaves it without types
 def _attend(  # noqa: PLR0913 - the interface of transformers
@@ -47,9 +54,8 @@ def _attend(  # noqa: PLR0913 - the interface of transformers
     attend: ForestAttention = forest_attention,
     **others: Any,  # the interface of transformers: every model adds keywords of its own
 ) -> tuple[Tensor, None]:
-    foreign = [name for name in _FOREIGN_TERMS if others.get(name) is not None]
+    foreign = foreign_terms(others, dropout)
     foreign += ["a soft cap beside sinks"] if s_aux is not None and softcap is not None else []
-    foreign += [f"dropout {dropout}"] if dropout else []
     # Some models have their window in the mask alone, and the rule has no mask.
     foreign += ["a window that only its mask knows"] if attention_mask is not None and sliding_window is None else []
     name = type(module).__name__
@@ -69,8 +75,8 @@ def _attend(  # noqa: PLR0913 - the interface of transformers
     return attended.transpose(1, 2).contiguous(), None
 
 
-def _no_mask(*_arguments: Any, local_size: int | None = None, **_keywords: Any) -> Tensor | None:
-    """The rule needs no mask; but a mask that has a window says so, for ``_attend`` to see that it is told too."""
+def no_mask(*_arguments: Any, local_size: int | None = None, **_keywords: Any) -> Tensor | None:
+    """No mask, for the rule needs none; where a mask has a window, its size, for those who attend to see."""
     # Of as many dimensions as a mask has, for some models cut it to the length of their keys.
     return None if local_size is None else torch.full((1, 1, 1, 1), local_size)
 
@@ -103,7 +109,7 @@ def _experts(experts: nn.Module, hidden: Tensor, chosen: Tensor, weights: Tensor
 
 
 AttentionInterface.register(IMPLEMENTATION, _attend)
-AttentionMaskInterface.register(IMPLEMENTATION, _no_mask)
+AttentionMaskInterface.register(IMPLEMENTATION, no_mask)
 # Under the name of what it calls, so that configurations stay as they are.
 ExpertsInterface.register("grouped_mm", _experts)
 

@@ -9,8 +9,9 @@ from typing import NamedTuple
 import torch
 from transformers import PreTrainedModel
 
-from zephyr.models.continuous import ContinuousWriter, DrawnToken, DrawRules, EndReason, Sample
+from zephyr.models.continuous import ContinuousWriter
 from zephyr.models.generation import stop_ids_of
+from zephyr.models.samples import DrawnToken, DrawRules, EndReason, Sample
 from zephyr.models.tokenizers import Tokenizer
 from zephyr.recipe.teacher_section import SamplingSection
 

@@ -10,7 +10,7 @@ pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
 
 from tests.deliver.serving.small_server import NAME, WINDOW, ask, open_application, open_model
-from zephyr.models.continuous import Sample
+from zephyr.models.samples import Sample
 
 CHAT = "/v1/chat/completions"
 USER = {"role": "user", "content": "a"}

@@ -13,7 +13,8 @@ import pytest
 from zephyr.deliver.serving import vllm_writer
 from zephyr.deliver.serving.vllm_writer import VllmWriter
 from zephyr.errors import TeacherError
-from zephyr.models.continuous import ClosedError, DrawRules, Sample
+from zephyr.models.continuous import ClosedError
+from zephyr.models.samples import DrawRules, Sample
 from zephyr.recipe.teacher_section import SamplingSection
 
 STOP = 2

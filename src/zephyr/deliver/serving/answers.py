@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from zephyr.models.continuous import DrawnToken
+from zephyr.models.samples import DrawnToken
 from zephyr.models.streaming import TextPart
 from zephyr.records.fields import Json
 

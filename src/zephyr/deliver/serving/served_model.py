@@ -12,7 +12,8 @@ from typing import NamedTuple, Protocol
 from zephyr.data.tokenize.encoding import DialogueEncoder
 from zephyr.deliver.serving.bodies import MAX_PROMPTS, ChatBody, CompletionBody, RefusedError, SampledBody
 from zephyr.errors import ZephyrError
-from zephyr.models.continuous import ClosedError, DrawRules, Grammar, QueueFullError, Sample
+from zephyr.models.continuous import ClosedError, QueueFullError
+from zephyr.models.samples import DrawRules, Grammar, Sample
 from zephyr.models.streaming import TextListener, TextPart
 from zephyr.models.tokenizers import Tokenizer
 from zephyr.recipe.teacher_section import SamplingSection

@@ -21,7 +21,8 @@ from zephyr.deliver.serving.address import ServeSettings, bound_socket, check_ac
 from zephyr.deliver.serving.served_model import ServedModel, Writes
 from zephyr.deliver.serving.vllm_writer import VllmWriter
 from zephyr.errors import ModelError, ResourceError, ZephyrError
-from zephyr.models.continuous import MAX_CACHE_TOKENS, ContinuousWriter
+from zephyr.models.continuous import ContinuousWriter
+from zephyr.models.engine import MAX_CACHE_TOKENS
 from zephyr.models.generation import stop_ids_of
 from zephyr.models.json_grammar import has_grammars, json_grammars
 from zephyr.models.loading import check_tokenizer, empty_model, load_model, num_embeddings, placement

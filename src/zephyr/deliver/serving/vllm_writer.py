@@ -17,7 +17,9 @@ from threading import Thread
 from typing import Protocol
 
 from zephyr.errors import ResourceError
-from zephyr.models.continuous import MAX_ROWS, MAX_WAITING, ClosedError, DrawnToken, QueueFullError, Sample
+from zephyr.models.continuous import MAX_WAITING, ClosedError, QueueFullError
+from zephyr.models.engine import MAX_ROWS
+from zephyr.models.samples import DrawnToken, Sample
 from zephyr.teachers.vllm_engine import is_installed, not_installed
 
 # Where vLLM lays its sockets.

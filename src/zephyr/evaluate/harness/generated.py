@@ -1,7 +1,4 @@
-"""Answers to lm-eval's generation requests: how they are sampled, where they end, and how long they may be.
-
-Prompts are batched by what they share.
-"""
+"""Answers to lm-eval's generation requests: how they are sampled, where they end, and how long they may be."""
 
 from __future__ import annotations
 
@@ -14,7 +11,7 @@ from lm_eval.models.utils import normalize_gen_kwargs  # type: ignore[import-unt
 from zephyr.errors import DataError, ModelError
 from zephyr.evaluate.harness.finished import FinishedAnswer
 from zephyr.evaluate.harness.tasks import LmEvalTask, LoadedTask
-from zephyr.models.generation import cut_groups, generate, stop_ids_of
+from zephyr.models.generation import generated, stop_ids_of
 from zephyr.models.loading import Loaded
 from zephyr.models.sampling import Stopping
 from zephyr.models.tokenizers import Tokenizer
@@ -96,34 +93,27 @@ def request_sampling(options: Mapping[str, object], tokenizer: Tokenizer) -> tup
 def generated_texts(
     loaded: Loaded, requests: Sequence[GenerationRequest], max_cache_tokens: int
 ) -> Iterator[dict[str, FinishedAnswer]]:
-    """The answers by key, batch by batch; prompts that begin alike are in one batch, and share what they share.
+    """The answers by key, each as soon as it is written; prompts that begin alike share what they share.
 
-    A batch takes at most `max_cache_tokens` tokens of key-value cache, unless a single answer needs more.
+    At most `max_cache_tokens` tokens of keys and values are held, unless a single answer needs more.
     """
     alike: dict[tuple[SamplingSection, StopTexts], list[GenerationRequest]] = {}
     for request in requests:
         alike.setdefault((request.sampling, request.ending), []).append(request)
-    for (sampling, _), of_one_kind in alike.items():
+    for (sampling, ending), of_one_kind in alike.items():
         prompts = [request.prompt for request in of_one_kind]
-        most = max(max_cache_tokens, max(map(len, prompts)) + sampling.max_new_tokens)
-        for group in cut_groups(prompts, sampling.max_new_tokens, 1, max_cache_tokens=most):
-            yield _answers(loaded, [of_one_kind[index] for index in group.prompts], most)
-
-
-def _answers(loaded: Loaded, batch: Sequence[GenerationRequest], max_cache_tokens: int) -> dict[str, FinishedAnswer]:
-    """The answers to requests of one sampling and one ending."""
-    ending = batch[0].ending
-    completions = generate(
-        loaded.model,
-        [request.prompt for request in batch],
-        batch[0].sampling,
-        stop=Stopping(stop_ids_of(loaded.model, loaded.tokenizer), ending),
-        # Of the request alone, so that what it is batched with decides nothing.
-        seed=[int(request.key[:12], 16) for request in batch],
-        max_cache_tokens=max_cache_tokens,
-    )
-    texts = (str(loaded.tokenizer.decode(list(one.ids), skip_special_tokens=True)) for one in completions)
-    return {request.key: ending.cut(text) for request, text in zip(batch, texts, strict=True)}
+        completions = generated(
+            loaded.model,
+            prompts,
+            sampling,
+            stop=Stopping(stop_ids_of(loaded.model, loaded.tokenizer), ending),
+            # Of the request alone, so that what it is batched with decides nothing.
+            seed=[int(request.key[:12], 16) for request in of_one_kind],
+            max_cache_tokens=max(max_cache_tokens, max(map(len, prompts)) + sampling.max_new_tokens),
+        )
+        for one in completions:
+            text = str(loaded.tokenizer.decode(list(one.ids), skip_special_tokens=True))
+            yield {of_one_kind[one.prompt_index].key: ending.cut(text)}
 
 
 # ---- how long answers may be ----

@@ -1,0 +1,162 @@
+"""One engine for all that is written: samples join the batch as others end, each with its own rules and draws.
+
+A sample's text depends on its prompt, rules and seed alone; what it is batched with changes logits in the last bits
+only. An error of one sample is told to it and to no other.
+"""
+
+import logging
+import math
+from collections import deque
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from zephyr.errors import ModelError
+from zephyr.models.attention import IMPLEMENTATION
+from zephyr.models.cached_attention import CACHED
+from zephyr.models.loading import plain_attention
+from zephyr.models.own_cache import OwnCacheDecoder
+from zephyr.models.packed_decoding import PackedDecoder, why_not_packed
+from zephyr.models.samples import DrawnToken, Sample
+from zephyr.models.sampling import draw
+
+MAX_ROWS = 64
+MAX_CACHE_TOKENS = 65_536
+
+_log = logging.getLogger(__name__)
+
+
+class DecodingEngine:
+    """Writes the samples that wait in a queue, a token of each that is at work a step, with a model that is ready."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        stop_ids: Collection[int],
+        waiting: deque[Sample],
+        *,
+        max_rows: int,
+        max_cache_tokens: int,
+    ) -> None:
+        self._waiting = waiting
+        self._stops = frozenset(stop_ids)
+        kind = PackedDecoder if model.config._attn_implementation == CACHED else OwnCacheDecoder  # noqa: SLF001 - as below
+        self._decoder = kind(model, self.fail, max_rows=max_rows, max_cache_tokens=max_cache_tokens)
+
+    @property
+    def samples(self) -> list[Sample]:
+        """The samples at work, and those that wait."""
+        return [*self._decoder.samples, *self._waiting]
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Write one more token of every sample at work, and compute some of the prompts that wait."""
+        self._drop_unwanted()
+        self._decoder.admit(self._waiting)
+        for samples, logits in self._decoder.step():
+            self._draw(samples, logits)
+        self._drop_unwanted()
+        self._waiting.extendleft(self._decoder.put_back())
+
+    @staticmethod
+    def fail(samples: Sequence[Sample], error: Exception) -> None:
+        """End the samples with an error."""
+        for sample in samples:
+            sample.is_unwanted = True
+            sample.listener.failed(error)
+
+    def _drop_unwanted(self) -> None:
+        if any(sample.is_unwanted for sample in self._waiting):
+            kept = [sample for sample in self._waiting if not sample.is_unwanted]
+            self._waiting.clear()
+            self._waiting.extend(kept)
+        self._decoder.drop_unwanted()
+
+    def _draw(self, samples: Sequence[Sample], logits: Tensor) -> None:
+        """Draw the next token of every sample from logits (n, V), and tell of it."""
+        # Log-probs are those under the model itself, before anything is done to its logits.
+        own = logits if logits.dtype == torch.float64 else logits.float()
+        changed = own.clone() if any(sample.is_adjusted for sample in samples) else own
+        for row, sample in enumerate(samples):
+            if sample.is_adjusted:
+                try:
+                    sample.adjust(changed[row])
+                except Exception as error:  # noqa: BLE001 - the boundary between the samples of different requests
+                    self.fail([sample], error)
+        ids = _drawn(samples, changed)
+        logps = own.log_softmax(dim=-1)
+        chosen = logps.gather(1, ids[:, None])[:, 0]
+        # Both in one wait for the device; no id is too large for a double.
+        numbers = torch.stack([ids.double(), chosen.double()]).tolist()
+        for row, sample in enumerate(samples):
+            try:
+                self._tell(sample, int(numbers[0][row]), numbers[1][row], logps[row])
+            except Exception as error:  # noqa: BLE001 - the boundary between the samples of different requests
+                self.fail([sample], error)
+
+    def _tell(self, sample: Sample, token: int, logp: float, logps: Tensor) -> None:
+        """Give the sample its token, and end it where that ends it. Raises whatever its listener raises."""
+        if sample.is_unwanted:
+            return
+        if not math.isfinite(logp):
+            where = f"{sample.where}, new token {len(sample.written)}"
+            what = f"the model's logits are not finite (log-prob {logp})"
+            raise ModelError(where, what, "load the model in a wider dtype, or check its weights")
+        sample.written.append(token)
+        sample.logps.append(logp)
+        ends = token in self._stops
+        if not ends:
+            if sample.grammar is not None:
+                sample.grammar.advance(token)
+            top: tuple[tuple[int, float], ...] = ()
+            if sample.rules.num_top:
+                best = logps.topk(min(sample.rules.num_top, len(logps)))
+                top = tuple(zip(best.indices.tolist(), best.values.tolist(), strict=True))
+            ends = sample.listener.took(DrawnToken(token, logp, top))
+        if ends or len(sample.written) >= sample.rules.sampling.max_new_tokens:
+            sample.is_unwanted = True
+            sample.listener.ended("stop" if ends else "length", len(sample.written))
+
+
+def _drawn(samples: Sequence[Sample], logits: Tensor) -> Tensor:
+    """The id (n,) that each sample draws from its logits (n, V)."""
+    alike: dict[tuple[float, int, float], list[int]] = {}
+    for row, sample in enumerate(samples):
+        sampling = sample.rules.sampling
+        alike.setdefault((sampling.temperature, sampling.top_k, sampling.top_p), []).append(row)
+    if len(alike) == 1:
+        return _drawn_alike(samples, logits)
+    ids = torch.zeros(len(samples), dtype=torch.long, device=logits.device)
+    for rows in alike.values():
+        ids[rows] = _drawn_alike([samples[row] for row in rows], logits[rows])
+    return ids
+
+
+def _drawn_alike(samples: Sequence[Sample], logits: Tensor) -> Tensor:
+    uniforms = torch.tensor([sample.uniform() for sample in samples], dtype=torch.float64)
+    return draw(logits, samples[0].rules.sampling, uniforms)
+
+
+@contextmanager
+def ready_to_generate(model: PreTrainedModel) -> Iterator[None]:
+    """The model in eval mode, with the attention that suits an engine; both are put back."""
+    training = [module for module in model.modules() if module.training]
+    attention = model.config._attn_implementation  # noqa: SLF001 - there is no public way to read it
+    module: nn.Module = model
+    module.eval()
+    try:
+        reason = why_not_packed(model)
+        if reason is None:
+            model.set_attn_implementation(CACHED)
+        else:
+            _log.info("%s decodes one prompt at a time: %s", type(model).__name__, reason)
+            if attention == IMPLEMENTATION or plain_attention(model) == "eager":
+                model.set_attn_implementation(plain_attention(model))
+        yield
+    finally:
+        model.set_attn_implementation(attention)
+        for one in training:
+            one.training = True

@@ -1,0 +1,198 @@
+"""The keys and values of everything that is being written: shared stretches held once, and the rows that grow.
+
+A prompt's beginning that several samples share is a `Segment` of a tree; what is a sample's own stands in a row of a
+pool, with room to grow in place. No token's keys and values are computed or moved again while the row stays.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from zephyr.models.samples import Ids, Sample
+
+# Capacities of rows: each is at most half as long again as the one before, so that little of a pool is padding.
+CAPACITIES = [32, 64, 96, 128, *(base * 2**power // 2 for power in range(7, 40) for base in (3, 4))]
+# Rows that a pool gains at a time, at least.
+MORE_ROWS = 4
+
+
+class Segment:
+    """The keys and values (H, n, D) of a stretch of n tokens behind those of `path`, a layer each; made as computed."""
+
+    def __init__(self, ids: Ids, path: tuple["Segment", ...]) -> None:
+        self.ids, self.path = ids, path
+        self.start = sum(len(one.ids) for one in path)
+        self.num_computed = 0
+        #: Samples whose prompts go through it, and when the last of them came.
+        self.num_users = 0
+        self.used_at = 0
+        self.keys: list[Tensor] = []
+        self.values: list[Tensor] = []
+
+    @property
+    def num_left(self) -> int:
+        """Tokens that are not computed yet."""
+        return len(self.ids) - self.num_computed
+
+    def write(self, layer: int, first: int, keys: Tensor, values: Tensor) -> None:
+        """Take the keys and values (H, k, D) of its tokens from `first` on."""
+        if layer == len(self.keys):
+            self.keys.append(keys.new_empty(keys.shape[0], len(self.ids), keys.shape[2]))
+            self.values.append(values.new_empty(values.shape[0], len(self.ids), values.shape[2]))
+        self.keys[layer][:, first : first + keys.shape[1]] = keys
+        self.values[layer][:, first : first + keys.shape[1]] = values
+
+
+@dataclass(eq=False)
+class Row:
+    """A sample at work: the shared stretches of its prompt, and how many tokens of its own its row holds.
+
+    `rest`: the prompt behind `path`, until all of it is computed and the row has its place.
+    """
+
+    sample: Sample
+    path: tuple[Segment, ...]
+    rest: Segment | None
+    length: int = 0
+
+    @property
+    def start(self) -> int:
+        """The position of the first token of its own."""
+        return sum(len(segment.ids) for segment in self.path)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of its own that are held, or soon will be."""
+        return self.length if self.rest is None else len(self.rest.ids)
+
+
+class RowPool:
+    """Rows of at most `capacity` tokens, side by side: keys and values (R, H, capacity, D), a layer each."""
+
+    def __init__(self, capacity: int, like: Segment) -> None:
+        self.capacity = capacity
+        self.rows: list[Row] = []
+        self.keys = [keys.new_zeros(0, keys.shape[0], capacity, keys.shape[2]) for keys in like.keys]
+        self.values = [values.new_zeros(0, values.shape[0], capacity, values.shape[2]) for values in like.values]
+
+    def add(self, row: Row, keys: Sequence[Tensor], values: Sequence[Tensor]) -> None:
+        """Add a row with these keys and values (H, n, D) of its own."""
+        place = len(self.rows)
+        for rooms, given in ((self.keys, keys), (self.values, values)):
+            for layer, tensor in enumerate(given):
+                if place == len(rooms[layer]):
+                    more = max(MORE_ROWS, place // 4)
+                    rooms[layer] = torch.cat([rooms[layer], tensor.new_zeros(more, *rooms[layer].shape[1:])])
+                rooms[layer][place, :, : row.length] = tensor[:, : row.length]
+                # What a mask multiplies must be a number, whoever was here before.
+                rooms[layer][place, :, row.length :] = 0
+        self.rows.append(row)
+
+    def remove(self, row: Row) -> None:
+        """Drop a row; the last one takes its place."""
+        place, last = self.rows.index(row), len(self.rows) - 1
+        for room in (*self.keys, *self.values):
+            if place != last:
+                room[place, :, : self.rows[last].length] = room[last, :, : self.rows[last].length]
+        self.rows[place] = self.rows[last]
+        del self.rows[last]
+
+    def write(self, layer: int, lengths: Tensor, keys: Tensor, values: Tensor) -> None:
+        """Take the keys and values (R, H, D) of one more token of every row, behind `lengths` (R,) others."""
+        rows = torch.arange(len(lengths), device=lengths.device)
+        self.keys[layer][rows, :, lengths] = keys
+        self.values[layer][rows, :, lengths] = values
+
+
+@dataclass
+class KeyValues:
+    """All that is held: the tree of shared segments, and the pools of rows, by capacity."""
+
+    segments: list[Segment] = field(default_factory=list)
+    pools: dict[int, RowPool] = field(default_factory=dict)
+    clock: int = 0
+
+    @property
+    def rows(self) -> list[Row]:
+        """The rows that have their place, in the order of a step's tokens."""
+        return [row for pool in self.pools.values() for row in pool.rows]
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens whose keys and values are held in segments and placed rows, those to come in segments included."""
+        return sum(len(segment.ids) for segment in self.segments) + sum(row.length for row in self.rows)
+
+    def match(self, ids: Ids) -> tuple[Segment, ...]:
+        """The segments, one behind the other, that together begin `ids` and reach furthest."""
+        path: tuple[Segment, ...] = ()
+        depth = 0
+        while True:
+            following = [
+                one
+                for one in self.segments
+                if one.path == path and np.array_equal(ids[depth : depth + len(one.ids)], one.ids)
+            ]
+            if not following:
+                return path
+            longest = max(following, key=lambda one: len(one.ids))
+            path, depth = (*path, longest), depth + len(longest.ids)
+
+    def use(self, row: Row) -> None:
+        """Hold the segments of the row's path."""
+        self.clock += 1
+        for segment in row.path:
+            segment.num_users += 1
+            segment.used_at = self.clock
+
+    def place(self, row: Row) -> None:
+        """Give a row whose prompt is computed its place in a pool."""
+        assert row.rest is not None
+        rest, row.rest, row.length = row.rest, None, row.num_tokens
+        self._pool(row.length + 1, rest).add(row, rest.keys, rest.values)
+
+    def drop(self, row: Row) -> None:
+        """Let go of a row and its segments; those are kept while there is room."""
+        for segment in row.path:
+            segment.num_users -= 1
+        # One that is not whole would wait for ever.
+        self.segments = [one for one in self.segments if one.num_users or not one.num_left]
+        if row.rest is None:
+            self._leave(next(pool for pool in self.pools.values() if row in pool.rows), row)
+
+    def make_room(self) -> None:
+        """Move the rows that are full into pools of longer rows."""
+        for pool in list(self.pools.values()):
+            for row in [row for row in pool.rows if row.length == pool.capacity]:
+                place = pool.rows.index(row)
+                keys, values = [room[place] for room in pool.keys], [room[place] for room in pool.values]
+                whole = Segment(row.sample.body[:0], ())
+                whole.keys, whole.values = keys, values
+                self._pool(row.length + 1, whole).add(row, keys, values)
+                self._leave(pool, row)
+
+    def forget(self) -> bool:
+        """Drop the segment that nobody has used for longest; whether there was one."""
+        inner = {segment for other in self.segments for segment in other.path}
+        unused = [one for one in self.segments if not one.num_users and one not in inner]
+        if unused:
+            self.segments.remove(min(unused, key=lambda one: one.used_at))
+        return bool(unused)
+
+    @property
+    def num_unused(self) -> int:
+        """Segments that are kept for those to come alone."""
+        return sum(not one.num_users for one in self.segments)
+
+    def _leave(self, pool: RowPool, row: Row) -> None:
+        pool.remove(row)
+        if not pool.rows:
+            del self.pools[pool.capacity]
+
+    def _pool(self, num_tokens: int, like: Segment) -> RowPool:
+        capacity = next(one for one in CAPACITIES if one >= num_tokens)
+        if capacity not in self.pools:
+            self.pools[capacity] = RowPool(capacity, like)
+        return self.pools[capacity]

@@ -1,0 +1,237 @@
+"""Decoding of models whose layers only attend: all new tokens of all samples in one forward, prompts in chunks.
+
+Prompts are computed beside the steps of the samples at work, as many tokens at a time as those can wait for. What
+prompts share is a segment that is computed and held once. Where there is no room, the newest samples wait.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from zephyr.models.attention import CannotShareError, why_not_shared
+from zephyr.models.cached_attention import CACHED, Step, Stretch
+from zephyr.models.key_values import KeyValues, Row, RowPool, Segment
+from zephyr.models.loading import num_embeddings, plain_attention
+from zephyr.models.own_cache import Answered, takes
+from zephyr.models.samples import DrawRules, Ids, Sample
+from zephyr.recipe.teacher_section import SamplingSection
+
+# Tokens of prompts that are computed between two steps of the samples at work: bounds how long those wait.
+CHUNK_TOKENS = 512
+# A shared stretch is read by a call of its own in every step, so it must be as long, and save as many tokens.
+MIN_SHARED_TOKENS, MIN_SAVED_TOKENS = 16, 32
+# How many samples in the queue are looked at for what they share with the one whose turn it is.
+LOOKAHEAD = 128
+# Room that every sample is left to grow in before another one joins.
+SPARE_TOKENS = 16
+
+Fail = Callable[[Sequence[Sample], Exception], None]
+
+
+class PackedDecoder:
+    """Samples at work, and their keys and values; `fail` is told of samples that an error ends."""
+
+    def __init__(self, model: PreTrainedModel, fail: Fail, *, max_rows: int, max_cache_tokens: int) -> None:
+        self._model, self._fail = model, fail
+        self._max_rows, self._max_cache = max_rows, max_cache_tokens
+        self._held = KeyValues()
+        #: In the order they came.
+        self._rows: list[Row] = []
+        self._keeps = takes(model, "logits_to_keep")
+
+    @property
+    def samples(self) -> list[Sample]:
+        """The samples at work."""
+        return [row.sample for row in self._rows]
+
+    def drop_unwanted(self) -> None:
+        """Let go of the samples that nobody wants."""
+        for row in [row for row in self._rows if row.sample.is_unwanted]:
+            self._drop(row)
+
+    def admit(self, waiting: deque[Sample]) -> None:
+        """Take from the queue whose turn it is, as far as there is room and time for it in this step."""
+        num_left = self._num_left()
+        while waiting and len(self._rows) < self._max_rows and num_left < CHUNK_TOKENS:
+            row = self._planned(waiting[0], islice(waiting, 1, LOOKAHEAD))
+            assert row.rest is not None
+            self._held.use(row)
+            added = [segment for segment in row.path if segment not in self._held.segments]
+            needed = len(row.rest.ids) + sum(len(segment.ids) for segment in added)
+            spare = SPARE_TOKENS * (len(self._rows) + 1)
+            while (is_full := self._num_tokens() + needed + spare > self._max_cache) and self._held.forget():
+                pass
+            if is_full and self._rows:
+                self._held.drop(row)
+                return
+            self._held.segments += added
+            self._rows.append(row)
+            waiting.popleft()
+            num_left += needed
+
+    def step(self) -> list[Answered]:
+        """The samples whose next token can be drawn, and the logits for it."""
+        self._held.make_room()
+        pools, stretches = list(self._held.pools.values()), self._stretches()
+        try:
+            return [self._compute(pools, stretches)]
+        except Exception as error:  # noqa: BLE001 - the boundary between the samples of different requests
+            parts: list[tuple[list[RowPool], list[Stretch]]] = [(pools, [])] if pools else []
+            parts += [([], [stretch]) for stretch in stretches]
+            return self._one_by_one(parts) if len(parts) > 1 else self._fails(pools, stretches, error)
+
+    def put_back(self) -> list[Sample]:
+        """The newest samples, the very newest first, taken off the work until the cache keeps to its size."""
+        samples = []
+        while self._num_tokens() > self._max_cache and (len(self._rows) > 1 or self._held.num_unused):
+            if not self._held.forget():
+                samples.append(self._rows[-1].sample)
+                self._drop(self._rows[-1])
+        return samples
+
+    def _num_tokens(self) -> int:
+        return self._held.num_tokens + sum(len(row.rest.ids) for row in self._rows if row.rest is not None)
+
+    def _num_left(self) -> int:
+        """Tokens of prompts that are not computed yet."""
+        segments = {one for row in self._rows if row.rest is not None for one in (*row.path, row.rest)}
+        return sum(segment.num_left for segment in segments)
+
+    def _drop(self, row: Row) -> None:
+        self._rows.remove(row)
+        self._held.drop(row)
+
+    def _planned(self, sample: Sample, others: Iterable[Sample]) -> Row:
+        """A row for the sample: its prompt cut where it begins to differ from those of others."""
+        ids = np.array(sample.ids, dtype=np.int64)
+        path = self._held.match(ids[:-1])
+        depth = sum(len(segment.ids) for segment in path)
+        shared = [_num_common(ids[:-1], other.body) for other in others] if depth < len(ids) - 1 else []
+        for cut in sorted(set(shared)):
+            saved = (cut - depth) * sum(length >= cut for length in shared)
+            if cut - depth >= MIN_SHARED_TOKENS and saved >= MIN_SAVED_TOKENS:
+                path, depth = (*path, Segment(ids[depth:cut], path)), cut
+        return Row(sample, path, Segment(ids[depth:], path))
+
+    def _stretches(self) -> list[Stretch]:
+        """The next tokens of the prompts that came first."""
+        chosen: dict[Segment, Stretch] = {}
+        budget = CHUNK_TOKENS
+        for row in (row for row in self._rows if row.rest is not None):
+            for segment in (*row.path, row.rest):
+                assert segment is not None
+                if segment.num_left and segment not in chosen and budget:
+                    count = min(budget, segment.num_left)
+                    is_last = segment is row.rest and count == segment.num_left
+                    chosen[segment] = Stretch(segment, count, row if is_last else None)
+                    budget -= count
+                if segment.num_left and (segment not in chosen or chosen[segment].num_tokens < segment.num_left):
+                    break
+        return list(chosen.values())
+
+    def _compute(self, pools: list[RowPool], stretches: list[Stretch]) -> Answered:
+        step = Step(pools, stretches, self._model.device, self._model.dtype)
+        ends = np.cumsum([len(step.rows), *(count for _, count, _ in stretches)])[1:] - 1
+        kept = [*range(len(step.rows)), *(int(end) for end, one in zip(ends, stretches, strict=True) if one.row)]
+        logits = step.forward_through(self._model, kept, keeps=self._keeps)
+        step.advance()
+        whole = [stretch.row for stretch in stretches if stretch.row is not None]
+        for row in whole:
+            self._held.place(row)
+        return Answered([row.sample for row in (*step.rows, *whole)], logits)
+
+    def _one_by_one(self, parts: Sequence[tuple[list[RowPool], list[Stretch]]]) -> list[Answered]:
+        """The same part by part, to end those samples alone that cannot be computed."""
+        found = []
+        for pools, stretches in parts:
+            if any(sample.is_unwanted for sample in self._concerned(pools, stretches)):
+                continue
+            try:
+                found.append(self._compute(pools, stretches))
+            except Exception as error:  # noqa: BLE001 - the boundary between the samples of different requests
+                self._fails(pools, stretches, error)
+        return found
+
+    def _fails(self, pools: list[RowPool], stretches: list[Stretch], error: Exception) -> list[Answered]:
+        self._fail(self._concerned(pools, stretches), error)
+        return []
+
+    def _concerned(self, pools: list[RowPool], stretches: list[Stretch]) -> list[Sample]:
+        segments = {stretch.segment for stretch in stretches}
+        prompts = [row for row in self._rows if row.rest is not None and segments & {*row.path, row.rest}]
+        return [row.sample for row in (*(row for pool in pools for row in pool.rows), *prompts)]
+
+
+def _num_common(first: Ids, second: Ids) -> int:
+    """How many tokens two prompts share at the start."""
+    length = min(len(first), len(second))
+    differing = np.flatnonzero(first[:length] != second[:length])
+    return int(differing[0]) if len(differing) else length
+
+
+# ---- which models can ----
+
+# Ids of the trial: a shared segment, the rest of a prompt behind it, and a token of an answer.
+_SHARED, _REST = 4, 2
+_reasons: WeakKeyDictionary[nn.Module, str | None] = WeakKeyDictionary()
+
+
+def why_not_packed(model: PreTrainedModel) -> str | None:
+    """Why samples of the model cannot be decoded together; None where they can, as a trial of seven tokens showed."""
+    reason = why_not_shared(model)
+    if reason is None and model not in _reasons:
+        _reasons[model] = _tried(model)
+    return reason or _reasons.get(model)
+
+
+@torch.no_grad()
+def _tried(model: PreTrainedModel) -> str | None:
+    ids = (np.arange(_SHARED + _REST + 1) * 7 + 3) % num_embeddings(model)
+    try:
+        model.set_attn_implementation(CACHED)
+        ours = _logits_of_trial(model, ids)
+    except (CannotShareError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        return str(error).partition("\n")[0]
+    finally:
+        model.set_attn_implementation(plain_attention(model))
+    own = model(input_ids=torch.from_numpy(ids)[None].to(model.device), use_cache=False).logits[
+        0, _SHARED + _REST - 1 :
+    ]
+    tolerance = 0.1 if own.dtype.itemsize == 2 else 1e-2
+    # A NaN on both sides is told where it is drawn from.
+    off = (ours.float() - own.float()).nan_to_num().square().mean().sqrt() > tolerance * own.float().nan_to_num().std()
+    return "they attend, or count positions, in another way" if bool(off) else None
+
+
+def _logits_of_trial(model: PreTrainedModel, ids: Ids) -> Tensor:
+    """The logits (2, V) after the last two of the ids, the last of which is decoded."""
+    shared = Segment(ids[:_SHARED], ())
+    rest = Segment(ids[_SHARED:-1], (shared,))
+    sample = Sample(ids[:-1].tolist(), DrawRules(SamplingSection()), _Nobody(), seed=(0,))
+    row, held, keeps = Row(sample, (shared,), rest), KeyValues(), takes(model, "logits_to_keep")
+    first = Step([], [Stretch(shared, _SHARED), Stretch(rest, _REST, row)], model.device, model.dtype)
+    of_prompt = first.forward_through(model, [_SHARED + _REST - 1], keeps=keeps)
+    first.advance()
+    held.place(row)
+    sample.written.append(int(ids[-1]))
+    second = Step(list(held.pools.values()), [], model.device, model.dtype)
+    return torch.cat([of_prompt, second.forward_through(model, [0], keeps=keeps)])
+
+
+class _Nobody:
+    """Listens to the trial."""
+
+    def took(self, _token: object) -> bool:
+        return False
+
+    def ended(self, _reason: object, _num_tokens: int) -> None:
+        pass
+
+    def failed(self, _error: Exception) -> None:
+        pass
