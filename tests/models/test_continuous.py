@@ -88,8 +88,8 @@ def test_a_sample_says_what_it_says_alone(family, max_cache_tokens, writer):
 
 
 def test_the_model_is_given_back_as_it_was(writer):
+    before = tiny_model("mistral", vocab_size=SIZE).config._attn_implementation
     written, model = writer()
-    before = model.config._attn_implementation
     model.train()
     sample, heard = one()
     written.submit([sample])

@@ -16,14 +16,14 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from zephyr.models.attention import CannotShareError, foreign_terms, no_mask
-from zephyr.models.key_values import Row, RowPool, Segment
+from zephyr.models.key_values import CacheRow, CacheSegment, RowPool
 
 CACHED = "zephyr_cached"
 
 _flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu  # noqa: SLF001 - SDPA keeps the log-sum-exp to itself
 
 
-class Part(NamedTuple):
+class AttentionPart(NamedTuple):
     """Values (..., D) that some keys give to queries, and the log-sum-exp (...) of the scores."""
 
     values: Tensor
@@ -33,16 +33,16 @@ class Part(NamedTuple):
 class Stretch(NamedTuple):
     """The next tokens of a segment; `row`: whose prompt they complete, None if nobody's."""
 
-    segment: Segment
+    segment: CacheSegment
     num_tokens: int
-    row: Row | None = None
+    row: CacheRow | None = None
 
 
 class _Shared(NamedTuple):
     """Segments that no two of which a token sees, with the tokens of the step that see each."""
 
     tokens: Tensor  # (n,), those of the first segment first
-    segments: tuple[tuple[Segment, int, Tensor | None], ...]  # how many of the tokens, and a mask (k, keys)
+    segments: tuple[tuple[CacheSegment, int, Tensor | None], ...]  # how many of the tokens, and a mask (k, keys)
 
 
 class _View(NamedTuple):
@@ -79,12 +79,13 @@ class Step:
     def forward_through(self, model: nn.Module, kept: list[int], *, keeps: bool) -> Tensor:
         """The logits (n, V) after the `kept` tokens; `keeps`: the model can leave out the others itself."""
         self._layer = -1
-        wanted = torch.tensor(kept, device=self.device)
+        # One at least, for a head without rows is nothing that every model knows.
+        wanted = torch.tensor(kept or [-1], device=self.device)
         keywords: dict[str, Tensor] = {"logits_to_keep": wanted} if keeps else {}
         positions = torch.tensor([self.positions], device=self.device)
         output = model(input_ids=self.ids, position_ids=positions, use_cache=False, step=self, **keywords)
         logits: Tensor = output.logits[0] if keeps else output.logits[0, wanted]
-        return logits
+        return logits[: len(kept)]
 
     def advance(self) -> None:
         """Count the new tokens as held."""
@@ -134,7 +135,7 @@ class Step:
 
     def _shared(self, window: int | None) -> list[_Shared]:
         """The shared segments by their depth in the tree, with the tokens that see something of them."""
-        levels: list[dict[Segment, list[int]]] = []
+        levels: list[dict[CacheSegment, list[int]]] = []
         first = len(self.rows)
         seers = [(row.path, [number]) for number, row in enumerate(self.rows)]
         for segment, count, _ in self.stretches:
@@ -150,7 +151,7 @@ class Step:
                     levels[depth].setdefault(segment, []).extend(seen)
         return [self._level(level, window) for level in levels if level]
 
-    def _level(self, level: dict[Segment, list[int]], window: int | None) -> _Shared:
+    def _level(self, level: dict[CacheSegment, list[int]], window: int | None) -> _Shared:
         tokens = torch.tensor([one for some in level.values() for one in some], device=self.device)
         parts = []
         for segment, seers in level.items():
@@ -170,10 +171,12 @@ class _Scores:
     scaling: float
     softcap: float | None
 
-    def part(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, *, is_causal: bool = False) -> Part:
+    def part(
+        self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, *, is_causal: bool = False
+    ) -> AttentionPart:
         """What keys (B, H, k, D) give to queries (B, H, n, D), with a mask to add, or square and causal."""
         if query.device.type == "cpu" and self.softcap is None and key.shape[-1] == value.shape[-1]:
-            return Part(*_flash(query, key, value, 0.0, is_causal, attn_mask=mask, scale=self.scaling))
+            return AttentionPart(*_flash(query, key, value, 0.0, is_causal, attn_mask=mask, scale=self.scaling))
         scores = (query @ key.transpose(2, 3)).float() if query.dtype.itemsize < 4 else query @ key.transpose(2, 3)
         scores = scores * self.scaling
         if self.softcap is not None:
@@ -184,7 +187,7 @@ class _Scores:
             hidden = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
             scores = scores.masked_fill(hidden, -torch.inf)
         lse = scores.logsumexp(-1)
-        return Part((scores - lse[..., None]).exp().to(value.dtype) @ value, lse)
+        return AttentionPart((scores - lse[..., None]).exp().to(value.dtype) @ value, lse)
 
 
 def attend(
@@ -205,19 +208,19 @@ def attend(
         # Expanded, not copied, to every query head of a group.
         held = [tensors[layer][:, None, :end].expand(groups) for tensors in (segment.keys, segment.values)]
         part = scores.part(grouped[:, :, first : first + count], held[0], held[1], bias, is_causal=bias is None)
-        parts.append(Part(part.values.permute(2, 0, 1, 3), part.lse.permute(2, 0, 1)))
+        parts.append(AttentionPart(part.values.permute(2, 0, 1, 3), part.lse.permute(2, 0, 1)))
         first += count
     lse = torch.cat([part.lse for part in parts])
-    merged = Part(torch.cat([part.values for part in parts]).to(lse.dtype), lse)
+    merged = AttentionPart(torch.cat([part.values for part in parts]).to(lse.dtype), lse)
     for shared in view.shared:
         _merge(merged, _shared_part(by_token, layer, shared, scores), shared.tokens)
     if sinks is not None:
         share = torch.sigmoid(merged.lse - sinks.view(merged.lse.shape[1:]).to(merged.lse.dtype))
-        merged = Part(merged.values * share[..., None], merged.lse)
+        merged = AttentionPart(merged.values * share[..., None], merged.lse)
     return merged.values.flatten(1, 2).to(value.dtype)
 
 
-def _shared_part(by_token: Tensor, layer: int, shared: _Shared, scores: _Scores) -> Part:
+def _shared_part(by_token: Tensor, layer: int, shared: _Shared, scores: _Scores) -> AttentionPart:
     """What the segments of one depth give to the tokens that see them."""
     queries = by_token[shared.tokens].transpose(0, 1)  # (H, n, G, D)
     num_groups, first, parts = queries.shape[2], 0, []
@@ -228,10 +231,10 @@ def _shared_part(by_token: Tensor, layer: int, shared: _Shared, scores: _Scores)
         first += count
     values, lse = torch.cat([part.values[0] for part in parts], 1), torch.cat([part.lse[0] for part in parts], 1)
     values = values.view(*values.shape[:1], -1, num_groups, values.shape[2]).transpose(0, 1)
-    return Part(values, lse.view(len(lse), -1, num_groups).transpose(0, 1))
+    return AttentionPart(values, lse.view(len(lse), -1, num_groups).transpose(0, 1))
 
 
-def _merge(merged: Part, other: Part, tokens: Tensor) -> None:
+def _merge(merged: AttentionPart, other: AttentionPart, tokens: Tensor) -> None:
     """Add another part to these tokens of the first, in place."""
     lse = merged.lse[tokens]
     share = torch.sigmoid(other.lse - lse)[..., None]

@@ -57,7 +57,8 @@ class DecodingEngine:
         self._drop_unwanted()
         self._decoder.admit(self._waiting)
         for samples, logits in self._decoder.step():
-            self._draw(samples, logits)
+            if samples:
+                self._draw(samples, logits)
         self._drop_unwanted()
         self._waiting.extendleft(self._decoder.put_back())
 

@@ -32,7 +32,7 @@ class Completion(NamedTuple):
 
 
 class _Collected:
-    """Listens to one sample, and puts its completion behind those that have ended. Raises what ends it otherwise."""
+    """Listens to one sample, and puts its completion behind those that have ended."""
 
     sample: Sample
 
@@ -48,6 +48,7 @@ class _Collected:
         self._ended.append(Completion(*self._owner, tuple(self.sample.written), reason, logprob))
 
     def failed(self, error: Exception) -> None:
+        """Raise the error."""
         raise error
 
 

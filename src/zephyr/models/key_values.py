@@ -1,7 +1,7 @@
 """The keys and values of everything that is being written: shared stretches held once, and the rows that grow.
 
-A prompt's beginning that several samples share is a `Segment` of a tree; what is a sample's own stands in a row of a
-pool, with room to grow in place. No token's keys and values are computed or moved again while the row stays.
+A prompt's beginning that several samples share is a `CacheSegment` of a tree; what is a sample's own stands in a row
+of a pool, with room to grow in place, and is moved only where the row has outgrown it.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zephyr.models.samples import Ids, Sample
+from zephyr.models.samples import Sample
+from zephyr.trees.forest import Ids
 
 # Capacities of rows: each is at most half as long again as the one before, so that little of a pool is padding.
 CAPACITIES = [32, 64, 96, 128, *(base * 2**power // 2 for power in range(7, 40) for base in (3, 4))]
@@ -19,10 +20,10 @@ CAPACITIES = [32, 64, 96, 128, *(base * 2**power // 2 for power in range(7, 40) 
 MORE_ROWS = 4
 
 
-class Segment:
+class CacheSegment:
     """The keys and values (H, n, D) of a stretch of n tokens behind those of `path`, a layer each; made as computed."""
 
-    def __init__(self, ids: Ids, path: tuple["Segment", ...]) -> None:
+    def __init__(self, ids: Ids, path: tuple["CacheSegment", ...]) -> None:
         self.ids, self.path = ids, path
         self.start = sum(len(one.ids) for one in path)
         self.num_computed = 0
@@ -47,15 +48,15 @@ class Segment:
 
 
 @dataclass(eq=False)
-class Row:
+class CacheRow:
     """A sample at work: the shared stretches of its prompt, and how many tokens of its own its row holds.
 
     `rest`: the prompt behind `path`, until all of it is computed and the row has its place.
     """
 
     sample: Sample
-    path: tuple[Segment, ...]
-    rest: Segment | None
+    path: tuple[CacheSegment, ...]
+    rest: CacheSegment | None
     length: int = 0
 
     @property
@@ -72,13 +73,13 @@ class Row:
 class RowPool:
     """Rows of at most `capacity` tokens, side by side: keys and values (R, H, capacity, D), a layer each."""
 
-    def __init__(self, capacity: int, like: Segment) -> None:
+    def __init__(self, capacity: int, like: CacheSegment) -> None:
         self.capacity = capacity
-        self.rows: list[Row] = []
+        self.rows: list[CacheRow] = []
         self.keys = [keys.new_zeros(0, keys.shape[0], capacity, keys.shape[2]) for keys in like.keys]
         self.values = [values.new_zeros(0, values.shape[0], capacity, values.shape[2]) for values in like.values]
 
-    def add(self, row: Row, keys: Sequence[Tensor], values: Sequence[Tensor]) -> None:
+    def add(self, row: CacheRow, keys: Sequence[Tensor], values: Sequence[Tensor]) -> None:
         """Add a row with these keys and values (H, n, D) of its own."""
         place = len(self.rows)
         for rooms, given in ((self.keys, keys), (self.values, values)):
@@ -91,7 +92,7 @@ class RowPool:
                 rooms[layer][place, :, row.length :] = 0
         self.rows.append(row)
 
-    def remove(self, row: Row) -> None:
+    def remove(self, row: CacheRow) -> None:
         """Drop a row; the last one takes its place."""
         place, last = self.rows.index(row), len(self.rows) - 1
         for room in (*self.keys, *self.values):
@@ -111,12 +112,12 @@ class RowPool:
 class KeyValues:
     """All that is held: the tree of shared segments, and the pools of rows, by capacity."""
 
-    segments: list[Segment] = field(default_factory=list)
+    segments: list[CacheSegment] = field(default_factory=list)
     pools: dict[int, RowPool] = field(default_factory=dict)
     clock: int = 0
 
     @property
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[CacheRow]:
         """The rows that have their place, in the order of a step's tokens."""
         return [row for pool in self.pools.values() for row in pool.rows]
 
@@ -125,9 +126,9 @@ class KeyValues:
         """Tokens whose keys and values are held in segments and placed rows, those to come in segments included."""
         return sum(len(segment.ids) for segment in self.segments) + sum(row.length for row in self.rows)
 
-    def match(self, ids: Ids) -> tuple[Segment, ...]:
+    def match(self, ids: Ids) -> tuple[CacheSegment, ...]:
         """The segments, one behind the other, that together begin `ids` and reach furthest."""
-        path: tuple[Segment, ...] = ()
+        path: tuple[CacheSegment, ...] = ()
         depth = 0
         while True:
             following = [
@@ -140,20 +141,20 @@ class KeyValues:
             longest = max(following, key=lambda one: len(one.ids))
             path, depth = (*path, longest), depth + len(longest.ids)
 
-    def use(self, row: Row) -> None:
+    def use(self, row: CacheRow) -> None:
         """Hold the segments of the row's path."""
         self.clock += 1
         for segment in row.path:
             segment.num_users += 1
             segment.used_at = self.clock
 
-    def place(self, row: Row) -> None:
+    def place(self, row: CacheRow) -> None:
         """Give a row whose prompt is computed its place in a pool."""
         assert row.rest is not None
         rest, row.rest, row.length = row.rest, None, row.num_tokens
         self._pool(row.length + 1, rest).add(row, rest.keys, rest.values)
 
-    def drop(self, row: Row) -> None:
+    def drop(self, row: CacheRow) -> None:
         """Let go of a row and its segments; those are kept while there is room."""
         for segment in row.path:
             segment.num_users -= 1
@@ -168,7 +169,7 @@ class KeyValues:
             for row in [row for row in pool.rows if row.length == pool.capacity]:
                 place = pool.rows.index(row)
                 keys, values = [room[place] for room in pool.keys], [room[place] for room in pool.values]
-                whole = Segment(row.sample.body[:0], ())
+                whole = CacheSegment(row.sample.body[:0], ())
                 whole.keys, whole.values = keys, values
                 self._pool(row.length + 1, whole).add(row, keys, values)
                 self._leave(pool, row)
@@ -186,12 +187,12 @@ class KeyValues:
         """Segments that are kept for those to come alone."""
         return sum(not one.num_users for one in self.segments)
 
-    def _leave(self, pool: RowPool, row: Row) -> None:
+    def _leave(self, pool: RowPool, row: CacheRow) -> None:
         pool.remove(row)
         if not pool.rows:
             del self.pools[pool.capacity]
 
-    def _pool(self, num_tokens: int, like: Segment) -> RowPool:
+    def _pool(self, num_tokens: int, like: CacheSegment) -> RowPool:
         capacity = next(one for one in CAPACITIES if one >= num_tokens)
         if capacity not in self.pools:
             self.pools[capacity] = RowPool(capacity, like)

@@ -18,7 +18,7 @@ from zephyr.errors import ModelError
 from zephyr.models.samples import Sample
 
 
-class Answered(NamedTuple):
+class NextLogits(NamedTuple):
     """Samples whose next token can be drawn, and the logits (n, V) for it."""
 
     samples: list[Sample]
@@ -78,12 +78,12 @@ class OwnCacheDecoder:
         if taken:
             self._batches.append(_Batch(taken))
 
-    def step(self) -> list[Answered]:
+    def step(self) -> list[NextLogits]:
         """The samples whose next token can be drawn, and the logits for it."""
         found = []
         for batch in self._batches:
             try:
-                found.append(Answered(list(batch.samples), self._logits(batch)))
+                found.append(NextLogits(list(batch.samples), self._logits(batch)))
             except Exception as error:  # noqa: BLE001 - the boundary between the samples of different requests
                 self._fail(batch.samples, error)
         return found

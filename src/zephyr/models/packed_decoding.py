@@ -16,11 +16,12 @@ from transformers import PreTrainedModel
 
 from zephyr.models.attention import CannotShareError, why_not_shared
 from zephyr.models.cached_attention import CACHED, Step, Stretch
-from zephyr.models.key_values import KeyValues, Row, RowPool, Segment
+from zephyr.models.key_values import CacheRow, CacheSegment, KeyValues, RowPool
 from zephyr.models.loading import num_embeddings, plain_attention
-from zephyr.models.own_cache import Answered, takes
-from zephyr.models.samples import DrawRules, Ids, Sample
+from zephyr.models.own_cache import NextLogits, takes
+from zephyr.models.samples import DrawRules, Sample
 from zephyr.recipe.teacher_section import SamplingSection
+from zephyr.trees.forest import Ids
 
 # Tokens of prompts that are computed between two steps of the samples at work: bounds how long those wait.
 CHUNK_TOKENS = 512
@@ -42,7 +43,7 @@ class PackedDecoder:
         self._max_rows, self._max_cache = max_rows, max_cache_tokens
         self._held = KeyValues()
         #: In the order they came.
-        self._rows: list[Row] = []
+        self._rows: list[CacheRow] = []
         self._keeps = takes(model, "logits_to_keep")
 
     @property
@@ -75,7 +76,7 @@ class PackedDecoder:
             waiting.popleft()
             num_left += needed
 
-    def step(self) -> list[Answered]:
+    def step(self) -> list[NextLogits]:
         """The samples whose next token can be drawn, and the logits for it."""
         self._held.make_room()
         pools, stretches = list(self._held.pools.values()), self._stretches()
@@ -103,11 +104,11 @@ class PackedDecoder:
         segments = {one for row in self._rows if row.rest is not None for one in (*row.path, row.rest)}
         return sum(segment.num_left for segment in segments)
 
-    def _drop(self, row: Row) -> None:
+    def _drop(self, row: CacheRow) -> None:
         self._rows.remove(row)
         self._held.drop(row)
 
-    def _planned(self, sample: Sample, others: Iterable[Sample]) -> Row:
+    def _planned(self, sample: Sample, others: Iterable[Sample]) -> CacheRow:
         """A row for the sample: its prompt cut where it begins to differ from those of others."""
         ids = np.array(sample.ids, dtype=np.int64)
         path = self._held.match(ids[:-1])
@@ -116,12 +117,12 @@ class PackedDecoder:
         for cut in sorted(set(shared)):
             saved = (cut - depth) * sum(length >= cut for length in shared)
             if cut - depth >= MIN_SHARED_TOKENS and saved >= MIN_SAVED_TOKENS:
-                path, depth = (*path, Segment(ids[depth:cut], path)), cut
-        return Row(sample, path, Segment(ids[depth:], path))
+                path, depth = (*path, CacheSegment(ids[depth:cut], path)), cut
+        return CacheRow(sample, path, CacheSegment(ids[depth:], path))
 
     def _stretches(self) -> list[Stretch]:
         """The next tokens of the prompts that came first."""
-        chosen: dict[Segment, Stretch] = {}
+        chosen: dict[CacheSegment, Stretch] = {}
         budget = CHUNK_TOKENS
         for row in (row for row in self._rows if row.rest is not None):
             for segment in (*row.path, row.rest):
@@ -135,7 +136,7 @@ class PackedDecoder:
                     break
         return list(chosen.values())
 
-    def _compute(self, pools: list[RowPool], stretches: list[Stretch]) -> Answered:
+    def _compute(self, pools: list[RowPool], stretches: list[Stretch]) -> NextLogits:
         step = Step(pools, stretches, self._model.device, self._model.dtype)
         ends = np.cumsum([len(step.rows), *(count for _, count, _ in stretches)])[1:] - 1
         kept = [*range(len(step.rows)), *(int(end) for end, one in zip(ends, stretches, strict=True) if one.row)]
@@ -144,9 +145,9 @@ class PackedDecoder:
         whole = [stretch.row for stretch in stretches if stretch.row is not None]
         for row in whole:
             self._held.place(row)
-        return Answered([row.sample for row in (*step.rows, *whole)], logits)
+        return NextLogits([row.sample for row in (*step.rows, *whole)], logits)
 
-    def _one_by_one(self, parts: Sequence[tuple[list[RowPool], list[Stretch]]]) -> list[Answered]:
+    def _one_by_one(self, parts: Sequence[tuple[list[RowPool], list[Stretch]]]) -> list[NextLogits]:
         """The same part by part, to end those samples alone that cannot be computed."""
         found = []
         for pools, stretches in parts:
@@ -158,7 +159,7 @@ class PackedDecoder:
                 self._fails(pools, stretches, error)
         return found
 
-    def _fails(self, pools: list[RowPool], stretches: list[Stretch], error: Exception) -> list[Answered]:
+    def _fails(self, pools: list[RowPool], stretches: list[Stretch], error: Exception) -> list[NextLogits]:
         self._fail(self._concerned(pools, stretches), error)
         return []
 
@@ -211,10 +212,10 @@ def _tried(model: PreTrainedModel) -> str | None:
 
 def _logits_of_trial(model: PreTrainedModel, ids: Ids) -> Tensor:
     """The logits (2, V) after the last two of the ids, the last of which is decoded."""
-    shared = Segment(ids[:_SHARED], ())
-    rest = Segment(ids[_SHARED:-1], (shared,))
+    shared = CacheSegment(ids[:_SHARED], ())
+    rest = CacheSegment(ids[_SHARED:-1], (shared,))
     sample = Sample(ids[:-1].tolist(), DrawRules(SamplingSection()), _Nobody(), seed=(0,))
-    row, held, keeps = Row(sample, (shared,), rest), KeyValues(), takes(model, "logits_to_keep")
+    row, held, keeps = CacheRow(sample, (shared,), rest), KeyValues(), takes(model, "logits_to_keep")
     first = Step([], [Stretch(shared, _SHARED), Stretch(rest, _REST, row)], model.device, model.dtype)
     of_prompt = first.forward_through(model, [_SHARED + _REST - 1], keeps=keeps)
     first.advance()

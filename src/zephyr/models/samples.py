@@ -4,21 +4,19 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal, NamedTuple, Protocol, TypeAlias
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
-import numpy.typing as npt
 from torch import Tensor
 
 from zephyr.recipe.teacher_section import SamplingSection
+from zephyr.trees.forest import Ids
 
 # What OpenAI's bounds of a bias stand for: a token that is never drawn, or always.
 FULL_BIAS, DECISIVE = 100.0, 1e4
 
 EndReason = Literal["stop", "length"]
 IdTuple = tuple[int, ...]
-# Token ids (n,).
-Ids: TypeAlias = npt.NDArray[np.int64]
 
 
 class DrawnToken(NamedTuple):

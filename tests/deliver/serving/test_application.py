@@ -302,9 +302,12 @@ def test_a_fault_of_the_model_is_an_error_in_the_same_form_and_the_next_is_answe
 
     with monkeypatch.context() as patched:
         patched.setattr(Sample, "adjust", fails)
-        answer = ask(app, "POST", CHAT, json=ASKED)
+        biased = ASKED | {"logit_bias": {"5": 1}}
+        answer = ask(app, "POST", CHAT, json=biased)
         assert answer.status_code == 500
         assert answer.json()["error"]["type"] == "server_error"
-        (last,) = [chunk for chunk in events(ask(app, "POST", CHAT, json=ASKED | {"stream": True})) if "error" in chunk]
+        (last,) = [
+            chunk for chunk in events(ask(app, "POST", CHAT, json=biased | {"stream": True})) if "error" in chunk
+        ]
         assert last["error"]["code"] == "server_error"
     assert text_of(app)
