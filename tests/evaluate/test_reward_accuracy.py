@@ -1,20 +1,31 @@
 """Reward accuracy in parts, and log-probs that are kept."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 
+from zephyr.data.tokenize.templates import jinja_of
+from zephyr.errors import ModelError
 from zephyr.evaluate.harness.finished import FinishedRequests
 from zephyr.evaluate.held_out import Pair, answer_logps
 from zephyr.evaluate.reward_accuracy import (
     HeldPair,
-    kept_logps,
+    RewardRun,
+    kept_scores,
     length_bucket,
     longer_answer,
     margins,
     reward_metrics,
+    run_reward_accuracy,
 )
-from zephyr.models.tiny import tiny_model
+from zephyr.models.loading import save_model
+from zephyr.models.reward_model import NewHead, own_rewards, with_head
+from zephyr.models.tiny import EOS_ID, tiny_model, tiny_tokenizer
+from zephyr.recipe.data_section import DataSource
+from zephyr.recipe.model_section import ChatTemplateSection
+from zephyr.records.writing import write_jsonl
 
 
 def ids(*tokens):
@@ -59,25 +70,82 @@ def test_lengths_within_a_tenth_are_alike():
     assert longer_answer(held((1,), 10, 8).pair) == "chosen is longer"
 
 
-def test_what_was_scored_is_not_scored_again(tmp_path, monkeypatch):
+def test_what_was_scored_is_not_scored_again(tmp_path):
     model = tiny_model("mistral", seed=0)
     path, shown = tmp_path / "logps.sqlite", []
     finished = FinishedRequests(path, of="model")
-    some = kept_logps(model, PAIRS[:2], finished, shown.append, max_tokens=64)
+    score = partial(answer_logps, model, max_tokens=64)
+    some = kept_scores(score, PAIRS[:2], finished, shown.append)
     finished.close()
     scored = []
 
-    def counted(model, pairs, *, max_tokens):
+    def counted(pairs):
         scored.extend(pairs)
-        return answer_logps(model, pairs, max_tokens=max_tokens)
+        return answer_logps(model, pairs, max_tokens=64)
 
-    monkeypatch.setattr("zephyr.evaluate.reward_accuracy.answer_logps", counted)
     finished = FinishedRequests(path, of="model")
-    every = kept_logps(model, PAIRS, finished, shown.append, max_tokens=64)
-    again = kept_logps(model, PAIRS, finished, shown.append, max_tokens=64)
+    every = kept_scores(counted, PAIRS, finished, shown.append)
+    again = kept_scores(counted, PAIRS, finished, shown.append)
     finished.close()
     assert len(scored) == 2
     assert torch.equal(every[:2], some)
     assert torch.equal(every, again)
     assert torch.allclose(every, answer_logps(model, [one.pair for one in PAIRS], max_tokens=64), atol=1e-5)
     assert shown == [0, 2, 2, 4, 4]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """A folder with a reward model, a language model, and pairs."""
+    folder, tokenizer = tmp_path_factory.mktemp("models"), tiny_tokenizer()
+    tokenizer.chat_template = jinja_of(ChatTemplateSection(name="zephyr", bos=False))
+    save_model(tiny_model("llama", vocab_size=384), tokenizer, folder / "policy")
+    reward = with_head(tiny_model("llama", vocab_size=384), NewHead(tokenizer, {EOS_ID}, 3))
+    save_model(reward, tokenizer, folder / "reward")
+    texts = [("A hen", "Cows"), ("Five", "It is 4."), ("No", "Yes, of course"), ("same", "same")]
+    rows = [{"prompt": f"Is it {n}?", "chosen": one, "rejected": two} for n, (one, two) in enumerate(texts)]
+    write_jsonl(folder / "pairs.jsonl", rows)
+    expected = []
+    for row in rows[:3]:
+        talks = [
+            [{"role": "user", "content": row["prompt"]}, {"role": "assistant", "content": row[side]}]
+            for side in ("chosen", "rejected")
+        ]
+        whole = [np.array(tokenizer.apply_chat_template(talk, tokenize=True)["input_ids"]) for talk in talks]
+        expected.append(own_rewards(reward, whole).tolist())
+    return folder, expected
+
+
+def run_of(folder, model, **changes):
+    pairs = DataSource(path=str(folder / "pairs.jsonl"))
+    return RewardRun(
+        str(folder / model), changes.pop("reference", None), pairs, folder / "out", offline=True, **changes
+    )
+
+
+def test_a_reward_model_is_measured_by_its_own_rewards(models):
+    folder, expected = models
+    for _ in range(2):  # the second time from what is kept
+        result = run_reward_accuracy(run_of(folder, "reward"))
+        every = result.scores["all"]["all"]
+        margins = [chosen - rejected for chosen, rejected in expected]
+        assert every["accuracy"] == pytest.approx(np.mean([margin > 0 for margin in margins]))
+        assert every["margin"] == pytest.approx(np.mean(margins), abs=1e-4)
+        assert (every["pairs"], result.protocol["left_out"]) == (3, {"equal answers": 1})
+        assert not {"beta", "reference"} & result.protocol.keys()
+
+
+@pytest.mark.parametrize(
+    ("model", "changes", "expected"),
+    [
+        ("reward", {"beta": 0.1}, "is a reward model, which has no reference and no beta; leave them out"),
+        (
+            "policy",
+            {},
+            "whose rewards are relative to a reference; name the model it was trained from",
+        ),
+    ],
+)
+def test_what_does_not_fit_the_model_is_refused(models, model, changes, expected):
+    with pytest.raises(ModelError, match=expected):
+        run_reward_accuracy(run_of(models[0], model, **changes))

@@ -2,18 +2,25 @@
 
 from collections import Counter
 
+import numpy as np
 import pytest
 
 from tests.feedback.recorded_teachers import RecordedTeacher
+from zephyr.data.tokenize.templates import jinja_of
 from zephyr.feedback.binarize import binarize
 from zephyr.feedback.raters import rater_of
+from zephyr.models.loading import save_model
+from zephyr.models.reward_model import NewHead, own_rewards, with_head
+from zephyr.models.tiny import EOS_ID, tiny_model, tiny_tokenizer
 from zephyr.recipe.feedback_section import (
     BesideSection,
     BinarizeSection,
     ChecksSection,
     FeedbackSection,
     JudgingSection,
+    RewardModelSection,
 )
+from zephyr.recipe.model_section import ChatTemplateSection
 from zephyr.recipe.teacher_section import ScriptedSection
 from zephyr.records.checks import checks_of
 from zephyr.records.messages import Message
@@ -89,3 +96,38 @@ def test_answers_that_hold_the_same_make_no_pair_and_are_counted() -> None:
 def test_settings_that_checks_cannot_follow_are_refused(more: dict, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         FeedbackSection.model_validate({"judge": {"name": "checks"}, **more})
+
+
+def test_a_reward_model_scores_answers_as_transformers_does(tmp_path) -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = jinja_of(ChatTemplateSection(name="zephyr", bos=False))
+    model = with_head(tiny_model("llama", vocab_size=384), NewHead(tokenizer, {EOS_ID}, 3))
+    save_model(model, tokenizer, tmp_path / "reward")
+    section = RewardModelSection(model=str(tmp_path / "reward"))
+    rater = rater_of(section, [], JudgingSection(), offline=True)
+    long = "hen " * 3000
+    rows = [row("A hen", "Cows", "Hens, cows"), row("A hen"), row("A hen", long), row("Hens", "A cow", question="Hm?")]
+    found = list(rater.rate(rows))
+    own = []
+    for one in (rows[0], rows[3]):
+        for answer in one.answers:
+            talk = [{"role": "user", "content": one.prompt[0].content}, {"role": "assistant", "content": answer.text}]
+            own.append(np.array(tokenizer.apply_chat_template(talk, tokenize=True)["input_ids"]))
+    expected = own_rewards(model, own).tolist()
+    assert scores(found[0].rated) + scores(found[3].rated) == pytest.approx(expected, abs=1e-4)
+    assert len({round(value, 3) for value in expected}) == 5
+    # One answer alone is not asked about; of answers too long for the model none has a score.
+    assert (scores(found[1].rated), found[1].calls) == ([None], ())
+    assert scores(found[2].rated) == [None, None]
+    assert found[2].counts["failed tries: too long for the reward model"] == 1
+    made = binarize((one.rated for one in found), BinarizeSection(rejected="worst"))
+    best = max(range(3), key=lambda place: expected[place])
+    assert (len(made.rows), made.rows[0].completions[0]) == (2, rows[0].answers[best].text)
+
+
+def test_a_reward_model_is_asked_nothing() -> None:
+    judge = {"name": "reward_model", "model": "reward"}
+    with pytest.raises(ValueError, match="judging is for judges that are asked"):
+        FeedbackSection(judge=judge, judging={"aspects": ["overall"]})
+    with pytest.raises(ValueError, match="chosen must be overall with a reward model, got mean"):
+        FeedbackSection(judge=judge, binarize={"chosen": "mean"})

@@ -39,7 +39,7 @@ CapTokens = Annotated[int | None, typer.Option(min=1, help="Token cap: stop befo
 
 # A judge and its rating requests.
 RatingJudge = Annotated[
-    str, typer.Option("--judge", metavar="JUDGE", help=f"The judge: checks, which asks no model, {TEACHER_HELP}")
+    str, typer.Option("--judge", metavar="JUDGE", help=f"The judge: checks, reward_model:FOLDER, {TEACHER_HELP}")
 ]
 JudgeTeacher = Annotated[str, typer.Option("--judge", metavar="JUDGE", help=f"The judge: {TEACHER_HELP}")]
 Aspects = Annotated[

@@ -1,4 +1,4 @@
-"""`zephyr reward-accuracy`: how often a policy's implicit reward ranks the chosen answer above the rejected one."""
+"""`zephyr reward-accuracy`: how often a reward, a policy's or a reward model's, ranks the chosen answer higher."""
 
 from pathlib import Path
 from typing import Annotated
@@ -11,12 +11,16 @@ from zephyr.cli.terminal import Offline, can_go_on, escape_controls, quiet_libra
 
 
 def reward_accuracy(  # noqa: PLR0913 - typer makes an option of every parameter
-    policy: Annotated[str, typer.Argument(metavar="POLICY", help="A model folder or a hub id.")],
+    policy: Annotated[str, typer.Argument(metavar="MODEL", help="A policy or a reward model: a folder or a hub id.")],
     pairs: Annotated[str, typer.Argument(metavar="PAIRS", help="Pairs in any format: a file, folder, or hub id.")],
     *,
-    reference: Annotated[str, typer.Option(metavar="MODEL", help="The model the policy was trained from.")],
+    reference: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="The model a policy was trained from; none for a reward model.")
+    ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder for log-probs and metrics.")],
-    beta: Annotated[float, typer.Option(min=0, help="Beta of the implicit reward; best the policy's own.")] = 0.1,
+    beta: Annotated[
+        float | None, typer.Option(min=0, help="Beta of a policy's reward, best its own; 0.1 if left out.")
+    ] = None,
     max_tokens: Annotated[
         int, typer.Option(min=2, help="Maximum tokens of prompt and answer; longer pairs are dropped.")
     ] = 4096,
@@ -30,7 +34,10 @@ def reward_accuracy(  # noqa: PLR0913 - typer makes an option of every parameter
     as_json: PrintJson = False,
     offline: Offline = False,
 ) -> None:
-    """Measure reward accuracy and margins on held-out pairs, by source and length. Run again to continue."""
+    """Measure reward accuracy and margins on held-out pairs, by source and length. Run again to continue.
+
+    The reward of a policy is relative to its reference; a reward model gives its own.
+    """
     quiet_libraries(offline=offline)
     import json
 

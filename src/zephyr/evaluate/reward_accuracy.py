@@ -1,7 +1,8 @@
-"""How often a policy, measured against its reference, prefers what was preferred: on any pairs, and in parts of them.
+"""How often a policy, measured against its reference, or a reward model prefers what was preferred.
 
-A reward is beta times the policy's log-prob of an answer minus the reference's, as RewardBench scores models trained
-by DPO. Log-probs are kept on disk, so that an interrupted run goes on where it stopped. Source: arXiv 2403.13787.
+It is measured on any pairs, and in parts of them. A policy's reward is beta times its log-prob of an answer minus the
+reference's, as RewardBench scores models trained by DPO. Log-probs and rewards are kept on disk, so that an interrupted
+run goes on where it stopped. Source: arXiv 2403.13787.
 """
 
 import hashlib
@@ -9,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -26,7 +28,7 @@ from zephyr.evaluate.harness.finished import FinishedAnswer, FinishedRequests
 from zephyr.evaluate.held_out import Pair, PreferenceMetrics, answer_logps, preference_metrics, prompt_numbers
 from zephyr.evaluate.results import Item, Result, write_result
 from zephyr.models.loading import load_model, num_embeddings, placement
-from zephyr.models.scorer import CausalLM
+from zephyr.models.reward_model import is_reward_model
 from zephyr.models.source import Source
 from zephyr.models.tokenizers import load_tokenizer
 from zephyr.models.weight_hash import weights_hash
@@ -35,9 +37,11 @@ from zephyr.recipe.data_section import DataSource
 from zephyr.recipe.model_section import ChatTemplateSection
 from zephyr.records.fields import Json, UnusableError, printable
 from zephyr.records.rows import Preference
+from zephyr.teachers.reward_judge import RewardJudge
 
 REWARD_ACCURACY = "reward_accuracy"
 REWARD_MARGIN = "reward_margin"
+BETA = 0.1  # of a policy that says nothing else
 PAIRS_TOGETHER = 64
 # Tokens of the longer answer, up to and with each bound.
 LENGTH_BOUNDS = (64, 128, 256, 512, 1024)
@@ -60,26 +64,29 @@ class RewardAccuracy(NamedTuple):
     longer: dict[str, PreferenceMetrics]
 
 
-def kept_logps(
-    model: CausalLM,
+def kept_scores(
+    score: Callable[[Sequence[Pair]], Tensor],
     pairs: Sequence[HeldPair],
     finished: FinishedRequests,
     show: Callable[[int], None],
     *,
-    max_tokens: int,
+    kind: str = "answer log-prob",
 ) -> Tensor:
-    """(n, 2) float64 log-probs of chosen and rejected answers, those of earlier runs from `finished`."""
-    keys = [_keys(finished, held.pair) for held in pairs]
+    """(n, 2) float64 scores of chosen and rejected answers, those of earlier runs from `finished`.
+
+    `score`: the scores of some of the pairs; `kind`: what they are filed under.
+    """
+    keys = [_keys(finished, held.pair, kind) for held in pairs]
     known = finished.known([key for both in keys for key in both])
     missing = [index for index, both in enumerate(keys) if not all(key in known for key in both)]
     show(len(pairs) - len(missing))
     for start in range(0, len(missing), PAIRS_TOGETHER):
         some = missing[start : start + PAIRS_TOGETHER]
-        logps = answer_logps(model, [pairs[index].pair for index in some], max_tokens=max_tokens).tolist()
+        scores = score([pairs[index].pair for index in some]).tolist()
         fresh: dict[str, FinishedAnswer] = {}
-        for index, row in zip(some, logps, strict=True):
+        for index, row in zip(some, scores, strict=True):
             fresh.update(zip(keys[index], row, strict=True))
-        # An answer that stands in several pairs keeps the log-prob it had first.
+        # An answer that stands in several pairs keeps the score it had first.
         fresh = {key: value for key, value in fresh.items() if key not in known}
         finished.add(fresh)
         known |= fresh
@@ -136,10 +143,10 @@ def margins(logps: Tensor, ref_logps: Tensor, *, beta: float) -> list[float]:
     return [float(margin) for margin in rewards[:, 0] - rewards[:, 1]]
 
 
-def _keys(finished: FinishedRequests, pair: Pair) -> tuple[str, str]:
+def _keys(finished: FinishedRequests, pair: Pair, kind: str) -> tuple[str, str]:
     prompt = np.asarray(pair.prompt).tolist()
     chosen, rejected = (
-        finished.key("answer log-prob", prompt, np.asarray(answer).tolist()) for answer in (pair.chosen, pair.rejected)
+        finished.key(kind, prompt, np.asarray(answer).tolist()) for answer in (pair.chosen, pair.rejected)
     )
     return chosen, rejected
 
@@ -154,13 +161,16 @@ def _number(answer: object) -> float:
 
 @dataclass(frozen=True)
 class RewardRun:
-    """A policy and its reference on pairs; `max_tokens`: the longest pair, prompt and answer."""
+    """A policy and its reference on pairs, or a reward model without one.
+
+    `beta`: of the policy's reward; None: 0.1. `max_tokens`: the longest pair, prompt and answer.
+    """
 
     policy: str
-    reference: str
+    reference: str | None
     pairs: DataSource
     out: Path
-    beta: float = 0.1
+    beta: float | None = None
     max_tokens: int = 4096
     seed: int = 0
     offline: bool = False
@@ -176,29 +186,37 @@ class _Encoded(NamedTuple):
 def run_reward_accuracy(run: RewardRun) -> Result:
     """The result; the run's folder holds log-probs, values and metrics, and goes on from the log-probs it holds.
 
-    Raises DataError if no pair can be scored, ModelError for a reference of another tokenizer.
+    Raises DataError if no pair can be scored, ModelError for a reference of another tokenizer, for a policy without a
+    reference and for a reward model with one.
     """
-    encoded = _encoded(run)
+    source = Source(run.policy, offline=run.offline)
+    has_rewards = is_reward_model(source)
+    _check_reference(run, has_rewards=has_rewards)
+    encoded = _encoded(run, to_end=has_rewards)
     if not encoded.pairs:
         raise DataError(run.pairs.path, f"leaves no pair to score ({dict(encoded.left_out)})", "name a file of pairs")
     run.out.mkdir(parents=True, exist_ok=True)
-    logps, policy_hash = _logps(run.policy, encoded.pairs, run)
-    ref_logps, reference_hash = _logps(run.reference, encoded.pairs, run)
-    found = reward_metrics(logps, ref_logps, encoded.pairs, beta=run.beta, seed=run.seed)
+    if run.reference is None:
+        logps, policy_hash = _rewards(source, encoded.pairs, run)
+        ref_logps, compared, beta = torch.zeros_like(logps), dict[str, Json](), 1.0
+    else:
+        beta = BETA if run.beta is None else run.beta
+        logps, policy_hash = _logps(run.policy, encoded.pairs, run)
+        ref_logps, reference_hash = _logps(run.reference, encoded.pairs, run)
+        compared = {"reference": run.reference, "reference_hash": reference_hash, "beta": beta}
+    found = reward_metrics(logps, ref_logps, encoded.pairs, beta=beta, seed=run.seed)
     protocol: dict[str, Json] = {
         "pairs": printable(run.pairs.path),
         "num_pairs": len(encoded.pairs),
         "left_out": dict(encoded.left_out),
         "columns_not_used": dict(encoded.unused),
-        "reference": run.reference,
-        "reference_hash": reference_hash,
+        **compared,
         "model_hash": policy_hash,
         "chat_template_hash": hashlib.sha256(encoded.chat_template.encode()).hexdigest()[:16],
-        "beta": run.beta,
         "max_tokens": run.max_tokens,
     }
     scores: dict[str, Json] = dict(_metric_rows(found))
-    items = _items(encoded.pairs, margins(logps, ref_logps, beta=run.beta))
+    items = _items(encoded.pairs, margins(logps, ref_logps, beta=beta))
     result = Result(REWARD_ACCURACY, run.policy, protocol, scores, items)
     write_result(run.out, result)
     return result
@@ -223,8 +241,16 @@ def _metric_fields(metrics: PreferenceMetrics) -> dict[str, Json]:
     }
 
 
-def _encoded(run: RewardRun) -> _Encoded:
-    """The pairs as ids of the policy's tokenizer, those left out counted."""
+def _check_reference(run: RewardRun, *, has_rewards: bool) -> None:
+    if has_rewards and (run.reference is not None or run.beta is not None):
+        raise ModelError(run.policy, "is a reward model, which has no reference and no beta", "leave them out")
+    if not has_rewards and run.reference is None:
+        remedy = "name the model it was trained from: --reference MODEL"
+        raise ModelError(run.policy, "is a language model, whose rewards are relative to a reference", remedy)
+
+
+def _encoded(run: RewardRun, *, to_end: bool) -> _Encoded:
+    """The pairs as ids of the policy's tokenizer, those left out counted; `to_end`: as of `encoded_preference`."""
     rows = open_source(run.pairs, "preference", data_dir=Path(), offline=run.offline)
     encoder = DialogueEncoder(load_tokenizer(Source(run.policy, offline=run.offline)), ChatTemplateSection(name="own"))
     left_out: Counter[str] = Counter({str(reason): count for reason, count in rows.counts.items()})
@@ -237,7 +263,7 @@ def _encoded(run: RewardRun) -> _Encoded:
             left_out[reason] += 1
             continue
         try:
-            prompt, (chosen, *_, rejected) = encoded_preference(row, encoder)
+            prompt, (chosen, *_, rejected) = encoded_preference(row, encoder, to_end=to_end)
         except UnusableError as error:
             left_out[refused.add(row, error)[1]] += 1
             continue
@@ -271,7 +297,23 @@ def _logps(name: str, pairs: Sequence[HeldPair], run: RewardRun) -> tuple[Tensor
         closing(FinishedRequests(run.out / "logps.sqlite", of=f"{digest} {dtype}")) as finished,
         show_progress(f"log-probs of {name}", len(pairs)) as display,
     ):
-        return kept_logps(model, pairs, finished, display.update, max_tokens=2 * run.max_tokens), digest[:16]
+        score = partial(answer_logps, model, max_tokens=2 * run.max_tokens)
+        return kept_scores(score, pairs, finished, display.update), digest[:16]
+
+
+def _rewards(source: Source, pairs: Sequence[HeldPair], run: RewardRun) -> tuple[Tensor, str]:
+    judge = RewardJudge(source)
+    digest = weights_hash(judge.model)
+
+    def score(some: Sequence[Pair]) -> Tensor:
+        rows = [[np.concatenate([pair.prompt, answer]) for answer in (pair.chosen, pair.rejected)] for pair in some]
+        return torch.tensor(judge.rewards(rows), dtype=torch.float64)
+
+    with (
+        closing(FinishedRequests(run.out / "rewards.sqlite", of=f"{digest} {judge.dtype}")) as finished,
+        show_progress(f"rewards of {source.name}", len(pairs)) as display,
+    ):
+        return kept_scores(score, pairs, finished, display.update, kind="reward"), digest[:16]
 
 
 def _items(pairs: Sequence[HeldPair], found: Sequence[float]) -> list[Item]:

@@ -132,8 +132,15 @@ class _CountingTeacher:
 
 
 def _rater(plan: RatingPlan, teachers: Sequence[Teacher]) -> Rater:
-    seed, min_answers, chunk_rows = plan.context.seed, plan.min_answers, plan.chunk_rows
-    return rater_of(plan.rater, teachers, plan.judging, seed=seed, min_answers=min_answers, chunk_rows=chunk_rows)
+    return rater_of(
+        plan.rater,
+        teachers,
+        plan.judging,
+        seed=plan.context.seed,
+        min_answers=plan.min_answers,
+        chunk_rows=plan.chunk_rows,
+        offline=plan.context.offline,
+    )
 
 
 def _unrated(

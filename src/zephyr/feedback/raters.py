@@ -5,16 +5,25 @@ A judge that asks no teacher is a branch of `rater_of`. Teachers are opened by t
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import NamedTuple
+from itertools import islice
+from typing import TYPE_CHECKING, NamedTuple
 
-from zephyr.feedback.judge import CHUNK_ROWS, JudgeCall, JudgedRow, judge_tried
+from zephyr.feedback.judge import CHUNK_ROWS, FailedTry, JudgeCall, JudgedRow, judge_tried
 from zephyr.judging import Rating
-from zephyr.recipe.feedback_section import ChecksSection, JudgeSection, JudgingSection
-from zephyr.records.fields import unusable
+from zephyr.recipe.feedback_section import ChecksSection, JudgeSection, JudgingSection, RewardModelSection
+from zephyr.records.fields import UnusableError, unusable
+from zephyr.records.messages import Message
 from zephyr.records.rows import Answer, Prompt, Rated
 from zephyr.teachers.protocol import Teacher
 
+if TYPE_CHECKING:
+    from zephyr.teachers.reward_judge import RewardJudge
+    from zephyr.trees.forest import Ids
+
 CHECKS = "checks"
+REWARD = "reward"
+# Rows whose answers a reward model reads together.
+REWARDED_ROWS = 32
 # Overall scores of judges are from 1 to 10, those of checks from 0 to 1.
 _WORST, _BEST = 1.0, 10.0
 
@@ -37,8 +46,11 @@ def rater_of(
     seed: int = 0,
     min_answers: int = 2,
     chunk_rows: int = CHUNK_ROWS,
+    offline: bool = False,
 ) -> Rater:
     """The judge of the section; `teachers`: the one that it asks, opened, and none for a judge that asks none."""
+    if isinstance(section, RewardModelSection):
+        return Rater(section.model, partial(_scored_rows, section=section, min_answers=min_answers, offline=offline))
     if isinstance(section, ChecksSection) and section.beside is None:
         return Rater(CHECKS, partial(_check_rows, section=section, min_answers=min_answers))
     (teacher,) = teachers
@@ -60,6 +72,41 @@ def _check_rows(rows: Iterable[Rated], section: ChecksSection, min_answers: int)
     for row in rows:
         is_asked = row.checks and len(row.answers) >= max(min_answers, 1)
         yield _checked(JudgedRow(row, ()), section) if is_asked else JudgedRow(row, ())
+
+
+def _scored_rows(
+    rows: Iterable[Rated], section: RewardModelSection, min_answers: int, *, offline: bool
+) -> Iterator[JudgedRow]:  # fmt: skip
+    """The rows with the rewards of their answers as scores. Raises ModelError for a model that gives none."""
+    from zephyr.models.source import Source
+    from zephyr.teachers.reward_judge import RewardJudge  # not for judges that need no torch
+
+    judge, waiting = RewardJudge(Source(section.model, offline=offline)), iter(rows)
+    while chunk := list(islice(waiting, REWARDED_ROWS)):
+        read = [_dialogues(row, judge) if len(row.answers) >= max(min_answers, 1) else [] for row in chunk]
+        rewards = judge.rewards([found if isinstance(found, list) else [] for found in read])
+        yield from map(_rewarded, chunk, read, rewards)
+
+
+def _dialogues(row: Rated, judge: "RewardJudge") -> "list[Ids] | FailedTry":
+    """The row's dialogues in tokens, or why it has none."""
+    answers = tuple(Message("assistant", answer.text) for answer in row.answers)
+    try:
+        return judge.dialogues(row.prompt, answers)
+    except UnusableError as error:
+        fault = error.faults[0]
+        return FailedTry(fault.reason, fault.what, tuple(range(len(answers))), 0, "")
+
+
+def _rewarded(row: Rated, read: "list[Ids] | FailedTry", rewards: Sequence[float]) -> JudgedRow:
+    """The row with these scores, none where its dialogues could not be read, and the call; no call about none."""
+    if not read:
+        return JudgedRow(row, ())
+    shown, ratings = tuple(range(len(row.answers))), tuple(Rating(reward, "") for reward in rewards)
+    call = JudgeCall(REWARD, shown, ratings=ratings, failures=(read,) if isinstance(read, FailedTry) else ())
+    scores: Sequence[float | None] = rewards or [None] * len(shown)
+    answers = (answer._replace(score=score) for answer, score in zip(row.answers, scores, strict=True))
+    return JudgedRow(row._replace(answers=tuple(answers)), (call,))
 
 
 def _mixed(one: JudgedRow, section: ChecksSection) -> JudgedRow:

@@ -29,14 +29,19 @@ def is_reward_model(source: Source) -> bool:
     return _is_classifier(load_config(source))
 
 
-def load_reward_model(source: Source, *, dtype: str = "bfloat16", device: str = "cpu") -> PreTrainedModel:
-    """The reward model of `source` in eval mode, as `load_model` gives others. Raises ModelError for another model."""
+def check_reward_model(source: Source) -> None:
+    """Check that the source is a reward model, by its configuration. Raises ModelError."""
     config = load_config(source)
     if not _is_classifier(config):
         remedy = "name the folder of a reward model, or train one: docs/how-to/reward-model.md"
-        raise ModelError(source.name, "is not a reward model (no ForSequenceClassification)", remedy)
+        raise ModelError(source.name, f"is not a reward model (no {_CLASS})", remedy)
     if config.num_labels != 1:
         raise ModelError(source.name, f"gives {config.num_labels} numbers, and a reward is one", "name another model")
+
+
+def load_reward_model(source: Source, *, dtype: str = "bfloat16", device: str = "cpu") -> PreTrainedModel:
+    """The reward model of `source` in eval mode, as `load_model` gives others. Raises ModelError for another model."""
+    check_reward_model(source)
     model = load_model(source, dtype=dtype, device=device, auto=AutoModelForSequenceClassification)
     layer = reward_layer(model)
     if layer is None or getattr(layer, "bias", None) is not None:

@@ -1,6 +1,6 @@
 """The feedback stage: the models that answer prompts, the judge that rates them, and the rows made of ratings."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field, model_validator
 
@@ -15,6 +15,7 @@ from zephyr.recipe.teacher_section import (
     VllmSection,
 )
 
+REWARD_MODEL: Final = "reward_model"
 PrincipleName = Literal["helpfulness", "honesty", "truthfulness", "calibration"]
 Aspect = Literal["instruction_following", "honesty", "truthfulness", "helpfulness", "overall"]
 
@@ -81,8 +82,19 @@ class ChecksSection(Section):
     beside: BesideSection | None = Field(None, description="a judge that rates as well; null: checks alone")
 
 
+class RewardModelSection(Section):
+    """A reward model scores the answers: any number, the greater the better. No request is sent."""
+
+    name: Literal["reward_model"] = REWARD_MODEL
+    model: str = Field(
+        description="folder or hub id of a reward model: the model/ of a finished reward stage, or any "
+        "AutoModelForSequenceClassification with one label on a decoder",
+    )
+
+
 JudgeSection = Annotated[
-    ScriptedSection | LocalSection | VllmSection | EndpointSection | ChecksSection, Field(discriminator="name")
+    ScriptedSection | LocalSection | VllmSection | EndpointSection | ChecksSection | RewardModelSection,
+    Field(discriminator="name"),
 ]
 
 
@@ -152,6 +164,16 @@ class FeedbackSection(Section):
         return self
 
     @model_validator(mode="after")
+    def _scores_of_rewards(self) -> "FeedbackSection":
+        if not isinstance(self.judge, RewardModelSection) or self.recorded:
+            return self
+        if self.binarize.chosen != "overall":
+            raise ValueError(f"binarize.chosen must be overall with a reward model, got {self.binarize.chosen}")
+        if self.judging != JudgingSection():
+            raise ValueError("judging is for judges that are asked, and a reward model is not: leave it out")
+        return self
+
+    @model_validator(mode="after")
     def _scores_of_checks(self) -> "FeedbackSection":
         if not isinstance(self.judge, ChecksSection) or self.recorded:
             return self
@@ -166,6 +188,8 @@ class FeedbackSection(Section):
 
 def teachers_that_rate(judge: JudgeSection) -> dict[str, TeacherSection]:
     """The teacher that a judge asks, by its key in the feedback section; empty for a judge that asks none."""
-    if not isinstance(judge, ChecksSection):
+    if not isinstance(judge, ChecksSection | RewardModelSection):
         return {"judge": judge}
+    if isinstance(judge, RewardModelSection):
+        return {}
     return {} if judge.beside is None else {"judge.beside.judge": judge.beside.judge}

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import yaml
 
 from zephyr.errors import RecipeError
-from zephyr.recipe.feedback_section import ChecksSection, JudgeSection
+from zephyr.recipe.feedback_section import REWARD_MODEL, ChecksSection, JudgeSection
 from zephyr.recipe.handbook.keys import is_handbook, is_old_key
 from zephyr.recipe.outline import Keys, fill_tags
 from zephyr.recipe.overrides import Override, apply_overrides, parse_overrides
@@ -107,7 +107,7 @@ def read_teacher(file: Path) -> TeacherSection:
 def read_judge(file: Path) -> JudgeSection:
     """The judge in a file that holds only its section of a recipe. Raises RecipeError with all problems at once."""
     document = read_yaml(_read_text(file), str(file)).value
-    if not isinstance(document, dict) or document.get("name") != ChecksSection().name:
+    if not isinstance(document, dict) or document.get("name") not in (ChecksSection().name, REWARD_MODEL):
         return read_teacher(file)
     candidates: Plain = {"models": ["none"]}
     around: dict[str, Plain] = {"prompts": [{"path": "none"}], "candidates": candidates}

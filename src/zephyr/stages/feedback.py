@@ -23,10 +23,11 @@ from zephyr.feedback.judge import CALLS, CHUNK_ROWS, RATINGS, write_judged
 from zephyr.feedback.rate import RatingPlan, pool_of
 from zephyr.feedback.raters import rater_of, require_checks
 from zephyr.judging.questions import ASPECTS
+from zephyr.models.source import Source
 from zephyr.progress import show_progress
 from zephyr.recipe.conflicts import STAGE_REFERENCE
 from zephyr.recipe.data_section import DataSection, DataSource
-from zephyr.recipe.feedback_section import FeedbackSection, RaySection, teachers_that_rate
+from zephyr.recipe.feedback_section import FeedbackSection, RaySection, RewardModelSection, teachers_that_rate
 from zephyr.recipe.schema import Recipe
 from zephyr.recipe.stage_sections import ALIGN, FEEDBACK, REWARD, SFT, SYNTH
 from zephyr.recipe.teacher_section import TeacherSection
@@ -107,6 +108,10 @@ def _check(preview: Preview) -> Iterator[str]:
         yield f"reads {', '.join(taken)}"
         sample, num_prompts = prompts_to_come(preview.recipe)
     yield from preview.check_teachers(_teachers_of(section))
+    if isinstance(section.judge, RewardModelSection):
+        yield from preview.check_model(f"{FEEDBACK}.judge", section.judge.model)
+        with preview.problems.noted():
+            _check_reward_judge(section, offline=preview.recipe.offline)
     with preview.problems.noted():
         if num_prompts:
             yield from call_lines(preview.recipe, estimate_feedback(preview.recipe, sample, num_prompts))
@@ -146,7 +151,16 @@ def _preflight(work: Work) -> Facts:
         return facts
     for key, teacher in _teachers_of(section):
         check_teacher(teacher, where=key, offline=recipe.offline)
+    _check_reward_judge(section, offline=recipe.offline)
     return _read_facts(*_usable_prompts(work, section)) if section.prompts else {}
+
+
+def _check_reward_judge(section: FeedbackSection, *, offline: bool) -> None:
+    """Check that a judge that is named as a reward model is one, by its configuration. Raises ModelError."""
+    if isinstance(section.judge, RewardModelSection):
+        from zephyr.models.reward_model import check_reward_model
+
+        check_reward_model(Source(section.judge.model, offline=offline))
 
 
 def _refused_lines(preview: Preview, parts: Sequence[Records[Prompt]]) -> Iterator[str]:
@@ -311,7 +325,8 @@ def _rate_here(work: Work, section: FeedbackSection) -> None:
         keys = {f"{FEEDBACK}.{key}": one for key, one in asked.items()}
         teachers = [ledgers.keep(open_teacher(one, "rates", context, where=key)) for key, one in keys.items()]
         chunk_rows = prompts_together(CHUNK_ROWS, asked.values())
-        rater = rater_of(section.judge, teachers, section.judging, seed=work.recipe.seed, chunk_rows=chunk_rows)
+        seed, offline = work.recipe.seed, work.recipe.offline
+        rater = rater_of(section.judge, teachers, section.judging, seed=seed, chunk_rows=chunk_rows, offline=offline)
         found = rater.rate(_read(work, CANDIDATES))
         rated = write_judged(found, rater.name, work.folder / RATINGS, work.folder / CALLS, replace=True)
         replace_text(counts, json.dumps(json.loads(counts.read_bytes()) | {"ratings": rated}, indent=1))

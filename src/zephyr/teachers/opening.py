@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, Self, TypeAlias
 
 from zephyr.errors import RecipeError, TeacherError
 from zephyr.recipe.conflicts import STAGE_REFERENCE
-from zephyr.recipe.feedback_section import ChecksSection, JudgeSection
+from zephyr.recipe.feedback_section import REWARD_MODEL, ChecksSection, JudgeSection, RewardModelSection
 from zephyr.recipe.model_section import ChatTemplateSection, FileTemplateSection, TemplateSection, TemplateText
 from zephyr.recipe.schema import Recipe
 from zephyr.recipe.teacher_section import EndpointSection, LocalSection, ScriptedSection, TeacherSection, VllmSection
@@ -119,7 +119,13 @@ def parse_teacher(text: str, *, api_key_env: str = "OPENAI_API_KEY", concurrency
 
 
 def parse_judge(text: str, *, api_key_env: str = "OPENAI_API_KEY", concurrency: int = 64) -> JudgeSection:
-    """The section for a judge of answers as a command line names it: `checks`, or as `parse_teacher`."""
+    """The section for a judge of answers as a command line names it.
+
+    `checks`, `reward_model:FOLDER`, or as `parse_teacher`.
+    """
+    form, _, rest = text.partition(":")
+    if form == REWARD_MODEL and rest:
+        return RewardModelSection(model=rest)
     if text == ChecksSection().name:
         return ChecksSection()
     if text.endswith(TEACHER_FILES):
