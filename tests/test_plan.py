@@ -50,8 +50,10 @@ def test_published_hours_stand_beside(capsys, tmp_path, monkeypatch):
 
 
 def test_a_step_is_simulated_on_any_number_of_ranks(recipe_file, capsys):
-    said = zephyr(capsys, "plan", recipe_file, "--simulate", "--gpus", "4", "--gpu", "l4-24g", "--offline")
+    options = ("--simulate", "--gpus", "4", "--gpu", "l4-24g", "--offline")
+    said = zephyr(capsys, "plan", recipe_file, "sft.train.compile=true", *options)
     assert said.code == 0, said.err
+    assert re.findall(r"(?m)^(\w+) +simulated without compile: ", said.out) == ["sft"]
     for stage in ("pretrain", "sft"):
         (found,) = re.findall(rf"(?m)^{stage} +simulated on 4 ranks, micro-batches of ([\d,]+) tokens", said.out)
         assert int(found.replace(",", "")) > 0

@@ -25,6 +25,7 @@ from zephyr.models.scorer import CausalLM
 from zephyr.recipe.model_section import NewModel
 from zephyr.recipe.schema import Recipe
 from zephyr.recipe.stage_sections import PreferenceSection, RewardSection
+from zephyr.recipe.train_section import TrainSection
 from zephyr.stages.start import base_source
 from zephyr.train.distributed import weights_dtype
 from zephyr.train.objectives import build_objective
@@ -34,6 +35,12 @@ from zephyr.train.simulation import SimulatedStep, simulate_step
 MICRO_BATCHES = 2
 # Token ids that no vocabulary lacks; that two rows begin alike by chance saves few tokens.
 SMALLEST_VOCABULARY = 250
+# What is left out by setting it to 0, and what that changes.
+_LEFT_OUT = {
+    "compile": "compiled layers may hold less and be faster",
+    "router_aux_loss_coef": "the balance loss keeps some numbers a token, and adds a forward pass where a rank has "
+    "several micro-batches",
+}
 _COLLECTIVES = {"c10d._allgather_base_": "gathers", "c10d._reduce_scatter_base_": "reductions"}
 
 
@@ -69,8 +76,7 @@ def simulate(recipe: Recipe, workload: Workload, *, num_ranks: int) -> Simulatio
     micro_batches = num_micro_batches(workload, num_ranks)
     rows = _filled(workload, num_ranks, min(MICRO_BATCHES, micro_batches))
     examples = _examples(workload, rows)
-    # Compiled code is not simulated, and what the router's loss keeps is a few numbers a token.
-    train = workload.train.model_copy(update={"compile": False, "router_aux_loss_coef": 0.0})
+    train = workload.train.model_copy(update=dict.fromkeys(_left_out(workload.train), 0))
     objective = build_objective(workload.section.objective, examples, data_dir=recipe.data_dir)
     step = simulate_step(_model(recipe, workload), train, objective, examples, num_ranks=num_ranks)
     return Simulation(step, workload, rows, num_ranks, micro_batches)
@@ -81,6 +87,8 @@ def simulation_lines(recipe: Recipe, workload: Workload, *, num_ranks: int, devi
     if workload.lora is not None and workload.lora.load_in_4bit:
         yield "not simulated: 4-bit weights need bitsandbytes on a CUDA device"
         return
+    if left_out := _left_out(workload.train):
+        yield f"simulated without {' and '.join(left_out)}: {'; '.join(_LEFT_OUT[name] for name in left_out)}"
     found = simulate(recipe, workload, num_ranks=num_ranks)
     step, arithmetic = found.step, found.arithmetic_bytes
     kinds = ", ".join(f"{kind} {size / GIB:,.2f}" for kind, size in step.peak.items() if size >= GIB / 100)
@@ -102,6 +110,11 @@ def simulation_lines(recipe: Recipe, workload: Workload, *, num_ranks: int, devi
     work = ", ".join([*sent, f"{found.flops:.2e} operations"])
     by_arithmetic = f"by arithmetic {found.arithmetic_flops:.2e}"
     yield f"a step on a rank, of {found.micro_batches} micro-batches: {work}; {by_arithmetic}"
+
+
+def _left_out(train: TrainSection) -> list[str]:
+    """The settings in force that no simulation covers."""
+    return [name for name in _LEFT_OUT if getattr(train, name)]
 
 
 def _filled(workload: Workload, num_ranks: int, micro_batches: int) -> RowLengths:

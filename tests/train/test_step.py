@@ -12,7 +12,7 @@ from torch.nn.functional import logsigmoid
 from tests.models.exact_norms import float64_model
 from tests.train.tiny_runs import OPTIONS, examples_for, tiny_job, weights
 from zephyr.models.tiny import tiny_model
-from zephyr.train.metrics import Shares, added, as_line
+from zephyr.train.metrics import Shares, added, as_line, over_ranks
 from zephyr.train.objectives import Metric
 from zephyr.train.step import accumulate_gradients
 from zephyr.train.train import start, train
@@ -296,3 +296,8 @@ def test_shares_come_to_the_cpu_in_one_copy(monkeypatch):
         "once": (1.0, 1.0),
     }
     assert added([]).loss.item() == 0.0
+    copies.clear()
+    everywhere, norm = over_ranks(shares, torch.tensor(0.3))
+    assert copies[0] == (9,)  # with the norm; what follows is on the CPU already
+    assert everywhere.loss == total.loss
+    assert norm == torch.tensor(0.3).item()

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch._dynamo.testing import CompileCounter
 from torch.nn.attention.flex_attention import BlockMask
+from torch.overrides import TorchFunctionMode
 
 from zephyr.trees import sdpa
 from zephyr.trees.attention import forest_attention, pick_attention
@@ -17,7 +18,7 @@ from zephyr.trees.flex import block_mask, compiled, flex_forest_attention, flex_
 from zephyr.trees.forest import Forest, ScoredSequence, all_scored, build_forest
 from zephyr.trees.rule import eager_attention, visible
 from zephyr.trees.sdpa import QUERY_BLOCK, sdpa_attention, sink_attention
-from zephyr.trees.varlen import VarlenPlan, varlen_attention
+from zephyr.trees.varlen import VarlenPlan, varlen_attention, varlen_plan
 
 
 def random_forest(seed: int, *, sequences: int = 9, longest: int = 12, tokens: int = 3) -> Forest:
@@ -107,6 +108,30 @@ def test_float32_queries_and_keys_beside_bfloat16_values_are_those_of_bfloat16(s
     torch.testing.assert_close(mixed, expected, rtol=2e-2, atol=2e-2)
     alike = forest_attention(query, key, value, forest, scaling=0.3, softcap=softcap)
     assert torch.equal(alike, sdpa_attention(query, key, value, forest, scaling=0.3, softcap=softcap))
+
+
+class _ToCuda(TorchFunctionMode):
+    """Inside, what is sent to CUDA stays, and whether the host would wait for it is noted."""
+
+    def __init__(self) -> None:
+        self.pinned: list[Tensor] = []
+        self.waits: list[bool] = []
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        if func is Tensor.pin_memory:
+            self.pinned.append(args[0])
+            return args[0]
+        if func is Tensor.to and args[1:] == (torch.device("cuda"),):
+            self.waits.append(not (kwargs["non_blocking"] and any(args[0] is one for one in self.pinned)))
+            return args[0]
+        return func(*args, **(kwargs or {}))
+
+
+def test_the_host_does_not_wait_for_the_layout_to_reach_a_gpu() -> None:
+    forest = random_forest(0)
+    with _ToCuda() as seen:
+        varlen_plan(forest.to("cuda"), torch.device("cuda"))
+    assert seen.waits == [False] * (8 + 3)
 
 
 @pytest.mark.parametrize(

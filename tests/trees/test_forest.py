@@ -8,7 +8,14 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from zephyr.trees.forest import Forest, ScoredSequence, all_scored, build_forest, completion_scored
+from zephyr.trees.forest import (
+    Forest,
+    ScoredSequence,
+    all_scored,
+    build_forest,
+    completion_scored,
+    num_unique_tokens,
+)
 from zephyr.trees.rule import visible
 
 Prefix = tuple[int, ...]
@@ -89,7 +96,7 @@ def scored_pairs(sequence: ScoredSequence) -> list[tuple[Prefix, int]]:
 def test_every_distinct_prefix_is_one_token(sequences: list[ScoredSequence]) -> None:
     forest = build_forest(sequences)
     prefixes = prefixes_by_place(forest)
-    assert len(prefixes) == len(set(prefixes)) == forest.num_tokens
+    assert len(prefixes) == len(set(prefixes)) == forest.num_tokens == num_unique_tokens(sequences)
     assert set(prefixes) == distinct_prefixes(sequences)
     assert forest.position.tolist() == [len(prefix) - 1 for prefix in prefixes]
 

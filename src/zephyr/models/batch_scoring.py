@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -19,7 +20,7 @@ from torch.distributed.tensor import DTensor
 from zephyr.models.collectives import is_distributed, rank, world_size
 from zephyr.models.scorer import ForestScorer
 from zephyr.trees.budget import cut_micro_batches
-from zephyr.trees.forest import ABSENT, Forest, ScoredSequence, build_forest
+from zephyr.trees.forest import ABSENT, Forest, ScoredSequence, build_forest, num_unique_tokens, sent
 from zephyr.trees.score import SequenceScores
 
 # What one example scores: its sequences, a column each.
@@ -35,7 +36,7 @@ class ScoreTable(NamedTuple):
 
     def rows(self, indices: Sequence[int]) -> ScoreTable:
         """The rows ``indices``."""
-        chosen = torch.tensor(indices, dtype=torch.int64, device=self.logps.device)
+        chosen = sent(torch.tensor(indices, dtype=torch.int64), self.logps.device)
         return ScoreTable(*(column.index_select(0, chosen) for column in self))
 
 
@@ -50,15 +51,15 @@ def token_visits(rows: Sequence[ScoredRow], num_columns: int) -> Tensor:
     Within a row, a sequence that repeats another or begins it is no computation of its own.
     """
     forest = forest_of(rows, num_columns)
-    reach, ends = forest.reach.tolist(), torch.zeros(forest.num_tokens, dtype=torch.float64)
-    for of_row in forest.last.view(-1, num_columns).tolist():
-        distinct = {last for last in of_row if last >= 0}
+    reach, ends = forest.reach.numpy(), np.zeros(forest.num_tokens)
+    for of_row in forest.last.numpy().reshape(-1, num_columns):
+        distinct = {int(last) for last in of_row if last >= 0}
         for last in distinct:
             if not any(last < other < reach[last] for other in distinct):
                 ends[last] += 1
     # A token is visited by the sequences that end in the subtree under it.
-    before = torch.cat([ends.new_zeros(1), ends.cumsum(0)])
-    return before[forest.reach] - before[:-1]
+    before = np.concatenate([[0.0], ends.cumsum()])
+    return torch.from_numpy(before[reach] - before[:-1])
 
 
 def as_table(scores: SequenceScores, num_columns: int) -> ScoreTable:
@@ -68,7 +69,7 @@ def as_table(scores: SequenceScores, num_columns: int) -> ScoreTable:
 
 def unique_tokens(rows: Sequence[ScoredRow]) -> list[int]:
     """How many unique tokens each row holds: what it costs in a micro-batch."""
-    return [build_forest(list(row)).num_tokens for row in rows]
+    return [num_unique_tokens(row) for row in rows]
 
 
 def my_micro_batches(
@@ -156,9 +157,9 @@ def score_rows(scorer: ForestScorer, rows: Sequence[ScoredRow], num_columns: int
 
 
 def sum_over_ranks(values: Tensor, device: torch.device) -> Tensor:
-    """The elementwise sum of a CPU tensor, of the same shape on all ranks, over them, on the CPU."""
+    """The elementwise sum of a tensor, of the same shape on all ranks, over them, where it was; it is used up."""
     if not is_distributed():
         return values
     moved = values.to(device)
     dist.all_reduce(moved)
-    return moved.cpu()
+    return moved.to(values.device)

@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional
+
+from zephyr.trees.forest import sent
 
 
 class ExpertUse(NamedTuple):
@@ -21,20 +22,28 @@ class ExpertUse(NamedTuple):
     num_rows: Tensor
 
     @staticmethod
-    def none(num_experts: int) -> ExpertUse:
+    def none(num_experts: int, device: torch.device) -> ExpertUse:
         """No token routed yet."""
-        return ExpertUse(torch.zeros(num_experts, dtype=torch.float64), torch.zeros((), dtype=torch.float64))
+        count = torch.zeros(num_experts + 1, dtype=_exact(device), device=device)
+        return ExpertUse(count[1:], count[0])
+
+
+def _exact(device: torch.device) -> torch.dtype:
+    """A dtype that counts exactly; MPS knows no float64."""
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def expert_use(router_logits: Sequence[Tensor], visits: Tensor, *, top_k: int) -> ExpertUse:
-    """The use of the experts in all layers together, on the CPU.
+    """The use of the experts in all layers together, on the logits' device.
 
-    Each layer's logits are (T, experts); ``visits`` (T,) says how often each token counts.
+    Each layer's logits are (T, experts); ``visits`` (T,) on the CPU says how often each token counts.
     """
-    chosen, weights = torch.zeros(router_logits[0].shape[1], dtype=torch.float64), visits.double().cpu()
+    device = router_logits[0].device
+    weights = sent(visits, device).to(_exact(device))
+    chosen = ExpertUse.none(router_logits[0].shape[1], device).chosen
     for layer in router_logits:
-        of_token = functional.one_hot(layer.detach().topk(top_k, dim=-1).indices, layer.shape[1]).sum(1)
-        chosen += weights @ of_token.double().cpu()
+        of_token = torch.zeros_like(layer, dtype=weights.dtype).scatter_(1, layer.detach().topk(top_k).indices, 1.0)
+        chosen = chosen + weights @ of_token
     return ExpertUse(chosen, len(router_logits) * weights.sum())
 
 
@@ -47,8 +56,8 @@ def balance_loss(router_logits: Sequence[Tensor], visits: Tensor, use: ExpertUse
     router probability of e; linear in P, so the shares of micro-batches add up to the loss of their union.
     Source: Switch Transformers, arXiv 2101.03961, equations 4-6, summed over the top-k choices as transformers does.
     """
-    weights = visits.to(router_logits[0].device, torch.float32)
+    weights = sent(visits.float(), router_logits[0].device)
     probabilities = sum(weights @ layer.float().softmax(-1) for layer in router_logits)
     assert isinstance(probabilities, Tensor)
     fractions = (use.chosen / use.num_rows).to(probabilities)
-    return len(fractions) * (fractions * probabilities).sum() / float(use.num_rows)
+    return len(fractions) * (fractions * probabilities).sum() / use.num_rows.to(probabilities)

@@ -267,9 +267,9 @@ def _whole(tensor: Tensor) -> Tensor:
     return whole.cpu() if rank() == 0 else tensor
 
 
-def full_value(value: Tensor) -> float:
-    """A scalar tensor as a number, gathered if it is a DTensor."""
-    return float(value.full_tensor() if isinstance(value, DTensor) else value)
+def full_value(value: Tensor) -> Tensor:
+    """A scalar tensor, gathered if it is a DTensor."""
+    return value.full_tensor() if isinstance(value, DTensor) else value
 
 
 def _policy(train: TrainSection) -> MixedPrecisionPolicy:

@@ -40,16 +40,21 @@ def _on_cpu(shares: Sequence[Shares]) -> list[Shares]:
         return []
     values = [value for one in shares for value in (one.loss, *(part for m in one.metrics.values() for part in m))]
     device = shares[0].loss.device
-    numbers = iter(torch.stack([value.double().to(device) for value in values]).cpu())
+    exact = torch.float32 if device.type == "mps" else torch.float64  # which MPS does not know
+    numbers = iter(torch.stack([value.to(device, exact) for value in values]).cpu().double())
     return [
         Shares(next(numbers), {name: Metric(next(numbers), next(numbers)) for name in one.metrics}) for one in shares
     ]
 
 
-def over_ranks(shares: Sequence[Shares]) -> Shares:
-    """The sum of all ranks' shares, known to each of them; a collective call."""
-    mine = added(shares)
-    return added(on_every_rank(lambda: mine))
+def over_ranks(shares: Sequence[Shares], norm: torch.Tensor) -> tuple[Shares, float]:
+    """The sum of all ranks' shares, and the scalar ``norm`` that each of them has; a collective call.
+
+    It is the one place of a step that waits for the device.
+    """
+    *mine, beside = _on_cpu([*shares, Shares(norm, {})])
+    total = added(on_every_rank(lambda: added(mine)))
+    return total, float(beside.loss)
 
 
 def as_line(total: Shares, *, num_steps: int = 1) -> dict[str, float]:

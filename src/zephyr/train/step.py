@@ -31,6 +31,7 @@ from zephyr.recipe.steps import Steps
 from zephyr.recipe.train_section import TrainSection
 from zephyr.train.metrics import Shares
 from zephyr.train.objectives import Objective, Scored, Totals
+from zephyr.trees.forest import sent
 
 
 def step_indices(steps: Steps, step: int, *, seed: int, shuffle: bool = True) -> list[int]:
@@ -67,9 +68,9 @@ class Batch:
         return Scored(
             logps=table.logps,
             num_tokens=table.num_tokens,
-            ref_logps=None if self.ref_logps is None else self.ref_logps[chosen].to(device),
+            ref_logps=None if self.ref_logps is None else sent(self.ref_logps[chosen], device),
             mean_logits=table.mean_logits,
-            labels=self.labels[chosen].to(device),
+            labels=sent(self.labels[chosen], device),
         )
 
 
@@ -97,7 +98,7 @@ def accumulate_gradients(scorer: ForestScorer, batch: Batch, train: TrainSection
             loss = objective.loss(scored, batch.totals)
             shares.append(Shares(loss.detach(), objective.metrics(scored)))
         else:
-            loss = (survey.coefficients[indices].to(device) * table.logps).sum()
+            loss = (sent(survey.coefficients[indices], device) * table.logps).sum()
         if router_coef > 0:
             visits = token_visits(rows, batch.labels.shape[1])
             use = survey.experts or _expert_use(scorer, visits)
@@ -127,7 +128,7 @@ def _survey(scorer: ForestScorer, batch: Batch, train: TrainSection, *, is_cut: 
     couples, balances = objective.coupled, train.router_aux_loss_coef > 0
     if not is_cut or not (couples or balances):
         return _Survey()
-    uses: list[ExpertUse] = [ExpertUse.none(scorer.num_experts)]
+    uses: list[ExpertUse] = [ExpertUse.none(scorer.num_experts, device)]
 
     def count(indices: list[int]) -> None:
         if balances and indices:

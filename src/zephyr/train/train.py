@@ -155,8 +155,7 @@ def train(job: TrainJob) -> TrainOutcome:
                 batch = run.batch([job.examples[index] for index in indices], indices)
                 with scorer.noisy(embedding_noise(settings.neftune_noise_alpha, batch.rows, seed=job.seed, step=step)):
                     shares = accumulate_gradients(scorer, batch, settings)
-                grad_norm = _clip_gradients(scorer, settings.max_grad_norm)
-                total = over_ranks(shares)
+                total, grad_norm = over_ranks(shares, _clip_gradients(scorer, settings.max_grad_norm))
                 loss, weights = float(total.loss), scorer.named_parameters()
                 check_finite(loss, grad_norm, step=step, names=batch.names, parameters=weights)
                 if step == 0 and run.rounding is not None:
@@ -240,8 +239,8 @@ def _state(scorer: ForestScorer, optimizer: Optimizer, moving: MovingReference |
     return TrainingState(scorer, optimizer, {} if moving is None else moving.tensors)
 
 
-def _clip_gradients(scorer: ForestScorer, limit: float | None) -> float:
-    """The norm of the gradient, which is scaled down to ``limit`` if it is above."""
+def _clip_gradients(scorer: ForestScorer, limit: float | None) -> Tensor:
+    """The norm () of the gradient, which is scaled down to ``limit`` if it is above."""
     parameters = [parameter for parameter in scorer.parameters() if parameter.grad is not None]
     return full_value(clip_grad_norm_(parameters, float("inf") if limit is None else limit))
 

@@ -130,8 +130,15 @@ class Forest:
     def to(self, device: torch.device | str) -> Forest:
         """The same forest with its tensors on ``device``."""
         names = [one.name for one in fields(self) if isinstance(getattr(self, one.name), Tensor)]
-        moved = {name: getattr(self, name).to(device, non_blocking=True) for name in names}
-        return replace(self, **moved, plans={})
+        moved = {name: sent(getattr(self, name), torch.device(device)) for name in names}
+        return replace(self, **moved, plans={})  # type: ignore[arg-type]  # by name, all are tensors
+
+
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor of any shape on the device; no CUDA device has to be done with its earlier work before it is sent."""
+    # From memory that the system may swap out, the host waits for the copy, and for all that was asked for before.
+    pinned = device.type == "cuda" and tensor.device.type == "cpu"
+    return (tensor.pin_memory() if pinned else tensor).to(device, non_blocking=pinned)
 
 
 class _Node:
@@ -180,6 +187,19 @@ def build_forest(sequences: Sequence[ScoredSequence]) -> Forest:
         num_sequences=len(sequences),
         chains=tuple(_chains(segments)),
     )
+
+
+def num_unique_tokens(sequences: Sequence[ScoredSequence]) -> int:
+    """The tokens of the forest of ``sequences``, without its layout."""
+    root = _Node(np.empty(0, dtype=np.int64))
+    for sequence in sequences:
+        _insert(root, sequence.ids)
+    total, waiting = 0, [root]
+    while waiting:
+        node = waiting.pop()
+        total += len(node.ids)
+        waiting += node.children.values()
+    return total
 
 
 def _check(sequences: Sequence[ScoredSequence]) -> None:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from zephyr.trees.forest import Forest
+from zephyr.trees.forest import Forest, sent
 
 
 class VarlenPlan(NamedTuple):
@@ -109,9 +109,9 @@ def _derive(forest: Forest, device: torch.device) -> VarlenPlan:
     queries = [chain.end - chain.start for chain in forest.chains]
     keys = [chain.end - chain.start + chain.path_length for chain in forest.chains]
     return VarlenPlan(
-        key_index=key_index.to(device),
-        cumulative_queries=_cumulative(queries).to(device),
-        cumulative_keys=_cumulative(keys).to(device),
+        key_index=sent(key_index, device),
+        cumulative_queries=sent(_cumulative(queries), device),
+        cumulative_keys=sent(_cumulative(keys), device),
         longest_queries=max(queries),
         longest_keys=max(keys),
     )
