@@ -11,7 +11,7 @@ import torch
 from zephyr.recipe.objective_section import Divergence, DpoObjective
 from zephyr.train.losses.kto import kl_estimate, kto
 from zephyr.train.losses.pairs import PAIR_LOSSES, Pairs, desensitised, divergence_scores, plackett_luce, sigmoid
-from zephyr.train.losses.reference_free import cpo, log_odds, nll, odds_ratio, simpo, simpo_hinge
+from zephyr.train.losses.reference_free import cpo, log_odds, nll, odds_ratio, shaped, simpo
 from zephyr.train.objectives import OBJECTIVES
 from zephyr.trees.forest import build_forest, completion_scored
 
@@ -112,7 +112,9 @@ NUMBERS = {
     "0.424833": lambda: odds_ratio(*A),
     "0.642483": lambda: 0.6 + BETA * odds_ratio(*A),
     "1.313262": lambda: simpo(*A, beta=2.0, gamma_beta_ratio=0.8),
-    "2.000000": lambda: simpo_hinge(*A, beta=2.0, gamma_beta_ratio=0.8),
+    "2.000000": lambda: simpo(*A, beta=2.0, gamma_beta_ratio=0.8, loss_type="hinge"),
+    "0.148324": lambda: sigmoid(pair(POLICY, REFERENCE), DpoObjective(beta=BETA)) * vector(-1.0).exp(),
+    "0.532594": lambda: -shaped(vector(-0.5), 0.25),
     "2.813262": lambda: cpo(*vector(*POLICY).split(1), beta=BETA) + nll(vector(POLICY[0]), LENGTHS[0]),
 }
 

@@ -23,6 +23,7 @@ PLATEAU = {
     "settings",
     [
         {"neftune_noise_alpha": 5.0},
+        {"objective": "kto", "reference_sync_steps": 2},
         {"optim": "schedule_free_adamw", "lr_scheduler_type": "constant", "eval_steps": 2, "eval_examples": pairs(4)},
         {"optim": "muon", "weight_decay": 0.1},
         PLATEAU,
@@ -49,6 +50,16 @@ def test_a_plateau_makes_the_learning_rate_smaller(tmp_path):
 def test_a_plateau_without_evaluations_is_refused(tmp_path):
     with pytest.raises(RecipeError, match="lr_scheduler_type: there are no evaluation examples; give some"):
         train(tiny_job(tmp_path, lr_scheduler_type="reduce_lr_on_plateau"))
+
+
+def test_weights_by_the_policy_are_the_same_in_any_cut(tmp_path):
+    ends = []
+    for name, max_tokens, weighs in (("cut", 60, True), ("whole", 10_000, True), ("plain", 10_000, False)):
+        settings = {"precision": "float64", "max_tokens_per_micro_batch": max_tokens, "max_steps": 2, "eval_steps": 1}
+        job = tiny_job(tmp_path / name, use_weighting=weighs, eval_examples=pairs(4, seed=2), **settings)
+        ends.append(train(job).eval_metrics["eval_loss"])
+    assert ends[0] == pytest.approx(ends[1], abs=1e-7)
+    assert ends[0] < 0.5 * ends[2]
 
 
 @pytest.mark.parametrize("objective", ["sft", "dpo", "kto"])

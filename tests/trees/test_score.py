@@ -205,6 +205,9 @@ def test_logits_2_1_0_by_hand() -> None:
     assert scores.mean_logits.item() == pytest.approx(1.0)
     assert scores.entropies is not None
     assert scores.entropies.item() == pytest.approx(0.832396, abs=1e-6)
+    # Of probabilities 0.665241, 0.244728 and 0.090031 the squares add up to 0.510544.
+    assert scores.collisions is not None
+    assert scores.collisions.item() == pytest.approx(-0.672280, abs=2e-6)
 
 
 def test_gold_probabilities_by_hand() -> None:

@@ -35,6 +35,7 @@ _METHODS = {
     "kto": "Kahneman-Tversky Optimization (KTO)",
     "simpo": "Simple Preference Optimization (SimPO)",
     "cpo": "Contrastive Preference Optimization (CPO)",
+    "tpo": "Triple Preference Optimization (TPO)",
     "listwise": "preference optimization over ranked lists",
     "custom": "preference optimization with a loss of its own",
 }

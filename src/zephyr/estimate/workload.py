@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from zephyr.estimate.model_shape import ModelShape
 from zephyr.estimate.row_lengths import RowLengths
-from zephyr.recipe.objective_section import DpoObjective
+from zephyr.recipe.objective_section import SyncedObjective
 from zephyr.recipe.stage_sections import SftSection, TrainingSection
 from zephyr.recipe.steps import Steps, count_steps
 from zephyr.recipe.train_section import LoraSection, TrainSection
@@ -44,7 +44,7 @@ class Workload:
     def moves_reference(self) -> bool:
         """Whether the reference model changes during training, so that it stays in memory."""
         objective = self.section.objective
-        return isinstance(objective, DpoObjective) and objective.reference_sync_steps is not None
+        return isinstance(objective, SyncedObjective) and objective.reference_sync_steps is not None
 
     @property
     def examples_per_step(self) -> int:

@@ -28,16 +28,22 @@ ScoredRow = Sequence[ScoredSequence]
 
 
 class ScoreTable(NamedTuple):
-    """``logps`` (n, C) float64, ``num_tokens`` (n, C) int64, ``mean_logits`` (n, C); absent sequences are 0."""
+    """``logps`` (n, C) float64, ``num_tokens`` (n, C) int64, ``mean_logits`` (n, C); absent sequences are 0.
+
+    ``collisions`` (n, C) as in SequenceScores, if asked.
+    """
 
     logps: Tensor
     num_tokens: Tensor
     mean_logits: Tensor
+    collisions: Tensor | None = None
 
     def rows(self, indices: Sequence[int]) -> ScoreTable:
         """The rows ``indices``."""
         chosen = sent(torch.tensor(indices, dtype=torch.int64), self.logps.device)
-        return ScoreTable(*(column.index_select(0, chosen) for column in self))
+        logps, num_tokens, mean_logits = (column.index_select(0, chosen) for column in self[:3])
+        collisions = None if self.collisions is None else self.collisions.index_select(0, chosen)
+        return ScoreTable(logps, num_tokens, mean_logits, collisions)
 
 
 def forest_of(rows: Sequence[ScoredRow], num_columns: int) -> Forest:
@@ -64,7 +70,10 @@ def token_visits(rows: Sequence[ScoredRow], num_columns: int) -> Tensor:
 
 def as_table(scores: SequenceScores, num_columns: int) -> ScoreTable:
     """The scores of ``forest_of`` as a table."""
-    return ScoreTable(*(x.view(-1, num_columns) for x in (scores.logps, scores.num_tokens, scores.mean_logits)))
+    columns = (scores.logps, scores.num_tokens, scores.mean_logits)
+    logps, num_tokens, mean_logits = (column.view(-1, num_columns) for column in columns)
+    collisions = None if scores.collisions is None else scores.collisions.view(-1, num_columns)
+    return ScoreTable(logps, num_tokens, mean_logits, collisions)
 
 
 def unique_tokens(rows: Sequence[ScoredRow]) -> list[int]:
@@ -87,22 +96,25 @@ def score_table(
     max_tokens: int,
     device: torch.device,
     after: Callable[[list[int]], None] | None = None,
+    with_collisions: bool = False,
 ) -> ScoreTable:
     """The scores of every row without gradients, computed by all ranks together and known to each, on the CPU.
 
     ``after`` is called behind each of this rank's micro-batches with its indices.
     """
     num_columns = max((len(row) for row in rows), default=1)
-    table = torch.zeros(3, len(rows), num_columns, dtype=torch.float64)
+    table = torch.zeros(4 if with_collisions else 3, len(rows), num_columns, dtype=torch.float64)
     for indices in my_micro_batches(rows, max_tokens=max_tokens):
         with frozen(scorer):
-            scores = score_rows(scorer, [rows[index] for index in indices], num_columns, device)
+            here = [rows[index] for index in indices]
+            scores = score_rows(scorer, here, num_columns, device, with_collisions=with_collisions)
             if indices:
-                table[:, indices] = torch.stack([column.double().cpu() for column in scores])
+                columns = [column for column in scores if column is not None]
+                table[:, indices] = torch.stack([column.double().cpu() for column in columns])
         if after is not None:
             after(indices)
     total = sum_over_ranks(table, device)
-    return ScoreTable(total[0], total[1].long(), total[2])
+    return ScoreTable(total[0], total[1].long(), total[2], total[3] if with_collisions else None)
 
 
 def device_of(scorer: object) -> torch.device:
@@ -151,9 +163,17 @@ def runs_alone(scorer: nn.Module) -> Iterator[None]:
         reshard(scorer)
 
 
-def score_rows(scorer: ForestScorer, rows: Sequence[ScoredRow], num_columns: int, device: torch.device) -> ScoreTable:
+def score_rows(
+    scorer: ForestScorer,
+    rows: Sequence[ScoredRow],
+    num_columns: int,
+    device: torch.device,
+    *,
+    with_collisions: bool = False,
+) -> ScoreTable:
     """The scores of a micro-batch of rows, of which there may be none, in one forest."""
-    return as_table(scorer(forest_of(rows, num_columns).to(device)), num_columns)
+    forest = forest_of(rows, num_columns).to(device)
+    return as_table(scorer(forest, with_entropy=True) if with_collisions else scorer(forest), num_columns)
 
 
 def sum_over_ranks(values: Tensor, device: torch.device) -> Tensor:

@@ -230,6 +230,7 @@ class ForestScorer(nn.Module):
             num_tokens=zeros.long(),
             mean_logits=zeros,
             entropies=zeros if with_entropy else None,
+            collisions=zeros if with_entropy else None,
         )
 
     def _check_positions(self, forest: Forest) -> None:

@@ -167,17 +167,21 @@ def _schedules(recipe: RecipeFields) -> Iterator[Conflict]:
         if train.precision == "pure_bf16" and train.optim not in ("adamw_torch", "adamw_8bit"):
             what = f"{train.optim} loses small updates of bfloat16 weights"
             yield Conflict(f"{stage}.train.optim", what, "choose adamw_torch or adamw_8bit, or precision bf16")
-        yield from _schedule_free(stage, train)
+        yield from _schedule_free(recipe, stage, train)
 
 
-def _schedule_free(stage: str, train: TrainSection) -> Iterator[Conflict]:
+def _schedule_free(recipe: RecipeFields, stage: str, train: TrainSection) -> Iterator[Conflict]:
     """What does not go with an optimizer that averages instead of a schedule."""
+    recipe_stage = getattr(recipe, stage)
     if not train.is_schedule_free:
         return
     if not train.lr_scheduler_type.startswith("constant"):
         what = f"{train.optim} takes the place of a schedule, got {train.lr_scheduler_type}"
         remedy = "choose constant or constant_with_warmup"
         yield Conflict(f"{stage}.train.lr_scheduler_type", what, remedy, (f"{stage}.train.optim",))
+    if getattr(getattr(recipe_stage, "objective", None), "reference_sync_steps", None) is not None:
+        what = f"the reference cannot follow the average of {train.optim}"
+        yield Conflict(f"{stage}.objective.reference_sync_steps", what, "leave it out, or choose another optim")
     if not train.adam_beta1:
         yield Conflict(f"{stage}.train.adam_beta1", f"must be above 0 for {train.optim}", "leave it out for 0.9")
 
@@ -196,7 +200,7 @@ def _objective(recipe: RecipeFields) -> Iterator[Conflict]:
         if learner is None or feedback is None or learner.data.sources:
             continue
         name = learner.objective.name
-        wanted = name if name in ("kto", "listwise") else "pairs"
+        wanted = {"kto": "kto", "listwise": "listwise", "tpo": "listwise"}.get(name, "pairs")
         if feedback.binarize.output != wanted:
             what = f"must be {wanted} for objective {name}, got {feedback.binarize.output}"
             remedy = f"write feedback.binarize.output={wanted}"

@@ -7,7 +7,7 @@ To add a pair loss: its name in `PairLossName`, its options in `LOSSES_OF_OPTION
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from zephyr.errors import RecipeError
 from zephyr.recipe.section import FREE, Section
@@ -17,6 +17,7 @@ PairLossName = Literal[
     "sigmoid", "sigmoid_norm", "robust", "hinge", "ipo", "ipo_sum", "exo_pair", "nca_pair", "bco_pair", "sppo_hard",
     "apo_zero", "apo_down", "discopop", "aot", "aot_unpaired", "kto_pair",
 ]  # fmt: skip
+ContrastiveLossName = Literal["sigmoid", "hinge", "ipo"]
 Divergence = Literal["reverse_kl", "forward_kl", "js_divergence", "alpha_divergence"]
 # What training on pairs measures besides its loss, by the names of the published model cards.
 PAIR_METRICS = (
@@ -26,7 +27,7 @@ PAIR_METRICS = (
 # The options of dpo that belong to some of its losses alone.
 LOSSES_OF_OPTIONS: dict[str, tuple[PairLossName, ...]] = {
     "label_smoothing": ("sigmoid", "sigmoid_norm", "robust", "exo_pair", "aot", "aot_unpaired"),
-    "f_divergence": ("sigmoid", "robust", "hinge", "exo_pair", "discopop"),
+    "f_divergence": ("sigmoid", "sigmoid_norm", "robust", "hinge", "ipo", "exo_pair", "discopop"),
     "discopop_tau": ("discopop",),
     "bco_delta": ("bco_pair",),
 }
@@ -63,6 +64,27 @@ class PreferenceObjective(Section):
         return f"objective {name} needs {needed} completions a prompt, got {num_completions}"
 
 
+class SyncedObjective(PreferenceObjective):
+    """What objectives share whose reference can follow the policy (TR-DPO)."""
+
+    needs_reference: ClassVar[bool] = True
+    reference_sync_steps: int | None = Field(None, ge=1, description="steps between updates of the reference (TR-DPO)")
+    reference_mixup: float = Field(0.6, gt=0, le=1, description="share of the policy in the updated reference (TR-DPO)")
+
+
+class ContrastiveObjective(PreferenceObjective):
+    """What the objectives share that compare log-probs of the policy alone."""
+
+    label_smoothing: float = Field(0.0, ge=0, lt=0.5, description="assumed share of wrong labels; for sigmoid alone")
+
+    @model_validator(mode="after")
+    def _smooths_the_sigmoid(self) -> "ContrastiveObjective":
+        loss_type = getattr(self, "loss_type", "sigmoid")
+        if self.label_smoothing and loss_type in ("hinge", "ipo"):
+            raise ValueError(f"label_smoothing does not belong to loss_type {loss_type}: leave it out, or take sigmoid")
+        return self
+
+
 class SftObjective(Section):
     """Cross-entropy on the assistant's turns, or on all tokens."""
 
@@ -72,11 +94,10 @@ class SftObjective(Section):
     loss_on: LossOn = Field("assistant", description="tokens in the loss; the published Zephyr runs used everything")
 
 
-class DpoObjective(PreferenceObjective):
+class DpoObjective(SyncedObjective):
     """Direct preference optimization and its variants on pairs."""
 
     name: Literal["dpo"] = "dpo"
-    needs_reference: ClassVar[bool] = True
     beta: float = Field(0.1, gt=0, description="strength of the KL constraint to the reference")
     loss_type: PairLossName | Annotated[dict[PairLossName, Annotated[float, Field(gt=0)]], Field(min_length=1)] = Field(
         "sigmoid",
@@ -89,8 +110,7 @@ class DpoObjective(PreferenceObjective):
     f_alpha: float | None = Field(None, description="alpha of alpha_divergence")
     ld_alpha: float | None = Field(None, ge=0, le=1, description="weight of tokens past the shared length (LD-DPO)")
     rpo_alpha: float = Field(0.0, ge=0, description="weight of the chosen answer's NLL (RPO)")
-    reference_sync_steps: int | None = Field(None, ge=1, description="steps between updates of the reference (TR-DPO)")
-    reference_mixup: float = Field(0.6, gt=0, le=1, description="share of the policy in the updated reference (TR-DPO)")
+    use_weighting: bool = Field(False, description="weigh a pair by how likely the policy is to write it (WPO)")
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -113,6 +133,15 @@ class DpoObjective(PreferenceObjective):
             raise ValueError(f"does not belong to loss_type {said}, got {value!r}: leave it out, or choose {choices}")
         if "exo_pair" in named and info.field_name == "label_smoothing" and value == 0:
             raise ValueError("must be above 0 for exo_pair, got 0: leave it out")
+        return value
+
+    @field_validator("use_weighting")
+    @classmethod
+    def _weighs_pairs(cls, value: bool, info: "ValidationInfo[None]") -> bool:
+        named = info.data.get("loss_type") or ()
+        by_rank = {"aot", "aot_unpaired"} & ({named} if isinstance(named, str) else {*named})
+        if value and by_rank:
+            raise ValueError(f"does not go with loss_type {min(by_rank)}, which has losses of ranks, not of pairs")
         return value
 
     @field_validator("f_alpha")
@@ -146,7 +175,7 @@ class OrpoObjective(PreferenceObjective):
         return (*PAIR_METRICS, "nll_loss", "log_odds_ratio", "log_odds_chosen")
 
 
-class SimpoObjective(PreferenceObjective):
+class SimpoObjective(ContrastiveObjective):
     """SimPO: length-normalised rewards with a margin, without a reference."""
 
     name: Literal["simpo"] = "simpo"
@@ -154,29 +183,52 @@ class SimpoObjective(PreferenceObjective):
     gamma_beta_ratio: float = Field(0.8, ge=0, description="target margin of the rewards, divided by beta")
     loss_type: Literal["sigmoid", "hinge"] = Field("sigmoid", description="the loss on a pair")
     sft_weight: float = Field(0.0, ge=0, description="weight of the chosen answer's NLL")
+    alpha: float = Field(0.0, description="AlphaPO: log-probs log p become (1 - p^-alpha) / alpha; 0: they stay")
 
     @property
     def metrics(self) -> tuple[str, ...]:
         return (*PAIR_METRICS, *(("nll_loss",) if self.sft_weight else ()))
 
 
-class CpoObjective(PreferenceObjective):
+class CpoObjective(ContrastiveObjective):
     """Contrastive preference optimization, without a reference."""
 
     name: Literal["cpo"] = "cpo"
     beta: float = Field(0.1, gt=0, description="scale of the log-ratio")
+    loss_type: ContrastiveLossName = Field("sigmoid", description="the loss on a pair; ipo takes means a token")
     cpo_alpha: float = Field(1.0, ge=0, description="weight of the chosen answer's NLL")
+    alpha: float = Field(0.0, description="AlphaPO: log-probs log p become (1 - p^-alpha) / alpha; 0: they stay")
 
     @property
     def metrics(self) -> tuple[str, ...]:
         return (*PAIR_METRICS, "nll_loss")
 
 
-class KtoObjective(PreferenceObjective):
+class TpoObjective(ContrastiveObjective):
+    """Triple preference optimization: imitate the best of three or more rated answers, prefer the next to the worst."""
+
+    name: Literal["tpo"] = "tpo"
+    fewest_completions: ClassVar[int] = 3
+    beta: float = Field(0.01, gt=0, description="scale of the log-ratio")
+    loss_type: Literal["sigmoid", "hinge", "ipo", "tpo_l"] = Field(
+        "sigmoid", description="the loss on a pair; ipo and tpo_l take means a token"
+    )
+    tpo_alpha: float = Field(1.0, ge=0, description="weight of the best answer's NLL")
+    tpo_l_gamma: float = Field(0.5, ge=0, description="target margin of the rewards of tpo_l")
+
+    @property
+    def most_completions(self) -> int | None:
+        return None
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        return (*PAIR_METRICS, "nll_loss")
+
+
+class KtoObjective(SyncedObjective):
     """Kahneman-Tversky optimization on single answers with a label."""
 
     name: Literal["kto"] = "kto"
-    needs_reference: ClassVar[bool] = True
     fewest_completions: ClassVar[int] = 1
     beta: float = Field(0.1, gt=0, description="strength of the KL constraint to the reference")
     desirable_weight: float = Field(1.0, ge=0, description="weight of desirable answers")
@@ -266,6 +318,13 @@ class BradleyTerryObjective(PreferenceObjective):
 
 
 AlignObjective = Annotated[
-    DpoObjective | OrpoObjective | SimpoObjective | CpoObjective | KtoObjective | ListwiseObjective | CustomObjective,
+    DpoObjective
+    | OrpoObjective
+    | SimpoObjective
+    | CpoObjective
+    | TpoObjective
+    | KtoObjective
+    | ListwiseObjective
+    | CustomObjective,
     Field(discriminator="name"),
 ]

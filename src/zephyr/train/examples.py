@@ -36,12 +36,13 @@ def expect_dialogue(example: Example, objective: str) -> Dialogue:
     return example
 
 
-def expect_comparison(example: Example, objective: str, fewest: int, most: int) -> Comparison:
-    """The comparison, of ``fewest`` to ``most`` completions. Raises DataError naming one of another number."""
+def expect_comparison(example: Example, objective: str, fewest: int, most: int | None) -> Comparison:
+    """The comparison, of ``fewest`` to ``most`` completions, or more. Raises DataError naming one of another number."""
     if not isinstance(example, Comparison):
         raise TypeError(f"{example.name}: objective {objective} learns from comparisons, got a dialogue")
-    if not fewest <= len(example.completions) <= most:
-        needed = f"{fewest}" if fewest == most else f"{fewest} to {most}"
+    number = len(example.completions)
+    if number < fewest or (most is not None and number > most):
+        needed = f"{fewest}" if fewest == most else f"{fewest} or more" if most is None else f"{fewest} to {most}"
         raise DataError(
             example.name,
             f"objective {objective} needs {needed} completions a prompt, got {len(example.completions)}",

@@ -21,7 +21,7 @@ from torch.distributed.tensor import DTensor
 from zephyr.errors import RecipeError
 from zephyr.models.batch_scoring import ScoredRow, device_of, score_table
 from zephyr.models.scorer import CausalLM, ForestScorer
-from zephyr.recipe.objective_section import DpoObjective
+from zephyr.recipe.objective_section import SyncedObjective
 from zephyr.train.objectives import Objective
 
 logger = logging.getLogger(__name__)
@@ -95,7 +95,7 @@ def moving_reference(objective: Objective, scorer: ForestScorer, reference: Caus
     RecipeError for a policy or reference that cannot move so.
     """
     options = objective.options
-    if not isinstance(options, DpoObjective) or options.reference_sync_steps is None:
+    if not isinstance(options, SyncedObjective) or options.reference_sync_steps is None:
         return None
     if scorer.has_adapters or not all(weight.requires_grad for weight in scorer.parameters()):
         raise RecipeError(

@@ -71,6 +71,7 @@ class Batch:
             ref_logps=None if self.ref_logps is None else sent(self.ref_logps[chosen], device),
             mean_logits=table.mean_logits,
             labels=sent(self.labels[chosen], device),
+            collisions=table.collisions,
         )
 
 
@@ -92,7 +93,8 @@ def accumulate_gradients(scorer: ForestScorer, batch: Batch, train: TrainSection
     shares = list(survey.parts)
     for indices in micro_batches:
         rows = [batch.rows[index] for index in indices]
-        table = score_rows(scorer, rows, batch.labels.shape[1], device)
+        with_collisions = objective.weighs_by_policy
+        table = score_rows(scorer, rows, batch.labels.shape[1], device, with_collisions=with_collisions)
         if survey.coefficients is None:
             scored = batch.scored(table, indices)
             loss = objective.loss(scored, batch.totals)
@@ -136,7 +138,10 @@ def _survey(scorer: ForestScorer, batch: Batch, train: TrainSection, *, is_cut: 
             uses.append(_expert_use(scorer, visits))
 
     max_tokens = train.max_tokens_per_micro_batch
-    table = score_table(scorer, batch.rows, max_tokens=max_tokens, device=device, after=count)
+    with_collisions = objective.weighs_by_policy
+    table = score_table(
+        scorer, batch.rows, max_tokens=max_tokens, device=device, after=count, with_collisions=with_collisions
+    )
     experts = _summed(uses, device) if balances else None
     if not couples:
         return _Survey(experts=experts)

@@ -304,7 +304,8 @@ def _evaluate(run: TrainRun) -> dict[str, float]:
     job, scorer, num_trained = run.job, run.scorer, len(run.job.examples)
     batch = run.batch(job.eval_examples, range(num_trained, num_trained + len(job.eval_examples)))
     max_tokens = job.settings.max_tokens_per_micro_batch
-    scored = batch.scored(score_table(scorer, batch.rows, max_tokens=max_tokens, device=device_of(scorer)))
+    device, weighs = device_of(scorer), job.objective.weighs_by_policy
+    scored = batch.scored(score_table(scorer, batch.rows, max_tokens=max_tokens, device=device, with_collisions=weighs))
     shares = Shares(job.objective.loss(scored, batch.totals), job.objective.metrics(scored))
     line = {f"eval_{name}": value for name, value in as_line(shares).items()}
     if job.sample is not None:

@@ -38,14 +38,16 @@ class SequenceScores(NamedTuple):
     """Sums and means over each sequence's scored tokens; N sequences.
 
     ``logps`` (N,) float64 sums of log-probabilities, differentiable, or the rewards of a reward model; ``num_tokens``
-    (N,) int64; ``mean_logits`` (N,) mean raw logit over scored positions and the whole vocabulary; ``entropies`` (N,)
-    mean entropy in nats, if asked.
+    (N,) int64; ``mean_logits`` (N,) mean raw logit over scored positions and the whole vocabulary. If asked,
+    ``entropies`` (N,) mean entropy in nats, and ``collisions`` (N,) sums of log sum_v p_v^2, the log-probability that
+    two samples are the same token.
     """
 
     logps: Tensor
     num_tokens: Tensor
     mean_logits: Tensor
     entropies: Tensor | None = None
+    collisions: Tensor | None = None
 
 
 def score(
@@ -58,14 +60,15 @@ def score(
     """
     edge_hidden = hidden.index_select(0, forest.edge_source)
     targets = forest.edge_target
-    logps, entropies = edge_logps(edge_hidden, head, targets, with_entropy=with_entropy, chunk_bytes=chunk_bytes)
+    logps, spread = edge_logps(edge_hidden, head, targets, with_entropy=with_entropy, chunk_bytes=chunk_bytes)
     num_tokens = torch.zeros(forest.num_sequences, dtype=torch.int64, device=hidden.device)
     num_tokens.index_add_(0, forest.member_sequence, torch.ones_like(forest.member_sequence))
     return SequenceScores(
         logps=_sums(logps, forest),
         num_tokens=num_tokens,
         mean_logits=_sums(_mean_logits(edge_hidden.detach(), head), forest) / num_tokens.clamp(min=1),
-        entropies=None if entropies is None else _sums(entropies, forest) / num_tokens.clamp(min=1),
+        entropies=None if spread is None else _sums(spread[0], forest) / num_tokens.clamp(min=1),
+        collisions=None if spread is None else _sums(spread[1], forest),
     )
 
 
@@ -84,12 +87,15 @@ def score_ends(hidden: Tensor, head: Head, forest: Forest) -> SequenceScores:
 def edge_logps(
     hidden: Tensor, head: Head, targets: Tensor, *, with_entropy: bool = False, chunk_bytes: int | None = None
 ) -> tuple[Tensor, Tensor | None]:
-    """(E,) log-probability of each target under its row of ``hidden`` (E, H), and (E,) entropies if asked."""
+    """(E,) log-probability of each target under its row of ``hidden`` (E, H).
+
+    If asked also (2, E): entropies, and the logs of the sums of squared probabilities.
+    """
     options = (head.scale, head.softcap, with_entropy, _rows(head.weight, hidden, chunk_bytes))
-    logps, entropies = _EdgeLogps.apply(  # type: ignore[no-untyped-call]
+    logps, spread = _EdgeLogps.apply(  # type: ignore[no-untyped-call]
         hidden, head.weight, head.bias, targets, options
     )
-    return logps, entropies if with_entropy else None
+    return logps, spread if with_entropy else None
 
 
 class EdgePredictions(NamedTuple):
@@ -182,7 +188,7 @@ class _EdgeLogps(torch.autograd.Function):
         inputs = hidden.to(dtype)
         wants_gradient = any(ctx.needs_input_grad[:3])
         logps, normaliser = (hidden.new_empty(len(hidden), dtype=_precision(hidden)) for _ in range(2))
-        entropies = torch.zeros_like(logps)
+        spread = logps.new_zeros(2, len(logps))
         kept: list[Tensor] = []
         budget = KEEP_BYTES if wants_gradient and softcap is None else 0
         for start in range(0, len(hidden), rows):
@@ -190,7 +196,8 @@ class _EdgeLogps(torch.autograd.Function):
             logits = _logits(inputs[here], head)
             _score_chunk(logits, targets[here], logps[here], normaliser[here])
             if with_entropy:
-                entropies[here] = _entropies(logits, normaliser[here])
+                spread[0, here] = _entropies(logits, normaliser[here])
+                spread[1, here] = torch.linalg.vecdot(logits, logits).log() - 2 * normaliser[here].log()
             budget -= logits.nbytes
             if budget >= 0:
                 kept.append(logits)  # by now exp(logit - largest)
@@ -201,12 +208,12 @@ class _EdgeLogps(torch.autograd.Function):
             (dtype, scale, softcap),
             hidden.dtype,
         )
-        ctx.mark_non_differentiable(entropies)
-        return logps, entropies
+        ctx.mark_non_differentiable(spread)
+        return logps, spread
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_logps: Tensor, _grad_entropies: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad_logps: Tensor, _grad_spread: Tensor) -> tuple[Tensor | None, ...]:
         inputs, weight, bias, targets, normaliser = ctx.saved_tensors
         dtype, scale, softcap = ctx.head_options
         head = Head(weight.to(dtype), None if bias is None else bias.to(dtype), scale, softcap)

@@ -13,8 +13,8 @@ from zephyr.train.losses.reference_free import (
     log_odds,
     nll,
     odds_ratio,
+    shaped,
     simpo,
-    simpo_hinge,
 )
 
 LN2 = math.log(2)
@@ -33,22 +33,43 @@ def test_hand_worked_nll():
 
 
 @pytest.mark.parametrize(
-    ("function", "beta", "ratio", "expected"),
+    ("beta", "ratio", "options", "expected"),
     [
-        (simpo, 2.0, 0.8, 1.313262),
-        (simpo, 2.0, 0.5, 0.913015),
-        (simpo, 2.5, 0.3, 0.693147),
-        (simpo_hinge, 2.0, 0.8, 2.0),
-        (simpo, 0.1, 0.5 / 0.1, 0.955509),
+        (2.0, 0.8, {}, 1.313262),
+        (2.0, 0.5, {}, 0.913015),
+        (2.5, 0.3, {}, 0.693147),
+        (2.0, 0.8, {"loss_type": "hinge"}, 2.0),
+        (0.1, 0.5 / 0.1, {}, 0.955509),
+        # 0.9 * 1.313262 + 0.1 * 0.313262
+        (2.0, 0.8, {"label_smoothing": 0.1}, 1.213262),
     ],
 )
-def test_hand_worked_simpo(function, beta, ratio, expected):
-    value = function(vector(-0.5), vector(-0.8), beta=beta, gamma_beta_ratio=ratio)
+def test_hand_worked_simpo(beta, ratio, options, expected):
+    value = simpo(vector(-0.5), vector(-0.8), beta=beta, gamma_beta_ratio=ratio, **options)
     assert value.item() == pytest.approx(expected, abs=5e-7)
 
 
-def test_hand_worked_cpo():
-    assert cpo(vector(-50.0), vector(-60.0), beta=0.1).item() == pytest.approx(0.313262, abs=5e-7)
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, 0.313262),
+        ({"label_smoothing": 0.1}, 0.9 * 0.313262 + 0.1 * 1.313262),
+        ({"loss_type": "hinge"}, 0.0),
+        ({"loss_type": "ipo"}, 25.0),  # (10 - 5)^2
+    ],
+)
+def test_hand_worked_cpo(options, expected):
+    assert cpo(vector(-50.0), vector(-60.0), beta=0.1, **options).item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_hand_worked_alphapo():
+    logps = vector(-0.5, -0.8)
+    # 4 (1 - e^0.125) and 4 (1 - e^0.2); -2 (1 - e^-0.25) and -2 (1 - e^-0.4).
+    assert shaped(logps, 0.25).tolist() == pytest.approx([-0.532594, -0.885611], abs=5e-7)
+    assert shaped(logps, -0.5).tolist() == pytest.approx([-0.442398, -0.659360], abs=5e-7)
+    assert shaped(logps, 0.0) is logps
+    assert_close(shaped(logps, 1e-9), logps)
+    assert shaped(vector(-1e4), 0.25).isfinite()
 
 
 def test_hand_worked_orpo():

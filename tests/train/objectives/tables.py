@@ -17,10 +17,16 @@ OPTIONS = [
     ("dpo", {"beta": 0.1, "loss_type": "bco_pair", "bco_delta": 0.0}),
     ("dpo", {"beta": 0.1, "ld_alpha": 0.3, "rpo_alpha": 0.5}),
     ("dpo", {"beta": 0.1, "f_divergence": "js_divergence"}),
+    ("dpo", {"beta": 0.1, "f_divergence": "js_divergence", "loss_type": "sigmoid_norm", "use_weighting": True}),
+    ("dpo", {"beta": 0.1, "loss_type": "bco_pair", "use_weighting": True}),
     ("dpo", {"beta": 0.1, "f_divergence": "alpha_divergence", "f_alpha": 0.5}),
     ("simpo", {"beta": 2.0, "gamma_beta_ratio": 0.5, "sft_weight": 0.2}),
     ("simpo", {"beta": 2.0, "gamma_beta_ratio": 0.5, "loss_type": "hinge"}),
     ("cpo", {"beta": 0.1, "cpo_alpha": 1.0}),
+    ("simpo", {"beta": 2.0, "alpha": 0.25, "label_smoothing": 0.1}),
+    ("cpo", {"beta": 0.1, "loss_type": "ipo", "alpha": -0.5}),
+    ("tpo", {"beta": 0.1}),
+    ("tpo", {"beta": 0.1, "loss_type": "tpo_l", "label_smoothing": 0.1}),
     ("kto", {"beta": 0.1, "desirable_weight": 1.33}),
     ("orpo", {"beta": 0.1}),
     ("orpo", {"beta": 0.1, "nll_on_prompt": False}),
@@ -62,6 +68,8 @@ def examples_for(objective, num=6):
             return [dialogue(5 + row, 1 + row) for row in range(num)]
         case "kto":
             return [rated(float(row % 3 != 0), 2 + row, 7 - row) for row in range(num)]
+        case "tpo":
+            return [ranking([3.0, 2.0, 1.0, 0.0][: 3 + row % 2]) for row in range(num)]
         case "listwise":
             lists = ([3.0, 2.0, 1.0, 0.0], [5.0, 5.0, 1.0], [1.0, 0.0])
             return [ranking(lists[row % 3]) for row in range(num)]
@@ -90,7 +98,8 @@ class Problem(NamedTuple):
         means = -torch.nn.functional.softplus(self.features[rows] @ weights)
         reference = self.ref_logps[rows] if self.objective.needs_reference else None
         labels = self.objective.labels([self.examples[row] for row in rows])
-        return Scored(means * tokens, tokens, reference, self.mean_logits[rows], labels)
+        collisions = self.mean_logits[rows].abs().neg() if self.objective.weighs_by_policy else None
+        return Scored(means * tokens, tokens, reference, self.mean_logits[rows], labels, collisions)
 
 
 def problem(objective, num=6):

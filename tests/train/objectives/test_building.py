@@ -7,8 +7,14 @@ from pydantic import ValidationError
 
 from tests.train.objectives.tables import pair, ranking
 from tests.train.sections import SECTIONS
-from zephyr.recipe.objective_section import AlignObjective, DpoObjective, ListwiseObjective, SimpoObjective
-from zephyr.train.losses.reference_free import SIMPO_LOSSES
+from zephyr.recipe.objective_section import (
+    AlignObjective,
+    CpoObjective,
+    DpoObjective,
+    ListwiseObjective,
+    SimpoObjective,
+    TpoObjective,
+)
 from zephyr.train.objectives import OBJECTIVES, build_objective
 from zephyr.train.objectives.table import Dpo
 
@@ -24,11 +30,15 @@ def test_table_holds_every_section_under_its_name():
     assert {name: kind.name for name, kind in OBJECTIVES.items()} == {name: name for name in OBJECTIVES}
     # One's own comes from a file.
     assert {*OBJECTIVES, "custom"} == set(SECTIONS)
-    assert len(get_args(get_args(AlignObjective)[0])) == 7
+    assert len(get_args(get_args(AlignObjective)[0])) == 8
 
 
-def test_simpo_has_a_function_for_every_choice():
-    assert set(get_args(SimpoObjective.model_fields["loss_type"].annotation)) == set(SIMPO_LOSSES)
+@pytest.mark.parametrize(
+    ("section", "loss_type"), [(SimpoObjective, "hinge"), (CpoObjective, "ipo"), (TpoObjective, "ipo")]
+)
+def test_labels_are_smoothed_in_the_sigmoid_alone(section, loss_type):
+    with pytest.raises(ValidationError, match=f"label_smoothing does not belong to loss_type {loss_type}"):
+        section(loss_type=loss_type, label_smoothing=0.1)
 
 
 def test_a_section_makes_an_objective():
@@ -51,11 +61,15 @@ def test_listwise_takes_as_many_completions_as_the_data_has():
             {"loss_type": "hinge", "label_smoothing": 0.1},
             "label_smoothing: Value error, does not belong to loss_type hinge, got 0.1: leave it out, or choose",
         ),
+        (
+            {"loss_type": {"sigmoid": 1.0, "aot": 1.0}, "use_weighting": True},
+            "use_weighting: Value error, does not go with loss_type aot",
+        ),
         ({"discopop_tau": 0.1}, "discopop_tau: Value error, does not belong to loss_type sigmoid, got 0.1"),
         ({"loss_type": "aot", "bco_delta": 0.0}, "bco_delta: Value error, does not belong to loss_type aot, got 0.0"),
         (
-            {"loss_type": "ipo", "f_divergence": "js_divergence"},
-            "f_divergence: Value error, does not belong to loss_type ipo",
+            {"loss_type": "aot", "f_divergence": "js_divergence"},
+            "f_divergence: Value error, does not belong to loss_type aot",
         ),
         ({"loss_type": "exo_pair", "label_smoothing": 0}, "label_smoothing: Value error, must be above 0 for exo_pair"),
         ({"f_divergence": "alpha_divergence"}, "f_alpha: Value error, goes with f_divergence alpha_divergence alone"),

@@ -3,6 +3,7 @@
 import math
 
 import pytest
+import torch
 
 from tests.train.objectives.tables import dialogue, examples_for, means, pair, ranking, rated, table
 from tests.train.sections import make_objective
@@ -127,6 +128,8 @@ def test_ld_dpo_weighs_the_longer_tail():
         ("simpo", {"beta": 2.0, "gamma_beta_ratio": 0.8}, 1.313262),
         ("simpo", {"beta": 2.0, "gamma_beta_ratio": 0.8, "loss_type": "hinge"}, 2.0),
         ("simpo", {"beta": 2.0, "gamma_beta_ratio": 0.8, "sft_weight": 0.1}, 1.313262 + 0.05),
+        # -0.532594 + 0.885611 = 0.353017; -log s(2 (0.353017 - 0.8))
+        ("simpo", {"beta": 2.0, "gamma_beta_ratio": 0.8, "alpha": 0.25}, 1.236867),
         ("orpo", {"beta": 0.05, "nll_on_prompt": False}, 0.5 + 0.05 * 0.424833),
     ],
 )
@@ -141,6 +144,46 @@ def test_simpo_reports_means():
     assert (found["rewards/chosen"], found["rewards/rejected"]) == pytest.approx((-1.0, -1.6))
     assert (found["logps/chosen"], found["logps/rejected"]) == pytest.approx((-0.5, -0.8))
     assert "nll_loss" not in found
+
+
+def test_cpo_with_ipo_takes_means():
+    scored = table([[-10, -24]], [[20, 30]])
+    options = {"beta": 2.0, "cpo_alpha": 0.0, "loss_type": "ipo"}
+    assert loss_of("cpo", options, scored, (20, 30)) == pytest.approx((0.3 - 0.25) ** 2)
+    assert metrics_of("cpo", options, scored)["logps/chosen"] == pytest.approx(-0.5)
+
+
+@pytest.mark.parametrize(
+    ("options", "preference"),
+    # a_c - a_r = -2.5 + 2, and -log s(0.1 (-0.5 - 1))
+    [({}, 0.313262), ({"loss_type": "hinge"}, 0.0), ({"loss_type": "tpo_l", "tpo_l_gamma": 0.1}, 0.770957)],
+)
+def test_tpo_imitates_the_best_and_prefers_the_second_to_the_last(options, preference):
+    objective = make_objective("tpo", {})
+    chosen, rejected, best = objective.sequences(ranking([4.0, 3.0, 2.0, 1.0]))
+    assert [scored_ids(one)[0] for one in (best, chosen, rejected)] == [50, 60, 80]
+    with pytest.raises(DataError, match="objective tpo needs 3 or more completions a prompt, got 2"):
+        objective.sequences(pair())
+    scored = table([[-50, -60, -30]], [[20, 30, 10]])
+    found = loss_of("tpo", {"beta": 0.1, "tpo_alpha": 0.5, **options}, scored, (20, 30, 10))
+    assert found == pytest.approx(preference + 0.5 * 3, abs=5e-7)
+    assert metrics_of("tpo", options, scored)["nll_loss"] == pytest.approx(3)
+
+
+def test_wpo_weighs_pairs_by_their_mean_agreement():
+    scored = table(**ONE_PAIR)._replace(collisions=torch.tensor([[-40.0, -45.0]], dtype=torch.float64))
+    # exp((-50 + 40) / 20 + (-60 + 45) / 30) = 1/e
+    assert loss_of("dpo", {"use_weighting": True}, scored, (20, 30)) == pytest.approx(0.403186 / math.e, abs=5e-7)
+
+
+@pytest.mark.parametrize(
+    ("divergence", "expected"),
+    # h = f'(2) / 20 - f'(-5) / 30: log 2 + log s(d) are 0.566219 and -4.313568, 1 - e^-d 0.864665 and -147.413159.
+    [("js_divergence", (0.172097 - 5) ** 2), ("forward_kl", (4.957005 - 5) ** 2)],
+)
+def test_divergences_of_means_are_of_sums_first(divergence, expected):
+    options = {"beta": 0.1, "loss_type": "ipo", "f_divergence": divergence}
+    assert loss_of("dpo", options, table(**ONE_PAIR), (20, 30)) == pytest.approx(expected, abs=2e-5)
 
 
 def test_cpo_adds_nll_and_reports_sums():

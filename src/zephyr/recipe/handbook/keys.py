@@ -38,6 +38,10 @@ OBJECTIVE_KEYS = {
     "gamma_beta_ratio": "objective.gamma_beta_ratio",
     "sft_weight": "objective.sft_weight",
     "cpo_alpha": "objective.cpo_alpha",
+    "alpha": "objective.alpha",
+    "tpo_alpha": "objective.tpo_alpha",
+    "tpo_l_gamma": "objective.tpo_l_gamma",
+    "use_weighting": "objective.use_weighting",
     "desirable_weight": "objective.desirable_weight",
     "undesirable_weight": "objective.undesirable_weight",
 }

@@ -11,9 +11,14 @@ _OBJECTIVES_BY_KEY = {
     "gamma_beta_ratio": "simpo",
     "simpo_gamma": "simpo",
     "cpo_alpha": "cpo",
+    "tpo_alpha": "tpo",
+    "tpo_l_gamma": "tpo",
     "desirable_weight": "kto",
     "undesirable_weight": "kto",
 }
+# TRL's names of losses that are called something else here.
+_OUR_LOSSES = {"simpo": "sigmoid", "alphapo": "sigmoid", "tpo-l": "tpo_l"}
+_SIMPO_OF_CPO = ("simpo", "alphapo")
 _CHECKPOINT_EVERY = 100
 
 
@@ -106,6 +111,8 @@ def translate_objective(work: Translation) -> None:
     """Write the objective."""
     by_key = next((name for key, name in _OBJECTIVES_BY_KEY.items() if work.old.get(key) is not None), None)
     name = by_key or ("orpo" if work.named("orpo") else "dpo")
+    is_simpo_of_cpo = work.old.get("loss_type") in _SIMPO_OF_CPO
+    name = "simpo" if is_simpo_of_cpo else name
     work.put(".objective.name", name, "beta", "detected by the keys and names of the file")
     for key, new in known.OBJECTIVE_KEYS.items():
         value = work.get(key)
@@ -113,17 +120,22 @@ def translate_objective(work: Translation) -> None:
             work.leave(key, "null is the default")
         elif key.startswith("ref_model_") and work.get("sync_ref_model") is not True:
             work.leave(key, "sync_ref_model is not on")
-        elif key == "loss_type" and name in ("orpo", "cpo"):
+        elif key == "loss_type" and name == "orpo":
             work.leave(key, f"{name} has one loss")
         elif key == "cpo_alpha" and name == "simpo":
             work.put(".objective.sft_weight", value, key)
         else:
-            work.put(f".{new}", "sigmoid" if value == "simpo" else value, key)
+            work.put(f".{new}", _OUR_LOSSES.get(str(value), value) if key == "loss_type" else value, key)
     if work.get("label_smoothing"):
         work.put(".objective.label_smoothing", work.old["label_smoothing"], "label_smoothing")
     else:
         work.leave("label_smoothing", "0 is the default")
+    if is_simpo_of_cpo and work.old.get("cpo_alpha") is None:
+        weight = 0.0 if work.old["loss_type"] == "alphapo" else 1.0
+        work.put(".objective.sft_weight", weight, "loss_type", "the default of TRL's CPOTrainer")
     margin, beta = work.get("simpo_gamma"), work.old.get("beta", 0.1)
+    if is_simpo_of_cpo and margin is None:
+        margin = 0.5  # the default of TRL's CPOTrainer
     if isinstance(margin, int | float) and isinstance(beta, int | float) and beta > 0:
         work.put(".objective.gamma_beta_ratio", margin / beta, "simpo_gamma", "divided by beta")
     if name == "dpo" and work.rendered:

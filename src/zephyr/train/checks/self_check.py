@@ -84,6 +84,7 @@ def check_first_step(job: TrainJob, scorer: ForestScorer, total: Shares, batch: 
     """Check that the loss of step 0 is the one that equal policy and reference must give. Raises InvariantError."""
     # A router's balance loss is not the objective's, and noise moves the policy away from its reference.
     is_another = job.settings.router_aux_loss_coef > 0 or job.settings.neftune_noise_alpha is not None
+    is_another = is_another or job.objective.weighs_by_policy
     if batch.ref_logps is not None and _is_own_reference(job, scorer) and not is_another:
         check_first_loss(float(total.loss), job.objective, batch.examples, batch.ref_logps, rounding=rounding)
 

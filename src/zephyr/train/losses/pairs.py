@@ -19,9 +19,8 @@ from torch import Tensor
 
 from zephyr.recipe.objective_section import Divergence, DpoObjective, PairLossName
 from zephyr.train.losses.kto import kl_estimate, kto
+from zephyr.train.losses.reference_free import LARGEST_EXPONENT
 
-# e^80 is the last comfortable power in float32; a log-ratio beyond it has left every useful range.
-LARGEST_EXPONENT = 80.0
 # The alpha that gives each named divergence; "alpha_divergence" names its own.
 ALPHAS: dict[Divergence, float] = {"reverse_kl": 1.0, "forward_kl": 0.0}
 # EXO's loss is infinite without smoothing.

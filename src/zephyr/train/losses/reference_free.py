@@ -1,4 +1,4 @@
-"""Losses that need no reference model: imitation, SimPO, CPO, ORPO."""
+"""Losses that need no reference model: imitation, SimPO, CPO, TPO, ORPO."""
 
 from __future__ import annotations
 
@@ -6,37 +6,63 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from zephyr.recipe.objective_section import ContrastiveLossName
+
+# e^80 is the last comfortable power in float32; beyond it a probability has left every useful range.
+LARGEST_EXPONENT = 80.0
+
 
 def nll(logps: Tensor, num_tokens: int) -> Tensor:
     """Scalar: minus the sum of ``logps`` (n,) over ``num_tokens``, the tokens of the whole global batch."""
     return -logps.sum() / num_tokens
 
 
-def simpo(chosen: Tensor, rejected: Tensor, *, beta: float, gamma_beta_ratio: float) -> Tensor:
-    """Losses (n,): -log s(beta (a_c - a_r - gamma/beta)) of mean log-probs a.
+def cpo(
+    chosen: Tensor,
+    rejected: Tensor,
+    *,
+    beta: float,
+    loss_type: ContrastiveLossName = "sigmoid",
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    """Losses (n,) of margins m = logp_c - logp_r: -(1-e) log s(beta m) - e log s(-beta m), the preference part of CPO.
+
+    ``hinge``: max(0, 1 - beta m); ``ipo``: (m - 1/(2 beta))^2, of mean log-probs.
+    Source: CPO, arXiv 2401.08417; the other losses as in TRL's CPOTrainer.
+    """
+    margins = chosen - rejected
+    if loss_type == "hinge":
+        return F.relu(1 - beta * margins)
+    if loss_type == "ipo":
+        return (margins - 1 / (2 * beta)) ** 2
+    return -(1 - label_smoothing) * F.logsigmoid(beta * margins) - label_smoothing * F.logsigmoid(-beta * margins)
+
+
+def simpo(
+    chosen: Tensor,
+    rejected: Tensor,
+    *,
+    beta: float,
+    gamma_beta_ratio: float,
+    loss_type: ContrastiveLossName = "sigmoid",
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    """Losses (n,): -log s(beta (a_c - a_r - gamma/beta)) of mean log-probs a; ``hinge`` and smoothing as in ``cpo``.
 
     Source: SimPO, arXiv 2405.14734, equation 6, with the margin as the authors' code has it.
     """
-    return -F.logsigmoid(beta * (chosen - rejected - gamma_beta_ratio))
+    smoothing = label_smoothing
+    return cpo(chosen - gamma_beta_ratio, rejected, beta=beta, loss_type=loss_type, label_smoothing=smoothing)
 
 
-def simpo_hinge(chosen: Tensor, rejected: Tensor, *, beta: float, gamma_beta_ratio: float) -> Tensor:
-    """Losses (n,): max(0, 1 - beta (a_c - a_r - gamma/beta)) of mean log-probs a.
+def shaped(logps: Tensor, alpha: float) -> Tensor:
+    """(1 - p^-alpha) / alpha of log-probs log p of any shape, whose limit at alpha = 0 is log p.
 
-    Source: princeton-nlp/SimPO, loss_type hinge.
+    Source: AlphaPO, arXiv 2501.03884, equation 6.
     """
-    return F.relu(1 - beta * (chosen - rejected - gamma_beta_ratio))
-
-
-SIMPO_LOSSES = {"sigmoid": simpo, "hinge": simpo_hinge}
-
-
-def cpo(chosen: Tensor, rejected: Tensor, *, beta: float) -> Tensor:
-    """Losses (n,): -log s(beta (logp_c - logp_r)) of summed log-probs, the preference part of CPO.
-
-    Source: CPO, arXiv 2401.08417.
-    """
-    return -F.logsigmoid(beta * (chosen - rejected))
+    if alpha == 0.0:
+        return logps
+    return -torch.expm1((-alpha * logps).clamp(max=LARGEST_EXPONENT)) / alpha
 
 
 def bradley_terry(chosen: Tensor, rejected: Tensor, *, margin: Tensor, center_rewards_coefficient: float) -> Tensor:

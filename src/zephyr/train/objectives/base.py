@@ -19,7 +19,8 @@ class Scored(NamedTuple):
     """What a model made of n examples, C sequences each: every tensor (n, C), one column a sequence.
 
     ``logps`` sums over scored tokens, differentiable; ``ref_logps`` the reference's, if needed;
-    ``num_tokens`` scored tokens; ``mean_logits`` their mean logit; ``labels`` what ``Objective.labels`` gave.
+    ``num_tokens`` scored tokens; ``mean_logits`` their mean logit; ``labels`` what ``Objective.labels`` gave;
+    ``collisions`` the sums of log sum_v p_v^2 over the vocabulary, if the objective weighs by the policy.
     """
 
     logps: Tensor
@@ -27,6 +28,7 @@ class Scored(NamedTuple):
     ref_logps: Tensor | None
     mean_logits: Tensor
     labels: Tensor
+    collisions: Tensor | None = None
 
     @property
     def reference(self) -> Tensor:
@@ -80,6 +82,11 @@ class Objective(ABC):
 
         Then ``loss`` and ``metrics`` take the table of the whole global batch; otherwise any part of it.
         """
+        return False
+
+    @property
+    def weighs_by_policy(self) -> bool:
+        """Whether an example's loss is weighted by how likely the policy is to write it."""
         return False
 
     @property

@@ -18,24 +18,22 @@ from zephyr.errors import DataError
 from zephyr.recipe.objective_section import (
     AlignObjective,
     BradleyTerryObjective,
-    CpoObjective,
     CustomObjective,
     DpoObjective,
     KtoObjective,
     ListwiseObjective,
-    OrpoObjective,
     PairLossName,
     SftObjective,
-    SimpoObjective,
 )
 from zephyr.train.examples import expect_comparison, expect_dialogue, with_mismatched_completions
 from zephyr.train.losses.kto import apo_zero_unpaired, kl_estimate, kto
 from zephyr.train.losses.pairs import PAIR_LOSSES, Pairs, desensitised, divergence_scores, plackett_luce
-from zephyr.train.losses.reference_free import SIMPO_LOSSES, cpo, log_odds, nll, odds_ratio
+from zephyr.train.losses.reference_free import nll
 from zephyr.train.objectives.base import Metric, Objective, Scored, Totals, mean, nll_metric, pair_metrics
 from zephyr.train.objectives.bradley_terry import BradleyTerry
 from zephyr.train.objectives.custom import Custom, load_loss
-from zephyr.trees.forest import ABSENT, ScoredSequence, all_scored, completion_scored
+from zephyr.train.objectives.reference_free import Cpo, Orpo, Simpo, Tpo
+from zephyr.trees.forest import ABSENT, ScoredSequence, completion_scored
 
 
 @dataclass(frozen=True)
@@ -84,6 +82,10 @@ class Dpo(Objective):
     def coupled(self) -> bool:
         return any(PAIR_LOSSES[name].coupled and not self._has_given_shift(name) for name in self.options.loss_weights)
 
+    @property
+    def weighs_by_policy(self) -> bool:
+        return self.options.use_weighting
+
     def sequences(self, example: Example) -> list[ScoredSequence]:
         pair = expect_comparison(example, self.name, 2, 2)
         shared = min(map(len, pair.completions))
@@ -92,11 +94,11 @@ class Dpo(Objective):
 
     def loss(self, scored: Scored, totals: Totals) -> Tensor:
         self.check_whole(scored, totals)
-        loss = scored.logps.new_zeros(())
+        loss, of_pair = scored.logps.new_zeros(()), self._weights(scored)
         for name, weight in self.options.loss_weights.items():
             pair_loss = PAIR_LOSSES[name]
             losses = pair_loss.function(self._pairs(scored, averaged=pair_loss.averaged), self.options)
-            loss = loss + weight * losses.sum() / totals.num_examples
+            loss = loss + weight * (of_pair * losses).sum() / totals.num_examples
         if self.options.rpo_alpha:
             loss = loss + self.options.rpo_alpha * nll(scored.logps[:, 0], totals.num_tokens[0])
         return loss
@@ -112,119 +114,30 @@ class Dpo(Objective):
         alpha = self.options.ld_alpha
         return logps if alpha is None else desensitised(logps[:, :2], logps[:, 2:], alpha)
 
+    def _weights(self, scored: Scored) -> Tensor:
+        """How much each pair (n,) counts, without gradient.
+
+        Source: WPO, arXiv 2406.11827, equation 2 with the alignment of its equation 4, as TRL has it.
+        """
+        if not self.options.use_weighting:
+            return scored.logps.new_ones(len(scored.logps))
+        assert scored.collisions is not None, "an objective that weighs by the policy is given them"
+        aligned = scored.logps.detach() - scored.collisions
+        return (aligned[:, :2] / scored.num_tokens[:, :2]).sum(dim=1).exp()
+
     def _has_given_shift(self, name: PairLossName) -> bool:
         return name == "bco_pair" and self.options.bco_delta is not None
 
     def _pairs(self, scored: Scored, *, averaged: bool) -> Pairs:
         policy, reference = self._desensitised(scored.logps), self._desensitised(scored.reference)
-        if averaged:
-            num_tokens = scored.num_tokens[:, :2]
-            policy, reference = policy / num_tokens, reference / num_tokens
         if self.options.f_divergence is not None:
             # A loss that asks for margins alone is given f' of the ratios as if they were ratios.
             policy = divergence_scores(policy - reference, self.options.f_divergence, self.options.f_alpha)
             reference = torch.zeros_like(policy)
+        if averaged:
+            num_tokens = scored.num_tokens[:, :2]
+            policy, reference = policy / num_tokens, reference / num_tokens
         return Pairs(*policy.unbind(dim=1), *reference.unbind(dim=1))
-
-
-@dataclass(frozen=True)
-class _ReferenceFree(Objective):
-    """What SimPO, CPO and ORPO share: the columns chosen and rejected."""
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        return ("chosen", "rejected")
-
-    def sequences(self, example: Example) -> list[ScoredSequence]:
-        pair = expect_comparison(example, self.name, 2, 2)
-        return [completion_scored(pair.prompt, completion) for completion in pair.completions]
-
-
-def _mean_logps(scored: Scored) -> Tensor:
-    """The mean log-probs a token (n, 2) of chosen and rejected completions."""
-    return scored.logps[:, :2] / scored.num_tokens[:, :2]
-
-
-@dataclass(frozen=True)
-class Simpo(_ReferenceFree):
-    """The mean SimPO loss over the global batch, plus ``sft_weight`` times the NLL a chosen token.
-
-    ``gamma_beta_ratio`` is the target margin divided by beta; TRL's ``simpo_gamma`` is the margin itself.
-    """
-
-    options: SimpoObjective
-    name: ClassVar[str] = "simpo"
-
-    def loss(self, scored: Scored, totals: Totals) -> Tensor:
-        options, (chosen, rejected) = self.options, _mean_logps(scored).unbind(dim=1)
-        function = SIMPO_LOSSES[options.loss_type]
-        losses = function(chosen, rejected, beta=options.beta, gamma_beta_ratio=options.gamma_beta_ratio)
-        added = options.sft_weight * nll(scored.logps[:, 0], totals.num_tokens[0])
-        return losses.sum() / totals.num_examples + added
-
-    def metrics(self, scored: Scored) -> dict[str, Metric]:
-        averages = _mean_logps(scored)
-        added = {"nll_loss": nll_metric(scored, 0)} if self.options.sft_weight else {}
-        return pair_metrics(scored, rewards=self.options.beta * averages, logps=averages) | added
-
-
-@dataclass(frozen=True)
-class Cpo(_ReferenceFree):
-    """The mean CPO preference loss over the global batch, plus ``cpo_alpha`` times the NLL a chosen token."""
-
-    options: CpoObjective
-    name: ClassVar[str] = "cpo"
-
-    def loss(self, scored: Scored, totals: Totals) -> Tensor:
-        losses = cpo(scored.logps[:, 0], scored.logps[:, 1], beta=self.options.beta)
-        added = self.options.cpo_alpha * nll(scored.logps[:, 0], totals.num_tokens[0])
-        return losses.sum() / totals.num_examples + added
-
-    def metrics(self, scored: Scored) -> dict[str, Metric]:
-        named = pair_metrics(scored, rewards=self.options.beta * scored.logps, logps=scored.logps)
-        return named | {"nll_loss": nll_metric(scored, 0)}
-
-
-@dataclass(frozen=True)
-class Orpo(_ReferenceFree):
-    """NLL a token of the global batch plus ``beta`` (the paper's lambda) times the mean odds-ratio loss.
-
-    Log-probs and rewards are reported as means a token.
-    """
-
-    options: OrpoObjective
-    name: ClassVar[str] = "orpo"
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        return ("chosen", "rejected", "nll") if self.options.nll_on_prompt else ("chosen", "rejected")
-
-    @property
-    def scores_everything(self) -> bool:
-        return self.options.nll_on_prompt
-
-    def sequences(self, example: Example) -> list[ScoredSequence]:
-        pair = super().sequences(example)
-        return [*pair, all_scored(pair[0].ids)] if self.options.nll_on_prompt else pair
-
-    def loss(self, scored: Scored, totals: Totals) -> Tensor:
-        column = self._nll_column
-        imitation = nll(scored.logps[:, column], totals.num_tokens[column])
-        preference = odds_ratio(*_mean_logps(scored).unbind(dim=1)).sum() / totals.num_examples
-        return imitation + self.options.beta * preference
-
-    def metrics(self, scored: Scored) -> dict[str, Metric]:
-        averages = _mean_logps(scored).detach()
-        chosen, rejected = averages.unbind(dim=1)
-        return pair_metrics(scored, rewards=self.options.beta * averages, logps=averages) | {
-            "nll_loss": nll_metric(scored, self._nll_column),
-            "log_odds_ratio": mean(-odds_ratio(chosen, rejected)),
-            "log_odds_chosen": mean(log_odds(chosen, rejected)),
-        }
-
-    @property
-    def _nll_column(self) -> int:
-        return self.columns.index("nll") if self.options.nll_on_prompt else 0
 
 
 @dataclass(frozen=True)
@@ -352,6 +265,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "dpo": Dpo,
     "simpo": Simpo,
     "cpo": Cpo,
+    "tpo": Tpo,
     "kto": Kto,
     "orpo": Orpo,
     "listwise": Listwise,
