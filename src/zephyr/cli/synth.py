@@ -136,16 +136,18 @@ def _write(
     force: bool,
 ) -> dict[str, object]:
     """Write the dialogues to `out`, and the tasks behind them beside it. Raises DataError where there are none."""
+    from zephyr.recipe.synth_section import ConstraintsSynth, teachers_of
     from zephyr.records.writing import write_jsonl
-    from zephyr.stages.synth import DIALOGUES, TASKS, seeds_of, synthesize, teachers_of
+    from zephyr.stages.synth import DIALOGUES, TASKS, seeds_of, synthesize
     from zephyr.synth.dialogues import Writers
     from zephyr.teachers.ledger.ledger import Ledger
     from zephyr.teachers.ledger.prices import cap_of
     from zephyr.teachers.opening import open_teacher, prompts_together
 
+    assert not isinstance(section.generator, ConstraintsSynth)
     # Whatever can be wrong before the first call is found before a ledger is made.
     seeds = seeds_of(section, Path())
-    sections = [one for _, one in teachers_of(section)]
+    sections = list(teachers_of(section).values())
     teacher = open_teacher(sections[0], "writes", context, where="--teacher")
     person = teacher if sections[-1] == sections[0] else open_teacher(sections[-1], "writes", context, where="--person")
     with Ledger(ledger, cap_of(sections, cap_tokens)) as opened:

@@ -51,6 +51,7 @@ _ROLES = {"teacher": "Teacher", "judge": "Judge", "candidates": "Answers to be r
 # Where a recipe lists the data that its models learn from.
 _TRAINING_DATA = (
     (SYNTH, "generator", "passages"),
+    (SYNTH, "generator", "pool"),
     (PRETRAIN, "data", "sources"),
     (SFT, "data", "sources"),
     (FEEDBACK, "prompts"),

@@ -24,7 +24,7 @@ EVAL_COLUMNS = {
 _COUNTED = {
     "rows", "examples", "tokens", "held_out", "truncation", "texts", "asked", "answered", "answers", "ratings",
     "prompts", "pairs", "listwise", "kto", "rule", "teacher", "dropped", "answers_left_out", "left_out", "filtered",
-    "filtered_out", "unused_columns", "dialogues", "instructions", "held_out_prompts_trained_on", "defects",
+    "filtered_out", "unused_columns", "dialogues", "instructions", "families", "held_out_prompts_trained_on", "defects",
 }  # fmt: skip
 
 
@@ -178,16 +178,30 @@ def makers_of(run: RunRecord) -> dict[str, str]:
     """Who wrote, answered and rated, by role."""
     recipe = run.recipe
     found = {
-        "teacher": _teacher_words(at(recipe, SYNTH, "teacher")) if SYNTH in run.stages else "",
+        "teacher": _teacher_words(at(recipe, SYNTH, "teacher")) if _is_written(run) else "",
         "judge": "",
         "candidates": "",
     }
     if FEEDBACK in run.stages and not at(recipe, FEEDBACK, "recorded"):
         pool = elements(recipe, FEEDBACK, "candidates", "models")
         teachers = [_teacher_words(one) for one in elements(recipe, FEEDBACK, "candidates", "teachers")]
-        found["judge"] = _teacher_words(at(recipe, FEEDBACK, "judge"))
+        found["judge"] = _judge_words(at(recipe, FEEDBACK, "judge"))
         found["candidates"] = ", ".join([*(_named(str(model)) for model in pool), *teachers])
     return {role: name for role, name in found.items() if name}
+
+
+def _is_written(run: RunRecord) -> bool:
+    """Whether a teacher wrote what the synth stage made; prompts with constraints are composed by rules."""
+    return SYNTH in run.stages and at(run.recipe, SYNTH, "generator", "name") != "constraints"
+
+
+def _judge_words(section: Json) -> str:
+    """A judge in words; of one that checks, that it does, and the judge beside it with its weight."""
+    if at(section, "name") != "checks":
+        return _teacher_words(section)
+    beside = at(section, "beside")
+    weight = number(at(beside, "weight")) or 0.0
+    return "checks (rules)" + (f", beside {_teacher_words(at(beside, 'judge'))} with {weight:.0%}" if beside else "")
 
 
 def _teacher_words(section: Json) -> str:

@@ -8,11 +8,11 @@ from typing import NamedTuple
 
 from zephyr.recipe.data_section import DataSection, DataSource
 from zephyr.recipe.evaluate_section import PerplexityTask, PreferenceTask
-from zephyr.recipe.feedback_section import RewardModelSection, teachers_that_rate
+from zephyr.recipe.feedback_section import ChecksSection, RewardModelSection, teachers_that_rate
 from zephyr.recipe.model_section import NewModel
 from zephyr.recipe.objective_section import ListwiseObjective, PreferenceObjective, SftObjective
 from zephyr.recipe.stage_sections import POLICY_STAGES, TRAINING_STAGES, PreferenceSection, RecipeFields
-from zephyr.recipe.synth_section import UltraChatSynth, WorldSynth
+from zephyr.recipe.synth_section import ConstraintsSynth, WorldSynth, teachers_of
 from zephyr.recipe.teacher_section import LocalSection, SamplingSection, ScriptedSection, TeacherSection, VllmSection
 from zephyr.recipe.train_section import TrainSection
 
@@ -59,13 +59,28 @@ def _synth(recipe: RecipeFields) -> Iterator[Conflict]:
     if recipe.synth is None or isinstance(recipe.synth.generator, WorldSynth):
         return
     generator = recipe.synth.generator
-    for key, teacher in _synth_teachers(recipe):
+    for key, teacher in teachers_of(recipe.synth).items():
         if isinstance(teacher, ScriptedSection):
             what = f"the scripted teacher knows only the closed world, not generator {generator.name}"
             yield Conflict(key, what, "choose local, vllm or endpoint", ("synth.generator",))
-    if recipe.pretrain is not None and not recipe.pretrain.data.sources:
-        what = f"is empty, and generator {generator.name} makes no texts"
-        yield Conflict("pretrain.data.sources", what, "name sources", ("synth.generator",))
+    made = ("pretrain", "sft") if isinstance(generator, ConstraintsSynth) else ("pretrain",)
+    for stage in made:
+        data = _data(recipe, stage)
+        if data is not None and not data.sources:
+            rows = "texts" if stage == "pretrain" else "dialogues"
+            what = f"is empty, and generator {generator.name} makes no {rows}"
+            yield Conflict(f"{stage}.data.sources", what, "name sources", ("synth.generator",))
+
+
+def _unchecked_prompts(recipe: RecipeFields) -> Iterator[Conflict]:
+    """Checks alone as the judge of prompts that a generator makes without any."""
+    if recipe.feedback is None or recipe.feedback.prompts or recipe.feedback.recorded or recipe.synth is None:
+        return
+    judge, generator = recipe.feedback.judge, recipe.synth.generator
+    if isinstance(judge, ChecksSection) and judge.beside is None and not isinstance(generator, ConstraintsSynth):
+        what = f"checks answers, and generator {generator.name} makes prompts without checks"
+        remedy = "name prompts with checks, generator constraints, or a judge beside"
+        yield Conflict("feedback.judge", what, remedy, ("synth.generator", "feedback.prompts"))
 
 
 def _new_model(recipe: RecipeFields) -> Iterator[Conflict]:
@@ -250,7 +265,7 @@ def _stage_references(recipe: RecipeFields) -> Iterator[Conflict]:
             remedy = "train the reward model by a recipe of its own, and name its model folder"
             what = f"the reward stage of a run comes after feedback, got {feedback.judge.model}"
             yield Conflict("feedback.judge.model", what, remedy, ("reward",))
-    for key, teacher in _synth_teachers(recipe):
+    for key, teacher in ({} if recipe.synth is None else teachers_of(recipe.synth)).items():
         yield from _model_reference(recipe, "synth", key, teacher)
     for stage, learner in (("reward", recipe.reward), ("align", recipe.align)):
         if learner is not None and learner.start is not None:
@@ -289,15 +304,6 @@ def _tasks(recipe: RecipeFields) -> Iterator[Conflict]:
             what = f"is empty, and {stage} holds out no rows"
             remedy = f"name sources, or give {stage}.data.eval_sources or eval_share"
             yield Conflict(f"evaluate.tasks.{number}.sources", what, remedy, _held_out_keys(stage))
-
-
-def _synth_teachers(recipe: RecipeFields) -> Iterator[tuple[str, TeacherSection]]:
-    """The teachers of the synth stage, by their keys."""
-    if recipe.synth is not None:
-        yield "synth.teacher", recipe.synth.teacher
-        generator = recipe.synth.generator
-        if isinstance(generator, UltraChatSynth) and generator.person is not None:
-            yield "synth.generator.person", generator.person
 
 
 def _data(recipe: RecipeFields, stage: str) -> DataSection | None:
@@ -355,6 +361,7 @@ def _rows(split: str) -> _Rows:
 CHECKS: tuple[Callable[[RecipeFields], Iterator[Conflict]], ...] = (
     _inputs,
     _synth,
+    _unchecked_prompts,
     _new_model,
     _held_out,
     _truncation,

@@ -4,9 +4,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from zephyr.errors import did_you_mean
 from zephyr.recipe.data_section import DataSource
 from zephyr.recipe.section import Section
 from zephyr.recipe.teacher_section import ScriptedSection, TeacherSection
+from zephyr.records.checks import INSTRUCTIONS, LANGUAGES
 
 
 class WorldSynth(Section):
@@ -75,7 +77,67 @@ class UltraChatSynth(Section):
         return self
 
 
-Generator = Annotated[WorldSynth | SelfInstructSynth | UltraChatSynth, Field(discriminator="name")]
+class ConstraintsSynth(Section):
+    """Prompts with constraints that can be checked, for the judge checks: composed by rules, without a teacher."""
+
+    name: Literal["constraints"] = "constraints"
+    pool: list[DataSource] = Field(min_length=1, description="instructions that get constraints")
+    num_prompts: int = Field(1_000, ge=1, description="number of prompts; a smaller pool is used several times")
+    min_constraints: int = Field(1, ge=1, le=3, description="minimum constraints per prompt")
+    max_constraints: int = Field(3, ge=1, le=3, description="maximum constraints per prompt")
+    families: list[str] = Field(
+        default_factory=list,
+        description="families to draw from, such as punctuation:no_comma, or a group of them, such as keywords; empty: "
+        "all 25 of IFEval",
+    )
+    without_families: list[str] = Field(
+        default_factory=list, description="families or groups to leave out, to be measured as held out"
+    )
+    languages: list[str] = Field(
+        default_factory=list, description="languages to ask for, by their codes; empty: all that can be checked"
+    )
+    decontaminate: list[str] = Field(
+        default_factory=list,
+        description="evaluation sets that no prompt may overlap with, relative to `data_dir`: files, folders or globs; "
+        "IFEval's own prompts",
+    )
+    ngram: int = Field(13, ge=3, description="consecutive words that count as overlap with an evaluation set")
+    near_duplicates: float = Field(
+        0.8,
+        gt=0,
+        lt=1,
+        description="similarity of word 5-grams that counts as overlap with an evaluation set",
+    )
+
+    @model_validator(mode="after")
+    def _can_be_composed(self) -> "ConstraintsSynth":
+        if self.min_constraints > self.max_constraints:
+            raise ValueError(f"min_constraints {self.min_constraints} must be at most {self.max_constraints}")
+        groups = {name.partition(":")[0] for name in INSTRUCTIONS}
+        for name in (*self.families, *self.without_families):
+            if name not in INSTRUCTIONS and name not in groups:
+                raise ValueError(f"there is no family '{name}'{did_you_mean(name, [*INSTRUCTIONS, *groups])}")
+        for name in self.languages:
+            if name not in LANGUAGES:
+                raise ValueError(f"'{name}' cannot be checked; languages are {', '.join(LANGUAGES)}")
+        if not self.chosen_families:
+            raise ValueError("families and without_families leave no family")
+        return self
+
+    @property
+    def chosen_families(self) -> list[str]:
+        """The families to draw from, in IFEval's order."""
+        taken = [name for name in INSTRUCTIONS if not self.families or _is_of(name, self.families)]
+        return [name for name in taken if not _is_of(name, self.without_families)]
+
+
+def _is_of(family: str, names: list[str]) -> bool:
+    return family in names or family.partition(":")[0] in names
+
+
+# Those that write dialogues, by a teacher; the other one makes prompts alone.
+DialogueGenerator = WorldSynth | SelfInstructSynth | UltraChatSynth
+Generator = Annotated[DialogueGenerator | ConstraintsSynth, Field(discriminator="name")]
 
 
 class SynthSection(Section):
@@ -83,3 +145,24 @@ class SynthSection(Section):
 
     generator: Generator = Field(default_factory=WorldSynth, description="what is generated")
     teacher: TeacherSection = Field(default_factory=ScriptedSection, description="teacher that answers")
+
+
+def sources_of(generator: Generator) -> list[DataSource]:
+    """What a generator reads: seed tasks, passages, or the instructions that get constraints."""
+    match generator:
+        case SelfInstructSynth(seeds=str(seeds)):
+            return [DataSource(path=seeds)]
+        case UltraChatSynth():
+            return generator.passages
+        case ConstraintsSynth():
+            return generator.pool
+    return []
+
+
+def teachers_of(section: SynthSection) -> dict[str, TeacherSection]:
+    """The teachers of the stage, by their keys in the recipe; none where prompts are composed by rules."""
+    generator = section.generator
+    if isinstance(generator, ConstraintsSynth):
+        return {}
+    person = generator.person if isinstance(generator, UltraChatSynth) else None
+    return {"synth.teacher": section.teacher} | ({} if person is None else {"synth.generator.person": person})

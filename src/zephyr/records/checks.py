@@ -23,7 +23,7 @@ _LETTER = re.compile("[A-Z]")
 _NUMBER = re.compile(r"[$€£]?\s*(-?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?)\s*%?\.?")
 _RELATIONS = ("less than", "at least")
 # Those that lm-eval can name and its language detection finds.
-_LANGUAGES = (
+LANGUAGES = (
     "ar", "bg", "bn", "de", "en", "es", "fa", "fi", "fr", "gu", "he", "hi", "it", "ja", "kn", "ko", "ml", "mr", "ne",
     "pa", "pl", "pt", "ru", "sw", "ta", "te", "th", "uk", "ur", "vi",
 )  # fmt: skip
@@ -44,7 +44,7 @@ _KINDS: Mapping[str, tuple[str, Callable[[Json], bool]]] = {
     "letter": ("one letter", lambda value: isinstance(value, str) and len(value) == 1),
     "words": ("a list of texts", lambda value: isinstance(value, list) and bool(value) and all(map(is_text, value))),
     "relation": (" or ".join(f"'{one}'" for one in _RELATIONS), lambda value: value in _RELATIONS),
-    "language": (f"one of {', '.join(_LANGUAGES)}", lambda value: value in _LANGUAGES),
+    "language": (f"one of {', '.join(LANGUAGES)}", lambda value: value in LANGUAGES),
 }
 # The 25 instructions of IFEval, and their options, all of which they need.
 INSTRUCTIONS: Mapping[str, Mapping[str, str]] = {

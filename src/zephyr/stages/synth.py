@@ -7,19 +7,26 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias, TypeVar
 
-from zephyr.data.read.stage_rows import open_records
+from zephyr.data.filters.benchmark_texts import read_benchmarks
+from zephyr.data.read.mixture import mix
+from zephyr.data.read.sources import Records
+from zephyr.data.read.stage_rows import Accounts, open_all, open_records
 from zephyr.errors import DataError
 from zephyr.progress import show_progress
-from zephyr.recipe.data_section import DataSource
 from zephyr.recipe.schema import Recipe
 from zephyr.recipe.stage_sections import PRETRAIN, SFT, SYNTH
-from zephyr.recipe.synth_section import Generator, SelfInstructSynth, SynthSection, UltraChatSynth, WorldSynth
-from zephyr.recipe.teacher_section import (
-    EndpointSection,
-    SamplingSection,
-    ScriptedSection,
-    TeacherSection,
+from zephyr.recipe.synth_section import (
+    ConstraintsSynth,
+    DialogueGenerator,
+    Generator,
+    SelfInstructSynth,
+    SynthSection,
+    UltraChatSynth,
+    WorldSynth,
+    sources_of,
+    teachers_of,
 )
+from zephyr.recipe.teacher_section import EndpointSection, SamplingSection, ScriptedSection, TeacherSection
 from zephyr.records.fields import Json
 from zephyr.records.rows import Prompt, Record, Text
 from zephyr.records.writing import write_jsonl
@@ -28,6 +35,7 @@ from zephyr.runs.stage_folder import Facts
 from zephyr.stages.call_estimate import ESTIMATE_SAMPLE, TeacherEstimate, call_lines, counting
 from zephyr.stages.preview import MadeRows, Preview
 from zephyr.stages.stage import Stage, Work
+from zephyr.synth.constraints import compose_prompts
 from zephyr.synth.dialogues import PROMPTS_PER_CALL, Writers, write_dialogues
 from zephyr.synth.talks import Talker, plan_talk, shorten_passage
 from zephyr.teachers.opening import StageLedgers, open_teacher, prompts_together, stage_context
@@ -58,32 +66,22 @@ def _section(recipe: Recipe) -> SynthSection:
     return recipe.synth
 
 
-def _sources(recipe: Recipe) -> list[DataSource]:
-    """Seed tasks and passages."""
-    generator = _section(recipe).generator
-    if isinstance(generator, SelfInstructSynth):
-        return [] if generator.seeds is None else [DataSource(path=generator.seeds)]
-    return generator.passages if isinstance(generator, UltraChatSynth) else []
-
-
 def _outputs(recipe: Recipe) -> list[str]:
     """The names in the finished folder."""
     section = _section(recipe)
+    if isinstance(section.generator, ConstraintsSynth):
+        return [PROMPTS]
     more: dict[type[Generator], list[str]] = {WorldSynth: [TEXTS], SelfInstructSynth: [INSTRUCTIONS, TASKS, ROUNDS]}
-    has_ledger = not all(isinstance(one, ScriptedSection | EndpointSection) for _, one in teachers_of(section))
+    has_ledger = not all(isinstance(one, ScriptedSection | EndpointSection) for one in teachers_of(section).values())
     return [DIALOGUES, PROMPTS, *more.get(type(section.generator), []), *([LEDGER] if has_ledger else [])]
 
 
-def teachers_of(section: SynthSection) -> Iterator[tuple[str, TeacherSection]]:
-    """The teachers of the stage, each with its key in the recipe."""
-    yield f"{SYNTH}.teacher", section.teacher
-    if isinstance(section.generator, UltraChatSynth) and section.generator.person is not None:
-        yield f"{SYNTH}.generator.person", section.generator.person
-
-
-def _own_seeds(recipe: Recipe) -> Facts:
-    """A hash of our own seed tasks, where they are what instructions grow from."""
+def _files_read(recipe: Recipe) -> Facts:
+    """A hash of our own seed tasks, where instructions grow from them; of the prompts of evaluation sets to avoid."""
     generator = _section(recipe).generator
+    if isinstance(generator, ConstraintsSynth) and generator.decontaminate:
+        found = read_benchmarks(generator.decontaminate, recipe.data_dir).found
+        return {"decontaminate": hashlib.sha256(repr(found).encode(errors="replace")).hexdigest()}
     if not isinstance(generator, SelfInstructSynth) or generator.seeds is not None:
         return {}
     from zephyr.synth.self_instruct import OWN_SEEDS
@@ -120,7 +118,7 @@ class Synthesis(NamedTuple):
 
 
 def synthesize(
-    generator: Generator,
+    generator: DialogueGenerator,
     writers: Writers,
     *,
     seed: int,
@@ -209,8 +207,11 @@ def _check(preview: Preview) -> Iterator[str]:
     """Lines about the data from outside and the calls to come; `preview.made` then has rows for sft and pretrain."""
     recipe, section = preview.recipe, _section(preview.recipe)
     generator = section.generator
+    if isinstance(generator, ConstraintsSynth):
+        yield from _check_pool(preview, generator)
+        return
     sample_rows(preview)
-    yield from preview.check_teachers(teachers_of(section))
+    yield from preview.check_teachers(teachers_of(section).items())
     if isinstance(generator, UltraChatSynth) and generator.passages:
         yield from preview.open_sources(generator.passages, Text, [])
     elif not isinstance(generator, SelfInstructSynth):
@@ -222,10 +223,22 @@ def _check(preview: Preview) -> Iterator[str]:
         yield from call_lines(recipe, estimate_calls(section, seed=recipe.seed, data_dir=recipe.data_dir))
 
 
+def _check_pool(preview: Preview, generator: ConstraintsSynth) -> Iterator[str]:
+    """Lines about the instructions that get constraints, and the evaluation sets that prompts must not overlap with."""
+    parts: list[Records[Prompt]] = []
+    yield from preview.open_sources(generator.pool, Prompt, parts)
+    with preview.problems.noted():
+        _files_read(preview.recipe)
+        size, families = sum(map(len, parts)), len(generator.chosen_families)
+        yield f"composes {generator.num_prompts:,} prompts of {size:,} instructions and {families} families"
+
+
 def _estimate(preview: Preview) -> Iterator[str]:
     """Lines about the calls to come. Raises DataError for seed tasks that cannot be read."""
     recipe, section = preview.recipe, _section(preview.recipe)
-    if isinstance(section.teacher, ScriptedSection):
+    if isinstance(section.generator, ConstraintsSynth):
+        yield "no model is called: prompts are composed by rules"
+    elif isinstance(section.teacher, ScriptedSection):
         yield "calls only the scripted teacher, which costs nothing"
     else:
         yield from call_lines(recipe, estimate_calls(section, seed=recipe.seed, data_dir=recipe.data_dir))
@@ -280,6 +293,8 @@ def prompts_to_come(recipe: Recipe) -> tuple[list[Prompt], int]:
 def estimate_calls(section: SynthSection, *, seed: int, data_dir: Path) -> list[TeacherEstimate]:
     """The calls of each teacher, by the generator's own requests for a sample. Raises ZephyrError."""
     generator, teacher = section.generator, section.teacher
+    if isinstance(generator, ConstraintsSynth):
+        return []
     if isinstance(generator, SelfInstructSynth):
         return _estimate_lists(generator, teacher, seeds_of(section, data_dir), seed)
     count = min(ESTIMATE_SAMPLE, generator.num_dialogues)
@@ -326,7 +341,9 @@ def _run(work: Work) -> Facts:
     Raises DataError if the teacher writes nothing usable.
     """
     recipe, section = work.recipe, _section(work.recipe)
-    generator, teachers = section.generator, list(teachers_of(section))
+    generator, teachers = section.generator, list(teachers_of(section).items())
+    if isinstance(generator, ConstraintsSynth):
+        return _compose(work, generator)
     sections = [one for _, one in teachers]
     context = stage_context(recipe, SYNTH, work.inputs)
     with StageLedgers(work.folder, work.run_folder, sections) as ledgers:
@@ -351,6 +368,17 @@ def _run(work: Work) -> Facts:
     return facts | ({"prompt_counts": dict(made.prompt_counts)} if isinstance(generator, UltraChatSynth) else {})
 
 
+def _compose(work: Work, generator: ConstraintsSynth) -> Facts:
+    """Write the prompts with constraints; return their number, what was left out and why, and the families drawn."""
+    recipe, counts, families = work.recipe, Counter[str](), Counter[str]()
+    pool = open_all(recipe, generator.pool, Prompt)
+    mixed = mix(pool, seed=recipe.seed, shuffle=True)
+    made = compose_prompts(mixed, generator, counts, families, data_dir=recipe.data_dir, seed=recipe.seed)
+    num_prompts = write_jsonl(work.folder / PROMPTS, made, replace=True)
+    facts: Facts = {"prompts": num_prompts, "instructions": len(mixed), **Accounts(pool).facts()}
+    return facts | {"filtered_out": dict(counts), "families": dict(families.most_common())}
+
+
 def _passages(recipe: Recipe) -> list[str]:
     generator = _section(recipe).generator
     opened = generator.passages if isinstance(generator, UltraChatSynth) else []
@@ -361,11 +389,11 @@ STAGE = Stage(
     name=SYNTH,
     version=1,
     reads=lambda _recipe: (),
-    sources=_sources,
+    sources=lambda recipe: sources_of(_section(recipe).generator),
     outputs=_outputs,
     check=_check,
     estimate=_estimate,
     preflight=_preflight,
     run=_run,
-    depends_on=_own_seeds,
+    depends_on=_files_read,
 )

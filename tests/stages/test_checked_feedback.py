@@ -1,0 +1,93 @@
+"""Prompts with constraints, answers checked, pairs made and learnt: every stage of the way, with a tiny model."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.command import jsonl, stage_fields, write_recipe, zephyr
+from zephyr.judging.checks import check_answer
+from zephyr.records.checks import checks_of
+
+SUBJECTS = ("hens", "rivers", "clouds", "bread", "chess", "bees", "maps", "boats")
+RULES = ["punctuation", "keywords:letter_frequency", "change_case", "length_constraints:number_words"]
+
+
+def recipe(tmp_path: Path, model: Path, **changes: object) -> Path:
+    (tmp_path / "pool.jsonl").write_bytes(jsonl(*({"prompt": f"Tell me of {one}."} for one in SUBJECTS)))
+    (tmp_path / "eval.jsonl").write_bytes(jsonl({"prompt": "Tell me a long story about the days of the old king."}))
+    generator = {"name": "constraints", "pool": [{"path": "pool.jsonl"}], "num_prompts": 12, "families": RULES}
+    candidates = {"models": [str(model)], "num_completions": 4, "sampling": {"max_new_tokens": 24, "temperature": 1.5}}
+    sections = {
+        "synth": {"generator": generator | {"decontaminate": ["eval.jsonl"]}},
+        "feedback": {"candidates": candidates, "judge": {"name": "checks"}},
+        "align": stage_fields("align", None, max_length=256),
+        "deliver": {},
+    }
+    return write_recipe(tmp_path, model, **sections | changes)
+
+
+def rows(folder: Path, name: str) -> list[dict]:
+    return [json.loads(line) for line in (folder / name).open()]
+
+
+def finished(tmp_path: Path, stage: str) -> Path:
+    (folder,) = (path for path in (tmp_path / "runs").rglob("stage.json") if path.parent.name.startswith(stage))
+    return folder.parent
+
+
+def test_the_way_from_constraints_to_a_learnt_model(tmp_path: Path, tiny_folder: Path, capfd) -> None:
+    said = zephyr(capfd, "run", recipe(tmp_path, tiny_folder))
+    assert said.code == 0, said.err
+    made = rows(finished(tmp_path, "synth"), "prompts.jsonl")
+    assert len(made) == 12
+    feedback = finished(tmp_path, "feedback")
+    for row in rows(feedback, "ratings.jsonl"):
+        checks = checks_of(row)
+        assert checks == next(checks_of(one) for one in made if one["prompt"] == row["prompt"])
+        for answer in row["answers"]:
+            assert answer["score"] == check_answer(checks, answer["text"]).share
+            assert len(answer["rationale"].split("\n")) == len(checks)
+    facts = json.loads((feedback / "stage.json").read_text())["facts"]
+    num_equal = facts["dropped"].get("prompt with all ratings equal", 0)
+    assert facts["pairs"] == len(rows(feedback, "pairs.jsonl")) == 12 - num_equal > 0
+    assert all(row["score_chosen"] > row["score_rejected"] for row in rows(feedback, "pairs.jsonl"))
+    assert facts["ratings"] == {"prompts": 12, "questions": 12, "rated": 12, "asked": 12}
+    card = next((tmp_path / "runs").rglob("README.md")).read_text()
+    assert "checks (rules)" in card
+    assert "overlaps with eval.jsonl" in card
+
+
+def test_what_cannot_be_checked_is_found_before_anything_is_generated(tmp_path: Path, tiny_folder: Path, capfd) -> None:
+    good = {"prompt": "Say yes.", "checks": [{"instruction": "punctuation:no_comma"}]}
+    (tmp_path / "p.jsonl").write_bytes(jsonl(good, good | {"checks": [{"instruction": "punctuation:no_coma"}]}))
+    candidates = {"models": [str(tiny_folder)], "num_completions": 2}
+    section = {"prompts": [{"path": "p.jsonl"}], "candidates": candidates, "judge": {"name": "checks"}}
+    for word in ("check", "run"):
+        said = zephyr(capfd, word, write_recipe(tmp_path, tiny_folder, feedback=section))
+        assert said.code == 2
+        assert "p.jsonl row 2: check 1: has the unknown instruction 'punctuation:no_coma'" in said.out + said.err
+    (tmp_path / "p.jsonl").write_bytes(jsonl(good, {"prompt": "Say no."}))
+    for word in ("check", "run"):
+        said = zephyr(capfd, word, write_recipe(tmp_path, tiny_folder, feedback=section))
+        assert said.code == 2
+        assert "p.jsonl row 2: has no checks" in said.out + said.err
+    assert not list((tmp_path / "runs").rglob("candidates.jsonl"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {"sft": stage_fields("sft", None)},
+            "sft.data.sources: is empty, and generator constraints makes no",
+        ),
+        ({"synth": {}}, "feedback.judge: checks answers, and generator world makes prompts without checks"),
+    ],
+)
+def test_recipes_that_cannot_work_say_why(
+    changes: dict, said: str, tmp_path: Path, tiny_folder: Path, capfd
+) -> None:  # fmt: skip
+    printed = zephyr(capfd, "check", recipe(tmp_path, tiny_folder, **changes))
+    assert printed.code == 2
+    assert said in printed.out + printed.err
