@@ -2,7 +2,7 @@
 
 import pytest
 
-from zephyr.records.checks import INSTRUCTIONS, checks_of, match_for, number_in
+from zephyr.records.checks import FAMILIES, checks_of, match_for, number_in
 from zephyr.records.fields import Row, RowFault, UnusableError
 from zephyr.records.formats import records_of
 from zephyr.records.rows import ANSWER, Check
@@ -94,4 +94,4 @@ def test_ifevals_columns_of_different_lengths_are_a_fault() -> None:
 
 
 def test_there_are_25_instructions() -> None:
-    assert len(INSTRUCTIONS) == 25
+    assert len(FAMILIES) == 25

@@ -14,7 +14,7 @@ from zephyr.data.read.sources import open_source
 from zephyr.errors import DataError
 from zephyr.judging.checks import check_answer, provide_sentence_splitter
 from zephyr.recipe.synth_section import ConstraintsSynth
-from zephyr.records.checks import INSTRUCTIONS, LANGUAGES, checks_of, instruction_fault
+from zephyr.records.checks import FAMILIES, LANGUAGES, checks_of, ifeval_fault
 from zephyr.records.fields import Row
 from zephyr.records.formats import record_of
 from zephyr.records.messages import Message
@@ -46,7 +46,7 @@ def test_every_prompt_parses_back_with_one_to_three_checks_that_go_together() ->
     assert Counter(len(one.checks) for one in made).keys() == {1, 2, 3}
     assert families.total() == sum(len(one.checks) for one in made)
     # Of a pool without a question, only that family is missing which answers yes or no.
-    assert set(INSTRUCTIONS) - set(families) == {"detectable_format:constrained_response"}
+    assert set(FAMILIES) - set(families) == {"detectable_format:constrained_response"}
     for one in made:
         row = json.loads(json.dumps(to_fields(one)))
         assert record_of(Row(one.name, row), "prompt", "prompt").checks == one.checks
@@ -69,7 +69,7 @@ def test_no_pair_that_ifeval_excludes_is_drawn() -> None:
     from lm_eval.tasks.ifeval import instructions_registry as registry
 
     theirs = {frozenset((a, b)) for a, others in registry.INSTRUCTION_CONFLICTS.items() for b in others}
-    assert set(OPTIONS) == set(registry.INSTRUCTION_DICT) == set(INSTRUCTIONS)
+    assert set(OPTIONS) == set(registry.INSTRUCTION_DICT) == set(FAMILIES)
     assert all(conflict(*(tuple(pair) * 2)[:2]) for pair in theirs)
     assert not conflict("punctuation:no_comma", "detectable_format:title")
 
@@ -144,9 +144,9 @@ def test_what_overlaps_with_an_evaluation_set_is_left_out_and_counted(tmp_path: 
 
 def test_every_wording_says_all_options() -> None:
     assert set(LANGUAGE_NAMES) == set(LANGUAGES)
-    assert {key.split(" ")[0] for key in WORDINGS} == set(INSTRUCTIONS)
+    assert {key.split(" ")[0] for key in WORDINGS} == set(FAMILIES)
     for key, sentences in WORDINGS.items():
-        wanted = {name for name in INSTRUCTIONS[key.split(" ")[0]] if not name.endswith("relation")}
+        wanted = {name for name in FAMILIES[key.split(" ")[0]] if not name.endswith("relation")}
         assert len(set(sentences)) >= 4
         for sentence in sentences:
             fields = {name for _, name, _, _ in Formatter().parse(sentence) if name}
@@ -194,13 +194,13 @@ ANSWERS = {
 }
 
 
-@pytest.mark.parametrize("family", INSTRUCTIONS)
+@pytest.mark.parametrize("family", FAMILIES)
 def test_every_draw_is_a_valid_check_that_an_answer_can_hold(family: str) -> None:
     section = section_with(languages=["de"])
     for seed in range(12):
         rng = Random(seed)
         check = Check(family, OPTIONS[family](rng, "Tell me about winter coats.", section))
-        assert instruction_fault(family, dict(check.options)) == ""
+        assert ifeval_fault(family, dict(check.options)) == ""
         answer = ANSWERS[family.partition(":")[2]](**check.options)
         assert check_answer([check], answer).share == 1, (check, answer)
         assert "{" not in wording(check, rng)
@@ -231,7 +231,7 @@ def test_the_real_pool_gives_prompts_without_ifevals(shared_data: Path, tmp_path
     pool = open_source(section.pool[0], "prompt", data_dir=shared_data, offline=True)
     made, counts, families = composed(section, list(pool), data_dir=shared_data)
     assert len(made) == 300
-    assert set(INSTRUCTIONS) - set(families) <= {"detectable_format:constrained_response"}
+    assert set(FAMILIES) - set(families) <= {"detectable_format:constrained_response"}
     assert counts[f"overlaps with {paths['ifeval']}"] == 0
     # IFEval's own prompts, as a pool, all overlap with themselves.
     own = open_source(

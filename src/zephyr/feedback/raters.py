@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from zephyr.teachers.reward_judge import RewardJudge
     from zephyr.trees.forest import Ids
 
-CHECKS = "checks"
+_CHECKS = "checks"
 REWARD = "reward"
 # Rows whose answers a reward model reads together.
 REWARDED_ROWS = 32
@@ -52,14 +52,14 @@ def rater_of(
     if isinstance(section, RewardModelSection):
         return Rater(section.model, partial(_scored_rows, section=section, min_answers=min_answers, offline=offline))
     if isinstance(section, ChecksSection) and section.beside is None:
-        return Rater(CHECKS, partial(_check_rows, section=section, min_answers=min_answers))
+        return Rater(_CHECKS, partial(_check_rows, section=section, min_answers=min_answers))
     (teacher,) = teachers
     rate = partial(
         judge_tried, teacher=teacher, section=judging, seed=seed, min_answers=min_answers, chunk_rows=chunk_rows
     )
     if not isinstance(section, ChecksSection):
         return Rater(teacher.name, rate)
-    return Rater(f"{CHECKS} and {teacher.name}", lambda rows: map(partial(_mixed, section=section), rate(rows)))
+    return Rater(f"{_CHECKS} and {teacher.name}", lambda rows: map(partial(_mixed, section=section), rate(rows)))
 
 
 def require_checks(row: Prompt | Rated, section: JudgeSection) -> None:
@@ -128,7 +128,7 @@ def _checked(one: JudgedRow, section: ChecksSection, *, weight: float = 0.0) -> 
     row = one.rated
     ratings = checked_ratings(row.checks, [answer.text for answer in row.answers], section)
     answers = tuple(_with_check(*both, weight) for both in zip(row.answers, ratings, strict=True))
-    call = JudgeCall(CHECKS, tuple(range(len(answers))), ratings=tuple(ratings))
+    call = JudgeCall(_CHECKS, tuple(range(len(answers))), ratings=tuple(ratings))
     return JudgedRow(row._replace(answers=answers), (*one.calls, call))
 
 

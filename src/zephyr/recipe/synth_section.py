@@ -8,7 +8,7 @@ from zephyr.errors import did_you_mean
 from zephyr.recipe.data_section import DataSource
 from zephyr.recipe.section import Section
 from zephyr.recipe.teacher_section import ScriptedSection, TeacherSection
-from zephyr.records.checks import INSTRUCTIONS, LANGUAGES
+from zephyr.records.checks import FAMILIES, LANGUAGES
 
 
 class WorldSynth(Section):
@@ -113,10 +113,10 @@ class ConstraintsSynth(Section):
     def _can_be_composed(self) -> "ConstraintsSynth":
         if self.min_constraints > self.max_constraints:
             raise ValueError(f"min_constraints {self.min_constraints} must be at most {self.max_constraints}")
-        groups = {name.partition(":")[0] for name in INSTRUCTIONS}
+        groups = {name.partition(":")[0] for name in FAMILIES}
         for name in (*self.families, *self.without_families):
-            if name not in INSTRUCTIONS and name not in groups:
-                raise ValueError(f"there is no family '{name}'{did_you_mean(name, [*INSTRUCTIONS, *groups])}")
+            if name not in FAMILIES and name not in groups:
+                raise ValueError(f"there is no family '{name}'{did_you_mean(name, [*FAMILIES, *groups])}")
         for name in self.languages:
             if name not in LANGUAGES:
                 raise ValueError(f"'{name}' cannot be checked; languages are {', '.join(LANGUAGES)}")
@@ -127,7 +127,7 @@ class ConstraintsSynth(Section):
     @property
     def chosen_families(self) -> list[str]:
         """The families to draw from, in IFEval's order."""
-        taken = [name for name in INSTRUCTIONS if not self.families or _is_of(name, self.families)]
+        taken = [name for name in FAMILIES if not self.families or _is_of(name, self.families)]
         return [name for name in taken if not _is_of(name, self.without_families)]
 
 

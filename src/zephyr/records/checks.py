@@ -11,7 +11,7 @@ from typing import get_args
 from zephyr.errors import did_you_mean
 from zephyr.records.fields import Fields, Json, UnusableError, brief, unusable
 from zephyr.records.messages import MessageFault
-from zephyr.records.rows import ANSWER, Check, Match
+from zephyr.records.rows import ANSWER, AnswerMatch, Check
 
 # The columns of IFEval's own files.
 _IFEVAL = ("instruction_id_list", "kwargs")
@@ -47,7 +47,7 @@ _KINDS: Mapping[str, tuple[str, Callable[[Json], bool]]] = {
     "language": (f"one of {', '.join(LANGUAGES)}", lambda value: value in LANGUAGES),
 }
 # The 25 instructions of IFEval, and their options, all of which they need.
-INSTRUCTIONS: Mapping[str, Mapping[str, str]] = {
+FAMILIES: Mapping[str, Mapping[str, str]] = {
     "keywords:existence": {"keywords": "words"},
     "keywords:frequency": {"keyword": "text", "frequency": "count", "relation": "relation"},
     "keywords:forbidden_words": {"forbidden_words": "words"},
@@ -80,10 +80,10 @@ INSTRUCTIONS: Mapping[str, Mapping[str, str]] = {
 }
 
 
-def instruction_fault(name: Json, options: Json) -> str:
+def ifeval_fault(name: Json, options: Json) -> str:
     """What is wrong with an instruction of IFEval or its options; empty if nothing is."""
-    if not isinstance(name, str) or name not in INSTRUCTIONS:
-        return f"has the unknown instruction {brief(name)}{did_you_mean(str(name), INSTRUCTIONS)}"
+    if not isinstance(name, str) or name not in FAMILIES:
+        return f"has the unknown instruction {brief(name)}{did_you_mean(str(name), FAMILIES)}"
     if not isinstance(options, dict | None):
         return f"the options of {name} must be an object, got {brief(options)}"
     return next(_option_faults(name, _said(options)), "")
@@ -91,7 +91,7 @@ def instruction_fault(name: Json, options: Json) -> str:
 
 def _option_faults(name: str, said: Mapping[str, Json]) -> Iterator[str]:
     """What is wrong with the options: what they do not say, lm-eval draws by chance."""
-    known = INSTRUCTIONS[name]
+    known = FAMILIES[name]
     for option in said.keys() - known.keys():
         yield f"{name} has no option '{option}'{did_you_mean(option, known)}"
     for option, kind in known.items():
@@ -174,7 +174,7 @@ def _faults(fields: Fields) -> Iterator[str]:
     if ("answer" in fields) == ("instruction" in fields):
         yield f"needs an instruction or an answer, got {brief(dict(fields))}"
     elif "instruction" in fields:
-        fault = instruction_fault(fields["instruction"], fields.get("kwargs"))
+        fault = ifeval_fault(fields["instruction"], fields.get("kwargs"))
         if fault:
             yield fault
     else:
@@ -186,15 +186,15 @@ def _answer_faults(answer: Json, match: Json) -> Iterator[str]:
     text = str(answer).rpartition(_GSM8K_MARK)[2]
     if not (is_number or isinstance(answer, str)) or not text.strip():
         yield f"the answer must be a text or a number, got {brief(answer)}"
-    elif match is not None and match not in get_args(Match):
-        yield f"match must be one of {', '.join(get_args(Match))}, got {brief(match)}"
+    elif match is not None and match not in get_args(AnswerMatch):
+        yield f"match must be one of {', '.join(get_args(AnswerMatch))}, got {brief(match)}"
     elif match == "number" and number_in(text) is None:
         yield f"the answer must be a number where match is number, got {brief(answer)}"
     elif match == "choice" and not _LETTER.fullmatch(text.strip()):
         yield f"the answer must be one capital letter where match is choice, got {brief(answer)}"
 
 
-def match_for(answer: str) -> Match:
+def match_for(answer: str) -> AnswerMatch:
     """How an exact answer is compared where its row does not say: by what it looks like."""
     if number_in(answer) is not None:
         return "number"

@@ -20,7 +20,7 @@ Shape = Literal[
 
 # The name of the check for an exact answer; all others are names of instructions of IFEval.
 ANSWER = "answer"
-Match = Literal["number", "choice", "text"]
+AnswerMatch = Literal["number", "choice", "text"]
 
 _NO_RATINGS: Mapping[str, float | None] = {}
 

@@ -7,7 +7,6 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias, TypeVar
 
-from zephyr.data.filters.benchmark_texts import read_benchmarks
 from zephyr.data.read.mixture import mix
 from zephyr.data.read.sources import Records
 from zephyr.data.read.stage_rows import Accounts, open_all, open_records
@@ -35,7 +34,6 @@ from zephyr.runs.stage_folder import Facts
 from zephyr.stages.call_estimate import ESTIMATE_SAMPLE, TeacherEstimate, call_lines, counting
 from zephyr.stages.preview import MadeRows, Preview
 from zephyr.stages.stage import Stage, Work
-from zephyr.synth.constraints import compose_prompts
 from zephyr.synth.dialogues import PROMPTS_PER_CALL, Writers, write_dialogues
 from zephyr.synth.talks import Talker, plan_talk, shorten_passage
 from zephyr.teachers.opening import StageLedgers, open_teacher, prompts_together, stage_context
@@ -80,6 +78,8 @@ def _files_read(recipe: Recipe) -> Facts:
     """A hash of our own seed tasks, where instructions grow from them; of the prompts of evaluation sets to avoid."""
     generator = _section(recipe).generator
     if isinstance(generator, ConstraintsSynth) and generator.decontaminate:
+        from zephyr.data.filters.benchmark_texts import read_benchmarks
+
         found = read_benchmarks(generator.decontaminate, recipe.data_dir).found
         return {"decontaminate": hashlib.sha256(repr(found).encode(errors="replace")).hexdigest()}
     if not isinstance(generator, SelfInstructSynth) or generator.seeds is not None:
@@ -370,13 +370,14 @@ def _run(work: Work) -> Facts:
 
 def _compose(work: Work, generator: ConstraintsSynth) -> Facts:
     """Write the prompts with constraints; return their number, what was left out and why, and the families drawn."""
+    from zephyr.synth.constraints import compose_prompts
+
     recipe, counts, families = work.recipe, Counter[str](), Counter[str]()
     pool = open_all(recipe, generator.pool, Prompt)
     mixed = mix(pool, seed=recipe.seed, shuffle=True)
     made = compose_prompts(mixed, generator, counts, families, data_dir=recipe.data_dir, seed=recipe.seed)
-    num_prompts = write_jsonl(work.folder / PROMPTS, made, replace=True)
-    facts: Facts = {"prompts": num_prompts, "instructions": len(mixed), **Accounts(pool).facts()}
-    return facts | {"filtered_out": dict(counts), "families": dict(families.most_common())}
+    facts: Facts = {"prompts": write_jsonl(work.folder / PROMPTS, made, replace=True), "instructions": len(mixed)}
+    return facts | Accounts(pool).facts() | {"filtered_out": dict(counts), "families": dict(families.most_common())}
 
 
 def _passages(recipe: Recipe) -> list[str]:

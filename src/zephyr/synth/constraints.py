@@ -16,7 +16,7 @@ from zephyr.data.filters.decontamination import BenchmarkIndex
 from zephyr.data.filters.near_duplicates import NearDuplicates
 from zephyr.errors import DataError
 from zephyr.recipe.synth_section import ConstraintsSynth
-from zephyr.records.checks import INSTRUCTIONS, LANGUAGES
+from zephyr.records.checks import FAMILIES, LANGUAGES
 from zephyr.records.fields import Json
 from zephyr.records.rows import Check, Prompt, prompt_id
 from zephyr.synth.wordings import (
@@ -294,7 +294,7 @@ def _language(rng: Random, _text: str, section: ConstraintsSynth) -> Options:
 
 # The options of every family, drawn for a text.
 OPTIONS: Mapping[str, Callable[[Random, str, ConstraintsSynth], Options]] = {
-    **dict.fromkeys((name for name, options in INSTRUCTIONS.items() if not options), lambda *_: {}),
+    **dict.fromkeys((name for name, options in FAMILIES.items() if not options), lambda *_: {}),
     _EXISTENCE: lambda rng, text, _: {"keywords": _some_words(rng, text, 3)},
     "keywords:frequency": _keyword_count,
     _FORBIDDEN: lambda rng, text, _: {"forbidden_words": _some_words(rng, text, 3)},

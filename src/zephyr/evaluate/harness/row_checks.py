@@ -7,7 +7,7 @@ drawn by chance. A local row like that is a DataError that names file, row and v
 from collections.abc import Collection, Mapping
 
 from zephyr.errors import DataError
-from zephyr.records.checks import instruction_fault, is_text
+from zephyr.records.checks import ifeval_fault, is_text
 from zephyr.records.fields import Json, brief
 
 
@@ -80,7 +80,7 @@ def check_ifeval(fields: Mapping[str, Json], where: str) -> None:
         got = f"{len(options)}" if isinstance(options, list) else brief(options)
         raise _fault(where, f"its kwargs must be a list of {len(names)}, one for each instruction, got {got}")
     for name, given in zip(names, options, strict=True):
-        fault = instruction_fault(name, given)
+        fault = ifeval_fault(name, given)
         if fault:
             raise _fault(where, fault)
 
