@@ -91,13 +91,21 @@ class Workload:
 
 
 def adapter_parameters(lora: LoraSection, shape: ModelShape) -> int:
-    """Number of weights of the adapters; where no gate is among their targets, those of attention alone."""
+    """Number of weights of the adapters; where no gate and no experts are among their targets, those of attention."""
     heads, kv_heads = shape.num_heads * shape.head_dim, shape.num_kv_heads * shape.head_dim
     ends = 2 * (shape.hidden_size + heads) + 2 * (shape.hidden_size + kv_heads)
-    if lora.target_modules == "all-linear" or any("gate" in name for name in lora.target_modules):
-        ends += shape.num_experts * (3 if shape.gated else 2) * (shape.hidden_size + shape.intermediate_size)
+    if lora.target_modules == "all-linear" or any(_is_feed_forward(name) for name in lora.target_modules):
+        # Experts in one weight have their gates' and their own projections in one of twice the rank.
+        outer = 3 if shape.gated else 2
+        inner = 5 if shape.gated and shape.num_experts > 1 else outer
+        ends += shape.num_experts * (outer * shape.hidden_size + inner * shape.intermediate_size)
     num_layers = shape.num_layers if lora.layers_to_transform is None else len(set(lora.layers_to_transform))
     return lora.r * ends * num_layers
+
+
+def _is_feed_forward(name: str) -> bool:
+    """Whether a target module is a part of the feed-forward block besides its last projection."""
+    return "gate" in name or name.rpartition(".")[2] in ("experts", "w1")
 
 
 def forward_flops(shape: ModelShape, rows: RowLengths, *, shared: bool = True) -> float:

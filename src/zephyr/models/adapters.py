@@ -7,6 +7,7 @@ adapters off. Hu et al. 2021, arXiv 2106.09685; QLoRA: Dettmers et al. 2023, arX
 import copy
 import importlib.util
 import logging
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any, NamedTuple
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
@@ -21,7 +23,7 @@ from torch.overrides import TorchFunctionMode
 from transformers import BitsAndBytesConfig, PreTrainedModel
 
 from zephyr.errors import DeviceError, ModelError
-from zephyr.models.architecture import check_lora_modules, linear_layers
+from zephyr.models.architecture import check_lora_modules, fused_experts, linear_layers, named_modules
 from zephyr.models.head import reward_layer
 from zephyr.models.loading import DTYPES, check_finite_weights, load_model, new_folder, refuse_existing, save_model
 from zephyr.models.model_files import num_weights, read_object
@@ -56,18 +58,23 @@ def add_lora(model: PreTrainedModel, lora: LoraSection, *, seed: int = 0) -> Pef
     """
     if hasattr(model, "peft_config"):
         raise ValueError("the model has adapters already: merge them first")
+    fused = {} if lora.target_modules == "all-linear" else fused_experts(model, lora.target_modules)
     config = LoraConfig(
         task_type="CAUSAL_LM" if reward_layer(model) is None else "SEQ_CLS",  # which trains the head in full
         r=lora.r,
         lora_alpha=lora.lora_alpha,  # type: ignore[arg-type]  # peft divides it by r: a float serves
         lora_dropout=lora.lora_dropout,
         target_modules=_targets(model, lora),
+        target_parameters=sorted(fused) or None,
+        rank_pattern={rf".*\.{re.escape(weight)}": lora.r * parts for weight, parts in fused.items()},
+        alpha_pattern={rf".*\.{re.escape(weight)}": lora.lora_alpha * parts for weight, parts in fused.items()},
         layers_to_transform=lora.layers_to_transform,
         use_rslora=lora.use_rslora,
         modules_to_save=list(lora.modules_to_save) or None,
         use_dora=lora.use_dora,
     )
     check_lora_modules(model, lora)
+    asked = {path for name in config.target_modules or () for path in _paths(model, name)}
     with torch.random.fork_rng(devices=[]), nullcontext() if lora.use_dora else _NotToMeta():
         torch.manual_seed(seed)
         try:
@@ -76,7 +83,21 @@ def add_lora(model: PreTrainedModel, lora: LoraSection, *, seed: int = 0) -> Pef
             where = f"LoRA on {type(model).__name__}"
             raise ModelError(where, str(error).partition("\n")[0], "name other target modules") from error
     assert isinstance(wrapped, PeftModel)
+    _tell_left_out(wrapped, asked)
     return wrapped
+
+
+def _paths(model: nn.Module, name: str) -> list[str]:
+    return [path for path, _ in model.named_modules() if path == name or path.endswith(f".{name}")]
+
+
+def _tell_left_out(model: PeftModel, asked: set[str]) -> None:
+    """Say of which linear modules peft has left out what was asked: where it takes their names for those of experts."""
+    base: nn.Module = model.get_base_model()
+    adapted = {path for path, module in base.named_modules() if isinstance(module, LoraLayer)}
+    left = sorted((asked - adapted) & linear_layers(base).keys())
+    if left:
+        _log.warning("peft puts adapters on the experts alone, and none on %d other modules, as %s", len(left), left[0])
 
 
 class _NotToMeta(TorchFunctionMode):
@@ -94,7 +115,7 @@ class _NotToMeta(TorchFunctionMode):
 def _targets(model: PreTrainedModel, lora: LoraSection) -> str | list[str]:
     """What peft is to adapt; of some layers it wants names where they are to be all linear ones."""
     if lora.target_modules != "all-linear":
-        return list(lora.target_modules)
+        return named_modules(model, lora.target_modules)
     if lora.layers_to_transform is None:
         return lora.target_modules
     head = reward_layer(model) or model.get_output_embeddings()  # type: ignore[no-untyped-call]

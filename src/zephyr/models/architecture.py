@@ -11,10 +11,55 @@ from zephyr.models.source import Source
 from zephyr.recipe.train_section import LoraSection
 from zephyr.records.fields import listed
 
+# Dimensions of a weight that holds all experts of a layer.
+_STACKED = 3
+# By the name of a stacked weight, the projections that it holds as checkpoints name them: llama's, and Mixtral's.
+_PROJECTIONS = {"gate_up_proj": (("gate_proj", "up_proj"), ("w1", "w3")), "down_proj": (("down_proj",), ("w2",))}
+
 
 def linear_layers(model: nn.Module) -> dict[str, nn.Module]:
     """The matrix products of a model by their path, its own experts aside."""
     return {path: module for path, module in model.named_modules() if isinstance(module, (nn.Linear, Conv1D))}
+
+
+def fused_experts(model: nn.Module, names: Sequence[str]) -> dict[str, int]:
+    """The stacked weights of experts that names reach, by the end of their path, and the projections that each holds.
+
+    Raises ModelError for one projection of several that are one weight.
+    """
+    reached = {}
+    ends = {name.rpartition(".")[2] for name in names}
+    for weight in _stacked_experts(model):
+        container, _, own = weight.rpartition(".")
+        kinds = _PROJECTIONS.get(own, ((own,),))
+        if {container, own} & ends or any({*kind} <= ends for kind in kinds):
+            reached[weight] = len(kinds[0])
+            continue
+        for kind in kinds:
+            if {*kind} & ends:
+                what = f"'{min({*kind} & ends)}' is a part of the weight {weight} of all experts"
+                raise ModelError(_where(model), what, f"name all of {', '.join(kind)}, or none")
+    return reached
+
+
+def named_modules(model: nn.Module, names: Sequence[str]) -> list[str]:
+    """Those of the names that are modules adapters go on, experts with stacked weights aside."""
+    return [name for name in names if any(not _is_stacked(module) for module in _named(model, name))]
+
+
+def _stacked_experts(model: nn.Module) -> set[str]:
+    """The ends of the paths of weights that hold all experts of a layer, as ``experts.down_proj``."""
+    return {
+        f"experts.{name}"
+        for path, module in model.named_modules()
+        if path.rpartition(".")[2] == "experts"
+        for name, parameter in module.named_parameters(recurse=False)
+        if parameter.ndim == _STACKED
+    }
+
+
+def _is_stacked(module: nn.Module) -> bool:
+    return any(parameter.ndim == _STACKED for parameter in module.parameters(recurse=False))
 
 
 def not_hidden(model: nn.Module) -> set[nn.Parameter]:
@@ -37,9 +82,11 @@ def check_lora_modules(model: PreTrainedModel, lora: LoraSection) -> None:
         with problems.noted():
             what = f"layers_to_transform names layer {beyond[0]}, and the model has {num_layers}"
             raise ModelError(_where(model), what, f"name layers from 0 to {num_layers - 1}")
+    with problems.noted():
+        _check_experts(model, lora)
     for name in dict.fromkeys([*targets, *lora.modules_to_save]):
         with problems.noted():
-            _check_present(model, name)
+            _check_present(model, name, is_target=name in targets)
     if model.config.get_text_config().tie_word_embeddings:
         tied = [model.get_input_embeddings(), model.get_output_embeddings()]  # type: ignore[no-untyped-call]
         for name in targets:
@@ -89,8 +136,17 @@ def _untrained(rows: Tensor, names: Sequence[str]) -> list[str]:
     return [name for name, bad in zip(names, (is_alike | is_zero).tolist(), strict=True) if bad]
 
 
-def _check_present(model: PreTrainedModel, name: str) -> None:
-    if _named(model, name):
+def _check_experts(model: PreTrainedModel, lora: LoraSection) -> None:
+    """Check that what a section asks for can be done to the experts it names."""
+    fused = fused_experts(model, _named_targets(lora))
+    if fused and (lora.use_dora or lora.layers_to_transform is not None):
+        setting = "use_dora" if lora.use_dora else "layers_to_transform"
+        what = f"{setting} cannot be had for the stacked weights {listed(sorted(fused))} of experts"
+        raise ModelError(_where(model), what, f"leave out {setting}, or the experts from target_modules")
+
+
+def _check_present(model: PreTrainedModel, name: str, *, is_target: bool) -> None:
+    if _named(model, name) if not is_target else named_modules(model, [name]) or _reaches_experts(model, name):
         return
     linear = sorted({path.rpartition(".")[2] for path in linear_layers(model)})
     raise ModelError(
@@ -100,10 +156,19 @@ def _check_present(model: PreTrainedModel, name: str) -> None:
     )
 
 
-def _named(model: PreTrainedModel, name: str) -> list[nn.Module]:
+def _reaches_experts(model: PreTrainedModel, name: str) -> bool:
+    """Whether a name is that of experts, of a stacked weight of theirs, or of a projection in one."""
+    known = {"experts"} if _stacked_experts(model) else set[str]()
+    for weight in _stacked_experts(model):
+        own = weight.rpartition(".")[2]
+        known |= {own, *(projection for kind in _PROJECTIONS.get(own, ()) for projection in kind)}
+    return name.rpartition(".")[2] in known
+
+
+def _named(model: nn.Module, name: str) -> list[nn.Module]:
     """The modules whose path is the name, or ends in it."""
     return [module for path, module in model.named_modules() if path == name or path.endswith(f".{name}")]
 
 
-def _where(model: PreTrainedModel) -> str:
+def _where(model: nn.Module) -> str:
     return f"LoRA on {type(model).__name__}"
