@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from tests.models.architectures import small_model as small_causal_model
 from tests.models.scorer_runs import small_model
 from zephyr.errors import ModelError
 from zephyr.models.generation import generate
@@ -22,6 +23,20 @@ def test_states_of_linear_attention_leave_with_their_rows() -> None:
         with torch.no_grad():
             logps = model(input_ids=torch.tensor([[*prompt, *completion.ids]])).logits[0].log_softmax(-1)
         theirs = sum(float(logps[len(prompt) - 1 + place, token]) for place, token in enumerate(completion.ids))
+        assert completion.logprob == pytest.approx(theirs, abs=1e-3)
+
+
+@pytest.mark.parametrize("model_type", ["roberta", "camembert", "xlm-roberta", "data2vec-text"])
+def test_positions_that_are_counted_from_the_padding_go_on(model_type) -> None:
+    """RoBERTa's family: the first token has the position behind the padding's id."""
+    model = small_causal_model(model_type).eval()
+    prompt = list(range(40, 52))
+    for completion in generate(model, [prompt, prompt[:5]], SAMPLING, num_samples=2):
+        ids = [*(prompt, prompt[:5])[completion.prompt_index], *completion.ids]
+        with torch.no_grad():
+            logps = model(input_ids=torch.tensor([ids])).logits[0].log_softmax(-1)
+        begin = len(ids) - len(completion.ids) - 1
+        theirs = sum(float(logps[begin + place, token]) for place, token in enumerate(completion.ids))
         assert completion.logprob == pytest.approx(theirs, abs=1e-3)
 
 

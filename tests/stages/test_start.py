@@ -128,3 +128,13 @@ def test_adapters_on_untrained_control_tokens_are_refused_unless_a_stage_before_
     for stage in ("sft", "align"):
         with pytest.raises(ModelError, match=r"the rows of '</s>' in model\.embed_tokens are untrained"):
             check_setup(both, stage)
+
+
+def test_a_balance_of_experts_that_a_model_has_not_is_refused(base, tmp_path):
+    dense = recipe(base, tmp_path, {"name": "zephyr"})
+    train = dense.sft.train.model_copy(update={"router_aux_loss_coef": 0.01})
+    balanced = dense.model_copy(update={"sft": dense.sft.model_copy(update={"train": train})})
+    check_setup(dense, "sft")
+    expected = r"sft\.train\.router_aux_loss_coef: MistralForCausalLM chooses no experts, .*; leave it out"
+    with pytest.raises(RecipeError, match=expected):
+        check_setup(balanced, "sft")

@@ -119,18 +119,23 @@ def shares_prefixes(model: PreTrainedModel) -> bool:
     return why_not_shared(model) is None
 
 
+def counts_from_padding(model: PreTrainedModel) -> bool:
+    """Whether the model's first token has the position behind the padding's id, as in RoBERTa's family."""
+    tables = [module for name, module in model.named_modules() if name.endswith("position_embeddings")]
+    return any(getattr(table, "padding_idx", None) is not None for table in tables)
+
+
 def why_not_shared(model: PreTrainedModel) -> str | None:
     """Why the model's sequences cannot share prefixes, as far as its configuration says; None where they can."""
     layer_types = getattr(model.config.get_text_config(), "layer_types", None) or ()
     others = sorted({str(kind) for kind in layer_types} - {"full_attention", "sliding_attention", "attention"})
-    tables = [module for name, module in model.named_modules() if name.endswith("position_embeddings")]
     if getattr(model, "_is_stateful", False):
         return "they carry a state from token to token"
     if others:
         return f"some are {', '.join(others)}"
     if not getattr(model, "_supports_attention_backend", False):
         return "they do not attend through transformers' attention interface"
-    if any(getattr(table, "padding_idx", None) is not None for table in tables):
+    if counts_from_padding(model):
         return "positions are counted from the padding's id"  # RoBERTa
     return None
 

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 
 from zephyr.errors import ModelError
+from zephyr.models.attention import counts_from_padding
 from zephyr.models.samples import Sample
 
 
@@ -48,6 +49,8 @@ class OwnCacheDecoder:
         self._model, self._fail = model, fail
         self._max_rows, self._max_cache = max_rows, max_cache_tokens
         self._name = "cache_params" if takes(model, "cache_params") else "past_key_values"
+        # Models that count positions from their padding do so from the length of the cache, and rightly.
+        self._tells_positions = self._name == "past_key_values" and not counts_from_padding(model)
         self._batches: list[_Batch] = []
 
     @property
@@ -117,7 +120,7 @@ class OwnCacheDecoder:
     def _forward(self, ids: Tensor, positions: Tensor | None, cache: Cache | None) -> tuple[Tensor, Cache]:
         """The logits (R, V) after the last ids, and the cache that holds them too."""
         keywords: dict[str, object] = {self._name: cache, "use_cache": True}
-        if positions is not None and self._name == "past_key_values":
+        if positions is not None and self._tells_positions:
             keywords["position_ids"] = positions
         if takes(self._model, "logits_to_keep"):
             keywords["logits_to_keep"] = 1

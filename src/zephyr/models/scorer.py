@@ -83,7 +83,7 @@ class ForestScorer(nn.Module):
         self.router_logits: tuple[Tensor, ...] = ()
         model = self.transformers_model
         config = model.config.get_text_config()
-        self.experts_per_token = int(getattr(config, "num_experts_per_tok", None) or 0)
+        self.experts_per_token = experts_per_token(model)
         num_experts = getattr(config, "num_local_experts", None) or getattr(config, "num_experts", None)
         self.num_experts = int(num_experts or 0)
         reason = why_not_shared(model)
@@ -257,6 +257,11 @@ def plain_model(causal_lm: CausalLM) -> PreTrainedModel:
     if not isinstance(model, PreTrainedModel):
         raise TypeError(f"expected a causal language model of transformers, got {type(model).__name__}")
     return model
+
+
+def experts_per_token(model: PreTrainedModel) -> int:
+    """How many experts a layer chooses for each token; 0 for a dense model."""
+    return int(getattr(model.config.get_text_config(), "num_experts_per_tok", None) or 0)
 
 
 def decoder_layers(model: nn.Module) -> list[nn.Module]:

@@ -158,7 +158,10 @@ class LoraSection(Section):
     lora_dropout: float = Field(
         0.0, ge=0, lt=1, description="must be 0: answers with a shared prefix would share a dropout mask"
     )
-    target_modules: list[str] | Literal["all-linear"] = Field("all-linear", description="modules that get adapters")
+    target_modules: list[str] | Literal["all-linear"] = Field(
+        "all-linear",
+        description="modules that get adapters; experts, or gate_proj, up_proj and down_proj, reach stacked experts",
+    )
     modules_to_save: list[str] = Field(
         default_factory=list, description="modules trained in full, besides the adapters"
     )

@@ -9,14 +9,13 @@ from zephyr.models.architecture import check_control_tokens, check_lora_modules
 from zephyr.models.loading import empty_model
 from zephyr.models.new_model import weightless_model
 from zephyr.models.reward_model import reward_model_of
-from zephyr.models.scorer import CausalLM, plain_model
+from zephyr.models.scorer import CausalLM, experts_per_token, plain_model
 from zephyr.models.source import Source
 from zephyr.models.tokenizers import load_tokenizer
 from zephyr.recipe.model_section import NewModel
 from zephyr.recipe.objective_section import CustomObjective
 from zephyr.recipe.schema import Recipe
 from zephyr.recipe.stage_sections import REWARD, PreferenceSection, TrainingSection
-from zephyr.recipe.train_section import LoraSection
 from zephyr.stages.start import base_source, earlier_training, encoder_for, named_start, section_of
 
 
@@ -46,19 +45,19 @@ def check_setup(recipe: Recipe, stage: str) -> None:
 
         with problems.noted():
             load_loss(section.objective, recipe.data_dir)
-    if lora is not None or stage == REWARD:
+    if lora is not None or stage == REWARD or train.router_aux_loss_coef:
         with problems.noted():
-            _check_model(recipe, stage, lora)
+            _check_model(recipe, stage, section)
     problems.raise_any()
 
 
-def _check_model(recipe: Recipe, stage: str, lora: LoraSection | None) -> None:
-    """Check what adapters and a reward head need of the model to start from, where its configuration can be had."""
+def _check_model(recipe: Recipe, stage: str, section: TrainingSection) -> None:
+    """Check what settings need of the model to start from, where its configuration can be had."""
     named = named_start(recipe, stage)
     if named is None and isinstance(recipe.model, NewModel):
         sizes = recipe.model.model_dump(exclude={"kind", "architecture"})
         new = weightless_model(recipe.model.architecture, sizes, dtype=torch.float32)
-        _check_modules(new, stage, lora)
+        _check_modules(new, stage, section)
         return
     source = base_source(recipe) if named is None else Source(named, offline=recipe.offline)
     try:
@@ -66,12 +65,16 @@ def _check_model(recipe: Recipe, stage: str, lora: LoraSection | None) -> None:
         controls = encoder_for(load_tokenizer(source), recipe, stage).written_controls()
     except (ModelError, RecipeError):  # what is wrong with it is said where the model is looked at
         return
-    _check_modules(model, stage, lora)
-    if lora is not None and all(section.lora is not None for section in earlier_training(recipe, stage)):
+    _check_modules(model, stage, section)
+    lora, earlier = section.lora, earlier_training(recipe, stage)
+    if lora is not None and all(one.lora is not None for one in earlier):
         check_control_tokens(source, model, lora, controls)
 
 
-def _check_modules(model: CausalLM, stage: str, lora: LoraSection | None) -> None:
+def _check_modules(model: CausalLM, stage: str, section: TrainingSection) -> None:
+    if section.train.router_aux_loss_coef and not experts_per_token(plain_model(model)):
+        what = f"{type(plain_model(model)).__name__} chooses no experts, so there is no balance to keep"
+        raise RecipeError(f"{stage}.train.router_aux_loss_coef", what, "leave it out")
     trained = reward_model_of(plain_model(model)) if stage == REWARD else plain_model(model)
-    if lora is not None:
-        check_lora_modules(trained, lora)
+    if section.lora is not None:
+        check_lora_modules(trained, section.lora)
