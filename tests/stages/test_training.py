@@ -16,6 +16,7 @@ from zephyr.errors import DeviceError
 from zephyr.models.loading import save_model
 from zephyr.models.tiny import tiny_model, tiny_tokenizer
 from zephyr.recipe.schema import Recipe
+from zephyr.records.writing import write_jsonl
 from zephyr.run import run_recipe
 
 
@@ -96,7 +97,19 @@ def test_feedback_serves_every_kind_of_objective(trained, output, objective):
 def test_a_reward_model_reads_what_the_chat_template_writes(trained):
     fields = mini_fields(trained)
     fields["reward"] = {"data": {"max_length": 160, "eval_share": 0.4}, "train": TRAIN}
-    folder, found = facts(fields, run(fields, until="reward"), "reward")
+    del fields["align"]
+    talks = trained / "talks.jsonl"
+    talk = [{"role": "user", "content": "How much is 1 + 1?"}, {"role": "assistant", "content": "It is 2."}]
+    write_jsonl(talks, [{"messages": talk}] * 3)
+    sampling = {"max_new_tokens": 8}
+    fields["evaluate"] = {"tasks": [{"name": "reward", "sources": [{"path": str(talks)}], "sampling": sampling}]}
+    summary = run(fields, until="evaluate")
+    assert set(summary["benchmarks"]) == {"base", "dSFT"}
+    mean, rate = summary["benchmarks"]["dSFT"].values()
+    assert (mean["metric"], mean["n"]) == ("mean reward", 3)
+    assert mean["low"] <= mean["score"] <= mean["high"]
+    assert 0 <= rate["low"] <= rate["score"] <= rate["high"] <= 100
+    folder, found = facts(fields, summary, "reward")
     accuracy = found["held_out_accuracy"]
     assert accuracy["n"] == found["held_out"]
     assert accuracy["low"] <= accuracy["score"] == round(found["eval_rewards/accuracies"], 4) <= accuracy["high"]

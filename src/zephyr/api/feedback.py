@@ -13,14 +13,27 @@ from zephyr.api.settings import Keywords, SettingValue, plain
 from zephyr.errors import DataError, TeacherError
 from zephyr.progress import show_progress
 from zephyr.recipe.data_section import DataSource
-from zephyr.recipe.feedback_section import FeedbackSection
+from zephyr.recipe.feedback_section import (
+    REWARD_MODEL,
+    ChecksSection,
+    FeedbackSection,
+    JudgeSection,
+    teachers_that_rate,
+)
 from zephyr.recipe.outline import Keys
 from zephyr.recipe.schema import Recipe
 from zephyr.recipe.section import Plain
 from zephyr.recipe.stage_sections import FEEDBACK
 from zephyr.recipe.teacher_section import LocalSection, TeacherSection
 from zephyr.runs.layout import LEDGER
-from zephyr.teachers.opening import TEACHER_FILES, TeacherContext, open_teacher, parse_teacher, prompts_together
+from zephyr.teachers.opening import (
+    TEACHER_FILES,
+    TeacherContext,
+    open_teacher,
+    parse_judge,
+    parse_teacher,
+    prompts_together,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -138,7 +151,7 @@ def judge(
 
     call = _Call.of("judge", judge, settings)
     rows, _ = open_answers(call.source(dataset), offline=call.recipe.offline)
-    plan = RatingPlan(call.teacher(judge, tokenizer), call.section.judging, call.context, min_answers=1)
+    plan = RatingPlan(call.judge(judge, tokenizer), call.section.judging, call.context, min_answers=1)
     file, teachers = call.file("ratings.jsonl"), plan.open()
     with Ledger(call.file(LEDGER), plan.cap) as ledger, show_progress("judge", len(rows)) as display:
         files = (file, calls_beside(file))
@@ -203,11 +216,21 @@ class _Call:
         """What its teachers have in common."""
         return TeacherContext(self.recipe.seed, self.recipe.offline)
 
-    def teacher(self, named: TeacherLike, tokenizer: "PreTrainedTokenizerBase | None") -> TeacherSection:
-        """The section of a teacher, as a recipe or a command line has it, or of a model. Raises ZephyrError."""
+    def judge(self, named: TeacherLike, tokenizer: "PreTrainedTokenizerBase | None") -> JudgeSection:
+        """The section of a judge, as a recipe or a command line has it, or of a model. Raises ZephyrError."""
         if isinstance(named, Mapping):
             return self.section.judge
+        if isinstance(named, str) and (named == ChecksSection().name or named.startswith(f"{REWARD_MODEL}:")):
+            return parse_judge(named)
         return teacher_section(named, tokenizer, self.file(""))
+
+    def teacher(self, named: TeacherLike, tokenizer: "PreTrainedTokenizerBase | None") -> TeacherSection:
+        """The section of a teacher, likewise. Raises ZephyrError, also for a judge that writes nothing."""
+        section = self.judge(named, tokenizer)
+        for teacher in teachers_that_rate(section).values():
+            if teacher is section:
+                return teacher
+        raise TeacherError("zephyr.generate", f"the judge {section.name} writes nothing", "name a model or a teacher")
 
 
 def _as_rows(prompts: "RowsLike | Sequence[str]") -> RowsLike:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from zephyr.recipe.data_section import DataSection, DataSource
-from zephyr.recipe.evaluate_section import PerplexityTask, PreferenceTask
+from zephyr.recipe.evaluate_section import PerplexityTask, PreferenceTask, RewardTask
 from zephyr.recipe.feedback_section import ChecksSection, RewardModelSection, teachers_that_rate
 from zephyr.recipe.model_section import NewModel
 from zephyr.recipe.objective_section import ListwiseObjective, PreferenceObjective, SftObjective
@@ -293,6 +293,10 @@ def _tasks(recipe: RecipeFields) -> Iterator[Conflict]:
     needed = {PreferenceTask: "align", PerplexityTask: "sft"}
     tasks = recipe.evaluate.tasks if recipe.evaluate is not None else []
     for number, task in enumerate(tasks):
+        made = f"{STAGE_REFERENCE}reward" if recipe.reward is not None else ""
+        if isinstance(task, RewardTask) and task.model.startswith(STAGE_REFERENCE) and task.model != made:
+            what, remedy = f"no stage of that name makes a reward model, got {task.model}", "add a reward stage"
+            yield Conflict(f"evaluate.tasks.{number}.model", what, f"{remedy}, or name a folder", ("reward",))
         stage = needed.get(type(task))
         if isinstance(task, PreferenceTask) and task.sources and recipe.align is None:
             what = "preference measures the aligned model, and there is no align stage"

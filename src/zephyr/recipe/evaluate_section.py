@@ -71,7 +71,21 @@ class HarnessTask(Section):
     )
 
 
-EvaluationTask = Annotated[WorldTask | PreferenceTask | PerplexityTask | HarnessTask, Field(discriminator="name")]
+class RewardTask(Section):
+    """Mean reward of every model's answers by a reward model, and how often it is above the reference answer's."""
+
+    name: Literal["reward"] = "reward"
+    model: str = Field("stage:reward", description="reward model: stage:reward, a folder or a hub id")
+    sources: list[DataSource] = Field(
+        min_length=1, description="held-out dialogues, whose last answers are the references"
+    )
+    num_prompts: int | None = Field(None, ge=1, description="only the first so many dialogues; null: all")
+    sampling: SamplingSection = Field(default_factory=SamplingSection, description="how answers are sampled")
+
+
+EvaluationTask = Annotated[
+    WorldTask | PreferenceTask | PerplexityTask | RewardTask | HarnessTask, Field(discriminator="name")
+]
 
 
 class EvaluateSection(Section):

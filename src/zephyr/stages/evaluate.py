@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TypeVar, cast
 from zephyr.atomic import replace_text
 from zephyr.data.read.sources import Records
 from zephyr.data.read.stage_rows import open_all
+from zephyr.recipe.conflicts import STAGE_REFERENCE
 from zephyr.recipe.data_section import DataSource
 from zephyr.recipe.evaluate_section import (
     EvaluateSection,
@@ -21,18 +22,19 @@ from zephyr.recipe.evaluate_section import (
     HarnessTask,
     PerplexityTask,
     PreferenceTask,
+    RewardTask,
     WorldTask,
 )
 from zephyr.recipe.schema import Recipe
 from zephyr.recipe.section import Plain, Section
-from zephyr.recipe.stage_sections import EVALUATE, POLICY_STAGES
+from zephyr.recipe.stage_sections import EVALUATE, POLICY_STAGES, REWARD
 from zephyr.recipe.teacher_section import EndpointSection, LocalSection, TeacherSection, VllmSection
 from zephyr.records.messages import Messages
 from zephyr.records.rows import Chat, Preference, Prompt, Record
 from zephyr.runs.layout import LEDGER, MODEL, SAMPLES_FILE, measurement_file
 from zephyr.runs.reader import model_title
 from zephyr.runs.stage_folder import Facts
-from zephyr.stages.held_out import kept, perplexity_facts, preference_facts
+from zephyr.stages.held_out import kept, perplexity_facts, preference_facts, reward_facts
 from zephyr.stages.overlap import refuse_trained, task_lines
 from zephyr.stages.preview import Preview
 from zephyr.stages.stage import Stage, Work
@@ -41,8 +43,10 @@ from zephyr.world import HELDOUT_SPLIT, prompts
 
 if TYPE_CHECKING:
     from zephyr.evaluate.results import Result
+    from zephyr.models.source import Source
 
 _SHOWN_SAMPLES = 12
+STAGE_REWARD = f"{STAGE_REFERENCE}{REWARD}"
 MAX_TOKENS = 8192  # that are scored together
 _Value = TypeVar("_Value")
 OneTask = TypeVar("OneTask", bound=Section)
@@ -112,8 +116,10 @@ def _section(recipe: Recipe) -> EvaluateSection:
 
 
 def reads(recipe: Recipe) -> tuple[str, ...]:
-    """The stages whose models are measured."""
-    return tuple(stage for stage in POLICY_STAGES if stage in recipe.stages)
+    """The stages whose models are measured, or measure."""
+    measured = tuple(stage for stage in POLICY_STAGES if stage in recipe.stages)
+    judged = any(isinstance(task, RewardTask) and task.model == STAGE_REWARD for task in _section(recipe).tasks)
+    return (*measured, REWARD) if judged else measured
 
 
 def sources(recipe: Recipe) -> list[DataSource]:
@@ -143,7 +149,7 @@ def _check(preview: Preview) -> Iterator[str]:
 
 def estimate(preview: Preview) -> Iterator[str]:
     """A line for every task: what is measured of how many models."""
-    num_models = len(reads(preview.recipe))
+    num_models = len([stage for stage in reads(preview.recipe) if stage in POLICY_STAGES])
     yield from (MEASUREMENTS[task.name].estimate(task, num_models) for task in _section(preview.recipe).tasks)
 
 
@@ -176,7 +182,7 @@ def titles(work: Work) -> dict[str, str]:
 
 
 def _sources(task: EvaluationTask) -> list[DataSource]:
-    return task.sources if isinstance(task, PreferenceTask | PerplexityTask) else []
+    return task.sources if isinstance(task, PreferenceTask | PerplexityTask | RewardTask) else []
 
 
 def _key(number: int) -> str:
@@ -240,6 +246,33 @@ def _held_out(work: Work, task: PreferenceTask | PerplexityTask, number: int) ->
     return Measured(metrics=kept(work.folder / measurement_file(number, task.name), measure))
 
 
+# ---- a reward model ----
+
+
+def _reward(work: Work, task: RewardTask, number: int) -> Measured:
+    """The mean reward of every model's answers, and in percent how often it is above the reference's."""
+    measured = Measured()
+    of = "reward model of the run" if task.model == STAGE_REWARD else task.model
+    for stage, title in titles(work).items():
+        file = measurement_file(number, task.name, stage)
+        found = kept(work.folder / file, partial(reward_facts, work, task, stage, _model_source(work, task.model)))
+        scores = {metric: score for metric, score in found.items() if isinstance(score, dict)}
+        measured.benchmarks[title] = {
+            f"{of}: {metric}": {**score, "metric": metric, "file": file} for metric, score in scores.items()
+        }
+    return measured
+
+
+def _reward_lines(recipe: Recipe, task: RewardTask, _key: str) -> Iterator[str]:
+    """A line on the reward model. Raises ModelError for one from outside that is none."""
+    if task.model != STAGE_REWARD:
+        from zephyr.models.reward_model import check_reward_model
+        from zephyr.models.source import Source
+
+        check_reward_model(Source(task.model, offline=recipe.offline))
+    yield f"reward: by {task.model}"
+
+
 # ---- benchmarks ----
 
 
@@ -293,12 +326,17 @@ def _located(recipe: Recipe, task: HarnessTask) -> HarnessTask:
 
 def _judge(work: Work, judge: TeacherSection) -> TeacherSection:
     """The judge, `stage:NAME` in it replaced by the folder of that model."""
-    from zephyr.teachers.opening import TeacherContext, model_source
-
     if not isinstance(judge, LocalSection | VllmSection):
         return judge
-    context = TeacherContext(offline=True, models={stage: folder / MODEL for stage, folder in work.inputs.items()})
-    return judge.model_copy(update={"model": model_source(judge.model, context, where=EVALUATE).name})
+    return judge.model_copy(update={"model": _model_source(work, judge.model).name})
+
+
+def _model_source(work: Work, name: str) -> "Source":
+    """The place of a model; `stage:NAME` is that of a stage."""
+    from zephyr.teachers.opening import TeacherContext, model_source
+
+    models = {stage: folder / MODEL for stage, folder in work.inputs.items()}
+    return model_source(name, TeacherContext(offline=work.recipe.offline, models=models), where=EVALUATE)
 
 
 def _score(result: "Result", folder: str) -> dict[str, Plain]:
@@ -331,6 +369,13 @@ MEASUREMENTS: dict[str, Measurement] = {
     "world": measurement(WorldTask, estimate=_world_work, run=_world),
     "preference": measurement(PreferenceTask, rows=Preference, estimate=_held_out_work, run=_held_out),
     "perplexity": measurement(PerplexityTask, rows=Chat, estimate=_held_out_work, run=_held_out),
+    "reward": measurement(
+        RewardTask,
+        rows=Chat,
+        check=_reward_lines,
+        estimate=lambda task, num_models: f"reward: answers by {num_models} models, scored by {task.model}",
+        run=_reward,
+    ),
     "harness": measurement(
         HarnessTask,
         check=_benchmark_lines,

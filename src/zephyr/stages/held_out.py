@@ -5,6 +5,7 @@ The rows are those that a training stage has held out, or the task's own sources
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -14,7 +15,7 @@ from zephyr.data.read.stage_rows import Accounts, open_all
 from zephyr.data.tokenize.examples import Tokenized, fitted_preference
 from zephyr.data.tokenize.token_store import Comparison, Dialogue
 from zephyr.data.tokenize.truncation import TruncationReport
-from zephyr.recipe.evaluate_section import PerplexityTask, PreferenceTask
+from zephyr.recipe.evaluate_section import PerplexityTask, PreferenceTask, RewardTask
 from zephyr.recipe.schema import Recipe
 from zephyr.recipe.stage_sections import ALIGN, SFT, SftSection
 from zephyr.records.fields import UnusableError
@@ -23,12 +24,13 @@ from zephyr.runs.layout import MODEL
 from zephyr.runs.stage_folder import Facts
 from zephyr.stages.overlap import refuse_trained
 from zephyr.stages.stage import Work
-from zephyr.stages.start import encoder_for, starting_source
+from zephyr.stages.start import encoder_for, stage_teacher, starting_source
 from zephyr.stages.training import stored_comparisons, stored_dialogues
 
 if TYPE_CHECKING:
     from zephyr.data.tokenize.encoding import DialogueEncoder
     from zephyr.evaluate.held_out import Pair
+    from zephyr.models.source import Source
     from zephyr.trees.forest import ScoredSequence
 
 MAX_TOKENS = 8192  # that are scored together
@@ -122,6 +124,25 @@ def perplexity_facts(work: Work, task: PerplexityTask, titles: Mapping[str, str]
             model = load_model(Source(str(work.inputs[stage] / MODEL), offline=True), dtype="float32")
             facts[f"perplexity/{title}"] = round(perplexity(model, held, max_tokens=MAX_TOKENS).perplexity, 4)
     return facts
+
+
+def reward_facts(work: Work, task: RewardTask, stage: str, source: "Source") -> Facts:
+    """The mean reward of a stage's model and its win rate by the reward model of ``source``. Raises DataError."""
+    from zephyr.evaluate.rewards import score_rewards
+    from zephyr.teachers.reward_judge import RewardJudge
+
+    assert work.recipe.evaluate is not None
+    rows = chain.from_iterable(open_all(work.recipe, task.sources, Chat))
+    teacher = stage_teacher(work, stage, cache_tokens=work.recipe.evaluate.batch_tokens)
+    dialogues = list(islice(rows, task.num_prompts))
+    found = score_rewards(teacher, RewardJudge(source), dialogues, task, seed=work.recipe.seed)
+    percent = {name: 100 * value for name, value in found.win_rate._asdict().items()} | {"n": found.win_rate.n}
+    return {
+        "mean reward": found.reward._asdict(),
+        "win rate against the references, %": percent,
+        "reference_reward": found.reference_reward,
+        "missing": found.missing,
+    }
 
 
 def _dialogues(work: Work, task: PerplexityTask, stage: str) -> "list[ScoredSequence]":

@@ -34,6 +34,7 @@ def run(work: Work) -> Facts:
         seed=work.recipe.seed,
         eval_examples=held_out,
         name=start.name,
+        on_step=work.on_step,
     )
     trained = train(job)
     return facts | trained.facts | _accuracy(trained.eval_metrics, len(held_out))
