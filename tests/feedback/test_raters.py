@@ -1,5 +1,6 @@
 """Judges opened: checks alone, checks beside a judge, and the pairs made of such ratings."""
 
+import math
 from collections import Counter
 
 import numpy as np
@@ -7,7 +8,9 @@ import pytest
 
 from tests.feedback.recorded_teachers import RecordedTeacher
 from zephyr.data.tokenize.templates import jinja_of
+from zephyr.feedback import raters
 from zephyr.feedback.binarize import binarize
+from zephyr.feedback.judge import JudgeCall, JudgedRow
 from zephyr.feedback.raters import rater_of
 from zephyr.models.loading import save_model
 from zephyr.models.reward_model import NewHead, own_rewards, with_head
@@ -19,6 +22,8 @@ from zephyr.recipe.feedback_section import (
     FeedbackSection,
     JudgingSection,
     RewardModelSection,
+    reward_models_of,
+    teachers_that_rate,
 )
 from zephyr.recipe.model_section import ChatTemplateSection
 from zephyr.recipe.teacher_section import ScriptedSection
@@ -123,6 +128,22 @@ def test_a_reward_model_scores_answers_as_transformers_does(tmp_path) -> None:
     made = binarize((one.rated for one in found), BinarizeSection(rejected="worst"))
     best = max(range(3), key=lambda place: expected[place])
     assert (len(made.rows), made.rows[0].completions[0]) == (2, rows[0].answers[best].text)
+
+
+def test_checks_beside_a_reward_model_have_its_probability(monkeypatch) -> None:
+    rewards = {"A hen": 0.0, "Cows": math.log(3), "Hens, cows": -1000.0}
+
+    def rewarded(rows, **_):
+        for one in rows:
+            answers = tuple(answer._replace(score=rewards[answer.text]) for answer in one.answers)
+            yield JudgedRow(one._replace(answers=answers), (JudgeCall("reward", (0, 1, 2)),))
+
+    monkeypatch.setattr(raters, "_scored_rows", rewarded)
+    section = ChecksSection(beside=BesideSection(judge=RewardModelSection(model="reward"), weight=0.5))
+    (found,) = rater_of(section, [], JUDGING).rate([row(*rewards)])
+    assert scores(found.rated) == pytest.approx([0.5 + 0.25, 0.25 + 0.375, 0.25])
+    assert teachers_that_rate(section) == {}
+    assert reward_models_of(section).keys() == {"judge.beside.judge"}
 
 
 def test_a_reward_model_is_asked_nothing() -> None:

@@ -1,9 +1,12 @@
 """Answers against the checks of their prompts: hand-made answers that hold and that fail, and the share that holds."""
 
+import json
+from pathlib import Path
+
 import pytest
 
 from tests.evaluate.harness.test_ifeval import CASES
-from zephyr.judging.checks import check_answer, checked_ratings
+from zephyr.judging.checks import check_answer, checked_ratings, provide_sentence_splitter
 from zephyr.recipe.feedback_section import ChecksSection
 from zephyr.records.checks import checks_of
 from zephyr.records.rows import Check
@@ -99,6 +102,35 @@ def test_a_choice_is_stated_or_begins_a_line(text: str, is_right: bool) -> None:
 )
 def test_a_text_is_the_whole_answer_its_last_line_or_stated(text: str, is_right: bool) -> None:
     assert holds("Paris", text) is is_right
+
+
+def test_verdicts_are_those_of_lm_eval_on_ifevals_own_rows(shared_data: Path) -> None:
+    path = shared_data / "eval/ifeval/input_data.jsonl"
+    if not path.exists():
+        pytest.skip("IFEval's prompts are not there")
+    provide_sentence_splitter(offline=True)
+    import lm_eval.tasks.ifeval.utils as theirs
+
+    rows = [json.loads(line) for line in path.read_text().splitlines()][::6]
+    answers = [
+        "My answer is yes.",
+        "Sure:\n*A* b\n\n***\n\n* c, d\nP.S. <<X>> [y]",
+        '"all in small letters for all of us"',
+    ]
+    num_held = 0
+    for row in rows:
+        # For a letter that is none lm-eval draws another one.
+        if any(not str(one.get("letter", "a")).isalpha() for one in row["kwargs"]):
+            continue
+        checks = checks_of(row)
+        for text in [*answers, f"{row['prompt']}\nThe weather is lovely today. {row['kwargs']}"]:
+            found = theirs.process_results(row, [text])
+            strict, loose = (check_answer(checks, text, is_loose=is_loose) for is_loose in (False, True))
+            assert [one.startswith("holds") for one in strict.reasons] == found["inst_level_strict_acc"]
+            assert [one.startswith("holds") for one in loose.reasons] == found["inst_level_loose_acc"]
+            num_held += sum(found["inst_level_strict_acc"])
+    assert len(rows) > 80
+    assert num_held > 100
 
 
 def test_a_letter_that_is_none_is_counted_as_it_stands() -> None:

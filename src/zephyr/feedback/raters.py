@@ -3,6 +3,7 @@
 A judge that asks no teacher is a branch of `rater_of`. Teachers are opened by those who keep their answers.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import islice
@@ -51,15 +52,15 @@ def rater_of(
     """The judge of the section; `teachers`: the one that it asks, opened, and none for a judge that asks none."""
     if isinstance(section, RewardModelSection):
         return Rater(section.model, partial(_scored_rows, section=section, min_answers=min_answers, offline=offline))
-    if isinstance(section, ChecksSection) and section.beside is None:
-        return Rater(_CHECKS, partial(_check_rows, section=section, min_answers=min_answers))
-    (teacher,) = teachers
-    rate = partial(
-        judge_tried, teacher=teacher, section=judging, seed=seed, min_answers=min_answers, chunk_rows=chunk_rows
-    )
     if not isinstance(section, ChecksSection):
-        return Rater(teacher.name, rate)
-    return Rater(f"{_CHECKS} and {teacher.name}", lambda rows: map(partial(_mixed, section=section), rate(rows)))
+        (teacher,) = teachers
+        rate = partial(judge_tried, teacher=teacher, section=judging, seed=seed)
+        return Rater(teacher.name, partial(rate, min_answers=min_answers, chunk_rows=chunk_rows))
+    if section.beside is None:
+        return Rater(_CHECKS, partial(_check_rows, section=section, min_answers=min_answers))
+    inner = partial(rater_of, section.beside.judge, teachers, judging, seed=seed, offline=offline)
+    beside = inner(min_answers=min_answers, chunk_rows=chunk_rows)
+    return Rater(f"{_CHECKS} and {beside.name}", lambda rows: map(partial(_mixed, section=section), beside.rate(rows)))
 
 
 def require_checks(row: Prompt | Rated, section: JudgeSection) -> None:
@@ -112,13 +113,20 @@ def _rewarded(row: Rated, read: "list[Ids] | FailedTry", rewards: Sequence[float
 def _mixed(one: JudgedRow, section: ChecksSection) -> JudgedRow:
     """The row that a judge has rated, with its overall scores brought to 0 to 1 and mixed with the checks'."""
     assert section.beside is not None
-    answers = tuple(answer._replace(score=_scaled(answer.score)) for answer in one.rated.answers)
+    scale = _logistic if isinstance(section.beside.judge, RewardModelSection) else _linear
+    scores = (None if answer.score is None else scale(answer.score) for answer in one.rated.answers)
+    answers = tuple(answer._replace(score=score) for answer, score in zip(one.rated.answers, scores, strict=True))
     row = one._replace(rated=one.rated._replace(answers=answers))
     return _checked(row, section, weight=section.beside.weight) if row.rated.checks and row.calls else row
 
 
-def _scaled(score: float | None) -> float | None:
-    return None if score is None else (score - _WORST) / (_BEST - _WORST)
+def _linear(rating: float) -> float:
+    return (rating - _WORST) / (_BEST - _WORST)
+
+
+def _logistic(reward: float) -> float:
+    """The probability that the answer is preferred to one of reward 0, as reward models are trained: Bradley-Terry."""
+    return 1 / (1 + math.exp(-reward)) if reward >= 0 else 1 - _logistic(-reward)
 
 
 def _checked(one: JudgedRow, section: ChecksSection, *, weight: float = 0.0) -> JudgedRow:

@@ -9,6 +9,7 @@ import json
 import re
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple, Protocol, cast
 
@@ -112,6 +113,7 @@ def _has_letters(count: int, options: Mapping[str, Json]) -> bool:
     return count >= least if options["let_relation"] == "at least" else count < least
 
 
+@cache
 def _instructions() -> Mapping[str, Callable[[str], _Instruction]]:
     provide_sentence_splitter(offline=True)
     registry = importlib.import_module("lm_eval.tasks.ifeval.instructions_registry")

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from zephyr.recipe.data_section import DataSection, DataSource
 from zephyr.recipe.evaluate_section import PerplexityTask, PreferenceTask, RewardTask
-from zephyr.recipe.feedback_section import ChecksSection, RewardModelSection, teachers_that_rate
+from zephyr.recipe.feedback_section import ChecksSection, reward_models_of, teachers_that_rate
 from zephyr.recipe.model_section import NewModel
 from zephyr.recipe.objective_section import ListwiseObjective, PreferenceObjective, SftObjective
 from zephyr.recipe.stage_sections import POLICY_STAGES, TRAINING_STAGES, PreferenceSection, RecipeFields
@@ -261,10 +261,11 @@ def _stage_references(recipe: RecipeFields) -> Iterator[Conflict]:
             yield from _model_reference(recipe, "feedback", f"feedback.candidates.teachers.{number}", teacher)
         for key, teacher in teachers_that_rate(feedback.judge).items():
             yield from _model_reference(recipe, "feedback", f"feedback.{key}", teacher)
-        if isinstance(feedback.judge, RewardModelSection) and feedback.judge.model.startswith(STAGE_REFERENCE):
-            remedy = "train the reward model by a recipe of its own, and name its model folder"
-            what = f"the reward stage of a run comes after feedback, got {feedback.judge.model}"
-            yield Conflict("feedback.judge.model", what, remedy, ("reward",))
+        for key, rewards in reward_models_of(feedback.judge).items():
+            if rewards.model.startswith(STAGE_REFERENCE):
+                remedy = "train the reward model by a recipe of its own, and name its model folder"
+                what = f"the reward stage of a run comes after feedback, got {rewards.model}"
+                yield Conflict(f"feedback.{key}.model", what, remedy, ("reward",))
     for key, teacher in ({} if recipe.synth is None else teachers_of(recipe.synth)).items():
         yield from _model_reference(recipe, "synth", key, teacher)
     for stage, learner in (("reward", recipe.reward), ("align", recipe.align)):

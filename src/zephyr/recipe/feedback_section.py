@@ -59,10 +59,28 @@ class JudgingSection(Section):
     max_new_tokens: int = Field(1024, ge=1, description="maximum length of a reply in tokens")
 
 
-class BesideSection(Section):
-    """A judge that rates the answers as well; its overall score, brought to 0 to 1, is mixed with the checks."""
+class RewardModelSection(Section):
+    """A reward model scores the answers: any number, the greater the better. No request is sent."""
 
-    judge: TeacherSection = Field(description="judge that rates; prompts without checks are rated by it alone")
+    name: Literal["reward_model"] = REWARD_MODEL
+    model: str = Field(
+        description="folder or hub id of a reward model: the model/ of a finished reward stage, or any "
+        "AutoModelForSequenceClassification with one label on a decoder",
+    )
+
+
+ModelJudge = Annotated[
+    ScriptedSection | LocalSection | VllmSection | EndpointSection | RewardModelSection, Field(discriminator="name")
+]
+
+
+class BesideSection(Section):
+    """A judge that rates the answers as well; its overall score, brought to 0 to 1, is mixed with the checks.
+
+    A rating of 1 to 10 is brought there linearly, a reward by the logistic function.
+    """
+
+    judge: ModelJudge = Field(description="judge that rates; prompts without checks are rated by it alone")
     weight: float = Field(0.3, gt=0, lt=1, description="share of its score; the checks have the rest")
 
 
@@ -80,16 +98,6 @@ class ChecksSection(Section):
         False, description="as IFEval's loose accuracy: overlook a first line, a last line and asterisks"
     )
     beside: BesideSection | None = Field(None, description="a judge that rates as well; null: checks alone")
-
-
-class RewardModelSection(Section):
-    """A reward model scores the answers: any number, the greater the better. No request is sent."""
-
-    name: Literal["reward_model"] = REWARD_MODEL
-    model: str = Field(
-        description="folder or hub id of a reward model: the model/ of a finished reward stage, or any "
-        "AutoModelForSequenceClassification with one label on a decoder",
-    )
 
 
 JudgeSection = Annotated[
@@ -181,15 +189,23 @@ class FeedbackSection(Section):
             raise ValueError(f"binarize.chosen must be overall with judge checks, got {self.binarize.chosen}")
         if self.binarize.output == "kto" and self.binarize.kto_threshold > 1:
             raise ValueError("binarize.kto_threshold must be at most 1 with judge checks, whose scores are 0 to 1")
-        if self.judge.beside is not None and "overall" not in self.judging.aspects:
+        if teachers_that_rate(self.judge) and "overall" not in self.judging.aspects:
             raise ValueError("judging.aspects must name overall, the score that is mixed with the checks")
         return self
 
 
 def teachers_that_rate(judge: JudgeSection) -> dict[str, TeacherSection]:
     """The teacher that a judge asks, by its key in the feedback section; empty for a judge that asks none."""
-    if not isinstance(judge, ChecksSection | RewardModelSection):
-        return {"judge": judge}
     if isinstance(judge, RewardModelSection):
         return {}
-    return {} if judge.beside is None else {"judge.beside.judge": judge.beside.judge}
+    if not isinstance(judge, ChecksSection):
+        return {"judge": judge}
+    beside = {} if judge.beside is None else teachers_that_rate(judge.beside.judge)
+    return {f"judge.beside.{key}": teacher for key, teacher in beside.items()}
+
+
+def reward_models_of(judge: JudgeSection) -> dict[str, RewardModelSection]:
+    """The reward model that rates, by its key in the feedback section; empty where none does."""
+    if isinstance(judge, ChecksSection) and judge.beside is not None:
+        return {f"judge.beside.{key}": one for key, one in reward_models_of(judge.beside.judge).items()}
+    return {"judge": judge} if isinstance(judge, RewardModelSection) else {}

@@ -27,7 +27,7 @@ from zephyr.models.source import Source
 from zephyr.progress import show_progress
 from zephyr.recipe.conflicts import STAGE_REFERENCE
 from zephyr.recipe.data_section import DataSection, DataSource
-from zephyr.recipe.feedback_section import FeedbackSection, RaySection, RewardModelSection, teachers_that_rate
+from zephyr.recipe.feedback_section import FeedbackSection, RaySection, reward_models_of, teachers_that_rate
 from zephyr.recipe.schema import Recipe
 from zephyr.recipe.stage_sections import ALIGN, FEEDBACK, REWARD, SFT, SYNTH
 from zephyr.recipe.teacher_section import TeacherSection
@@ -108,8 +108,8 @@ def _check(preview: Preview) -> Iterator[str]:
         yield f"reads {', '.join(taken)}"
         sample, num_prompts = prompts_to_come(preview.recipe)
     yield from preview.check_teachers(_teachers_of(section))
-    if isinstance(section.judge, RewardModelSection):
-        yield from preview.check_model(f"{FEEDBACK}.judge", section.judge.model)
+    for key, rewards in reward_models_of(section.judge).items():
+        yield from preview.check_model(f"{FEEDBACK}.{key}", rewards.model)
         with preview.problems.noted():
             _check_reward_judge(section, offline=preview.recipe.offline)
     with preview.problems.noted():
@@ -157,10 +157,10 @@ def _preflight(work: Work) -> Facts:
 
 def _check_reward_judge(section: FeedbackSection, *, offline: bool) -> None:
     """Check that a judge that is named as a reward model is one, by its configuration. Raises ModelError."""
-    if isinstance(section.judge, RewardModelSection):
+    for rewards in reward_models_of(section.judge).values():
         from zephyr.models.reward_model import check_reward_model
 
-        check_reward_model(Source(section.judge.model, offline=offline))
+        check_reward_model(Source(rewards.model, offline=offline))
 
 
 def _refused_lines(preview: Preview, parts: Sequence[Records[Prompt]]) -> Iterator[str]:
