@@ -34,7 +34,7 @@ from zephyr.train.step import accumulate_gradients, make_batch
 from zephyr.train.train import train
 from zephyr.trees.attention import forest_attention
 from zephyr.trees.flex import flex_forest_attention
-from zephyr.trees.forest import Forest
+from zephyr.trees.forest import Forest, completion_scored
 from zephyr.trees.rule import eager_attention
 from zephyr.trees.varlen import varlen_attention
 
@@ -90,6 +90,15 @@ def forest(tokens: int) -> Forest:
         if total > tokens:
             break
     return forest_of(rows, 2)
+
+
+def many_answers(tokens: int) -> Forest:
+    """A forest of prompts of 15 parts of their tokens and 16 answers of one part each, of about so many tokens."""
+    part, draw, rows = max(2, min(120, tokens // 31)), np.random.default_rng(0), []
+    for _ in range(max(1, tokens // (31 * part))):
+        prompt = draw.integers(3, data.VOCABULARY, 15 * part)
+        rows.append([completion_scored(prompt, draw.integers(3, data.VOCABULARY, part)) for _ in range(16)])
+    return forest_of(rows, 16)
 
 
 # ---- facts: attention against the rule, every precision and optimizer ----
@@ -157,6 +166,7 @@ def facts() -> None:
         "dpo bf16, LoRA": partial(trained, "dpo", precision="bf16", lora=True),
         "dpo float32": partial(trained, "dpo", precision="float32"),
         "dpo pure_bf16, checkpointing": partial(trained, "dpo", precision="pure_bf16", activation_checkpointing=True),
+        "dpo bf16, selective": partial(trained, "dpo", precision="bf16", activation_checkpointing="selective"),
         "sft pure_bf16": partial(trained, "sft", precision="pure_bf16"),
         "orpo mixture, bf16": partial(trained, "orpo", moe=True, precision="bf16"),
         "orpo mixture, balanced": partial(trained, "orpo", moe=True, precision="pure_bf16", router_aux_loss_coef=0.02),
@@ -219,8 +229,12 @@ def shape_named(name: str) -> Shape:
 
 
 def steps(name: str) -> None:
-    """Steps of a model: plain, recomputing, compiled; a new model each."""
-    kinds: dict[str, dict[str, object]] = {"plain": {}, "checkpointing": {"activation_checkpointing": True}}
+    """Steps of a model: plain, recomputing some or all, compiled; a new model each."""
+    kinds: dict[str, dict[str, object]] = {
+        "plain": {},
+        "selective": {"activation_checkpointing": "selective"},
+        "checkpointing": {"activation_checkpointing": True},
+    }
     if not DRY_RUN:
         kinds["compiled"] = {"compile": True}
     for kind, more in kinds.items():
@@ -269,16 +283,17 @@ def kernels(stepper: Stepper) -> Result:
 
 
 def attention() -> None:
-    """Forward and backward pass of attention at twice the tokens, by kernel: milliseconds and memory."""
-    tree = forest(2 * TOKENS).to(DEVICE)
+    """Forward and backward pass of attention at twice the tokens, by kernel: milliseconds and memory.
+
+    Of pairs, and of many answers behind long prompts, whose keys are gathered more than eight times over.
+    """
     heads, dim = ((4, 2, 2), 16) if DRY_RUN else ((32, 8, 8), 128)
-    inputs = [torch.randn(1, h, tree.num_tokens, dim, device=DEVICE, dtype=DTYPE) for h in heads]
     backends = {"chosen": forest_attention}
     if not DRY_RUN:
         backends |= {"varlen": varlen_attention, "flex": flex_forest_attention}
 
-    def measure(backend: Callable[..., torch.Tensor]) -> Result:
-        given = [x.requires_grad_() for x in inputs]
+    def measure(tree: Forest, backend: Callable[..., torch.Tensor]) -> Result:
+        given = [torch.randn(1, h, tree.num_tokens, dim, device=DEVICE, dtype=DTYPE).requires_grad_() for h in heads]
         seconds = []
         for _ in range(2 * STEPS):
             reset_peak_memory(DEVICE.type)
@@ -286,10 +301,12 @@ def attention() -> None:
             backend(*given, tree, scaling=dim**-0.5).sum().backward()
             synchronize()
             seconds.append(time.perf_counter() - began)
-        return {"ms": 1e3 * min(seconds), "peak_gib": peak_device_bytes(DEVICE.type) / GIB, "tokens": tree.num_tokens}
+        found = {"ms": 1e3 * min(seconds), "peak_gib": peak_device_bytes(DEVICE.type) / GIB}
+        return found | {"tokens": tree.num_tokens, "gathered": tree.num_path_tokens}
 
-    for name, backend in backends.items():
-        checked(f"attention {name}", partial(measure, backend))
+    for rows, tree in {"pairs": forest(2 * TOKENS), "16 answers a prompt": many_answers(2 * TOKENS)}.items():
+        for name, backend in backends.items():
+            checked(f"attention {name}, {rows}", partial(measure, tree.to(DEVICE), backend))
 
 
 def generation(name: str) -> None:
@@ -323,6 +340,7 @@ def simulation(name: str) -> None:
         return {"peak_gib": step.peak_bytes / GIB, "kinds_gib": {k: v / GIB for k, v in step.peak.items()}}
 
     checked(f"{name} plain", simulated)
+    checked(f"{name} selective", partial(simulated, activation_checkpointing="selective"))
     checked(f"{name} checkpointing", partial(simulated, activation_checkpointing=True))
 
 

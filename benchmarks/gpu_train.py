@@ -27,6 +27,8 @@ from zephyr.recipe.stage_sections import AlignSection
 # Sums over hundreds of bfloat16 log-probs; equality to 1e-4 is shown in float32 by train_vs_trl.py.
 LOSS_TOLERANCE = 0.05
 LEARNING_RATES = {"sft": 2.0e-5, "dpo": 5.0e-7, "orpo": 5.0e-6}
+# Tokens of a prompt with an answer.
+LONGEST = 1024
 # Tokens of a micro-batch to choose from.
 BUDGETS = (16_384, 8_192, 4_096, 2_048)
 # Dense bfloat16 FLOP/s of the data sheets.
@@ -60,6 +62,7 @@ def parse() -> argparse.Namespace:
     add("--peer-checkpointing", action="store_true", help="TRL recomputes activations: less memory, slower")
     add("--max-unique-tokens", type=int, help="token budget of our micro-batches; default: what the plan says fits")
     add("--synthetic", action="store_true", help="random ids, needs no data folder")
+    add("--long-prompts", action="store_true", help="random ids: long prompts, answers of a sixteenth of the length")
     add("--dry-run", action="store_true", help="a tiny model and few pairs on the CPU")
     add("--json", type=Path, help="write everything that was measured here")
     add("--work", type=Path, help="keep weights, ids and both sides' results in this folder")
@@ -77,11 +80,16 @@ def task_of(arguments: argparse.Namespace, work: Path) -> Task:
     """The task of both sides."""
     synthetic = arguments.synthetic or arguments.dry_run
     device, dtype = ("cpu", "float32") if arguments.dry_run else ("cuda", "bfloat16")
-    rows = data.synthetic_pairs(arguments.pairs, 1024) if synthetic else data.alpaca_pairs(arguments.pairs, 1024, 512)
+    if arguments.long_prompts:
+        rows = data.synthetic_long_pairs(arguments.pairs, LONGEST)
+    elif synthetic:
+        rows = data.synthetic_pairs(arguments.pairs, LONGEST)
+    else:
+        rows = data.alpaca_pairs(arguments.pairs, LONGEST, LONGEST // 2)
     return Task(
         objective=arguments.objective,
         pairs_per_step=arguments.pairs_per_step,
-        max_length=1024,
+        max_length=LONGEST,
         max_unique_tokens=arguments.max_unique_tokens or fitting_tokens(arguments.model),
         self_checks=True,
         threads=torch.get_num_threads(),

@@ -29,9 +29,10 @@ class Part(NamedTuple):
 PARTS = (
     Part("facts", 75, ("gpu_parts.py", "facts")),
     Part("step-1b", 60, ("gpu_parts.py", "profile", "1b")),
-    Part("step-7b", 120, ("gpu_parts.py", "steps", "mistral-7b")),
+    Part("step-7b", 110, ("gpu_parts.py", "steps", "mistral-7b")),
     Part("attention", 45, ("gpu_parts.py", "attention")),
-    Part("dpo-1b-beside-trl", 120, ("gpu_train.py", "--model", "1b", "--pairs", "64", "--synthetic")),
+    Part("dpo-1b-beside-trl", 90, ("gpu_train.py", "--model", "1b", "--pairs", "64", "--synthetic")),
+    Part("dpo-1b-long-prompts", 55, ("gpu_train.py", "--model", "1b", "--pairs", "32", "--long-prompts")),
     Part("generation", 45, ("gpu_parts.py", "generation", "1b")),
 )
 # Of the same step as in step-7b; needs no GPU, so it comes after the eight minutes.

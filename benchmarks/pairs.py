@@ -108,6 +108,17 @@ def synthetic_pairs(count: int, max_length: int) -> list[Pair]:
     return [Pair([BOS, *prompt], [*chosen, EOS], [*rejected, EOS]) for prompt, chosen, rejected in rows]
 
 
+def synthetic_long_pairs(count: int, max_length: int) -> list[Pair]:
+    """``count`` pairs of random ids whose prompts leave room for answers of a sixteenth of ``max_length`` alone."""
+    draw, answer = random.Random(0), max_length // 16
+
+    def ids(length: int) -> list[int]:
+        return draw.choices(range(EOS + 1, VOCABULARY), k=length - 1)
+
+    rows = [(ids(max_length - answer), ids(answer), ids(answer)) for _ in range(count)]
+    return [Pair([BOS, *prompt], [*chosen, EOS], [*rejected, EOS]) for prompt, chosen, rejected in rows]
+
+
 def with_context(pairs: list[Pair], context: list[Pair], num_tokens: int) -> list[Pair]:
     """The same pairs behind the last ``num_tokens`` tokens of a dialogue: a higher prompt share."""
     return [

@@ -4,7 +4,14 @@ import pytest
 
 from tests.estimate.workloads import DPO, with_lora, with_max_length, with_train
 from zephyr.estimate.devices import ACCELERATORS
-from zephyr.estimate.memory import advice, memory_of, micro_batch_tokens, moment_bytes, smallest_number
+from zephyr.estimate.memory import (
+    activation_bytes,
+    advice,
+    memory_of,
+    micro_batch_tokens,
+    moment_bytes,
+    smallest_number,
+)
 from zephyr.estimate.model_shape import KNOWN_SHAPES
 from zephyr.estimate.row_lengths import known_rows
 from zephyr.estimate.workload import Workload
@@ -109,8 +116,28 @@ def test_a_layer_s_gradients_are_whole_before_they_are_added_up_over_ranks():
     assert memory_of(DPO, 16).reduced == 2 * 32_000 * 4096 * (2 + 4)
     assert memory_of(DPO, 1).reduced == 0
     # Adapters alone have gradients: 16 times the ends of seven matrices.
-    adapters = memory_of(with_lora(DPO, LoraSection(r=16)), 16).reduced
-    assert adapters == 16 * (2 * 8192 + 2 * (4096 + 1024) + 3 * (4096 + 14336)) * (2 + 4)
+    adapters = with_train(with_lora(DPO, LoraSection(r=16)), max_tokens_per_micro_batch=16)
+    assert memory_of(adapters, 16).reduced == 16 * (2 * 8192 + 2 * (4096 + 1024) + 3 * (4096 + 14336)) * (2 + 4)
+
+
+def test_the_loss_is_done_before_gradients_are_added_up():
+    memory = memory_of(with_lora(DPO, LoraSection(r=16)), 16)
+    assert memory.loss > 0
+    assert memory.reduced == 0
+    assert memory_of(with_train(DPO, reduce_dtype="bfloat16"), 16).reduced == 2 * 32_000 * 4096 * (2 + 2)
+
+
+def test_selective_checkpointing_keeps_what_products_and_attention_give_by_hand():
+    kept = with_train(DPO, activation_checkpointing="selective")
+    # A layer's input, queries, keys, values, what attention gives and its projection; gate, up and down.
+    a_layer = 2 * (4096 + 4096 + 2 * 1024 + 4096 + 4096 + 2 * 14336 + 4096)
+    whole = 2 * (4 * 4096 + 2 * 4096 + 2 * 1024 + 4 * 14336) + 8 * 4096
+    assert activation_bytes(kept) == 32 * a_layer + 1.5 * whole
+    assert (
+        activation_bytes(DPO)
+        < activation_bytes(kept)
+        < 0.6 * activation_bytes(with_train(DPO, activation_checkpointing=False))
+    )
 
 
 def test_gradients_and_activations_of_a_single_micro_batch_never_meet():

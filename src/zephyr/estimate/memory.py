@@ -60,8 +60,9 @@ class Memory(NamedTuple):
 def memory_of(workload: Workload, num_devices: int) -> Memory:
     """What each of `num_devices` accelerators holds at the worst moment of a step.
 
-    That is the beginning of a backward pass, with all activations, or its end, with all gradients; where a step has
-    several micro-batches, the second begins with all gradients. `zephyr.simulation` is the measure of it.
+    That is the beginning of a backward pass, with all activations and either the loss or the first gradients on their
+    way to the sum, or its end, with all gradients; where a step has several micro-batches, the second begins with all
+    gradients. `zephyr.simulation` is the measure of it.
     """
     shape, rows = workload.shape, workload.rows
     held, computed = WEIGHT_BYTES[workload.train.precision], COMPUTE_BYTES[workload.train.precision]
@@ -84,7 +85,7 @@ def memory_of(workload: Workload, num_devices: int) -> Memory:
         logits_avoided=tokens * scored * shape.vocab_size * 4,
     )
     ends = begins._replace(gradients=gradients, activations=tokens * WORKING_SHARE * layer_bytes(workload), loss=0.0)
-    memory = max(begins, ends, key=lambda one: one.total)
+    memory = max(begins._replace(reduced=0.0), begins._replace(loss=0.0), ends, key=lambda one: one.total)
     return memory._replace(runtime=RUNTIME_BYTES + GAPS_SHARE * memory.total)
 
 
