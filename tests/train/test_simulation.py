@@ -18,6 +18,7 @@ from zephyr.train import simulation
 from zephyr.train.distributed import weights_dtype
 from zephyr.train.ledger import ALLOCATION, MemoryLedger
 from zephyr.train.objectives import build_objective
+from zephyr.train.optimizers import OPTIMIZER_BUILDERS
 from zephyr.train.simulation import seen_keys, simulate_step
 from zephyr.trees.rule import visible
 
@@ -175,3 +176,21 @@ def test_kernels_take_what_every_kind_of_training_hands_them(watched, architectu
     assert (watched.attention > 0) == (architecture != "gemma2")  # capped scores are FlexAttention's
     assert watched.waits <= WAITS
     assert step.peak_bytes == sum(step.peak.values()) > 0
+
+
+SETTINGS = [
+    *({"optim": name} for name in OPTIMIZER_BUILDERS),
+    {"activation_checkpointing": True},
+    {"activation_checkpointing": "selective"},
+    {"reduce_dtype": "bfloat16"},
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [1, 8])
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+def test_every_optimizer_and_way_to_save_memory_waits_for_nothing(watched, settings, ranks):
+    step = simulated("dpo", ranks, "mixtral", precision="bf16", rows=16, **settings)
+    assert watched.faults == []
+    assert watched.waits <= WAITS
+    assert step.peak_bytes > 0

@@ -14,9 +14,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from functools import cache
 from typing import Literal, NamedTuple, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
@@ -192,7 +192,6 @@ def _encode(rows: dict[str, Tensor], name: str, codes: dict[str, Tensor], moment
     stored.copy_(torch.bucketize(relative.flatten(1)[:, :width].contiguous(), middles, out_int32=True))
 
 
-@cache
 def code(*, signed: bool) -> Tensor:
     """The 256 numbers (256,) that a byte stands for, in rising order, from -1 or above 0 up to 1.
 
@@ -203,7 +202,7 @@ def code(*, signed: bool) -> Tensor:
     """
     numbers = []
     for decade in range(_DECADES):
-        edges = torch.linspace(0.1, 1.0, 2 ** (decade + (0 if signed else 1)) + 1, dtype=torch.float64)
+        edges = np.linspace(0.1, 1.0, 2 ** (decade + (0 if signed else 1)) + 1)
         numbers += ((edges[1:] + edges[:-1]) / 2 * 10.0 ** (decade - _DECADES + 1)).tolist()
     if signed:
         numbers += [-number for number in numbers] + [0.0, 1.0]
