@@ -283,6 +283,26 @@ def test_pairs_can_be_judged_and_a_dry_run_asks_nothing(ultrafeedback, tmp_path,
     ]
 
 
+def test_answers_are_checked_without_a_model(tmp_path, capsys):
+    file, out, judge = tmp_path / "p.jsonl", tmp_path / "r.jsonl", tmp_path / "judge.yaml"
+    row = {"prompt": "Hens?", "answers": [{"text": "Hens, cows"}, {"text": "A hen"}], "checks": ["A hen", "Cows"]}
+    write_jsonl(file, [row, row | {"prompt": "Why?"}, row | {"prompt": "Who?", "checks": None}])
+    assert zephyr("judge", file, "-o", out, "--judge", "checks") == 2
+    assert "p.jsonl row 3: has no checks" in capsys.readouterr().err
+    assert not out.exists()
+    words = ("judge", file, "-o", out, "--bad-rows", "drop", "--judge")
+    assert printed_json(capsys, *words, "checks", "--dry-run")["calls_to_come"] == 0
+    counts = printed_json(capsys, *words, "checks")
+    assert (counts["rated"], counts["prompts_without_ratings"]) == (2, 1)
+    assert [answer["score"] for answer in lines(out)[0]["answers"]] == [0, 0.5]
+    judge.write_text("name: checks\ncredit: all\n")
+    printed_json(capsys, *words, judge, "--force")
+    assert [answer["score"] for answer in lines(out)[0]["answers"]] == [0, 0]
+    judge.write_text("name: checks\ncredits: all\n")
+    assert zephyr(*words, judge, "--force") == 2
+    assert "credits" in capsys.readouterr().err
+
+
 def test_judges_that_are_not_there(ultrafeedback, tmp_path, capsys):
     for judge, said in (
         ("scribted", "name scripted, local:FOLDER, vllm:FOLDER, endpoint:MODEL@URL or FILE.yaml"),

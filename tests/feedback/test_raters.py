@@ -1,5 +1,6 @@
 """Judges opened: checks alone, checks beside a judge, and the pairs made of such ratings."""
 
+import json
 import math
 from collections import Counter
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 
 from tests.feedback.recorded_teachers import RecordedTeacher
+from zephyr.data.read.sources import open_source
 from zephyr.data.tokenize.templates import jinja_of
 from zephyr.feedback import raters
 from zephyr.feedback.binarize import binarize
@@ -15,6 +17,7 @@ from zephyr.feedback.raters import rater_of
 from zephyr.models.loading import save_model
 from zephyr.models.reward_model import NewHead, own_rewards, with_head
 from zephyr.models.tiny import EOS_ID, tiny_model, tiny_tokenizer
+from zephyr.recipe.data_section import DataSource
 from zephyr.recipe.feedback_section import (
     BesideSection,
     BinarizeSection,
@@ -59,6 +62,16 @@ def test_checks_ask_no_teacher_and_count_like_any_judge() -> None:
     assert found[1].counts == Counter({"prompts": 1, "prompts not asked about": 1})
 
 
+def test_answers_in_rows_of_their_own_have_the_checks_of_all_of_them(tmp_path) -> None:
+    rows = [("A hen", None), ("Hens, cows", CHECKS[:1]), ("Cows", CHECKS), ("Hens", CHECKS)]
+    fields = [{"prompt": "Hens?", "completion": text, "score": 1, "checks": checks} for text, checks in rows]
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps(one) + "\n" for one in fields))
+    (one,) = open_source(DataSource(path="p.jsonl"), "rated", data_dir=tmp_path, offline=True)
+    assert one.checks == checks_of({"checks": CHECKS})
+    (found,) = rater_of(ChecksSection(), [], JUDGING).rate([one])
+    assert scores(found.rated) == [1, 0.5, 0.5, 1]
+
+
 def test_a_judge_beside_has_its_weight_on_the_same_scale() -> None:
     replies = {"A hen": 10, "Cows": 1, "Hens, cows": 5.5}
 
@@ -95,6 +108,7 @@ def test_answers_that_hold_the_same_make_no_pair_and_are_counted() -> None:
     [
         ({"binarize": {"chosen": "mean"}}, "binarize.chosen must be overall"),
         ({"binarize": {"output": "kto"}}, "kto_threshold must be at most 1"),
+        ({"judging": {"num_tries": 1}}, "judging is for judges that are asked, and judge checks is not"),
         ({"judge": BESIDE.model_dump(), "judging": {"aspects": ["honesty"]}}, "must name overall"),
     ],
 )

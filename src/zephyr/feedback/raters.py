@@ -66,7 +66,7 @@ def rater_of(
 def require_checks(row: Prompt | Rated, section: JudgeSection) -> None:
     """Raise UnusableError for a row without checks, where nothing else could rate it."""
     if not row.checks and isinstance(section, ChecksSection) and section.beside is None:
-        raise unusable("no checks", "has no checks, so that the judge checks cannot rate its answers")
+        raise unusable("no checks", "has no checks, and checks alone, with no judge beside, cannot rate its answers")
 
 
 def _check_rows(rows: Iterable[Rated], section: ChecksSection, min_answers: int) -> Iterator[JudgedRow]:

@@ -31,6 +31,7 @@ _MARKED = re.compile(r"####\s*([^\n]+)|\\boxed\{([^{}]+)\}")
 _STATED = re.compile(r"(?i:\b(?:answer|option|choice)(?:\s+is)?\s*[:=]?\s*)([^\n]+)")
 _NUMBERS = re.compile(r"(?<![\w.])-?[$€£]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?!\w)")
 _LEADING_LETTER = re.compile(r"^\W*([A-Z])(?=\W*$|[).:\]*])", re.MULTILINE)
+_LETTER_ALONE = re.compile(r"\W*([A-Z])\W*")
 _STATED_LETTER = re.compile(r"\W*([A-Z])(?![A-Za-z'])")
 
 
@@ -168,23 +169,23 @@ def _is_there(nltk: _Nltk) -> bool:
 # ---- exact answers ----
 
 
-def _marked(text: str) -> str:
-    """What the text marks as its answer, the last such mark; empty if there is none."""
-    found = _MARKED.findall(text)
-    return next((part.strip() for part in found[-1] if part), "") if found else ""
+def _marked(text: str) -> list[str]:
+    """What the text marks as its answer, the last such mark first; headings of a text are marked alike."""
+    return [part.strip() for found in _MARKED.findall(text)[::-1] for part in found if part]
 
 
 def _says_number(text: str, answer: str) -> bool:
     """Whether the number that a text marks as its answer, or else its last one, is this one: as GSM8K is scored."""
-    found = _NUMBERS.findall(_marked(text)) or _NUMBERS.findall(text)[-1:]
+    found = [one for one in _marked(text) if number_in(one) is not None] or _NUMBERS.findall(text)[-1:]
     number = number_in(found[0].replace("-$", "$-")) if found else None
     return number is not None and number == number_in(answer)
 
 
 def _says_letter(text: str, answer: str) -> bool:
     """Whether a text chooses this letter: by a mark, by saying so, or by beginning a line with it."""
-    stated = [_STATED_LETTER.match(one) for one in [_marked(text), *_STATED.findall(text)[::-1]]]
-    found = next((one for one in stated if one), None) or _LEADING_LETTER.search(text)
+    marked = [_LETTER_ALONE.fullmatch(one) for one in _marked(text)]
+    stated = [_STATED_LETTER.match(one) for one in _STATED.findall(text)[::-1]]
+    found = next((one for one in (*marked, *stated) if one), None) or _LEADING_LETTER.search(text)
     return found is not None and found[1] == answer
 
 
@@ -193,7 +194,7 @@ def _says_text(text: str, answer: str) -> bool:
 
     Case, width, spaces and punctuation around words do not count.
     """
-    said = [text, _marked(text), *_STATED.findall(text)[-1:], text.strip().rpartition("\n")[2]]
+    said = [text, *_marked(text)[:1], *_STATED.findall(text)[-1:], text.strip().rpartition("\n")[2]]
     return _words(answer) in map(_words, said)
 
 

@@ -172,25 +172,19 @@ class FeedbackSection(Section):
         return self
 
     @model_validator(mode="after")
-    def _scores_of_rewards(self) -> "FeedbackSection":
-        if not isinstance(self.judge, RewardModelSection) or self.recorded:
+    def _scores_without_a_teacher(self) -> "FeedbackSection":
+        if not isinstance(self.judge, ChecksSection | RewardModelSection) or self.recorded:
             return self
+        judge = "a reward model" if isinstance(self.judge, RewardModelSection) else "judge checks"
         if self.binarize.chosen != "overall":
-            raise ValueError(f"binarize.chosen must be overall with a reward model, got {self.binarize.chosen}")
-        if self.judging != JudgingSection():
-            raise ValueError("judging is for judges that are asked, and a reward model is not: leave it out")
-        return self
-
-    @model_validator(mode="after")
-    def _scores_of_checks(self) -> "FeedbackSection":
-        if not isinstance(self.judge, ChecksSection) or self.recorded:
-            return self
-        if self.binarize.chosen != "overall":
-            raise ValueError(f"binarize.chosen must be overall with judge checks, got {self.binarize.chosen}")
-        if self.binarize.output == "kto" and self.binarize.kto_threshold > 1:
+            raise ValueError(f"binarize.chosen must be overall with {judge}, got {self.binarize.chosen}")
+        if isinstance(self.judge, ChecksSection) and self.binarize.output == "kto" and self.binarize.kto_threshold > 1:
             raise ValueError("binarize.kto_threshold must be at most 1 with judge checks, whose scores are 0 to 1")
-        if teachers_that_rate(self.judge) and "overall" not in self.judging.aspects:
+        is_asked = bool(teachers_that_rate(self.judge))
+        if is_asked and "overall" not in self.judging.aspects:
             raise ValueError("judging.aspects must name overall, the score that is mixed with the checks")
+        if not is_asked and self.judging != JudgingSection():
+            raise ValueError(f"judging is for judges that are asked, and {judge} is not: leave it out")
         return self
 
 

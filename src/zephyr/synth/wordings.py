@@ -36,13 +36,13 @@ WORDINGS: Mapping[str, tuple[str, ...]] = {
     "keywords:letter_frequency at least": (
         "The letter {letter} should turn up at least {let_frequency} times.",
         "Let the letter {letter} occur {let_frequency} times or more.",
-        "Write so that there are at least {let_frequency} {letter}s in the text, large or small.",
+        "Write so that the text has at least {let_frequency} of the letter {letter}, large or small.",
         "Use the letter {letter} no fewer than {let_frequency} times.",
     ),
     "keywords:letter_frequency less than": (
         "The letter {letter} should turn up fewer than {let_frequency} times.",
         "Let the letter {letter} occur less than {let_frequency} times.",
-        "Keep the number of {letter}s in the text, large or small, below {let_frequency}.",
+        "Keep the letter {letter}, large or small, to fewer than {let_frequency} occurrences.",
         "Do not use the letter {letter} {let_frequency} times or more.",
     ),
     "language:response_language": (
@@ -84,8 +84,8 @@ WORDINGS: Mapping[str, tuple[str, ...]] = {
     ),
     "length_constraints:nth_paragraph_first_word": (
         'Write {num_paragraphs} paragraphs, divided by empty lines; number {nth_paragraph} begins with "{first_word}".',
-        'Blank lines part your {num_paragraphs} paragraphs. Start number {nth_paragraph} with the word "{first_word}".',
-        'Put two line breaks between {num_paragraphs} paragraphs and begin number {nth_paragraph} by "{first_word}".',
+        'Separate {num_paragraphs} paragraphs by blank lines, and start number {nth_paragraph} with "{first_word}".',
+        'Put two line breaks between {num_paragraphs} paragraphs; start number {nth_paragraph} with "{first_word}".',
         'Let paragraph {nth_paragraph} of {num_paragraphs} open with "{first_word}"; part them by empty lines.',
     ),
     "detectable_content:number_placeholders": (
@@ -116,11 +116,11 @@ WORDINGS: Mapping[str, tuple[str, ...]] = {
         "Highlight at least {num_highlights} passages in markdown, like *this one*.",
         "Set {num_highlights} or more parts of the text between asterisks, as in *an important part*.",
         "Mark no fewer than {num_highlights} phrases as *highlighted*.",
-        "Emphasise {num_highlights} passages at the least with markdown asterisks: *so*.",
+        "Emphasise {num_highlights} passages at the least with markdown asterisks, *like so*.",
     ),
     "detectable_format:multiple_sections": (
         "Make {num_sections} sections with the headings {section_spliter} 1, {section_spliter} 2 and so on.",
-        "Write {num_sections} sections and begin each with its number, the first with {section_spliter} 1.",
+        "Have {num_sections} sections, each begun by {section_spliter} and its number.",
         "Your answer needs {num_sections} sections, marked {section_spliter} X, where X counts from 1.",
         "Split the text into {num_sections} sections; each starts with the word {section_spliter} and a number.",
     ),

@@ -218,7 +218,10 @@ class _SourceReader(Generic[_R]):
         for places in islice(self._by_prompt.values(), self._source.max_rows):
             first, *others = (cast("Rated", self._cache[place]) for place in places)
             answers = (*first.answers, *(answer for other in others for answer in other.answers))
-            merged.append(cast("_R", first._replace(answers=answers)))
+            checks = [*first.checks]
+            for other in others:
+                checks += [check for check in other.checks if check not in checks]
+            merged.append(cast("_R", first._replace(answers=answers, checks=tuple(checks))))
         return merged
 
 
