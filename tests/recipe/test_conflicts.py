@@ -104,8 +104,8 @@ def load(tmp_path, *overrides):
             "sft.train.early_stopping_patience: needs a metric to watch, got 3; give sft.train.metric_for_best_model",
         ),
         (
-            ["align.lora.lora_dropout=0.1"],
-            "align.lora.lora_dropout: must be 0, because answers that share a prompt share its mask, got 0.1",
+            ["align.lora.lora_dropout=0.1", "align.train.compile=true"],
+            "align.lora.lora_dropout: cannot be had with compile",
         ),
         (
             ["align.objective.label_smoothing=0.1"],

@@ -19,18 +19,28 @@ PLATEAU = {
 }
 
 
+def made(settings):
+    if "model" not in settings:
+        return settings
+    lora = LoraSection(r=4, lora_dropout=0.3)
+    return {"model": add_lora(tiny_model("mistral"), lora), "activation_checkpointing": True}
+
+
 @pytest.mark.parametrize(
     "settings",
     [
         {"neftune_noise_alpha": 5.0},
         {"objective": "kto", "reference_sync_steps": 2},
         {"optim": "schedule_free_adamw", "lr_scheduler_type": "constant", "eval_steps": 2, "eval_examples": pairs(4)},
+        {"model": "lora"},
         {"optim": "muon", "weight_decay": 0.1},
         PLATEAU,
     ],
 )
 def test_a_stopped_run_ends_as_an_undisturbed_one(tmp_path, settings):
-    straight, cut, resumed = (tiny_job(tmp_path / name, save_steps=3, **settings) for name in ("one", "two", "two"))
+    straight, cut, resumed = (
+        tiny_job(tmp_path / name, save_steps=3, **made(settings)) for name in ("one", "two", "two")
+    )
     train(straight)
     train(cut)
     (tmp_path / "two" / "checkpoint-6").rename(tmp_path / "elsewhere")

@@ -122,6 +122,12 @@ def _targets(model: PreTrainedModel, lora: LoraSection) -> str | list[str]:
     return sorted({path.rpartition(".")[2] for path, module in linear_layers(model).items() if module is not head})
 
 
+def adapter_dropouts(model: nn.Module) -> list[nn.Dropout]:
+    """The dropouts on what adapters are given, in the order of their layers; a probability of 0 has none."""
+    layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
+    return [one for layer in layers for one in layer.lora_dropout.values() if isinstance(one, nn.Dropout)]
+
+
 @contextmanager
 def adapters_disabled(model: PreTrainedModel | PeftModel) -> Iterator[None]:
     """Inside, the model computes as if it had no adapters: the reference of preference training with LoRA.
@@ -264,15 +270,13 @@ def lora_of(model: object) -> LoraSection | None:
     if not isinstance(config, LoraConfig):
         kind = type(config).__name__
         raise ModelError("model", f"has adapters of the kind {kind}", "give a model with LoRA adapters, or merge them")
-    if config.lora_dropout:
-        what = "adapters are trained without their lora_dropout of %g: answers with a shared prefix share its mask"
-        _log.warning(what, config.lora_dropout)
     targets = config.target_modules
     modules = sorted(targets) if isinstance(targets, list | set) else [targets] if targets else "all-linear"
     layers = config.layers_to_transform
     return LoraSection(
         r=config.r,
         lora_alpha=config.lora_alpha,
+        lora_dropout=config.lora_dropout,
         target_modules="all-linear" if modules in (["all-linear"], "all-linear") else list(modules),
         modules_to_save=list(config.modules_to_save or ()),
         layers_to_transform=[layers] if isinstance(layers, int) else layers,

@@ -84,6 +84,7 @@ def check_lora_modules(model: PreTrainedModel, lora: LoraSection) -> None:
             raise ModelError(_where(model), what, f"name layers from 0 to {num_layers - 1}")
     with problems.noted():
         _check_experts(model, lora)
+        _check_dropout(model, lora)
     for name in dict.fromkeys([*targets, *lora.modules_to_save]):
         with problems.noted():
             _check_present(model, name, is_target=name in targets)
@@ -143,6 +144,20 @@ def _check_experts(model: PreTrainedModel, lora: LoraSection) -> None:
         setting = "use_dora" if lora.use_dora else "layers_to_transform"
         what = f"{setting} cannot be had for the stacked weights {listed(sorted(fused))} of experts"
         raise ModelError(_where(model), what, f"leave out {setting}, or the experts from target_modules")
+
+
+def _check_dropout(model: PreTrainedModel, lora: LoraSection) -> None:
+    """Check that dropout can be had on all that a section names."""
+    if not lora.lora_dropout:
+        return
+    head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    names = _named_targets(lora)
+    if any(module is head for name in names for module in _named(model, name)):
+        what = "lora_dropout cannot be had on the head, whose adapters are a part of its weight"
+        raise ModelError(_where(model), what, "set lora_dropout to 0, or leave the head out of target_modules")
+    if _stacked_experts(model) if lora.target_modules == "all-linear" else fused_experts(model, names):
+        what = "lora_dropout cannot be had on stacked weights of experts, in peft either"
+        raise ModelError(_where(model), what, "set lora_dropout to 0, or name target_modules without the experts")
 
 
 def _check_present(model: PreTrainedModel, name: str, *, is_target: bool) -> None:

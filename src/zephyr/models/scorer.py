@@ -16,10 +16,11 @@ from peft import PeftModel
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
+from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from zephyr.errors import ModelError
-from zephyr.models.adapters import adapters_add_nothing, adapters_disabled
+from zephyr.models.adapters import adapter_dropouts, adapters_add_nothing, adapters_disabled
 from zephyr.models.attention import (
     IMPLEMENTATION,
     CannotShareError,
@@ -28,9 +29,9 @@ from zephyr.models.attention import (
     why_not_shared,
 )
 from zephyr.models.collectives import on_every_rank
-from zephyr.models.embedding_noise import EmbeddingNoise, path_hashes, row_hashes
 from zephyr.models.head import decoder_of, effective_weight, has_transform, head_input, output_head, reward_layer
 from zephyr.models.loading import plain_attention
+from zephyr.models.token_noise import TokenNoise, path_hashes, row_hashes
 from zephyr.trees.attention import ForestAttention, forest_attention
 from zephyr.trees.forest import Forest, all_scored, build_forest
 from zephyr.trees.score import Head, SequenceScores, score, score_ends
@@ -57,7 +58,8 @@ class ForestScorer(nn.Module):
 
     A model whose layers carry state, or attend as forests cannot, runs one sequence a row and says so once. Dropout is
     set to 0, as in the published recipes, because a shared prefix has one random mask where separate rows would have
-    several; routers that jitter stay in eval mode.
+    several, but for that on adapters, which training draws token by token (``noisy``). Routers that jitter stay in eval
+    mode.
     ``autocast``: compute in this dtype with the weights as they are. ``kernels``: others than those of the device.
     After a forward, ``router_logits`` holds each MoE layer's (T, experts) logits if ``keep_router_logits`` is set.
     """
@@ -93,6 +95,8 @@ class ForestScorer(nn.Module):
         self._has_transform = has_transform(model)
         self._longest = _longest_sequence(model)
         self._jittering = [module for module in causal_lm.modules() if _is_jittering(module)]
+        adapted = causal_lm.active_peft_config if isinstance(causal_lm, PeftModel) else None
+        self.adapter_dropout = float(getattr(adapted, "lora_dropout", 0.0))
         self.noise = _switch_noise_off(causal_lm)
         self._path_hashes: Tensor | None = None
         self._is_noisy = False
@@ -143,23 +147,50 @@ class ForestScorer(nn.Module):
             yield
 
     @contextmanager
-    def noisy(self, noise: EmbeddingNoise | None) -> Iterator[None]:
-        """Inside, embeddings have this noise added, if any."""
+    def noisy(self, noise: TokenNoise | None) -> Iterator[None]:
+        """Inside, embeddings have this noise added, and what adapters are given its dropout, if any.
+
+        Raises ModelError where the dropout cannot be that of the tokens.
+        """
         if noise is None:
             yield
             return
-        added: EmbeddingNoise = noise
+        drawn: TokenNoise = noise
 
         def add(_module: nn.Module, given: tuple[Tensor, ...], embedded: Tensor) -> Tensor:
-            return added.on(row_hashes(given[0][0]) if self._path_hashes is None else self._path_hashes, embedded)
+            if not self.shares_prefixes:
+                self._path_hashes = row_hashes(given[0][0])
+            assert self._path_hashes is not None
+            return drawn.on(self._path_hashes, embedded)
 
         embedding: nn.Module = self.transformers_model.get_input_embeddings()
-        handle, self._is_noisy = embedding.register_forward_hook(add), True
+        handles, self._is_noisy = [embedding.register_forward_hook(add)], True
+        handles += self._dropping(drawn) if drawn.dropout else []
         try:
             yield
         finally:
-            handle.remove()
-            self._is_noisy = False
+            for handle in handles:
+                handle.remove()
+            self._is_noisy, self._path_hashes = False, None
+
+    def _dropping(self, noise: TokenNoise) -> list[RemovableHandle]:
+        """Hooks that drop a share of what each adapter is given."""
+        name = type(self.transformers_model).__name__
+        if not self.shares_prefixes:
+            what = "runs one sequence a row, and its activations may be computed again when another row is at work"
+            raise ModelError(name, f"lora_dropout: {what}", "set lora_dropout to 0")
+
+        def drop(_module: nn.Module, given: tuple[Tensor, ...], _kept: Tensor, number: int) -> Tensor:
+            hashes = self._path_hashes
+            if hashes is None or given[0].shape[-2] != len(hashes):
+                what = "lora_dropout: an adapter is given some of the tokens alone, in an order of its own"
+                raise ModelError(name, what, "set lora_dropout to 0, or leave experts out of target_modules")
+            return noise.dropped(hashes, given[0], number)
+
+        return [
+            module.register_forward_hook(partial(drop, number=number))
+            for number, module in enumerate(adapter_dropouts(self.causal_lm))
+        ]
 
     @contextmanager
     def as_published(self) -> Iterator[None]:

@@ -204,9 +204,10 @@ def _schedule_free(recipe: RecipeFields, stage: str, train: TrainSection) -> Ite
 def _adapters(recipe: RecipeFields) -> Iterator[Conflict]:
     for stage in TRAINING_STAGES:
         lora = getattr(getattr(recipe, stage), "lora", None)
-        if lora is not None and lora.lora_dropout:
-            what = f"must be 0, because answers that share a prompt share its mask, got {lora.lora_dropout}"
-            yield Conflict(f"{stage}.lora.lora_dropout", what, "leave it out")
+        train = _train(recipe, stage)
+        if lora is not None and lora.lora_dropout and train is not None and train.compile:
+            what = "cannot be had with compile, which may not see what is drawn token by token"
+            yield Conflict(f"{stage}.lora.lora_dropout", what, "leave one of them out", (f"{stage}.train.compile",))
 
 
 def _objective(recipe: RecipeFields) -> Iterator[Conflict]:

@@ -156,7 +156,7 @@ class LoraSection(Section):
     r: int = Field(16, ge=1, description="rank")
     lora_alpha: float = Field(16, gt=0, description="scale: the update is multiplied by lora_alpha / r")
     lora_dropout: float = Field(
-        0.0, ge=0, lt=1, description="must be 0: answers with a shared prefix would share a dropout mask"
+        0.0, ge=0, lt=1, description="dropout on what adapters are given; sequences that begin alike share its mask"
     )
     target_modules: list[str] | Literal["all-linear"] = Field(
         "all-linear",

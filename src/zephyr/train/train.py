@@ -26,9 +26,9 @@ from zephyr.data.tokenize.token_store import Example
 from zephyr.errors import RecipeError, did_you_mean
 from zephyr.models.batch_scoring import device_of, runs_alone, score_table
 from zephyr.models.collectives import from_rank_zero, rank
-from zephyr.models.embedding_noise import embedding_noise
 from zephyr.models.rounding import Rounding
 from zephyr.models.scorer import ForestScorer
+from zephyr.models.token_noise import token_noise
 from zephyr.progress import SILENT, Display, show_progress
 from zephyr.recipe.steps import Steps, check_warmup, count_steps
 from zephyr.runs.layout import OUTCOME, TRAIN_LOG
@@ -153,7 +153,8 @@ def train(job: TrainJob) -> TrainOutcome:
                 step = run.progress.step
                 indices = step_indices(run.steps, step, seed=job.seed, shuffle=job.shuffle)
                 batch = run.batch([job.examples[index] for index in indices], indices)
-                with scorer.noisy(embedding_noise(settings.neftune_noise_alpha, batch.rows, seed=job.seed, step=step)):
+                alpha, dropout = settings.neftune_noise_alpha, scorer.adapter_dropout
+                with scorer.noisy(token_noise(alpha, dropout, batch.rows, seed=job.seed, step=step)):
                     shares = accumulate_gradients(scorer, batch, settings)
                 total, grad_norm = over_ranks(shares, _clip_gradients(scorer, settings.max_grad_norm))
                 loss, weights = float(total.loss), scorer.named_parameters()

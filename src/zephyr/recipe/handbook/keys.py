@@ -48,6 +48,7 @@ OBJECTIVE_KEYS = {
 LORA_KEYS = {
     "lora_r": "lora.r",
     "lora_alpha": "lora.lora_alpha",
+    "lora_dropout": "lora.lora_dropout",
     "lora_target_modules": "lora.target_modules",
     "lora_modules_to_save": "lora.modules_to_save",
     "use_dora": "lora.use_dora",
@@ -63,7 +64,7 @@ WORKED_OUT = {
     "bf16", "fp16", "optim", "lr_scheduler_kwargs", "max_steps", "report_to", "save_total_limit",
     "do_eval", "eval_strategy", "evaluation_strategy", "eval_steps", "save_strategy", "save_steps",
     "load_best_model_at_end", "metric_for_best_model", "greater_is_better",
-    "use_peft", "lora_dropout", "label_smoothing", "sync_ref_model", "simpo_gamma",
+    "use_peft", "label_smoothing", "sync_ref_model", "simpo_gamma",
     "seed", "output_dir", "hub_model_id", "run_name",
 }  # fmt: skip
 

@@ -145,7 +145,7 @@ def translate_objective(work: Translation) -> None:
 def translate_adapters(work: Translation) -> None:
     """Write LoRA's settings, if the recipe trains adapters."""
     if work.get("use_peft") is not True:
-        for key in (*known.LORA_KEYS, "lora_dropout"):
+        for key in known.LORA_KEYS:
             work.leave(key, "use_peft is not true")
         return
     if work.stage == "pretrain":
@@ -159,4 +159,3 @@ def translate_adapters(work: Translation) -> None:
         work.put(".lora.lora_alpha", 32, "lora_alpha", "the handbook's default")
     if "lora_target_modules" not in work.old:
         work.put(".lora.target_modules", ["q_proj", "v_proj"], "lora_target_modules", "peft's default")
-    work.leave("lora_dropout", "answers that share a prompt share its mask, so dropout is off")

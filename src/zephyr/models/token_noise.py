@@ -1,7 +1,8 @@
-"""Noise on the embeddings while training (NEFTune), the same for a token wherever it is computed.
+"""What is drawn for tokens while training, the same for a token wherever it is computed.
 
-The noise of a token is a function of the step and of all tokens up to it. So sequences that begin alike share it, as
-they share everything else there, and it does not depend on the cut into micro-batches or on the number of ranks.
+That is noise on the embeddings (NEFTune), and dropout on what adapters are given. What is drawn for a token is a
+function of the step and of all tokens up to it. So sequences that begin alike share it, as they share everything else
+there, and it does not depend on the cut into micro-batches or on the number of ranks.
 
 Source: NEFTune, arXiv 2310.05914.
 """
@@ -26,31 +27,48 @@ _MULTIPLIERS = (-0x40A7B892E31B1A47, -0x6B2FB644ECCEEE15)
 _SHIFTS = (30, 27, 31)
 
 
-class EmbeddingNoise(NamedTuple):
-    """Uniform noise up to alpha / sqrt(longest * width); ``longest``: the length of the batch's longest sequence."""
+class TokenNoise(NamedTuple):
+    """What an optimizer step draws: noise up to alpha / sqrt(longest * width), unless None, and dropout.
 
-    alpha: float
+    ``longest``: the length of the batch's longest sequence.
+    """
+
+    alpha: float | None
     longest: int
     seed: int
     step: int
+    dropout: float = 0.0
 
     def on(self, hashes: Tensor, embedded: Tensor) -> Tensor:
         """Embeddings (..., T, H) with noise, for tokens whose paths have these ``hashes`` (T,)."""
-        width = embedded.shape[-1]
-        keys = _mixed(hashes + _mixed(hashes.new_tensor(self.step) + _mixed(hashes.new_tensor(self.seed))))
+        if self.alpha is None:
+            return embedded
+        scale = self.alpha / math.sqrt(self.longest * embedded.shape[-1])
+        return embedded + (scale * self._drawn(hashes, embedded.shape[-1])).to(embedded.dtype)
+
+    def dropped(self, hashes: Tensor, given: Tensor, number: int) -> Tensor:
+        """What adapter ``number`` is given (..., T, H), a share ``dropout`` of it 0 and the rest scaled up."""
+        kept = self._drawn(hashes, given.shape[-1], number + 1) >= 2 * self.dropout - 1
+        return given * (kept / (1 - self.dropout)).to(given.dtype)
+
+    def _drawn(self, hashes: Tensor, width: int, number: int = 0) -> Tensor:
+        """(T, width) numbers from -1 to 1, uniform and independent."""
+        key = hashes.new_tensor(self.seed)
+        for part in (self.step, number):
+            key = _mixed(hashes.new_tensor(part) + _mixed(key))
+        keys = _mixed(hashes + key)
         columns = _mixed(torch.arange(width, device=hashes.device))
         drawn = [_uniform(some[:, None] + columns) for some in torch.split(keys, max(1, CHUNK // width))]
-        scale = self.alpha / math.sqrt(self.longest * width)
-        return embedded + (scale * torch.cat(drawn)).to(embedded.dtype)
+        return torch.cat(drawn)
 
 
-def embedding_noise(
-    alpha: float | None, rows: Sequence[Sequence[ScoredSequence]], *, seed: int, step: int
-) -> EmbeddingNoise | None:
-    """The noise of an optimizer step on these rows, its global batch; None without ``alpha``."""
-    if alpha is None:
+def token_noise(
+    alpha: float | None, dropout: float, rows: Sequence[Sequence[ScoredSequence]], *, seed: int, step: int
+) -> TokenNoise | None:
+    """The noise of an optimizer step on these rows, its global batch; None where nothing is drawn."""
+    if alpha is None and not dropout:
         return None
-    return EmbeddingNoise(alpha, max(len(sequence.ids) for row in rows for sequence in row), seed, step)
+    return TokenNoise(alpha, max(len(sequence.ids) for row in rows for sequence in row), seed, step, dropout)
 
 
 def path_hashes(forest: Forest) -> Tensor:
