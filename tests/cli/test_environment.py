@@ -14,6 +14,7 @@ def test_environment_names_versions_and_devices(capsys):
     assert int(rows["cores"]) >= 1
     assert rows["memory"].endswith("GiB free")
     assert "device" in rows
+    assert rows["matmul"].endswith("take float32 on it") or rows["matmul"].endswith("take bfloat16 on it")
 
 
 def test_accelerators_are_named(monkeypatch):

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from zephyr.models.loading import Placement, placement
+from zephyr.models.loading import Placement, fastest_placement, placement
+from zephyr.models.matmul_speed import MatmulSpeed
 
 
 @pytest.mark.parametrize(
@@ -15,3 +16,14 @@ def test_a_gpu_that_torch_was_built_for_is_taken_only_where_it_is_there(monkeypa
 
     monkeypatch.setattr("torch.accelerator.current_accelerator", current)
     assert placement() == expected
+
+
+def test_the_faster_dtype_is_taken_where_it_is_worth_its_rounding(monkeypatch):
+    assert MatmulSpeed(333e9, 2175e9).dtype == "bfloat16"
+    assert MatmulSpeed(58e9, 0.6e9).dtype == "float32"
+    assert MatmulSpeed(100e9, 149e9).dtype == "float32"
+    monkeypatch.setattr("zephyr.models.loading.matmul_speed", lambda: MatmulSpeed(333e9, 2175e9))
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available: None)
+    assert fastest_placement() == ("cpu", "bfloat16")
+    # What a run stores does not hang on the machine.
+    assert placement() == ("cpu", "float32")

@@ -25,7 +25,7 @@ REPORTED_PACKAGES = (
 
 
 def print_environment() -> None:
-    """Print versions, devices, cores and memory: what a bug report needs."""
+    """Print versions, devices, cores, memory and the processor's speed: what a bug report needs."""
     memory = psutil.virtual_memory()
     rows = [
         ("zephyr", __version__),
@@ -35,10 +35,20 @@ def print_environment() -> None:
         ("memory", f"{memory.available / GIBIBYTE:.1f} of {memory.total / GIBIBYTE:.1f} GiB free"),
         *((name, installed_version(name)) for name in REPORTED_PACKAGES),
         *(("device", device) for device in list_devices()),
+        ("matmul", describe_speed()),
     ]
     width = max(len(name) for name, _ in rows)
     for name, value in rows:
         typer.echo(f"{name:<{width}}  {value}")
+
+
+def describe_speed() -> str:
+    """How fast the processor multiplies matrices, and which dtype `chat`, `serve` and `ui` therefore take on it."""
+    from zephyr.models.matmul_speed import matmul_speed
+
+    speed = matmul_speed()
+    float32, bfloat16 = (f"{flops / 1e9:,.{0 if flops > 1e10 else 1}f}" for flops in speed)
+    return f"cpu, {float32} GFLOP/s in float32, {bfloat16} in bfloat16: chat, serve and ui take {speed.dtype} on it"
 
 
 def count_cores() -> int:

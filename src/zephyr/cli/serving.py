@@ -38,7 +38,7 @@ def chat(
     from pydantic import ValidationError
 
     from zephyr.deliver.chat import Conversation, talk
-    from zephyr.models.loading import load, placement
+    from zephyr.models.loading import fastest_placement, load
     from zephyr.models.source import Source
     from zephyr.recipe.teacher_section import SamplingSection
 
@@ -48,7 +48,7 @@ def chat(
         first = error.errors()[0]
         what = f"{first['loc'][0]} {first['msg'].replace('Input should', 'must')}, got {first['input']}"
         raise DataError("zephyr chat", what, "change that option") from error
-    device, dtype = placement()
+    device, dtype = fastest_placement()
     loaded = load(Source(model, offline=offline), dtype=dtype, device=device)
 
     torch.seed()  # otherwise every start would draw the same answers as the last

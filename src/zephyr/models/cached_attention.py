@@ -42,6 +42,7 @@ class _Shared(NamedTuple):
     """Segments that no two of which a token sees, with the tokens of the step that see each."""
 
     tokens: Tensor  # (n,), those of the first segment first
+    is_all: bool  # all tokens of the step, in their order
     segments: tuple[tuple[CacheSegment, int, Tensor | None], ...]  # how many of the tokens, and a mask (k, keys)
 
 
@@ -67,7 +68,8 @@ class Step:
     def __post_init__(self) -> None:
         rows = [row for pool in self.pools for row in pool.rows]
         self.rows = rows
-        self.lengths = [torch.tensor([row.length for row in pool.rows], device=self.device) for pool in self.pools]
+        lengths = [torch.tensor([row.length for row in pool.rows], device=self.device) for pool in self.pools]
+        self.places = [(torch.arange(len(one), device=self.device), one) for one in lengths]
         ids, positions = [row.sample.written[-1] for row in rows], [row.start + row.length for row in rows]
         for segment, count, _ in self.stretches:
             done = segment.num_computed
@@ -98,9 +100,9 @@ class Step:
         """Take keys and values (H, T, D) of the next layer; its number."""
         self._layer += 1
         first = 0
-        for pool, lengths in zip(self.pools, self.lengths, strict=True):
-            new = slice(first, first + len(lengths))
-            pool.write(self._layer, lengths, keys[:, new].transpose(0, 1), values[:, new].transpose(0, 1))
+        for pool, places in zip(self.pools, self.places, strict=True):
+            new = slice(first, first + len(pool.rows))
+            pool.write(self._layer, places, keys[:, new].transpose(0, 1), values[:, new].transpose(0, 1))
             first = new.stop
         for segment, count, _ in self.stretches:
             new = slice(first, first + count)
@@ -111,7 +113,10 @@ class Step:
     def view(self, window: int | None) -> _View:
         """What is seen through a window, derived once a step."""
         if window not in self._views:
-            pools = tuple(self._pool_mask(*pair, window) for pair in zip(self.pools, self.lengths, strict=True))
+            pools = tuple(
+                self._pool_mask(pool, lengths, window)
+                for pool, (_, lengths) in zip(self.pools, self.places, strict=True)
+            )
             stretches = tuple(self._stretch_mask(one, window) for one in self.stretches)
             self._views[window] = _View(pools, stretches, tuple(self._shared(window)))
         return self._views[window]
@@ -152,7 +157,7 @@ class Step:
         return [self._level(level, window) for level in levels if level]
 
     def _level(self, level: dict[CacheSegment, list[int]], window: int | None) -> _Shared:
-        tokens = torch.tensor([one for some in level.values() for one in some], device=self.device)
+        tokens = [one for some in level.values() for one in some]
         parts = []
         for segment, seers in level.items():
             mask = None
@@ -161,11 +166,12 @@ class Step:
                 keys = torch.arange(segment.start, segment.start + len(segment.ids), device=self.device)
                 mask = self._bias(positions[:, None] - keys < window)
             parts.append((segment, len(seers), mask))
-        return _Shared(tokens, tuple(parts))
+        is_all = tokens == list(range(len(self.positions)))
+        return _Shared(torch.tensor(tokens, device=self.device), is_all, tuple(parts))
 
 
 @dataclass(frozen=True)
-class _Scores:
+class Scores:
     """How queries and keys become scores."""
 
     scaling: float
@@ -191,7 +197,7 @@ class _Scores:
 
 
 def attend(
-    query: Tensor, key: Tensor, value: Tensor, step: Step, scores: _Scores, *, window: int | None, sinks: Tensor | None
+    query: Tensor, key: Tensor, value: Tensor, step: Step, scores: Scores, *, window: int | None, sinks: Tensor | None
 ) -> Tensor:
     """The attention (T, Hq, D) of a step's tokens; `query` (Hq, T, D), `key`, `value` (H, T, D) are the new ones."""
     layer, view = step.hold(key, value), step.view(window)
@@ -210,36 +216,48 @@ def attend(
         part = scores.part(grouped[:, :, first : first + count], held[0], held[1], bias, is_causal=bias is None)
         parts.append(AttentionPart(part.values.permute(2, 0, 1, 3), part.lse.permute(2, 0, 1)))
         first += count
-    lse = torch.cat([part.lse for part in parts])
-    merged = AttentionPart(torch.cat([part.values for part in parts]).to(lse.dtype), lse)
+    values, lse = _joined([part.values for part in parts]), _joined([part.lse for part in parts])
+    merged = AttentionPart(values.to(lse.dtype), lse)
     for shared in view.shared:
-        _merge(merged, _shared_part(by_token, layer, shared, scores), shared.tokens)
+        merged = _merge(merged, _shared_part(by_token, layer, shared, scores), shared)
     if sinks is not None:
         share = torch.sigmoid(merged.lse - sinks.view(merged.lse.shape[1:]).to(merged.lse.dtype))
         merged = AttentionPart(merged.values * share[..., None], merged.lse)
     return merged.values.flatten(1, 2).to(value.dtype)
 
 
-def _shared_part(by_token: Tensor, layer: int, shared: _Shared, scores: _Scores) -> AttentionPart:
+def _joined(tensors: list[Tensor], dim: int = 0) -> Tensor:
+    return tensors[0] if len(tensors) == 1 else torch.cat(tensors, dim)
+
+
+def _shared_part(by_token: Tensor, layer: int, shared: _Shared, scores: Scores) -> AttentionPart:
     """What the segments of one depth give to the tokens that see them."""
-    queries = by_token[shared.tokens].transpose(0, 1)  # (H, n, G, D)
+    queries = by_token if shared.is_all else by_token[shared.tokens]
+    queries = queries.transpose(0, 1)  # (H, n, G, D)
     num_groups, first, parts = queries.shape[2], 0, []
     for segment, count, mask in shared.segments:
         query = queries[None, :, first : first + count].flatten(2, 3)
         bias = None if mask is None else mask.repeat_interleave(num_groups, 0)
         parts.append(scores.part(query, segment.keys[layer][None], segment.values[layer][None], bias))
         first += count
-    values, lse = torch.cat([part.values[0] for part in parts], 1), torch.cat([part.lse[0] for part in parts], 1)
+    values, lse = _joined([part.values[0] for part in parts], 1), _joined([part.lse[0] for part in parts], 1)
     values = values.view(*values.shape[:1], -1, num_groups, values.shape[2]).transpose(0, 1)
     return AttentionPart(values, lse.view(len(lse), -1, num_groups).transpose(0, 1))
 
 
-def _merge(merged: AttentionPart, other: AttentionPart, tokens: Tensor) -> None:
-    """Add another part to these tokens of the first, in place."""
-    lse = merged.lse[tokens]
-    share = torch.sigmoid(other.lse - lse)[..., None]
-    merged.values[tokens] = torch.lerp(merged.values[tokens], other.values.to(lse.dtype), share)
-    merged.lse[tokens] = torch.logaddexp(lse, other.lse)
+def _merge(merged: AttentionPart, other: AttentionPart, shared: _Shared) -> AttentionPart:
+    """The first part with another one added to the tokens that see it."""
+    if shared.is_all:
+        return _merged(merged, other)
+    found = _merged(AttentionPart(merged.values[shared.tokens], merged.lse[shared.tokens]), other)
+    merged.values[shared.tokens], merged.lse[shared.tokens] = found
+    return merged
+
+
+def _merged(one: AttentionPart, other: AttentionPart) -> AttentionPart:
+    share = torch.sigmoid(other.lse - one.lse)[..., None]
+    values = torch.lerp(one.values, other.values.to(one.lse.dtype), share)
+    return AttentionPart(values, torch.logaddexp(one.lse, other.lse))
 
 
 def _attend(  # noqa: PLR0913 - the interface of transformers
@@ -263,7 +281,7 @@ def _attend(  # noqa: PLR0913 - the interface of transformers
         raise CannotShareError(type(module).__name__, f"its attention {problem}", "generate by transformers' own cache")
     if attention_mask is not None and sliding_window is None:
         sliding_window = int(attention_mask.flatten()[0])  # a window that only its mask knows: see `no_mask`
-    scores = _Scores(query.shape[-1] ** -0.5 if scaling is None else scaling, softcap)
+    scores = Scores(query.shape[-1] ** -0.5 if scaling is None else scaling, softcap)
     query, key = query.to(value.dtype), key.to(value.dtype)
     attended = attend(query[0], key[0], value[0], step, scores, window=sliding_window, sinks=s_aux)
     return attended[None], None

@@ -4,7 +4,6 @@ A sample's text depends on its prompt, rules and seed alone; what it is batched 
 only. An error of one sample is told to it and to no other.
 """
 
-import logging
 import math
 from collections import deque
 from collections.abc import Collection, Iterator, Sequence
@@ -25,8 +24,6 @@ from zephyr.models.sampling import draw
 
 MAX_ROWS = 64
 MAX_CACHE_TOKENS = 65_536
-
-_log = logging.getLogger(__name__)
 
 
 class DecodingEngine:
@@ -149,13 +146,10 @@ def ready_to_generate(model: PreTrainedModel) -> Iterator[None]:
     module: nn.Module = model
     module.eval()
     try:
-        reason = why_not_packed(model)
-        if reason is None:
+        if why_not_packed(model) is None:
             model.set_attn_implementation(CACHED)
-        else:
-            _log.info("%s decodes one prompt at a time: %s", type(model).__name__, reason)
-            if attention == IMPLEMENTATION or plain_attention(model) == "eager":
-                model.set_attn_implementation(plain_attention(model))
+        elif attention == IMPLEMENTATION or plain_attention(model) == "eager":
+            model.set_attn_implementation(plain_attention(model))
         yield
     finally:
         model.set_attn_implementation(attention)

@@ -101,9 +101,13 @@ class RowPool:
         self.rows[place] = self.rows[last]
         del self.rows[last]
 
-    def write(self, layer: int, lengths: Tensor, keys: Tensor, values: Tensor) -> None:
-        """Take the keys and values (R, H, D) of one more token of every row, behind `lengths` (R,) others."""
-        rows = torch.arange(len(lengths), device=lengths.device)
+    def write(self, layer: int, places: tuple[Tensor, Tensor], keys: Tensor, values: Tensor) -> None:
+        """Take the keys and values (R, H, D) of one more token of every row; `places`: rows (R,), lengths (R,)."""
+        rows, lengths = places
+        if len(self.rows) == 1:  # what several rows need costs one as much as its attention
+            length = self.rows[0].length
+            self.keys[layer][0, :, length], self.values[layer][0, :, length] = keys[0], values[0]
+            return
         self.keys[layer][rows, :, lengths] = keys
         self.values[layer][rows, :, lengths] = values
 

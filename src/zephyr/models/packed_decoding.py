@@ -4,6 +4,7 @@ Prompts are computed beside the steps of the samples at work, as many tokens at 
 prompts share is a segment that is computed and held once. Where there is no room, the newest samples wait.
 """
 
+import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
@@ -31,6 +32,8 @@ MIN_SHARED_TOKENS, MIN_SAVED_TOKENS = 16, 32
 LOOKAHEAD = 128
 # Room that every sample is left to grow in before another one joins.
 SPARE_TOKENS = 16
+
+_log = logging.getLogger(__name__)
 
 Fail = Callable[[Sequence[Sample], Exception], None]
 
@@ -141,10 +144,11 @@ class PackedDecoder:
         ends = np.cumsum([len(step.rows), *(count for _, count, _ in stretches)])[1:] - 1
         kept = [*range(len(step.rows)), *(int(end) for end, one in zip(ends, stretches, strict=True) if one.row)]
         logits = step.forward_through(self._model, kept, keeps=self._keeps)
-        step.advance()
         whole = [stretch.row for stretch in stretches if stretch.row is not None]
         for row in whole:
             self._held.place(row)
+        # Behind all that can fail, for then the step is computed again.
+        step.advance()
         return NextLogits([row.sample for row in (*step.rows, *whole)], logits)
 
     def _one_by_one(self, parts: Sequence[tuple[list[RowPool], list[Stretch]]]) -> list[NextLogits]:
@@ -184,11 +188,18 @@ _reasons: WeakKeyDictionary[nn.Module, str | None] = WeakKeyDictionary()
 
 
 def why_not_packed(model: PreTrainedModel) -> str | None:
-    """Why samples of the model cannot be decoded together; None where they can, as a trial of seven tokens showed."""
-    reason = why_not_shared(model)
-    if reason is None and model not in _reasons:
-        _reasons[model] = _tried(model)
-    return reason or _reasons.get(model)
+    """Why samples of the model cannot be decoded together; None where they can, as a trial of seven tokens showed.
+
+    The first time it is said in the log.
+    """
+    if model not in _reasons:
+        _reasons[model] = why_not_shared(model) or _tried(model)
+        if _reasons[model] is not None:
+            name = type(model).__name__
+            _log.warning(
+                "%s writes the samples of one prompt at a time: its layers cannot share: %s", name, _reasons[model]
+            )
+    return _reasons[model]
 
 
 @torch.no_grad()

@@ -25,7 +25,7 @@ from zephyr.models.continuous import ContinuousWriter
 from zephyr.models.engine import MAX_CACHE_TOKENS
 from zephyr.models.generation import stop_ids_of
 from zephyr.models.json_grammar import has_grammars, json_grammars
-from zephyr.models.loading import check_tokenizer, empty_model, load_model, num_embeddings, placement
+from zephyr.models.loading import check_tokenizer, empty_model, fastest_placement, load_model, num_embeddings
 from zephyr.models.source import Source, check_source
 from zephyr.models.streaming import byte_reader
 from zephyr.models.tokenizers import Tokenizer, load_tokenizer
@@ -83,7 +83,7 @@ def served_model(settings: ServeSettings, say: Callable[[str], None]) -> Iterato
     """The model, ready to answer as long as the block. Raises ModelError, ResourceError."""
     source = Source(settings.model, offline=settings.offline)
     is_vllm = engine_of(settings) == "vllm"
-    device, dtype = placement()
+    device, dtype = fastest_placement()
     # vLLM reads the weights itself; here the architecture is enough.
     model = empty_model(source) if is_vllm else load_model(source, dtype=dtype, device=device)
     tokenizer = load_tokenizer(source)

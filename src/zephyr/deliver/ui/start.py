@@ -10,7 +10,7 @@ from zephyr.deliver.chat import Speaker
 from zephyr.deliver.serving.address import ServeSettings, bound_socket, check_access
 from zephyr.deliver.ui.votes import VoteFile
 from zephyr.errors import ResourceError
-from zephyr.models.loading import Loaded, load, placement
+from zephyr.models.loading import Loaded, fastest_placement, load
 from zephyr.models.source import Source, check_source
 from zephyr.recipe.teacher_section import SamplingSection
 from zephyr.records.fields import printable
@@ -58,5 +58,5 @@ def _names(served: Sequence[ServeSettings]) -> list[str]:
 
 
 def _loaded(served: ServeSettings) -> Loaded:
-    device, dtype = placement()
+    device, dtype = fastest_placement()
     return load(Source(served.model, offline=served.offline), dtype=dtype, device=device)
