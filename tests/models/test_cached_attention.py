@@ -5,7 +5,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from zephyr.models.cached_attention import Scores, Step, Stretch, attend
+from zephyr.models.cached_attention import ScoreRule, Step, Stretch, attend
 from zephyr.models.key_values import CAPACITIES, CacheRow, CacheSegment, KeyValues
 from zephyr.models.samples import DrawRules, Sample
 from zephyr.recipe.teacher_section import SamplingSection
@@ -24,7 +24,7 @@ class Written:
 
     def __init__(self, *, window=None, softcap=None, sinks=None):
         self.held, self.window, self.sinks = KeyValues(), window, sinks
-        self.scores = Scores(0.3, softcap)
+        self.scores = ScoreRule(0.3, softcap)
         self.keys: dict[CacheSegment | CacheRow, list[torch.Tensor]] = {}
         self.values: dict[CacheSegment | CacheRow, list[torch.Tensor]] = {}
 

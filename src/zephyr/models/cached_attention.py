@@ -171,7 +171,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Scores:
+class ScoreRule:
     """How queries and keys become scores."""
 
     scaling: float
@@ -197,7 +197,14 @@ class Scores:
 
 
 def attend(
-    query: Tensor, key: Tensor, value: Tensor, step: Step, scores: Scores, *, window: int | None, sinks: Tensor | None
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    step: Step,
+    scores: ScoreRule,
+    *,
+    window: int | None,
+    sinks: Tensor | None,
 ) -> Tensor:
     """The attention (T, Hq, D) of a step's tokens; `query` (Hq, T, D), `key`, `value` (H, T, D) are the new ones."""
     layer, view = step.hold(key, value), step.view(window)
@@ -230,7 +237,7 @@ def _joined(tensors: list[Tensor], dim: int = 0) -> Tensor:
     return tensors[0] if len(tensors) == 1 else torch.cat(tensors, dim)
 
 
-def _shared_part(by_token: Tensor, layer: int, shared: _Shared, scores: Scores) -> AttentionPart:
+def _shared_part(by_token: Tensor, layer: int, shared: _Shared, scores: ScoreRule) -> AttentionPart:
     """What the segments of one depth give to the tokens that see them."""
     queries = by_token if shared.is_all else by_token[shared.tokens]
     queries = queries.transpose(0, 1)  # (H, n, G, D)
@@ -281,7 +288,7 @@ def _attend(  # noqa: PLR0913 - the interface of transformers
         raise CannotShareError(type(module).__name__, f"its attention {problem}", "generate by transformers' own cache")
     if attention_mask is not None and sliding_window is None:
         sliding_window = int(attention_mask.flatten()[0])  # a window that only its mask knows: see `no_mask`
-    scores = Scores(query.shape[-1] ** -0.5 if scaling is None else scaling, softcap)
+    scores = ScoreRule(query.shape[-1] ** -0.5 if scaling is None else scaling, softcap)
     query, key = query.to(value.dtype), key.to(value.dtype)
     attended = attend(query[0], key[0], value[0], step, scores, window=sliding_window, sinks=s_aux)
     return attended[None], None
