@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from zephyr.feedback.judge import CHUNK_ROWS, FailedTry, JudgeCall, JudgedRow, judge_tried
 from zephyr.judging import Rating
-from zephyr.recipe.feedback_section import ChecksSection, JudgeSection, JudgingSection, RewardModelSection
+from zephyr.recipe.feedback_section import (
+    ChecksSection,
+    JudgeSection,
+    JudgingSection,
+    RewardModelSection,
+    reward_models_of,
+)
 from zephyr.records.fields import UnusableError, unusable
 from zephyr.records.messages import Message
 from zephyr.records.rows import Answer, Prompt, Rated
@@ -61,6 +67,15 @@ def rater_of(
     inner = partial(rater_of, section.beside.judge, teachers, judging, seed=seed, offline=offline)
     beside = inner(min_answers=min_answers, chunk_rows=chunk_rows)
     return Rater(f"{_CHECKS} and {beside.name}", lambda rows: map(partial(_mixed, section=section), beside.rate(rows)))
+
+
+def check_judge(section: JudgeSection, *, offline: bool) -> None:
+    """Check that what a judge names as a reward model is one, by its configuration. Raises ModelError."""
+    for rewards in reward_models_of(section).values():
+        from zephyr.models.reward_model import check_reward_model
+        from zephyr.models.source import Source
+
+        check_reward_model(Source(rewards.model, offline=offline))
 
 
 def require_checks(row: Prompt | Rated, section: JudgeSection) -> None:

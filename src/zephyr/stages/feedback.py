@@ -21,13 +21,12 @@ from zephyr.feedback.binarize import Binarized, binarize, gather, nothing_made, 
 from zephyr.feedback.candidates import CHUNK_PROMPTS, answer_prompts
 from zephyr.feedback.judge import CALLS, CHUNK_ROWS, RATINGS, write_judged
 from zephyr.feedback.rate import RatingPlan, pool_of
-from zephyr.feedback.raters import rater_of, require_checks
+from zephyr.feedback.raters import check_judge, rater_of, require_checks
 from zephyr.judging.questions import ASPECTS
-from zephyr.models.source import Source
 from zephyr.progress import show_progress
 from zephyr.recipe.conflicts import STAGE_REFERENCE
 from zephyr.recipe.data_section import DataSection, DataSource
-from zephyr.recipe.feedback_section import FeedbackSection, RaySection, reward_models_of, teachers_that_rate
+from zephyr.recipe.feedback_section import FeedbackSection, RaySection, teachers_that_rate
 from zephyr.recipe.schema import Recipe
 from zephyr.recipe.stage_sections import ALIGN, FEEDBACK, REWARD, SFT, SYNTH
 from zephyr.recipe.teacher_section import TeacherSection
@@ -108,10 +107,8 @@ def _check(preview: Preview) -> Iterator[str]:
         yield f"reads {', '.join(taken)}"
         sample, num_prompts = prompts_to_come(preview.recipe)
     yield from preview.check_teachers(_teachers_of(section))
-    for key, rewards in reward_models_of(section.judge).items():
-        yield from preview.check_model(f"{FEEDBACK}.{key}", rewards.model)
-        with preview.problems.noted():
-            _check_reward_judge(section, offline=preview.recipe.offline)
+    with preview.problems.noted():
+        check_judge(section.judge, offline=preview.recipe.offline)
     with preview.problems.noted():
         if num_prompts:
             yield from call_lines(preview.recipe, estimate_feedback(preview.recipe, sample, num_prompts))
@@ -151,16 +148,8 @@ def _preflight(work: Work) -> Facts:
         return facts
     for key, teacher in _teachers_of(section):
         check_teacher(teacher, where=key, offline=recipe.offline)
-    _check_reward_judge(section, offline=recipe.offline)
+    check_judge(section.judge, offline=recipe.offline)
     return _read_facts(*_usable_prompts(work, section)) if section.prompts else {}
-
-
-def _check_reward_judge(section: FeedbackSection, *, offline: bool) -> None:
-    """Check that a judge that is named as a reward model is one, by its configuration. Raises ModelError."""
-    for rewards in reward_models_of(section.judge).values():
-        from zephyr.models.reward_model import check_reward_model
-
-        check_reward_model(Source(rewards.model, offline=offline))
 
 
 def _refused_lines(preview: Preview, parts: Sequence[Records[Prompt]]) -> Iterator[str]:
