@@ -151,18 +151,24 @@ def test_gradients_and_activations_of_a_single_micro_batch_never_meet():
 
 
 @pytest.mark.parametrize(
-    ("recipe", "num_ranks", "simulated_gib"),
+    ("recipe", "stage", "checkpointing", "num_ranks", "simulated_gib"),
     [
-        ("zephyr-7b-beta", 1, 126.38),
-        ("zephyr-7b-beta", 8, 16.38),
-        ("zephyr-7b-beta", 16, 9.53),
-        ("zephyr-141b-a39b-orpo", 32, 49.52),
+        ("zephyr-7b-beta", "align", True, 1, 126.38),
+        ("zephyr-7b-beta", "align", True, 8, 16.34),
+        ("zephyr-7b-beta", "align", "selective", 8, 21.93),
+        ("zephyr-7b-beta", "align", True, 16, 9.51),
+        ("zephyr-7b-beta", "sft", True, 1, 126.70),
+        ("zephyr-7b-beta", "sft", True, 8, 19.71),
+        ("zephyr-7b-beta", "sft", "selective", 8, 41.36),
+        ("zephyr-7b-beta", "sft", True, 16, 12.97),
+        ("zephyr-141b-a39b-orpo", "align", True, 32, 49.45),
     ],
 )
-def test_arithmetic_is_within_a_tenth_of_the_simulation(recipe, num_ranks, simulated_gib):
-    """What `zephyr plan RECIPE --simulate --gpus N` found of the align stage on 2026-11-29."""
-    section = requested_run(recipe, [], offline=True).recipe
-    shape = KNOWN_SHAPES[section.model.name_or_path]
-    lengths = known_rows(section.align.data.sources[0].path, section.align.data.sources[0].split).rows
-    memory = memory_of(Workload("align", section.align, shape, lengths), num_ranks)
+def test_arithmetic_is_within_a_tenth_of_the_simulation(recipe, stage, checkpointing, num_ranks, simulated_gib):
+    """What `zephyr plan RECIPE --simulate --gpus N` found on 2026-11-29."""
+    words = [f"{stage}.train.activation_checkpointing={str(checkpointing).lower()}"]
+    whole = requested_run(recipe, words, offline=True).recipe
+    shape, section = KNOWN_SHAPES[whole.model.name_or_path], getattr(whole, stage)
+    lengths = known_rows(section.data.sources[0].path, section.data.sources[0].split).rows
+    memory = memory_of(Workload(stage, section, shape, lengths), num_ranks)
     assert (memory.total - memory.runtime) / 2**30 == pytest.approx(simulated_gib, rel=0.1)
