@@ -1,7 +1,7 @@
 """Zephyr turns a base language model into a chat model, and proves that it did.
 
-The Python API: `zephyr.sft`, `dpo`, `orpo`, `kto`, `align`, `generate`, `judge`, `binarize`, `evaluate` and `run`.
-Each is loaded when it is first used; their parameters are written out for editors and mypy in `__init__.pyi`.
+The Python API: `zephyr.sft`, `dpo`, `orpo`, `kto`, `reward_model`, `align`, `generate`, `judge`, `binarize`, `evaluate`
+and `run`. Each is loaded when it is first used; parameters are written out for editors and mypy in `__init__.pyi`.
 """
 
 import sys
@@ -19,6 +19,7 @@ _API = {
     "judge": "zephyr.api.feedback",
     "kto": "zephyr.api.training",
     "orpo": "zephyr.api.training",
+    "reward_model": "zephyr.api.training",
     "run": "zephyr.api.running",
     "sft": "zephyr.api.training",
     "EvaluationResult": "zephyr.api.running",

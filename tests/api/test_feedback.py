@@ -25,6 +25,17 @@ def test_what_one_returns_the_next_one_takes(tiny_folder, keywords):
     assert again.rows == ratings.rows
 
 
+@pytest.mark.slow
+def test_a_reward_model_is_trained_and_rates(tiny_folder, keywords):
+    rows = [pair(number) for number in range(8)]
+    made = zephyr.reward_model(
+        tiny_folder, rows, learning_rate=1e-3, precision="float32", train_batch_size=4, max_length=128, **keywords
+    )
+    assert type(made.model).__name__ == "MistralForSequenceClassification"
+    rated = zephyr.judge(rows, made, **keywords)
+    assert all(isinstance(answer["score"], float) for row in rated for answer in row["answers"])
+
+
 def test_pairs_are_those_of_the_stage(keywords):
     scores = [(5.0, 1.0), (2.0, 2.0), (3.0, 4.0)]
     rows = [

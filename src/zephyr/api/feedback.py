@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias, cast
 
 from zephyr.api.inputs import OUTPUT_DIR, ModelLike, RowsLike, model_name, sources_of
 from zephyr.api.settings import Keywords, SettingValue, plain
-from zephyr.errors import DataError, TeacherError
+from zephyr.errors import DataError, RecipeError, TeacherError
 from zephyr.progress import show_progress
 from zephyr.recipe.data_section import DataSource
 from zephyr.recipe.feedback_section import (
@@ -18,6 +18,7 @@ from zephyr.recipe.feedback_section import (
     ChecksSection,
     FeedbackSection,
     JudgeSection,
+    RewardModelSection,
     teachers_that_rate,
 )
 from zephyr.recipe.outline import Keys
@@ -151,7 +152,7 @@ def judge(
 
     call = _Call.of("judge", judge, settings)
     rows, _ = open_answers(call.source(dataset), offline=call.recipe.offline)
-    plan = RatingPlan(call.judge(judge, tokenizer), call.section.judging, call.context, min_answers=1)
+    plan = RatingPlan(call.rater(judge, tokenizer), call.section.judging, call.context, min_answers=1)
     file, teachers = call.file("ratings.jsonl"), plan.open()
     with Ledger(call.file(LEDGER), plan.cap) as ledger, show_progress("judge", len(rows)) as display:
         files = (file, calls_beside(file))
@@ -216,21 +217,25 @@ class _Call:
         """What its teachers have in common."""
         return TeacherContext(self.recipe.seed, self.recipe.offline)
 
-    def judge(self, named: TeacherLike, tokenizer: "PreTrainedTokenizerBase | None") -> JudgeSection:
-        """The section of a judge, as a recipe or a command line has it, or of a model. Raises ZephyrError."""
+    def teacher(self, named: TeacherLike, tokenizer: "PreTrainedTokenizerBase | None") -> TeacherSection:
+        """The section of a teacher, as a recipe or a command line has it, or of a model. Raises ZephyrError."""
         if isinstance(named, Mapping):
-            return self.section.judge
-        if isinstance(named, str) and (named == ChecksSection().name or named.startswith(f"{REWARD_MODEL}:")):
-            return parse_judge(named)
+            section = teachers_that_rate(self.section.judge).get("judge")
+            if section is None:
+                remedy = "name a scripted, local, vllm or endpoint teacher"
+                raise RecipeError("zephyr.generate", f"{self.section.judge.name} does not write answers", remedy)
+            return section
         return teacher_section(named, tokenizer, self.file(""))
 
-    def teacher(self, named: TeacherLike, tokenizer: "PreTrainedTokenizerBase | None") -> TeacherSection:
-        """The section of a teacher, likewise. Raises ZephyrError, also for a judge that writes nothing."""
-        section = self.judge(named, tokenizer)
-        for teacher in teachers_that_rate(section).values():
-            if teacher is section:
-                return teacher
-        raise TeacherError("zephyr.generate", f"the judge {section.name} writes nothing", "name a model or a teacher")
+    def rater(self, named: TeacherLike, tokenizer: "PreTrainedTokenizerBase | None") -> JudgeSection:
+        """The section of a judge, as for a teacher; also one that checks, or a reward model. Raises ZephyrError."""
+        if isinstance(named, Mapping):
+            return self.section.judge
+        if getattr(named, "is_reward_model", False):
+            return RewardModelSection(model=model_name(named, None, self.file("")))
+        if isinstance(named, str) and (named.startswith(f"{REWARD_MODEL}:") or named == ChecksSection().name):
+            return parse_judge(named)
+        return teacher_section(named, tokenizer, self.file(""))
 
 
 def _as_rows(prompts: "RowsLike | Sequence[str]") -> RowsLike:

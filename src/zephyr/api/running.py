@@ -18,7 +18,7 @@ from zephyr.recipe.evaluate_section import HarnessTask
 from zephyr.recipe.outline import Keys, dotted
 from zephyr.recipe.overrides import Override
 from zephyr.recipe.section import Plain
-from zephyr.recipe.stage_sections import EVALUATE, TRAINING_STAGES
+from zephyr.recipe.stage_sections import EVALUATE, POLICY_STAGES, REWARD
 from zephyr.records.fields import Json
 from zephyr.runs.disk import disk_faults
 from zephyr.runs.layout import SUMMARY
@@ -62,8 +62,8 @@ class RunResult:
 
     @property
     def training(self) -> TrainingResult:
-        """The last stage that trained a model. Raises ValueError if none did."""
-        for stage in reversed(TRAINING_STAGES):
+        """The last stage that trained a model that writes, else the reward model. Raises ValueError if none did."""
+        for stage in (*reversed(POLICY_STAGES), REWARD):
             if stage in self.stages:
                 return TrainingResult(self.stages[stage])
         raise ValueError(f"no stage of this run trains a model, it has {', '.join(self.stages)}")

@@ -35,7 +35,7 @@ __version__: str
 
 def stub() -> str:
     """The text of `zephyr/__init__.pyi`."""
-    functions = [training.sft, training.dpo, training.orpo, training.kto, training.align]
+    functions = [training.sft, training.dpo, training.orpo, training.kto, training.reward_model, training.align]
     written = [_text(one.__name__, one.__signature__, "TrainingResult", one.__doc__) for one in functions]
     for name, function, keywords in (
         ("generate", feedback.generate, feedback.FEEDBACK_KEYWORDS["generate"]),

@@ -16,7 +16,7 @@ from zephyr.api.settings import Keywords, SettingValue
 from zephyr.recipe.outline import Keys
 from zephyr.recipe.schema import Recipe
 from zephyr.recipe.section import Plain
-from zephyr.recipe.stage_sections import ALIGN, SFT
+from zephyr.recipe.stage_sections import ALIGN, REWARD, SFT
 from zephyr.runs.disk import disk_faults
 from zephyr.runs.layout import ADAPTER, MODEL, OUTCOME, TRAIN, TRAIN_LOG
 
@@ -43,14 +43,21 @@ class TrainingResult:
         """The folder of the trained adapters; None without LoRA."""
         return self.folder / ADAPTER if (self.folder / ADAPTER).is_dir() else None
 
+    @property
+    def is_reward_model(self) -> bool:
+        """Whether the model gives a number for an answer."""
+        return self.folder.name.startswith(f"{REWARD}-")
+
     @cached_property
     def model(self) -> "PreTrainedModel":
         """The trained model, loaded when it is first asked for."""
         from zephyr.models.loading import load_model
+        from zephyr.models.reward_model import load_reward_model
         from zephyr.models.source import Source, load_config
 
         source = Source(str(self.model_folder), offline=True)
-        return load_model(source, dtype=str(load_config(source).dtype).removeprefix("torch."))
+        dtype = str(load_config(source).dtype).removeprefix("torch.")
+        return load_reward_model(source, dtype=dtype) if self.is_reward_model else load_model(source, dtype=dtype)
 
     @cached_property
     def tokenizer(self) -> "PreTrainedTokenizerBase":
@@ -146,6 +153,7 @@ dpo = TrainingFunction(
 )
 orpo = TrainingFunction("orpo", ALIGN, "orpo", "Odds-ratio preference optimization on pairs, without a reference.")
 kto = TrainingFunction("kto", ALIGN, "kto", "Kahneman-Tversky optimization on single answers with a label.")
+reward_model = TrainingFunction("reward_model", REWARD, "bradley_terry", "A reward model that learns from pairs.")
 align = TrainingFunction("align", ALIGN, None, 'Preference training by any objective: objective={"name": "simpo"}.')
 
 

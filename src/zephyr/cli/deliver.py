@@ -10,6 +10,7 @@ from typer.core import TyperGroup
 from zephyr.cli.options import Force
 from zephyr.cli.tables import print_rows
 from zephyr.cli.terminal import Offline, escape_controls, quiet_libraries
+from zephyr.errors import DataError
 
 if TYPE_CHECKING:
     from typer import Context
@@ -40,9 +41,17 @@ Results = Annotated[
 ]
 
 
+def _check_run(folder: Path) -> None:
+    """Check that there is a run, before its readers are loaded. Raises DataError."""
+    if not folder.is_dir():
+        what = "is a file" if folder.is_file() else "there is no such folder"
+        raise DataError(str(folder), what, "name the folder of a run: output_dir/name of its recipe")
+
+
 @card.command(OF)
 def of(run: RunFolder, out: Out = None, results: Results = None) -> None:
     """Write the model card of a run into its model's folder, as README.md."""
+    _check_run(run)
     from zephyr.stages.hand_delivery import write_card
 
     typer.echo(f"-> {write_card(run, out=out, results=results or ())}", err=True)
@@ -63,7 +72,6 @@ def audit(
     Raises DataError if the card cannot be read.
     """
     from zephyr.deliver.card_audit import audit_card
-    from zephyr.errors import DataError
 
     try:
         text = file.read_text(encoding="utf-8")
@@ -90,6 +98,7 @@ def report(
     ] = None,
 ) -> None:
     """Write the report of a run, a self-contained HTML page, into its folder as report.html."""
+    _check_run(run)
     from zephyr.stages.hand_delivery import write_report
 
     typer.echo(f"-> {write_report(run, out=out, results=results or (), published=published)}", err=True)
@@ -112,6 +121,10 @@ def export(
 ) -> None:
     """Write a model as GGUF files, each verified against the model, with Modelfiles for Ollama."""
     quiet_libraries(offline=offline)
+    from zephyr.models.model_name import check_named
+
+    if not Path(model).is_dir():  # a folder may hold adapters too
+        check_named(model, offline=offline)
     from zephyr.deliver.gguf.export import ExportSettings, export_gguf
     from zephyr.models.source import Source
     from zephyr.runs.reader import model_name

@@ -67,6 +67,9 @@ def evaluate(  # noqa: PLR0913 - typer makes an option of every parameter
     os.environ.setdefault("TQDM_DISABLE", "1")
     from zephyr.cli.judged_options import check_scored
     from zephyr.errors import DataError
+    from zephyr.models.model_name import check_named
+
+    check_named(model, offline=offline)
     from zephyr.evaluate.benchmarks import run_benchmarks
     from zephyr.evaluate.harness.run import HarnessRun
     from zephyr.evaluate.judged.bench import parse_bench

@@ -26,7 +26,8 @@ from zephyr.cli import (
     synth,
 )
 from zephyr.cli.terminal import disk_mistake, escape_controls, escape_reports
-from zephyr.errors import ZephyrError
+from zephyr.errors import RecipeError, ZephyrError
+from zephyr.recipe.handbook.keys import habit
 
 TRACEBACK = "--traceback"
 USER_MISTAKE = 2
@@ -88,6 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     wants_traceback = TRACEBACK in words
     escape_reports()
     try:
+        _refuse_dashed_settings(words)
         app([word for word in words if word != TRACEBACK], prog_name="zephyr")
     except ZephyrError as error:
         if wants_traceback:
@@ -99,6 +101,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if wants_traceback or mistake is None:
             raise
         _end(mistake)
+
+
+def _refuse_dashed_settings(words: Sequence[str]) -> None:
+    """Raise RecipeError for settings that are written as options of a command that takes a recipe."""
+    if not words or words[0] not in ("run", "check", "plan", "inspect"):
+        return
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        name, equals, value = word.removeprefix("--").partition("=")
+        if word.startswith("--") and ("." in name or habit(name) is not None):
+            given = f"{name}={value if equals else following}"
+            advice = f"write {given}" if "." in name else habit(name)
+            raise RecipeError(
+                word, "settings of a recipe are no options", f"{advice}, such as sft.train.learning_rate=1.0e-5"
+            )
 
 
 def _end(mistake: ZephyrError) -> NoReturn:

@@ -41,6 +41,10 @@ def reward_accuracy(  # noqa: PLR0913 - typer makes an option of every parameter
     quiet_libraries(offline=offline)
     import json
 
+    from zephyr.models.model_name import check_named
+
+    for model in filter(None, (policy, reference)):
+        check_named(model, offline=offline)
     from zephyr.cli.files import source_of
     from zephyr.cli.tables import print_rows
     from zephyr.evaluate.reward_accuracy import RewardRun, run_reward_accuracy

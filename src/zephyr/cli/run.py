@@ -5,12 +5,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from zephyr.cli.options import Force
 from zephyr.cli.terminal import INTERRUPTED, Offline, escape_controls, quiet_libraries
 
 if TYPE_CHECKING:
+    from zephyr.recipe.schema import Recipe
     from zephyr.runs.lock_file import RequestedRun
 
-shipped = typer.Typer(name="recipes", no_args_is_help=True, help="List or copy the recipes that come with Zephyr.")
+shipped = typer.Typer(
+    name="recipes",
+    no_args_is_help=True,
+    help="List or copy the recipes that come with Zephyr; import another trainer's file.",
+)
 
 RecipeName = Annotated[
     str, typer.Argument(metavar="RECIPE", help="A YAML file, the name of a shipped recipe, or a run.lock.json.")
@@ -37,6 +43,7 @@ def run(
     """Run a recipe: skip finished stages, continue an interrupted one. A run folder is locked while it runs."""
     try:
         requested = _requested(recipe, overrides, offline=offline, user_code=user_code)
+        _announce(requested.recipe)
         from rich.console import Console
 
         from zephyr.run import run_recipe
@@ -124,6 +131,36 @@ def list_recipes() -> None:
         typer.echo(f"{recipe.name:<28}{recipe.summary}")
 
 
+@shipped.command("import")
+def import_recipe(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A YAML file of TRL, axolotl or LLaMA-Factory.")],
+    overrides: Overrides = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help="Write to this file instead.")] = None,
+    force: Force = False,
+) -> None:
+    """Translate another trainer's file into a recipe, which is printed, with a line on stderr for every key.
+
+    \f
+    Raises RecipeError for a file that is no other trainer's.
+    """
+    from zephyr.errors import RecipeError
+    from zephyr.recipe.loading import read_recipe, short_yaml
+
+    loaded = read_recipe(str(file), overrides or [])
+    if not loaded.notes:
+        what = "is a recipe already, or no file of TRL, axolotl, LLaMA-Factory or the alignment-handbook"
+        raise RecipeError(str(file), what, "name one of their YAML files")
+    for note in loaded.notes:
+        typer.echo(escape_controls(note), err=True)
+    text = short_yaml(loaded.recipe)
+    if out is None:
+        print(text, end="")
+    elif out.exists() and not force:
+        raise RecipeError(str(out), "already exists", "choose another name, or overwrite it with --force")
+    else:
+        out.write_text(text, encoding="utf-8")
+
+
 @shipped.command("copy")
 def copy_recipe(
     name: Annotated[str, typer.Argument(help="Name of a shipped recipe.")],
@@ -133,6 +170,15 @@ def copy_recipe(
     from zephyr.recipe import shipped as shipped_files
 
     typer.echo(str(shipped_files.copy_recipe(name, folder)))
+
+
+def _announce(recipe: "Recipe") -> None:
+    """Say at once what will be run where: the libraries that do it take seconds to load."""
+    from zephyr.runs.ranks import is_leader
+
+    if is_leader():
+        line = f"{recipe.name}: {', '.join(recipe.stages)}; in {recipe.output_dir / recipe.name}"
+        print(escape_controls(line), flush=True)
 
 
 def _requested(recipe: str, overrides: list[str] | None, *, offline: bool, user_code: bool) -> "RequestedRun":

@@ -34,6 +34,9 @@ def chat(
     Raises DataError for sampling options out of range.
     """
     quiet_libraries(offline=offline)
+    from zephyr.models.model_name import check_named
+
+    check_named(model, offline=offline)
     import torch
     from pydantic import ValidationError
 
@@ -79,6 +82,9 @@ def serve(
 ) -> None:
     """Serve a model by OpenAI's API: /v1/chat/completions and /v1/completions, with streaming, and /v1/models."""
     quiet_libraries(offline=offline)
+    from zephyr.models.model_name import check_named
+
+    check_named(model, offline=offline)
     from zephyr.deliver.serving.address import ServeSettings
     from zephyr.deliver.serving.server import run_server
 
@@ -100,6 +106,10 @@ def ui(
 ) -> None:
     """Chat with a model in the browser, or with two side by side: vote, and train on the votes."""
     quiet_libraries(offline=offline)
+    from zephyr.models.model_name import check_named
+
+    for model in models:
+        check_named(model, offline=offline)
     from zephyr.deliver.serving.address import ServeSettings
     from zephyr.deliver.ui.start import show_page
 

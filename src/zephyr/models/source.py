@@ -1,12 +1,10 @@
-"""Where a model comes from: a folder or a hub id, its configuration, and the commit that an id stands for.
+"""The files of a model from a folder or a hub id: its configuration, and the commit that an id stands for.
 
 Nothing here imports torch.
 """
 
-import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from transformers import AutoConfig, PretrainedConfig
@@ -24,26 +22,11 @@ from zephyr.models.model_files import (
     read_object,
     shards_of,
 )
-from zephyr.recipe.model_section import TrustedCodeSection
+from zephyr.models.model_name import Source as Source  # noqa: PLC0414  # read from here by all that loads
+from zephyr.models.model_name import check_source as check_source  # noqa: PLC0414
 from zephyr.records.fields import printable
 
 _MOST_REASON = 300
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where a model comes from: a folder, or a hub id with an optional revision."""
-
-    name: str
-    revision: str | None = None
-    offline: bool = False
-    trusted_code: TrustedCodeSection | None = None
-
-    @property
-    def runs_own_code(self) -> bool:
-        """Whether the code in this very repository and revision was allowed."""
-        code = self.trusted_code
-        return code is not None and (code.repository, code.revision) == (self.name, self.revision)
 
 
 def load_config(source: Source, *, what: str = "configuration") -> PretrainedConfig:
@@ -123,58 +106,6 @@ def resolved_revision(source: Source) -> str | None:
         raise unreadable(source, "configuration", error) from error
     commit: str | None = extract_commit_hash(found, None)
     return commit
-
-
-def check_source(source: Source) -> None:
-    """Check that a source is well-formed and, where it can only be a folder, there. Raises ModelError."""
-    trusted = source.trusted_code
-    if trusted is not None and not source.runs_own_code:
-        raise ModelError(
-            source.name,
-            f"code was allowed for {trusted.repository} at {trusted.revision}, not at {source.revision}",
-            "name the same repository and the same revision for the model and for its code",
-        )
-    folder = Path(source.name)
-    if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            _refuse_adapters(folder)
-            raise ModelError(source.name, "has no config.json, so it is not a model folder", _folder_below(folder))
-    elif folder.is_file():
-        raise ModelError(source.name, "is a file, not a model folder", "name the folder with its config.json")
-    elif _is_path(source.name):
-        raise ModelError(source.name, "there is no such folder", "check the path")
-
-
-def _refuse_adapters(folder: Path) -> None:
-    """Raise ModelError if the folder holds LoRA adapters: it names their base, and a merged model beside them."""
-    settings = folder / "adapter_config.json"
-    if not settings.is_file():
-        return
-    try:
-        found = json.loads(settings.read_bytes())
-    except (OSError, ValueError):
-        found = None
-    base = found.get("base_model_name_or_path") if isinstance(found, dict) else None
-    of = f"of the base model '{printable(str(base))}'" if base else "whose adapter_config.json names no base model"
-    remedy = (
-        "merge them into it first: PeftModel.from_pretrained(base, folder).merge_and_unload(), then save_pretrained"
-    )
-    beside = folder.parent / "model"
-    if (beside / "config.json").is_file():
-        remedy = f"name the merged model beside it, '{beside}'"
-    raise ModelError(str(folder), f"holds LoRA adapters {of}, and no model to start from", remedy)
-
-
-def _folder_below(folder: Path) -> str:
-    """The remedy for a folder that may be a run's or a stage's: it names the newest model in it."""
-    found = [*folder.glob("model/config.json"), *folder.glob("[!.]*/model/config.json")]
-    newest = max((path.parent for path in found), key=lambda model: model.stat().st_mtime, default=None)
-    return "name the folder with it" if newest is None else f"name the folder with it; did you mean '{newest}'?"
-
-
-def _is_path(name: str) -> bool:
-    """Whether `name` can only be a path; hub ids are `name` or `owner/name`."""
-    return name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name
 
 
 def unreadable(source: Source, what: str, error: Exception) -> ModelError:

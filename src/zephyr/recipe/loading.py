@@ -1,15 +1,15 @@
 """Reading a recipe: from a file or by its name, with overrides, and writing it out again."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import yaml
 
 from zephyr.errors import RecipeError
 from zephyr.recipe.feedback_section import REWARD_MODEL, ChecksSection, JudgeSection
-from zephyr.recipe.handbook.keys import is_handbook, is_old_key
+from zephyr.recipe.handbook.keys import OLD_KEYS, OURS, is_handbook
 from zephyr.recipe.outline import Keys, fill_tags
 from zephyr.recipe.overrides import Override, apply_overrides, parse_overrides
 from zephyr.recipe.problems import broken
@@ -19,6 +19,9 @@ from zephyr.recipe.shipped import find_shipped
 from zephyr.recipe.teacher_section import TeacherSection
 from zephyr.recipe.validating import validate
 from zephyr.recipe.yaml_text import read_yaml
+
+if TYPE_CHECKING:
+    from zephyr.recipe.handbook.translating import Translated
 
 LOG = logging.getLogger(__name__)
 MAX_BYTES = 2**20
@@ -53,23 +56,47 @@ def read_recipe(path_or_name: str, overrides: Sequence[str | Override] = ()) -> 
         what = "is empty" if empty else f"holds {type(document.value).__name__} {document.value!r:.40} and no keys"
         raise RecipeError(str(file), what, "begin with `zephyr recipes copy quickstart`")
     places = {keys: f"line {line}" for keys, line in document.lines.items()}
-    if is_handbook(document.value):
-        return _from_handbook(file, document.value, parsed, places)
+    trainer = other_trainer(document.value)
+    if trainer is not None:
+        return _translated(file, document.value, parsed, places, trainer)
     return _finish(file, document.value, parsed, places, notes=())
 
 
-def _from_handbook(
-    file: Path, old: dict[str, Plain], overrides: Sequence[Override], places: dict[Keys, str]
-) -> LoadedRecipe:
-    """The recipe a handbook's file stands for; overrides may be written in its keys or in ours."""
-    for override in overrides:
-        if is_old_key(override.path):
-            old[override.path] = override.value
-            places[override.path,] = "override"
-    from zephyr.recipe.handbook.translating import translate
+class OtherTrainer(NamedTuple):
+    """Whose file it is, the keys that an override may be written in, and the function that translates it."""
 
-    translated = translate(old, file, places)
-    ours = [override for override in overrides if not is_old_key(override.path)]
+    name: str
+    keys: Collection[str]
+    translate: "Callable[[dict[str, Plain], Path, dict[Keys, str]], Translated]"
+
+
+def other_trainer(data: Mapping[str, Plain]) -> OtherTrainer | None:
+    """The trainer that the keys of a file belong to; None for a recipe."""
+    from zephyr.recipe.imports import axolotl, llama_factory
+
+    if not data.keys().isdisjoint(OURS):
+        return None
+    if "base_model" in data and not data.keys().isdisjoint(axolotl.MARKERS[1:]):
+        return OtherTrainer("axolotl", axolotl.KEYS, axolotl.translate_axolotl)
+    if "model_name_or_path" in data and not data.keys().isdisjoint(llama_factory.MARKERS):
+        return OtherTrainer("LLaMA-Factory", llama_factory.KEYS, llama_factory.translate_llama_factory)
+    if is_handbook(data):
+        from zephyr.recipe.handbook.translating import translate
+
+        return OtherTrainer("TRL or the alignment-handbook", OLD_KEYS, translate)
+    return None
+
+
+def _translated(
+    file: Path, old: dict[str, Plain], overrides: Sequence[Override], places: dict[Keys, str], trainer: OtherTrainer
+) -> LoadedRecipe:
+    """The recipe that another trainer's file stands for; overrides may be written in its keys or in ours."""
+    theirs = [one for one in overrides if one.path in trainer.keys and one.path not in ("seed", "output_dir")]
+    for override in theirs:
+        old[override.path] = override.value
+        places[override.path,] = "override"
+    translated = trainer.translate(old, file, places)
+    ours = [override for override in overrides if override not in theirs]
     written = {new: f"{places.get((key,), 'default')} ({key})" for new, key in translated.origins.items()}
     return _finish(file, translated.data, ours, written, notes=tuple(translated.notes))
 
@@ -130,6 +157,22 @@ def _read_part(file: Path, above: Keys, placed: Callable[[Plain], dict[str, Plai
 def resolved_yaml(recipe: Recipe) -> str:
     """The whole recipe with all defaults written out, as YAML that loads as the same recipe."""
     plain = recipe.model_dump(mode="json")
+    text: str = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=120)
+    return text
+
+
+def short_yaml(recipe: Recipe) -> str:
+    """The recipe as YAML that loads as the same recipe, without the settings that are as by default."""
+    plain = recipe.model_dump(mode="json", exclude_defaults=True)
+    # Tags of sections whose other keys are written.
+    for keys in (("model", "kind"), ("align", "objective", "name")):
+        holder, of = plain, recipe.model_dump(mode="json")
+        for key in keys[:-1]:
+            holder, of = holder.get(key), of.get(key) or {}
+            if not isinstance(holder, dict):
+                break
+        else:
+            holder |= {keys[-1]: of[keys[-1]]}
     text: str = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=120)
     return text
 

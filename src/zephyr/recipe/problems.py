@@ -7,6 +7,7 @@ from typing import NamedTuple
 from pydantic_core import ErrorDetails
 
 from zephyr.errors import RecipeError, did_you_mean
+from zephyr.recipe.handbook.keys import habit
 from zephyr.recipe.outline import PLAIN, TOP, Keys, Place, all_keys, dotted, one_line, place_at, place_of_field
 from zephyr.recipe.section import Plain, Section
 
@@ -118,7 +119,9 @@ def _nearest_key(keys: Keys, owner: type[Section], data: Plain) -> str:
     if others:
         return f"it belongs to {place.tag} {' or '.join(others)}"
     below = next((key for key in all_keys(owner) if key.endswith(f".{name}")), None)
-    return f"did you mean '{below}'?" if below is not None else _nearest(name, owner.model_fields)
+    if below is not None:
+        return f"did you mean '{below}'?"
+    return habit(name) or _nearest(name, owner.model_fields)
 
 
 def _nearest(name: str, known: Mapping[str, object] | Sequence[str]) -> str:

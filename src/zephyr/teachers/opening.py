@@ -25,7 +25,7 @@ from zephyr.teachers.protocol import Teacher
 
 if TYPE_CHECKING:
     from zephyr.data.tokenize.encoding import DialogueEncoder
-    from zephyr.models.source import Source
+    from zephyr.models.model_name import Source
     from zephyr.models.tokenizers import Tokenizer
     from zephyr.teachers.ledger.cached_teacher import LedgeredTeacher
     from zephyr.teachers.ledger.ledger import Ledger
@@ -138,10 +138,16 @@ def parse_judge(text: str, *, api_key_env: str = "OPENAI_API_KEY", concurrency: 
 def check_teacher(section: TeacherSection, *, where: str, offline: bool) -> None:
     """Check that the teacher can be opened, as far as that shows without loading a model.
 
-    Raises RecipeError, under the key `where`, for a missing key or a server out of reach; TeacherError without vLLM.
+    Raises RecipeError, under the key `where`, for a missing key or a server out of reach; TeacherError without vLLM;
+    ModelError for a model that is not there.
     """
     if isinstance(section, EndpointSection):
         resolve_address(section, where=where, offline=offline)
+    elif isinstance(section, LocalSection):
+        if not section.model.startswith(STAGE_REFERENCE):
+            from zephyr.models.model_name import Source, check_source
+
+            check_source(Source(section.model, offline=offline))
     elif isinstance(section, VllmSection):
         from zephyr.teachers.vllm_engine import is_installed, not_installed
 
@@ -173,7 +179,7 @@ def model_source(name: str, context: TeacherContext, *, where: str) -> "Source":
 
     Raises RecipeError for a stage whose model is not there.
     """
-    from zephyr.models.source import Source
+    from zephyr.models.model_name import Source
 
     if not name.startswith(STAGE_REFERENCE):
         return Source(name, offline=context.offline)

@@ -156,14 +156,51 @@ PUBLISHED_DEVICES = {"141b": 32, "smollm3-dpo": 16, "smollm3-sft": 64, "smollm3-
 DEVICES = 8
 
 
-_OURS = {"model", "sft", "align", "pretrain"}
+OURS = {"model", "sft", "align", "pretrain"}
 
 
 def is_handbook(data: Mapping[str, object]) -> bool:
     """Whether a file's keys are those of a handbook's recipe."""
-    return bool({"model_name_or_path", "dataset_mixer", "dataset_mixture"} & data.keys()) and not _OURS & data.keys()
+    return bool({"model_name_or_path", "dataset_mixer", "dataset_mixture"} & data.keys()) and not OURS & data.keys()
 
 
-def is_old_key(path: str) -> bool:
-    """Whether an override is written in a key that the handbook knows and a recipe does not."""
-    return path in OLD_KEYS and path not in ("seed", "output_dir")
+_STEP = "write train_batch_size: the examples of a step over all devices (per device x accumulation x devices)"
+_PRECISION = "write precision: bf16, pure_bf16 or float32"
+_LENGTH = "write data.max_length, in tokens"
+_SOURCES = "write data: {sources: [{path: ...}]}"
+_MODEL = "write model: {name_or_path: ...}"
+_ADAPTERS = "write lora: {r: ..., lora_alpha: ...} in the stage"
+# What people write who come from other trainers, and what to write here.
+HABITS = {
+    "per_device_train_batch_size": _STEP, "gradient_accumulation_steps": _STEP, "micro_batch_size": _STEP,
+    "batch_size": _STEP, "fp16": _PRECISION, "bf16": _PRECISION, "torch_dtype": _PRECISION, "dtype": _PRECISION,
+    "max_seq_length": _LENGTH, "max_seq_len": _LENGTH, "sequence_len": _LENGTH, "cutoff_len": _LENGTH,
+    "dataset": _SOURCES, "datasets": _SOURCES, "dataset_name": _SOURCES, "train_file": _SOURCES,
+    "model_name_or_path": _MODEL, "base_model": _MODEL, "model_name": _MODEL,
+    "lora_r": _ADAPTERS, "lora_rank": _ADAPTERS, "use_peft": _ADAPTERS, "adapter": _ADAPTERS, "peft_config": _ADAPTERS,
+    "finetuning_type": _ADAPTERS, "lora_target_modules": "write lora: {target_modules: ...}",
+    "lora_target": "write lora: {target_modules: ...}", "load_in_4bit": "write lora: {load_in_4bit: true}",
+    "epochs": "write num_train_epochs", "num_epochs": "write num_train_epochs", "lr": "write learning_rate",
+    "optimizer": "write optim", "lr_scheduler": "write lr_scheduler_type", "scheduler": "write lr_scheduler_type",
+    "gradient_checkpointing": "write activation_checkpointing", "clip_grad": "write max_grad_norm",
+    "load_best_model_at_end": "write metric_for_best_model, such as eval_loss",
+    "evaluation_strategy": "write eval_steps; without it rows are evaluated at the end",
+    "eval_strategy": "write eval_steps; without it rows are evaluated at the end",
+    "save_strategy": "write save_steps or save_seconds", "test_size": "write data.eval_share",
+    "val_size": "write data.eval_share", "val_set_size": "write data.eval_share",
+    "rl": "write align: {objective: {name: dpo}}", "rl_beta": "write objective.beta",
+    "pref_beta": "write objective.beta",
+    "train_on_inputs": "write objective.loss_on: everything or assistant",
+    "completion_only_loss": "write objective.loss_on: assistant",
+    "assistant_only_loss": "write objective.loss_on: assistant",
+}  # fmt: skip
+
+
+def habit(name: str) -> str | None:
+    """What to write instead of a key of another trainer, or why it needs nothing; None for one nobody has."""
+    if name in HABITS:
+        return HABITS[name]
+    ours = {**TRAIN_KEYS, **OBJECTIVE_KEYS, **LORA_KEYS}.get(name)
+    if ours is not None:
+        return f"write {ours} in its stage"
+    return f"leave it out: {LEFT_OUT[name]}" if name in LEFT_OUT else None

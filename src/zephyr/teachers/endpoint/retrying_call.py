@@ -28,6 +28,8 @@ _BURST_SECONDS = 1.0
 _PATIENCE_SECONDS = 180.0
 # How long all other calls wait for the first answer of a server.
 _FIRST_ANSWER_SECONDS = 20.0
+# A server that cannot be reached by so many tries of the first call is not there.
+_TRIES_AT_NOBODY = 3
 # A server that has answered none of so many tries will answer no other.
 _TRIES_IN_VAIN = 8
 
@@ -220,7 +222,8 @@ class Caller:
             self._limits.known.tries_in_vain += 1
             # A limit that is told is waited for, beyond the tries that anything else is worth.
             is_patient = trouble.is_limit and waited < _PATIENCE_SECONDS and self._max_tries > 1
-            is_last = trouble.is_final or (number >= self._max_tries and not is_patient)
+            nobody_there = not self._limits.known.has_answered and trouble.is_ours and number >= _TRIES_AT_NOBODY
+            is_last = trouble.is_final or nobody_there or (number >= self._max_tries and not is_patient)
             if is_last and (trouble.is_fatal or self._is_hopeless(trouble)):
                 self._end = _useless(self._client.address.identity, trouble)
                 raise self._end

@@ -1,0 +1,114 @@
+"""Files of axolotl, LLaMA-Factory and TRL as recipes: every key translated, or left out with a reason."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from zephyr.errors import RecipeError
+from zephyr.recipe.loading import read_recipe, recipe_of, short_yaml
+
+FILES = sorted((Path(__file__).parent / "imports").glob("*.yaml"))
+
+
+def loaded(name, *overrides):
+    return read_recipe(str(Path(__file__).parent / "imports" / f"{name}.yaml"), overrides)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_every_key_is_accounted_for_and_the_recipe_reads_back(file):
+    found = read_recipe(str(file))
+    told = "\n".join(found.notes)
+    for key in yaml.safe_load(file.read_text()):
+        assert re.search(rf"(?<![\w.]){key}(?![\w.])", told), key
+    again = recipe_of(yaml.safe_load(short_yaml(found.recipe)), "again", {})
+    assert again == found.recipe
+
+
+def test_axolotl_qlora():
+    recipe = loaded("axolotl_qlora").recipe
+    sft = recipe.sft
+    assert (recipe.name, recipe.model.name_or_path, recipe.chat_template.name) == (
+        "qlora-talks",
+        "Qwen/Qwen3-0.6B",
+        "own",
+    )
+    assert [(one.path, one.split, one.config) for one in sft.data.sources] == [
+        ("./talks.jsonl", "train", None),
+        ("me/more-talks", "train[:20%]", "english"),
+    ]
+    assert sft.data.sources[0].columns == {"messages": "turns"}
+    assert (sft.data.max_length, sft.data.eval_share, sft.data.truncation.rule) == (3072, 0.03, "drop")
+    train = sft.train
+    assert (train.train_batch_size, train.learning_rate, train.num_train_epochs) == (15, 0.00013, 2)
+    assert (train.optim, train.lr_scheduler_type, train.warmup_ratio) == ("adamw_8bit", "cosine", 0.07)
+    assert (train.precision, train.activation_checkpointing, train.report_to) == ("bf16", True, ["wandb"])
+    assert (sft.lora.r, sft.lora.lora_alpha, sft.lora.target_modules) == (24, 48, "all-linear")
+    assert sft.lora.load_in_4bit
+    assert sft.objective.loss_on == "assistant"
+
+
+def test_axolotl_simpo():
+    align = loaded("axolotl_simpo", "num_devices=4").recipe.align
+    objective = align.objective
+    assert (objective.name, objective.beta, objective.gamma_beta_ratio, objective.sft_weight) == (
+        "simpo",
+        2.5,
+        0.5,
+        0.3,
+    )
+    assert (align.train.train_batch_size, align.train.warmup_steps) == (64, 11)
+    assert (align.train.lr_scheduler_type, align.train.min_lr_ratio) == ("cosine_with_min_lr", 0.2)
+
+
+def test_llama_factory_dpo():
+    recipe = loaded("llama_factory_dpo").recipe
+    align = recipe.align
+    (source,) = align.data.sources
+    assert source.path == str(Path(__file__).parent / "imports/factory_data/pairs.jsonl")
+    assert source.columns == {"prompt": "question", "chosen": "better", "rejected": "worse"}
+    assert source.max_rows == 900
+    assert (recipe.name, recipe.chat_template.name) == ("dpo", "chatml")
+    assert (align.objective.loss_type, align.objective.beta, align.objective.rpo_alpha) == ("ipo", 0.2, 0.4)
+    assert (align.lora.r, align.lora.lora_alpha, align.lora.target_modules) == (12, 24, ["q_proj", "v_proj"])
+    assert (align.train.train_batch_size, align.train.activation_checkpointing) == (12, True)
+    assert (align.data.max_length, align.data.eval_share, align.train.eval_steps) == (1792, 0.05, 200)
+
+
+def test_trl_dpo():
+    align = loaded("trl_dpo", "num_devices=2").recipe.align
+    assert (align.objective.loss_type, align.objective.beta, align.train.train_batch_size) == ("ipo", 0.15, 24)
+    assert (align.lora.r, align.lora.lora_alpha) == (20, 40)
+
+
+@pytest.mark.parametrize(
+    ("name", "override", "said"),
+    [
+        ("axolotl_qlora", "rl=grpo", "rl: is not known here, got 'grpo'; choose dpo, ipo, orpo, simpo, kto"),
+        (
+            "axolotl_qlora",
+            "val_set_size=100",
+            "val_set_size: is a number of rows, got 100; write a share, such as 0.02",
+        ),
+        ("llama_factory_dpo", "dataset=other", "dataset: other is not in "),
+        ("llama_factory_dpo", "quantization_bit=8", "quantization_bit: there are 4-bit bases alone, got 8; write 4"),
+        (
+            "llama_factory_dpo",
+            "finetuning_type=freeze",
+            "finetuning_type: is not known here, got 'freeze'; choose full",
+        ),
+    ],
+)
+def test_what_cannot_be_translated_is_told(name, override, said):
+    with pytest.raises(RecipeError) as caught:
+        loaded(name, override)
+    assert said in str(caught.value)
+
+
+def test_a_misspelt_key_is_told(tmp_path):
+    (tmp_path / "a.yaml").write_text("base_model: m\nmicro_batch_sise: 2\nsequence_len: 512\nlearning_rate: 1.0e-4\n")
+    with pytest.raises(
+        RecipeError, match=r"micro_batch_sise: there is no such key, got 2; did you mean 'micro_batch_size'"
+    ):
+        read_recipe(str(tmp_path / "a.yaml"))
