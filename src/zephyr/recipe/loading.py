@@ -10,7 +10,7 @@ import yaml
 from zephyr.errors import RecipeError
 from zephyr.recipe.feedback_section import REWARD_MODEL, ChecksSection, JudgeSection
 from zephyr.recipe.handbook.keys import OLD_KEYS, OURS, is_handbook
-from zephyr.recipe.outline import Keys, fill_tags
+from zephyr.recipe.outline import Keys, fill_tags, value_at
 from zephyr.recipe.overrides import Override, apply_overrides, parse_overrides
 from zephyr.recipe.problems import broken
 from zephyr.recipe.schema import Recipe
@@ -163,16 +163,13 @@ def resolved_yaml(recipe: Recipe) -> str:
 
 def short_yaml(recipe: Recipe) -> str:
     """The recipe as YAML that loads as the same recipe, without the settings that are as by default."""
-    plain = recipe.model_dump(mode="json", exclude_defaults=True)
-    # Tags of sections whose other keys are written.
-    for keys in (("model", "kind"), ("align", "objective", "name")):
-        holder, of = plain, recipe.model_dump(mode="json")
-        for key in keys[:-1]:
-            holder, of = holder.get(key), of.get(key) or {}
-            if not isinstance(holder, dict):
-                break
-        else:
-            holder |= {keys[-1]: of[keys[-1]]}
+    plain: dict[str, Plain] = recipe.model_dump(mode="json", exclude_defaults=True)
+    # The tags of sections whose other keys are written.
+    if isinstance(model := plain.get("model"), dict):
+        model["kind"] = recipe.model.kind
+    objective = value_at(("align", "objective"), plain)
+    if recipe.align is not None and isinstance(objective, dict):
+        objective["name"] = recipe.align.objective.name
     text: str = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=120)
     return text
 

@@ -188,7 +188,8 @@ def _adapters(work: Translation) -> None:
     targets = work.get("lora_target_modules")
     everywhere = work.get("lora_target_linear") is True or targets in (None, "all-linear")
     key = "lora_target_linear" if everywhere else "lora_target_modules"
-    work.put(".lora.target_modules", "all-linear" if everywhere else flat.texts(targets), key)
+    named: list[Plain] = [*flat.texts(targets)]
+    work.put(".lora.target_modules", "all-linear" if everywhere else named, key)
     if kind == "qlora" or work.get("load_in_4bit") is True:
         work.put(".lora.load_in_4bit", True, "load_in_4bit" if work.get("load_in_4bit") else "adapter")
     flat.refuse(work, "lora_model_dir", "goes on with adapters", "merge them first, and name the merged model")
