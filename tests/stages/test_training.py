@@ -11,10 +11,12 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, pipeline
 
 from tests.mini import TRAIN, mini_fields
+from zephyr.data.tokenize.templates import jinja_of
 from zephyr.data.tokenize.token_store import PreferenceStore
 from zephyr.errors import DeviceError
 from zephyr.models.loading import save_model
 from zephyr.models.tiny import tiny_model, tiny_tokenizer
+from zephyr.recipe.model_section import ChatTemplateSection
 from zephyr.recipe.schema import Recipe
 from zephyr.records.writing import write_jsonl
 from zephyr.run import run_recipe
@@ -120,6 +122,37 @@ def test_a_reward_model_reads_what_the_chat_template_writes(trained):
     ids = tokenizer.apply_chat_template(json.loads(pairs[0])["chosen"], tokenize=True)["input_ids"]
     assert ids in [[*one.prompt, *one.completions[0]] for one in examples]
     assert ids[-1] != tokenizer.pad_token_id
+
+
+def test_a_run_of_a_reward_model_alone_has_a_card_and_says_how_to_measure_it(tmp_path):
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = jinja_of(ChatTemplateSection(name="zephyr", bos=False))
+    save_model(tiny_model("llama", vocab_size=384), tokenizer, tmp_path / "base")
+    pairs = [{"prompt": f"Is it {n}?", "chosen": f"It is {n}.", "rejected": "No idea."} for n in range(12)]
+    write_jsonl(tmp_path / "pairs.jsonl", pairs)
+    data = {"sources": [{"path": str(tmp_path / "pairs.jsonl")}], "eval_share": 0.4, "max_length": 160}
+    fields = {
+        "name": "scores",
+        "output_dir": str(tmp_path),
+        "offline": True,
+        "model": {"kind": "pretrained", "name_or_path": str(tmp_path / "base")},
+        "chat_template": {"name": "own"},
+        "reward": {"data": data, "train": TRAIN},
+        "deliver": {},
+    }
+    console = Console(file=StringIO(), width=200)
+    run_recipe(Recipe.model_validate(fields), until=None, only=None, pinned=None, console=console)
+    [folder] = tmp_path.glob("scores/reward-*")
+    card = (folder / "model/README.md").read_text()
+    assert "pipeline_tag: text-classification" in card
+    assert "- reward-model" in card
+    assert "AutoModelForSequenceClassification" in card
+    assert "text-generation" not in card
+    assert "Rewards/accuracies" in card
+    assert "a reward model learns" in next(tmp_path.glob("scores/deliver-*/report.html")).read_text()
+    printed = console.file.getvalue()
+    assert f"zephyr reward-accuracy {folder / 'model'} PAIRS" in printed
+    assert "zephyr chat" not in printed
 
 
 def test_a_packed_batch_holds_as_many_dialogues_as_fill_its_tokens(trained):

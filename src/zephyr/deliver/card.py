@@ -29,6 +29,8 @@ from zephyr.records.fields import Json
 from zephyr.runs.layout import CARD
 from zephyr.runs.reader import FinishedStage, RunRecord, at, count_weights, elements, entries, number, read_record
 
+REWARD_OBJECTIVE = "bradley_terry"
+_TAGS = {REWARD_OBJECTIVE: ["reward-model", "reward-trainer"]}
 _METHODS = {
     "dpo": "Direct Preference Optimization (DPO)",
     "orpo": "Odds Ratio Preference Optimization (ORPO)",
@@ -38,6 +40,7 @@ _METHODS = {
     "tpo": "Triple Preference Optimization (TPO)",
     "listwise": "preference optimization over ranked lists",
     "custom": "preference optimization with a loss of its own",
+    REWARD_OBJECTIVE: "the Bradley-Terry loss on pairs, as a reward model",
 }
 _FRAMEWORKS = {
     "zephyr": "Zephyr",
@@ -72,7 +75,7 @@ def card_of(run: RunRecord, *, results: Sequence[ModelScore] = ()) -> str:
     """
     trained, folder = run.trained, run.model_folder
     if trained is None or folder is None:
-        raise DataError(str(run.folder), "has no model yet", "finish its sft or align stage first: zephyr run")
+        raise DataError(str(run.folder), "has no model yet", "finish its sft, reward or align stage first: zephyr run")
     scores = [*scores_of(run), *results]
     own = [score for score in scores if score.model == run.title_of(trained.name)]
     makers = makers_of(run)
@@ -83,7 +86,7 @@ def card_of(run: RunRecord, *, results: Sequence[ModelScore] = ()) -> str:
         **_model(run, folder),
         "makers": [(title, makers[role]) for role, title in _ROLES.items() if role in makers],
         "judge": makers.get("judge"),
-        "data": list(dict.fromkeys(_data_line(run, source) for source in training_data(run.recipe, run.stages))),
+        "data": list(dict.fromkeys(_data_line(run, source) for source in training_data(run.recipe, _learnt(run)))),
         "counts": counts_of(run),
         "seconds": [[stage.name, f"{stage.seconds:,.1f}"] for stage in run.stages.values() if stage.name != DELIVER],
         "scores": [
@@ -91,6 +94,7 @@ def card_of(run: RunRecord, *, results: Sequence[ModelScore] = ()) -> str:
             for one in scores
         ],
         "score_notes": dict.fromkeys(f"{one.benchmark}: {note}" for one in scores for note in one.notes),
+        "is_reward_model": trained.name == REWARD,
         "prompt": _first_prompt(run),
         "sampling": _sampling(folder),
         "health": health_of(run),
@@ -114,16 +118,17 @@ def card_place(run: RunRecord) -> Path:
 
 def _front_matter(run: RunRecord, scores: Sequence[ModelScore]) -> ModelCardData:
     objective = _objective(run)
+    tags = _TAGS.get(objective) or ["conversational", *([objective] if objective else [])]
     base = at(run.recipe, "model", "name_or_path")
-    sources = (str(at(source, "path") or "") for source in training_data(run.recipe, run.stages))
+    sources = (str(at(source, "path") or "") for source in training_data(run.recipe, _learnt(run)))
     data = ModelCardData(
         # By what the run has read: a folder models/base looks like a name on the hub wherever it is not.
         base_model=base if isinstance(base, str) and run.model_revision else None,
         datasets=list(dict.fromkeys(path for path in sources if path in run.hub_sources)) or None,
         language=_languages(run) or None,
         library_name="transformers",
-        pipeline_tag="text-generation",
-        tags=["zephyr", "conversational", *([objective] if objective else []), "generated_from_trainer"],
+        pipeline_tag="text-classification" if objective == REWARD_OBJECTIVE else "text-generation",
+        tags=["zephyr", *tags, "generated_from_trainer"],
         model_name=run.name,
         eval_results=[_eval_result(score) for score in scores] or None,
     )
@@ -181,8 +186,16 @@ def _data_line(run: RunRecord, source: Json) -> str:
 
 
 def _objective(run: RunRecord) -> str:
-    """The name of align's objective; empty where the run has not aligned."""
-    return str(at(run.recipe, ALIGN, "objective", "name") or "") if ALIGN in run.stages else ""
+    """The name of the objective that the last model learnt from preferences by; empty where it has not."""
+    trained = run.trained
+    named = trained is not None and trained.name in (ALIGN, REWARD)
+    return str(at(run.recipe, trained.name, "objective", "name") or "") if trained is not None and named else ""
+
+
+def _learnt(run: RunRecord) -> list[str]:
+    """The stages whose data the last model has learnt from, directly or through ratings."""
+    is_reward_model = run.trained is not None and run.trained.name == REWARD
+    return [stage for stage in run.stages if stage != REWARD or is_reward_model]
 
 
 def _model(run: RunRecord, folder: Path) -> dict[str, object]:

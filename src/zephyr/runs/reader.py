@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from zephyr.errors import DataError
-from zephyr.recipe.stage_sections import ALIGN, POLICY_STAGES, PRETRAIN, SFT
+from zephyr.recipe.stage_sections import ALIGN, POLICY_STAGES, PRETRAIN, REWARD, SFT
 from zephyr.records.fields import Json
 from zephyr.runs.layout import (
     LEDGER,
@@ -27,7 +27,7 @@ from zephyr.runs.layout import (
 )
 
 # What the model of a stage is called, as in the paper.
-_TITLES = {PRETRAIN: "base", SFT: "dSFT"}
+_TITLES = {PRETRAIN: "base", SFT: "dSFT", REWARD: "reward model"}
 
 
 @dataclass(frozen=True)
@@ -82,8 +82,8 @@ class RunRecord:
 
     @property
     def trained(self) -> FinishedStage | None:
-        """The stage that made the last model."""
-        return next((self.stages[name] for name in reversed(POLICY_STAGES) if name in self.stages), None)
+        """The stage that made the last model; of a run that made a reward model alone, that."""
+        return next((self.stages[name] for name in (*reversed(POLICY_STAGES), REWARD) if name in self.stages), None)
 
     @property
     def model_folder(self) -> Path | None:

@@ -11,7 +11,7 @@ from rich.table import Table
 from zephyr.atomic import replace_text
 from zephyr.recipe.schema import Recipe
 from zephyr.recipe.section import Plain
-from zephyr.recipe.stage_sections import DELIVER, EVALUATE, POLICY_STAGES
+from zephyr.recipe.stage_sections import DELIVER, EVALUATE, POLICY_STAGES, REWARD
 from zephyr.runs.layout import MODEL, REPORT, SAMPLES_FILE, SUMMARY
 from zephyr.runs.stage_folder import StageRecord
 
@@ -70,6 +70,9 @@ def print_summary(console: Console, outcome: RunOutcome, summary: dict[str, Plai
     model = last_model(outcome)
     if model is not None:
         console.print(f"chat    zephyr chat {escape(str(model))}", soft_wrap=True)
+    elif REWARD in outcome.folders:
+        rewards = escape(str(outcome.folders[REWARD] / MODEL))
+        console.print(f"measure zephyr reward-accuracy {rewards} PAIRS --out FOLDER", soft_wrap=True)
 
 
 def _score_table(scores: dict[str, Plain]) -> Table:
