@@ -106,6 +106,16 @@ def test_advice_is_true():
     assert any("load_in_4bit" in one for one in words)
 
 
+def test_selective_checkpointing_is_advised_where_it_is_enough():
+    # On 8 GPUs of 80 GiB: 12,288 tokens of every layer are too much, half of that is not.
+    kept = with_train(DPO, activation_checkpointing=False, train_batch_size=512, max_tokens_per_micro_batch=12_288)
+    assert not memory_of(kept, 8).fits(A100)
+    words = advice(kept, A100, 8)
+    assert words[0] == "align.train.activation_checkpointing=selective"
+    assert memory_of(with_train(kept, activation_checkpointing="selective"), 8).fits(A100)
+    assert any(word.startswith("--gpus") for word in words[1:])
+
+
 def test_adapters_are_not_advised_where_a_stage_has_none():
     pretrain = Workload("pretrain", PretrainSection(train=DPO.train), DPO.shape, DPO.rows)
     assert not any("lora" in one for one in advice(pretrain, A100, 1))

@@ -167,19 +167,8 @@ def advice(workload: Workload, device: Device, num_devices: int) -> list[str]:
     """
     if memory_of(workload, num_devices).fits(device):
         return []
-    found = []
-    if not workload.train.activation_checkpointing and not workload.train.compile:
-        selective = _changed(workload, {"activation_checkpointing": "selective"})
-        if memory_of(selective, num_devices).fits(device):
-            return [f"{workload.stage}.train.activation_checkpointing=selective"]
-    words: list[str] = []
-    changed = workload
-    for setting, change in _savings(workload):
-        words.append(setting)
-        changed = change(changed)
-        if memory_of(changed, num_devices).fits(device):
-            found.append(" and ".join(words))
-            break
+    settings = _fewest_settings(workload, device, num_devices)
+    found = [] if settings is None else [settings]
     enough = smallest_number(workload, device)
     if enough is not None:
         found.append(f"--gpus {enough}")
@@ -192,6 +181,21 @@ def advice(workload: Workload, device: Device, num_devices: int) -> list[str]:
                 f"max_tokens_per_micro_batch={small.train.max_tokens_per_micro_batch}, which trains adapters alone"
             )
     return found or ["a larger accelerator, or a smaller model"]
+
+
+def _fewest_settings(workload: Workload, device: Device, num_devices: int) -> str | None:
+    """The settings, in words, that make the stage fit; None where none do."""
+    if not workload.train.activation_checkpointing and not workload.train.compile:
+        selective = _changed(workload, {"activation_checkpointing": "selective"})
+        if memory_of(selective, num_devices).fits(device):
+            return f"{workload.stage}.train.activation_checkpointing=selective"
+    words: list[str] = []
+    for setting, change in _savings(workload):
+        words.append(setting)
+        workload = change(workload)
+        if memory_of(workload, num_devices).fits(device):
+            return " and ".join(words)
+    return None
 
 
 def _savings(workload: Workload) -> Iterator[tuple[str, Change]]:
