@@ -10,10 +10,12 @@ import pytest
 from tests.feedback.recorded_teachers import RecordedTeacher
 from zephyr.data.read.sources import open_source
 from zephyr.data.tokenize.templates import jinja_of
+from zephyr.errors import DataError
 from zephyr.feedback import raters
 from zephyr.feedback.binarize import binarize
 from zephyr.feedback.judge import JudgeCall, JudgedRow
-from zephyr.feedback.raters import rater_of
+from zephyr.feedback.raters import rater_of, require_checks
+from zephyr.judging.checks import require_checkers
 from zephyr.models.loading import save_model
 from zephyr.models.reward_model import NewHead, own_rewards, with_head
 from zephyr.models.tiny import EOS_ID, tiny_model, tiny_tokenizer
@@ -31,6 +33,7 @@ from zephyr.recipe.feedback_section import (
 from zephyr.recipe.model_section import ChatTemplateSection
 from zephyr.recipe.teacher_section import ScriptedSection
 from zephyr.records.checks import checks_of
+from zephyr.records.fields import UnusableError
 from zephyr.records.messages import Message
 from zephyr.records.rows import Answer, Rated
 
@@ -85,6 +88,17 @@ def test_a_judge_beside_has_its_weight_on_the_same_scale() -> None:
     # Without checks the judge's score alone, from 1 to 10, is brought to 0 to 1.
     assert scores(plain.rated) == pytest.approx([1, 0, 0.5])
     assert [call.aspect for call in checked.calls] == ["overall", "overall", "overall", "checks"]
+
+
+def test_missing_packages_are_said_before_there_are_answers(monkeypatch) -> None:
+    monkeypatch.setattr("zephyr.judging.checks.find_spec", lambda name: None if name == "nltk" else name)
+    require_checkers.cache_clear()
+    with pytest.raises(DataError, match=r"checks of instructions need the packages nltk; pip install 'zephyr-align"):
+        require_checks(row(), ChecksSection())
+    # Exact answers need none of them.
+    require_checks(row(checks="42"), ChecksSection())
+    with pytest.raises(UnusableError):
+        require_checks(row(checks=None), ChecksSection())
 
 
 def test_a_failed_rating_is_no_score() -> None:

@@ -156,6 +156,10 @@ def test_a_guessed_language_is_always_the_same() -> None:
     assert len({check_answer(checks, mixed).reasons for _ in range(20)}) == 1
 
 
+def test_json_that_is_nested_too_deeply_to_be_read_is_none() -> None:
+    assert check_answer([Check("detectable_format:json_format", {})], "[" * 100_000).share == 0
+
+
 def test_nothing_to_check_is_a_mistake() -> None:
     with pytest.raises(ValueError, match="without checks"):
         check_answer([], "Hens.")

@@ -67,6 +67,8 @@ def test_an_answer_is_matched_by_what_it_looks_like(answer: str, match: str, num
         ([{"answer": "b", "match": "choice"}], "must be one capital letter where match is choice, got 'b'"),
         ([{"answer": "b", "match": "regex"}], "match must be one of number, choice, text, got 'regex'"),
         ([{"answers": "b"}], "has the unknown key 'answers'; did you mean 'answer'?"),
+        ([{**COMMA, "match": "text"}], "has the unknown key 'match'"),
+        ([{"answer": 4, "kwargs": {}}], "has the unknown key 'kwargs'"),
         ([{**COMMA, "answer": "4"}], "needs an instruction or an answer"),
         ([{}], "needs an instruction or an answer, got {}"),
         (

@@ -20,7 +20,7 @@ from zephyr.recipe.feedback_section import (
 )
 from zephyr.records.fields import UnusableError, unusable
 from zephyr.records.messages import Message
-from zephyr.records.rows import Answer, Prompt, Rated
+from zephyr.records.rows import ANSWER, Answer, Prompt, Rated
 from zephyr.teachers.protocol import Teacher
 
 if TYPE_CHECKING:
@@ -79,9 +79,19 @@ def check_judge(section: JudgeSection, *, offline: bool) -> None:
 
 
 def require_checks(row: Prompt | Rated, section: JudgeSection) -> None:
-    """Raise UnusableError for a row without checks, where nothing else could rate it."""
-    if not row.checks and isinstance(section, ChecksSection) and section.beside is None:
+    """Check that the judge can rate answers to the row, before there are any.
+
+    Raises UnusableError for a row without checks where nothing else could rate it, DataError without the packages of
+    the checkers.
+    """
+    if not isinstance(section, ChecksSection):
+        return
+    if not row.checks and section.beside is None:
         raise unusable("no checks", "has no checks, and checks alone, with no judge beside, cannot rate its answers")
+    if any(check.instruction != ANSWER for check in row.checks):
+        from zephyr.judging.checks import require_checkers
+
+        require_checkers()
 
 
 def _check_rows(rows: Iterable[Rated], section: ChecksSection, min_answers: int) -> Iterator[JudgedRow]:

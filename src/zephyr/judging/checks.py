@@ -10,6 +10,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple, Protocol, cast
 
@@ -105,7 +106,14 @@ def _checker(check: Check) -> Callable[[str], bool]:
         return lambda text: _has_letters(text.lower().count(letter), check.options)
     instruction = _instructions()[check.instruction](check.instruction)
     instruction.build_description(**check.options)
-    return lambda text: bool(instruction.check_following(text))
+    return lambda text: _follows(instruction, text)
+
+
+def _follows(instruction: _Instruction, text: str) -> bool:
+    try:
+        return bool(instruction.check_following(text))
+    except RecursionError:  # of lm-eval's JSON checker: nested more deeply than can be read
+        return False
 
 
 def _has_letters(count: int, options: Mapping[str, Json]) -> bool:
@@ -119,6 +127,15 @@ def _instructions() -> Mapping[str, Callable[[str], _Instruction]]:
     provide_sentence_splitter(offline=True)
     registry = importlib.import_module("lm_eval.tasks.ifeval.instructions_registry")
     return cast("Mapping[str, Callable[[str], _Instruction]]", registry.INSTRUCTION_DICT)
+
+
+@cache
+def require_checkers() -> None:
+    """Check that the packages of IFEval's checkers are installed, without importing them. Raises DataError."""
+    missing = [name for name in ("lm_eval", "nltk", "immutabledict", "langdetect") if find_spec(name) is None]
+    if missing:
+        what = f"checks of instructions need the packages {', '.join(missing)}"
+        raise DataError("judge checks", what, "pip install 'zephyr-align[eval]'")
 
 
 # lm-eval's checkers fetch nltk's `punkt_tab` from the network when they are imported. Without network they would count

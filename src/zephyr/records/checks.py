@@ -15,7 +15,7 @@ from zephyr.records.rows import ANSWER, AnswerMatch, Check
 
 # The columns of IFEval's own files.
 _IFEVAL = ("instruction_id_list", "kwargs")
-_KEYS = ("instruction", "kwargs", "answer", "match")
+_INSTRUCTION_KEYS, _ANSWER_KEYS = ("instruction", "kwargs"), ("answer", "match")
 _GSM8K_MARK = "####"
 # The options that the checkers search for as regular expressions.
 _SEARCHED = ("keywords", "keyword", "forbidden_words", "postscript_marker", "section_spliter")
@@ -169,11 +169,13 @@ def _check(value: Json) -> Check:
 
 
 def _faults(fields: Fields) -> Iterator[str]:
-    for key in fields.keys() - set(_KEYS):
-        yield f"has the unknown key '{key}'{did_you_mean(key, _KEYS)}"
-    if ("answer" in fields) == ("instruction" in fields):
+    is_answer, is_instruction = "answer" in fields, "instruction" in fields
+    known = [*(_INSTRUCTION_KEYS if not is_answer else ()), *(_ANSWER_KEYS if not is_instruction else ())]
+    for key in fields.keys() - set(known or (*_INSTRUCTION_KEYS, *_ANSWER_KEYS)):
+        yield f"has the unknown key '{key}'{did_you_mean(key, known)}"
+    if is_answer == is_instruction:
         yield f"needs an instruction or an answer, got {brief(dict(fields))}"
-    elif "instruction" in fields:
+    elif is_instruction:
         fault = ifeval_fault(fields["instruction"], fields.get("kwargs"))
         if fault:
             yield fault
