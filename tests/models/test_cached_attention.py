@@ -36,7 +36,7 @@ class Written:
 
     def check(self, pools, stretches):
         """One step with random numbers; what comes out is what each token's own sequence gives."""
-        step = Step(pools, stretches, torch.device("cpu"), torch.float64)
+        step = Step(pools, stretches, torch.device("cpu"))
         count = len(step.positions)
         query, key, value = drawn(HEADS, count), drawn(KV_HEADS, count), drawn(KV_HEADS, count)
         found = attend(query, key, value, step, self.scores, window=self.window, sinks=self.sinks)

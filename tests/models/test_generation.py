@@ -97,6 +97,13 @@ def test_logprobs_are_those_of_the_unfiltered_model(name, dtype):
         assert completion.logprob == pytest.approx(alone, abs=1e-4)
 
 
+def test_bfloat16_differs_from_plain_forwards_by_rounding_alone():
+    model = tiny_model("llama", dtype=torch.bfloat16)
+    for completion in generate(model, PROMPTS, sampled(max_new_tokens=6), num_samples=2, seed=3):
+        alone = logps_alone(model, PROMPTS[completion.prompt_index], completion.ids)
+        assert completion.logprob == pytest.approx(alone, abs=0.5)
+
+
 def test_mixed_lengths_of_random_prompts():
     model = tiny_model("gemma3_text", dtype=torch.float64)
     for seed in range(3):

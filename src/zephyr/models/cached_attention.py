@@ -61,7 +61,7 @@ class Step:
     pools: list[RowPool]
     stretches: list[Stretch]
     device: torch.device
-    dtype: torch.dtype
+    _dtype: torch.dtype = torch.float32  # of the layers' keys and values, which need not be the weights'
     _layer: int = -1
     _views: dict[int | None, _View] = field(default_factory=dict)
 
@@ -99,6 +99,7 @@ class Step:
     def hold(self, keys: Tensor, values: Tensor) -> int:
         """Take keys and values (H, T, D) of the next layer; its number."""
         self._layer += 1
+        self._dtype = values.dtype
         first = 0
         for pool, places in zip(self.pools, self.places, strict=True):
             new = slice(first, first + len(pool.rows))
@@ -122,7 +123,7 @@ class Step:
         return self._views[window]
 
     def _bias(self, is_seen: Tensor) -> Tensor:
-        return torch.zeros(is_seen.shape, dtype=self.dtype, device=self.device).masked_fill_(~is_seen, -torch.inf)
+        return torch.zeros(is_seen.shape, dtype=self._dtype, device=self.device).masked_fill_(~is_seen, -torch.inf)
 
     def _pool_mask(self, pool: RowPool, lengths: Tensor, window: int | None) -> Tensor:
         keys = torch.arange(max(row.length for row in pool.rows) + 1, device=self.device)

@@ -140,7 +140,7 @@ class PackedDecoder:
         return list(chosen.values())
 
     def _compute(self, pools: list[RowPool], stretches: list[Stretch]) -> NextLogits:
-        step = Step(pools, stretches, self._model.device, self._model.dtype)
+        step = Step(pools, stretches, self._model.device)
         ends = np.cumsum([len(step.rows), *(count for _, count, _ in stretches)])[1:] - 1
         kept = [*range(len(step.rows)), *(int(end) for end, one in zip(ends, stretches, strict=True) if one.row)]
         logits = step.forward_through(self._model, kept, keeps=self._keeps)
@@ -227,12 +227,12 @@ def _logits_of_trial(model: PreTrainedModel, ids: Ids) -> Tensor:
     rest = CacheSegment(ids[_SHARED:-1], (shared,))
     sample = Sample(ids[:-1].tolist(), DrawRules(SamplingSection()), _Nobody(), seed=(0,))
     row, held, keeps = CacheRow(sample, (shared,), rest), KeyValues(), takes(model, "logits_to_keep")
-    first = Step([], [Stretch(shared, _SHARED), Stretch(rest, _REST, row)], model.device, model.dtype)
+    first = Step([], [Stretch(shared, _SHARED), Stretch(rest, _REST, row)], model.device)
     of_prompt = first.forward_through(model, [_SHARED + _REST - 1], keeps=keeps)
     first.advance()
     held.place(row)
     sample.written.append(int(ids[-1]))
-    second = Step(list(held.pools.values()), [], model.device, model.dtype)
+    second = Step(list(held.pools.values()), [], model.device)
     return torch.cat([of_prompt, second.forward_through(model, [0], keeps=keeps)])
 
 
