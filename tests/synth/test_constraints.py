@@ -142,6 +142,28 @@ def test_what_overlaps_with_an_evaluation_set_is_left_out_and_counted(tmp_path: 
         composed(section_with(decontaminate=["eval.jsonl"]), pool[-2:], data_dir=tmp_path)
 
 
+def test_an_exact_answer_of_the_pool_is_never_forbidden() -> None:
+    asked = Prompt("q", (Message("user", "Who wrote Faust? Was it Goethe or Kant, or Hegel?"),))
+    row = asked._replace(checks=checks_of({"checks": "Goethe, of Weimar"}))
+    section = section_with(
+        families=["keywords:forbidden_words", "punctuation", "keywords:existence"], max_constraints=1
+    )
+    made = [constrain(row, section, Random(seed)) for seed in range(200)]
+    drawn = [one.checks[1] for one in made]
+    assert {one.instruction for one in drawn} == {"keywords:forbidden_words", "keywords:existence"}
+    words = [word for one in drawn for word in one.options.get("forbidden_words", ())]
+    assert "hegel" in words
+    assert "goethe" not in words
+
+
+def test_an_instruction_is_left_out_once_however_often_the_pool_is_used(tmp_path: Path) -> None:
+    (tmp_path / "eval.jsonl").write_text(json.dumps({"prompt": "Tell me something about old clocks."}) + "\n")
+    section = section_with(num_prompts=40, decontaminate=["eval.jsonl"])
+    made, counts, _ = composed(section, data_dir=tmp_path)
+    assert len(made) == 40
+    assert counts["overlaps with eval.jsonl"] == 1
+
+
 def test_every_wording_says_all_options() -> None:
     assert set(LANGUAGE_NAMES) == set(LANGUAGES)
     assert {key.split(" ")[0] for key in WORDINGS} == set(FAMILIES)

@@ -104,14 +104,17 @@ def compose_prompts(
     DataError for evaluation sets that cannot be read, or if no prompt can be made.
     """
     overlap = _Overlaps(section, data_dir, counts)
-    made, seen = 0, set[str]()
+    made, seen, left_out = 0, set[str](), set[tuple[str, str]]()
     for number in count(1):
         before = made
         for row in pool:
             prompt = constrain(row, section, Random(seed_for(seed, "constraints", prompt_id(row.messages), number)))
             why = "no constraints fit" if prompt is None else overlap.reason(row, prompt)
             if prompt is None or why or prompt_id(prompt.messages) in seen:
-                counts[why or "made before"] += 1
+                # An instruction is left out once for a reason, however often the pool is passed over.
+                reason = (prompt_id(row.messages), why or "made before")
+                counts[reason[1]] += reason not in left_out
+                left_out.add(reason)
                 continue
             seen.add(prompt_id(prompt.messages))
             families.update(check.instruction for check in prompt.checks[len(row.checks) :])
@@ -206,6 +209,7 @@ def _contradicts(checks: Sequence[Check]) -> bool:
 def _demanded(check: Check) -> Iterator[str]:
     """The texts that an answer must hold."""
     names = (
+        "answer",
         "keywords",
         "keyword",
         "first_word",
@@ -304,12 +308,12 @@ OPTIONS: Mapping[str, Callable[[Random, str, ConstraintsSynth], Options]] = {
     _PARAGRAPHS: lambda rng, *_: {"num_paragraphs": rng.randint(2, 5)},
     _WORDS: lambda rng, *_: _relation(rng, "num_words", range(40, 201, 20), range(50, 201, 25)),
     _FIRST_WORD: _first_words,
-    "detectable_content:number_placeholders": lambda rng, *_: {"num_placeholders": rng.randint(1, 5)},
+    "detectable_content:number_placeholders": lambda rng, *_: {"num_placeholders": rng.randint(2, 5)},
     _POSTSCRIPT: lambda rng, *_: {"postscript_marker": rng.choice(POSTSCRIPT_MARKERS)},
     _BULLETS: lambda rng, *_: {"num_bullets": rng.randint(2, 6)},
-    _HIGHLIGHTS: lambda rng, *_: {"num_highlights": rng.randint(1, 4)},
+    _HIGHLIGHTS: lambda rng, *_: {"num_highlights": rng.randint(2, 4)},
     _SECTIONS: _section_count,
     _REPEAT: lambda _, text, __: {"prompt_to_repeat": text},
     _END: lambda rng, *_: {"end_phrase": rng.choice(END_PHRASES)},
-    _CAPITALS: lambda rng, *_: _relation(rng, "capital_frequency", range(1, 9), range(3, 9), "capital_relation"),
+    _CAPITALS: lambda rng, *_: _relation(rng, "capital_frequency", range(2, 9), range(3, 9), "capital_relation"),
 }
