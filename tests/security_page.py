@@ -56,6 +56,15 @@ KINDS = (
     Kind("verdicts that a candidate tries to write itself", "a candidate's answer", {
         "tests/judging/test_injections.py": 1,
     }),
+    Kind("random replies of judges", "a judge", {
+        "tests/judging/test_any_reply.py::test_any_of_20000_replies_is_ratings_or_a_failure": 20_000,
+    }),
+    Kind("random bodies of responses", "a teacher's or judge's server", {
+        "tests/teachers/test_endpoint_world.py::test_any_of_20000_bodies_is_an_answer_or_a_trouble": 20_000,
+    }),
+    Kind("kills of a process that writes the ledger of calls", "chance", {
+        "tests/teachers/test_ledger_kill.py::test_fifty_kills_lose_no_answer_that_was_kept_and_pay_none_twice": 50,
+    }),
 )  # fmt: skip
 
 HEAD = """# Attempts
