@@ -6,6 +6,7 @@ from tempfile import TemporaryDirectory
 
 from zephyr.estimate.disk import room_for
 from zephyr.recipe.model_section import NewModel
+from zephyr.recipe.rounds import first_round
 from zephyr.recipe.schema import Recipe
 from zephyr.runs.disk import writable_folder
 from zephyr.runs.layout import LOCK_FILE, STAGE_FILE, SUMMARY
@@ -19,9 +20,13 @@ from zephyr.stages.training import REFERENCE
 
 def check_lines(recipe: Recipe) -> Iterator[str]:
     """The findings, line by line. Raises at the end one error with all that would stop the run before training."""
+    rounds, title = recipe.rounds, f"{recipe.name}: {', '.join(recipe.stages)}"
+    recipe = first_round(recipe)
     with TemporaryDirectory(prefix="zephyr-check-") as folder:
         preview = Preview(recipe, Path(folder))
-        yield from _titled("recipe", [f"{recipe.name}: {', '.join(recipe.stages)}"])
+        yield from _titled("recipe", [title])
+        if rounds is not None:
+            yield from _titled("rounds", [f"{rounds.count} at most; below is the first, on its part of the prompts"])
         sample_rows(preview)
         yield from _titled("model", _model_lines(preview))
         for stage in recipe.stages:

@@ -13,13 +13,14 @@ from zephyr.data.tokenize.truncation import FittedPreference
 from zephyr.errors import DataError, RecipeError, did_you_mean
 from zephyr.models.tokenizers import Tokenizer
 from zephyr.recipe.model_section import NewModel
+from zephyr.recipe.rounds import first_round
 from zephyr.recipe.schema import Recipe
 from zephyr.recipe.stage_sections import ALIGN, FEEDBACK, PRETRAIN, REWARD, SFT, SYNTH
 from zephyr.records.fields import UnusableError
 from zephyr.records.rows import Preference, Record
 from zephyr.run import stage_keys
 from zephyr.runs.stage_folder import finished
-from zephyr.stages.feedback import PAIRS
+from zephyr.stages.feedback_rows import PAIRS
 from zephyr.stages.pretrain import byte_tokenizer
 from zephyr.stages.stage import Work
 from zephyr.stages.start import encoder_for, section_of, source_at_hand
@@ -34,6 +35,7 @@ def inspect_row(recipe: Recipe, *, row: int, stage: str | None, console: Console
 
     Raises RecipeError for a stage that is not there or whose rows are not made yet, and DataError for too large a row.
     """
+    recipe = first_round(recipe)
     trained = [name for name in _MADE_ROWS if name in recipe.stages]
     if stage is not None and stage not in trained:
         what = f"the recipe trains in no stage '{stage}'{did_you_mean(stage, trained)}"

@@ -16,6 +16,7 @@ from zephyr.estimate.duration import Cluster
 from zephyr.estimate.lines import comparison_lines, model_line
 from zephyr.estimate.model_shape import ModelShape
 from zephyr.recipe.model_section import NewModel
+from zephyr.recipe.rounds import first_round
 from zephyr.recipe.schema import Recipe
 from zephyr.runs.reader import seconds_taken
 from zephyr.stages.pretrain import find_tokenizer
@@ -33,6 +34,7 @@ def plan_lines(
     ``simulated_ranks``: also simulate a step of each training stage, on so many accelerators. Raises ModelError where
     the model's configuration cannot be read.
     """
+    rounds, recipe = recipe.rounds, first_round(recipe)
     with TemporaryDirectory(prefix="zephyr-plan-") as folder:
         preview = Preview(recipe, Path(folder), shape=model_shape(recipe), cluster=cluster)
         assert preview.shape is not None
@@ -40,6 +42,8 @@ def plan_lines(
         with suppress(ModelError):  # public data sets whose lengths are known need no tokenizer
             find_tokenizer(preview, offline=True)
         yield f"{'model':<10}{model_line(preview.shape)}"
+        if rounds is not None:
+            yield f"{'rounds':<10}{rounds.count} at most; below is the first, on its part of the prompts"
         for stage in recipe.stages:
             yield from (f"{stage:<10}{line}" for line in STAGES[stage].estimate(preview))
         yield f"{'disk':<10}{disk_line(recipe, preview.shape)}"

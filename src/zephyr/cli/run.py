@@ -46,11 +46,15 @@ def run(
         _announce(requested.recipe)
         from rich.console import Console
 
+        from zephyr.rounds import run_rounds
         from zephyr.run import run_recipe
         from zephyr.runs.disk import disk_faults
 
         with disk_faults(requested.recipe.output_dir):
-            run_recipe(requested.recipe, console=Console(), until=until, only=only, pinned=requested.pinned)
+            if requested.recipe.rounds is not None:
+                run_rounds(requested.recipe, console=Console(), until=until, only=only)
+            else:
+                run_recipe(requested.recipe, console=Console(), until=until, only=only, pinned=requested.pinned)
     except KeyboardInterrupt as stop:
         from zephyr.runs.ranks import is_leader
 

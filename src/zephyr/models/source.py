@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from huggingface_hub import snapshot_download
 from transformers import AutoConfig, PretrainedConfig
 from transformers.utils import CONFIG_NAME
 from transformers.utils.hub import cached_file, extract_commit_hash
@@ -91,6 +92,22 @@ def reading(source: Source, what: str) -> Iterator[None]:
         if type(error).__name__ != "PanicException":
             raise
         raise unreadable(source, what, RuntimeError(str(error))) from error
+
+
+def model_folder(source: Source) -> Path:
+    """The folder of a model on this machine; a hub id is downloaded first. Raises ModelError."""
+    check_source(source)
+    if Path(source.name).is_dir():
+        return Path(source.name)
+    with reading(source, "repository"):
+        return Path(
+            snapshot_download(
+                source.name,
+                revision=source.revision,
+                local_files_only=source.offline,
+                allow_patterns=["*.json", "*.jinja", "*.model", "*.safetensors", "*.txt"],
+            )
+        )
 
 
 def resolved_revision(source: Source) -> str | None:

@@ -19,6 +19,8 @@ from zephyr.recipe.train_section import TrainSection
 # The stages whose rows a training stage takes when it names no sources.
 MAKERS = {"pretrain": "synth", "sft": "synth", "reward": "feedback", "align": "feedback"}
 STAGE_REFERENCE = "stage:"
+# The model that align starts from, as one that answers: stage:policy.
+POLICY = "policy"
 _SLICE = re.compile(r"(?P<split>[^\[\]]+)\[(?P<start>-?\d+)?%?:(?P<stop>-?\d+)?%?\]")
 
 
@@ -272,6 +274,11 @@ def _stage_references(recipe: RecipeFields) -> Iterator[Conflict]:
     for stage, learner in (("reward", recipe.reward), ("align", recipe.align)):
         if learner is not None and learner.start is not None:
             yield from _reference(recipe, stage, f"{stage}.start", learner.start)
+    if recipe.align is not None and recipe.align.reference is not None:
+        yield from _reference(recipe, "align", "align.reference", recipe.align.reference)
+        if not recipe.align.objective.needs_reference:
+            what = f"is not used by objective {recipe.align.objective.name}"
+            yield Conflict("align.reference", what, "leave it out", ("align.objective",))
 
 
 def _model_reference(recipe: RecipeFields, stage: str, key: str, teacher: TeacherSection) -> Iterator[Conflict]:
@@ -285,7 +292,12 @@ def _reference(recipe: RecipeFields, stage: str, key: str, name: str) -> Iterato
     before = recipe.stages[: recipe.stages.index(stage)]
     there = [made for made in before if made in POLICY_STAGES]
     wanted = name.removeprefix(STAGE_REFERENCE)
-    if wanted not in there:
+    if wanted == POLICY and stage == "feedback":
+        if recipe.align is not None and recipe.align.start is not None:
+            yield Conflict(key, "align starts from a model that it names", f"write {recipe.align.start}", ("align",))
+        if isinstance(recipe.model, NewModel) and not there:
+            yield Conflict(key, "a new model answers nothing before it is trained", "add pretrain or sft", ("model",))
+    elif wanted not in there:
         known = f"known are {', '.join(there)}" if there else "none is"
         what = f"no stage before {stage} of that name makes a model, got {name}"
         yield Conflict(key, what, f"{known}; or name a folder or a hub id", (wanted,))

@@ -3,7 +3,7 @@
 import re
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from zephyr.recipe.section import FREE, Section
 from zephyr.records.rows import Shape
@@ -95,8 +95,28 @@ class DecontaminationFilter(Section):
     )
 
 
+class PartFilter(Section):
+    """Keeps one of several parts of the rows; no prompt is in two parts."""
+
+    name: Literal["part"]
+    number: int = Field(ge=1, description="the part to keep, from 1")
+    of: int = Field(ge=2, description="number of parts")
+
+    @model_validator(mode="after")
+    def _is_one_of_them(self) -> "PartFilter":
+        if self.number > self.of:
+            raise ValueError(f"number must be at most {self.of}, the number of parts, got {self.number}")
+        return self
+
+
 Filter = Annotated[
-    TruecaseFilter | RefusalFilter | LanguageFilter | LengthFilter | DuplicateFilter | DecontaminationFilter,
+    TruecaseFilter
+    | RefusalFilter
+    | LanguageFilter
+    | LengthFilter
+    | DuplicateFilter
+    | DecontaminationFilter
+    | PartFilter,
     Field(discriminator="name"),
 ]
 

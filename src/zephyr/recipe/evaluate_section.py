@@ -92,6 +92,7 @@ class EvaluateSection(Section):
     """Evaluation of the models of a run."""
 
     tasks: list[EvaluationTask] = Field(min_length=1, description="evaluation tasks")
+    base_model: bool = Field(False, description="measure the recipe's model from outside too, before any training")
     batch_tokens: int = Field(
         65_536,
         ge=256,

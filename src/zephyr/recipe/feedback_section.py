@@ -25,7 +25,9 @@ class CandidatesSection(Section):
 
     num_completions: int = Field(4, ge=1, description="answers per prompt; pairs need at least 2")
     models: list[str] = Field(
-        ["stage:sft"], description="models that answer: stages, folders or hub ids; [] if only teachers answer"
+        ["stage:sft"],
+        description="models that answer: stages, stage:policy (the model that align starts from), folders or hub ids; "
+        "[] if only teachers answer",
     )
     teachers: list[TeacherSection] = Field(
         default_factory=list, description="teachers that answer as well: endpoints, vLLM engines, the scripted teacher"

@@ -6,6 +6,7 @@ from pydantic import model_validator
 from pydantic_core import PydanticCustomError
 
 from zephyr.recipe.conflicts import find_conflicts
+from zephyr.recipe.round_conflicts import round_conflicts
 from zephyr.recipe.stage_sections import RecipeFields
 
 CONFLICTS = "conflicts"
@@ -17,7 +18,7 @@ class Recipe(RecipeFields):
     @model_validator(mode="after")
     def _no_conflicts(self) -> Self:
         """Raise an error that lists all settings that conflict with each other."""
-        conflicts = find_conflicts(self)
+        conflicts = [*find_conflicts(self), *round_conflicts(self)]
         if conflicts:
             # As context too, so that a reader of the error has them one by one.
             text = "\n".join(map(str, conflicts))

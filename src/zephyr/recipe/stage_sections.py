@@ -75,6 +75,9 @@ class AlignSection(PreferenceSection):
     """Preference training: dDPO where a judge rated the answers."""
 
     objective: AlignObjective = Field(description="training objective")
+    reference: str | None = Field(
+        None, description="model whose log-probs the objective compares with; null: the one that training starts from"
+    )
 
 
 class RewardSection(PreferenceSection):
@@ -96,6 +99,19 @@ class DeliverSection(Section):
     sampling: SamplingSection = Field(default_factory=SamplingSection, description="how these answers are sampled")
 
 
+class RoundsSection(Section):
+    """Feedback and align again and again, each round from the model of the round before, on prompts of its own."""
+
+    count: int = Field(ge=2, description="number of rounds, at most")
+    reference: Literal["round_start", "first"] = Field(
+        "round_start", description="reference of each round: the model that it starts from, or that of the first round"
+    )
+    watch: str | None = Field(
+        None, description="score of evaluate that must not fall: world, preference/accuracy, or the name of a benchmark"
+    )
+    patience: int = Field(1, ge=1, description="stop after so many rounds without a better score of `watch`")
+
+
 class RecipeFields(Section):
     """The keys of a recipe, each validated alone; `Recipe` rejects those that conflict with each other."""
 
@@ -113,6 +129,7 @@ class RecipeFields(Section):
     feedback: FeedbackSection | None = Field(None, description="answers of several models, rated by a judge")
     reward: RewardSection | None = Field(None, description="a reward model")
     align: AlignSection | None = Field(None, description="preference training")
+    rounds: RoundsSection | None = Field(None, description="repeat feedback and align; null: once")
     evaluate: EvaluateSection | None = Field(None, description="evaluation of the models")
     deliver: DeliverSection | None = Field(None, description="report and model card")
 

@@ -1,12 +1,19 @@
 """The align stage: preference training, which is dDPO where a judge rated the answers."""
 
-from zephyr.recipe.stage_sections import ALIGN, FEEDBACK
+from typing import TYPE_CHECKING
+
+from zephyr.errors import ModelError
+from zephyr.models.tokenizers import Tokenizer, load_tokenizer
+from zephyr.recipe.stage_sections import ALIGN, FEEDBACK, AlignSection
 from zephyr.runs.layout import TRAIN
 from zephyr.runs.stage_folder import Facts
-from zephyr.stages.feedback import PAIRS
+from zephyr.stages.feedback_rows import PAIRS
 from zephyr.stages.stage import Work
-from zephyr.stages.start import starting_source, starting_tokenizer
+from zephyr.stages.start import reference_source, starting_source, starting_tokenizer
 from zephyr.stages.training import REFERENCE, made_rows, prepare, stored_comparisons, training_stage
+
+if TYPE_CHECKING:
+    from zephyr.models.scorer import CausalLM
 
 
 def run(work: Work) -> Facts:
@@ -32,12 +39,24 @@ def run(work: Work) -> Facts:
         folder=work.folder / TRAIN,
         seed=work.recipe.seed,
         eval_examples=held_out,
+        reference=None if section.reference is None else _reference(work, section, tokenizer),
         reference_store=work.run_folder / REFERENCE,
         stop_ids=encoder.stop_ids,
         name=start.name,
         on_step=work.on_step,
     )
     return facts | train(job).facts
+
+
+def _reference(work: Work, section: AlignSection, tokenizer: Tokenizer) -> "CausalLM":
+    """The model that the objective compares with. Raises ModelError for one whose tokens are others."""
+    from zephyr.train.stored_model import open_reference
+
+    source = reference_source(work)
+    if load_tokenizer(source).get_vocab() != tokenizer.get_vocab():
+        what = "has another vocabulary than the model that is trained"
+        raise ModelError(source.name, what, "name a reference with the same tokenizer, or leave align.reference out")
+    return open_reference(source, section.train)
 
 
 STAGE = training_stage(ALIGN, version=1, maker=FEEDBACK, run=run)

@@ -38,7 +38,7 @@ from zephyr.stages.held_out import kept, perplexity_facts, preference_facts, rew
 from zephyr.stages.overlap import refuse_trained, task_lines
 from zephyr.stages.preview import Preview
 from zephyr.stages.stage import Stage, Work
-from zephyr.stages.start import stage_teacher, template_and_model
+from zephyr.stages.start import BASE, model_made, stage_teacher, template_and_model
 from zephyr.world import HELDOUT_SPLIT, prompts
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ def _check(preview: Preview) -> Iterator[str]:
 
 def estimate(preview: Preview) -> Iterator[str]:
     """A line for every task: what is measured of how many models."""
-    num_models = len([stage for stage in reads(preview.recipe) if stage in POLICY_STAGES])
+    num_models = sum(stage in POLICY_STAGES for stage in reads(preview.recipe)) + _section(preview.recipe).base_model
     yield from (MEASUREMENTS[task.name].estimate(task, num_models) for task in _section(preview.recipe).tasks)
 
 
@@ -178,7 +178,8 @@ def _run(work: Work) -> Facts:
 def titles(work: Work) -> dict[str, str]:
     """The stages whose models are measured, and what tables call them."""
     objective = work.recipe.align.objective.name if work.recipe.align is not None else ""
-    return {stage: model_title(stage, objective) for stage in POLICY_STAGES if stage in work.inputs}
+    made = {stage: model_title(stage, objective) for stage in POLICY_STAGES if stage in work.inputs}
+    return {BASE: BASE, **made} if _section(work.recipe).base_model else made
 
 
 def _sources(task: EvaluationTask) -> list[DataSource]:
@@ -287,7 +288,7 @@ def _harness(work: Work, task: HarnessTask, number: int) -> Measured:
     judge = None if task.judge is None else _judge(work, task.judge)
     cache_tokens = _section(recipe).batch_tokens
     for stage, title in titles(work).items():
-        model, out = str(work.inputs[stage] / MODEL), work.folder / f"{number}-{task.name}-{stage}"
+        model, out = str(model_made(work, stage)), work.folder / f"{number}-{task.name}-{stage}"
         run = HarnessRun(out, recipe.offline, cache_tokens=cache_tokens)
         bench = None
         if judge is not None:

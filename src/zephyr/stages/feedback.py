@@ -6,50 +6,49 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from itertools import chain, islice
-from random import Random
 
 from zephyr.atomic import replace_text
 from zephyr.data.read.refused_rows import encodable
 from zephyr.data.read.sources import Records
 from zephyr.data.read.stage_rows import Accounts, open_all, open_records, stage_rows
-from zephyr.data.scanner import scan_preferences
 from zephyr.data.tokenize.encoding import DialogueEncoder
 from zephyr.data.tokenize.examples import encoded_prompt
 from zephyr.errors import DataError
 from zephyr.estimate.row_lengths import known_rows
-from zephyr.feedback.binarize import Binarized, binarize, gather, nothing_made, repair_where_published
+from zephyr.feedback.binarize import binarize, nothing_made, repair_where_published
 from zephyr.feedback.candidates import CHUNK_PROMPTS, answer_prompts
 from zephyr.feedback.judge import CALLS, CHUNK_ROWS, RATINGS, write_judged
 from zephyr.feedback.rate import RatingPlan, pool_of
 from zephyr.feedback.raters import check_judge, rater_of, require_checks
-from zephyr.judging.questions import ASPECTS
 from zephyr.progress import show_progress
 from zephyr.recipe.conflicts import STAGE_REFERENCE
 from zephyr.recipe.data_section import DataSection, DataSource
 from zephyr.recipe.feedback_section import FeedbackSection, RaySection, teachers_that_rate
 from zephyr.recipe.schema import Recipe
-from zephyr.recipe.stage_sections import ALIGN, FEEDBACK, REWARD, SFT, SYNTH
+from zephyr.recipe.stage_sections import FEEDBACK, SFT, SYNTH
 from zephyr.recipe.teacher_section import TeacherSection
-from zephyr.records.rows import Answer, Prompt, Rated, Record
+from zephyr.records.rows import Prompt, Rated, Record
 from zephyr.records.writing import write_jsonl
-from zephyr.runs.fact_lines import left_out_lines
 from zephyr.runs.layout import LEDGER
 from zephyr.runs.stage_folder import Facts
 from zephyr.stages.call_estimate import call_lines, estimate_feedback, sample_prompts
+from zephyr.stages.feedback_rows import PAIRS, binarize_recorded, check_recorded, rows_of_recorded, rows_to_come
 from zephyr.stages.overlap import feedback_data, refuse_held_out
-from zephyr.stages.preview import MadeRows, Preview
+from zephyr.stages.preview import Preview
 from zephyr.stages.stage import Stage, Work
-from zephyr.stages.start import encoder_for, source_at_hand, starting_tokenizer, template_and_model
+from zephyr.stages.start import (
+    answering_context,
+    encoder_for,
+    referenced_stages,
+    source_at_hand,
+    starting_tokenizer,
+    template_and_model,
+)
 from zephyr.stages.synth import PROMPTS, prompts_to_come
-from zephyr.teachers.opening import StageLedgers, check_teacher, open_teacher, prompts_together, stage_context
-from zephyr.world import faulty_answer, ideal_answer
+from zephyr.teachers.opening import StageLedgers, check_teacher, open_teacher, prompts_together
 
 CANDIDATES = "candidates.jsonl"
-PAIRS = "pairs.jsonl"
 COUNTS = "counts.json"
-# Share of the prompts that give a row; for the others all ratings are equal, or too few answers are rated.
-SHARE_WITH_A_ROW = 0.9
-_SCANNED_ROWS = 5000
 # Prompts of each source that a check encodes.
 _ENCODED_PROMPTS = 10_000
 
@@ -64,7 +63,8 @@ def _reads(recipe: Recipe) -> tuple[str, ...]:
     section = _section(recipe)
     if section.recorded:
         return ()
-    return (SFT,) if section.prompts else (SFT, SYNTH)
+    named = referenced_stages(recipe, FEEDBACK, section.candidates.models)
+    return tuple(dict.fromkeys((SFT, *named, *(() if section.prompts else (SYNTH,)))))
 
 
 def _sources(recipe: Recipe) -> list[DataSource]:
@@ -91,7 +91,7 @@ def _check(preview: Preview) -> Iterator[str]:
         yield from preview.open_sources(section.recorded, Rated, rated)
         if len(rated) == len(section.recorded):
             yield from preview.feedback_overlap(chain.from_iterable(rated))
-            yield from _check_recorded(preview, rated)
+            yield from check_recorded(preview, rated)
         return
     if section.prompts:
         prompts: list[Records[Prompt]] = []
@@ -112,7 +112,7 @@ def _check(preview: Preview) -> Iterator[str]:
     with preview.problems.noted():
         if num_prompts:
             yield from call_lines(preview.recipe, estimate_feedback(preview.recipe, sample, num_prompts))
-    yield from _sample_rows(preview)
+    yield from rows_to_come(preview)
 
 
 def _estimate(preview: Preview) -> Iterator[str]:
@@ -124,12 +124,12 @@ def _estimate(preview: Preview) -> Iterator[str]:
     if section.recorded:
         yield "no model is called: the ratings are recorded"
         if any(known_rows(source.path, source.split) is None for source in section.recorded):
-            yield from _made_of(preview, open_all(recipe, section.recorded, Rated))
+            yield from rows_of_recorded(preview, open_all(recipe, section.recorded, Rated))
         return
     sample, num_prompts = prompts_to_come(recipe)
     if sample and not section.prompts:
         yield from call_lines(recipe, estimate_feedback(recipe, sample, num_prompts))
-        yield from _sample_rows(preview)
+        yield from rows_to_come(preview)
     else:
         yield "prompts come from files: zephyr check estimates the calls"
 
@@ -144,7 +144,7 @@ def _preflight(work: Work) -> Facts:
         rated = stage_rows(recipe, DataSection(sources=section.recorded, shuffle=False), Rated, None)
         facts = _read_facts(rated.train, rated.accounts)
         refuse_held_out(recipe, section.recorded)
-        _binarize_recorded(recipe, open_all(recipe, section.recorded, Rated))
+        binarize_recorded(recipe, open_all(recipe, section.recorded, Rated))
         return facts
     for key, teacher in _teachers_of(section):
         check_teacher(teacher, where=key, offline=recipe.offline)
@@ -182,51 +182,6 @@ def _usable(
     return encodable(rows, use, accounts.refuse)
 
 
-def _check_recorded(preview: Preview, parts: Sequence[Records[Rated]]) -> Iterator[str]:
-    """Lines about the quality of recorded ratings, and about the rows made of them."""
-    rows = (row for records in parts for row in islice(records, _SCANNED_ROWS))
-    yield from scan_preferences(rows).lines()
-    with preview.problems.noted():
-        yield from _made_of(preview, parts)
-
-
-def _made_of(preview: Preview, parts: Sequence[Records[Rated]]) -> Iterator[str]:
-    """Lines about the rows made of recorded ratings, which `preview.made` then has. Raises DataError for none."""
-    made = _binarize_recorded(preview.recipe, parts)
-    file = preview.folder / PAIRS
-    preview.made[ALIGN] = preview.made[REWARD] = MadeRows(file, write_jsonl(file, made.rows))
-    yield f"{len(made.rows):,} {_section(preview.recipe).binarize.output} of {made.prompts:,} prompts"
-    yield from left_out_lines({"dropped": dict(made.dropped), "answers_left_out": dict(made.left_out)})
-
-
-def _sample_rows(preview: Preview) -> Iterator[str]:
-    """A line about rows like those to come, which `preview.made` then has; none where the prompts are not known.
-
-    The closed world's prompts with a right and a faulty answer stand for those that models will answer.
-    """
-    recipe, section = preview.recipe, _section(preview.recipe)
-    sample, num_prompts = prompts_to_come(recipe)
-    if section.prompts or not sample:
-        return
-    rng = Random(recipe.seed)
-    rated = [Rated(one.name, one.messages, _right_and_faulty(one, rng)) for one in sample]
-    made = binarize(rated, section.binarize, seed=recipe.seed)
-    if not made.rows:
-        return
-    file = preview.folder / PAIRS
-    write_jsonl(file, made.rows)
-    num_rows = round(num_prompts * SHARE_WITH_A_ROW * len(made.rows) / len(rated))
-    if section.binarize.output == "pairs":
-        num_rows *= section.binarize.max_pairs_per_prompt
-    preview.made[ALIGN] = preview.made[REWARD] = MadeRows(file, num_rows)
-    yield f"about {num_rows:,} {section.binarize.output}, if {SHARE_WITH_A_ROW:.0%} of the prompts give one"
-
-
-def _right_and_faulty(prompt: Prompt, rng: Random) -> tuple[Answer, ...]:
-    texts = {ideal_answer(prompt.messages): 9.0, faulty_answer(prompt.messages, rng).text: 1.0}
-    return tuple(Answer(text, score=value, ratings=dict.fromkeys(ASPECTS, value)) for text, value in texts.items())
-
-
 def _teachers_of(section: FeedbackSection) -> Iterator[tuple[str, TeacherSection]]:
     """The judge and the models that answer, each with its key in the recipe."""
     for key, one in (teachers_that_rate(section.judge) | pool_of(section.candidates)).items():
@@ -260,7 +215,7 @@ def _run(work: Work) -> Facts:
     if section.recorded:
         parts = open_all(work.recipe, section.recorded, Rated)
         facts |= Accounts(parts).facts()
-        made = _binarize_recorded(work.recipe, parts)
+        made = binarize_recorded(work.recipe, parts)
     else:
         if not (work.folder / RATINGS).exists():
             if section.ray is None:
@@ -283,17 +238,6 @@ def _run(work: Work) -> Facts:
     return facts | {"dropped": dict(made.dropped), "answers_left_out": dict(made.left_out)}
 
 
-def _binarize_recorded(recipe: Recipe, parts: Sequence[Records[Rated]]) -> Binarized:
-    """The training rows of recorded ratings. Raises DataError if there is none."""
-    section = _section(recipe)
-    rules = repair_where_published(section.binarize, {shape for one in parts for shape in one.shapes.values()})
-    made = binarize(gather(row for one in parts for row in one), rules, seed=recipe.seed)
-    if not made.rows:
-        remedy = "give other ratings, or change feedback.binarize"
-        raise nothing_made(made, f"{FEEDBACK}.recorded", section.binarize.output, remedy)
-    return made
-
-
 def _failures(facts: Facts) -> str:
     """The failed questions by reason, in words."""
     counts = [counts for counts in (facts["answers"], facts["ratings"]) if isinstance(counts, dict)]
@@ -310,10 +254,9 @@ def _rate_here(work: Work, section: FeedbackSection) -> None:
             answered = Counter[str]()
             write_jsonl(candidates, _candidates(work, section, ledgers, answered))
             replace_text(counts, json.dumps({"answers": answered}, indent=1))
-        context = stage_context(work.recipe, FEEDBACK, work.inputs)
+        context, chunk_rows = answering_context(work), prompts_together(CHUNK_ROWS, asked.values())
         keys = {f"{FEEDBACK}.{key}": one for key, one in asked.items()}
         teachers = [ledgers.keep(open_teacher(one, "rates", context, where=key)) for key, one in keys.items()]
-        chunk_rows = prompts_together(CHUNK_ROWS, asked.values())
         seed, offline = work.recipe.seed, work.recipe.offline
         rater = rater_of(section.judge, teachers, section.judging, seed=seed, chunk_rows=chunk_rows, offline=offline)
         found = rater.rate(_read(work, CANDIDATES))
@@ -325,13 +268,12 @@ def _candidates(
     work: Work, section: FeedbackSection, ledgers: StageLedgers, counts: Counter[str]
 ) -> Iterator[Rated]:  # fmt: skip
     candidates = section.candidates
-    context = stage_context(work.recipe, FEEDBACK, work.inputs)
+    context, prompts = answering_context(work), _prompts(work, section)
     pool = [
         ledgers.keep(open_teacher(one, "writes", context, where=f"{FEEDBACK}.{key}"))
         for key, one in pool_of(candidates).items()
     ]
     chunk_prompts = prompts_together(CHUNK_PROMPTS, candidates.teachers)
-    prompts = _prompts(work, section)
     for found in answer_prompts(prompts, pool, candidates, seed=work.recipe.seed, chunk_prompts=chunk_prompts):
         counts.update(found.counts)
         if found.rated.answers:
@@ -347,7 +289,7 @@ def _rate_over_ray(work: Work, section: FeedbackSection, ray: RaySection) -> Non
     plan = RatingPlan(
         section.judge,
         section.judging,
-        stage_context(work.recipe, FEEDBACK, work.inputs),
+        answering_context(work),
         section.candidates,
         chunk_prompts=prompts_together(CHUNK_PROMPTS, section.candidates.teachers),
         chunk_rows=prompts_together(CHUNK_ROWS, teachers_that_rate(section.judge).values()),

@@ -20,11 +20,10 @@ from zephyr.recipe.schema import Recipe
 from zephyr.recipe.stage_sections import ALIGN, SFT, SftSection
 from zephyr.records.fields import UnusableError
 from zephyr.records.rows import Chat, Preference, Record
-from zephyr.runs.layout import MODEL
 from zephyr.runs.stage_folder import Facts
 from zephyr.stages.overlap import refuse_trained
 from zephyr.stages.stage import Work
-from zephyr.stages.start import encoder_for, stage_teacher, starting_source
+from zephyr.stages.start import encoder_for, model_made, reference_source, stage_teacher
 from zephyr.stages.training import stored_comparisons, stored_dialogues
 
 if TYPE_CHECKING:
@@ -56,7 +55,7 @@ def preference_facts(work: Work, task: PreferenceTask) -> Facts:
     held = _pairs(work, task)
     if not held:
         return {"preference/pairs": 0}
-    policy, reference = Source(str(work.inputs[ALIGN] / MODEL), offline=True), starting_source(work, ALIGN)
+    policy, reference = Source(str(model_made(work, ALIGN)), offline=True), reference_source(work)
     logps, ref_logps = (
         answer_logps(load_model(source, dtype="float32"), held, max_tokens=MAX_TOKENS) for source in (policy, reference)
     )
@@ -121,7 +120,7 @@ def perplexity_facts(work: Work, task: PerplexityTask, titles: Mapping[str, str]
     for stage, title in titles.items():
         held = _dialogues(work, task, stage)
         if held:
-            model = load_model(Source(str(work.inputs[stage] / MODEL), offline=True), dtype="float32")
+            model = load_model(Source(str(model_made(work, stage)), offline=True), dtype="float32")
             facts[f"perplexity/{title}"] = round(perplexity(model, held, max_tokens=MAX_TOKENS).perplexity, 4)
     return facts
 
@@ -184,5 +183,5 @@ def _encoder(work: Work, stage: str, template_of: str) -> "DialogueEncoder":
     from zephyr.models.source import Source
     from zephyr.models.tokenizers import load_tokenizer
 
-    tokenizer = load_tokenizer(Source(str(work.inputs[stage] / MODEL), offline=True))
+    tokenizer = load_tokenizer(Source(str(model_made(work, stage)), offline=True))
     return encoder_for(tokenizer, work.recipe, template_of)

@@ -10,7 +10,8 @@ from typing import NamedTuple, TypeGuard
 
 import numpy as np
 
-from zephyr.data.read.overlap import PromptOverlap, overlap_error, prompt_key, refuse_shared_files
+from zephyr.data.filters.parts import prompt_key
+from zephyr.data.read.overlap import PromptOverlap, overlap_error, refuse_shared_files
 from zephyr.data.read.source_files import name_of
 from zephyr.data.read.stage_rows import Accounts, stage_rows
 from zephyr.recipe.data_section import DataSection, DataSource, Filter

@@ -4,7 +4,7 @@ from zephyr.intervals import wilson
 from zephyr.recipe.stage_sections import FEEDBACK, REWARD
 from zephyr.runs.layout import TRAIN
 from zephyr.runs.stage_folder import Facts
-from zephyr.stages.feedback import PAIRS
+from zephyr.stages.feedback_rows import PAIRS
 from zephyr.stages.stage import Work
 from zephyr.stages.start import starting_source, starting_tokenizer
 from zephyr.stages.training import made_rows, prepare, stored_comparisons, training_stage

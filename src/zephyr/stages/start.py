@@ -1,28 +1,38 @@
 """What a stage starts from: a model, its tokenizer, and the encoder of dialogues."""
 
 import hashlib
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import cast
 
 from zephyr.data.tokenize.encoding import DialogueEncoder
 from zephyr.errors import ModelError, RecipeError
 from zephyr.estimate.model_shape import KNOWN_SHAPES, ModelShape, shape_of, shape_of_new
-from zephyr.models.source import Source, load_config, unreadable
+from zephyr.models.source import Source, load_config, model_folder, unreadable
 from zephyr.models.tokenizers import Tokenizer, load_tokenizer
+from zephyr.recipe.conflicts import POLICY, STAGE_REFERENCE
 from zephyr.recipe.model_section import FileTemplateSection, NewModel, TemplateText
 from zephyr.recipe.objective_section import CustomObjective
 from zephyr.recipe.schema import Recipe
 from zephyr.recipe.section import Plain
-from zephyr.recipe.stage_sections import POLICY_STAGES, PreferenceSection, TrainingSection
+from zephyr.recipe.stage_sections import (
+    ALIGN,
+    POLICY_STAGES,
+    PreferenceSection,
+    TrainingSection,
+)
 from zephyr.recipe.teacher_section import LocalSection
 from zephyr.records.fields import Json
 from zephyr.runs.layout import MODEL
 from zephyr.stages.stage import Work
-from zephyr.teachers.opening import open_teacher, stage_context
+from zephyr.teachers.opening import TeacherContext, open_teacher, stage_context
 from zephyr.teachers.protocol import Teacher
 
 # A new model before it is trained, in the folder of the stage that trains it first.
 START = "start"
+# The recipe's model from outside, where a stage measures it beside those of stages.
+BASE = "base"
 
 
 def section_of(recipe: Recipe, stage: str) -> TrainingSection:
@@ -64,6 +74,8 @@ def check_window(recipe: Recipe, stage: str) -> None:
     named = named_start(recipe, stage)
     if named is None and isinstance(recipe.model, NewModel):
         return  # checked with the recipe
+    if named is not None and named.startswith(STAGE_REFERENCE):
+        return  # checked with the stage that makes it
     source = base_source(recipe) if named is None else Source(named, offline=recipe.offline)
     try:
         config = load_config(source)
@@ -115,16 +127,35 @@ def template_and_model(recipe: Recipe, stage: str) -> dict[str, Plain]:
     return settings
 
 
+def named_source(work: Work, name: str) -> Source:
+    """The model of a name: `stage:NAME` is that of an earlier stage, anything else a folder or a hub id."""
+    if not name.startswith(STAGE_REFERENCE):
+        return Source(name, offline=work.recipe.offline)
+    return Source(str(work.inputs[name.removeprefix(STAGE_REFERENCE)] / MODEL), offline=True)
+
+
+def model_made(work: Work, stage: str) -> Path:
+    """The folder of the model of a finished stage, or of the recipe's base model. Raises ModelError."""
+    return model_folder(base_source(work.recipe)) if stage == BASE else work.inputs[stage] / MODEL
+
+
 def starting_source(work: Work, stage: str | None = None) -> Source:
     """The model that a training stage starts from; this one, if none is named."""
     recipe, stage = work.recipe, stage or work.stage
     named = named_start(recipe, stage)
     if named is not None:
-        return Source(named, offline=recipe.offline)
+        return named_source(work, named)
     before = starting_stage(recipe, stage)
     if before is not None:
         return Source(str(work.inputs[before] / MODEL), offline=True)
     return Source(str(work.folder / START), offline=True) if isinstance(recipe.model, NewModel) else base_source(recipe)
+
+
+def reference_source(work: Work) -> Source:
+    """The model that align's objective compares with."""
+    align = work.recipe.align
+    assert align is not None
+    return starting_source(work, ALIGN) if align.reference is None else named_source(work, align.reference)
 
 
 def source_at_hand(work: Work) -> Source | None:
@@ -135,7 +166,8 @@ def source_at_hand(work: Work) -> Source | None:
     recipe, stage = work.recipe, work.stage
     named = named_start(recipe, stage)
     if named is not None:
-        return Source(named, offline=recipe.offline)
+        is_made = not named.startswith(STAGE_REFERENCE) or named.removeprefix(STAGE_REFERENCE) in work.inputs
+        return named_source(work, named) if is_made else None
     before = starting_stage(recipe, stage)
     while before is not None:
         for made in (MODEL, START):
@@ -170,6 +202,25 @@ def starting_tokenizer(source: Source, recipe: Recipe, stage: str) -> tuple[Toke
     return tokenizer, encoder
 
 
+def referenced_stages(recipe: Recipe, stage: str, names: Iterable[str]) -> Iterator[str]:
+    """The earlier stages that names of models stand for: `stage:NAME`, and `stage:policy`."""
+    policy = starting_stage(recipe, stage)
+    for name in names:
+        named = name.removeprefix(STAGE_REFERENCE) if name.startswith(STAGE_REFERENCE) else None
+        found = policy if named == POLICY else named
+        if found is not None:
+            yield found
+
+
+def answering_context(work: Work) -> TeacherContext:
+    """What the teachers of feedback have in common, the policy among the models if it answers."""
+    context, feedback = stage_context(work.recipe, work.stage, work.inputs), work.recipe.feedback
+    if feedback is None or STAGE_REFERENCE + POLICY not in feedback.candidates.models:
+        return context
+    policy = model_folder(starting_source(work)).resolve()
+    return replace(context, models={**context.models, POLICY: policy})
+
+
 def stage_teacher(work: Work, stage: str, *, cache_tokens: int | None = None) -> Teacher:
     """The model of a finished stage as a teacher, with the chat template of the current stage.
 
@@ -178,4 +229,4 @@ def stage_teacher(work: Work, stage: str, *, cache_tokens: int | None = None) ->
     context = stage_context(work.recipe, work.stage, work.inputs)
     if cache_tokens is not None:
         context = replace(context, cache_tokens=cache_tokens)
-    return open_teacher(LocalSection(model=str(work.inputs[stage] / MODEL)), "writes", context).teacher
+    return open_teacher(LocalSection(model=str(model_made(work, stage))), "writes", context).teacher

@@ -15,7 +15,7 @@ from zephyr.data.tokenize.examples import ROW_KINDS, Tokenized
 from zephyr.data.tokenize.token_store import DialogueStore, PreferenceStore, StoreKind, TokenWriter
 from zephyr.recipe.data_section import DataSection, DataSource, DecontaminationFilter
 from zephyr.recipe.schema import Recipe
-from zephyr.recipe.stage_sections import PreferenceSection, TrainingSection
+from zephyr.recipe.stage_sections import AlignSection, PreferenceSection, TrainingSection
 from zephyr.recipe.steps import check_warmup
 from zephyr.runs.layout import ADAPTER, MODEL, OUTCOME, PROMPT_KEYS, TOKENS, TRAIN, TRAIN_LOG
 from zephyr.runs.ranks import is_leader, wait_until
@@ -23,6 +23,7 @@ from zephyr.runs.stage_folder import Facts
 from zephyr.stages.stage import Stage, Work
 from zephyr.stages.start import (
     check_window,
+    referenced_stages,
     section_of,
     source_at_hand,
     starting_stage,
@@ -66,8 +67,10 @@ def training_stage(
 
 def _reads(name: str, maker: str, recipe: Recipe) -> tuple[str, ...]:
     made = () if section_of(recipe, name).data.sources else (maker,)
-    before = starting_stage(recipe, name)
-    return (*(() if before is None else (before,)), *made)
+    section, before = section_of(recipe, name), starting_stage(recipe, name)
+    named = filter(None, (section.start, section.reference)) if isinstance(section, AlignSection) else ()
+    referenced = referenced_stages(recipe, name, named)
+    return tuple(dict.fromkeys((*(() if before is None else (before,)), *referenced, *made)))
 
 
 def outside_sources(data: DataSection) -> list[DataSource]:

@@ -37,7 +37,7 @@ from zephyr.models.source import Source
 from zephyr.models.tokenizers import load_tokenizer
 from zephyr.recipe.data_section import DataSection, DataSource, DecontaminationFilter
 from zephyr.recipe.schema import Recipe
-from zephyr.recipe.stage_sections import PreferenceSection, SftSection, TrainingSection
+from zephyr.recipe.stage_sections import AlignSection, PreferenceSection, SftSection, TrainingSection
 from zephyr.recipe.steps import Steps, check_warmup, count_steps
 from zephyr.records.rows import Chat, Preference, Rated, Record
 from zephyr.stages.overlap import eval_lines, trained_prompts
@@ -215,6 +215,8 @@ def check(stage: str, maker: str, preview: Preview) -> Iterator[str]:
     named = named_start(recipe, stage)
     if named is not None:
         yield from preview.check_model(f"{stage}.start", named)
+    if isinstance(section, AlignSection) and section.reference is not None:
+        yield from preview.check_model(f"{stage}.reference", section.reference)
     with preview.problems.noted():
         check_window(recipe, stage)
     for one in data.filters:

@@ -16,7 +16,7 @@ from zephyr.data.tokenize.token_store import Comparison, Example
 from zephyr.models.adapters import add_lora, load_4bit, load_adapter, merge_adapters, save
 from zephyr.models.collectives import from_rank_zero, is_distributed, on_every_rank, rank
 from zephyr.models.generation import generate
-from zephyr.models.loading import empty_model, save_model
+from zephyr.models.loading import empty_model, load_model, save_model
 from zephyr.models.new_model import set_generation
 from zephyr.models.reward_model import NewHead, load_start, with_head
 from zephyr.models.sampling import Stopping
@@ -85,6 +85,12 @@ def open_model(stored: StoredModel, train: TrainSection, *, seed: int) -> Opened
         lambda: with_head(empty_model(stored.source, dtype=dtype), stored.head),
     )
     return OpenedModel(model if lora is None else add_lora(model, lora, seed=seed))
+
+
+def open_reference(source: Source, train: TrainSection) -> CausalLM:
+    """A model to compare with, its weights on rank 0 where there are several. Raises ModelError."""
+    dtype = _dtype(train)
+    return built_on_rank_zero(lambda: load_model(source, dtype=dtype), lambda: empty_model(source, dtype=dtype))
 
 
 def write_model(

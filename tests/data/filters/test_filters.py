@@ -5,12 +5,14 @@ import pytest
 
 from tests.data.rows import chat, pair
 from zephyr.data.filters.apply import apply_filters, build_filter
+from zephyr.data.filters.parts import prompt_key
 from zephyr.recipe.data_section import (
     DecontaminationFilter,
     DuplicateFilter,
     Filter,
     LanguageFilter,
     LengthFilter,
+    PartFilter,
     RefusalFilter,
     TruecaseFilter,
 )
@@ -22,6 +24,7 @@ SECTIONS = [
     LengthFilter(name="length", max_turns=4),
     DuplicateFilter(name="duplicates"),
     DecontaminationFilter(name="decontamination", against=["set.jsonl"]),
+    PartFilter(name="part", number=prompt_key(chat("What is it?", "")) % 3 + 1, of=3),
 ]
 
 
@@ -95,3 +98,20 @@ def test_files_without_prompts_are_noted_in_the_report(tmp_path):
     assert list(filtered.rows) == []
     assert filtered.report.notes == ["set/b.jsonl holds no prompts, so nothing was compared with it"]
     assert list(filtered.report.filters[0].dropped) == ["overlaps with set/a.jsonl"]
+
+
+def test_every_prompt_is_in_one_part_whatever_was_answered(tmp_path):
+    rows = [chat(f"Say {n % 60}.", f"It is {n}.", name=f"row {n}") for n in range(120)]
+    found = [
+        [row.name for row in apply_filters(rows, [build_filter(section, data_dir=tmp_path)]).rows]
+        for section in (PartFilter(name="part", number=number, of=3) for number in (1, 2, 3))
+    ]
+    assert sorted(name for part in found for name in part) == sorted(row.name for row in rows)
+    # A prompt that comes twice is in one part both times.
+    assert all(f"row {n}" in part for part in found for n in range(60) if f"row {n + 60}" in part)
+    assert all(20 <= len(part) <= 60 for part in found)
+
+
+def test_a_part_is_one_of_them():
+    with pytest.raises(ValueError, match="number must be at most 3, the number of parts, got 4"):
+        PartFilter(name="part", number=4, of=3)

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from zephyr.data.read.overlap import PromptOverlap, prompt_key, refuse_shared_files
+from zephyr.data.filters.parts import prompt_key
+from zephyr.data.read.overlap import PromptOverlap, refuse_shared_files
 from zephyr.errors import DataError
 from zephyr.recipe.data_section import DataSource
 from zephyr.records.messages import Message

@@ -1,6 +1,6 @@
 """The filters of a recipe: built from their sections, applied one after the other, and reported on."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Generic, NamedTuple, TypeVar, cast
@@ -9,9 +9,10 @@ from zephyr.data.filters.benchmark_texts import read_benchmarks
 from zephyr.data.filters.decontamination import BenchmarkIndex
 from zephyr.data.filters.language_and_length import judge_language, judge_length
 from zephyr.data.filters.near_duplicates import SeenRows
+from zephyr.data.filters.parts import judge_part
 from zephyr.data.filters.refusals import judge_refusals, own_phrase
 from zephyr.data.filters.report import FilterCounts, FilterReport
-from zephyr.data.filters.row_filter import RowFilter
+from zephyr.data.filters.row_filter import RowFilter, Verdict
 from zephyr.data.filters.truecasing import truecase_record
 from zephyr.recipe.data_section import (
     DecontaminationFilter,
@@ -19,10 +20,11 @@ from zephyr.recipe.data_section import (
     Filter,
     LanguageFilter,
     LengthFilter,
+    PartFilter,
     RefusalFilter,
     TruecaseFilter,
 )
-from zephyr.records.rows import Chat, Preference, Prompt, Rated, Text
+from zephyr.records.rows import Chat, Preference, Prompt, Rated, Record, Text
 
 AnyRecord = TypeVar("AnyRecord", bound=Text | Chat | Prompt | Rated | Preference)
 
@@ -40,22 +42,26 @@ def build_filter(section: Filter, *, data_dir: Path) -> RowFilter:
     Evaluation sets to decontaminate against are looked up in `data_dir`, and read at once. Raises DataError where one
     of them cannot be read.
     """
+    judge: Callable[[Record], Verdict]
+    notes: tuple[str, ...] = ()
     match section:
         case TruecaseFilter():
-            return RowFilter(section.name, truecase_record)
+            judge = truecase_record
         case RefusalFilter():
-            return RowFilter(section.name, partial(judge_refusals, tuple(map(own_phrase, section.phrases))))
+            judge = partial(judge_refusals, tuple(map(own_phrase, section.phrases)))
         case LanguageFilter():
-            return RowFilter(section.name, partial(judge_language, section))
+            judge = partial(judge_language, section)
         case LengthFilter():
-            return RowFilter(section.name, partial(judge_length, section))
+            judge = partial(judge_length, section)
+        case PartFilter():
+            judge = partial(judge_part, section)
         case DuplicateFilter():
-            return RowFilter(section.name, SeenRows(section).judge)
+            judge = SeenRows(section).judge
         case DecontaminationFilter():
-            benchmarks = read_benchmarks(section.against, data_dir)
-            index = BenchmarkIndex(benchmarks.found, ngram=section.ngram)
-            empty = (f"{file} holds no prompts, so nothing was compared with it" for file in benchmarks.without_prompts)
-            return RowFilter(section.name, index.judge, tuple(empty))
+            read = read_benchmarks(section.against, data_dir)
+            judge = BenchmarkIndex(read.found, ngram=section.ngram).judge
+            notes = tuple(f"{file} holds no prompts, so nothing was compared with it" for file in read.without_prompts)
+    return RowFilter(section.name, judge, notes)
 
 
 def apply_filters(records: Iterable[AnyRecord], filters: Sequence[RowFilter]) -> Filtered[AnyRecord]:

@@ -6,32 +6,20 @@ the text. A prompt that is trained on and held out is refused unless `allow_over
 
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from hashlib import blake2b
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from zephyr.data.filters.near_duplicates import normalized
+from zephyr.data.filters.parts import prompt_key
 from zephyr.data.read.selection import parse_split
 from zephyr.data.read.source_files import locate, name_of
 from zephyr.errors import DataError, Problems
 from zephyr.recipe.data_section import DataSource
 from zephyr.records.fields import SHOWN_FAULTS, printable
 from zephyr.records.reading import count_rows
-from zephyr.records.rows import Chat, Prompt, Record, Text
+from zephyr.records.rows import Record
 
 R = TypeVar("R", bound=Record)
 _REMEDY = "take these rows out of one side, or hold out a share of the sources by eval_share instead of eval_sources"
-
-
-def prompt_key(record: Record) -> int:
-    """A hash of 64 bits of what users say in a record, or of its text."""
-    if isinstance(record, Text):
-        said = [record.text]
-    else:
-        messages = record.messages if isinstance(record, Chat | Prompt) else record.prompt
-        said = [message.content for message in messages if message.role == "user"]
-    text = "\n".join(map(normalized, said))
-    return int.from_bytes(blake2b(text.encode(errors="replace"), digest_size=8).digest(), "big")
 
 
 class PromptOverlap:

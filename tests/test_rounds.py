@@ -1,0 +1,176 @@
+"""On-policy rounds in small: what each is made from, what is skipped, where they stop, and what is handed on."""
+
+import json
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from tests.mini import mini_fields
+from zephyr.check import check_lines
+from zephyr.errors import RecipeError
+from zephyr.evaluate.drift import answer_statistics
+from zephyr.recipe.schema import Recipe
+from zephyr.records.rows import Answer, Rated
+from zephyr.rounds import FinishedRound, best_round, run_rounds
+from zephyr.runs.reader import read_run
+
+
+def recipe_in(folder, **rounds):
+    fields = mini_fields(folder)
+    fields["rounds"] = {"count": 2, **rounds}
+    fields["feedback"]["candidates"]["models"] = ["stage:policy", "stage:pretrain"]
+    fields["evaluate"]["tasks"] = [{"name": "world", "num_prompts": 12, "sampling": {"max_new_tokens": 12}}]
+    return fields
+
+
+def run(fields, **options):
+    console = Console(file=StringIO(), width=250)
+    summary = run_rounds(Recipe.model_validate(fields), console=console, **options)
+    return summary, console.file.getvalue()
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """The folder of two finished rounds with the first model as reference, their summary, and what was said."""
+    folder = tmp_path_factory.mktemp("rounds")
+    return folder, *run(recipe_in(folder, reference="first"))
+
+
+def stage_file(folder, number, stage):
+    (path,) = (folder / f"mini/round-{number}").glob(f"{stage}-*/stage.json")
+    return json.loads(path.read_text())
+
+
+def prompts_of(folder, number):
+    (path,) = (folder / f"mini/round-{number}").glob("feedback-*/ratings.jsonl")
+    return {json.dumps(json.loads(line)["prompt"]) for line in path.read_text().splitlines()}
+
+
+def test_a_round_begins_with_the_model_of_the_round_before(made):
+    folder, summary, _ = made
+    first, second = (read_run(folder / f"mini/round-{number}") for number in (1, 2))
+    assert list(first.stages) == ["synth", "pretrain", "sft", "feedback", "align", "evaluate", "deliver"]
+    assert list(second.stages) == ["feedback", "align", "evaluate", "deliver"]
+    assert second.recipe["model"]["name_or_path"] == str(first.stages["align"].folder / "model")
+    # The reference of both rounds is what the first one began with; the other model that answers stays the same.
+    assert second.recipe["align"]["reference"] == str(first.stages["sft"].folder / "model")
+    assert second.recipe["feedback"]["candidates"]["models"] == [
+        "stage:policy",
+        str(first.stages["pretrain"].folder / "model"),
+    ]
+    assert summary["model"] == str(second.stages["align"].folder / "model")
+    assert [one["folder"] for one in summary["rounds"]] == ["round-1", "round-2"]
+
+
+def test_no_prompt_is_answered_in_two_rounds(made):
+    folder, _, _ = made
+    first, second = prompts_of(folder, 1), prompts_of(folder, 2)
+    assert first
+    assert second
+    assert not first & second
+
+
+def test_the_reference_is_another_model_than_the_policy(made):
+    folder, _, _ = made
+    metrics = {}
+    for number in (1, 2):
+        (path,) = (folder / f"mini/round-{number}").glob("align-*/train/train_log.jsonl")
+        metrics[number] = json.loads(path.read_text().splitlines()[0])
+    # At its first step the policy of round 1 is its reference, so nothing is preferred; that of round 2 is not.
+    assert metrics[1]["rewards/margins"] != metrics[2]["rewards/margins"]
+
+
+def test_drift_begins_at_nothing(made):
+    _, summary, said = made
+    first, second = (one["drift"] for one in summary["rounds"])
+    assert first["kl"] == 0
+    assert second["kl"] != 0
+    assert first["answers"] > 0
+    assert 0 < first["distinct"] <= 1
+    assert "KL to the first" in said
+
+
+def test_finished_rounds_are_skipped(made):
+    folder, summary, _ = made
+    again, said = run(recipe_in(folder, reference="first"))
+    assert again == summary
+    assert "begins" not in said
+    assert said.count("skipped, finished") == 7 + 4
+
+
+def test_a_check_shows_the_first_round(made, tmp_path):
+    lines = list(check_lines(Recipe.model_validate(recipe_in(tmp_path))))
+    assert any(line.startswith("rounds") and "2 at most" in line for line in lines)
+    assert any("mini/round-1/align-" in line for line in lines)
+
+
+def test_a_model_from_outside_is_measured_before_the_first_round(made, tmp_path):
+    folder, summary, _ = made
+    fields = recipe_in(tmp_path)
+    fields["model"] = {"kind": "pretrained", "name_or_path": summary["model"]}
+    del fields["pretrain"], fields["sft"]
+    fields["feedback"]["candidates"]["models"] = ["stage:policy"]
+    found, _ = run(fields)
+    outside = summary["rounds"][1]["scores"]["world"]
+    assert found["start"]["scores"]["world"] == outside
+    assert read_run(tmp_path / "mini/round-1").recipe["evaluate"]["base_model"] is True
+    assert read_run(tmp_path / "mini/round-2").recipe["evaluate"]["base_model"] is False
+    assert folder != tmp_path
+
+
+def test_only_a_stage_of_the_first_round_can_be_asked_for(tmp_path):
+    summary, _ = run(recipe_in(tmp_path), until="synth")
+    assert list(summary["folders"]) == ["synth"]
+    assert not (tmp_path / "mini/round-2").exists()
+    with pytest.raises(RecipeError, match=r"--only: a stage of which round is not known"):
+        run(recipe_in(tmp_path), only="align")
+
+
+def test_it_stops_where_the_watched_score_has_not_risen(made, tmp_path):
+    _, before, _ = made
+    fields = recipe_in(tmp_path, count=3, watch="world")
+    fields["model"] = {"kind": "pretrained", "name_or_path": before["model"]}
+    del fields["pretrain"], fields["sft"]
+    fields["feedback"]["candidates"]["models"] = ["stage:policy"]
+    summary, _ = run(fields)
+    scores = [one["scores"]["world"] for one in summary["rounds"]]
+    best = scores.index(max(scores))
+    assert summary["best"] == f"round-{best + 1}"
+    assert len(scores) == 3 or len(scores) - 1 - best == 1
+    assert summary["model"] == summary["rounds"][best]["model"]
+
+
+@pytest.mark.parametrize(
+    ("scores", "best"), [([0.5, 0.7, 0.6], 1), ([0.5, 0.4, 0.3], 0), ([0.5, 0.5, 0.5], 0), ([None, 0.1], 1)]
+)
+def test_the_best_round_is_handed_on(scores, best):
+    finished = [FinishedRound(None, Path(), {} if one is None else {"world": one}) for one in scores]
+    assert best_round(finished, "world") == best
+    assert best_round(finished, None) == len(scores) - 1
+
+
+def test_answers_by_hand():
+    rows = [Rated("a", (), (Answer("it is so", "m"), Answer("it is not", "m"), Answer("other words here now", "n")))]
+    # Of the four pairs of words (it is, is so, it is, is not) three are distinct.
+    assert answer_statistics(rows, "m") == (2, 3.0, 0.75)
+    assert answer_statistics(rows, "nobody") == (0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda fields: fields["feedback"]["candidates"].update(models=["stage:sft"]), "does not have stage:policy"),
+        (lambda fields: fields["align"].update(start="somewhere"), "align.start: differs from round to round"),
+        (lambda fields: fields["rounds"].update(watch="ifeval"), "no task of evaluate gives 'ifeval'; known are world"),
+        (lambda fields: fields.pop("feedback"), "there is no feedback stage"),
+        (lambda fields: fields["align"].update(objective={"name": "orpo"}), "objective orpo has no reference"),
+        (lambda fields: fields["evaluate"]["tasks"].append({"name": "perplexity"}), "later rounds have no sft stage"),
+    ],
+)
+def test_rounds_that_cannot_be_are_refused(tmp_path, change, said):
+    fields = recipe_in(tmp_path, reference="first")
+    change(fields)
+    with pytest.raises(ValueError, match=said):
+        Recipe.model_validate(fields)
