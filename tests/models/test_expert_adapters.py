@@ -10,6 +10,7 @@ from tests.train.tiny_runs import tiny_job
 from zephyr.errors import ModelError
 from zephyr.estimate.model_shape import shape_of
 from zephyr.estimate.workload import adapter_parameters
+from zephyr.models import adapters
 from zephyr.models.adapters import add_lora, load_adapter, merge_adapters, save_adapter
 from zephyr.models.architecture import check_lora_modules, fused_experts
 from zephyr.models.tiny import tiny_model
@@ -68,6 +69,34 @@ def test_what_peft_leaves_out_is_told(caplog):
     with caplog.at_level(logging.WARNING, "zephyr.models.adapters"):
         add_lora(small_model("deepseek_v3"), lora)
     assert "adapters on the experts alone, and none on 12 other modules, as model.layers.0.mlp.down_proj" in caplog.text
+
+
+def test_a_merge_in_16_bits_is_judged_by_tokens_that_keep_their_experts(monkeypatch):
+    """Routers that are nearly undecided send tokens elsewhere when a weight is rounded."""
+    model = add_lora(tiny_model("mixtral", dtype=torch.bfloat16), LoraSection(r=2, target_modules=["q_proj", "v_proj"]))
+    drawn = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(0, 0.3, generator=drawn)
+            if name.endswith("mlp.gate.weight"):
+                parameter.mul_(1e-3)
+            if "experts" in name:
+                parameter.mul_(3)
+    ids = torch.arange(5, 125)[None]
+    seen = []
+
+    def differing(before, after):
+        changed = (before.chosen != after.chosen).any(-1).any(0)
+        seen.append((float((after.logits - before.logits).abs().max()), adapters._Probed, bool(changed.any())))
+        return judged(before, after)
+
+    judged = adapters._largest_difference
+    monkeypatch.setattr(adapters, "_largest_difference", differing)
+    found = merge_adapters(model, ids, tolerance=1e9).max_logit_difference
+    ((of_all, _, some_changed),) = seen
+    assert some_changed
+    assert found < of_all
 
 
 def test_adapters_on_experts_train_merge_and_load(tmp_path):

@@ -19,7 +19,7 @@ from torch import Tensor
 from zephyr.trees.forest import Forest, ScoredSequence
 
 # Numbers that are drawn at a time: what is computed in 64 bits stays small.
-CHUNK = 1 << 22
+DRAWN_TOGETHER = 1 << 22
 _BITS = 24
 # Of splitmix64: Steele et al., Fast splittable pseudorandom number generators, 2014.
 _GOLDEN = -0x61C8864680B583EB
@@ -47,7 +47,7 @@ class TokenNoise(NamedTuple):
         return embedded + (scale * self._drawn(hashes, embedded.shape[-1])).to(embedded.dtype)
 
     def dropped(self, hashes: Tensor, given: Tensor, number: int) -> Tensor:
-        """What adapter ``number`` is given (..., T, H), a share ``dropout`` of it 0 and the rest scaled up."""
+        """What adapter ``number`` is given for tokens of ``hashes`` (T,), a share of it 0 and the rest scaled up."""
         kept = self._drawn(hashes, given.shape[-1], number + 1) >= 2 * self.dropout - 1
         return given * (kept / (1 - self.dropout)).to(given.dtype)
 
@@ -58,7 +58,7 @@ class TokenNoise(NamedTuple):
             key = _mixed(hashes.new_tensor(part) + _mixed(key))
         keys = _mixed(hashes + key)
         columns = _mixed(torch.arange(width, device=hashes.device))
-        drawn = [_uniform(some[:, None] + columns) for some in torch.split(keys, max(1, CHUNK // width))]
+        drawn = [_uniform(some[:, None] + columns) for some in torch.split(keys, max(1, DRAWN_TOGETHER // width))]
         return torch.cat(drawn)
 
 

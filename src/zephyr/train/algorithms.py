@@ -80,7 +80,7 @@ class PlainOptimizer(Optimizer):
 
 
 class Lion(PlainOptimizer):
-    """The sign of an average of gradients.
+    """The sign of an average of gradients, for parameters of any shape.
 
     Source: Symbolic discovery of optimization algorithms, arXiv 2302.06675, algorithm 2.
     """
@@ -94,7 +94,7 @@ class Lion(PlainOptimizer):
 
 
 class Muon(PlainOptimizer):
-    """Orthogonalised momentum for the groups with ``uses_muon``, AdamW for the others.
+    """Orthogonalised momentum for the groups with ``uses_muon``, AdamW for the others, of any shape.
 
     Updates are as large as AdamW's, so that one learning rate serves both. Of stacked matrices (E, out, in) each is
     orthogonalised by itself. Every rank does so with the whole of a sharded matrix.
@@ -117,7 +117,7 @@ class Muon(PlainOptimizer):
 
 
 def orthogonalised(matrices: Tensor) -> Tensor:
-    """The nearest matrices (..., out, in) with singular values near 1, in bfloat16."""
+    """The nearest matrices of the same shape with singular values near 1, in bfloat16."""
     a, b, c = NEWTON_SCHULZ
     found: Tensor = matrices.bfloat16().reshape(-1, *matrices.shape[-2:])
     is_tall = matrices.shape[-2] > matrices.shape[-1]
@@ -140,7 +140,9 @@ def _adamw(parameter: Tensor, gradient: Tensor, state: State, group: Group) -> N
 
 
 class Adafactor(PlainOptimizer):
-    """Second moments of matrices as those of their rows and columns; the learning rate is the schedule's.
+    """Second moments of matrices as those of their rows and columns, whole ones of parameters of another shape.
+
+    The learning rate is the schedule's.
 
     Source: arXiv 1804.04235, algorithms 4 and 5 without relative steps and scaling, as transformers' Trainer has it.
     """
@@ -169,7 +171,7 @@ class Adafactor(PlainOptimizer):
 
 
 class ScheduleFree(PlainOptimizer):
-    """Steps whose weights at the end are an average over all of them, instead of those of a falling rate.
+    """Steps whose weights, of any shape, are at the end an average over all of them, not those of a falling rate.
 
     Parameters hold y while training, at which gradients are taken; ``averaged`` puts the average x in their place.
     Source: The road less scheduled, arXiv 2405.15682, algorithm 1, as the package schedulefree 1.4 has it.
@@ -196,7 +198,7 @@ class ScheduleFree(PlainOptimizer):
 
 
 class ScheduleFreeAdamW(ScheduleFree):
-    """With the gradient over the root of its second moment."""
+    """With the gradient, of any shape, over the root of its second moment."""
 
     def direction(self, gradient: Tensor, state: State, group: Group) -> Tensor:
         second, beta2 = _kept(state, "exp_avg_sq", gradient), group["betas"][1]
@@ -205,7 +207,7 @@ class ScheduleFreeAdamW(ScheduleFree):
 
 
 class ScheduleFreeSgd(ScheduleFree):
-    """With the gradient."""
+    """With the gradient, of any shape."""
 
     def direction(self, gradient: Tensor, state: State, group: Group) -> Tensor:
         del state, group
