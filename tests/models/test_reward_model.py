@@ -123,6 +123,12 @@ def test_a_language_model_is_no_reward_model(tmp_path):
         load_reward_model(Source(str(tmp_path / "model")))
 
 
+def test_a_probe_that_ends_in_padding_is_read_before_it():
+    model = new_reward_model()
+    model.config.pad_token_id = EOS_ID
+    check_scorer(ForestScorer(model), [np.array([*PROMPT, *answer]) for answer in ANSWERS])
+
+
 def test_a_scorer_that_reads_another_head_is_stopped(monkeypatch):
     model = new_reward_model()
     scorer = ForestScorer(model)

@@ -20,7 +20,7 @@ from zephyr.errors import ModelError
 from zephyr.models.batch_scoring import device_of, frozen, reshard, runs_alone
 from zephyr.models.collectives import on_every_rank
 from zephyr.models.head import decoder_of, output_head, output_layer
-from zephyr.models.reward_model import own_rewards
+from zephyr.models.reward_model import own_rewards, read_ids
 from zephyr.models.rounding import SIGMAS, Rounding, measured_rounding
 from zephyr.models.scorer import CausalLM, ForestScorer
 from zephyr.trees.forest import Ids, ScoredSequence, all_scored, build_forest, last_scored
@@ -83,6 +83,8 @@ def check_own_forward(scorer: ForestScorer, sequences: Sequence[Ids], *, roundin
 
 
 def _check_own_rewards(scorer: ForestScorer, probe: Sequence[Ids], rounding: Rounding) -> None:
+    pad = scorer.transformers_model.config.get_text_config().pad_token_id
+    probe = [read_ids(ids, pad) for ids in probe]  # a cut may end in what is padding at the end alone
     with frozen(scorer):
         forest = build_forest([last_scored([], ids) for ids in probe]).to(device_of(scorer))
         ours: Tensor = scorer(forest).logps.cpu()

@@ -60,20 +60,19 @@ def trained_prompts(
 
 
 def feedback_data(recipe: Recipe, sources: Sequence[DataSource], filters: Sequence[Filter] = ()) -> DataSection:
-    """Prompts or ratings of feedback as data, which may not hold the prompts that the align stage holds out."""
-    align = recipe.align
-    held = align.data if align is not None and not align.data.sources else DataSection()
+    """Prompts or ratings of feedback as data, which may not hold what the stages that learn from them hold out."""
+    learners = [one.data for one in (recipe.reward, recipe.align) if one is not None and not one.data.sources]
     return DataSection(
         sources=list(sources),
-        eval_sources=held.eval_sources,
-        allow_overlap=held.allow_overlap,
+        eval_sources=[source for data in learners for source in data.eval_sources],
+        allow_overlap=max((data.allow_overlap for data in learners), default=0),
         filters=list(filters),
         shuffle=False,
     )
 
 
 def refuse_held_out(recipe: Recipe, recorded: Sequence[DataSource]) -> None:
-    """Check that recorded ratings rate no prompt that the align stage holds out. Raises DataError."""
+    """Check that recorded ratings rate no prompt that a stage holds out that learns from them. Raises DataError."""
     data = feedback_data(recipe, recorded)
     if data.eval_sources:
         for _ in stage_rows(recipe, data, Prompt, None).train:

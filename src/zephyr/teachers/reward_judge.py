@@ -44,8 +44,11 @@ class RewardJudge:
         row = Preference("the prompt", prompt, (), ()).with_answers(answers)
         start, ends = encoded_preference(row, self.encoder, to_end=True)
         found = [np.concatenate([start, end]) for end in ends]
-        longest, length = self.model.config.get_text_config().max_position_embeddings, max(map(len, found))
-        if length > longest:
+        longest, length = (
+            getattr(self.model.config.get_text_config(), "max_position_embeddings", None),
+            max(map(len, found)),
+        )
+        if longest is not None and length > longest:
             raise unusable("too long for the reward model", f"has {length:,} tokens, the model {longest:,} positions")
         return found
 
