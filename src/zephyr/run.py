@@ -12,9 +12,9 @@ from rich.markup import escape
 
 from zephyr.data.read.source_files import locate
 from zephyr.data.read.stage_rows import hash_of_source
-from zephyr.errors import CheckpointError, Problems, RecipeError, did_you_mean
+from zephyr.errors import CheckpointError, Problems
 from zephyr.recipe.model_section import PretrainedModel
-from zephyr.recipe.schema import Recipe
+from zephyr.recipe.schema import Recipe, chosen_stages
 from zephyr.recipe.section import Plain, Section
 from zephyr.records.fields import printable
 from zephyr.runs.fact_lines import facts_in_words, left_out_lines
@@ -89,17 +89,6 @@ def run_recipe(
     summary = write_summary(recipe, outcome)
     print_summary(console, outcome, summary)
     return summary
-
-
-def chosen_stages(recipe: Recipe, *, until: str | None, only: str | None) -> Sequence[str]:
-    """The stages to be made now. Raises RecipeError for a name the recipe does not have."""
-    for name in (until, only):
-        if name is not None and name not in recipe.stages:
-            what = f"the recipe has no stage '{name}'{did_you_mean(name, recipe.stages)}"
-            raise RecipeError("--until" if name == until else "--only", what, "name a stage of the recipe")
-    if only is not None:
-        return (only,)
-    return recipe.stages[: recipe.stages.index(until) + 1] if until is not None else recipe.stages
 
 
 def stage_keys(recipe: Recipe) -> dict[str, StageKey]:

@@ -49,12 +49,12 @@ def _check_run(folder: Path) -> None:
 
 
 @card.command(OF)
-def of(run: RunFolder, out: Out = None, results: Results = None) -> None:
-    """Write the model card of a run into its model's folder, as README.md."""
+def of(run: RunFolder, out: Out = None, results: Results = None, force: Force = False) -> None:
+    """Write the model card of a run into its model's folder, as README.md; an edited one is overwritten by --force."""
     _check_run(run)
     from zephyr.stages.hand_delivery import write_card
 
-    typer.echo(f"-> {write_card(run, out=out, results=results or ())}", err=True)
+    typer.echo(f"-> {write_card(run, out=out, results=results or (), force=force)}", err=True)
 
 
 @card.command()

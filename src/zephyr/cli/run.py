@@ -43,7 +43,7 @@ def run(
     """Run a recipe: skip finished stages, continue an interrupted one. A run folder is locked while it runs."""
     try:
         requested = _requested(recipe, overrides, offline=offline, user_code=user_code)
-        _announce(requested.recipe)
+        _announce(requested.recipe, until=until, only=only)
         from rich.console import Console
 
         from zephyr.rounds import run_rounds
@@ -176,12 +176,14 @@ def copy_recipe(
     typer.echo(str(shipped_files.copy_recipe(name, folder)))
 
 
-def _announce(recipe: "Recipe") -> None:
-    """Say at once what will be run where: the libraries that do it take seconds to load."""
+def _announce(recipe: "Recipe", *, until: str | None, only: str | None) -> None:
+    """Say at once what will be run where: the libraries that do it take seconds to load. Raises RecipeError."""
+    from zephyr.recipe.schema import chosen_stages
     from zephyr.runs.ranks import is_leader
 
     if is_leader():
-        line = f"{recipe.name}: {', '.join(recipe.stages)}; in {recipe.output_dir / recipe.name}"
+        stages = ", ".join(chosen_stages(recipe, until=until, only=only))
+        line = f"{recipe.name}: {stages}; in {recipe.output_dir / recipe.name}"
         print(escape_controls(line), flush=True)
 
 

@@ -31,6 +31,7 @@ from zephyr.models.source import Source
 from zephyr.models.tokenizers import Tokenizer
 from zephyr.recipe.train_section import LoraSection
 from zephyr.records.fields import printable
+from zephyr.runs.layout import CARD
 
 WEIGHTS = "adapter_model.safetensors"
 SETTINGS = "adapter_config.json"
@@ -258,22 +259,50 @@ def save(
     will do for those.
     """
     if isinstance(model, PeftModel):
-        save_adapter(model, folder, weights=weights)
+        save_adapter(model, folder, weights=weights, tokenizer=tokenizer)
     else:
         save_model(model, tokenizer, folder, weights=weights)
 
 
-def save_adapter(model: PeftModel, folder: Path, *, weights: Mapping[str, Tensor] | None = None) -> None:
-    """Write the adapters to `folder`, new and whole, as peft and others read them.
+def save_adapter(
+    model: PeftModel,
+    folder: Path,
+    *,
+    weights: Mapping[str, Tensor] | None = None,
+    tokenizer: Tokenizer | None = None,
+) -> None:
+    """Write the adapters to `folder`, new and whole, as peft and others read them, with a card.
 
-    `weights`: the adapters' unsharded state dict by the model's names, where the model's own weights are sharded; each
-    tensor has the shape of its parameter. Raises ModelError if the folder exists.
+    `tokenizer`: saved beside them, with its chat template. `weights`: the adapters' unsharded state dict by the model's
+    names, where the model's own weights are sharded; each tensor has the shape of its parameter. Raises ModelError if
+    the folder exists.
     """
     refuse_existing(folder)
     with new_folder(folder) as partial:
         # False: what decides "auto" is a look-up on the hub; `modules_to_save` are saved in any case.
         given = None if weights is None else dict(weights)
         model.save_pretrained(str(partial), save_embedding_layers=False, state_dict=given)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(partial)
+        # Instead of peft's, which asks for what it does not know.
+        (partial / CARD).write_text(_adapter_card(model), encoding="utf-8")
+
+
+def _adapter_card(model: PeftModel) -> str:
+    """A card that says what the adapters are and how they are loaded; a base in a folder is not named."""
+    config = model.peft_config[model.active_adapter]
+    base = str(config.base_model_name_or_path or "")
+    is_hub_id = base.count("/") < 2 and not base.startswith((".", "/", "~")) and not Path(base).exists()
+    front = ["library_name: peft", *([f"base_model: {base}"] if base and is_hub_id else []), "tags: [lora, zephyr]"]
+    rank = f" of rank {config.r}" if isinstance(config, LoraConfig) else ""
+    lines = [
+        "---", *front, "---", "", f"# LoRA adapters{rank}", "",
+        "Trained by Zephyr; the merged model is in the folder `model` beside these. With peft:", "",
+        "```python", "from peft import AutoPeftModelForCausalLM", "from transformers import AutoTokenizer", "",
+        'model = AutoPeftModelForCausalLM.from_pretrained("FOLDER")',
+        'tokenizer = AutoTokenizer.from_pretrained("FOLDER")', "```", "",
+    ]  # fmt: skip
+    return "\n".join(lines)
 
 
 def load_adapter(model: PreTrainedModel, folder: Path, *, trainable: bool = False) -> PeftModel:

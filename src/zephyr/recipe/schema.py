@@ -1,10 +1,12 @@
 """The recipe: a whole run as one frozen record, whose settings agree with each other."""
 
+from collections.abc import Sequence
 from typing import Self
 
 from pydantic import model_validator
 from pydantic_core import PydanticCustomError
 
+from zephyr.errors import RecipeError, did_you_mean
 from zephyr.recipe.conflicts import find_conflicts
 from zephyr.recipe.round_conflicts import round_conflicts
 from zephyr.recipe.stage_sections import RecipeFields
@@ -24,3 +26,14 @@ class Recipe(RecipeFields):
             text = "\n".join(map(str, conflicts))
             raise PydanticCustomError(CONFLICTS, "{text}", {"text": text, CONFLICTS: conflicts})
         return self
+
+
+def chosen_stages(recipe: Recipe, *, until: str | None, only: str | None) -> Sequence[str]:
+    """The stages to be made now. Raises RecipeError for a name the recipe does not have."""
+    for name in (until, only):
+        if name is not None and name not in recipe.stages:
+            what = f"the recipe has no stage '{name}'{did_you_mean(name, recipe.stages)}"
+            raise RecipeError("--until" if name == until else "--only", what, "name a stage of the recipe")
+    if only is not None:
+        return (only,)
+    return recipe.stages[: recipe.stages.index(until) + 1] if until is not None else recipe.stages

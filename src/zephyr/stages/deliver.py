@@ -4,10 +4,12 @@ Their content is made in `zephyr.deliver`.
 """
 
 import json
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from zephyr.atomic import replace_text
+from zephyr.errors import DataError
 from zephyr.recipe.data_section import DataSource
 from zephyr.recipe.schema import Recipe
 from zephyr.recipe.section import Plain
@@ -20,6 +22,8 @@ from zephyr.stages.preview import Preview
 from zephyr.stages.stage import Stage, Work
 from zephyr.stages.start import stage_teacher
 from zephyr.teachers.protocol import ChatRequest, paired, seed_for
+
+LOG = logging.getLogger(__name__)
 
 
 def _section(recipe: Recipe) -> DeliverSection:
@@ -78,7 +82,7 @@ def preflight(_work: Work) -> Facts:
 
 def run(work: Work) -> Facts:
     """The names of report and card in the stage's folder; the card lies in the model's folder too."""
-    from zephyr.deliver.card import card_of, card_place
+    from zephyr.deliver.card import card_of, card_place, place_card
     from zephyr.deliver.report import report_of
 
     section = _section(work.recipe)
@@ -94,8 +98,11 @@ def run(work: Work) -> Facts:
         facts["report"] = REPORT
     if record.model_folder is not None:
         card = card_of(record)
-        for place in (work.folder / CARD, card_place(record)):
-            replace_text(place, card)
+        replace_text(work.folder / CARD, card)
+        try:
+            place_card(card_place(record), card)
+        except DataError as error:
+            LOG.warning("the card is in this stage's folder alone: %s", error)
         facts["card"] = CARD
     return facts
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from zephyr.atomic import replace_text
-from zephyr.deliver.card import card_of, card_place
+from zephyr.deliver.card import card_of, card_place, place_card
 from zephyr.deliver.report import OutsideResults, report_of
 from zephyr.deliver.run_facts import ModelScore
 from zephyr.errors import DataError
@@ -17,14 +17,15 @@ from zephyr.runs.reader import RunRecord, at, number, read_run
 LEAST_AXES = 3
 
 
-def write_card(run_folder: Path, *, out: Path | None = None, results: Sequence[Path] = ()) -> Path:
-    """The path of the card that is now written: `out`, or in the model's folder. Raises DataError for what is no run.
+def write_card(run_folder: Path, *, out: Path | None = None, results: Sequence[Path] = (), force: bool = False) -> Path:
+    """The path of the card that is now written: `out`, or in the model's folder.
 
-    `results` are folders of evaluations outside the run, whose scores the card then has too.
+    `results` are folders of evaluations outside the run, whose scores the card then has too. Raises DataError for what
+    is no run, and without ``force`` for a card that was edited.
     """
     record = read_run(run_folder)
     place = out or card_place(record)
-    replace_text(place, card_of(record, results=outside_results(record, results, None).scores))
+    place_card(place, card_of(record, results=outside_results(record, results, None).scores), force=force)
     return place
 
 

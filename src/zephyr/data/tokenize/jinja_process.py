@@ -6,7 +6,6 @@ while it is compiled. This file is run as that process too: there it imports Jin
 
 import json
 import os
-import resource
 import signal
 import struct
 import subprocess
@@ -206,8 +205,11 @@ def _answer(request: dict[str, object], known: dict[str, _Compiled]) -> dict[str
 
 def _serve() -> None:
     """Answer requests until there are no more."""
-    resource.setrlimit(resource.RLIMIT_AS, (MOST_BYTES, MOST_BYTES))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if sys.platform != "win32":
+        import resource  # not on Windows, where only the process that waits limits the time
+
+        resource.setrlimit(resource.RLIMIT_AS, (MOST_BYTES, MOST_BYTES))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     # Ctrl-C is for whoever asks; when that ends, so does this.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     known: dict[str, _Compiled] = {}

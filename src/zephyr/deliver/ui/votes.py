@@ -4,12 +4,13 @@ A preference is a pair in the columns of ultrafeedback_binarized, which `zephyr 
 it goes to a file of its own, as one prompt with two answers of the same score.
 """
 
-import fcntl
 import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
+
+from filelock import FileLock
 
 from zephyr.atomic import sync
 from zephyr.errors import DataError
@@ -50,13 +51,18 @@ class VoteFile:
 def _append(path: Path, fields: Mapping[str, Json]) -> None:
     """Append the row to the file, synced to disk. Raises OSError, the file unchanged, where that fails."""
     line = json.dumps(fields, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+    # Two pages may write to one file: what is taken back below must be our own.
+    with FileLock(path.with_name(f".{path.name}.lock")):
+        _append_line(path, line)
+
+
+def _append_line(path: Path, line: bytes) -> None:
     is_new = not path.exists()
     handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
     try:
-        # Two pages may write to one file: what is taken back below must be our own.
-        fcntl.flock(handle, fcntl.LOCK_EX)
         size = os.fstat(handle).st_size
-        if size and os.pread(handle, 1, size - 1) != b"\n":
+        os.lseek(handle, max(0, size - 1), os.SEEK_SET)
+        if size and os.read(handle, 1) != b"\n":
             line = b"\n" + line
         try:
             while line:
