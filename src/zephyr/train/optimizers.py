@@ -46,7 +46,7 @@ class _Kind(NamedTuple):
     """What parameters of a group have in common; groups come in the order of their kinds."""
 
     is_b_matrix: bool
-    is_vector_like: bool
+    is_undecayed: bool
     is_for_adam: bool
 
 
@@ -67,7 +67,7 @@ def build_optimizer(model: nn.Module, train: TrainSection, lora: LoraSection | N
             groups.setdefault(_Kind(is_b, is_bare, is_for_adam), []).append(parameter)
     described: ParameterGroups = []
     for kind, parameters in sorted(groups.items()):
-        decay = 0.0 if kind.is_vector_like else train.weight_decay
+        decay = 0.0 if kind.is_undecayed else train.weight_decay
         group: dict[str, list[Tensor] | float] = {"params": parameters, "weight_decay": decay}
         if train.optim == "muon":
             group["uses_muon"] = not kind.is_for_adam

@@ -27,7 +27,8 @@ _TABLE = flat.TRAIN_KEYS | {
     "shuffle_merged_datasets": ".data.shuffle",
 }
 _LORA = {
-    "lora_r": ".lora.r", "lora_alpha": ".lora.lora_alpha", "lora_modules_to_save": ".lora.modules_to_save",
+    "lora_r": ".lora.r", "lora_dropout": ".lora.lora_dropout", "lora_alpha": ".lora.lora_alpha",
+    "lora_modules_to_save": ".lora.modules_to_save",
     "peft_use_dora": ".lora.use_dora", "peft_use_rslora": ".lora.use_rslora",
     "peft_layers_to_transform": ".lora.layers_to_transform", "loraplus_lr_ratio": ".lora.loraplus_lr_ratio",
 }  # fmt: skip

@@ -17,7 +17,6 @@ _FOLDER = "finished stages are kept and found again"
 _PACKED = "sequences are laid out as prefix trees, never padded, and do not see each other"
 # Keys of several trainers that nothing here answers to, each with its reason.
 LEFT_OUT = transformers_keys.LEFT_OUT | {
-    "lora_dropout": "answers that share a prompt share its mask, so dropout is off",
     "flash_attn": _DEVICE, "tf32": _DEVICE, "fp16_full_eval": _DEVICE, "enable_liger_kernel": _DEVICE,
     "packing": _PACKED, "group_by_length": _PACKED,
     "load_in_8bit": "there is no 8-bit base; load_in_4bit there is",

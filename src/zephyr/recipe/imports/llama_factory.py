@@ -23,7 +23,8 @@ _PAIR_LOSSES = {
 }  # fmt: skip
 _TABLE = flat.TRAIN_KEYS | {"cutoff_len": ".data.max_length"}
 _LORA = {
-    "lora_rank": ".lora.r", "lora_alpha": ".lora.lora_alpha", "use_rslora": ".lora.use_rslora",
+    "lora_rank": ".lora.r", "lora_dropout": ".lora.lora_dropout", "lora_alpha": ".lora.lora_alpha",
+    "use_rslora": ".lora.use_rslora",
     "use_dora": ".lora.use_dora", "loraplus_lr_ratio": ".lora.loraplus_lr_ratio",
 }  # fmt: skip
 _KERNEL = "kernels are chosen for the device at hand"
