@@ -148,11 +148,14 @@ def judge(
     from zephyr.feedback.judge import calls_beside
     from zephyr.feedback.opened_rows import open_answers
     from zephyr.feedback.rate import RatingPlan, rate_rows
+    from zephyr.feedback.raters import refuse_unchecked
     from zephyr.teachers.ledger.ledger import Ledger
 
     call = _Call.of("judge", judge, settings)
-    rows, _ = open_answers(call.source(dataset), offline=call.recipe.offline)
+    source = call.source(dataset)
+    rows, _ = open_answers(source, offline=call.recipe.offline)
     plan = RatingPlan(call.rater(judge, tokenizer), call.section.judging, call.context, min_answers=1)
+    refuse_unchecked(rows, plan.rater, source)
     file, teachers = call.file("ratings.jsonl"), plan.open()
     with Ledger(call.file(LEDGER), plan.cap) as ledger, show_progress("judge", len(rows)) as display:
         files = (file, calls_beside(file))

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
     from zephyr.data.read.sources import Records
     from zephyr.feedback.rate import RatingCounts, RatingPlan
-    from zephyr.recipe.feedback_section import CandidatesSection, JudgeSection
+    from zephyr.recipe.feedback_section import CandidatesSection
     from zephyr.recipe.teacher_section import TeacherSection
     from zephyr.records.rows import Prompt, Rated
 
@@ -130,6 +130,7 @@ def rate(  # noqa: PLR0913 - typer makes an option of every parameter
     from zephyr.feedback.judge import calls_beside
     from zephyr.feedback.opened_rows import open_answers, open_prompts
     from zephyr.feedback.rate import RatingPlan
+    from zephyr.feedback.raters import refuse_unchecked
     from zephyr.recipe.feedback_section import JudgingSection, teachers_that_rate
     from zephyr.teachers.opening import TeacherContext, parse_judge, parse_teacher, prompts_together
 
@@ -140,8 +141,7 @@ def rate(  # noqa: PLR0913 - typer makes an option of every parameter
     rows, unused = (open_prompts if models else open_answers)(source, offline=offline)
     rater = parse_judge(judge, api_key_env=api_key_env, concurrency=concurrency)
     pool = [parse_teacher(name, api_key_env=api_key_env, concurrency=concurrency) for name in models or ()]
-    if bad_rows == "stop":
-        _check_rows(rows, rater)
+    refuse_unchecked(rows, rater, source)
     judging = JudgingSection(aspects=parse_aspects(aspects), num_tries=tries, max_new_tokens=max_reply_tokens)
     candidates = _candidates(pool, num_answers, temperature, max_new_tokens, principles)
     chunk = CHUNK if ray_workers else prompts_together(CHUNK, [*teachers_that_rate(rater).values(), *pool])
@@ -158,19 +158,6 @@ def rate(  # noqa: PLR0913 - typer makes an option of every parameter
     files = {"input": file, "output": "nothing (dry run)" if dry_run else str(out)}
     print_accounts(files, {**accounts, **unused}, as_json=as_json)
     _check_rated(accounts)
-
-
-def _check_rows(rows: "Rows", judge: "JudgeSection") -> None:
-    """Check that the judge can rate every row. Raises DataError for the first that it cannot."""
-    from zephyr.feedback.raters import require_checks
-    from zephyr.records.fields import UnusableError
-
-    for row in rows:
-        try:
-            require_checks(row, judge)
-        except UnusableError as error:
-            remedy = "add the row's checks, or leave such rows unrated with --bad-rows drop"
-            raise DataError(row.name, error.faults[0].what, remedy) from error
 
 
 def _check_rated(accounts: Mapping[str, object]) -> None:

@@ -9,8 +9,10 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
+from zephyr.errors import DataError
 from zephyr.feedback.judge import CHUNK_ROWS, FailedTry, JudgeCall, JudgedRow, judge_tried
 from zephyr.judging import Rating
+from zephyr.recipe.data_section import DataSource
 from zephyr.recipe.feedback_section import (
     ChecksSection,
     JudgeSection,
@@ -92,6 +94,19 @@ def require_checks(row: Prompt | Rated, section: JudgeSection) -> None:
         from zephyr.judging.checks import require_checkers
 
         require_checkers()
+
+
+def refuse_unchecked(rows: Iterable[Prompt | Rated], section: JudgeSection, source: DataSource) -> None:
+    """Check that the judge can rate every row of the source, whose bad rows may stay unrated if they may be dropped.
+
+    Raises DataError for the first that it cannot.
+    """
+    for row in rows if source.bad_rows == "stop" else ():
+        try:
+            require_checks(row, section)
+        except UnusableError as error:
+            remedy = "add the row's checks, or leave such rows unrated with bad_rows: drop (--bad-rows drop)"
+            raise DataError(row.name, error.faults[0].what, remedy) from error
 
 
 def _check_rows(rows: Iterable[Rated], section: ChecksSection, min_answers: int) -> Iterator[JudgedRow]:
