@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from zephyr.trees.forest import Ids
 
 _CHECKS = "checks"
-REWARD = "reward"
+_REWARD = "reward"
 # Rows whose answers a reward model reads together.
-REWARDED_ROWS = 32
+_REWARDED_ROWS = 32
 # Overall scores of judges are from 1 to 10, those of checks from 0 to 1.
 _WORST, _BEST = 1.0, 10.0
 
@@ -123,7 +123,7 @@ def _scored_rows(
     from zephyr.teachers.reward_judge import RewardJudge  # not for judges that need no torch
 
     judge, waiting = RewardJudge(Source(section.model, offline=offline)), iter(rows)
-    while chunk := list(islice(waiting, REWARDED_ROWS)):
+    while chunk := list(islice(waiting, _REWARDED_ROWS)):
         read = [_dialogues(row, judge) if len(row.answers) >= max(min_answers, 1) else [] for row in chunk]
         rewards = judge.rewards([found if isinstance(found, list) else [] for found in read])
         yield from map(_rewarded, chunk, read, rewards)
@@ -144,7 +144,7 @@ def _rewarded(row: Rated, read: "list[Ids] | FailedTry", rewards: Sequence[float
     if not read:
         return JudgedRow(row, ())
     shown, ratings = tuple(range(len(row.answers))), tuple(Rating(reward, "") for reward in rewards)
-    call = JudgeCall(REWARD, shown, ratings=ratings, failures=(read,) if isinstance(read, FailedTry) else ())
+    call = JudgeCall(_REWARD, shown, ratings=ratings, failures=(read,) if isinstance(read, FailedTry) else ())
     scores: Sequence[float | None] = rewards or [None] * len(shown)
     answers = (answer._replace(score=score) for answer, score in zip(row.answers, scores, strict=True))
     return JudgedRow(row._replace(answers=tuple(answers)), (call,))

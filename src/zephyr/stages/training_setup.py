@@ -1,6 +1,7 @@
 """What a training stage needs of this machine and of its model, checked before any row is read."""
 
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -8,8 +9,6 @@ from zephyr.errors import ModelError, Problems, RecipeError
 from zephyr.models.architecture import check_control_tokens, check_lora_modules
 from zephyr.models.loading import empty_model
 from zephyr.models.new_model import weightless_model
-from zephyr.models.reward_model import reward_model_of
-from zephyr.models.scorer import CausalLM, experts_per_token, plain_model
 from zephyr.models.source import Source
 from zephyr.models.tokenizers import load_tokenizer
 from zephyr.recipe.model_section import NewModel
@@ -17,6 +16,9 @@ from zephyr.recipe.objective_section import CustomObjective
 from zephyr.recipe.schema import Recipe
 from zephyr.recipe.stage_sections import REWARD, PreferenceSection, TrainingSection
 from zephyr.stages.start import base_source, earlier_training, encoder_for, named_start, section_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 def check_device(section: TrainingSection) -> None:
@@ -71,10 +73,15 @@ def _check_model(recipe: Recipe, stage: str, section: TrainingSection) -> None:
         check_control_tokens(source, model, lora, controls)
 
 
-def _check_modules(model: CausalLM, stage: str, section: TrainingSection) -> None:
-    if section.train.router_aux_loss_coef and not experts_per_token(plain_model(model)):
-        what = f"{type(plain_model(model)).__name__} chooses no experts, so there is no balance to keep"
+def _check_modules(model: "PreTrainedModel", stage: str, section: TrainingSection) -> None:
+    from zephyr.models.scorer import experts_per_token  # which imports peft, as a reward model does
+
+    if section.train.router_aux_loss_coef and not experts_per_token(model):
+        what = f"{type(model).__name__} chooses no experts, so there is no balance to keep"
         raise RecipeError(f"{stage}.train.router_aux_loss_coef", what, "leave it out")
-    trained = reward_model_of(plain_model(model)) if stage == REWARD else plain_model(model)
+    if stage == REWARD:
+        from zephyr.models.reward_model import reward_model_of
+
+        model = reward_model_of(model)
     if section.lora is not None:
-        check_lora_modules(trained, section.lora)
+        check_lora_modules(model, section.lora)

@@ -19,8 +19,7 @@ from zephyr.records.messages import Messages
 from zephyr.records.rows import Preference
 from zephyr.trees.forest import Ids, last_scored
 
-# Distinct tokens that are scored together.
-MAX_TOKENS = 8192
+TOKENS_TOGETHER = 8192  # that are scored together
 
 
 class RewardJudge:
@@ -66,6 +65,6 @@ class RewardJudge:
         if self._scorer is None:
             self._scorer = proven_scorer(self.model, [ids for row in read[:NUM_COMPARED] for ids in row])
         scored = [[last_scored([], ids) for ids in row] for row in read]
-        max_tokens = max([MAX_TOKENS, *(sum(map(len, row)) for row in read)])
+        max_tokens = max([TOKENS_TOGETHER, *(sum(map(len, row)) for row in read)])
         table = score_table(self._scorer, scored, max_tokens=max_tokens, device=device_of(self._scorer)).logps
         return [[float(value) for value in table[number, : len(row)]] for number, row in enumerate(read)]
