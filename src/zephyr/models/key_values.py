@@ -164,18 +164,16 @@ class KeyValues:
             segment.num_users -= 1
         # One that is not whole would wait for ever.
         self.segments = [one for one in self.segments if one.num_users or not one.num_left]
-        if row.rest is None:
-            self._leave(next(pool for pool in self.pools.values() if row in pool.rows), row)
+        for pool in [pool for pool in self.pools.values() if row in pool.rows]:
+            self._leave(pool, row)
 
     def make_room(self) -> None:
         """Move the rows that are full into pools of longer rows."""
         for pool in list(self.pools.values()):
             for row in [row for row in pool.rows if row.length == pool.capacity]:
-                place = pool.rows.index(row)
-                keys, values = [room[place] for room in pool.keys], [room[place] for room in pool.values]
-                whole = CacheSegment(row.sample.body[:0], ())
-                whole.keys, whole.values = keys, values
-                self._pool(row.length + 1, whole).add(row, keys, values)
+                place, whole = pool.rows.index(row), CacheSegment(row.sample.body[:0], ())
+                whole.keys, whole.values = ([room[place] for room in held] for held in (pool.keys, pool.values))
+                self._pool(row.length + 1, whole).add(row, whole.keys, whole.values)
                 self._leave(pool, row)
 
     def forget(self) -> bool:
