@@ -166,7 +166,7 @@ def facts() -> None:
         "dpo bf16, LoRA": partial(trained, "dpo", precision="bf16", lora=True),
         "dpo float32": partial(trained, "dpo", precision="float32"),
         "dpo pure_bf16, checkpointing": partial(trained, "dpo", precision="pure_bf16", activation_checkpointing=True),
-        "dpo bf16, selective": partial(trained, "dpo", precision="bf16", activation_checkpointing="selective"),
+        "dpo selective": partial(trained, "dpo", precision=PRECISION, activation_checkpointing="selective"),
         "sft pure_bf16": partial(trained, "sft", precision="pure_bf16"),
         "orpo mixture, bf16": partial(trained, "orpo", moe=True, precision="bf16"),
         "orpo mixture, balanced": partial(trained, "orpo", moe=True, precision="pure_bf16", router_aux_loss_coef=0.02),
