@@ -23,7 +23,7 @@ from zephyr.stages.stage import Stage, Work
 from zephyr.stages.start import stage_teacher
 from zephyr.teachers.protocol import ChatRequest, paired, seed_for
 
-LOG = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 def _section(recipe: Recipe) -> DeliverSection:
@@ -102,7 +102,7 @@ def run(work: Work) -> Facts:
         try:
             place_card(card_place(record), card)
         except DataError as error:
-            LOG.warning("the card is in this stage's folder alone: %s", error)
+            logger.warning("the card is in this stage's folder alone: %s", error)
         facts["card"] = CARD
     return facts
 
