@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import zephyr
 from tests.house.sizes import Function, functions, repeated_windows
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -206,6 +207,7 @@ def test_files_and_modules_that_the_documents_name_exist():
     named |= {name if (REPOSITORY / name).exists() else f"src/zephyr/{name}" for name in short}
     dotted = {name for page in pages for name in re.findall(r"`(zephyr(?:\.\w+)+)`", page.read_text())}
     known = {".".join(path.relative_to(SOURCE.parent).with_suffix("").parts) for path in SOURCE.rglob("*")}
+    known |= {f"zephyr.{name}" for name in zephyr.__all__}
     assert len(named) >= 8
     assert len(dotted) >= 8
     assert [name for name in sorted(named) if not (REPOSITORY / name).exists()] == []

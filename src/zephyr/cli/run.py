@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 shipped = typer.Typer(
     name="recipes",
     no_args_is_help=True,
-    help="List or copy the recipes that come with Zephyr; import another trainer's file.",
+    help="List or copy shipped recipes; import those of others.",
 )
 
 RecipeName = Annotated[

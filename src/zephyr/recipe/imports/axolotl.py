@@ -21,7 +21,7 @@ _OBJECTIVES = {
     "kto": {"name": "kto"},
 }
 _TEMPLATES = {"tokenizer_default": "own", "chatml": "chatml", "llama3": "llama3", "zephyr": "zephyr"}
-_TABLE = flat.TRAIN_KEYS | {
+_TABLE = flat.SAME_BELOW_TRAIN | {
     "num_epochs": ".train.num_train_epochs",
     "sequence_len": ".data.max_length",
     "shuffle_merged_datasets": ".data.shuffle",
@@ -35,7 +35,7 @@ _LORA = {
 _PACKED = "sequences are laid out as prefix trees, never padded, and do not see each other"
 _KERNEL = "kernels are chosen for the device at hand"
 _COMMANDS = "evaluate and save by steps: eval_steps, save_steps"
-_LEFT_OUT = flat.LEFT_OUT | {
+_LEFT_OUT = flat.NEEDED_NOWHERE | {
     "model_type": "transformers detects it", "tokenizer_type": "transformers detects it",
     "is_llama_derived_model": "transformers detects it", "tokenizer_config": "the model's own tokenizer is used",
     "sample_packing": _PACKED, "eval_sample_packing": _PACKED, "pad_to_sequence_len": _PACKED,

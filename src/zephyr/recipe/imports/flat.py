@@ -16,7 +16,7 @@ _ROWS = "how rows are prepared changes no result"
 _FOLDER = "finished stages are kept and found again"
 _PACKED = "sequences are laid out as prefix trees, never padded, and do not see each other"
 # Keys of several trainers that nothing here answers to, each with its reason.
-LEFT_OUT = transformers_keys.LEFT_OUT | {
+NEEDED_NOWHERE = transformers_keys.LEFT_OUT | {
     "flash_attn": _DEVICE, "tf32": _DEVICE, "fp16_full_eval": _DEVICE, "enable_liger_kernel": _DEVICE,
     "packing": _PACKED, "group_by_length": _PACKED,
     "load_in_8bit": "there is no 8-bit base; load_in_4bit there is",
@@ -26,7 +26,7 @@ LEFT_OUT = transformers_keys.LEFT_OUT | {
     "run_name": "output_dir names the run", "hub_model_id": "nothing is published by a run",
 }  # fmt: skip
 # Keys of transformers' arguments that have the same name below `train`.
-TRAIN_KEYS = {
+SAME_BELOW_TRAIN = {
     name: f".{ours}"
     for name, ours in transformers_keys.TRAIN_KEYS.items()
     if name not in ("warmup_ratio", "warmup_steps")

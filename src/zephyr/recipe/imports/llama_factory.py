@@ -21,14 +21,14 @@ _PAIR_LOSSES = {
     "sigmoid": "sigmoid", "hinge": "hinge", "ipo": "ipo", "kto_pair": "kto_pair", "robust": "robust",
     "bco_pair": "bco_pair",
 }  # fmt: skip
-_TABLE = flat.TRAIN_KEYS | {"cutoff_len": ".data.max_length"}
+_TABLE = flat.SAME_BELOW_TRAIN | {"cutoff_len": ".data.max_length"}
 _LORA = {
     "lora_rank": ".lora.r", "lora_dropout": ".lora.lora_dropout", "lora_alpha": ".lora.lora_alpha",
     "use_rslora": ".lora.use_rslora",
     "use_dora": ".lora.use_dora", "loraplus_lr_ratio": ".lora.loraplus_lr_ratio",
 }  # fmt: skip
 _KERNEL = "kernels are chosen for the device at hand"
-_LEFT_OUT = flat.LEFT_OUT | {
+_LEFT_OUT = flat.NEEDED_NOWHERE | {
     "overwrite_cache": "tokens are kept by the content of rows and settings",
     "tokenized_path": "tokens lie in the stage's folder",
     "plot_loss": "the report has the curves", "neat_packing": "sequences are laid out as prefix trees",

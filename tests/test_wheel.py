@@ -1,0 +1,53 @@
+"""The wheel alone, in a fresh environment beside the packages it needs: recipes, a check, a run, the Python API."""
+
+import os
+import subprocess
+import sys
+import sysconfig
+import venv
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow
+# Nothing that leads to the source tree.
+ALONE = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+RUN = [
+    "synth.generator.num_dialogues=60",
+    "synth.generator.num_pretrain_texts=20",
+    "synth.generator.num_feedback_prompts=20",
+]
+
+
+@pytest.fixture(scope="module")
+def python(tmp_path_factory, repository) -> Path:
+    """The Python of an environment that has the wheel, and sees this one's packages but not the source tree."""
+    pytest.importorskip("hatchling")
+    folder = tmp_path_factory.mktemp("wheel")
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
+    subprocess.run(build, cwd=repository, check=True, capture_output=True)
+    (wheel,) = folder.glob("*.whl")
+    venv.create(folder / "venv", with_pip=True)
+    python = folder / "venv/bin/python"
+    subprocess.run([python, "-m", "pip", "install", "--quiet", "--no-deps", wheel], check=True)
+    (site,) = (folder / "venv/lib").glob("python*/site-packages")
+    # By sys.path alone: .pth files of that folder, such as the one of an editable install, are not read.
+    (site / "packages.pth").write_text(f"{sysconfig.get_paths()['purelib']}\n")
+    return python
+
+
+def said(python, folder, *words):
+    command = [str(python.parent / "zephyr"), *words]
+    return subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True, env=ALONE).stdout
+
+
+def test_the_wheel_works_without_the_source_tree(python, tmp_path, repository):
+    ask = [python, "-c", "import zephyr; print(zephyr.__file__)"]
+    assert str(repository) not in subprocess.run(ask, check=True, capture_output=True, text=True, env=ALONE).stdout
+    assert "quickstart" in said(python, tmp_path, "recipes", "list")
+    said(python, tmp_path, "recipes", "copy", "quickstart", ".")
+    assert "sft" in said(python, tmp_path, "check", "quickstart.yaml", "--offline")
+    assert "synth" in said(python, tmp_path, "run", "quickstart.yaml", "--offline", "--until", "synth", *RUN)
+    script = 'import zephyr; print(zephyr.run("quickstart.yaml", until="synth", quiet=True).stages["synth"])'
+    done = subprocess.run([python, "-c", script], cwd=tmp_path, check=True, capture_output=True, text=True, env=ALONE)
+    assert "synth-" in done.stdout
