@@ -18,11 +18,11 @@ from zephyr.models.source import Source, model_folder
 from zephyr.recipe.conflicts import POLICY, STAGE_REFERENCE
 from zephyr.recipe.data_section import DataSource
 from zephyr.recipe.rounds import RoundInputs, first_round, later_round, round_name
-from zephyr.recipe.schema import Recipe
+from zephyr.recipe.schema import Recipe, chosen_stages
 from zephyr.recipe.section import Plain
 from zephyr.recipe.stage_sections import ALIGN, EVALUATE, FEEDBACK, PRETRAIN, SFT, SYNTH
 from zephyr.records.rows import Rated
-from zephyr.run import chosen_stages, run_recipe
+from zephyr.run import run_recipe
 from zephyr.runs.layout import MODEL, SUMMARY
 from zephyr.runs.lock import hold_lock
 from zephyr.runs.ranks import is_leader

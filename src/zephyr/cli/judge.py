@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
     from zephyr.data.read.sources import Records
     from zephyr.feedback.rate import RatingCounts, RatingPlan
-    from zephyr.recipe.feedback_section import CandidatesSection
+    from zephyr.recipe.feedback_section import CandidatesSection, JudgeSection
     from zephyr.recipe.teacher_section import TeacherSection
     from zephyr.records.rows import Prompt, Rated
 
@@ -126,25 +126,21 @@ def rate(  # noqa: PLR0913 - typer makes an option of every parameter
 ) -> None:
     """Rate answers. Write ratings to OUT, and every call to a file beside it. Answered requests are not sent again."""
     quiet_libraries(offline=offline)
-    from zephyr.cli.files import check_output, source_of
-    from zephyr.feedback.judge import calls_beside
+    from zephyr.cli.files import source_of
     from zephyr.feedback.opened_rows import open_answers, open_prompts
     from zephyr.feedback.rate import RatingPlan
     from zephyr.feedback.raters import refuse_unchecked
-    from zephyr.recipe.feedback_section import JudgingSection, teachers_that_rate
-    from zephyr.teachers.opening import TeacherContext, parse_judge, parse_teacher, prompts_together
+    from zephyr.recipe.feedback_section import JudgingSection
+    from zephyr.teachers.opening import TeacherContext
 
-    for path in (out, calls_beside(out)):
-        check_output(path, force=force, read=file)
+    _check_outputs(out, file, force=force)
     _check_options(ray_and_ledger=bool(ray_workers and ledger), dry_run_and_models=bool(dry_run and models))
     source = source_of(file, shape=shape, columns=columns, where=where, ignore=ignore, bad_rows=bad_rows)
     rows, unused = (open_prompts if models else open_answers)(source, offline=offline)
-    rater = parse_judge(judge, api_key_env=api_key_env, concurrency=concurrency)
-    pool = [parse_teacher(name, api_key_env=api_key_env, concurrency=concurrency) for name in models or ()]
+    rater, pool, chunk = _teachers(judge, models, api_key_env, concurrency, CHUNK if ray_workers else None)
     refuse_unchecked(rows, rater, source)
     judging = JudgingSection(aspects=parse_aspects(aspects), num_tries=tries, max_new_tokens=max_reply_tokens)
     candidates = _candidates(pool, num_answers, temperature, max_new_tokens, principles)
-    chunk = CHUNK if ray_workers else prompts_together(CHUNK, [*teachers_that_rate(rater).values(), *pool])
     plan = RatingPlan(rater, judging, TeacherContext(seed, offline), candidates, min_answers=1, max_tokens=cap_tokens)
     plan = replace(plan, chunk_prompts=chunk, chunk_rows=chunk)
     ledger = ledger or out.with_suffix(".ledger.sqlite")
@@ -155,9 +151,30 @@ def rate(  # noqa: PLR0913 - typer makes an option of every parameter
             accounts = _rate_here(rows, limit, plan, ledger, out, force=force)
         else:
             accounts = _rate_over_ray(rows, limit, plan, out, num_workers=ray_workers, gpus_per_worker=gpus_per_worker)
-    files = {"input": file, "output": "nothing (dry run)" if dry_run else str(out)}
-    print_accounts(files, {**accounts, **unused}, as_json=as_json)
+    to = "nothing (dry run)" if dry_run else str(out)
+    print_accounts({"input": file, "output": to}, {**accounts, **unused}, as_json=as_json)
     _check_rated(accounts)
+
+
+def _check_outputs(out: Path, read: str, *, force: bool) -> None:
+    """Check that the ratings and the calls beside them can be written. Raises DataError."""
+    from zephyr.cli.files import check_output
+    from zephyr.feedback.judge import calls_beside
+
+    for path in (out, calls_beside(out)):
+        check_output(path, force=force, read=read)
+
+
+def _teachers(
+    judge: str, models: list[str] | None, api_key_env: str, concurrency: int, chunk: int | None
+) -> "tuple[JudgeSection, list[TeacherSection], int]":
+    """Who rates, who answers, and how many prompts are sent together; `chunk` says so where it is given."""
+    from zephyr.recipe.feedback_section import teachers_that_rate
+    from zephyr.teachers.opening import parse_judge, parse_teacher, prompts_together
+
+    rater = parse_judge(judge, api_key_env=api_key_env, concurrency=concurrency)
+    pool = [parse_teacher(name, api_key_env=api_key_env, concurrency=concurrency) for name in models or ()]
+    return rater, pool, chunk or prompts_together(CHUNK, [*teachers_that_rate(rater).values(), *pool])
 
 
 def _check_rated(accounts: Mapping[str, object]) -> None:
