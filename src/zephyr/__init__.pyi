@@ -84,6 +84,7 @@ def sft(
     output_dir: str | PathLike[str] = ...,
     data_dir: str | PathLike[str] = ...,
     chat_template: Mapping[str, SettingValue] | Section = ...,
+    rounds: Mapping[str, SettingValue] | Section | None = None,
 ) -> TrainingResult:
     """Supervised fine-tuning on dialogues.
 
@@ -158,6 +159,7 @@ def dpo(
     lora: Mapping[str, SettingValue] | Section | None = None,
     start: str | None = None,
     chat_template: Mapping[str, SettingValue] | Section | None = None,
+    reference: str | None = None,
     revision: str | None = None,
     trusted_code: Mapping[str, SettingValue] | Section | None = None,
     name: str = ...,
@@ -166,6 +168,7 @@ def dpo(
     offline: bool = False,
     output_dir: str | PathLike[str] = ...,
     data_dir: str | PathLike[str] = ...,
+    rounds: Mapping[str, SettingValue] | Section | None = None,
 ) -> TrainingResult:
     """Direct preference optimization on pairs; the reference is the model as given.
 
@@ -230,6 +233,7 @@ def orpo(
     lora: Mapping[str, SettingValue] | Section | None = None,
     start: str | None = None,
     chat_template: Mapping[str, SettingValue] | Section | None = None,
+    reference: str | None = None,
     revision: str | None = None,
     trusted_code: Mapping[str, SettingValue] | Section | None = None,
     name: str = ...,
@@ -238,6 +242,7 @@ def orpo(
     offline: bool = False,
     output_dir: str | PathLike[str] = ...,
     data_dir: str | PathLike[str] = ...,
+    rounds: Mapping[str, SettingValue] | Section | None = None,
 ) -> TrainingResult:
     """Odds-ratio preference optimization on pairs, without a reference.
 
@@ -306,6 +311,7 @@ def kto(
     lora: Mapping[str, SettingValue] | Section | None = None,
     start: str | None = None,
     chat_template: Mapping[str, SettingValue] | Section | None = None,
+    reference: str | None = None,
     revision: str | None = None,
     trusted_code: Mapping[str, SettingValue] | Section | None = None,
     name: str = ...,
@@ -314,6 +320,7 @@ def kto(
     offline: bool = False,
     output_dir: str | PathLike[str] = ...,
     data_dir: str | PathLike[str] = ...,
+    rounds: Mapping[str, SettingValue] | Section | None = None,
 ) -> TrainingResult:
     """Kahneman-Tversky optimization on single answers with a label.
 
@@ -386,6 +393,7 @@ def reward_model(
     offline: bool = False,
     output_dir: str | PathLike[str] = ...,
     data_dir: str | PathLike[str] = ...,
+    rounds: Mapping[str, SettingValue] | Section | None = None,
 ) -> TrainingResult:
     """A reward model that learns from pairs.
 
@@ -449,6 +457,7 @@ def align(
     lora: Mapping[str, SettingValue] | Section | None = None,
     start: str | None = None,
     chat_template: Mapping[str, SettingValue] | Section | None = None,
+    reference: str | None = None,
     revision: str | None = None,
     trusted_code: Mapping[str, SettingValue] | Section | None = None,
     name: str = ...,
@@ -457,6 +466,7 @@ def align(
     offline: bool = False,
     output_dir: str | PathLike[str] = ...,
     data_dir: str | PathLike[str] = ...,
+    rounds: Mapping[str, SettingValue] | Section | None = None,
 ) -> TrainingResult:
     """Preference training by any objective: objective={"name": "simpo"}.
 
@@ -484,6 +494,7 @@ def generate(
     output_dir: str | PathLike[str] = ...,
     data_dir: str | PathLike[str] = ...,
     chat_template: Mapping[str, SettingValue] | Section = ...,
+    rounds: Mapping[str, SettingValue] | Section | None = None,
 ) -> RowsResult:
     """The answers of a model to prompts: a row for each, with `prompt` and `answers`.
 
@@ -505,6 +516,7 @@ def judge(
     output_dir: str | PathLike[str] = ...,
     data_dir: str | PathLike[str] = ...,
     chat_template: Mapping[str, SettingValue] | Section = ...,
+    rounds: Mapping[str, SettingValue] | Section | None = None,
 ) -> RowsResult:
     """The rows with the ratings of their answers by a judge; pairs and labels have answers too.
 
@@ -529,6 +541,7 @@ def binarize(
     output_dir: str | PathLike[str] = ...,
     data_dir: str | PathLike[str] = ...,
     chat_template: Mapping[str, SettingValue] | Section = ...,
+    rounds: Mapping[str, SettingValue] | Section | None = None,
 ) -> RowsResult:
     """The training rows made of rated answers: pairs, or what `output` says.
 
@@ -551,6 +564,7 @@ def evaluate(
     offline: bool = False,
     output_dir: str | PathLike[str] = ...,
     data_dir: str | PathLike[str] = ...,
+    rounds: Mapping[str, SettingValue] | Section | None = None,
 ) -> EvaluationResult:
     """The scores of a model on benchmarks, as `zephyr eval` computes them.
 
