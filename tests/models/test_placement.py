@@ -3,8 +3,12 @@
 import pytest
 import torch
 
-from zephyr.models.loading import Placement, fastest_placement, placement
+from zephyr.models.loading import Placement, fastest_placement, load_to_score, placement
 from zephyr.models.matmul_speed import MatmulSpeed
+from zephyr.models.source import Source
+from zephyr.recipe.model_section import ChatTemplateSection
+from zephyr.recipe.teacher_section import LocalSection
+from zephyr.teachers.opening import TeacherContext, open_teacher
 
 
 @pytest.mark.parametrize(
@@ -27,3 +31,12 @@ def test_the_faster_dtype_is_taken_where_it_is_worth_its_rounding(monkeypatch):
     assert fastest_placement() == ("cpu", "bfloat16")
     # What a run stores does not hang on the machine.
     assert placement() == ("cpu", "float32")
+
+
+def test_what_scores_and_what_answers_for_a_stage_is_on_the_accelerator(monkeypatch, tiny_folder):
+    # Told by its dtype, as there is no accelerator here.
+    monkeypatch.setattr("zephyr.models.loading.placement", lambda: Placement("cpu", "bfloat16"))
+    assert load_to_score(Source(str(tiny_folder))).dtype == torch.bfloat16
+    context = TeacherContext(template=ChatTemplateSection(), models={"sft": tiny_folder})
+    for model in (str(tiny_folder), "stage:sft"):
+        assert open_teacher(LocalSection(model=model), "writes", context).teacher._model.dtype == torch.bfloat16

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from zephyr.data.tokenize.encoding import DialogueEncoder
 from zephyr.data.tokenize.examples import encoded_preference
 from zephyr.models.batch_scoring import device_of, score_table
-from zephyr.models.loading import load_model
+from zephyr.models.loading import load_to_score
 from zephyr.models.own_forward import NUM_COMPARED, proven_scorer
 from zephyr.models.source import Source
 from zephyr.records.fields import UnusableError
@@ -49,7 +49,7 @@ def divergence(rows: Sequence[Rated], model: str, policy: Source, first: Source,
         return 0.0
     totals = []
     for source in (policy, first):
-        scorer = proven_scorer(load_model(source, dtype="float32"), [one.ids for one in sequences[0]][:NUM_COMPARED])
+        scorer = proven_scorer(load_to_score(source), [one.ids for one in sequences[0]][:NUM_COMPARED])
         table = score_table(scorer, sequences, max_tokens=_MAX_TOKENS, device=device_of(scorer))
         totals.append(float(table.logps.sum()))
     return (totals[0] - totals[1]) / sum(map(len, sequences))

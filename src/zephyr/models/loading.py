@@ -152,6 +152,12 @@ def placement() -> Placement:
     return Placement("cpu", "float32") if accelerator is None else Placement(str(accelerator), "bfloat16")
 
 
+def load_to_score(source: Source) -> PreTrainedModel:
+    """A model that answers and scores, on the accelerator if there is one. Raises ModelError."""
+    device, dtype = placement()
+    return load_model(source, dtype=dtype, device=device)
+
+
 def fastest_placement() -> Placement:
     """The same, but bfloat16 on a CPU that is measured to be much faster in it: for text that no run stores.
 

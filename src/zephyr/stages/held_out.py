@@ -47,7 +47,7 @@ def kept(path: Path, measure: Callable[[], Facts]) -> Facts:
 def preference_facts(work: Work, task: PreferenceTask) -> Facts:
     """Reward accuracy and margins of the aligned model against its reference. Raises DataError."""
     from zephyr.evaluate.held_out import answer_logps, preference_metrics, prompt_numbers
-    from zephyr.models.loading import load_model
+    from zephyr.models.loading import load_to_score
     from zephyr.models.source import Source
 
     align = work.recipe.align
@@ -57,7 +57,7 @@ def preference_facts(work: Work, task: PreferenceTask) -> Facts:
         return {"preference/pairs": 0}
     policy, reference = Source(str(model_made(work, ALIGN)), offline=True), reference_source(work)
     logps, ref_logps = (
-        answer_logps(load_model(source, dtype="float32"), held, max_tokens=MAX_TOKENS) for source in (policy, reference)
+        answer_logps(load_to_score(source), held, max_tokens=MAX_TOKENS) for source in (policy, reference)
     )
     found = preference_metrics(
         logps, ref_logps, prompts=prompt_numbers(held), beta=align.objective.beta, seed=work.recipe.seed
@@ -113,14 +113,14 @@ def _own(work: Work, task: PreferenceTask) -> list[Comparison]:
 def perplexity_facts(work: Work, task: PerplexityTask, titles: Mapping[str, str]) -> Facts:
     """The perplexity of every model; ``titles``: what tables call the models, by stage. Raises DataError."""
     from zephyr.evaluate.held_out import perplexity
-    from zephyr.models.loading import load_model
+    from zephyr.models.loading import load_to_score
     from zephyr.models.source import Source
 
     facts: Facts = {}
     for stage, title in titles.items():
         held = _dialogues(work, task, stage)
         if held:
-            model = load_model(Source(str(model_made(work, stage)), offline=True), dtype="float32")
+            model = load_to_score(Source(str(model_made(work, stage)), offline=True))
             facts[f"perplexity/{title}"] = round(perplexity(model, held, max_tokens=MAX_TOKENS).perplexity, 4)
     return facts
 

@@ -43,8 +43,8 @@ class TeacherContext:
     """What all teachers of a stage or a command have in common.
 
     `template`: the recipe's chat template, for a stage (`template_text`: its text, of a file); without one (commands) a
-    model on this machine answers in the template of its own tokenizer, on the accelerator if there is one, and the hash
-    of its weights is part of its identity, as a command's ledger may outlive the model. `models`: the folders that
+    model on this machine answers in the template of its own tokenizer, and the hash of its weights is part of its
+    identity, as a command's ledger may outlive the model. `models`: the folders that
     `stage:NAME` stands for, by NAME. `cache_tokens`: tokens of key-value cache while a model on this machine answers.
     """
 
@@ -245,12 +245,12 @@ def _open_scripted(section: ScriptedSection, role: TeacherRole, seed: int) -> Op
 
 
 def _open_local(section: LocalSection, context: TeacherContext, where: str) -> OpenedTeacher:
-    from zephyr.models.loading import Placement, load, placement
+    from zephyr.models.loading import load, placement
     from zephyr.models.weight_hash import weights_hash
     from zephyr.teachers.local import LocalTeacher
 
     source = model_source(section.model, context, where=where)
-    device, dtype = placement() if context.template is None else Placement("cpu", "float32")
+    device, dtype = placement()
     loaded = load(source, dtype=dtype, device=device)
     encoder = _encoder(loaded.tokenizer, context)
     teacher = LocalTeacher(loaded.model, encoder, name=section.model, max_cache_tokens=context.cache_tokens)
