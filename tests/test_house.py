@@ -176,7 +176,8 @@ def test_first_command_of_the_readme_stands_high():
 
 def test_program_of_the_readme_prints_what_it_says(capsys):
     text = (REPOSITORY / "README.md").read_text()
-    (program,) = fenced_blocks(text, "python")
+    # The other programs train models of the hub.
+    (program,) = (block for block in fenced_blocks(text, "python") if "print(" in block)
     exec(compile(program, "README.md", "exec"), {})
     assert capsys.readouterr().out in fenced_blocks(text, "text")
 

@@ -72,24 +72,33 @@ def test_scores_are_printed_written_and_not_measured_again(place: Path, tmp_path
         raise AssertionError("a finished request was asked again")
 
     monkeypatch.setattr("zephyr.evaluate.harness.language_model.score_continuations", refuse)
-    monkeypatch.setattr("zephyr.evaluate.harness.generated.generate", refuse)
+    monkeypatch.setattr("zephyr.evaluate.harness.generated.generated", refuse)
     assert zephyr(words(place, tmp_path, "--tasks", TASKS, "--json")) == 0
     assert json.loads(capsys.readouterr().out)["tasks"] == told["tasks"]
 
 
+def hollow_model(place: Path) -> Path:
+    """A folder that can be named as a model and cannot be loaded."""
+    (place / "hollow").mkdir(exist_ok=True)
+    (place / "hollow" / "config.json").write_text("{}")
+    return place / "hollow"
+
+
 def test_mistakes_show_before_a_model_is_loaded(place: Path, tmp_path: Path, capsys) -> None:
-    nowhere = [word if word != str(place / "model") else str(tmp_path / "nowhere") for word in words(place, tmp_path)]
-    assert zephyr([*nowhere, "--tasks", "arc_chalenge"]) == 2
+    model, hollow = str(place / "model"), str(hollow_model(tmp_path))
+    nowhere = [word if word != model else str(tmp_path / "nowhere") for word in words(place, tmp_path)]
+    assert zephyr([*nowhere, "--tasks", "gsm8k"]) == 2
+    assert "nowhere: there is no such folder" in capsys.readouterr().err
+    named = [word if word != model else hollow for word in words(place, tmp_path)]
+    assert zephyr([*named, "--tasks", "arc_chalenge"]) == 2
     assert capsys.readouterr().err == (
         "error: --tasks: unknown task 'arc_chalenge'; did you mean 'arc_challenge'?; "
         "their list is printed by `lm_eval ls tasks`\n"
     )
     (tmp_path / "empty").mkdir()
-    assert zephyr([*nowhere, "--tasks", "gsm8k", "--data", str(tmp_path / "empty")]) == 2
+    assert zephyr([*named, "--tasks", "gsm8k", "--data", str(tmp_path / "empty")]) == 2
     assert "empty: there is no file gsm8k/train.jsonl; put GSM8K's" in capsys.readouterr().err
-    assert zephyr([*nowhere, "--tasks", "gsm8k"]) == 2
-    assert "nowhere: there is no such folder" in capsys.readouterr().err
-    assert zephyr([*nowhere, "--tasks", ","]) == 2
+    assert zephyr([*named, "--tasks", ","]) == 2
     assert "--tasks: names no task" in capsys.readouterr().err
 
 
@@ -171,7 +180,8 @@ def test_tasks_and_judged_benchmarks_are_one_run(place: Path, judged: Path, tmp_
 
 
 def test_what_a_judged_benchmark_lacks_shows_before_a_model_is_loaded(judged: Path, tmp_path: Path, capsys) -> None:
-    asked = ["eval", str(tmp_path / "nowhere"), "--tasks", "mt_bench", "--out", str(tmp_path / "out"), "--offline"]
+    hollow = str(hollow_model(tmp_path))
+    asked = ["eval", hollow, "--tasks", "mt_bench", "--out", str(tmp_path / "out"), "--offline"]
     for more, error in (
         (["--data", str(judged)], "task mt_bench: needs a judge, and none is given; name one (--judge"),
         (
@@ -180,36 +190,37 @@ def test_what_a_judged_benchmark_lacks_shows_before_a_model_is_loaded(judged: Pa
         ),
         (["--judge", "scripted", "--data", str(tmp_path)], "there is no question.jsonl of MT-Bench; get it from"),
         (["--judge", "endpoint:gpt", "--data", str(judged)], "teacher: names no model and URL"),
-        (["--judge", "scripted", "--data", str(judged)], "nowhere: there is no such folder"),
+        (["--judge", "scripted", "--data", str(judged)], "hollow"),
     ):
         assert zephyr([*asked, *more]) == 2
         said = capsys.readouterr().err
         assert error in said
         assert len(said.splitlines()) == 1
-    assert zephyr(["eval", "m", "--tasks", "mt_bnch", "--judge", "scripted"]) == 2
+    assert zephyr(["eval", hollow, "--tasks", "mt_bnch", "--judge", "scripted"]) == 2
     assert "did you mean 'mt_bench'?" in capsys.readouterr().err
 
 
 # ---- going on ----
 
-# Computes as `zephyr` does, and writes down every request before it is answered.
+# Computes as `zephyr` does, and writes down every text before it is scored, and every prompt as it is answered.
 WATCHED = """
 import sys
 from zephyr.cli import main as cli
 from zephyr.evaluate.harness import generated, language_model
 
 log = open(sys.argv[1], "a", buffering=1)
-score, generate = language_model.score_continuations, generated.generate
+score, generate = language_model.score_continuations, generated.generated
 
 def scored(scorer, batch):
     log.writelines(f"{one.ids.tolist()} {one.num_scored}\\n" for one in batch)
     return score(scorer, batch)
 
 def said(model, prompts, *more, **options):
-    log.writelines(f"{list(prompt)}\\n" for prompt in prompts)
-    return generate(model, prompts, *more, **options)
+    for one in generate(model, prompts, *more, **options):
+        log.write(f"{list(prompts[one.prompt_index])}\\n")
+        yield one
 
-language_model.score_continuations, generated.generate = scored, said
+language_model.score_continuations, generated.generated = scored, said
 cli.main(sys.argv[2:])
 """
 MOST_TOGETHER = 8  # requests of these tasks that fit 64 tokens

@@ -117,7 +117,7 @@ def test_a_reward_model_reads_what_the_chat_template_writes(trained):
     assert accuracy["low"] <= accuracy["score"] == round(found["eval_rewards/accuracies"], 4) <= accuracy["high"]
     tokenizer = AutoTokenizer.from_pretrained(folder / "model")
     assert tokenizer.pad_token_id == AutoConfig.from_pretrained(folder / "model").pad_token_id
-    pairs = min(trained.glob("mini/feedback-*/pairs.jsonl")).read_text().splitlines()
+    pairs = (trained / "mini" / summary["folders"]["feedback"] / "pairs.jsonl").read_text().splitlines()
     examples = [one for part in ("train", "eval") for one in PreferenceStore(folder / "tokens" / part)]
     ids = tokenizer.apply_chat_template(json.loads(pairs[0])["chosen"], tokenize=True)["input_ids"]
     assert ids in [[*one.prompt, *one.completions[0]] for one in examples]

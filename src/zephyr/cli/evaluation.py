@@ -10,6 +10,7 @@ import typer
 
 from zephyr.cli.options import TEACHER_HELP, CapTokens, Concurrency, KeyEnv
 from zephyr.cli.terminal import Offline, can_go_on, escape_controls, quiet_libraries
+from zephyr.errors import DataError
 
 if TYPE_CHECKING:
     from zephyr.evaluate.benchmarks import BenchmarkResults
@@ -66,10 +67,11 @@ def evaluate(  # noqa: PLR0913 - typer makes an option of every parameter
     # lm-eval draws a bar a task with tqdm, which reads this when it is imported.
     os.environ.setdefault("TQDM_DISABLE", "1")
     from zephyr.cli.judged_options import check_scored
-    from zephyr.errors import DataError
     from zephyr.models.model_name import check_named
+    from zephyr.teachers.opening import names_teacher
 
-    check_named(model, offline=offline)
+    if not names_teacher(model):
+        check_named(model, offline=offline)
     from zephyr.evaluate.benchmarks import run_benchmarks
     from zephyr.evaluate.harness.run import HarnessRun
     from zephyr.evaluate.judged.bench import parse_bench

@@ -34,15 +34,9 @@ def chat(
     Raises DataError for sampling options out of range.
     """
     quiet_libraries(offline=offline)
-    from zephyr.models.model_name import check_named
-
-    check_named(model, offline=offline)
-    import torch
     from pydantic import ValidationError
 
-    from zephyr.deliver.chat import Conversation, talk
-    from zephyr.models.loading import fastest_placement, load
-    from zephyr.models.source import Source
+    from zephyr.models.model_name import check_named
     from zephyr.recipe.teacher_section import SamplingSection
 
     try:
@@ -51,6 +45,13 @@ def chat(
         first = error.errors()[0]
         what = f"{first['loc'][0]} {first['msg'].replace('Input should', 'must')}, got {first['input']}"
         raise DataError("zephyr chat", what, "change that option") from error
+    check_named(model, offline=offline)
+    import torch
+
+    from zephyr.deliver.chat import Conversation, talk
+    from zephyr.models.loading import fastest_placement, load
+    from zephyr.models.source import Source
+
     device, dtype = fastest_placement()
     loaded = load(Source(model, offline=offline), dtype=dtype, device=device)
 

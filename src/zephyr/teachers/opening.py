@@ -34,6 +34,7 @@ TeacherRole: TypeAlias = Literal["writes", "rates"]
 
 TEACHER_FORMS = "scripted, local:FOLDER, vllm:FOLDER, endpoint:MODEL@URL or FILE.yaml with a recipe's teacher section"
 TEACHER_FILES = (".yaml", ".yml")
+_TEACHER_PREFIXES = ("local:", "vllm:", "endpoint:")
 # Prompts that are sent together where batch files go out: a server may take a day for one.
 PROMPTS_A_BATCH_FILE = 5_000
 
@@ -89,6 +90,11 @@ class OpenedTeacher(NamedTuple):
         from zephyr.teachers.ledger.cached_teacher import LedgeredTeacher
 
         return LedgeredTeacher(self.teacher, ledger, identity=self.identity, prices=prices_of(self.section))
+
+
+def names_teacher(text: str) -> bool:
+    """Whether a name on a command line is a teacher's, and not a model's folder or hub id."""
+    return text == "scripted" or text.startswith(_TEACHER_PREFIXES) or text.endswith(TEACHER_FILES)
 
 
 def parse_teacher(text: str, *, api_key_env: str = "OPENAI_API_KEY", concurrency: int = 64) -> TeacherSection:

@@ -19,11 +19,10 @@ from zephyr.records.fields import brief
 from zephyr.runs.layout import LEDGER
 from zephyr.teachers.ledger.ledger import Ledger
 from zephyr.teachers.ledger.prices import cap_of
-from zephyr.teachers.opening import TEACHER_FILES, TeacherContext, TeacherRole, open_teacher, parse_teacher
+from zephyr.teachers.opening import TeacherContext, TeacherRole, names_teacher, open_teacher, parse_teacher
 from zephyr.teachers.protocol import ChatReply, ChatRequest, Teacher, paired
 
 ANSWERS_FORM = "answers:"
-_TEACHER_FORMS = ("local:", "vllm:", "endpoint:")
 # A local model answers so many requests at once; a killed run loses no more than these.
 LOCAL_BATCH = 16
 
@@ -129,8 +128,7 @@ def parse_contestant(text: str, *, api_key_env: str = "OPENAI_API_KEY", concurre
         if not path.is_file():
             raise DataError(text, "there is no such file", f"name one as {ANSWERS_FORM}FILE")
         return Contestant(text, path)
-    is_teacher = text == "scripted" or text.startswith(_TEACHER_FORMS) or text.endswith(TEACHER_FILES)
-    named = text if is_teacher else f"local:{text}"
+    named = text if names_teacher(text) else f"local:{text}"
     return Contestant(text, parse_teacher(named, api_key_env=api_key_env, concurrency=concurrency))
 
 
