@@ -77,7 +77,9 @@ def trouble_of_status(status: int, message: str, headers: Mapping[str, str]) -> 
     """The trouble that an HTTP status other than success means; `message` is the body as text."""
     reason = f"HTTP {status}: {server_words(message)}"
     pause = asked_pause(headers, message)
-    exhausted = status in (429, 403, 402) and _EXHAUSTED.search(message) is not None
+    # A quota of a minute or a day is told in the same words as an empty account, and with the time at which it ends.
+    ends = status == HTTPStatus.TOO_MANY_REQUESTS and _pause_in_words(message) is not None
+    exhausted = status in (429, 403, 402) and _EXHAUSTED.search(message) is not None and not ends
     if exhausted or status == HTTPStatus.PAYMENT_REQUIRED:
         return Trouble(reason, is_final=True, is_fatal=True, remedy=_REMEDIES[HTTPStatus.PAYMENT_REQUIRED])
     if status in _OVERLOAD:
