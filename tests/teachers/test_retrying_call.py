@@ -113,7 +113,7 @@ def test_back_off_waits_at_least_what_is_asked_for():
         (429, "slow down", {}, False),
         (429, "insufficient_quota", {}, True),
         (429, "You exceeded your current quota, please check your plan. Please retry in 17.2s.", {}, False),
-        (429, '[{"error": {"message": "You exceeded your current quota", "details": [{"retryDelay": "17s"}]}}]', {}, False),
+        (429, '[{"error": {"message": "exceeded your current quota", "details": [{"retryDelay": "17s"}]}}]', {}, False),
         (429, "You exceeded your current quota. Please retry in 7h12m.", {}, True),
         (429, "come back tomorrow", {"retry-after": "86400"}, True),
         (500, "", {}, False),
