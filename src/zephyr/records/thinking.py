@@ -15,6 +15,12 @@ _MARK = re.compile(
     re.IGNORECASE,
 )
 _OPEN_END = re.compile(rf"(?:<{_NAMES}>|\[THINK\]|<\|START_THINKING\|>|◁think▷)\s*\Z", re.IGNORECASE)
+# What marks an answer as one, whole and behind thinking: Command A's and OpenThoughts' control tokens, and tags.
+_AS_ANSWER = re.compile(
+    r"\s*(?:<\|START_RESPONSE\|>(.*?)(?:<\|END_RESPONSE\|>)?|<\|begin_of_solution\|>(.*?)(?:<\|end_of_solution\|>)?"
+    r"|<answer>(.*)</answer>|<response>(.*)</response>)\s*\Z",
+    re.IGNORECASE | re.DOTALL,
+)
 _QUOTES = "`\"'"
 # Harmony: <|start|>assistant<|channel|>analysis<|message|>...<|end|>; the template may have written the beginning.
 _HARMONY = re.compile(r"\s*(?:<\|start\|>\s*assistant)?\s*(?:<\|channel\|>|(?:analysis|commentary|final)<\|message\|>)")
@@ -95,7 +101,11 @@ def _by_tags(text: str, *, is_open: bool) -> Spoken:
         return Spoken(text)
     (thoughts if thinks else said).append(text[begin:])
     parts = (part.strip() for part in thoughts)
-    return Spoken("".join(said).strip(), "\n".join(part for part in parts if part))
+    answer = "".join(said).strip()
+    marked = _AS_ANSWER.match(answer)
+    if marked:
+        answer = next(group for group in marked.groups() if group is not None).strip()
+    return Spoken(answer, "\n".join(part for part in parts if part))
 
 
 def _is_spoken_of(text: str, mark: re.Match[str], before: str, *, has_thought: bool) -> bool:
