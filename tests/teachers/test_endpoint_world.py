@@ -15,6 +15,7 @@ from tests.teachers.said_server import Asked, Said, answer, refusal, said_server
 from tests.teachers.test_endpoint import rows_of
 from zephyr.errors import RecipeError, ResourceError, TeacherError
 from zephyr.recipe.teacher_section import EndpointSection
+from zephyr.teachers.endpoint import retrying_call
 from zephyr.teachers.endpoint.address import HIDDEN, resolve_address
 from zephyr.teachers.endpoint.chat_format import read_response
 from zephyr.teachers.endpoint.teacher import EndpointTeacher
@@ -130,6 +131,17 @@ def test_a_window_told_in_words_is_waited_for_beyond_the_tries():
 
     replies, _ = replies_of(say, max_tries=2)
     assert [reply.text for reply in replies] == ["Yes."] * 12
+
+
+def test_a_long_pause_is_told_once_and_why(monkeypatch, caplog):
+    monkeypatch.setattr(retrying_call, "_LONG_PAUSE_SECONDS", 0.2)
+    limited = refusal(429, {"message": "Requests per day: 9. Please try again in 0.3s."})
+    said_first = iter([limited])
+    with caplog.at_level(logging.WARNING):
+        replies, asked = replies_of(lambda asked: next(said_first, answer()))
+    assert (len(replies), len(asked)) == (12, 13)
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert said.endswith("no call for 0 s (HTTP 429: Requests per day: 9. Please try again in 0.3s.)")
 
 
 def test_the_query_of_an_address_stays_behind_the_path():

@@ -4,6 +4,7 @@ A single try stands in `chat_client`; which calls there are, and the order of th
 """
 
 import asyncio
+import logging
 import random
 import time
 from collections import deque
@@ -22,10 +23,14 @@ from zephyr.teachers.ledger.cached_teacher import cap_reached
 from zephyr.teachers.ledger.prices import likely_prompt_tokens, most_spend, prices_of, spend_of
 from zephyr.teachers.protocol import Attempt, Books, ChatReply, ChatRequest, Spend
 
+_log = logging.getLogger(__name__)
+
 _FIRST_CONCURRENCY = 8
 _BURST_SECONDS = 1.0
 # How long a call waits for a rate limit, whatever its number of tries.
 _PATIENCE_SECONDS = 180.0
+# A pause as long as this would look like a run that hangs: it is told.
+_LONG_PAUSE_SECONDS = 10.0
 # How long all other calls wait for the first answer of a server.
 _FIRST_ANSWER_SECONDS = 20.0
 # A server that cannot be reached by so many tries of the first call is not there.
@@ -98,9 +103,11 @@ class AdaptiveConcurrency:
                 self.limit = min(self.limit + step, float(self._most))
         self._wake()
 
-    def close_for(self, seconds: float) -> None:
-        """Let no call start for so many seconds."""
+    def close_for(self, seconds: float) -> bool:
+        """Let no call start for so many seconds; returns whether calls could start by now."""
+        was_open = self._clock() >= self._closed_until
         self._closed_until = max(self._closed_until, self._clock() + seconds)
+        return was_open
 
     def _cut(self, began: float) -> None:
         self._doubles = False
@@ -268,8 +275,10 @@ class Caller:
             is_overload = trouble.is_overload or None if trouble else False
         finally:
             limits.slots.release(slot, overloaded=is_overload)
-        if trouble is not None and trouble.is_overload and trouble.pause_seconds:
-            limits.slots.close_for(trouble.pause_seconds)
+        if trouble is not None and trouble.is_overload and (pause := trouble.pause_seconds):
+            was_open = limits.slots.close_for(pause)
+            if was_open and pause >= _LONG_PAUSE_SECONDS:
+                _log.warning("%s: no call for %.0f s (%s)", self._client.address.identity, pause, trouble.reason)
         if question is not None and isinstance(got, ServerAnswer):
             got = got._replace(text=written_out(question, got.text, word=required_word(request.messages)))
         attempt = attempt_of(request, got, most, self._prices)
