@@ -40,6 +40,7 @@ app = typer.Typer(
     epilog=f"{TRACEBACK}, anywhere on the line, prints the traceback of an error.",
 )
 app.command("run")(run.run)
+app.command("sweep")(run.sweep)
 app.command("check")(run.check)
 app.command("plan")(run.plan)
 app.command("inspect")(run.inspect)
@@ -105,7 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _refuse_dashed_settings(words: Sequence[str]) -> None:
     """Raise RecipeError for settings that are written as options of a command that takes a recipe."""
-    if not words or words[0] not in ("run", "check", "plan", "inspect"):
+    if not words or words[0] not in ("run", "sweep", "check", "plan", "inspect"):
         return
     for word, following in zip(words, [*words[1:], ""], strict=True):
         name, equals, value = word.removeprefix("--").partition("=")

@@ -6,9 +6,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from zephyr.cli.options import Force
-from zephyr.cli.terminal import INTERRUPTED, Offline, escape_controls, quiet_libraries
+from zephyr.cli.terminal import INTERRUPTED, Offline, can_go_on, escape_controls, quiet_libraries
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from zephyr.recipe.grid import Combination
     from zephyr.recipe.schema import Recipe
     from zephyr.runs.lock_file import RequestedRun
 
@@ -62,6 +65,35 @@ def run(
             stage = f" in {stop.args[0]}" if stop.args else ""
             typer.echo(f"stopped{stage}: what is finished is kept; the same command continues from there", err=True)
         raise typer.Exit(INTERRUPTED) from None
+
+
+def sweep(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check all combinations and stop.")] = False,
+    offline: Offline = False,
+    user_code: UserCode = True,
+) -> None:
+    """Run every combination of values, KEY=VALUE,VALUE,..., in one run folder, and compare their scores.
+
+    Common stages are made once. The same command continues; a failed combination does not end the others.
+    """
+    from zephyr.recipe.grid import read_grid
+
+    combinations = read_grid(overrides or [])
+    requested = _requested_all(recipe, combinations, offline=offline, user_code=user_code)
+    from rich.console import Console
+
+    from zephyr.runs.disk import disk_faults
+    from zephyr.runs.ranks import is_leader
+    from zephyr.sweep import SweepRun, check_sweep, run_sweep
+
+    runs, console = [SweepRun(*pair) for pair in zip(combinations, requested, strict=True)], Console()
+    with can_go_on(), disk_faults(runs[0].recipe.output_dir):
+        if is_leader():
+            check_sweep(runs, console)
+        if not dry_run and any(run.error for run in run_sweep(runs, console)):
+            raise typer.Exit(1)
 
 
 def check(
@@ -174,6 +206,29 @@ def copy_recipe(
     from zephyr.recipe import shipped as shipped_files
 
     typer.echo(str(shipped_files.copy_recipe(name, folder)))
+
+
+def _requested_all(
+    recipe: str, combinations: "Sequence[Combination]", *, offline: bool, user_code: bool
+) -> "list[Recipe]":
+    """The recipe of every combination of a sweep; notes on what was translated go to stderr, each once.
+
+    Raises RecipeError, or one error for all combinations with a fault.
+    """
+    quiet_libraries(offline=offline)
+    from zephyr.errors import Problems
+    from zephyr.runs.lock_file import requested_run
+
+    problems, notes, recipes = Problems(), dict[str, None](), list["Recipe"]()
+    for one in combinations:
+        with problems.noted():
+            requested = requested_run(recipe, one.overrides, offline=offline, user_code=user_code)
+            notes |= dict.fromkeys(requested.notes)
+            recipes.append(requested.recipe)
+    problems.raise_any()
+    for note in notes:
+        typer.echo(escape_controls(note), err=True)
+    return recipes
 
 
 def _announce(recipe: "Recipe", *, until: str | None, only: str | None) -> None:
