@@ -15,6 +15,7 @@ from tests.teachers.said_server import Asked, Said, answer, refusal, said_server
 from tests.teachers.test_endpoint import rows_of
 from zephyr.errors import RecipeError, ResourceError, TeacherError
 from zephyr.recipe.teacher_section import EndpointSection
+from zephyr.records.messages import Message
 from zephyr.teachers.endpoint import retrying_call
 from zephyr.teachers.endpoint.address import HIDDEN, resolve_address
 from zephyr.teachers.endpoint.chat_format import read_response
@@ -131,6 +132,41 @@ def test_a_window_told_in_words_is_waited_for_beyond_the_tries():
 
     replies, _ = replies_of(say, max_tries=2)
     assert [reply.text for reply in replies] == ["Yes."] * 12
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        (400, "System role not supported"),
+        (400, "Conversation roles must alternate user/assistant/user/assistant/..."),
+        (422, "Template error: invalid operation: After the optional system message, roles must alternate user"),
+        (500, "Value is not callable: system role is unsupported at row 3"),
+        (400, "This model does not support the system role."),
+    ],
+)
+def test_where_no_system_role_is_known_the_user_says_its_text(status, words, caplog):
+    def say(asked: Asked) -> Said:
+        roles = [message["role"] for message in asked.body["messages"]]
+        return refusal(status, {"message": words}) if "system" in roles else answer()
+
+    messages = (
+        Message("system", "Be brief."),
+        Message("user", "Why?"),
+        Message("assistant", "So."),
+        Message("user", "?"),
+    )
+    asking = [request._replace(messages=messages) for request in questions(3)]
+    with said_server(say) as (base_url, asked), caplog.at_level(logging.WARNING):
+        replies = list(teacher_at(base_url).answer(asking))
+    assert [reply.text for reply in replies] == ["Yes."] * 3
+    assert len(asked) == 3 + 1
+    assert [message["content"] for message in asked[-1].body["messages"]] == ["Be brief.\n\nWhy?", "So.", "?"]
+    assert [record.getMessage().rpartition("section: ")[2] for record in caplog.records] == ["system_role: user"]
+
+
+def test_a_refused_role_of_a_dialogue_without_system_message_stays_a_refusal():
+    said, calls = ended_by(lambda asked: refusal(400, {"message": "roles must alternate user/assistant"}))
+    assert ("roles must alternate" in said, calls) == (True, 8)
 
 
 def test_a_long_pause_is_told_once_and_why(monkeypatch, caplog):

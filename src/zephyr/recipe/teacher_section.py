@@ -88,6 +88,11 @@ class EndpointSection(Section):
         "max_tokens",
         description="request field for the maximum length; max_completion_tokens: for OpenAI's newer models",
     )
+    system_role: Literal["system", "user"] = Field(
+        "system",
+        description="role of the system message; user: its text begins the first user message, as for templates of"
+        " Gemma and Mistral that know no system role",
+    )
     structured: bool = Field(
         False, description="request judges' replies as JSON by response_format, if the server supports it"
     )

@@ -1,7 +1,7 @@
 """How one server wants its requests: what it refuses is left out from then on, which is said once.
 
-Only fields that sampling can do without are left out by themselves, and a JSON schema; what a server says of anything
-else stays its refusal.
+Only fields that sampling can do without are left out by themselves, and a JSON schema; a system message becomes a part
+of the user's where the server's template has no such role. What a server says of anything else stays its refusal.
 """
 
 import json
@@ -22,6 +22,12 @@ _STATUSES = tuple(f"HTTP {status.value}" for status in (HTTPStatus.BAD_REQUEST, 
 _REFUSED = re.compile(
     r"unsupported|support|unknown|unrecogni[sz]ed|unexpected|permitted|allowed|extra|additional|deprecated|"
     r"only the default|be specified|invalid (?:parameter|argument|field|request)|no such|not valid|incompatible",
+    re.IGNORECASE,
+)
+# How the templates of Gemma and Mistral refuse a system message; llama.cpp hands their words on with status 500.
+_NO_SYSTEM_ROLE = re.compile(
+    r"system.{0,30}(?:not supported|unsupported|not allowed|invalid)|support.{0,20}\bsystem\b"
+    r"|roles? must (?:alternate|be)|should alternate|alternate user",
     re.IGNORECASE,
 )
 _TOO_LARGE = re.compile(r"too (?:large|high|big)|at most|exceed|less than|greater than|no more than", re.IGNORECASE)
@@ -51,7 +57,17 @@ class Dialect:
             return None
 
     def adapts_to(self, trouble: Trouble, body: Mapping[str, object]) -> bool:
-        """Whether the trouble is that the server refuses a field of the body that can go; it is not sent any more."""
+        """Whether the trouble is that the server refuses a part of the body that can go; it is not sent any more."""
+        return self._moves_system_message(trouble, body) or self._drops_field(trouble, body)
+
+    def _moves_system_message(self, trouble: Trouble, body: Mapping[str, object]) -> bool:
+        if not _has_system_message(body) or not _refuses_system_role(trouble):
+            return False
+        if self.section.system_role == "user":  # by an earlier refusal, while this request was on its way
+            return True
+        return self._change({"system_role": "user"}, "the system role is refused, the user's message has its text")
+
+    def _drops_field(self, trouble: Trouble, body: Mapping[str, object]) -> bool:
         if not trouble.reason.startswith(_STATUSES):
             return False
         refused = _refused_field(trouble.reason, body)
@@ -86,6 +102,17 @@ class Dialect:
             json.dumps(value).replace('"', ""),
         )
         return True
+
+
+def _has_system_message(body: Mapping[str, object]) -> bool:
+    messages = body.get("messages")
+    first_two = messages[:2] if isinstance(messages, list) else []
+    return [message.get("role") for message in first_two if isinstance(message, dict)] == ["system", "user"]
+
+
+def _refuses_system_role(trouble: Trouble) -> bool:
+    statuses = (*_STATUSES, f"HTTP {HTTPStatus.INTERNAL_SERVER_ERROR.value}")
+    return trouble.reason.startswith(statuses) and _NO_SYSTEM_ROLE.search(trouble.reason) is not None
 
 
 def _refused_field(words: str, body: Mapping[str, object]) -> str:
