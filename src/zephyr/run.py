@@ -88,7 +88,20 @@ def run_recipe(
         return {}
     summary = write_summary(recipe, outcome)
     print_summary(console, outcome, summary)
+    if len(outcome.folders) == len(recipe.stages):
+        _publish(recipe, folder, console)
     return summary
+
+
+def _publish(recipe: Recipe, folder: Path, console: Console) -> None:
+    """Push the finished run to the hub if its recipe says so. Raises ResourceError; the run stays finished."""
+    push = recipe.deliver.push_to_hub if recipe.deliver is not None else None
+    if push is None:
+        return
+    from zephyr.deliver.push import push_run
+
+    for pushed in push_run(folder, push):
+        console.print(f"pushed  {escape(pushed.url)}", soft_wrap=True)
 
 
 def stage_keys(recipe: Recipe) -> dict[str, StageKey]:

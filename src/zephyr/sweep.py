@@ -63,6 +63,10 @@ def check_sweep(runs: Sequence[SweepRun], console: Console) -> None:
         raise RecipeError(
             "rounds", "a recipe with rounds cannot be swept", "set rounds=null, or run each value by name"
         )
+    deliver = runs[0].recipe.deliver
+    if deliver is not None and deliver.push_to_hub is not None:
+        what = "every combination would be published in place of the one before"
+        raise RecipeError("deliver.push_to_hub", what, "set deliver.push_to_hub=null, and push the one that you choose")
     problems, known = Problems(), dict[tuple[str, ...], str]()
     for run in runs:
         with problems.noted():

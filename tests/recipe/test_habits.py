@@ -16,7 +16,7 @@ from zephyr.recipe.loading import read_recipe
         ("sft.train.gradient_checkpointing=true", "write activation_checkpointing"),
         ("sft.lora_r=8", "write lora: {r: ..., lora_alpha: ...} in the stage"),
         ("sft.data.max_seq_length=8", "write data.max_length, in tokens"),
-        ("sft.train.push_to_hub=true", "leave it out: nothing is published by a run"),
+        ("sft.train.push_to_hub=true", "leave it out: deliver.push_to_hub: {repo: OWNER/NAME} publishes a run"),
         ("align.train.beta=1", "objective.beta"),
         ("sft.train.lr=1", "write learning_rate"),
     ],

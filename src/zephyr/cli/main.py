@@ -20,6 +20,7 @@ from zephyr.cli import (
     evaluation,
     judge,
     mt_bench,
+    push,
     reward_accuracy,
     run,
     serving,
@@ -61,6 +62,7 @@ app.command("reward-accuracy")(reward_accuracy.reward_accuracy)
 app.add_typer(deliver.card)
 app.command("report")(deliver.report)
 app.command("export")(deliver.export)
+app.command("push")(push.push)
 app.add_typer(calls.calls)
 app.command("env")(environment.print_environment)
 

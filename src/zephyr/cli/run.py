@@ -245,9 +245,14 @@ def _announce(recipe: "Recipe", *, until: str | None, only: str | None) -> None:
 def _requested(recipe: str, overrides: list[str] | None, *, offline: bool, user_code: bool) -> "RequestedRun":
     """The recipe of the command; notes on what was translated go to stderr, once."""
     quiet_libraries(offline=offline)
+    from zephyr.runs.layout import LOCK_FILE
     from zephyr.runs.lock_file import requested_run
     from zephyr.runs.ranks import is_leader
 
+    if recipe.endswith(f"/{LOCK_FILE}") and recipe.count("/") == 2 and not Path(recipe).exists():
+        from zephyr.deliver.push import file_from_hub
+
+        recipe = str(file_from_hub(recipe))
     requested = requested_run(recipe, overrides or [], offline=offline, user_code=user_code)
     for note in requested.notes if is_leader() else ():
         typer.echo(escape_controls(note), err=True)

@@ -31,6 +31,9 @@ def round_conflicts(recipe: RecipeFields) -> Iterator[Conflict]:
     if align is not None and rounds.reference == "first" and not align.objective.needs_reference:
         what = f"objective {align.objective.name} has no reference"
         yield Conflict("rounds.reference", what, "leave it out", ("align.objective",))
+    if recipe.deliver is not None and recipe.deliver.push_to_hub is not None:
+        what = "every round would be published in place of the one before"
+        yield Conflict("deliver.push_to_hub", what, "push the run when it is done: zephyr push", ("rounds",))
     yield from _evaluated(recipe, rounds)
 
 

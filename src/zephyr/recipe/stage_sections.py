@@ -10,7 +10,7 @@ from zephyr.recipe.evaluate_section import EvaluateSection
 from zephyr.recipe.feedback_section import FeedbackSection
 from zephyr.recipe.model_section import ChatTemplateSection, ModelSection, TemplateSection
 from zephyr.recipe.objective_section import AlignObjective, BradleyTerryObjective, PreferenceObjective, SftObjective
-from zephyr.recipe.section import Section
+from zephyr.recipe.section import FREE, Section
 from zephyr.recipe.synth_section import SynthSection
 from zephyr.recipe.teacher_section import SamplingSection
 from zephyr.recipe.train_section import LoraSection, TrainSection
@@ -27,6 +27,8 @@ STAGE_NAMES = (SYNTH, PRETRAIN, SFT, FEEDBACK, REWARD, ALIGN, EVALUATE, DELIVER)
 TRAINING_STAGES = (PRETRAIN, SFT, REWARD, ALIGN)
 # Those whose model writes, and is what the next of them starts from.
 POLICY_STAGES = (PRETRAIN, SFT, ALIGN)
+# The name of a repository on the hub.
+REPO = r"^[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*$"
 
 
 class PretrainSection(Section):
@@ -89,10 +91,23 @@ class RewardSection(PreferenceSection):
 TrainingSection: TypeAlias = PretrainSection | SftSection | RewardSection | AlignSection
 
 
+class PushSection(Section):
+    """Where a finished run is published on the Hugging Face hub: what `zephyr push` sends."""
+
+    repo: str = Field(pattern=REPO, description="repository of the model, OWNER/NAME; made where there is none")
+    private: bool = Field(False, description="make new repositories private, and refuse public ones")
+    data_repo: str | None = Field(
+        None, pattern=REPO, description="repository of the rows that synth and feedback made, as Parquet"
+    )
+
+
 class DeliverSection(Section):
     """The report of the run and its model card."""
 
     report: bool = Field(True, description="write a report of the run")
+    push_to_hub: PushSection | None = Field(
+        None, description="publish the finished run; needs a token that may write", json_schema_extra=FREE
+    )
     sample_prompts: list[str] = Field(
         default_factory=list, description="prompts whose answers by every model are in the report"
     )

@@ -61,6 +61,8 @@ def outputs(recipe: Recipe) -> list[str]:
 
 def check(preview: Preview) -> Iterator[str]:
     """A line on what it reads."""
+    with preview.problems.noted():
+        _check_push(preview.recipe)
     yield f"reads {', '.join(reads(preview.recipe)) or 'nothing from outside'}"
 
 
@@ -75,9 +77,19 @@ def estimate(preview: Preview) -> Iterator[str]:
     yield f"samples: {answers:,} answers by {len(models)} models, {longest} tokens at most"
 
 
-def preflight(_work: Work) -> Facts:
-    """No facts: nothing comes from outside."""
+def preflight(work: Work) -> Facts:
+    """No facts: nothing comes from outside. Raises ZephyrError where the finished run could not be published."""
+    _check_push(work.recipe)
     return {}
+
+
+def _check_push(recipe: Recipe) -> None:
+    """Check what publishing needs, long before it: a token and a network. Raises ZephyrError."""
+    push = _section(recipe).push_to_hub
+    if push is not None:
+        from zephyr.deliver.push import Target, check_target
+
+        check_target(Target(push.repo, push.private), offline=recipe.offline)
 
 
 def run(work: Work) -> Facts:

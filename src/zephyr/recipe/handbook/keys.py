@@ -68,7 +68,7 @@ WORKED_OUT = {
     "seed", "output_dir", "hub_model_id", "run_name",
 }  # fmt: skip
 
-_HUB = "nothing is published by a run"
+_HUB = "deliver.push_to_hub: {repo: OWNER/NAME} publishes a run"
 _ROWS = "how rows are prepared changes no result"
 _LOG = "the log is always written"
 _DEVICE = "chosen for the device at hand"

@@ -55,7 +55,7 @@ _LEFT_OUT = flat.NEEDED_NOWHERE | {
     "wandb_entity": "set WANDB_ENTITY", "wandb_watch": "wandb gets the metrics alone",
     "wandb_log_model": "nothing is published",
     "wandb_name": "the recipe's name is the run's", "wandb_run_id": "a resumed run keeps its id",
-    "auto_resume_from_checkpoints": "a run always goes on", "hub_strategy": "nothing is published by a run",
+    "auto_resume_from_checkpoints": "a run always goes on", "hub_strategy": "deliver.push_to_hub publishes a run",
     "chat_template_jinja": "write chat_template: {name: file, path: ...}",
     "dataset_exact_deduplication": "write data.filters: [{name: duplicates, threshold: 1}]",
 }  # fmt: skip

@@ -23,7 +23,7 @@ NEEDED_NOWHERE = transformers_keys.LEFT_OUT | {
     "save_strategy": "checkpoints are saved by save_steps and save_seconds",
     "eval_strategy": "held-out rows are evaluated every eval_steps, and at the end",
     "fp16": "float16 is not trained in, bfloat16 is",
-    "run_name": "output_dir names the run", "hub_model_id": "nothing is published by a run",
+    "run_name": "output_dir names the run", "hub_model_id": "deliver.push_to_hub publishes a run",
 }  # fmt: skip
 # Keys of transformers' arguments that have the same name below `train`.
 SAME_BELOW_TRAIN = {
