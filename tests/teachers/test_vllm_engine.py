@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.teachers.calls import questions
-from zephyr.errors import TeacherError
+from zephyr.errors import DataError, TeacherError
 from zephyr.recipe.teacher_section import VllmSection
 from zephyr.records.messages import Message
 from zephyr.teachers.opening import OpenedTeacher, StageLedgers
@@ -53,6 +53,8 @@ class Letters:
     stop_ids = (STOP,)
 
     def prompt(self, messages):
+        if messages[0].role == "system" or messages[-1].content == "refused":
+            raise DataError("the template", "refuses these messages", "mend it")
         return [ord(letter) for letter in messages[-1].content]
 
     def text_of(self, completion):
@@ -133,6 +135,16 @@ def test_nothing_that_fits_asks_the_engine_nothing(vllm):
 
 def is_alive(process: int) -> bool:
     return Path(f"/proc/{process}").exists()
+
+
+def test_a_conversation_that_the_template_refuses_is_an_error_and_the_others_are_answered(vllm):
+    with_system = (Message("system", "a"), Message("user", "b"))
+    asked = [ChatRequest("0", (Message("user", "refused"),), max_tokens=9), ChatRequest("1", with_system, max_tokens=9)]
+    teacher = open_vllm(VllmSection(model="m", max_length=20), Letters())
+    assert list(teacher.answer(asked)) == [
+        ChatReply("0", "", "error", "the template refuses these messages"),
+        ChatReply("1", "b\n\na", "stop", prompt_tokens=4, completion_tokens=5),
+    ]
 
 
 def test_engines_run_one_after_the_other_where_a_gpu_holds_no_two(vllm):

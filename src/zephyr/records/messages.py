@@ -55,6 +55,14 @@ class Message(NamedTuple):
 Messages = tuple[Message, ...]
 
 
+def system_within_user(messages: Messages) -> Messages:
+    """The messages with a leading system message's text before that of the user's message behind it."""
+    if [message.role for message in messages[:2]] != ["system", "user"]:
+        return messages
+    system, user, *others = messages
+    return (user._replace(content=f"{system.content}\n\n{user.content}"), *others)
+
+
 class TemplateInputs(NamedTuple):
     """What a row gives to its chat template beside messages, as JSON text or empty.
 

@@ -8,12 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from zephyr.errors import DataError, ModelError
 from zephyr.models.generation import generate
 from zephyr.models.sampling import Stopping
 from zephyr.recipe.teacher_section import SamplingSection
 from zephyr.records.messages import Messages
-from zephyr.teachers.protocol import ChatReply, ChatRequest, Encoder, reply_of, thinks_first
+from zephyr.teachers.protocol import ChatReply, ChatRequest, Encoder, prompt_ids, reply_of, thinks_first
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -21,21 +20,6 @@ if TYPE_CHECKING:
 # Requests that are sorted and batched together; the answers of a window come out together.
 WINDOW_REQUESTS = 4096
 _MAX_CACHE_TOKENS = 65_536
-
-
-def prompt_ids(encoder: Encoder, request: ChatRequest, longest: int) -> tuple[list[int], str]:
-    """The ids of a request's prompt, and why it cannot be answered; that is empty where it can.
-
-    A prompt is never truncated: one that leaves no room for `max_tokens` within `longest` tokens is not answered, nor
-    is one that the chat template refuses.
-    """
-    try:
-        ids = [int(token) for token in encoder.prompt(request.messages)]
-    except (DataError, ModelError) as error:
-        return [], f"{error.where} {error.what}"
-    if len(ids) + request.max_tokens > longest:
-        return ids, f"{len(ids)} tokens and {request.max_tokens} new ones exceed {longest}"
-    return ids, ""
 
 
 class LocalTeacher:

@@ -10,7 +10,8 @@ import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, runtime_checkable
 
-from zephyr.records.messages import Message, Messages
+from zephyr.errors import DataError, ModelError
+from zephyr.records.messages import Message, Messages, system_within_user
 from zephyr.records.thinking import opens_thinking, split_thinking, whole_characters
 
 if TYPE_CHECKING:
@@ -162,6 +163,31 @@ class Encoder(Protocol):
     def prompt(self, messages: Sequence[Message]) -> Iterable[int]: ...
 
     def text_of(self, completion: Sequence[int]) -> str: ...
+
+
+def prompt_ids(encoder: Encoder, request: ChatRequest, longest: int) -> tuple[list[int], str]:
+    """The ids of a request's prompt, and why it cannot be answered; that is empty where it can.
+
+    A prompt is never truncated: one that leaves no room for `max_tokens` within `longest` tokens is not answered, nor
+    is one that the chat template refuses. Where it refuses a system message (Gemma, Mistral), the user's has its text.
+    """
+    try:
+        ids = _prompt_of(encoder, request.messages)
+    except (DataError, ModelError) as error:
+        return [], f"{error.where} {error.what}"
+    if len(ids) + request.max_tokens > longest:
+        return ids, f"{len(ids)} tokens and {request.max_tokens} new ones exceed {longest}"
+    return ids, ""
+
+
+def _prompt_of(encoder: Encoder, messages: Messages) -> list[int]:
+    try:
+        return [int(token) for token in encoder.prompt(messages)]
+    except DataError:
+        joined = system_within_user(messages)
+        if joined == messages:
+            raise
+        return [int(token) for token in encoder.prompt(joined)]
 
 
 def thinks_first(encoder: Encoder, prompt: Sequence[int]) -> bool:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple, TypeAlias
 
 from zephyr.errors import TeacherError
 from zephyr.recipe.teacher_section import VllmSection
-from zephyr.teachers.protocol import ChatReply, ChatRequest, Encoder, reply_of, thinks_first
+from zephyr.teachers.protocol import ChatReply, ChatRequest, Encoder, prompt_ids, reply_of, thinks_first
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -165,18 +165,15 @@ class VllmTeacher:
             yield from self._answer_window(requests[start : start + WINDOW_REQUESTS])
 
     def _answer_window(self, requests: Sequence[ChatRequest]) -> Iterator[ChatReply]:
-        prompts = [[int(token) for token in self._encoder.prompt(request.messages)] for request in requests]
-        longest = self.engine.longest
-        fits = [len(ids) + one.max_tokens <= longest for ids, one in zip(prompts, requests, strict=True)]
-        asked = [ids for ids, is_short in zip(prompts, fits, strict=True) if is_short]
-        sampled = [self._sampling(one) for one, is_short in zip(requests, fits, strict=True) if is_short]
-        made = iter(self.engine.generate(asked, sampled) if asked else ())
-        for ids, request, is_short in zip(prompts, requests, fits, strict=True):
-            if is_short:
-                yield self._reply(request, ids, next(made))
+        encoded = [prompt_ids(self._encoder, request, self.engine.longest) for request in requests]
+        asked = [(ids, one) for (ids, problem), one in zip(encoded, requests, strict=True) if not problem]
+        prompts, samplings = [ids for ids, _ in asked], [self._sampling(one) for _, one in asked]
+        made = iter(self.engine.generate(prompts, samplings) if asked else ())
+        for (ids, problem), request in zip(encoded, requests, strict=True):
+            if problem:
+                yield ChatReply(request.key, "", "error", problem, len(ids))
             else:
-                too_long = f"{len(ids)} tokens and {request.max_tokens} new ones exceed {longest}"
-                yield ChatReply(request.key, "", "error", too_long, len(ids))
+                yield self._reply(request, ids, next(made))
 
     def _sampling(self, request: ChatRequest) -> Settings:
         return {

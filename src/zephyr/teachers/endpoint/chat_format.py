@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 
 from zephyr.judging import OVERALL, Rating, RatingQuestion, write_reply
 from zephyr.recipe.teacher_section import EndpointSection
-from zephyr.records.messages import Message
+from zephyr.records.messages import system_within_user
 from zephyr.records.thinking import Spoken, join_thinking, split_thinking, whole_characters
 from zephyr.teachers.endpoint.troubles import Trouble, server_words, trouble_in_answer
 from zephyr.teachers.protocol import ChatRequest, only_thinking
@@ -58,27 +58,15 @@ def body_of(request: ChatRequest, section: EndpointSection) -> dict[str, object]
     sampling: dict[str, object] = {"temperature": request.temperature, "top_p": request.top_p, "seed": request.seed}
     if request.top_k:
         sampling["top_k"] = request.top_k
+    messages = system_within_user(request.messages) if section.system_role == "user" else request.messages
     logprobs = {"logprobs": True, "top_logprobs": request.top_logprobs} if request.top_logprobs else {}
     return {
         "model": section.model,
-        "messages": _messages_of(request, section),
+        "messages": [{"role": message.role, "content": message.content} for message in messages],
         section.max_tokens_field: request.max_tokens,
         **{name: value for name, value in sampling.items() if name not in section.left_out},
         **logprobs,
     }
-
-
-def _messages_of(request: ChatRequest, section: EndpointSection) -> list[dict[str, str]]:
-    """The messages; where the server knows no system role, a leading system message begins the user's message."""
-    messages = list(request.messages)
-    if (
-        section.system_role == "user"
-        and len(messages) > 1
-        and (messages[0].role, messages[1].role) == ("system", "user")
-    ):
-        system, first, *others = messages
-        messages = [Message("user", f"{system.content}\n\n{first.content}"), *others]
-    return [{"role": message.role, "content": message.content} for message in messages]
 
 
 def read_response(content: bytes, *, top_logprobs: bool = False) -> ServerAnswer | Trouble:
