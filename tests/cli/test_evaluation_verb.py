@@ -179,14 +179,17 @@ def test_tasks_and_judged_benchmarks_are_one_run(place: Path, judged: Path, tmp_
     assert told["mt_bench"]["scores"]["as_published"]["n"] == 2
 
 
-def test_what_a_judged_benchmark_lacks_shows_before_a_model_is_loaded(judged: Path, tmp_path: Path, capsys) -> None:
+def test_what_a_judged_benchmark_lacks_shows_before_a_model_is_loaded(
+    judged: Path, tmp_path: Path, capsys, monkeypatch
+) -> None:
+    monkeypatch.setenv("ZEPHYR_CACHE", str(tmp_path / "cache"))
     hollow = str(hollow_model(tmp_path))
     asked = ["eval", hollow, "--tasks", "mt_bench", "--out", str(tmp_path / "out"), "--offline"]
     for more, error in (
         (["--data", str(judged)], "task mt_bench: needs a judge, and none is given; name one (--judge"),
         (
             ["--judge", "scripted"],
-            "task mt_bench: needs its authors' files, and no folder is given; put its authors' files",
+            "cannot be fetched offline; run `zephyr data fetch mt_bench` where there is a network, or put the files",
         ),
         (["--judge", "scripted", "--data", str(tmp_path)], "there is no question.jsonl of MT-Bench; get it from"),
         (["--judge", "endpoint:gpt", "--data", str(judged)], "teacher: names no model and URL"),

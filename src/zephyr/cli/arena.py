@@ -67,8 +67,8 @@ def alpaca_eval(  # noqa: PLR0913 - typer makes an option of every parameter
     model: Model,
     *,
     judge: JudgeName,
-    data: BenchData,
     out: OutFolder,
+    data: BenchData = None,
     version: Annotated[
         Literal["1", "2"], typer.Option(help="Baseline: text_davinci_003 (1) or gpt4_1106_preview (2).")
     ] = "2",
@@ -99,8 +99,10 @@ def alpaca_eval(  # noqa: PLR0913 - typer makes an option of every parameter
     quiet_libraries(offline=offline)
     from zephyr.evaluate.judged.alpaca_eval import ALPACA_EVAL_SAMPLING, run_alpaca_eval
     from zephyr.evaluate.judged.bench import parse_bench
+    from zephyr.evaluate.judged.bench_files import ALPACA_EVAL, bench_folder
 
     named = parse_bench([model], judge, out, api_key_env=api_key_env, concurrency=concurrency)
+    data = bench_folder(ALPACA_EVAL, data, offline=offline)
     bench = replace(named, data=data, limit=limit, seed=seed, offline=offline, cap_tokens=cap_tokens)
     changed = {"temperature": temperature, "max_new_tokens": max_new_tokens}
     with can_go_on():

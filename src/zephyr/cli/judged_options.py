@@ -21,7 +21,8 @@ MODEL_FORMS = "A model folder or hub id, endpoint:MODEL@URL, scripted, or answer
 Model = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_FORMS)]
 JudgeName = Annotated[str, typer.Option("--judge", metavar="JUDGE", help=f"The judge: {TEACHER_HELP}")]
 BenchData = Annotated[
-    Path, typer.Option("--data", metavar="DIR", help="Folder of the benchmark's files, as its authors publish them.")
+    Path | None,
+    typer.Option("--data", metavar="DIR", help="Folder of the benchmark's files, as published; default: fetch them."),
 ]
 OutFolder = Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Output folder.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Use only the first N questions.")]

@@ -15,6 +15,7 @@ from zephyr.cli import (
     binarize,
     calls,
     compare,
+    data,
     deliver,
     environment,
     evaluation,
@@ -63,6 +64,7 @@ app.add_typer(deliver.card)
 app.command("report")(deliver.report)
 app.command("export")(deliver.export)
 app.command("push")(push.push)
+app.add_typer(data.data_group)
 app.add_typer(calls.calls)
 app.command("env")(environment.print_environment)
 

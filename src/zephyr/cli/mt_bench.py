@@ -37,8 +37,8 @@ def mt_bench(  # noqa: PLR0913 - typer makes an option of every parameter
     model: Model,
     *,
     judge: JudgeName,
-    data: BenchData,
     out: OutFolder,
+    data: BenchData = None,
     wording: Wording = "own",
     wrong_references: Annotated[
         Literal["keep", "leave-out"],
@@ -67,11 +67,13 @@ def mt_bench(  # noqa: PLR0913 - typer makes an option of every parameter
     """Evaluate a model on MT-Bench, rated by a judge. Every call is stored; run again to continue."""
     quiet_libraries(offline=offline)
     from zephyr.evaluate.judged.bench import parse_bench
-    from zephyr.evaluate.judged.mt_bench import MT_BENCH_SAMPLING, run_mt_bench
+    from zephyr.evaluate.judged.bench_files import bench_folder
+    from zephyr.evaluate.judged.mt_bench import MT_BENCH, MT_BENCH_SAMPLING, run_mt_bench
 
     # The eager callback above ends the command, so this option is never seen here.
     assert list_wrong is None
     named = parse_bench([model], judge, out, api_key_env=api_key_env, concurrency=concurrency)
+    data = bench_folder(MT_BENCH, data, offline=offline)
     bench = replace(named, data=data, limit=limit, seed=seed, offline=offline, cap_tokens=cap_tokens)
     with can_go_on():
         result = run_mt_bench(

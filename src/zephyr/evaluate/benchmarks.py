@@ -13,6 +13,7 @@ from zephyr.evaluate.harness.run import HarnessRun, load_harness_tasks, run_harn
 from zephyr.evaluate.judged.alpaca_eval import ALPACA_EVAL_SAMPLING, run_alpaca_eval
 from zephyr.evaluate.judged.alpaca_eval_files import Version, find_baseline, read_instructions
 from zephyr.evaluate.judged.bench import JudgedBench
+from zephyr.evaluate.judged.bench_files import bench_folder
 from zephyr.evaluate.judged.mt_bench import MT_BENCH, MT_BENCH_SAMPLING, run_mt_bench
 from zephyr.evaluate.judged.mt_bench_questions import read_mt_bench
 from zephyr.evaluate.results import Result
@@ -47,8 +48,11 @@ def run_benchmarks(model: str, task: HarnessTask, run: HarnessRun, bench: Judged
     judged = []
     if bench is not None:
         # One ledger of all benchmarks, so that a cap is one of the whole evaluation.
-        bench = replace(bench, data=task.data, limit=task.limit, ledger=run.out / LEDGER)
-        judged = [_judged_run(name, replace(bench, out=run.out / name), task) for name in checked.judged]
+        bench = replace(bench, limit=task.limit, ledger=run.out / LEDGER)
+        folders = {name: bench_folder(name, task.data, offline=run.offline) for name in checked.judged}
+        judged = [
+            _judged_run(name, replace(bench, out=run.out / name, data=folder), task) for name, folder in folders.items()
+        ]
     has_tasks = bool(expand(task.tasks, None)) or not judged
     harness = run_harness(model, task, run) if has_tasks else HarnessResults(tuple(task.tasks), [], {})
     found = BenchmarkResults(harness, [one() for one in judged], checked.left_out)
@@ -78,15 +82,13 @@ def check_benchmarks(task: HarnessTask, *, offline: bool, where: str = "judge") 
             remedy = f"name one (--judge, or `judge` in a recipe): {TEACHER_FORMS}"
             raise DataError(f"task {named[0]}", "needs a judge, and none is given", remedy)
         return CheckedBenchmarks([], [f"left out without a judge: {', '.join(wanted)}"])
-    if task.data is None:
-        remedy = "put its authors' files into DIR/mt_bench or DIR/alpaca_eval, and name DIR with --data"
-        raise DataError(f"task {wanted[0]}", "needs its authors' files, and no folder is given", remedy)
     check_teacher(task.judge, where=where, offline=offline)
     for name in wanted:
+        folder = bench_folder(name, task.data, offline=offline)
         if name == MT_BENCH:
-            read_mt_bench(task.data, limit=task.limit)
+            read_mt_bench(folder, limit=task.limit)
         else:
-            read_instructions(find_baseline(task.data, _VERSIONS[name]))
+            read_instructions(find_baseline(folder, _VERSIONS[name]))
     return CheckedBenchmarks(wanted, [])
 
 
