@@ -1,7 +1,7 @@
 """`zephyr run` of a recipe with rounds: runs one after the other, each from the model that the one before has made."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple
@@ -20,13 +20,13 @@ from zephyr.recipe.data_section import DataSource
 from zephyr.recipe.rounds import RoundInputs, first_round, later_round, round_name
 from zephyr.recipe.schema import Recipe, chosen_stages
 from zephyr.recipe.section import Plain
-from zephyr.recipe.stage_sections import ALIGN, EVALUATE, FEEDBACK, PRETRAIN, SFT, SYNTH
+from zephyr.recipe.stage_sections import ALIGN, FEEDBACK, PRETRAIN, SFT, SYNTH
 from zephyr.records.rows import Rated
 from zephyr.run import run_recipe
 from zephyr.runs.layout import MODEL, SUMMARY
 from zephyr.runs.lock import hold_lock
 from zephyr.runs.ranks import is_leader
-from zephyr.runs.reader import RunRecord, at, entries, number, read_run
+from zephyr.runs.reader import RunRecord, at, entries, main_scores, number, read_run
 from zephyr.stages.start import BASE, base_source, starting_tokenizer
 from zephyr.stages.synth import PROMPTS
 
@@ -87,23 +87,7 @@ def _has_fallen(finished: Sequence[FinishedRound], watch: str | None, patience: 
 
 def _finished(made: Recipe) -> FinishedRound:
     record = read_run(made.output_dir / made.name)
-    return FinishedRound(record, record.stages[ALIGN].folder / MODEL, dict(_scores(record, record.title_of(ALIGN))))
-
-
-def _scores(record: RunRecord, title: str) -> Iterator[tuple[str, float]]:
-    """The scores of a model in a round, by the name of the task, metric or benchmark."""
-    facts = record.stages[EVALUATE].facts if EVALUATE in record.stages else {}
-    found = {
-        "world": at(facts, "scores", title, "score"),
-        "perplexity": at(facts, "metrics", f"perplexity/{title}"),
-        **{name: at(score, "score") for name, score in entries(facts, "benchmarks", title).items()},
-    }
-    if title == record.title_of(ALIGN):
-        found["preference/accuracy"] = at(facts, "metrics", "preference/accuracy")
-    for name, score in found.items():
-        value = number(score)
-        if value is not None:
-            yield name, value
+    return FinishedRound(record, record.stages[ALIGN].folder / MODEL, dict(main_scores(record, record.title_of(ALIGN))))
 
 
 def _inputs(recipe: Recipe, finished: Sequence[FinishedRound]) -> RoundInputs:
@@ -152,7 +136,7 @@ def _summarised(recipe: Recipe, finished: Sequence[FinishedRound], console: Cons
         for one in finished
     ]
     first = finished[0].record
-    start = dict(_scores(first, first.title_of(SFT) if SFT in first.stages else BASE))
+    start = dict(main_scores(first, first.title_of(SFT) if SFT in first.stages else BASE))
     summary: dict[str, Plain] = {
         "name": recipe.name,
         "start": {"scores": dict(start)},

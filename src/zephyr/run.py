@@ -16,12 +16,14 @@ from zephyr.errors import CheckpointError, Problems
 from zephyr.recipe.model_section import PretrainedModel
 from zephyr.recipe.schema import Recipe, chosen_stages
 from zephyr.recipe.section import Plain, Section
+from zephyr.recipe.stage_sections import EVALUATE
 from zephyr.records.fields import printable
 from zephyr.runs.fact_lines import facts_in_words, left_out_lines
-from zephyr.runs.layout import MODEL
+from zephyr.runs.layout import MODEL, TRAIN
 from zephyr.runs.lock import hold_lock
 from zephyr.runs.lock_file import Pinned, check_inputs, write_lock_file
 from zephyr.runs.ranks import is_leader, wait_until
+from zephyr.runs.reader import at, main_scores, number, read_run
 from zephyr.runs.stage_folder import (
     Facts,
     StageKey,
@@ -88,9 +90,27 @@ def run_recipe(
         return {}
     summary = write_summary(recipe, outcome)
     print_summary(console, outcome, summary)
+    if EVALUATE in outcome.records and EVALUATE not in outcome.skipped and EVALUATE in chosen:
+        _track_scores(recipe, folder)
     if len(outcome.folders) == len(recipe.stages):
         _publish(recipe, folder, console)
     return summary
+
+
+def _track_scores(recipe: Recipe, folder: Path) -> None:
+    """Give the trackers of the last training the scores of its model. Raises RecipeError without their packages."""
+    record = read_run(folder)
+    trained = record.trained
+    names = [] if trained is None else getattr(recipe, trained.name).train.report_to
+    if trained is None or not names:
+        return
+    from zephyr.stages.training_setup import tracked_as
+    from zephyr.train.tracker import Run, keep_scores
+
+    tracked = tracked_as(Work(recipe, trained.name, trained.folder, {}, folder))
+    step = int(number(at(dict(trained.facts), "steps")) or 0)
+    run = Run(trained.folder / TRAIN, tracked.name, tracked.config, step, tracked_as=tracked)
+    keep_scores(names, run, step, dict(main_scores(record, record.title_of(trained.name))))
 
 
 def _publish(recipe: Recipe, folder: Path, console: Console) -> None:

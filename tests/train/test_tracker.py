@@ -1,5 +1,6 @@
 """The log of a run has each step once, through resumes and crashes, and other trackers hear the same."""
 
+import importlib.util
 import json
 import logging
 import math
@@ -13,7 +14,7 @@ import pytest
 from zephyr.errors import RecipeError
 from zephyr.runs.layout import TRAIN_LOG
 from zephyr.train import tracker
-from zephyr.train.tracker import Run, open_trackers
+from zephyr.train.tracker import Run, TrackedAs, keep_scores, open_trackers
 
 
 def run_at(folder, resumed_step=None):
@@ -169,13 +170,101 @@ def test_no_tracker_is_loaded_that_is_not_named(tmp_path):
     assert done.stdout.strip() == "[]"
 
 
-def test_tensorboard_writes_events(tmp_path):
-    pytest.importorskip("tensorboard")
+def scalars(folder, name):
+    """The steps and values of a number in TensorBoard's event files, as TensorBoard reads them."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    return [(event.step, event.value) for event in events.Scalars(name)]
+
+
+def test_tensorboard_writes_events(tmp_path):
+    pytest.importorskip("tensorboard")
     opened = open_trackers(["tensorboard"], run_at(tmp_path))
     opened.log(7, {"rewards/accuracies": 0.75})
     opened.close()
-    events = EventAccumulator(str(tmp_path / "tensorboard"))
-    events.Reload()
-    assert [(event.step, event.value) for event in events.Scalars("rewards/accuracies")] == [(7, 0.75)]
+    assert scalars(tmp_path / "tensorboard", "rewards/accuracies") == [(7, 0.75)]
+
+
+RECIPE = {"name": "tiny", "align": {"objective": {"beta": 0.1}}}
+
+
+def stage_of(folder, resumed_step=None):
+    """The run of a stage whose folder is renamed when it is finished."""
+    tracked = TrackedAs("tiny", "align", "align-0123456789", folder, RECIPE)
+    return Run(folder / ".align-0123456789.partial/train", tracked.name, RECIPE, resumed_step, None, tracked)
+
+
+def test_a_stages_events_and_scores_are_there_when_its_folder_has_its_last_name(tmp_path):
+    pytest.importorskip("tensorboard")
+    opened = open_trackers(["tensorboard"], stage_of(tmp_path))
+    opened.log(1, {"loss": 0.5})
+    opened.close()
+    (tmp_path / ".align-0123456789.partial").rename(tmp_path / "align-0123456789")
+    done = stage_of(tmp_path, 1)._replace(folder=tmp_path / "align-0123456789/train")
+    keep_scores(["jsonl", "tensorboard"], done, 1, {"world": 0.25})
+    events = tmp_path / "tensorboard/tiny/align-0123456789"
+    assert scalars(events, "loss") == [(1, 0.5)]
+    assert scalars(events, "scores/world") == [(1, 0.25)]
+    assert lines(tmp_path / "align-0123456789/train") == [{"step": 1, "loss": 0.5}]
+
+
+WANDB_VARIABLES = ("PROJECT", "NAME", "RUN_GROUP", "JOB_TYPE", "DIR", "RUN_ID", "MODE")
+
+
+def test_wandb_is_told_the_stage_and_the_run_and_the_environment_wins(tmp_path, pretend, monkeypatch):
+    for name in WANDB_VARIABLES:
+        monkeypatch.delenv(f"WANDB_{name}", raising=False)
+    recorder = pretend("wandb")
+    open_trackers(["wandb"], stage_of(tmp_path)).close()
+    (begin,) = [kwargs for name, _, kwargs in recorder.calls if name == "init"]
+    assert {name: begin[name] for name in ("project", "name", "group", "job_type", "dir", "config")} == {
+        "project": "zephyr",
+        "name": "tiny/align",
+        "group": "tiny",
+        "job_type": "align",
+        "dir": str(tmp_path.resolve()),
+        "config": RECIPE,
+    }
+    for name in ("PROJECT", "NAME", "RUN_GROUP", "JOB_TYPE", "DIR", "RUN_ID"):
+        monkeypatch.setenv(f"WANDB_{name}", "mine")
+    recorder.calls.clear()
+    open_trackers(["wandb"], stage_of(tmp_path)).close()
+    (begin,) = [kwargs for name, _, kwargs in recorder.calls if name == "init"]
+    assert begin.keys().isdisjoint({"project", "name", "group", "job_type", "dir"})
+    assert begin["id"] == "mine"  # as the agent of a sweep sets it
+
+
+def test_wandb_itself_keeps_a_run_and_its_scores_offline(tmp_path, monkeypatch):
+    pytest.importorskip("wandb")
+    for name in WANDB_VARIABLES:
+        monkeypatch.delenv(f"WANDB_{name}", raising=False)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    opened = open_trackers(["wandb"], stage_of(tmp_path))
+    opened.log(1, {"loss": 0.5})
+    opened.close()
+    keep_scores(["wandb"], stage_of(tmp_path, 1), 1, {"world": 0.25})
+    kept = sorted(tmp_path.glob("wandb/offline-run-*/run-*.wandb"))
+    assert len(kept) == 2  # the training, and its scores under the same id
+    assert len({path.stem for path in kept}) == 1
+    content = b"".join(path.read_bytes() for path in kept)
+    assert b"tiny/align" in content
+    assert b"scores/world" in content
+
+
+def test_trackio_itself_keeps_a_run_and_its_scores(tmp_path):
+    if importlib.util.find_spec("trackio") is None:
+        pytest.skip("trackio is not installed")
+    line = (
+        "import sys; from pathlib import Path; from zephyr.train.tracker import *; folder = Path(sys.argv[1]);"
+        "tracked = TrackedAs('tiny', 'align', 'align-0', folder, {'name': 'tiny'});"
+        "run = Run(folder, tracked.name, tracked.config, None, None, tracked);"
+        "opened = open_trackers(['trackio'], run); opened.log(1, {'loss': 0.5}); opened.close();"
+        "keep_scores(['trackio'], run._replace(resumed_step=1), 1, {'world': 0.25})"
+    )
+    environment = {**os.environ, "TRACKIO_DIR": str(tmp_path / "kept")}  # read when the package is imported
+    done = subprocess.run([sys.executable, "-c", line, str(tmp_path)], env=environment, capture_output=True, check=True)
+    assert b"tiny/align" in done.stdout
+    assert any(b"scores/world" in path.read_bytes() for path in (tmp_path / "kept").rglob("zephyr*") if path.is_file())

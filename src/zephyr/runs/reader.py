@@ -6,12 +6,12 @@ Nothing is computed or guessed: what was not recorded is None or empty. Card, re
 import json
 import math
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from zephyr.errors import DataError
-from zephyr.recipe.stage_sections import ALIGN, POLICY_STAGES, PRETRAIN, REWARD, SFT
+from zephyr.recipe.stage_sections import ALIGN, EVALUATE, POLICY_STAGES, PRETRAIN, REWARD, SFT
 from zephyr.records.fields import Json
 from zephyr.runs.layout import (
     LEDGER,
@@ -129,6 +129,22 @@ def read_run(folder: Path) -> RunRecord:
         hub_sources=frozenset(map(str, elements(lock, "hub_sources"))),
         stages=stages,
     )
+
+
+def main_scores(record: RunRecord, title: str) -> Iterator[tuple[str, float]]:
+    """The scores of a model of the run, by the name of the task, metric or benchmark."""
+    facts = record.stages[EVALUATE].facts if EVALUATE in record.stages else {}
+    found = {
+        "world": at(facts, "scores", title, "score"),
+        "perplexity": at(facts, "metrics", f"perplexity/{title}"),
+        **{name: at(score, "score") for name, score in entries(facts, "benchmarks", title).items()},
+    }
+    if title == record.title_of(ALIGN):
+        found["preference/accuracy"] = at(facts, "metrics", "preference/accuracy")
+    for name, score in found.items():
+        value = number(score)
+        if value is not None:
+            yield name, value
 
 
 def model_title(stage: str, objective: str) -> str:

@@ -11,6 +11,7 @@ from zephyr.stages.feedback_rows import PAIRS
 from zephyr.stages.stage import Work
 from zephyr.stages.start import reference_source, starting_source, starting_tokenizer
 from zephyr.stages.training import REFERENCE, made_rows, prepare, stored_comparisons, training_stage
+from zephyr.stages.training_setup import tracked_as
 
 if TYPE_CHECKING:
     from zephyr.models.scorer import CausalLM
@@ -44,6 +45,7 @@ def run(work: Work) -> Facts:
         stop_ids=encoder.stop_ids,
         name=start.name,
         on_step=work.on_step,
+        tracked_as=tracked_as(work),
     )
     return facts | train(job).facts
 

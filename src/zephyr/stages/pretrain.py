@@ -22,6 +22,7 @@ from zephyr.stages.stage import Work
 from zephyr.stages.start import START, base_source, encoder_for, section_of, starting_source, starting_tokenizer
 from zephyr.stages.synth import DIALOGUES, TEXTS
 from zephyr.stages.training import made_rows, model_outputs, prepare, read_ahead, stored_dialogues, training_stage
+from zephyr.stages.training_setup import tracked_as
 
 # Texts a new tokenizer is learnt from, and as many dialogues, so that both become few tokens.
 TOKENIZER_TEXTS = 4000
@@ -52,6 +53,7 @@ def run(work: Work) -> Facts:
         eval_examples=stored_dialogues(work.folder, "eval"),
         name=start.name,
         on_step=work.on_step,
+        tracked_as=tracked_as(work),
     )
     return facts | train(job).facts
 

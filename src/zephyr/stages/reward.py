@@ -8,6 +8,7 @@ from zephyr.stages.feedback_rows import PAIRS
 from zephyr.stages.stage import Work
 from zephyr.stages.start import starting_source, starting_tokenizer
 from zephyr.stages.training import made_rows, prepare, stored_comparisons, training_stage
+from zephyr.stages.training_setup import tracked_as
 
 
 def run(work: Work) -> Facts:
@@ -35,6 +36,7 @@ def run(work: Work) -> Facts:
         eval_examples=held_out,
         name=start.name,
         on_step=work.on_step,
+        tracked_as=tracked_as(work),
     )
     trained = train(job)
     return facts | trained.facts | _accuracy(trained.eval_metrics, len(held_out))

@@ -7,6 +7,7 @@ from zephyr.stages.stage import Work
 from zephyr.stages.start import starting_source, starting_tokenizer
 from zephyr.stages.synth import DIALOGUES
 from zephyr.stages.training import made_rows, prepare, stored_dialogues, training_stage
+from zephyr.stages.training_setup import tracked_as
 
 
 def run(work: Work) -> Facts:
@@ -34,6 +35,7 @@ def run(work: Work) -> Facts:
         stop_ids=encoder.stop_ids,
         name=start.name,
         on_step=work.on_step,
+        tracked_as=tracked_as(work),
     )
     return facts | train(job).facts
 

@@ -15,10 +15,13 @@ from zephyr.recipe.model_section import NewModel
 from zephyr.recipe.objective_section import CustomObjective
 from zephyr.recipe.schema import Recipe
 from zephyr.recipe.stage_sections import REWARD, PreferenceSection, TrainingSection
+from zephyr.stages.stage import Work
 from zephyr.stages.start import base_source, earlier_training, encoder_for, named_start, section_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+    from zephyr.train.tracker import TrackedAs
 
 
 def check_device(section: TrainingSection) -> None:
@@ -85,3 +88,12 @@ def _check_modules(model: "PreTrainedModel", stage: str, section: TrainingSectio
         model = reward_model_of(model)
     if section.lora is not None:
         check_lora_modules(model, section.lora)
+
+
+def tracked_as(work: Work) -> "TrackedAs":
+    """What trackers call the stage, with the whole recipe, and the folder that is there when the run is over."""
+    from zephyr.train.tracker import TrackedAs
+
+    finished_name = work.folder.name.removeprefix(".").removesuffix(".partial")
+    config = work.recipe.model_dump(mode="json")
+    return TrackedAs(work.recipe.name, work.stage, finished_name, work.run_folder, config)

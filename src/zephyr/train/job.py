@@ -36,6 +36,7 @@ from zephyr.train.objectives import Objective
 from zephyr.train.reference import describe_reference, fill_reference
 from zephyr.train.reference_store import ReferenceStore, sequence_key
 from zephyr.train.stored_model import StoredModel
+from zephyr.train.tracker import TrackedAs
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +51,8 @@ class TrainJob:
     end an answer. ``weights``: where the ranks read the weights of a model that is on the meta device. Without
     ``shuffle`` the examples come in their order in every epoch. ``sample`` is called on every rank with the step when
     the model is evaluated, may write with it, and returns what it measured of its texts (``generations/mean_tokens``).
-    ``on_step`` is called on rank 0 with every line of the log: the step and its metrics.
+    ``on_step`` is called on rank 0 with every line of the log: the step and its metrics. ``tracked_as``: what trackers
+    call it, and where they keep their files.
     """
 
     model: CausalLM | StoredModel
@@ -68,6 +70,7 @@ class TrainJob:
     name: str = "the policy"
     sample: Callable[[int], dict[str, float]] | None = None
     on_step: Callable[[int, Mapping[str, float]], None] | None = None
+    tracked_as: TrackedAs | None = None
 
     @property
     def policy(self) -> CausalLM:

@@ -36,10 +36,29 @@ class Tracker(Protocol):
         """Write out what is still held back."""
 
 
+class TrackedAs(NamedTuple):
+    """Where trackers keep a stage: the run as group, the stage and its folder's name, the run's folder, its recipe.
+
+    Their files lie in the run's folder, as that of the stage has another name when it is finished.
+    """
+
+    group: str
+    stage: str
+    folder_name: str
+    run_folder: Path
+    config: Mapping[str, object]
+
+    @property
+    def name(self) -> str:
+        """The name of the stage's run at the trackers."""
+        return f"{self.group}/{self.stage}"
+
+
 class Run(NamedTuple):
     """What a tracker may know of its run; `resumed_step` is None for a fresh start.
 
-    `on_step` is called with every step that is logged and its metrics, once the trackers have them.
+    `on_step` is called with every step that is logged and its metrics, once the trackers have them. `tracked_as`: None
+    for a training outside a recipe's run.
     """
 
     folder: Path
@@ -47,6 +66,11 @@ class Run(NamedTuple):
     config: Mapping[str, object]
     resumed_step: int | None = None
     on_step: Callable[[int, Mapping[str, float]], None] | None = None
+    tracked_as: TrackedAs | None = None
+
+    def lasting(self, name: str) -> Path:
+        """The folder for a tracker's own files, which is there when the run is over."""
+        return (self.folder if self.tracked_as is None else self.tracked_as.run_folder) / name
 
 
 def open_trackers(names: Sequence[str], run: Run) -> Tracker:
@@ -121,12 +145,18 @@ def _disk(path: Path) -> Iterator[None]:
 
 
 class _TensorBoard:
-    """Event files under `tensorboard/` in the run's folder."""
+    """Event files under `tensorboard/RECIPE/STAGE-HASH/` in the run's folder, with the recipe as a text."""
 
     def __init__(self, run: Run) -> None:
         tensorboard = cast("_Summaries", importlib.import_module("torch.utils.tensorboard"))
         purged = None if run.resumed_step is None else run.resumed_step + 1
-        self._writer = tensorboard.SummaryWriter(str(run.folder / "tensorboard"), purge_step=purged)
+        folder = run.lasting("tensorboard")
+        if run.tracked_as is not None:
+            folder = folder / run.tracked_as.group / run.tracked_as.folder_name
+        self._writer = tensorboard.SummaryWriter(str(folder), purge_step=purged)
+        if run.resumed_step is None:
+            text = json.dumps(run.config, indent=1, ensure_ascii=False, default=str)
+            self._writer.add_text("config", "\n".join(f"    {line}" for line in text.splitlines()))
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         for name, value in metrics.items():
@@ -190,7 +220,14 @@ class _Nowhere:
 NOWHERE: Tracker = _Nowhere()
 
 
+class _Summary(Protocol):
+    def update(self, values: dict[str, float]) -> None: ...
+
+
 class _RemoteRun(Protocol):
+    @property
+    def summary(self) -> _Summary: ...
+
     def log(self, metrics: dict[str, float], step: int) -> None: ...
 
     def finish(self) -> None: ...
@@ -198,6 +235,8 @@ class _RemoteRun(Protocol):
 
 class _Writer(Protocol):
     def add_scalar(self, tag: str, scalar_value: float, global_step: int) -> None: ...
+
+    def add_text(self, tag: str, text_string: str) -> None: ...
 
     def close(self) -> None: ...
 
@@ -210,8 +249,9 @@ def _trackio(run: Run) -> Tracker:
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     remote = importlib.import_module("trackio").init(
-        project=PROJECT,
+        project=os.environ.get("TRACKIO_PROJECT") or PROJECT,
         name=run.name,
+        group=None if run.tracked_as is None else run.tracked_as.group,
         config=dict(run.config),
         resume="never" if run.resumed_step is None else "allow",
         embed=False,
@@ -220,19 +260,31 @@ def _trackio(run: Run) -> Tracker:
 
 
 def _wandb(run: Run) -> Tracker:
+    return _Remote(_wandb_run(run, _run_id(run)))
+
+
+def _wandb_run(run: Run, run_id: str) -> "_RemoteRun":
+    """The run at W&B. What the user's environment says of it is left to that: an argument would win over it."""
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     wandb = importlib.import_module("wandb")
+    tracked, place = run.tracked_as, run.lasting(".")
+    place.mkdir(parents=True, exist_ok=True)
+    ours = {
+        "WANDB_PROJECT": ("project", PROJECT),
+        "WANDB_NAME": ("name", run.name),
+        "WANDB_RUN_GROUP": ("group", None if tracked is None else tracked.group),
+        "WANDB_JOB_TYPE": ("job_type", None if tracked is None else tracked.stage),
+        "WANDB_DIR": ("dir", str(place.resolve())),
+    }
     remote = wandb.init(
-        project=PROJECT,
-        name=run.name,
+        **{name: value for variable, (name, value) in ours.items() if not os.environ.get(variable)},
         config=dict(run.config),
-        dir=str(run.folder),
-        id=_run_id(run),
+        id=run_id,
         resume="allow",
         # The numbers are sent, as the user asked; the screen, the code and the repository are not.
         settings=wandb.Settings(console="off", disable_code=True, disable_git=True),
     )
-    return _Remote(cast("_RemoteRun", remote))
+    return cast("_RemoteRun", remote)
 
 
 TRACKERS: dict[str, Callable[[Run], Tracker]] = {
@@ -243,10 +295,32 @@ TRACKERS: dict[str, Callable[[Run], Tracker]] = {
 }
 
 
+def keep_scores(names: Sequence[str], run: Run, step: int, scores: Mapping[str, float]) -> None:
+    """Add the scores of a finished run to those trackers in which its last model was trained, as `scores/NAME`.
+
+    Raises RecipeError for a tracker without its package.
+    """
+    told = {f"scores/{name}": value for name, value in scores.items()}
+    for name in dict.fromkeys(names):
+        if name == "jsonl":
+            continue  # summary.json has them
+        _require_package(name)
+        if name == "wandb":
+            stored = run.folder / RUN_ID
+            remote = _wandb_run(run, stored.read_text() if stored.exists() else _run_id(run))
+            remote.summary.update(told)
+            remote.finish()
+            continue
+        tracker = TRACKERS[name](run)
+        tracker.log(step, told)
+        tracker.close()
+
+
 def _run_id(run: Run) -> str:
-    path = run.folder / RUN_ID
-    if run.resumed_step is None or not path.exists():
-        replace_text(path, uuid.uuid4().hex)
+    """The id at W&B: that of the environment, as an agent of a sweep sets it, else one that a resumed run keeps."""
+    path, given = run.folder / RUN_ID, os.environ.get("WANDB_RUN_ID")
+    if given or run.resumed_step is None or not path.exists():
+        replace_text(path, given or uuid.uuid4().hex)
     return path.read_text()
 
 

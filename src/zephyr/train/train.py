@@ -203,8 +203,9 @@ def start(job: TrainJob) -> TrainRun:
     moving = moving_reference(job.objective, scorer, job.reference)
     weights_before = sample_weights(scorer)
     resumed = load_latest(job.folder, _state(scorer, optimizer, moving), identity=identity)
-    config = settings.model_dump() | {"seed": job.seed, "shuffle": job.shuffle}
-    tracked = Run(job.folder, job.folder.name, config, resumed.step if resumed else None, job.on_step)
+    own = settings.model_dump() | {"seed": job.seed, "shuffle": job.shuffle}
+    name, config = (job.folder.name, own) if job.tracked_as is None else (job.tracked_as.name, job.tracked_as.config)
+    tracked = Run(job.folder, name, config, resumed.step if resumed else None, job.on_step, job.tracked_as)
     tracker = open_trackers(settings.report_to, tracked) if rank() == 0 else NOWHERE
     past = logged_lines(job.folder / TRAIN_LOG)  # as the tracker has left them, up to the checkpoint
     run = TrainRun(
