@@ -43,7 +43,7 @@ def test_pairs_are_those_of_the_stage(keywords):
         for number, (a, b) in enumerate(scores)
     ]
     made = zephyr.binarize(rows, min_gap=1.0, **keywords)
-    assert [(row["chosen"][1]["content"], row["rejected"][1]["content"]) for row in made] == [("a", "b"), ("b", "a")]
+    assert [(row["chosen"][0]["content"], row["rejected"][0]["content"]) for row in made] == [("a", "b"), ("b", "a")]
     assert made.metrics["prompts_used"] == 2
     with pytest.raises(zephyr.ZephyrError, match=r"zephyr.binarize: keyword min_gop.*did you mean 'min_gap'"):
         zephyr.binarize(rows, min_gop=1.0, **keywords)

@@ -99,7 +99,7 @@ def test_ultrafeedbacks_raw_shape(ultrafeedback, tmp_path, capsys):
     assert found["dropped"]["answer with an overall 10 in doubt"] > 0
     assert "repair_overall=yes seed=5" in found["rule"]
     for row in rows:
-        scores = {one["response"]: one["overall_score"] for one in raw[row["prompt"]]}
+        scores = {one["response"]: one["overall_score"] for one in raw[row["prompt"][-1]["content"]]}
         assert row["score_rejected"] in (scores[row["rejected"][-1]["content"]], 1.0)
         assert row["chosen"][-1]["content"].startswith(row["model_chosen"])
 

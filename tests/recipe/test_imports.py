@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.peers import PAGES, PEERS, with_table
 from zephyr.errors import RecipeError
 from zephyr.recipe.loading import read_recipe, recipe_of, short_yaml
 
@@ -112,3 +113,37 @@ def test_a_misspelt_key_is_told(tmp_path):
         RecipeError, match=r"micro_batch_sise: there is no such key, got 2; did you mean 'micro_batch_size'"
     ):
         read_recipe(str(tmp_path / "a.yaml"))
+
+
+def test_axolotl_reward_and_losses():
+    reward = loaded("axolotl_reward").recipe.reward
+    assert (reward.objective.center_rewards_coefficient, reward.train.train_batch_size) == (0.02, 12)
+    objective = loaded("axolotl_dpo").recipe.align.objective
+    assert (objective.loss_type, objective.label_smoothing, objective.use_weighting) == ("robust", 0.1, True)
+
+
+def test_llama_factory_kto():
+    recipe = loaded("llama_factory_kto").recipe
+    objective = recipe.align.objective
+    assert (objective.name, objective.beta, objective.desirable_weight) == ("kto", 0.3, 1.2)
+    assert (recipe.align.train.precision, recipe.align.train.router_aux_loss_coef) == ("pure_bf16", 0.01)
+    assert recipe.align.lora.load_in_4bit
+
+
+def test_what_has_no_counterpart_is_refused_together(tmp_path):
+    file = tmp_path / "axolotl.yaml"
+    lines = ["base_model: m/m", "sequence_len: 512", "datasets: [{path: me/talks}]"]
+    lines += ["use_pose: true", "fp8: true", "relora: false"]
+    file.write_text("\n".join(lines))
+    with pytest.raises(RecipeError) as caught:
+        read_recipe(str(file))
+    said = str(caught.value)
+    assert "use_pose: positions are not skipped in training, got True; train with longer rows" in said
+    assert "fp8: float8 is not trained in" in said
+    assert "relora" not in said
+
+
+@pytest.mark.parametrize("name", sorted(PEERS))
+def test_the_tables_of_keys_in_the_docs_are_the_importers(name):
+    page = (PAGES / f"{name}.md").read_text(encoding="utf-8")
+    assert with_table(page, PEERS[name]) == page, "run python -m tests.peers"

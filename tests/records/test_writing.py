@@ -137,10 +137,9 @@ def test_a_pair_has_the_columns_of_ultrafeedback_binarized():
     record = Preference("", (Message("user", "Hi"),), ("Hello!", "No."), (8.0, 2.5))
     fields = to_fields(record)
     assert list(fields) == ["prompt", "prompt_id", "chosen", "rejected", "messages", "score_chosen", "score_rejected"]
-    assert fields["prompt"] == "Hi"
-    assert fields["chosen"] == fields["messages"] == [
-        {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!"}
-    ]  # fmt: skip
+    assert fields["prompt"] == [{"role": "user", "content": "Hi"}]
+    assert fields["chosen"] == [{"role": "assistant", "content": "Hello!"}]
+    assert fields["messages"] == [*fields["prompt"], *fields["chosen"]]
     assert (fields["score_chosen"], fields["score_rejected"]) == (8.0, 2.5)
 
 

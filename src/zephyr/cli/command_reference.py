@@ -18,6 +18,7 @@ Every command that `zephyr --help` lists, with its arguments and options. This p
 `python -m zephyr.cli.command_reference`, so it is complete; `zephyr COMMAND --help` says the same in the terminal.
 
 `zephyr --version` prints the version. `--traceback`, anywhere on a line, prints the traceback of an error.
+`zephyr --install-completion` lets bash, zsh or fish complete commands, options, recipes and the keys of their settings.
 
 | exit code | |
 |---|---|

@@ -36,7 +36,6 @@ USER_MISTAKE = 2
 
 app = typer.Typer(
     name="zephyr",
-    add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     epilog=f"{TRACEBACK}, anywhere on the line, prints the traceback of an error.",

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from zephyr.cli.completion import complete_overrides, complete_recipes, complete_stages
 from zephyr.cli.options import Force
 from zephyr.cli.terminal import INTERRUPTED, Offline, can_go_on, escape_controls, quiet_libraries
 
@@ -22,11 +23,20 @@ shipped = typer.Typer(
 )
 
 RecipeName = Annotated[
-    str, typer.Argument(metavar="RECIPE", help="A YAML file, the name of a shipped recipe, or a run.lock.json.")
+    str,
+    typer.Argument(
+        metavar="RECIPE",
+        help="A YAML file, the name of a shipped recipe, or a run.lock.json.",
+        autocompletion=complete_recipes,
+    ),
 ]
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[KEY=VALUE]...", help="Override settings: sft.train.learning_rate=1.0e-5"),
+    typer.Argument(
+        metavar="[KEY=VALUE]...",
+        help="Override settings: sft.train.learning_rate=1.0e-5",
+        autocompletion=complete_overrides,
+    ),
 ]
 
 UserCode = Annotated[
@@ -38,8 +48,12 @@ UserCode = Annotated[
 def run(
     recipe: RecipeName,
     overrides: Overrides = None,
-    until: Annotated[str | None, typer.Option(metavar="STAGE", help="Stop after this stage.")] = None,
-    only: Annotated[str | None, typer.Option(metavar="STAGE", help="Run this stage alone.")] = None,
+    until: Annotated[
+        str | None, typer.Option(metavar="STAGE", help="Stop after this stage.", autocompletion=complete_stages)
+    ] = None,
+    only: Annotated[
+        str | None, typer.Option(metavar="STAGE", help="Run this stage alone.", autocompletion=complete_stages)
+    ] = None,
     offline: Offline = False,
     user_code: UserCode = True,
 ) -> None:
@@ -145,7 +159,10 @@ def inspect(
     recipe: RecipeName,
     overrides: Overrides = None,
     row: Annotated[int, typer.Option(min=1, help="Row number, from 1.")] = 1,
-    stage: Annotated[str | None, typer.Option(metavar="STAGE", help="pretrain, sft, reward or align.")] = None,
+    stage: Annotated[
+        str | None,
+        typer.Option(metavar="STAGE", help="pretrain, sft, reward or align.", autocompletion=complete_stages),
+    ] = None,
     offline: Offline = False,
     user_code: UserCode = True,
 ) -> None:
@@ -199,7 +216,7 @@ def import_recipe(
 
 @shipped.command("copy")
 def copy_recipe(
-    name: Annotated[str, typer.Argument(help="Name of a shipped recipe.")],
+    name: Annotated[str, typer.Argument(help="Name of a shipped recipe.", autocompletion=complete_recipes)],
     folder: Annotated[Path, typer.Argument(help="Target folder.")] = Path(),
 ) -> None:
     """Copy a shipped recipe into a folder to edit it; never overwrites a file."""

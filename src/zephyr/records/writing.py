@@ -1,6 +1,7 @@
 """Records as fields in the common formats, and JSONL files of them.
 
-`formats` reads the fields of `to_fields` back to the same record. Pairs have the columns of ultrafeedback_binarized.
+`formats` reads the fields of `to_fields` back to the same record. Pairs have the columns of ultrafeedback_binarized;
+their answers do not repeat the prompt, as TRL's trainers and axolotl's chat templates expect.
 """
 
 import json
@@ -124,27 +125,24 @@ def _completions(record: Preference) -> list[Json]:
 
 
 def _preference_fields(record: Preference) -> dict[str, Json]:
-    """A pair as in ultrafeedback_binarized, one completion as for KTO, a list with its ratings."""
-    ids: dict[str, Json] = {"prompt_id": prompt_id(record.prompt)}
+    """A pair or a labelled completion as TRL's trainers take them, in messages; a list with its ratings.
+
+    `messages` is the whole chosen dialogue, for supervised fine-tuning, as in ultrafeedback_binarized.
+    """
+    asked: dict[str, Json] = {"prompt": _messages(record.prompt), "prompt_id": prompt_id(record.prompt)}
     origin = _filled({"rule": record.rule})
     is_label = len(record.completions) == 1 and record.ratings[0] in {0.0, 1.0}
     if is_label:
-        label: dict[str, Json] = {"completion": _completions(record)[0], "label": record.ratings[0] == 1.0}
-        return {
-            "prompt": _messages(record.prompt),
-            **ids,
-            **label,
-            **_filled({"model": "".join(record.models)}),
-            **origin,
-        }
+        label: dict[str, Json] = {"completion": _messages(record.answers), "label": record.ratings[0] == 1.0}
+        return {**asked, **label, **_filled({"model": "".join(record.models)}), **origin}
     if len(record.completions) != 2:
-        texts = _completions(record)
         ratings: list[Json] = list(record.ratings)
         models: dict[str, Json] = {"models": list(record.models)} if record.models else {}
-        return {"prompt": _messages(record.prompt), **ids, "completions": texts, "ratings": ratings, **models, **origin}
-    first = next(message.content for message in record.prompt if message.role == "user")
-    chosen, rejected = (_messages((*record.prompt, answer)) for answer in record.answers)
-    scores: dict[str, Json] = {"score_chosen": record.ratings[0], "score_rejected": record.ratings[1]}
+        return {**asked, "completions": _completions(record), "ratings": ratings, **models, **origin}
     if record.models:
         origin = {"model_chosen": record.models[0], "model_rejected": record.models[1], **origin}
-    return {"prompt": first, **ids, "chosen": chosen, "rejected": rejected, "messages": chosen, **scores, **origin}
+    best, worst = record.answers
+    pair: dict[str, Json] = {"chosen": _messages((best,)), "rejected": _messages((worst,))}
+    pair["messages"] = _messages((*record.prompt, best))
+    scores: dict[str, Json] = {"score_chosen": record.ratings[0], "score_rejected": record.ratings[1]}
+    return {**asked, **pair, **scores, **origin}

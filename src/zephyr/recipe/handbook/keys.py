@@ -52,6 +52,7 @@ LORA_KEYS = {
     "lora_target_modules": "lora.target_modules",
     "lora_modules_to_save": "lora.modules_to_save",
     "use_dora": "lora.use_dora",
+    "use_rslora": "lora.use_rslora",
     "load_in_4bit": "lora.load_in_4bit",
 }
 # Keys that are worked out together with others, or with the year.
@@ -121,6 +122,24 @@ LEFT_OUT = {
     "system_prompt": "write system messages into the rows",
     "wandb_entity": "set WANDB_ENTITY", "wandb_project": "set WANDB_PROJECT",
     "data_seed": "every random choice follows from seed",
+    "dataset_streaming": "local files are always streamed", "shuffle_dataset": "write data.shuffle",
+    "pad_to_multiple_of": "nothing is padded", "pad_token": "nothing is padded", "length_column_name": _ROWS,
+    "train_sampling_strategy": _ROWS, "dataloader_prefetch_factor": _ROWS, "dataloader_persistent_workers": _ROWS,
+    "dataloader_in_order": _ROWS, "dataloader_multiprocessing_context": _ROWS, "label_names": _ROWS,
+    "activation_offloading": "activations stay on the device",
+    "activation_checkpointing_kwargs": "there is one kind of activation checkpointing",
+    "precompute_ref_batch_size": "the reference's log-probs are always computed once and stored",
+    "auto_find_batch_size": "micro-batches are cut by a token budget", "ignore_bias_buffers": _DEVICE,
+    "torch_compile_mode": _DEVICE, "liger_kernel_config": _DEVICE, "use_cpu": _DEVICE, "local_rank": _DEVICE,
+    "accelerator_config": _DEVICE, "parallelism_config": _DEVICE, "ddp_backend": _DEVICE, "ddp_bucket_cap_mb": _DEVICE,
+    "ddp_broadcast_buffers": _DEVICE, "ddp_static_graph": _DEVICE, "bf16_full_eval": _DEVICE, "fp16_full_eval": _DEVICE,
+    "torch_empty_cache_steps": _DEVICE, "disable_tqdm": _LOG, "log_on_each_node": _LOG, "skip_memory_metrics": _LOG,
+    "logging_nan_inf_filter": "a loss that is not finite stops the run before the step",
+    "eval_on_start": "held-out rows are always evaluated before the first step", "prediction_loss_only": _LOG,
+    "save_on_each_node": _FOLDER, "ignore_data_skip": _FOLDER, "full_determinism": "runs are always repeatable",
+    "restore_callback_states_from_checkpoint": _FOLDER, "enable_jit_checkpoint": _FOLDER, "hub_revision": _HUB,
+    "project": "set WANDB_PROJECT", "trackio_space_id": "set TRACKIO_SPACE_ID",
+    "do_predict": "name tasks under evaluate",
 }  # fmt: skip
 
 OLD_KEYS = {*TRAIN_KEYS, *OBJECTIVE_KEYS, *LORA_KEYS, *WORKED_OUT, *LEFT_OUT}
@@ -170,6 +189,13 @@ _LENGTH = "write data.max_length, in tokens"
 _SOURCES = "write data: {sources: [{path: ...}]}"
 _MODEL = "write model: {name_or_path: ...}"
 _ADAPTERS = "write lora: {r: ..., lora_alpha: ...} in the stage"
+_SYNCED = "write objective.reference_sync_steps"
+_BUDGET = "leave it out: evaluation is packed by max_tokens_per_micro_batch"
+_IN_4BIT = "write lora: {load_in_4bit: true}"
+_KERNELS = "leave it out: kernels are chosen for the device at hand"
+_NOT_PADDED = "leave it out: sequences are laid out as prefix trees, never padded, and do not see each other"
+_OWN_TOKENIZER = "leave it out: the model's own tokenizer is used"
+_SAMPLING = "write it under sampling of feedback.candidates, or of a task of evaluate"
 # What people write who come from other trainers, and what to write here.
 HABITS = {
     "per_device_train_batch_size": _STEP, "gradient_accumulation_steps": _STEP, "micro_batch_size": _STEP,
@@ -177,9 +203,29 @@ HABITS = {
     "max_seq_length": _LENGTH, "max_seq_len": _LENGTH, "sequence_len": _LENGTH, "cutoff_len": _LENGTH,
     "dataset": _SOURCES, "datasets": _SOURCES, "dataset_name": _SOURCES, "train_file": _SOURCES,
     "model_name_or_path": _MODEL, "base_model": _MODEL, "model_name": _MODEL,
+    "max_length": _LENGTH, "max_prompt_length": _LENGTH, "truncation_mode": "write data.truncation: {rule: ...}",
+    "model_max_length": _LENGTH, "model_init_kwargs": _MODEL, "load_in_8bit": _IN_4BIT,
+    "label_smoothing_factor": "write objective.label_smoothing", "label_smoothing": "write objective.label_smoothing",
+    "loss_weights": "write objective.loss_type: {sigmoid: 0.8, bco_pair: 0.2}", "sync_ref_model": _SYNCED,
+    "ref_model_sync_steps": _SYNCED, "simpo_gamma": "write objective.gamma_beta_ratio: gamma divided by beta",
+    "run_name": "write name at the top of the recipe", "output_dir": "write output_dir at the top of the recipe",
+    "seed": "write seed at the top of the recipe", "hub_model_id": "write name at the top of the recipe",
+    "chat_template_path": "write chat_template: {name: file, path: ...}", "per_device_eval_batch_size": _BUDGET,
+    "warmup": "write warmup_ratio or warmup_steps", "max_tokens": "write data.max_length, in tokens",
+    "mixed_precision": _PRECISION, "quantization_bit": _IN_4BIT,
+    "load_4bit": _IN_4BIT, "r": _ADAPTERS, "lora_alpha": _ADAPTERS, "lora_dropout": _ADAPTERS, "flash_attn": _KERNELS,
+    "use_unsloth": _KERNELS, "pref_loss": "write objective: {name: ...} and its loss_type",
+    "template": "write chat_template: {name: ...}",
+    "packing": _NOT_PADDED, "sample_packing": _NOT_PADDED, "flash_attention": _KERNELS, "unsloth": _KERNELS,
+    "target_modules": "write lora: {target_modules: ...}", "random_state": "write seed at the top of the recipe",
+    "max_samples": "write max_rows in a source of data.sources", "train_dataset": _SOURCES,
+    "dataset_text_field": "write columns: {text: ...} in a source of data.sources",
+    "ref_model": "leave it out: the reference is the model as training starts", "tokenizer": _OWN_TOKENIZER,
+    "processing_class": _OWN_TOKENIZER, "max_new_tokens": _SAMPLING, "temperature": _SAMPLING, "top_p": _SAMPLING,
+    "val_ratio": "write data.eval_share", "eval_dataset": "write data.eval_sources",
     "lora_r": _ADAPTERS, "lora_rank": _ADAPTERS, "use_peft": _ADAPTERS, "adapter": _ADAPTERS, "peft_config": _ADAPTERS,
     "finetuning_type": _ADAPTERS, "lora_target_modules": "write lora: {target_modules: ...}",
-    "lora_target": "write lora: {target_modules: ...}", "load_in_4bit": "write lora: {load_in_4bit: true}",
+    "lora_target": "write lora: {target_modules: ...}", "load_in_4bit": _IN_4BIT,
     "epochs": "write num_train_epochs", "num_epochs": "write num_train_epochs", "lr": "write learning_rate",
     "optimizer": "write optim", "lr_scheduler": "write lr_scheduler_type", "scheduler": "write lr_scheduler_type",
     "gradient_checkpointing": "write activation_checkpointing", "clip_grad": "write max_grad_norm",

@@ -21,12 +21,12 @@ _OBJECTIVES = {
     "kto": {"name": "kto"},
 }
 _TEMPLATES = {"tokenizer_default": "own", "chatml": "chatml", "llama3": "llama3", "zephyr": "zephyr"}
-_TABLE = flat.SAME_BELOW_TRAIN | {
+TABLE = flat.SAME_BELOW_TRAIN | {
     "num_epochs": ".train.num_train_epochs",
     "sequence_len": ".data.max_length",
     "shuffle_merged_datasets": ".data.shuffle",
 }
-_LORA = {
+LORA = {
     "lora_r": ".lora.r", "lora_dropout": ".lora.lora_dropout", "lora_alpha": ".lora.lora_alpha",
     "lora_modules_to_save": ".lora.modules_to_save",
     "peft_use_dora": ".lora.use_dora", "peft_use_rslora": ".lora.use_rslora",
@@ -35,7 +35,12 @@ _LORA = {
 _PACKED = "sequences are laid out as prefix trees, never padded, and do not see each other"
 _KERNEL = "kernels are chosen for the device at hand"
 _COMMANDS = "evaluate and save by steps: eval_steps, save_steps"
-_LEFT_OUT = flat.NEEDED_NOWHERE | {
+_SHARDED = "torchrun's world is sharded by fully_shard; nothing is chosen by hand"
+_TRACKER = "name trackers in report_to; their own variables say the rest"
+_TOKENIZER = "the model's own tokenizer is used"
+_GENERATED = "name tasks under evaluate, or look at samples in the report"
+_WATCHED = "a loss that is not finite stops the run before the step"
+LEFT_OUT = flat.NEEDED_NOWHERE | {
     "model_type": "transformers detects it", "tokenizer_type": "transformers detects it",
     "is_llama_derived_model": "transformers detects it", "tokenizer_config": "the model's own tokenizer is used",
     "sample_packing": _PACKED, "eval_sample_packing": _PACKED, "pad_to_sequence_len": _PACKED,
@@ -58,17 +63,92 @@ _LEFT_OUT = flat.NEEDED_NOWHERE | {
     "auto_resume_from_checkpoints": "a run always goes on", "hub_strategy": "deliver.push_to_hub publishes a run",
     "chat_template_jinja": "write chat_template: {name: file, path: ...}",
     "dataset_exact_deduplication": "write data.filters: [{name: duplicates, threshold: 1}]",
+    "shuffle_before_merging_datasets": "rows are shuffled whole", "dataset_keep_in_memory": "rows are streamed",
+    "streaming": "local files are always streamed", "is_preprocess": "`zephyr check` prepares and counts",
+    "skip_prepare_dataset": "rows are always checked", "preprocess_iterable": "rows are streamed",
+    "push_dataset_to_hub": "nothing is published by a run", "hub_revision": "nothing is published by a run",
+    "eval_sequence_len": "held-out rows have the same data.max_length", "min_sample_len": "every row is kept",
+    "max_prompt_len": "answers share max_length with their prompt", "batch_flattening": _PACKED,
+    "dpo_padding_free": _PACKED, "sample_packing_bin_size": _PACKED, "sample_packing_sequentially": _PACKED,
+    "sample_packing_mp_start_method": _PACKED, "pretrain_multipack_attn": _PACKED, "pad_to_multiple_of": _PACKED,
+    "eager_attention": _KERNEL, "sage_attention": _KERNEL, "sdpa_varlen": _KERNEL, "flash_attn_cross_entropy": _KERNEL,
+    "flash_attn_rms_norm": _KERNEL, "flash_attn_fuse_mlp": _KERNEL, "flex_attn_compile_kwargs": _KERNEL,
+    "lora_embedding_kernel": _KERNEL, "dpo_use_liger_kernel": _KERNEL, "use_kernels": _KERNEL,
+    "experts_implementation": _KERNEL, "torch_compile_mode": _KERNEL, "tiled_mlp": _KERNEL,
+    "chunked_cross_entropy": "logits are always computed in chunks",
+    "chunked_cross_entropy_num_chunks": "logits are always computed in chunks",
+    "eval_batch_size": "evaluation is packed by max_tokens_per_micro_batch",
+    "evaluation_strategy": "held-out rows are evaluated every eval_steps, and at the end",
+    "load_best_model_at_end": "write train.metric_for_best_model, such as eval_loss",
+    "greater_is_better": "the metric's name says it", "save_safetensors": "weights are always safetensors",
+    "save_first_step": "save_steps says when", "auto_find_batch_size": "micro-batches are cut by a token budget",
+    "fsdp_version": _SHARDED, "fsdp_final_state_dict_type": _SHARDED, "dp_shard_size": _SHARDED,
+    "dp_replicate_size": _SHARDED, "accelerator_config": _SHARDED, "ddp": _SHARDED, "ddp_bucket_cap_mb": _SHARDED,
+    "ddp_broadcast_buffers": _SHARDED, "deepcompile": _SHARDED, "world_size": _SHARDED, "device": _SHARDED,
+    "device_map": _SHARDED, "max_memory": _SHARDED, "gpu_memory_limit": _SHARDED, "low_cpu_mem_usage": _SHARDED,
+    "qlora_sharded_model_loading": _SHARDED, "use_ray": _SHARDED, "ray_num_workers": _SHARDED,
+    "activation_offloading": "activations stay on the device", "layer_offloading": "weights stay on the device",
+    "gc_steps": "memory is freed when it is needed", "torch_empty_cache_steps": "memory is freed when it is needed",
+    "use_tensorboard": _TRACKER, "use_trackio": _TRACKER, "trackio_project_name": _TRACKER,
+    "trackio_run_name": _TRACKER, "trackio_space_id": _TRACKER, "use_mlflow": _TRACKER,
+    "mlflow_tracking_uri": _TRACKER, "mlflow_experiment_name": _TRACKER, "mlflow_run_name": _TRACKER,
+    "hf_mlflow_log_artifacts": _TRACKER, "use_comet": _TRACKER, "comet_project_name": _TRACKER,
+    "comet_workspace": _TRACKER, "comet_mode": _TRACKER, "wandb_mode": _TRACKER, "include_tkps": _TRACKER,
+    "tokenizer_use_fast": _TOKENIZER, "tokenizer_legacy": _TOKENIZER, "tokenizer_use_mistral_common": _TOKENIZER,
+    "tokenizer_save_jinja_files": _TOKENIZER, "fix_untrained_tokens": _TOKENIZER, "eot_tokens": _TOKENIZER,
+    "is_falcon_derived_model": "transformers detects it", "is_mistral_derived_model": "transformers detects it",
+    "is_qwen_derived_model": "transformers detects it", "processor_type": "models read text alone",
+    "hf_use_auth_token": "set HF_TOKEN", "chat_template_kwargs": "write chat_template.variables",
+    "default_system_message": "write system messages into the rows",
+    "generate_samples": _GENERATED, "num_generation_samples": _GENERATED, "generation_max_new_tokens": _GENERATED,
+    "generation_temperature": _GENERATED, "generation_top_p": _GENERATED, "generation_top_k": _GENERATED,
+    "generation_do_sample": _GENERATED, "generation_prompt_ratio": _GENERATED, "do_bench_eval": _GENERATED,
+    "do_causal_lm_eval": _GENERATED, "eval_causal_lm_metrics": _GENERATED, "bench_dataset": _GENERATED,
+    "dpo_generate_during_eval": _GENERATED, "loss_watchdog_threshold": _WATCHED, "loss_watchdog_patience": _WATCHED,
+    "profiler_steps": "profile with torch.profiler", "profiler_steps_start": "profile with torch.profiler",
+    "embeddings_skip_upcast": "weights are kept in float32", "float32": "write train.precision: float32",
+    "float16": "float16 is not trained in, bfloat16 is", "dpo_use_logits_to_keep": "logits are computed in chunks",
+    "batch_size": "micro_batch_size x gradient_accumulation_steps say it",
 }  # fmt: skip
+# What changes what is learnt and has no counterpart here.
+REFUSED = {
+    "pretraining_dataset": ("streams rows here by data.sources", "write them under datasets"),
+    "unfrozen_parameters": ("parts of a model are not frozen here", "train adapters: adapter: lora"),
+    "process_reward_model": ("rewards of steps are not learnt here", "train on whole answers"),
+    "relora": ("adapters are not merged and begun again", "leave it out"),
+    "qat": ("weights are not trained for a quantization", "export a GGUF file afterwards"),
+    "fp8": ("float8 is not trained in", "leave it out: bfloat16 is"),
+    "use_pose": ("positions are not skipped in training", "train with longer rows"),
+    "lisa_n_layers": ("layers are not drawn for training", "train adapters: adapter: lora"),
+    "embedding_lr": ("all weights have one learning rate", "leave it out"),
+    "embedding_lr_scale": ("all weights have one learning rate", "leave it out"),
+    "lr_groups": ("all weights have one learning rate", "leave it out"),
+    "loraplus_lr_embedding": ("all weights have one learning rate", "leave it out"),
+    "jagged_restart_steps": ("the learning rate is not begun again", "choose cosine_with_restarts"),
+    "cosine_constant_lr_ratio": ("the learning rate falls to the end", "choose warmup_stable_decay"),
+    "use_eaft": ("tokens are not weighted by entropy", "leave it out"),
+    "dpo_loss_weights": ("losses with weights are one mapping here", "write objective.loss_type: {sigmoid: 0.8, ...}"),
+    "reinit_weights": ("a new model is model.kind: new", "write a recipe with one"),
+    "merge_lora": ("adapters are always merged beside their own folder", "leave it out"),
+    "gptq": ("there are 4-bit bases of bitsandbytes alone", "write load_in_4bit: true"),
+    "trl": ("holds the options of GRPO", "write beta as rl_beta"),
+    "vllm": ("holds the options of GRPO", "leave it out"),
+    "context_parallel_size": ("rows are not cut over devices", "shorten sequence_len"),
+    "sequence_parallel_degree": ("rows are not cut over devices", "shorten sequence_len"),
+    "added_tokens_overrides": ("the tokenizer keeps its tokens", "name a model whose tokenizer has them"),
+    "tokens": ("the tokenizer keeps its tokens", "name a model whose tokenizer has them"),
+}
 _WORKED_OUT = {
     "base_model", "base_model_config", "revision_of_model", "rl", "rl_beta", "dpo_beta", "orpo_alpha", "simpo_gamma",
     "cpo_alpha", "kto_desirable_weight", "kto_undesirable_weight", "rpo_alpha", "dpo_label_smoothing", "datasets",
-    "test_datasets", "pretraining_dataset", "val_set_size", "output_dir", "adapter", "lora_target_linear",
+    "test_datasets", "val_set_size", "output_dir", "adapter", "lora_target_linear",
     "lora_target_modules", "lora_model_dir", "load_in_4bit", "micro_batch_size", "gradient_accumulation_steps",
     "num_devices", "optimizer", "lr_scheduler", "cosine_min_lr_ratio", "warmup_steps", "warmup_ratio", "max_steps",
     "eval_steps", "save_steps", "save_total_limit", "report_to", "train_on_inputs", "bf16", "bfloat16", "chat_template",
-    "seed", "wandb_project", "use_wandb", "roles_to_train", "excess_length_strategy", "unfrozen_parameters",
+    "seed", "wandb_project", "use_wandb", "roles_to_train", "excess_length_strategy", "dpo_loss_type",
+    "dpo_use_weighting", "reward_model", "center_rewards_coefficient", "num_labels", "metric_for_best_model",
 }  # fmt: skip
-KEYS = {*_TABLE, *_LORA, *_LEFT_OUT, *_WORKED_OUT}
+KEYS = {*TABLE, *LORA, *LEFT_OUT, *_WORKED_OUT, *REFUSED}
 
 
 def translate_axolotl(old: dict[str, Plain], file: Path, places: dict[Keys, str]) -> Translated:
@@ -76,8 +156,9 @@ def translate_axolotl(old: dict[str, Plain], file: Path, places: dict[Keys, str]
     work = Translation(old, file)
     rl = str(work.get("rl") or "")
     texts = [one for one in _datasets(work, "datasets") if str(one.get("type")) == "completion"]
-    work.stage = "align" if rl else "pretrain" if texts else "sft"
-    work.notes.append(f"the stage is {work.stage}, detected by rl and the types of datasets")
+    rates = work.get("reward_model") is True
+    work.stage = "reward" if rates else "align" if rl else "pretrain" if texts else "sft"
+    work.notes.append(f"the stage is {work.stage}, detected by rl, reward_model and the types of datasets")
     flat.name_run(work, file.stem)
     work.put("model.kind", "pretrained", "base_model")
     work.put("model.name_or_path", work.get("base_model"), "base_model")
@@ -85,17 +166,19 @@ def translate_axolotl(old: dict[str, Plain], file: Path, places: dict[Keys, str]
         work.put("model.revision", work.old["revision_of_model"], "revision_of_model")
     _template(work)
     _rows(work)
-    flat.put_all(work, _TABLE)
+    flat.put_all(work, TABLE)
     flat.put_batch(work, "micro_batch_size", 1)
     flat.put_schedule(work)
     flat.put_optimizer(work, "optimizer")
     _training(work)
-    if rl:
+    if rates:
+        flat.put_all(work, {"center_rewards_coefficient": ".objective.center_rewards_coefficient"})
+    elif rl:
         _objective(work, rl)
     _adapters(work)
-    flat.refuse(work, "pretraining_dataset", "streams rows here by data.sources", "write them under datasets")
-    flat.refuse(work, "unfrozen_parameters", "parts of a model are not frozen here", "train adapters: adapter: lora")
-    flat.account(work, _LEFT_OUT, KEYS)
+    for key, (why, remedy) in REFUSED.items():
+        flat.refuse(work, key, why, remedy)
+    flat.account(work, LEFT_OUT, KEYS)
     if work.problems:
         raise broken(str(file), work.problems, places)
     return Translated(work.data, work.origins, work.notes)
@@ -170,8 +253,16 @@ def _objective(work: Translation, rl: str) -> None:
     own = {
         "simpo": {"cpo_alpha": "sft_weight"},
         "kto": {"kto_desirable_weight": "desirable_weight", "kto_undesirable_weight": "undesirable_weight"},
-        "dpo": {"rpo_alpha": "rpo_alpha", "dpo_label_smoothing": "label_smoothing"},
-    }
+        "dpo": {
+            "rpo_alpha": "rpo_alpha", "dpo_label_smoothing": "label_smoothing", "dpo_use_weighting": "use_weighting",
+        },
+    }  # fmt: skip
+    losses = flat.texts(work.get("dpo_loss_type"))
+    if rl == "dpo" and len(losses) == 1:
+        work.put(".objective.loss_type", losses[0], "dpo_loss_type")
+    elif losses:
+        remedy = "write objective.loss_type: {sigmoid: 0.8, ...}"
+        work.problems.append(Problem(("dpo_loss_type",), f"is no single loss of dpo{quoted(losses)}", remedy))
     for key, name in own.get(rl, {}).items():
         if work.get(key) is not None:
             work.put(f".objective.{name}", work.old[key], key)
@@ -182,10 +273,10 @@ def _adapters(work: Translation) -> None:
     if kind not in ("lora", "qlora"):
         if kind:
             work.problems.append(Problem(("adapter",), f"is not known here{quoted(kind)}", "write lora or qlora"))
-        for key in _LORA:
+        for key in LORA:
             work.leave(key, "adapter is not set")
         return
-    flat.put_all(work, _LORA)
+    flat.put_all(work, LORA)
     targets = work.get("lora_target_modules")
     everywhere = work.get("lora_target_linear") is True or targets in (None, "all-linear")
     key = "lora_target_linear" if everywhere else "lora_target_modules"

@@ -73,6 +73,10 @@ def put_schedule(work: Translation) -> None:
             work.put(f".train.{key}", value, key)
         else:
             work.leave(key, "only whole numbers from 1 are counts of steps here")
+    patience = next((key for key in ("early_stopping_patience", "early_stopping_steps") if work.get(key)), None)
+    if patience is not None:
+        watched = str(work.get("metric_for_best_model") or "eval_loss")
+        work.put(".train.metric_for_best_model", watched, patience, "the metric that it watches")
     trackers = work.get("report_to")
     named = trackers if isinstance(trackers, list) else [] if trackers in (None, "none", "all") else [trackers]
     if trackers is not None:

@@ -21,14 +21,24 @@ _PAIR_LOSSES = {
     "sigmoid": "sigmoid", "hinge": "hinge", "ipo": "ipo", "kto_pair": "kto_pair", "robust": "robust",
     "bco_pair": "bco_pair",
 }  # fmt: skip
-_TABLE = flat.SAME_BELOW_TRAIN | {"cutoff_len": ".data.max_length"}
-_LORA = {
+TABLE = flat.SAME_BELOW_TRAIN | {
+    "cutoff_len": ".data.max_length", "moe_aux_loss_coef": ".train.router_aux_loss_coef",
+    "early_stopping_steps": ".train.early_stopping_patience",
+}  # fmt: skip
+LORA = {
     "lora_rank": ".lora.r", "lora_dropout": ".lora.lora_dropout", "lora_alpha": ".lora.lora_alpha",
     "use_rslora": ".lora.use_rslora",
     "use_dora": ".lora.use_dora", "loraplus_lr_ratio": ".lora.loraplus_lr_ratio",
 }  # fmt: skip
 _KERNEL = "kernels are chosen for the device at hand"
-_LEFT_OUT = flat.NEEDED_NOWHERE | {
+_TOKENIZER = "the model's own tokenizer is used"
+_SAMPLED = "name tasks under evaluate, or look at samples in the report"
+_TRACKER = "name trackers in report_to; their own variables say the rest"
+_SERVED = "`zephyr serve` and `zephyr chat` have options of their own"
+_EXPORTED = "the stage's folder has the merged model; `zephyr export` quantizes it"
+_MEDIA = "models read text alone"
+_ROWS = "how rows are prepared changes no result"
+LEFT_OUT = flat.NEEDED_NOWHERE | {
     "overwrite_cache": "tokens are kept by the content of rows and settings",
     "tokenized_path": "tokens lie in the stage's folder",
     "plot_loss": "the report has the curves", "neat_packing": "sequences are laid out as prefix trees",
@@ -44,20 +54,71 @@ _LEFT_OUT = flat.NEEDED_NOWHERE | {
     "disable_shuffling": "write data.shuffle: false", "streaming": "local files are always streamed",
     "buffer_size": "rows are shuffled whole", "enable_thinking": "write chat_template.variables",
     "resume_from_checkpoint": "a run always goes on", "cache_dir": "set HF_HOME",
-    "dataset_shards": "rows are read once",
+    "dataset_shards": "rows are read once", "preprocessing_batch_size": _ROWS, "data_shared_file_system": _ROWS,
+    "ignore_pad_token_for_loss": "nothing is padded", "default_system": "write system messages into the rows",
+    "tool_format": "the chat template lays out tools", "preserve_thinking": "the chat template lays out reasoning",
+    "eval_on_each_dataset": "the report counts rows by source", "eval_num_beams": _SAMPLED, "media_dir": _MEDIA,
+    "do_sample": _SAMPLED, "temperature": _SAMPLED, "top_p": _SAMPLED, "top_k": _SAMPLED, "num_beams": _SAMPLED,
+    "max_new_tokens": _SAMPLED, "repetition_penalty": _SAMPLED, "length_penalty": _SAMPLED, "max_length": _SAMPLED,
+    "skip_special_tokens": _SAMPLED, "compute_accuracy": "accuracies of pairs are always logged",
+    "use_swanlab": _TRACKER, "swanlab_project": _TRACKER, "swanlab_run_name": _TRACKER, "swanlab_mode": _TRACKER,
+    "swanlab_workspace": _TRACKER, "swanlab_api_key": _TRACKER, "swanlab_logdir": _TRACKER,
+    "infer_backend": _SERVED, "infer_dtype": _SERVED, "vllm_maxlen": _SERVED, "vllm_gpu_util": _SERVED,
+    "vllm_enforce_eager": _SERVED, "vllm_max_lora_rank": _SERVED, "vllm_config": _SERVED, "use_kv_cache": _SERVED,
+    "export_size": _EXPORTED, "export_device": _EXPORTED, "export_quantization_bit": _EXPORTED,
+    "export_quantization_dataset": _EXPORTED, "export_legacy_format": _EXPORTED, "export_hub_model_id": _EXPORTED,
+    "adapter_folder": "adapters lie beside the merged model", "offload_folder": "weights are streamed from their files",
+    "use_fast_tokenizer": _TOKENIZER, "split_special_tokens": _TOKENIZER, "init_special_tokens": _TOKENIZER,
+    "hf_hub_token": "set HF_TOKEN", "ms_hub_token": "models come from the Hugging Face hub",
+    "om_hub_token": "models come from the Hugging Face hub", "print_param_status": "`zephyr plan` lists it",
+    "use_reentrant_gc": "there is one kind of activation checkpointing", "upcast_lmhead_output": "logits are float32",
+    "quantization_type": "4-bit bases are nf4 of bitsandbytes", "quantization_device_map": "chosen for the device",
+    "freeze_vision_tower": _MEDIA, "freeze_multi_modal_projector": _MEDIA, "freeze_language_model": _MEDIA,
+    "image_max_pixels": _MEDIA, "image_min_pixels": _MEDIA, "video_max_pixels": _MEDIA, "video_min_pixels": _MEDIA,
+    "include_effective_tokens_per_second": "the log is always written", "ray_num_workers": "torchrun starts the ranks",
+    "device_map": "chosen for the device at hand",
+    "export_quantization_maxlen": _EXPORTED, "export_quantization_nsamples": _EXPORTED,
+}  # fmt: skip
+# What changes what is learnt and has no counterpart here.
+REFUSED = {
+    "mask_history": ("learns the last answer alone", "write weight: 0 into earlier messages of the rows"),
+    "use_galore": ("is another optimizer", "choose one of optim, such as adamw_8bit"),
+    "use_badam": ("is another optimizer", "choose one of optim, such as adamw_8bit"),
+    "use_apollo": ("is another optimizer", "choose one of optim, such as adamw_8bit"),
+    "use_adam_mini": ("is another optimizer", "choose one of optim, such as adamw_8bit"),
+    "use_muon": ("is another optimizer", "choose one of optim, such as adamw_8bit"),
+    "ref_model": ("the reference is the model as it starts", "leave it out"),
+    "ref_model_adapters": ("the reference is the model as it starts", "leave it out"),
+    "use_llama_pro": ("blocks are not added", "train adapters: finetuning_type: lora"),
+    "pissa_init": ("adapters begin at zero", "leave it out"),
+    "loraplus_lr_embedding": ("all weights but those of LoRA+ have one learning rate", "leave it out"),
+    "use_dft_loss": ("is another loss", "leave it out"), "use_asft_loss": ("is another loss", "leave it out"),
+    "use_eaft_loss": ("is another loss", "leave it out"),
+    "pref_bco_weight": ("losses with weights are one mapping here", "write loss_type: {sigmoid: 1.0, bco_pair: ...}"),
+    "mixture_of_depths": ("layers are not skipped", "leave it out"),
+    "resize_vocab": ("the tokenizer keeps its tokens", "name a model whose tokenizer has them"),
+    "add_tokens": ("the tokenizer keeps its tokens", "name a model whose tokenizer has them"),
+    "add_special_tokens": ("the tokenizer keeps its tokens", "name a model whose tokenizer has them"),
+    "rope_scaling": ("positions are those of the model", "write it into the model's config.json"),
+    "train_from_scratch": ("a new model is model.kind: new", "write a recipe with one"),
+    "fp8": ("float8 is not trained in", "leave it out: bfloat16 is"),
+    "use_kt": ("experts are not trained on the processor", "leave it out"),
+    "use_hyper_parallel": ("rows are not cut over devices", "leave it out"),
+    "use_megatron_bridge": ("torchrun's world is sharded by fully_shard", "leave it out"),
+    "use_mca": ("torchrun's world is sharded by fully_shard", "leave it out"),
 }  # fmt: skip
 _WORKED_OUT = {
     "model_name_or_path", "model_revision", "adapter_name_or_path", "stage", "finetuning_type", "lora_target",
     "additional_target", "quantization_bit", "pref_beta", "pref_loss", "pref_ftx", "simpo_gamma", "dpo_label_smoothing",
-    "kto_chosen_weight", "kto_rejected_weight", "ref_model", "reward_model", "dataset", "eval_dataset", "dataset_dir",
-    "val_size", "template", "max_samples", "train_on_prompt", "mask_history", "output_dir", "report_to",
+    "kto_chosen_weight", "kto_rejected_weight", "reward_model", "dataset", "eval_dataset", "dataset_dir",
+    "val_size", "template", "max_samples", "train_on_prompt", "output_dir", "report_to",
     "per_device_train_batch_size", "gradient_accumulation_steps", "num_devices", "warmup_ratio", "warmup_steps",
-    "max_steps", "eval_steps", "save_steps", "save_total_limit", "optim", "bf16", "pure_bf16", "seed",
-    "disable_gradient_checkpointing", "use_galore", "use_badam", "use_apollo", "freeze_trainable_layers",
-    "mix_strategy",
+    "max_steps", "eval_steps", "save_steps", "save_total_limit", "optim", "bf16", "pure_bf16", "seed", "ld_alpha",
+    "disable_gradient_checkpointing", "freeze_trainable_layers", "freeze_trainable_modules", "freeze_extra_modules",
+    "mix_strategy", "metric_for_best_model",
     "interleave_probs",
 }  # fmt: skip
-KEYS = {*_TABLE, *_LORA, *_LEFT_OUT, *_WORKED_OUT}
+KEYS = {*TABLE, *LORA, *LEFT_OUT, *_WORKED_OUT, *REFUSED}
 
 
 def translate_llama_factory(old: dict[str, Plain], file: Path, places: dict[Keys, str]) -> Translated:
@@ -77,7 +138,7 @@ def translate_llama_factory(old: dict[str, Plain], file: Path, places: dict[Keys
         name = _TEMPLATES.get(str(work.get("template")), "own")
         work.put("chat_template.name", name, "template", "" if name != "own" else "that of the model's own tokenizer")
     _rows(work, file)
-    flat.put_all(work, _TABLE)
+    flat.put_all(work, TABLE)
     if "num_train_epochs" not in work.old:
         work.put(".train.num_train_epochs", 3, "num_train_epochs", "transformers' default")
     if "cutoff_len" not in work.old:
@@ -89,10 +150,9 @@ def translate_llama_factory(old: dict[str, Plain], file: Path, places: dict[Keys
     if work.stage == "align":
         _objective(work, given)
     _adapters(work)
-    for key in ("use_galore", "use_badam", "use_apollo"):
-        flat.refuse(work, key, "is another optimizer", "choose one of optim, such as adamw_8bit")
-    flat.refuse(work, "ref_model", "the reference is the model as it starts", "leave it out")
-    flat.account(work, _LEFT_OUT, KEYS)
+    for key, (why, remedy) in REFUSED.items():
+        flat.refuse(work, key, why, remedy)
+    flat.account(work, LEFT_OUT, KEYS)
     if work.problems:
         raise broken(str(file), work.problems, places)
     return Translated(work.data, work.origins, work.notes)
@@ -159,9 +219,6 @@ def _training(work: Translation) -> None:
     if work.stage == "sft":
         every = work.get("train_on_prompt") is True
         work.put(".objective.loss_on", "everything" if every else "assistant", "train_on_prompt")
-    flat.refuse(
-        work, "mask_history", "learns the last answer alone", "write weight: 0 into earlier messages of the rows"
-    )
 
 
 def _objective(work: Translation, stage: str) -> None:
@@ -180,7 +237,7 @@ def _objective(work: Translation, stage: str) -> None:
         ratio = (margin if isinstance(margin, int | float) else 0.5) / scale
         work.put(".objective.gamma_beta_ratio", ratio, "simpo_gamma", "divided by pref_beta")
     own = {
-        "dpo": {"pref_ftx": "rpo_alpha", "dpo_label_smoothing": "label_smoothing"},
+        "dpo": {"pref_ftx": "rpo_alpha", "dpo_label_smoothing": "label_smoothing", "ld_alpha": "ld_alpha"},
         "kto": {"kto_chosen_weight": "desirable_weight", "kto_rejected_weight": "undesirable_weight"},
     }
     for key, ours in own.get(name, {}).items():
@@ -192,7 +249,7 @@ def _adapters(work: Translation) -> None:
     kind = str(work.get("finetuning_type") or "lora")
     flat.refuse(work, "adapter_name_or_path", "goes on with adapters", "merge them first, and name the merged model")
     if kind == "full":
-        for key in (*_LORA, "lora_target"):
+        for key in (*LORA, "lora_target"):
             work.leave(key, "finetuning_type is full")
         work.notes.append("finetuning_type full -> all weights are trained")
         return
@@ -201,7 +258,7 @@ def _adapters(work: Translation) -> None:
         return
     work.notes.append(f"finetuning_type lora -> {work.stage}.lora")
     rank = work.number("lora_rank", 8)
-    flat.put_all(work, {key: ours for key, ours in _LORA.items() if key not in ("lora_rank", "lora_alpha")})
+    flat.put_all(work, {key: ours for key, ours in LORA.items() if key not in ("lora_rank", "lora_alpha")})
     work.put(".lora.r", rank, "lora_rank", "" if "lora_rank" in work.old else "its default")
     alpha = work.get("lora_alpha")
     work.put(".lora.lora_alpha", alpha or 2 * rank, "lora_alpha", "" if alpha else "twice the rank")
