@@ -11,8 +11,9 @@ from tests.deliver.small_run import RECIPE, write_run
 from zephyr.deliver.report import OutsideResults, report_of
 from zephyr.deliver.run_facts import ModelScore
 from zephyr.runs.reader import read_run
+from zephyr.stages.hand_delivery import write_report
 
-VOID = {"meta", "br", "line", "circle", "polyline", "polygon"}
+VOID = {"meta", "br", "line", "circle", "polyline", "polygon", "rect"}
 
 
 class Balanced(HTMLParser):
@@ -47,10 +48,11 @@ def page(tmp_path):
 
 def test_everything_is_told(page):
     for words in (
-        "small", "Learns &lt;b&gt;little&lt;/b&gt;.", "0.4 to 0.6, n = 40", "1 min 40 s", "dropped: tied", "add", "25%",
+        "small", "Learns &lt;b&gt;little&lt;/b&gt;.", "40.0% to 60.0%", "n = 40",
+        "1 min 40 s", "dropped: tied", "add", "25%",
         "align, step 10: the margin saturates", "Length of preferred and rejected answers", "rejected: median 4, n 3",
-        "rewards/chosen", "eval_loss", "7 to 7.5, n = 160", 'class="radar"', "agrees", "zephyr-7b-beta", "-4.5221",
-        "judge: big-judge (endpoint)",
+        "rewards/chosen", "eval_loss", "7.00 to 7.50", "160</td>", 'class="radar"', "agrees",
+        "zephyr-7b-beta", "-4.5221",         "judge: big-judge (endpoint)",
     ):  # fmt: skip
         assert words in page, words
 
@@ -72,7 +74,7 @@ def test_names_from_outside_are_text(tmp_path):
     page = report_of(read_run(folder), outside=outside)
     assert "<script" not in page
     assert "\x1b" not in page
-    assert 'class="prompt said">one\n&#34;&gt;&lt;script&gt;x&lt;/script&gt;\\x1b[2J</div>' in page
+    assert 'class="prompt said">one\n&#34;&gt;&lt;script&gt;x&lt;/script&gt;\\x1b[2J</h3>' in page
     assert page.count("&#34;&gt;&lt;script&gt;") >= 14
 
 
@@ -101,3 +103,16 @@ def test_a_run_that_is_not_finished_has_a_report_of_what_there_is(tmp_path):
     assert "feedback" in page
     assert "<h2>Scores" not in page
     assert "<h2>Training" not in page
+
+
+def test_rounds_are_a_table_and_a_chart_before_the_best_round(tmp_path):
+    folder = tmp_path / "rounds"
+    write_run(folder / "small-1")
+    rounds = [{"folder": "small-1", "scores": {"world": 0.5}, "drift": {"prompts": 9, "words": 12.5}}]
+    summary = {"start": {"scores": {"world": 0.25}}, "rounds": rounds, "best": "small-1"}
+    (folder / "summary.json").write_text(json.dumps(summary))
+    page = write_report(folder).read_text(encoding="utf-8")
+    assert page.index('<section id="rounds">') < page.index('<section id="scores">')
+    assert "small-1 (the best)" in page
+    assert re.findall(r'<td class="number">(12.5|0.25|0.5)</td>', page)[:3] == ["0.25", "12.5", "0.5"]
+    assert "world from 0.25 to 0.5" in page

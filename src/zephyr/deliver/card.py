@@ -12,6 +12,7 @@ from pathlib import Path
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from zephyr.atomic import replace_text
+from zephyr.deliver.curve_notes import curve_warnings
 from zephyr.deliver.rendering import render_markdown
 from zephyr.deliver.run_facts import (
     EVAL_COLUMNS,
@@ -99,7 +100,7 @@ def card_of(run: RunRecord, *, results: Sequence[ModelScore] = ()) -> str:
         "is_reward_model": trained.name == REWARD,
         "prompt": _first_prompt(run),
         "sampling": _sampling(folder),
-        "health": health_of(run),
+        "health": [*health_of(run), *curve_warnings(run)],
         "hyper_parameters": _hyper_parameters(run, trained),
         **_training_results(trained.log()),
         "frameworks": [(title, run.packages[name]) for name, title in _FRAMEWORKS.items() if name in run.packages],

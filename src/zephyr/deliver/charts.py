@@ -5,23 +5,28 @@ without colour. Every chart has a title and a summary for screen readers.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-WIDTH, HEIGHT = 560, 240
-_LEFT, _RIGHT, _TOP, _BOTTOM = 56, 12, 12, 34
-_ROW_HEIGHT = 34
+# Three charts beside each other on a desk, or one on a phone, are about as wide: letters keep their size.
+WIDTH, HEIGHT = 360, 210
+_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 14, 18, 36
+_ROW_HEIGHT = 44
 _DASHES = ("", "7 4", "2 3", "9 3 2 3")
 _NUM_COLOURS = 4
 _MOST_POINTS = 400
+# Of a line with so few points every one is marked.
+_MARKED_POINTS = 25
+_SUPERSCRIPTS = str.maketrans("-0123456789", "\u207b\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079")
 
 
 class Series(NamedTuple):
-    """A line: its name, and its points from left to right."""
+    """A line: its name, and its points from left to right; `is_sparse`: each of few points is a measurement."""
 
     name: str
     points: Sequence[tuple[float, float]]
+    is_sparse: bool = False
 
 
 class IntervalRow(NamedTuple):
@@ -45,12 +50,13 @@ class Rule(NamedTuple):
 
 
 class Label(NamedTuple):
-    """A text at a place, which is its `anchor`: start, middle or end."""
+    """A text at a place, which is its `anchor`: start, middle or end; `role`: name, for what stands out."""
 
     x: str
     y: str
     anchor: str
     text: str
+    role: str = ""
 
 
 class Curve(NamedTuple):
@@ -103,14 +109,15 @@ class _Frame(NamedTuple):
 
 def line_chart(title: str, series: Sequence[Series], *, x_label: str) -> Chart | None:
     """The lines in one chart with a legend below; None where none has a finite point."""
-    drawn = [Series(one.name, _finite(one.points)) for one in series]
+    drawn = [one._replace(points=_finite(one.points)) for one in series]
     drawn = [one for one in drawn if one.points]
     if not drawn:
         return None
     xs, ys = zip(*(point for one in drawn for point in one.points), strict=True)
     frame = _framed(min(xs), max(xs), min(ys), max(ys))
-    summary = "; ".join(f"{one.name} from {one.points[0][1]:.4g} to {one.points[-1][1]:.4g}" for one in drawn)
-    return _chart_of(title, summary, drawn, frame, x_label)
+    summary = "; ".join(f"{one.name} from {one.points[0][1]:.3g} to {one.points[-1][1]:.3g}" for one in drawn)
+    named = [one._replace(name=f"{one.name} {one.points[-1][1]:.3g}") for one in drawn]
+    return _chart_of(title, summary, named, frame, x_label)
 
 
 def histogram(title: str, groups: Sequence[tuple[str, Sequence[int]]], *, x_label: str, bins: int = 24) -> Chart | None:
@@ -135,26 +142,37 @@ def histogram(title: str, groups: Sequence[tuple[str, Sequence[int]]], *, x_labe
     return _chart_of(title, summary, steps, frame, f"{x_label} (share in %)", fill=True)
 
 
-def interval_chart(title: str, rows: Sequence[IntervalRow]) -> Chart | None:
-    """A row for every value: a dot, and a line over its interval; from 0 to the largest. None without finite values."""
+def interval_chart(
+    title: str, rows: Sequence[IntervalRow], shown: Callable[[float], str] = "{:.4g}".format
+) -> Chart | None:
+    """A row for every value: a dot, and a line over its interval; from 0 to the largest. None without finite values.
+
+    `shown` writes a value.
+    """
     ends = [end for row in rows for end in (row.value, row.low, row.high) if end is not None and math.isfinite(end)]
     if not ends:
         return None
     frame = _framed(min(0.0, *ends), max(*ends, 0.0), 0.0, 1.0)
     height = _ROW_HEIGHT * len(rows) + 30
+
+    def x(value: float) -> str:
+        return f"{8 + (value - frame.left) / (frame.right - frame.left) * (WIDTH - 16):.1f}"
+
     rules, labels, dots = [], [], []
     for tick in _ticks(frame.left, frame.right):
-        x = f"{frame.x(tick):.1f}"
-        rules.append(Rule(x, x, "4", str(height - 26)))
-        labels.append(Label(x, str(height - 8), "middle", f"{tick:g}"))
+        rules.append(Rule(x(tick), x(tick), "4", str(height - 24)))
+        labels.append(Label(x(tick), str(height - 8), _anchor(float(x(tick))), shown(tick)))
     for number, row in enumerate(rows):
-        y, colour, place = _ROW_HEIGHT * number + 24, row.colour % _NUM_COLOURS, frame.x(row.value)
+        top, colour = _ROW_HEIGHT * number + 18, row.colour % _NUM_COLOURS
+        labels += [
+            Label("8", str(top), "start", row.name, "name"),
+            Label(str(WIDTH - 8), str(top), "end", shown(row.value), "name"),
+        ]
+        y = str(top + 14)
         if row.low is not None and row.high is not None:
-            rules.append(Rule(f"{frame.x(row.low):.1f}", f"{frame.x(row.high):.1f}", str(y), str(y), colour))
-        dots.append(Dot(colour, f"{place:.1f}", str(y), 5))
-        anchor = "end" if place > WIDTH * 0.7 else "start"
-        labels.append(Label(f"{place:.1f}", str(y - 9), anchor, f"{row.name} {row.value:.4g}"))
-    summary = "; ".join(f"{row.name} {row.value:.4g}" for row in rows)
+            rules.append(Rule(x(row.low), x(row.high), y, y, colour))
+        dots.append(Dot(colour, x(row.value), y, 5))
+    summary = "; ".join(f"{row.name} {shown(row.value)}" for row in rows)
     return Chart(title, summary, rules, labels, dots=dots, height=height)
 
 
@@ -164,8 +182,9 @@ def _chart_of(
     curves, dots = [], []
     for number, one in enumerate(series):
         places = [(frame.x(x), frame.y(y)) for x, y in one.points]
+        if len(places) == 1 or (one.is_sparse and len(places) <= _MARKED_POINTS):
+            dots += [Dot(number % _NUM_COLOURS, f"{x:.1f}", f"{y:.1f}", 3) for x, y in places]
         if len(places) == 1:
-            dots.append(Dot(number % _NUM_COLOURS, f"{places[0][0]:.1f}", f"{places[0][1]:.1f}", 4))
             continue
         points = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
         floor = frame.y(frame.bottom)
@@ -180,11 +199,33 @@ def _chart_of(
 
 
 def _axis_labels(frame: _Frame, x_label: str) -> Iterator[Label]:
-    for tick in _ticks(frame.bottom, frame.top):
-        yield Label(str(_LEFT - 6), f"{frame.y(tick) + 4:.1f}", "end", f"{tick:g}")
-    for tick in _ticks(frame.left, frame.right):
-        yield Label(f"{frame.x(tick):.1f}", str(HEIGHT - _BOTTOM + 16), "middle", f"{tick:g}")
+    ticks = _ticks(frame.bottom, frame.top)
+    texts, power = tick_texts(ticks)
+    for tick, text in zip(ticks, texts, strict=True):
+        yield Label(str(_LEFT - 6), f"{frame.y(tick) + 4:.1f}", "end", text)
+    if power:
+        yield Label("2", "11", "start", power)
+    ticks = _ticks(frame.left, frame.right)
+    for tick, text in zip(ticks, tick_texts(ticks)[0], strict=True):
+        yield Label(f"{frame.x(tick):.1f}", str(HEIGHT - _BOTTOM + 16), _anchor(frame.x(tick)), text)
     yield Label(str(WIDTH - _RIGHT), str(HEIGHT - 4), "end", x_label)
+
+
+def tick_texts(ticks: Sequence[float]) -> tuple[list[str], str]:
+    """The texts of an axis's ticks, all with as many decimals, and the power of ten that they stand for, if any."""
+    largest = max(map(abs, ticks), default=0.0)
+    exponent = math.floor(math.log10(largest)) if largest else 0
+    if -3 < exponent < 6:
+        exponent = 0
+    steps = [round(tick / 10.0**exponent, 9) for tick in ticks]
+    decimals = next((count for count in range(6) if all(abs(one - round(one, count)) < 1e-9 for one in steps)), 6)
+    power = f"\N{MULTIPLICATION SIGN}10{str(exponent).translate(_SUPERSCRIPTS)}" if exponent else ""
+    return [f"{one:,.{decimals}f}" for one in steps], power
+
+
+def _anchor(place: float) -> str:
+    """How a text at a place must be laid so that it does not leave the chart."""
+    return "start" if place < 16 else "end" if place > WIDTH - 16 else "middle"
 
 
 def _framed(left: float, right: float, bottom: float, top: float) -> _Frame:

@@ -7,10 +7,13 @@ Here the values are gathered from what the run recorded, and from what evaluatio
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 from zephyr.data.tokenize.token_store import DialogueStore, PreferenceStore
-from zephyr.deliver.charts import Chart, IntervalRow, Series, histogram, interval_chart, line_chart
+from zephyr.deliver.charts import Chart, Series, histogram, line_chart
+from zephyr.deliver.curve_notes import curve_notes
+from zephyr.deliver.published_run import PUBLISHED_RUNS, plain, published_rows
 from zephyr.deliver.rendering import render_html
 from zephyr.deliver.run_facts import (
     EVAL_COLUMNS,
@@ -19,14 +22,15 @@ from zephyr.deliver.run_facts import (
     decimals,
     evaluations,
     health_of,
-    interval_words,
     makers_of,
     readable,
     scores_of,
 )
+from zephyr.deliver.scores import Verdict, score_groups, verdict_of
 from zephyr.recipe.stage_sections import ALIGN, DELIVER, EVALUATE, FEEDBACK, POLICY_STAGES, PRETRAIN, REWARD, SFT, SYNTH
 from zephyr.records.fields import Json
-from zephyr.runs.reader import FinishedStage, RunRecord, at, entries, number, read_record
+from zephyr.runs.layout import LOCK_FILE
+from zephyr.runs.reader import FinishedStage, RunRecord, at, count_weights, entries, number, read_record
 from zephyr.teachers.ledger.file import open_file
 from zephyr.teachers.ledger.report import TeacherSummary, summarize
 
@@ -49,28 +53,13 @@ _CURVES = (
     ("Gradient norm", ("grad_norm",)),
     ("Learning rate", ("learning_rate",)),
 )
-# How the published Zephyr models were trained and how their training ended. Sources: their cards (hyper-parameters and
-# last evaluation) and arXiv 2310.16944; alpha's beta follows from its card's table (`card_audit`).
-_PUBLISHED_RUNS = ("zephyr-7b-beta", "zephyr-7b-alpha")
-_PUBLISHED_SETTINGS = {
-    "objective": ("dpo", "dpo"),
-    "beta": ("0.1", "0.05"),
-    "learning_rate": ("5e-07", "5e-07"),
-    "train_batch_size": ("32", "32"),
-    "num_train_epochs": ("3", "1"),
-    "lr_scheduler_type": ("linear", "linear"),
-}
-_PUBLISHED_EVALUATION = {
-    "eval_loss": (0.7496, 0.4605),
-    "eval_rewards/chosen": (-4.5221, -0.5053),
-    "eval_rewards/rejected": (-8.3184, -1.8752),
-    "eval_rewards/accuracies": (0.7812, 0.7812),
-    "eval_rewards/margins": (3.7963, 1.3699),
-    "eval_logps/rejected": (-340.1541, -327.4286),
-    "eval_logps/chosen": (-299.4561, -297.1040),
-    "eval_logits/rejected": (-2.3081, -2.7153),
-    "eval_logits/chosen": (-2.3531, -2.7447),
-}
+# What a reader asks first of a training's settings, by its section in the recipe.
+_SETTINGS = (
+    ("objective", "name"), ("objective", "beta"), ("objective", "loss_type"), ("train", "learning_rate"),
+    ("train", "lr_scheduler_type"), ("train", "warmup_ratio"), ("train", "num_train_epochs"), ("train", "max_steps"),
+    ("train", "train_batch_size"), ("train", "optim"), ("train", "weight_decay"), ("train", "max_grad_norm"),
+    ("train", "precision"), ("data", "max_length"), ("lora", "r"), ("lora", "lora_alpha"),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -86,6 +75,23 @@ class OutsideResults:
     deviations: Sequence[str] = ()
 
 
+class TaskTable(NamedTuple):
+    """The models, how many prompts there are, and for every task its name, its prompts, each model's right answers."""
+
+    models: Sequence[str]
+    total: str
+    rows: Sequence[tuple[str, str, Sequence[float | None]]]
+
+
+class RunSeries(NamedTuple):
+    """Runs beside each other, such as rounds: what they are called, a chart of their scores, and a table."""
+
+    title: str
+    chart: Chart | None
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
 class TrainingCurves(NamedTuple):
     """The charts of a training, and its evaluations as a table."""
 
@@ -95,34 +101,35 @@ class TrainingCurves(NamedTuple):
     rows: Sequence[Sequence[str]]
 
 
-def report_of(run: RunRecord, *, outside: OutsideResults | None = None) -> str:
-    """The page."""
+def report_of(run: RunRecord, *, outside: OutsideResults | None = None, series: RunSeries | None = None) -> str:
+    """The page; `series`: the runs that this one was the best of, as rounds."""
     results = outside or OutsideResults()
     scores = [*scores_of(run), *results.scores]
-    models, tasks = scores_by_task(run)
-    has_training = any(stage.log() for stage in run.stages.values())
+    trainings = [found for stage in run.stages.values() if (found := _training_curves(stage)) is not None]
+    calls = calls_of(run)
     values = {
         "name": run.name,
         "description": str(run.recipe.get("description") or ""),
-        "score_charts": _score_charts(scores),
+        "verdict": _verdict(run, scores, calls),
+        "made_from": list(_made_from(run)),
+        "series": series,
+        "score_groups": score_groups(scores),
         "radars": results.radars,
-        "scores": [
-            [f"{one.benchmark}: {one.metric}", one.model, f"{one.value:.4g}", interval_words(one)] for one in scores
-        ],
-        "task_models": models,
-        "tasks": tasks,
+        "tasks": tasks_of(run),
         "answers": answers_of(run),
         "stages": _stage_rows(run),
         "makers": [f"{role}: {name}" for role, name in makers_of(run).items()],
-        "calls": calls_of(run),
+        "calls": [_call_cells(one) for one in calls],
         "length_charts": _length_charts(run),
         "counts": counts_of(run),
-        "trainings": [found for stage in run.stages.values() if (found := _training_curves(stage)) is not None],
-        "health": health_of(run) if has_training else None,
+        "settings": _settings(run),
+        "trainings": trainings,
+        "health": health_of(run),
+        "curve_notes": curve_notes(run),
         "beside": results.beside,
         "deviations": results.deviations,
-        "published_runs": _PUBLISHED_RUNS,
-        "published": _published_rows(run),
+        "published_runs": PUBLISHED_RUNS,
+        "published": published_rows(run),
         "versions": [[name, str(value)] for name, value in (*run.packages.items(), *run.machine.items())],
     }
     return render_html("report.html.j2", values)
@@ -138,19 +145,33 @@ def answers_of(run: RunRecord) -> list[tuple[str, list[tuple[str, str]]]]:
     return found
 
 
-def scores_by_task(run: RunRecord) -> tuple[list[str], list[list[str]]]:
-    """The models, and for every task of the closed world its name and each model's share of right answers."""
+def tasks_of(run: RunRecord) -> TaskTable | None:
+    """Each model's share of right answers by task of the closed world, the last model's best first; None if unknown."""
     stage = run.stages.get(EVALUATE)
-    found: dict[str, dict[str, str]] = {}
+    shares: dict[str, dict[str, float]] = {}
+    counts: dict[str, Json] = {}
+    total: Json = None
     models = []
     for name in POLICY_STAGES if stage is not None else ():
         assert stage is not None
         for path in stage.measurements("world", name):
             models.append(run.title_of(name))
-            for task, share in entries(read_record(path), "by_task").items():
-                value = number(share)
-                found.setdefault(task, {})[models[-1]] = "" if value is None else f"{value:.0%}"
-    return models, [[task, *(by.get(model, "") for model in models)] for task, by in sorted(found.items())]
+            measured = read_record(path)
+            counts |= entries(measured, "task_prompts")
+            total = at(measured, "score", "n")
+            for task, share in entries(measured, "by_task").items():
+                shares.setdefault(task, {})[models[-1]] = number(share) or 0.0
+    if not shares:
+        return None
+    rows = [
+        (
+            task.replace("_", " "),
+            "" if counts.get(task) is None else readable(counts[task]),
+            [of.get(m) for m in models],
+        )
+        for task, of in sorted(shares.items(), key=lambda one: -one[1].get(models[-1], 0.0))
+    ]
+    return TaskTable(models, "" if total is None else readable(total), rows)
 
 
 def preference_lengths(run: RunRecord) -> list[tuple[str, list[int]]]:
@@ -174,23 +195,18 @@ def example_lengths(run: RunRecord) -> dict[str, list[int]]:
     return found
 
 
-def calls_of(run: RunRecord) -> list[list[str]]:
-    """A line for every teacher and judge whose calls are in a ledger: requests, tokens, price, seconds."""
+def calls_of(run: RunRecord) -> list[TeacherSummary]:
+    """The calls to every teacher and judge, from the ledgers."""
     found: list[TeacherSummary] = []
     for path in run.ledgers():
         with closing(open_file(path, read_only=True)) as ledger:
             found += summarize(ledger)
-    return [
-        [
-            one.teacher,
-            f"{one.requests:,}",
-            f"{one.prompt_tokens:,}",
-            f"{one.completion_tokens:,}",
-            f"{one.price:,.2f}" if one.price else "",
-            f"{one.mean_seconds:.3f}",
-        ]
-        for one in found
-    ]
+    return found
+
+
+def _call_cells(one: TeacherSummary) -> list[str]:
+    tokens = (f"{one.prompt_tokens:,}", f"{one.completion_tokens:,}")
+    return [one.teacher, f"{one.requests:,}", *tokens, f"{one.price:,.2f}", f"{one.mean_seconds:.3f}"]
 
 
 def seconds_in_words(seconds: float) -> str:
@@ -202,14 +218,61 @@ def seconds_in_words(seconds: float) -> str:
     return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
 
 
-def _score_charts(scores: Sequence[ModelScore]) -> list[Chart]:
-    """A chart for every metric that several models have, one colour a model."""
-    groups: dict[tuple[str, str], list[IntervalRow]] = {}
-    models = list(dict.fromkeys(score.model for score in scores))
-    for score in scores:
-        row = IntervalRow(score.model, score.value, score.low, score.high, models.index(score.model))
-        groups.setdefault((score.benchmark, score.metric), []).append(row)
-    return _drawn(interval_chart(": ".join(name), rows) for name, rows in groups.items() if len(rows) > 1)
+def _verdict(run: RunRecord, scores: Sequence[ModelScore], calls: Sequence[TeacherSummary]) -> Verdict:
+    """The verdict on the last model, with what it cost, how long it took, when and by which recipe."""
+    last = run.title_of(run.trained.name) if run.trained is not None else "The model"
+    found = verdict_of(scores, last)
+    price, requests = sum(one.price for one in calls), sum(one.requests for one in calls)
+    tokens = sum(one.prompt_tokens + one.completion_tokens for one in calls)
+    called = f"{requests:,} recorded calls, {tokens:,} tokens" if requests else "no recorded call to a teacher or judge"
+    paid = f"{price:,.2f}" if price else "0.00"
+    seconds = sum(stage.seconds for stage in run.stages.values())
+    machine = f"on {run.machine.get('cores', '?')} CPU cores, {run.machine.get('memory_gb', '?')} GB of memory"
+    finished = max((stage.finished for stage in run.stages.values()), default="")[:10]
+    tiles = (
+        *found.tiles,
+        ("Price of calls", paid, called),
+        ("Time", seconds_in_words(seconds), machine),
+        ("Finished", finished, f"with Zephyr {run.packages.get('zephyr', '')}"),
+        ("Recipe", run.name, f"seed {run.recipe.get('seed', '')}; zephyr run {LOCK_FILE} repeats it"),
+    )
+    return found._replace(tiles=tiles)
+
+
+def _made_from(run: RunRecord) -> Iterator[tuple[str, str]]:
+    """What the last model was made from, step by step: the name of the step, and what it read."""
+    base = at(run.recipe, "model", "name_or_path")
+    folder = run.model_folder
+    weights = count_weights(folder) if folder is not None else 0
+    size = f"{weights:,} parameters" if weights else ""
+    if base:
+        yield "start", ", ".join(filter(None, (str(base) if run.model_revision else Path(str(base)).name, size)))
+    else:
+        kind = at(run.recipe, "model", "architecture") or "model"
+        yield "start", ", ".join(filter(None, (f"a new {kind}, random weights", size)))
+    judge = makers_of(run).get("judge")
+    for name, stage in run.stages.items():
+        rows, steps = number(stage.facts.get("examples")), number(stage.facts.get("steps"))
+        if name in (PRETRAIN, SFT, ALIGN, REWARD) and steps is not None:
+            how = str(at(run.recipe, name, "objective", "name") or "").upper() if name == ALIGN else ""
+            read = f"{rows or 0:,.0f} {'pairs' if name in (ALIGN, REWARD) else 'texts'}, {steps:,.0f} steps"
+            yield name, ": ".join(filter(None, (how, read)))
+        elif name == FEEDBACK:
+            told = [f"{readable(stage.facts[what])} {what}" for what in ("prompts", "pairs") if what in stage.facts]
+            yield name, ", ".join([*told, *([f"rated by {judge}"] if judge else [])])
+
+
+def _settings(run: RunRecord) -> tuple[list[str], list[list[str]]]:
+    """The stages that train, and a row for each of their main settings."""
+    stages = [name for name in (PRETRAIN, SFT, REWARD, ALIGN) if name in run.stages]
+    rows = []
+    for section, name in _SETTINGS:
+        found = [at(run.recipe, stage, section, name) for stage in stages]
+        if any(value is not None for value in found):
+            rows.append(
+                [section if name == "name" else name, *("" if value is None else plain(value) for value in found)]
+            )
+    return stages, rows
 
 
 def _stage_rows(run: RunRecord) -> list[list[str]]:
@@ -238,7 +301,9 @@ def _training_curves(stage: FinishedStage) -> TrainingCurves | None:
     if not log:
         return None
     charts = _drawn(
-        line_chart(title, [Series(name, _points(log, name)) for name in names], x_label="step")
+        line_chart(
+            title, [Series(name, _points(log, name), name.startswith("eval_")) for name in names], x_label="step"
+        )
         for title, names in _CURVES
     )
     measured = evaluations(log)
@@ -259,28 +324,5 @@ def _points(log: Sequence[Mapping[str, Json]], name: str) -> list[tuple[float, f
     return [(step, value) for step, value in pairs if step is not None and value is not None]
 
 
-def _published_rows(run: RunRecord) -> list[list[str]]:
-    """Settings and last evaluation of the preference training beside those of the published runs; of DPO alone."""
-    align = run.stages.get(ALIGN)
-    if align is None or at(run.recipe, ALIGN, "objective", "name") != "dpo":
-        return []
-    here = entries(run.recipe, ALIGN, "train") | {
-        "objective": "dpo",
-        "beta": at(run.recipe, ALIGN, "objective", "beta"),
-    }
-    rows = [[name, _plain(here.get(name)), *published] for name, published in _PUBLISHED_SETTINGS.items()]
-    last = evaluations(align.log())[-1:]
-    return rows + [
-        [name, decimals(line.get(name)), *(f"{value:.4f}" for value in published)]
-        for line in last
-        for name, published in _PUBLISHED_EVALUATION.items()
-        if name in line
-    ]
-
-
 def _drawn(charts: Sequence[Chart | None] | Iterator[Chart | None]) -> list[Chart]:
     return [chart for chart in charts if chart is not None]
-
-
-def _plain(value: Json) -> str:
-    return "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)

@@ -219,8 +219,9 @@ def _world_of(stage: str, work: Work, questions: Sequence[Prompt], task: WorldTa
     found = score_world(teacher, questions, task, seed=work.recipe.seed)
     by_task: Facts = {name: round(one.score, 4) for name, one in found.by_task.items()}
     score: Facts = {name: round(value, 6) for name, value in found.score._asdict().items()}
-    answers: list[Plain] = list(_spread(found.answers))
-    return {"score": score, "by_task": by_task, "answers": answers, "missing": found.missing}
+    prompts_of: Facts = {name: one.n for name, one in found.by_task.items()}
+    told: Facts = {"score": score, "by_task": by_task, "task_prompts": prompts_of, "missing": found.missing}
+    return {**told, "answers": list(_spread(found.answers))}
 
 
 def _spread(values: Sequence[_Value]) -> Sequence[_Value]:

@@ -1,18 +1,20 @@
 """A card and a report of a run on request, with results of evaluations outside the run."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from zephyr.atomic import replace_text
 from zephyr.deliver.card import card_of, card_place, place_card
-from zephyr.deliver.report import OutsideResults, report_of
+from zephyr.deliver.charts import Series, line_chart
+from zephyr.deliver.report import OutsideResults, RunSeries, report_of
 from zephyr.deliver.run_facts import ModelScore
 from zephyr.errors import DataError
 from zephyr.evaluate.compare_radar import category_means, radar_svg, top_of
 from zephyr.evaluate.published import beside_published, published_deviations
 from zephyr.evaluate.results import Result, read_results
-from zephyr.runs.layout import REPORT
-from zephyr.runs.reader import RunRecord, at, number, read_run
+from zephyr.records.fields import Json
+from zephyr.runs.layout import LOCK_FILE, REPORT, SUMMARY
+from zephyr.runs.reader import RunRecord, at, elements, entries, number, read_record, read_run
 
 LEAST_AXES = 3
 
@@ -23,7 +25,7 @@ def write_card(run_folder: Path, *, out: Path | None = None, results: Sequence[P
     `results` are folders of evaluations outside the run, whose scores the card then has too. Raises DataError for what
     is no run, and without ``force`` for a card that was edited.
     """
-    record = read_run(run_folder)
+    record, _ = _read(run_folder)
     place = out or card_place(record)
     place_card(place, card_of(record, results=outside_results(record, results, None).scores), force=force)
     return place
@@ -39,10 +41,40 @@ def write_report(
     """
     if published is not None and not results:
         raise DataError("--published", "needs results to compare with", "name an evaluation: --results FOLDER")
-    record = read_run(run_folder)
+    record, rounds = _read(run_folder)
     place = out or run_folder / REPORT
-    replace_text(place, report_of(record, outside=outside_results(record, results, published)))
+    page = report_of(record, outside=outside_results(record, results, published), series=rounds)
+    replace_text(place, page)
     return place
+
+
+def _read(run_folder: Path) -> tuple[RunRecord, RunSeries | None]:
+    """The run in the folder; of a run in rounds that of its best round, and the table of all."""
+    path = run_folder / SUMMARY
+    summary = read_record(path) if path.is_file() and not (run_folder / LOCK_FILE).is_file() else None
+    best, rounds = at(summary, "best"), elements(summary, "rounds")
+    if not best or not rounds:
+        return read_run(run_folder), None
+    names = list(entries(rounds[0], "scores"))
+    drifts = [name for name in entries(rounds[0], "drift") if name != "prompts"]
+    lines = [Series(name, list(_by_round(summary, rounds, name)), is_sparse=True) for name in names[:4]]
+    rows = [["start", *[""] * len(drifts), *_cells(entries(summary, "start", "scores"), names)]]
+    for one in rounds:
+        title = str(at(one, "folder")) + (" (the best)" if at(one, "folder") == best else "")
+        rows.append([title, *_cells(entries(one, "drift"), drifts), *_cells(entries(one, "scores"), names)])
+    chart = line_chart("Scores by round, 0: before the first", lines, x_label="round")
+    return read_run(run_folder / str(best)), RunSeries("Rounds", chart, ["round", *drifts, *names], rows)
+
+
+def _by_round(summary: Json, rounds: Sequence[Json], name: str) -> Iterator[tuple[float, float]]:
+    for index, one in enumerate([at(summary, "start"), *rounds]):
+        value = number(at(one, "scores", name))
+        if value is not None:
+            yield index, value
+
+
+def _cells(values: Mapping[str, Json], names: Sequence[str]) -> list[str]:
+    return ["" if (value := number(values.get(name))) is None else f"{value:,.4g}" for name in names]
 
 
 def outside_results(run: RunRecord, folders: Sequence[Path], published: str | None) -> OutsideResults:
