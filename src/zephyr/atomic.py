@@ -61,6 +61,48 @@ def replace_text(path: Path, text: str) -> None:
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
+def replace_unedited(path: Path, text: str, *, force: bool = False) -> None:
+    """Write `text` to `path`, and beside it the hash by which a later call sees that nobody has edited it.
+
+    Raises DataError without ``force`` for a file that was edited since, or that is another's.
+    """
+    mark = path.with_name(f".{path.name}.sha256")
+    if path.is_file() and not force:
+        found = path.read_bytes()
+        is_ours = mark.is_file() and mark.read_text(encoding="utf-8").strip() == hashlib.sha256(found).hexdigest()
+        if not is_ours and found != text.encode():
+            what = "was edited, or is not one that Zephyr has written here"
+            raise DataError(str(path), what, "overwrite it with --force, or write to another file with --out")
+    replace_text(path, text)
+    replace_text(mark, f"{hashlib.sha256(text.encode()).hexdigest()}\n")
+
+
+def append_line(path: Path, text: str) -> None:
+    """Append a line to the file, synced to disk; one left unfinished before it is ended first.
+
+    Raises OSError, the file unchanged, where that fails.
+    """
+    line = f"{text}\n".encode()
+    is_new = not path.exists()
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+    try:
+        size = os.fstat(handle).st_size
+        os.lseek(handle, max(0, size - 1), os.SEEK_SET)
+        if size and os.read(handle, 1) != b"\n":
+            line = b"\n" + line
+        try:
+            while line:
+                line = line[os.write(handle, line) :]
+            os.fsync(handle)
+            if is_new:
+                sync(path.parent)
+        except OSError:
+            os.ftruncate(handle, size)
+            raise
+    finally:
+        os.close(handle)
+
+
 def sync(path: Path) -> None:
     """Make the file's bytes, or the folder's entries (new names, renames), survive a power cut."""
     if os.name == "nt" and path.is_dir():  # Windows has no handle for syncing a folder.

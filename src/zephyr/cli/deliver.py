@@ -96,12 +96,14 @@ def report(
     published: Annotated[
         str | None, typer.Option(metavar="MODEL", help="Compare the results with this model's published scores.")
     ] = None,
+    force: Force = False,
 ) -> None:
-    """Write the report of a run, a self-contained HTML page, into its folder as report.html."""
+    """Write the report of a run, a self-contained HTML page, as report.html; an edited one is overwritten by --force."""
     _check_run(run)
     from zephyr.stages.hand_delivery import write_report
 
-    typer.echo(f"-> {write_report(run, out=out, results=results or (), published=published)}", err=True)
+    place = write_report(run, out=out, results=results or (), published=published, force=force)
+    typer.echo(f"-> {place}", err=True)
 
 
 def export(

@@ -11,6 +11,7 @@ import typer
 
 from zephyr import __version__
 from zephyr.cli import (
+    annotate,
     arena,
     binarize,
     calls,
@@ -49,6 +50,7 @@ app.add_typer(run.shipped)
 app.command("chat")(serving.chat)
 app.command("serve")(serving.serve)
 app.command("ui")(serving.ui)
+app.command("annotate")(annotate.annotate)
 app.command("synth")(synth.synth)
 app.add_typer(judge.judge_group)
 app.command("binarize")(binarize.binarize_command)

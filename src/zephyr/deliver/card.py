@@ -4,14 +4,12 @@ Here the values are gathered from what the run recorded; the card is `templates/
 absent from it.
 """
 
-import hashlib
 import json
 from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from zephyr.atomic import replace_text
 from zephyr.deliver.curve_notes import curve_warnings
 from zephyr.deliver.rendering import render_markdown
 from zephyr.deliver.run_facts import (
@@ -114,22 +112,6 @@ def card_of(run: RunRecord, *, results: Sequence[ModelScore] = ()) -> str:
 def card_place(run: RunRecord) -> Path:
     """Where the card belongs: into the folder that is uploaded."""
     return (run.model_folder or run.folder) / CARD
-
-
-def place_card(place: Path, text: str, *, force: bool = False) -> None:
-    """Write the card, and beside it the hash by which a later call sees that nobody has edited it.
-
-    Raises DataError for a card that was edited since, or that is another's, without ``force``.
-    """
-    mark = place.with_name(f".{place.name}.sha256")
-    if place.is_file() and not force:
-        found = place.read_bytes()
-        is_ours = mark.is_file() and mark.read_text(encoding="utf-8").strip() == hashlib.sha256(found).hexdigest()
-        if not is_ours and found != text.encode():
-            what = "was edited, or is not one that Zephyr has written here"
-            raise DataError(str(place), what, "overwrite it with --force, or write to another file with --out")
-    replace_text(place, text)
-    replace_text(mark, f"{hashlib.sha256(text.encode()).hexdigest()}\n")
 
 
 # ---- front matter ----

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from zephyr.atomic import replace_text
+from zephyr.atomic import replace_text, replace_unedited
 from zephyr.errors import DataError
 from zephyr.recipe.data_section import DataSource
 from zephyr.recipe.schema import Recipe
@@ -94,7 +94,7 @@ def _check_push(recipe: Recipe) -> None:
 
 def run(work: Work) -> Facts:
     """The names of report and card in the stage's folder; the card lies in the model's folder too."""
-    from zephyr.deliver.card import card_of, card_place, place_card
+    from zephyr.deliver.card import card_of, card_place
     from zephyr.deliver.report import report_of
 
     section = _section(work.recipe)
@@ -112,7 +112,7 @@ def run(work: Work) -> Facts:
         card = card_of(record)
         replace_text(work.folder / CARD, card)
         try:
-            place_card(card_place(record), card)
+            replace_unedited(card_place(record), card)
         except DataError as error:
             logger.warning("the card is in this stage's folder alone: %s", error)
         facts["card"] = CARD

@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from zephyr.atomic import replace_text
-from zephyr.deliver.card import card_of, card_place, place_card
+from zephyr.atomic import replace_unedited
+from zephyr.deliver.card import card_of, card_place
 from zephyr.deliver.charts import Series, line_chart
 from zephyr.deliver.report import OutsideResults, RunSeries, report_of
 from zephyr.deliver.run_facts import ModelScore
@@ -27,24 +27,29 @@ def write_card(run_folder: Path, *, out: Path | None = None, results: Sequence[P
     """
     record, _ = _read(run_folder)
     place = out or card_place(record)
-    place_card(place, card_of(record, results=outside_results(record, results, None).scores), force=force)
+    replace_unedited(place, card_of(record, results=outside_results(record, results, None).scores), force=force)
     return place
 
 
 def write_report(
-    run_folder: Path, *, out: Path | None = None, results: Sequence[Path] = (), published: str | None = None
+    run_folder: Path,
+    *,
+    out: Path | None = None,
+    results: Sequence[Path] = (),
+    published: str | None = None,
+    force: bool = False,
 ) -> Path:
     """The path of the report that is now written: `out`, or in the run's folder.
 
     `published` names a model whose published scores are set beside the results. Raises DataError for what is no run,
-    and where there are no results to compare.
+    where there are no results to compare, and without ``force`` for a file that was edited or is another's.
     """
     if published is not None and not results:
         raise DataError("--published", "needs results to compare with", "name an evaluation: --results FOLDER")
     record, rounds = _read(run_folder)
     place = out or run_folder / REPORT
     page = report_of(record, outside=outside_results(record, results, published), series=rounds)
-    replace_text(place, page)
+    replace_unedited(place, page, force=force)
     return place
 
 

@@ -9,12 +9,10 @@ from dataclasses import dataclass
 from threading import Lock
 
 import gradio as gr
-import uvicorn
 from fastapi import FastAPI
 from gradio.components import Component
 
-from zephyr.deliver.serving.address import bound_socket
-from zephyr.deliver.ui.access import AccessMiddleware
+from zephyr.deliver.ui.access import AccessMiddleware, serve_until_stopped
 from zephyr.deliver.ui.talk import Speaks, Talk
 from zephyr.deliver.ui.votes import Choice, VoteFile
 from zephyr.errors import ZephyrError
@@ -258,13 +256,7 @@ def _hint(talk: Talk) -> str:
 
 def serve_page(setup: PageSetup, *, host: str, port: int, token: str | None, say: Callable[[str], None]) -> None:
     """Serve the page until stopped. Raises ResourceError where the address is taken."""
-    with bound_socket(host, port) as listening:
-        # An open page holds a connection, for which nobody wants to wait who stops the server.
-        config = uvicorn.Config(
-            application(setup, token), log_level="warning", server_header=False, timeout_graceful_shutdown=1
-        )
-        say(f"http://{host}:{listening.getsockname()[1]}/, until Ctrl-C")
-        uvicorn.Server(config).run(sockets=[listening])
+    serve_until_stopped(application(setup, token), host=host, port=port, say=say)
 
 
 def application(setup: PageSetup, token: str | None) -> AccessMiddleware:

@@ -12,7 +12,7 @@ from typing import Literal
 
 from filelock import FileLock
 
-from zephyr.atomic import sync
+from zephyr.atomic import append_line
 from zephyr.errors import DataError
 from zephyr.records.fields import Json, printable
 from zephyr.records.messages import Messages
@@ -50,31 +50,10 @@ class VoteFile:
 
 def _append(path: Path, fields: Mapping[str, Json]) -> None:
     """Append the row to the file, synced to disk. Raises OSError, the file unchanged, where that fails."""
-    line = json.dumps(fields, ensure_ascii=False, allow_nan=False).encode() + b"\n"
-    # Two pages may write to one file: what is taken back below must be our own.
+    line = json.dumps(fields, ensure_ascii=False, allow_nan=False)
+    # Two pages may write to one file: what is taken back must be our own.
     with FileLock(path.with_name(f".{path.name}.lock")):
-        _append_line(path, line)
-
-
-def _append_line(path: Path, line: bytes) -> None:
-    is_new = not path.exists()
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-    try:
-        size = os.fstat(handle).st_size
-        os.lseek(handle, max(0, size - 1), os.SEEK_SET)
-        if size and os.read(handle, 1) != b"\n":
-            line = b"\n" + line
-        try:
-            while line:
-                line = line[os.write(handle, line) :]
-            os.fsync(handle)
-            if is_new:
-                sync(path.parent)
-        except OSError:
-            os.ftruncate(handle, size)
-            raise
-    finally:
-        os.close(handle)
+        append_line(path, line)
 
 
 def _check_folder(path: Path) -> None:
