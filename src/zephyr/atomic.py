@@ -15,6 +15,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from zephyr.errors import DataError
+
 MANIFEST = "manifest.json"
 MANIFEST_FORMAT = 1
 _READ_BYTES = 1 << 20

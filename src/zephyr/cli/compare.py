@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from zephyr.cli.options import Force
 from zephyr.cli.tables import print_rows
 from zephyr.cli.terminal import escape_controls
 
@@ -22,6 +23,7 @@ def compare(
     ] = None,
     task: Annotated[str | None, typer.Option(metavar="NAME", help="Task of the radar chart.")] = None,
     seed: Annotated[int, typer.Option(help="Random seed of the bootstrap.")] = 0,
+    force: Force = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Compare evaluations with the first one, item by item: differences with intervals, and deviations of protocol.
@@ -41,7 +43,7 @@ def compare(
     if published is not None:
         fields["published"] = _beside(read, published, quiet=as_json)
     if radar is not None:
-        _write_radar(read, radar, task)
+        _write_radar(read, radar, task, force=force)
     if as_json:
         typer.echo(json.dumps(fields, indent=1))
 
@@ -93,8 +95,8 @@ def _print_deviations(head: str, differs: list[str]) -> None:
         typer.echo(escape_controls(f"  {one}"))
 
 
-def _write_radar(read: dict[str, list["Result"]], path: Path, task: str | None) -> None:
-    from zephyr.atomic import replace_text
+def _write_radar(read: dict[str, list["Result"]], path: Path, task: str | None, *, force: bool) -> None:
+    from zephyr.atomic import replace_unedited
     from zephyr.errors import DataError
     from zephyr.evaluate.compare_radar import category_means, radar_svg, top_of
 
@@ -107,7 +109,7 @@ def _write_radar(read: dict[str, list["Result"]], path: Path, task: str | None) 
     chosen = task or drawable[0]
     axes = list(dict.fromkeys(category for one in means.values() for category in one[chosen]))
     series = {name: [one[chosen].get(category) for category in axes] for name, one in means.items()}
-    replace_text(path, radar_svg(chosen, axes, series, top=top_of(chosen, series)))
+    replace_unedited(path, radar_svg(chosen, axes, series, top=top_of(chosen, series)), force=force)
     typer.echo(f"-> {path}", err=True)
 
 

@@ -98,7 +98,7 @@ def report(
     ] = None,
     force: Force = False,
 ) -> None:
-    """Write the report of a run, a self-contained HTML page, as report.html; an edited one is overwritten by --force."""
+    """Write the report of a run as one HTML page, report.html; an edited one is overwritten by --force."""
     _check_run(run)
     from zephyr.stages.hand_delivery import write_report
 
