@@ -23,3 +23,7 @@ class Scripted:
             yield from self.script(tuple(messages))
         finally:
             self.closed += 1
+
+    def num_tokens(self, text: str) -> int:
+        """A token a word."""
+        return len(text.split())

@@ -43,9 +43,12 @@ def ask():
             "type": "http", "method": "GET" if body is None else "POST", "path": path, "query_string": b"",
             "headers": [(name.replace("_", "-").encode(), value.encode()) for name, value in fields.items()],
         }  # fmt: skip
-        sent = []
+        sent, asked = [], []
 
         async def receive():
+            asked.append(1)
+            if len(asked) > 1:  # the visitor stays
+                await asyncio.Event().wait()
             return {"type": "http.request", "body": text}
 
         async def answer(message):

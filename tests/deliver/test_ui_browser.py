@@ -116,7 +116,7 @@ def test_one_model_streams_is_stopped_and_answers_again(open_page):
 
     speaker = Scripted("<i>mine</i>", script)
     page = open_page([speaker])
-    expect(page.get_by_text("<i>mine</i>")).to_be_visible()
+    expect(page.get_by_role("heading", name="<i>mine</i>")).to_be_visible()
     ask(page, "Hi?")
     # The last piece is not there yet.
     expect(page.get_by_text("answer 1 and")).to_be_visible(timeout=PATIENCE)
@@ -173,8 +173,8 @@ def test_two_votes_at_once_are_one(open_page, tmp_path, monkeypatch):
         return add(*arguments)
 
     monkeypatch.setattr(VoteFile, "add", slowly)
-    button(page, "Left is better").click()
-    button(page, "Right is better").click()
+    button(page, "A is better").click()
+    button(page, "B is better").click()
     expect(page.get_by_text(re.compile("^Saved"))).to_be_visible(timeout=PATIENCE)
     time.sleep(3)
     assert len(votes.path.read_text().splitlines()) == 1
@@ -202,7 +202,7 @@ def test_what_a_model_writes_is_text(open_page):
     expect(button(page, "Regenerate")).to_be_enabled(timeout=PATIENCE)
     shown = [element.inner_text() for element in page.locator(".message-content").all()]
     assert shown == ["<b>Hi?</b>", SHOWN]
-    assert page.title() == "Zephyr"
+    assert page.title() == "Zephyr: mine"
     assert page.locator(".message-content :is(img, b, i, em, script)").count() == 0
 
 
@@ -212,7 +212,7 @@ def test_two_models_are_voted_on_blindly(open_page, tmp_path, options):
     votes = VoteFile(tmp_path / "votes.jsonl")
     speakers = [Scripted(name, lambda said, text=text: [text[:5], text[5:]]) for text, name in names.items()]
     page = open_page(speakers, votes=votes, **options)
-    for number, choice in enumerate(("Left is better", "Tie", "Right is better")):
+    for number, choice in enumerate(("A is better", "Tie", "B is better")):
         expect(button(page, choice)).to_be_disabled()
         ask(page, f"Question {number}?")
         expect(button(page, choice)).to_be_enabled(timeout=PATIENCE)
@@ -223,15 +223,15 @@ def test_two_models_are_voted_on_blindly(open_page, tmp_path, options):
             chat.locator(".bot .message-content").last.inner_text() for chat in page.locator(".answer").all()
         )
         button(page, choice).click()
-        expect(page.get_by_text(f"Left: {names[left]}")).to_be_visible(timeout=PATIENCE)
-        expect(page.get_by_text(f"Right: {names[right]}")).to_be_visible()
+        expect(page.get_by_text(f"A: {names[left]}")).to_be_visible(timeout=PATIENCE)
+        expect(page.get_by_text(f"B: {names[right]}")).to_be_visible()
         expect(page.get_by_text(re.compile("^Saved"))).to_be_visible()
         path = votes.ties_path if choice == "Tie" else votes.path
         row = json.loads(path.read_text().splitlines()[-1])
         if choice == "Tie":
             assert [answer["model"] for answer in row["answers"]] == [names[left], names[right]]
         else:
-            won = left if choice.startswith("Left") else right
+            won = left if choice.startswith("A") else right
             assert (row["chosen"][-1]["content"], row["model_chosen"]) == (won, names[won])
     assert len(votes.path.read_text().splitlines()) == 2
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
@@ -248,9 +248,9 @@ def test_a_vote_that_cannot_be_saved_stays_open(open_page, tmp_path, monkeypatch
 
     with monkeypatch.context() as broken:
         broken.setattr(VoteFile, "add", fail)
-        button(page, "Left is better").click()
+        button(page, "A is better").click()
         expect(page.get_by_text("could not be saved (No space left on device)")).to_be_visible(timeout=PATIENCE)
-    button(page, "Left is better").click()
+    button(page, "A is better").click()
     expect(page.get_by_text(re.compile("^Saved"))).to_be_visible(timeout=PATIENCE)
     assert len(votes.path.read_text().splitlines()) == 1
 

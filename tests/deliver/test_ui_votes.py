@@ -116,7 +116,7 @@ def test_a_first_vote_whose_folder_cannot_be_saved_is_not_there(tmp_path, monkey
         raise OSError(errno.EIO, "Input/output error")
 
     with monkeypatch.context() as broken:
-        broken.setattr("zephyr.deliver.ui.votes.sync", fail)
+        broken.setattr("zephyr.atomic.sync", fail)
         with pytest.raises(OSError, match="Input/output"):
             votes.add(PROMPT, (LEFT, RIGHT), "left")
     votes.add(PROMPT, (LEFT, RIGHT), "left")

@@ -28,6 +28,10 @@ class Speaker:
         model, tokenizer = self._loaded
         return stream_answer(model, tokenizer, self._encoder.prompt(messages).tolist(), sampling)
 
+    def num_tokens(self, text: str) -> int:
+        """How many tokens an answer has."""
+        return len(self._loaded.tokenizer(text, add_special_tokens=False)["input_ids"])
+
 
 @dataclass
 class Conversation:

@@ -6,6 +6,7 @@ What people and models write is shown as text, never as markup.
 import html
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from threading import Lock
 
 import gradio as gr
@@ -20,35 +21,58 @@ from zephyr.recipe.teacher_section import SamplingSection
 from zephyr.records.fields import printable
 
 Updates = dict[Component, object]
-SIDES = ("Left", "Right")
-CHOICES: dict[Choice, str] = {"left": "Left is better", "tie": "Tie", "right": "Right is better"}
+# A phone shows the two answers one above the other, so letters name them.
+SIDES = ("A", "B")
+CHOICES: dict[Choice, str] = {"left": "A is better", "tie": "Tie", "right": "B is better"}
 MAX_ANSWER = 4096
+_KEYS = "Enter sends, Shift+Enter begins a line."
 # Of the fonts that gradio 6.31 brings, some bold ones lack letters: the browser makes bold ones of the regular one.
 FONTS = (gr.themes.utils.fonts.LocalFont("IBM Plex Sans", weights=(400,)), "ui-sans-serif", "system-ui", "sans-serif")
 
 # Of gradio's chat the button that empties one side alone is left out.
 STYLE = """
 .gradio-container { width: 100% !important; max-width: 76rem !important; margin: 0 auto !important; }
+.gradio-container :is(main, .main, .app) { padding: .5rem 1rem !important; }
+.title h1 { font-size: 1.15rem; margin: 0; overflow-wrap: anywhere; }
+.answer { height: calc(100dvh - 18.5rem) !important; min-height: 14rem !important; }
+.duel .answer { height: calc(100dvh - 21.5rem) !important; }
 .answer .message-content span { white-space: pre-wrap; overflow-wrap: anywhere; }
 .answer button[title="Clear"] { display: none; }
-.hint { min-height: 1.5rem; opacity: .85; }
-.buttons { flex-wrap: nowrap !important; align-items: stretch; }
+.hint { min-height: 1.5rem; } .hint p { font-size: .9rem; opacity: .85; }
+.buttons { flex-wrap: nowrap !important; align-items: stretch; gap: .5rem; }
 .buttons button { min-width: 0 !important; }
+.examples button { white-space: normal; font-weight: 400; }
 @media (max-width: 640px) {
-  .gradio-container main { padding: .5rem !important; }
-  .duel .answer { height: 32vh !important; min-height: 0 !important; }
+  .gradio-container :is(main, .main, .app) { padding: .25rem !important; }
+  .answer { height: calc(100dvh - 27rem) !important; }
+  .duel .answer { height: calc((100dvh - 26rem) / 2) !important; min-height: 9rem !important; }
+  .examples { flex-wrap: wrap !important; } .examples button { flex: 1 1 100% !important; padding: .35rem .6rem; }
 }
 """
+# Votes by keyboard: while they are open the box takes no text.
+HEAD = """<script>
+document.addEventListener("keydown", (event) => {
+  const target = event.target;
+  if (event.ctrlKey || event.altKey || event.metaKey || target.matches("input, textarea") && !target.disabled) return;
+  const name = { a: "vote-left", t: "vote-tie", b: "vote-right", r: "again" }[event.key.toLowerCase()];
+  const button = name && document.getElementById(name);
+  if (button && !button.disabled) { event.preventDefault(); button.click(); }
+});
+</script>"""
 
 
 @dataclass(frozen=True)
 class PageSetup:
-    """The models of the page, the initial sampling and system message, and, with two models, where votes go."""
+    """The models of the page, the initial sampling and system message, prompts to begin with, and where votes go.
+
+    There are votes with two models.
+    """
 
     speakers: Sequence[Speaks]
     sampling: SamplingSection
     system: str = ""
     votes: VoteFile | None = None
+    examples: Sequence[str] = ()
 
 
 class Page:
@@ -60,20 +84,29 @@ class Page:
         self._num = len(setup.speakers)
         # Clicks are served side by side: of two, the second must find what the first has changed.
         self._deciding = Lock()
-        with gr.Blocks(analytics_enabled=False, title="Zephyr", fill_width=True) as self.blocks:
+        with gr.Blocks(analytics_enabled=False, title=f"Zephyr: {self._title()}", fill_width=True) as self.blocks:
             self._talk = gr.State(Talk(self._num))
+            gr.HTML(f"<h1>{html.escape(self._title())}</h1>", elem_classes="title", padding=False)
             with gr.Row(elem_classes="duel" if self._num == 2 else "", equal_height=True):
                 self._chats = [self._chat(side) for side in range(self._num)]
-            self._hint = gr.Markdown(_hint(Talk(self._num)), elem_classes="hint", visible=self._num == 2)
+            self._hint = gr.Markdown(_hint(Talk(self._num)), elem_classes="hint")
+            with gr.Row(elem_classes=["buttons", "examples"], visible=bool(setup.examples)) as self._examples:
+                self._prompts = [gr.Button(_visible(one), size="sm") for one in setup.examples]
             with gr.Row(elem_classes="buttons", visible=self._num == 2):
                 self._votes = {
-                    choice: gr.Button(words, interactive=False, size="md") for choice, words in CHOICES.items()
+                    choice: gr.Button(words, interactive=False, size="md", elem_id=f"vote-{choice}")
+                    for choice, words in CHOICES.items()
                 }
             self._box = gr.Textbox(
-                placeholder="Say something", show_label=False, submit_btn=True, max_lines=8, autofocus=True
+                placeholder="Say something",
+                label="Message",
+                show_label=False,
+                submit_btn=True,
+                max_lines=8,
+                autofocus=True,
             )
             with gr.Row(elem_classes="buttons"):
-                self._again = gr.Button("Regenerate", interactive=False, size="md")
+                self._again = gr.Button("Regenerate", interactive=False, size="md", elem_id="again")
                 self._new = gr.Button("New conversation", size="md")
             with gr.Accordion("Settings", open=False):
                 self._settings = self._sampling_settings()
@@ -82,7 +115,6 @@ class Page:
     def _chat(self, side: int) -> gr.Chatbot:
         return gr.Chatbot(
             label=self._label(Talk(self._num), side),
-            height="58vh" if self._num == 1 else "50vh",
             min_width=280,
             buttons=[],
             feedback_options=None,
@@ -101,12 +133,17 @@ class Page:
         return [system, temperature, top_k, top_p, length]
 
     def _connect(self) -> None:
-        seen = [*self._chats, self._hint, *self._votes.values(), self._box, self._again, self._new]
+        seen = [*self._chats, self._hint, self._examples, *self._votes.values(), self._box, self._again, self._new]
         # One answer at a time, whoever asks: several would only wait for each other.
         gr.on(
-            [self._box.submit], self._ask, [self._talk, self._box, *self._settings], seen,
+            [self._box.submit], self._ask_typed, [self._talk, self._box, *self._settings], seen,
             concurrency_limit=1, concurrency_id="model", show_progress="hidden", api_visibility="private",
         )  # fmt: skip
+        for text, button in zip(self._setup.examples, self._prompts, strict=True):
+            gr.on(
+                [button.click], partial(self._ask_example, text), [self._talk, *self._settings], seen,
+                concurrency_limit=1, concurrency_id="model", show_progress="hidden", api_visibility="private",
+            )  # fmt: skip
         gr.on(
             [self._again.click], self._regenerate, [self._talk, *self._settings], seen,
             concurrency_limit=1, concurrency_id="model", show_progress="hidden", api_visibility="private",
@@ -118,10 +155,17 @@ class Page:
 
     # ---- what visitors do ----
 
-    def _ask(
+    def _ask_typed(
         self, talk: Talk, text: str, system: str, temperature: float, top_k: float, top_p: float, length: float
     ) -> Iterator[Updates]:
-        sampling = _sampling(temperature, top_k, top_p, length)
+        yield from self._ask(talk, text, system, _sampling(temperature, top_k, top_p, length))
+
+    def _ask_example(
+        self, text: str, talk: Talk, system: str, temperature: float, top_k: float, top_p: float, length: float
+    ) -> Iterator[Updates]:
+        yield from self._ask(talk, text, system, _sampling(temperature, top_k, top_p, length))
+
+    def _ask(self, talk: Talk, text: str, system: str, sampling: SamplingSection) -> Iterator[Updates]:
         with self._deciding:
             if not text.strip() or not talk.can_ask:
                 return
@@ -182,7 +226,8 @@ class Page:
         placeholder = "Say something" if talk.can_ask or talk.is_writing else "First vote"
         return {
             **self._answers(talk),
-            self._hint: _hint(talk),
+            self._hint: _hint(talk) or self._speed(talk),
+            self._examples: gr.update(visible=bool(self._setup.examples) and not talk.asked and not talk.said),
             **{
                 button: gr.update(
                     interactive=talk.can_vote if choice == "tie" else talk.can_prefer,
@@ -205,10 +250,21 @@ class Page:
             for side, chat in enumerate(self._chats)
         }
 
+    def _title(self) -> str:
+        """What the page is of; two models are not named, as nobody may know whose answer is whose."""
+        return printable(self._setup.speakers[0].name) if self._num == 1 else "Two models, compared blindly"
+
+    def _speed(self, talk: Talk) -> str:
+        """The length of the answer and how fast it came; of one model alone, as it would give a name away."""
+        if self._num > 1 or talk.is_writing or not talk.asked or not talk.answers[0] or not talk.seconds:
+            return ""
+        count = self._setup.speakers[0].num_tokens(talk.answers[0])
+        return f"{count:,} tokens in {talk.seconds:.1f} s, {count / talk.seconds:.1f} tokens/s. {_KEYS}"
+
     def _label(self, talk: Talk, side: int) -> str:
         speakers = self._setup.speakers
         if self._num == 1:
-            return printable(speakers[0].name)
+            return "Conversation"
         return SIDES[side] if talk.choice is None else f"{SIDES[side]}: {printable(speakers[talk.sides[side]].name)}"
 
 
@@ -240,15 +296,21 @@ def _visible(text: str) -> str:
 
 def _hint(talk: Talk) -> str:
     """What to do next, in words that are ours alone."""
-    if talk.num_models == 1 or talk.is_writing:
-        return ""
+    if talk.is_writing:
+        return "The answer is being written."
+    if talk.num_models == 1:
+        return "" if talk.asked else f"The model runs here: nobody else learns what you say. {_KEYS}"
     if not talk.asked:
         return "Two models answer, without names. Vote for the better answer, and you see whose it was."
+    return _vote_hint(talk)
+
+
+def _vote_hint(talk: Talk) -> str:
     if talk.choice is not None:
-        kept = "Chance keeps the left answer" if talk.choice == "tie" else "The better answer is kept"
+        kept = "Chance keeps answer A" if talk.choice == "tie" else "The better answer is kept"
         return f"Saved. {kept} for both; for the next question the sides are drawn anew."
     if talk.can_prefer:
-        return "Which answer is better?"
+        return "Which answer is better? Keys: a, b, t for a tie, r to regenerate."
     if talk.can_vote:
         return "Both say the same: a tie."
     return "Without two whole answers there is no vote. Regenerate, or ask something else."
@@ -273,5 +335,6 @@ def application(setup: PageSetup, token: str | None) -> AccessMiddleware:
         pwa=False,
         theme=gr.themes.Default(primary_hue="blue", font=FONTS),
         css=STYLE,
+        head=HEAD,
     )
     return AccessMiddleware(outer, token)

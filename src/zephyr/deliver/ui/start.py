@@ -1,5 +1,6 @@
 """`zephyr ui`: everything is checked before a model is loaded, then the page is served."""
 
+import contextlib
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,11 +10,22 @@ import torch
 from zephyr.deliver.chat import Speaker
 from zephyr.deliver.serving.address import ServeSettings, bound_socket, check_access
 from zephyr.deliver.ui.votes import VoteFile
-from zephyr.errors import ResourceError
+from zephyr.errors import DataError, ResourceError
 from zephyr.models.loading import Loaded, fastest_placement, load
 from zephyr.models.source import Source, check_source
+from zephyr.recipe.stage_sections import DELIVER, EVALUATE
 from zephyr.recipe.teacher_section import SamplingSection
 from zephyr.records.fields import printable
+from zephyr.runs.layout import LOCK_FILE, MODEL
+from zephyr.runs.reader import at, read_run
+
+_SHOWN_EXAMPLES = 3
+_LONGEST_EXAMPLE = 90
+_EXAMPLES = (
+    "Explain in two sentences why the sky is blue.",
+    "Write a four-line poem about the sea.",
+    "Give me three tips for a good night's sleep.",
+)
 
 
 def show_page(served: Sequence[ServeSettings], *, votes: Path | None, system: str, say: Callable[[str], None]) -> None:
@@ -43,13 +55,36 @@ def show_page(served: Sequence[ServeSettings], *, votes: Path | None, system: st
     torch.seed()
     if vote_file is not None:
         say(f"votes are appended to {vote_file.path}, ties to {vote_file.ties_path}")
-    setup = PageSetup(speakers, SamplingSection(), system, vote_file)
+    setup = PageSetup(speakers, SamplingSection(), system, vote_file, example_prompts(address.model))
     serve_page(setup, host=address.host, port=address.port, token=address.token, say=say)
+
+
+def example_prompts(model: str) -> list[str]:
+    """Prompts to begin with: those that the model's run was measured on, or some that suit any model."""
+    folder = Path(model).resolve().parent.parent
+    found: list[str] = []
+    if (folder / LOCK_FILE).is_file():
+        with contextlib.suppress(DataError):
+            stages = read_run(folder).stages
+            for name in (DELIVER, EVALUATE):
+                found += [str(at(one, "prompt")) for one in (stages[name].samples() if name in stages else [])]
+    short = [one for one in found if len(one) <= _LONGEST_EXAMPLE and " / " not in one]
+    return (short or list(_EXAMPLES))[:_SHOWN_EXAMPLES]
+
+
+def model_title_of(model: str) -> str:
+    """What people call a model: of a run's NAME/STAGE-HASH/model its name and stage, else its folder or hub id."""
+    folder = Path(model)
+    if not folder.is_dir():
+        return model
+    found = folder.resolve()
+    stage = found.parent.name.partition("-")[0]
+    return f"{found.parent.parent.name} {stage}" if found.name == MODEL else found.name
 
 
 def _names(served: Sequence[ServeSettings]) -> list[str]:
     """The shortest names that tell the models apart. Raises ResourceError for one model given twice."""
-    names = [one.name for one in served]
+    names = [model_title_of(one.model) for one in served]
     if len(set(names)) < len(names):
         names = [one.model for one in served]
     if len(set(names)) < len(names):

@@ -6,6 +6,7 @@ better answer becomes part of both conversations. So every vote is blind, and it
 
 import contextlib
 import random
+import time
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
@@ -27,6 +28,9 @@ class Speaks(Protocol):
     def answer(self, messages: Sequence[Message], sampling: SamplingSection) -> Generator[str, None, None]:
         """The answer in pieces."""
 
+    def num_tokens(self, text: str) -> int:
+        """How many tokens an answer has."""
+
 
 @dataclass
 class Talk:
@@ -43,6 +47,7 @@ class Talk:
     is_stopped: bool = False
     is_left: bool = False  # the visitor has started another conversation
     choice: Choice | None = None
+    seconds: float = 0.0  # that the newest answers took
 
     @property
     def prompt(self) -> Messages:
@@ -92,8 +97,10 @@ class Talk:
                 stack.callback(stream.close)
             self.is_writing = True
             stack.callback(self._rest)
+            began = time.monotonic()
             for pieces in zip_longest(*streams, fillvalue=""):
                 self.answers = [answer + piece for answer, piece in zip(self.answers, pieces, strict=True)]
+                self.seconds = time.monotonic() - began
                 yield
                 if self.is_stopped:
                     return
@@ -108,6 +115,7 @@ class Talk:
         self.answers = [""] * self.num_models
         self.is_whole = self.is_stopped = False
         self.choice = None
+        self.seconds = 0.0
 
     def _rest(self) -> None:
         self.is_writing = False
