@@ -33,7 +33,7 @@ FONTS = (gr.themes.utils.fonts.LocalFont("IBM Plex Sans", weights=(400,)), "ui-s
 STYLE = """
 .gradio-container { width: 100% !important; max-width: 76rem !important; margin: 0 auto !important; }
 .gradio-container :is(main, .main, .app) { padding: .5rem 1rem !important; }
-.title h1 { font-size: 1.15rem; margin: 0; overflow-wrap: anywhere; }
+.title, .title * { padding: 0 !important; } .title h1 { font-size: 1.15rem; margin: 0; overflow-wrap: anywhere; }
 .answer { height: calc(100dvh - 18.5rem) !important; min-height: 14rem !important; }
 .duel .answer { height: calc(100dvh - 21.5rem) !important; }
 .answer .message-content span { white-space: pre-wrap; overflow-wrap: anywhere; }
