@@ -1,6 +1,7 @@
 """Real files through llama.cpp itself; slow, and only where the extra `export` is installed."""
 
 import json
+import os
 from dataclasses import replace
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from typer.testing import CliRunner
 
 from tests.data import mistral_tokenizer
+from tests.deliver.test_gguf_crash import plant
 from zephyr.cli.main import app
 from zephyr.data.tokenize.templates import jinja_of
 from zephyr.deliver.gguf import export as exporting
@@ -26,12 +28,26 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not are_installed(), reason="the extra export (gguf, llama-cpp-python) is not installed"),
 ]
+CRASHES_WITH_EXTRA_BUFFERS = """
+import ctypes, sys
+sys.path.remove(__file__.rpartition("/llama_cpp/")[0])
+del sys.modules["llama_cpp"]
+import llama_cpp
+class Crashing(llama_cpp.Llama):
+    def eval(self, tokens):
+        if self.model_params.use_extra_bufts:
+            ctypes.string_at(0)
+        super().eval(tokens)
+llama_cpp.Llama = Crashing
+"""
 ALL = ("f16", "q8_0", "q4_k_m")
 
 
-def saved(folder, name, tokenizer, **settings):
+def saved(folder, name, tokenizer, *, sliding_window=None, **settings):
     """A tiny model whose logits vary as a trained one's do."""
-    model = tiny_model(name, vocab_size=len(tokenizer), sliding_window=None, **settings)
+    model = tiny_model(name, vocab_size=len(tokenizer), sliding_window=sliding_window, **settings)
+    if name == "smollm3":
+        model.config.no_rope_layers = [1, 1, 1, 0]  # what llama.cpp has for all of them
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     save_model(model, tokenizer, folder)
     return folder
@@ -39,7 +55,7 @@ def saved(folder, name, tokenizer, **settings):
 
 def exported(folder, out, *formats, **settings):
     said = []
-    done = exporting.export(
+    done = exporting.export_gguf(
         exporting.ExportSettings(Source(str(folder), offline=True), "tiny", formats, out, **settings), said.append
     )
     return {one.form: one for one in done}, said
@@ -55,9 +71,9 @@ def test_tiny_models_are_proven_in_every_format(name, tmp_path):
     tokenizer = with_template(tiny_tokenizer(), bos=True)
     folder = saved(tmp_path / "model", name, tokenizer, hidden=64)
     done, _ = exported(folder, tmp_path / "out", *ALL)
-    account = json.loads((tmp_path / "out" / "export.json").read_text())
+    account = json.loads((tmp_path / "out" / "export_gguf.json").read_text())
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
-        "export.json",
+        "export_gguf.json",
         *(f"tiny-{form}.{ending}" for form in ALL for ending in ("gguf", "Modelfile")),
     }
     assert all(file["proven"] for file in account["files"].values())
@@ -77,6 +93,42 @@ def test_a_tiny_mixtral_is_proven(tmp_path):
     done, _ = exported(folder, tmp_path / "out", "f16", "q8_0")
     assert done["f16"].proof.greedy_equal + done["f16"].proof.greedy_ties == 4
     assert done["f16"].proof.mean_logit_error < done["q8_0"].proof.mean_logit_error
+
+
+@pytest.mark.parametrize("name", ["qwen2", "qwen3", "gemma2", "gemma3_text", "smollm3", "phi3"])
+def test_architectures_with_facts_of_their_own_are_proven(name, tmp_path):
+    tokenizer = with_template(tiny_tokenizer(), bos=True)
+    # A window of 8 where llama.cpp has windows too: every probe is longer.
+    window = 8 if name.startswith("gemma") else None
+    folder = saved(tmp_path / "model", name, tokenizer, hidden=64, layers=4, sliding_window=window)
+    done, _ = exported(folder, tmp_path / "out", "f16")
+    assert done["f16"].proof.greedy_equal + done["f16"].proof.greedy_ties == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "rope"),
+    [
+        ("qwen2", {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 512}),
+        ("llama", {"rope_type": "linear", "factor": 2.0}),
+        (
+            "phi3",
+            {
+                "rope_type": "longrope",
+                "original_max_position_embeddings": 512,
+                "short_factor": [1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.7],
+                "long_factor": [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0],
+            },
+        ),
+    ],
+)
+def test_stretched_rotary_embeddings_are_proven(name, rope, tmp_path):
+    tokenizer = with_template(tiny_tokenizer(), bos=True)
+    model = tiny_model(name, vocab_size=len(tokenizer), sliding_window=None, hidden=64)
+    model.config.rope_parameters = {"rope_theta": 10000.0, **rope}
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    save_model(model, tokenizer, tmp_path / "model")
+    done, _ = exported(tmp_path / "model", tmp_path / "out", "f16")
+    assert done["f16"].proof.greedy_equal + done["f16"].proof.greedy_ties == 4
 
 
 @pytest.mark.parametrize("bos", [False, True])
@@ -101,7 +153,7 @@ def test_adapters_are_merged_first(tmp_path):
     save_adapter(model, tmp_path / "adapter")
     plain, _ = exported(base, tmp_path / "plain", "f16")
     adapted, said = exported(tmp_path / "adapter", tmp_path / "adapted", "f16")
-    account = json.loads((tmp_path / "adapted" / "export.json").read_text())
+    account = json.loads((tmp_path / "adapted" / "export_gguf.json").read_text())
     assert 0 < account["adapters_merged_max_logit_difference"] < 1e-3
     assert said[0].startswith("adapters merged")
     assert adapted["f16"].proof.perplexity_of_model != plain["f16"].proof.perplexity_of_model
@@ -110,10 +162,10 @@ def test_adapters_are_merged_first(tmp_path):
 def test_a_file_that_says_something_else_is_refused(tmp_path, monkeypatch):
     folder = saved(tmp_path / "model", "llama", with_template(tiny_tokenizer(), bos=True))
     monkeypatch.setattr(tensors, "permute", lambda weight, num_heads: weight)
-    with pytest.raises(ModelError, match=r"tiny-f16.gguf: does not say what the model says"):
+    with pytest.raises(ModelError, match=r"tiny-f16.gguf: differs from the model"):
         exported(folder, tmp_path / "out", "f16")
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"export.json", "tiny-f16.gguf.unproven"}
-    (file,) = json.loads((tmp_path / "out" / "export.json").read_text())["files"].values()
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"export_gguf.json", "tiny-f16.gguf.unproven"}
+    (file,) = json.loads((tmp_path / "out" / "export_gguf.json").read_text())["files"].values()
     assert not file["proven"]
     assert any("greedy" in failure for failure in file["proof"]["failures"])
 
@@ -127,10 +179,10 @@ def test_a_stop_in_the_middle_leaves_proven_files_alone(tmp_path):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt) as caught:
-        exporting.export(settings, stop_when_proven)
+        exporting.export_gguf(settings, stop_when_proven)
     left = {path.name for path in (tmp_path / "out").iterdir()}
-    assert left == {"export.json", "tiny-q8_0.gguf", "tiny-q8_0.Modelfile"}, caught
-    assert list(json.loads((tmp_path / "out" / "export.json").read_text())["files"]) == ["tiny-q8_0.gguf"]
+    assert left == {"export_gguf.json", "tiny-q8_0.gguf", "tiny-q8_0.Modelfile"}, caught
+    assert list(json.loads((tmp_path / "out" / "export_gguf.json").read_text())["files"]) == ["tiny-q8_0.gguf"]
 
 
 def test_other_tokens_are_refused_and_said(tmp_path, monkeypatch):
@@ -163,7 +215,7 @@ def test_nothing_is_overwritten_without_a_word(tmp_path):
     assert first.exit_code == 0, first.output
     assert "tiny-q8_0.gguf: proven" in first.output
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
-        "export.json",
+        "export_gguf.json",
         "tiny-q8_0.gguf",
         "tiny-q8_0.Modelfile",
     }
@@ -171,3 +223,24 @@ def test_nothing_is_overwritten_without_a_word(tmp_path):
     assert isinstance(again.exception, DataError)
     assert "exists already; give another --out, or --force" in str(again.exception)
     assert CliRunner().invoke(app, [*command, "--force"]).exit_code == 0
+
+
+@pytest.mark.parametrize("extra_buffers", [True, False])
+def test_a_real_model_is_proven_with_and_without_extra_buffers(extra_buffers, tmp_path):
+    named = os.environ.get("ZEPHYR_REAL_MODEL")
+    if not named:
+        pytest.skip("ZEPHYR_REAL_MODEL names no folder of a model with real weights")
+    done, _ = exported(named, tmp_path, "f16", "q4_k_m", extra_buffers=extra_buffers)
+    assert done["f16"].proof.greedy_equal + done["f16"].proof.greedy_ties == done["f16"].proof.greedy_compared
+    assert not any(one.crash for one in done.values())
+
+
+def test_a_crash_with_extra_buffers_is_said_and_gone_without(tmp_path, monkeypatch):
+    folder = saved(tmp_path / "model", "llama", with_template(tiny_tokenizer(), bos=True))
+    plant(tmp_path / "planted", CRASHES_WITH_EXTRA_BUFFERS, monkeypatch)
+    done, said = exported(folder, tmp_path / "out", "q8_0")
+    assert done["q8_0"].crash == "crashed (SIGSEGV)"
+    assert not done["q8_0"].proof.failures
+    assert "note: llama.cpp crashed (SIGSEGV) with its extra weight buffers" in said[-1]
+    (file,) = json.loads((tmp_path / "out" / "export_gguf.json").read_text())["files"].values()
+    assert file["crash_with_extra_buffers"] == "crashed (SIGSEGV)"

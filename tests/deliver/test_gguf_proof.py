@@ -8,10 +8,11 @@ import torch
 
 from zephyr.data.tokenize.templates import jinja_of
 from zephyr.deliver.gguf import proof
+from zephyr.deliver.gguf.architectures import read_sizes
 from zephyr.deliver.gguf.conversion import Loaded
 from zephyr.deliver.gguf.file import Header
-from zephyr.deliver.gguf.reference import ids_of, log_probs, make_reference, render, surprise
-from zephyr.deliver.gguf.tensors import read_sizes
+from zephyr.deliver.gguf.proof import log_probs, surprise
+from zephyr.deliver.gguf.reference import ids_of, make_reference, render
 from zephyr.deliver.gguf.vocabulary import read_vocabulary
 from zephyr.models.tiny import tiny_model, tiny_tokenizer
 from zephyr.recipe.model_section import ChatTemplateSection
@@ -51,7 +52,14 @@ def loaded():
 
 @pytest.fixture(scope="module")
 def reference(loaded):
-    return make_reference(loaded)
+    header = Header(
+        name="tiny",
+        sizes=read_sizes(loaded.model.config.to_dict(), "here"),
+        vocabulary=read_vocabulary(loaded.tokenizer, 384, "here"),
+        template=loaded.tokenizer.chat_template,
+        sampling={},
+    )
+    return make_reference(loaded, header)
 
 
 @pytest.fixture
@@ -60,18 +68,10 @@ def proven(loaded, reference, monkeypatch):
         stand = Stand(loaded, loaded.tokenizer.chat_template, changes.pop("noise", 0.0))
         for name, value in changes.items():
             setattr(stand, name, value)
-        monkeypatch.setattr(proof, "open_llama", lambda path, length, num_threads: stand)
+        monkeypatch.setattr(proof, "open_llama", lambda path, length, **_: stand)
         formats = SimpleNamespace(Jinja2ChatFormatter=formatter_of(loaded.tokenizer))
         monkeypatch.setattr(proof, "load_llama_cpp", lambda: SimpleNamespace(llama_chat_format=formats))
-        config = loaded.model.config.to_dict()
-        header = Header(
-            name="tiny",
-            sizes=read_sizes(config, "here"),
-            vocabulary=read_vocabulary(loaded.tokenizer, 384, "here"),
-            template=loaded.tokenizer.chat_template,
-            sampling={},
-        )
-        return proof.prove("a.gguf", form, header, reference, loaded.tokenizer, num_threads=1)
+        return proof.prove("a.gguf", form, reference, num_threads=1, extra_buffers=True)
 
     return run
 

@@ -1,28 +1,19 @@
 import numpy as np
 import pytest
 import torch
-from transformers import LlamaConfig
-from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from zephyr.deliver.gguf.tensors import named_tensors, permute, read_sizes, rope_factors
+from zephyr.deliver.gguf.architectures import read_sizes
+from zephyr.deliver.gguf.libraries import tensor_names
+from zephyr.deliver.gguf.tensors import named_tensors, permute
 from zephyr.errors import ModelError
 from zephyr.models.tiny import tiny_model
 
-LLAMA3 = {
-    "rope_type": "llama3",
-    "rope_theta": 10000.0,
-    "factor": 8.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 64,
-}
-
 
 def tensors_of(name, **settings):
-    gguf = pytest.importorskip("gguf", reason="the extra export is not installed")
+    pytest.importorskip("gguf", reason="the extra export is not installed")
     model = tiny_model(name, **settings)
     sizes = read_sizes(model.config.to_dict(), "here")
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, sizes.num_layers)
+    names = tensor_names(sizes.architecture.name, sizes.num_layers)
     return model, {tensor.name: tensor for tensor in named_tensors(dict(model.state_dict()), sizes, names, "here")}
 
 
@@ -52,26 +43,26 @@ def test_rotated_scores_are_the_same_in_both_layouts():
     assert not torch.isclose(ours, pairs(query @ x, 5.0) @ pairs(key @ y, 2.0))
 
 
-def test_llama3_factors_are_those_of_transformers():
-    config = LlamaConfig(
-        hidden_size=64, num_attention_heads=2, max_position_embeddings=512, rope_parameters=dict(LLAMA3)
-    )
-    frequencies, _ = ROPE_INIT_FUNCTIONS["llama3"](config, "cpu")
-    plain = 10000.0 ** (-np.arange(0, 32, 2) / 32)
-    factors = rope_factors(dict(LLAMA3), 32)
-    assert min(factors) == 1
-    assert max(factors) == 8
-    np.testing.assert_allclose(plain / frequencies.double().numpy(), factors, rtol=1e-5)
-
-
-@pytest.mark.parametrize("name", ["llama", "mistral"])
+@pytest.mark.parametrize("name", ["llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "phi3"])
 def test_every_weight_is_there_once_and_matrices_are_float16(name):
     model, tensors = tensors_of(name)
-    assert len(tensors) == len(model.state_dict())
+    assert len(tensors) == len(model.state_dict()) - model.config.tie_word_embeddings
     assert {str(tensor.dtype) for tensor in tensors.values() if len(tensor.shape) == 2} == {"float16"}
     assert {str(tensor.dtype) for tensor in tensors.values() if len(tensor.shape) == 1} == {"float32"}
-    wanted = permute(model.state_dict()["model.layers.1.self_attn.k_proj.weight"], 2)
-    assert np.array_equal(tensors["blk.1.attn_k.weight"].load(), wanted.half().numpy())
+
+
+def test_halves_become_pairs_only_where_llama_cpp_rotates_pairs():
+    for name, pairs in (("llama", True), ("qwen2", False)):
+        model, tensors = tensors_of(name)
+        key = model.state_dict()["model.layers.1.self_attn.k_proj.weight"]
+        wanted = permute(key, 2) if pairs else key
+        assert np.array_equal(tensors["blk.1.attn_k.weight"].load(), wanted.half().numpy())
+
+
+def test_norms_of_gemma_hold_the_one_that_transformers_adds():
+    model, tensors = tensors_of("gemma3_text")
+    norm = model.state_dict()["model.layers.0.self_attn.q_norm.weight"]
+    assert np.array_equal(tensors["blk.0.attn_q_norm.weight"].load(), 1 + norm.numpy())
 
 
 def test_experts_are_stacked_and_their_gates_apart_from_their_ups():
@@ -85,39 +76,18 @@ def test_experts_are_stacked_and_their_gates_apart_from_their_ups():
 
 
 def test_a_head_tied_to_the_embeddings_is_left_out():
-    gguf = pytest.importorskip("gguf", reason="the extra export is not installed")
+    pytest.importorskip("gguf", reason="the extra export is not installed")
     embeddings = torch.ones(4, 2)
     weights = {"model.embed_tokens.weight": embeddings, "lm_head.weight": embeddings}
     sizes = read_sizes(tiny_model("llama").config.to_dict(), "here")
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, 2)
+    names = tensor_names("llama", 2)
     assert [tensor.name for tensor in named_tensors(weights, sizes, names, "here")] == ["token_embd.weight"]
 
 
 def test_numbers_too_large_for_float16_are_refused():
-    gguf = pytest.importorskip("gguf", reason="the extra export is not installed")
+    pytest.importorskip("gguf", reason="the extra export is not installed")
     sizes = read_sizes(tiny_model("llama").config.to_dict(), "here")
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, 2)
+    names = tensor_names("llama", 2)
     (tensor,) = named_tensors({"lm_head.weight": torch.full((2, 2), 1e5)}, sizes, names, "here")
     with pytest.raises(ModelError, match=r"output.weight: holds numbers above 65504"):
         tensor.load()
-
-
-def test_sizes_of_a_mistral_stop_at_its_window():
-    sizes = read_sizes(tiny_model("mistral", sliding_window=8).config.to_dict(), "here")
-    assert sizes.settings["context_length"] == 8
-    assert sizes.settings["attention.head_count_kv"] == 2
-    assert sizes.notes == ("llama.cpp knows no sliding window here: the context is cut from 2048 to 8 tokens",)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"model_type": "gpt2"}, "here: has the architecture 'gpt2', which is not supported; export llama, mistral"),
-        ({"hidden_act": "gelu"}, "uses the activation gelu"),
-        ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1.0}}, "uses RoPE of type 'yarn'"),
-        ({"rms_norm_eps": None}, "has no number rms_norm_eps"),
-    ],
-)
-def test_what_llama_cpp_cannot_run_is_refused(change, message):
-    with pytest.raises(ModelError, match=message):
-        read_sizes(tiny_model("llama").config.to_dict() | change, "here")

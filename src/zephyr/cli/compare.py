@@ -79,7 +79,7 @@ def _beside(read: dict[str, list["Result"]], model: str, *, quiet: bool) -> list
     for name, results in read.items():
         for result in results:
             rows = [dict(one._asdict()) for one in beside_published(result, model)]
-            differs = published_deviations(result)
+            differs = published_deviations(result, model)
             compared.append({"run": name, "benchmark": result.benchmark, "rows": rows, "deviations": differs})
             if not quiet:
                 typer.echo(escape_controls(f"{result.benchmark} of {name} beside the published {model}"))

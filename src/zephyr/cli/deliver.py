@@ -106,10 +106,11 @@ def report(
     typer.echo(f"-> {place}", err=True)
 
 
-def export(
+def export(  # noqa: PLR0913 - typer makes an option of every parameter
     model: Annotated[
         str, typer.Argument(metavar="MODEL", help="A model folder, a folder of LoRA adapters, or a hub id.")
     ],
+    *,
     gguf: Annotated[
         str, typer.Option(metavar="FORMATS", help="Comma-separated: f16, q8_0, q6_k, q5_k_m, q4_k_m.")
     ] = "f16,q8_0,q4_k_m",
@@ -118,6 +119,10 @@ def export(
     ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the files; default: from the model.")] = None,
     dtype: Annotated[str, typer.Option(help="Precision of the transformers model to compare with.")] = "float32",
+    extra_buffers: Annotated[
+        bool,
+        typer.Option("--extra-buffers/--no-extra-buffers", help="Let llama.cpp use its extra weight buffers."),
+    ] = True,
     force: Force = False,
     offline: Offline = False,
 ) -> None:
@@ -139,6 +144,7 @@ def export(
         folder=out or Path(f"{called}-gguf"),
         force=force,
         dtype=dtype,
+        extra_buffers=extra_buffers,
     )
     export_gguf(settings, lambda text: typer.echo(escape_controls(text)))
     typer.echo(f"-> {settings.folder}", err=True)

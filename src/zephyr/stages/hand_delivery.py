@@ -95,7 +95,8 @@ def outside_results(run: RunRecord, folders: Sequence[Path], published: str | No
             numbers = (f"{value:.4g}" for value in (row.run, row.published, row.tolerance))
             beside.append([row.benchmark, row.metric, *numbers, verdict])
         if rows:
-            deviations |= {f"{result.benchmark}, published first: {one}": None for one in published_deviations(result)}
+            differs = published_deviations(result, published)
+            deviations |= {f"{result.benchmark}, published first: {one}": None for one in differs}
     return OutsideResults(
         scores=[score for folder, result in read for score in _scores(run, folder, result)],
         radars=_radars([(_model(run, result), result) for _, result in read]),

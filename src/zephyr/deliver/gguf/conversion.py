@@ -8,10 +8,11 @@ from typing import NamedTuple, cast
 
 import torch
 
+from zephyr.deliver.gguf.architectures import read_sizes
 from zephyr.deliver.gguf.file import Header
-from zephyr.deliver.gguf.libraries import load_gguf
+from zephyr.deliver.gguf.libraries import tensor_names
 from zephyr.deliver.gguf.reference import CONVERSATIONS, ids_of, render
-from zephyr.deliver.gguf.tensors import NamedTensor, Setting, named_tensors, read_sizes
+from zephyr.deliver.gguf.tensors import NamedTensor, named_tensors
 from zephyr.deliver.gguf.vocabulary import CONTROL, TokenizerParts, read_vocabulary
 from zephyr.errors import ModelError
 from zephyr.models.adapters import SETTINGS, load_adapter, merge_adapters
@@ -79,7 +80,7 @@ def convert(loaded: Loaded, name: str, where: str) -> Converted:
     stops = [token for token in stop_ids_of(model, tokenizer) if token != tokenizer.eos_token_id]
     if stops:
         vocabulary = replace(vocabulary, specials={**vocabulary.specials, "eot": stops[0]})
-    names = load_gguf().get_tensor_name_map(load_gguf().MODEL_ARCH.LLAMA, sizes.num_layers)
+    names = tensor_names(sizes.architecture.name, sizes.num_layers)
     tensors = list(named_tensors(dict(model.state_dict()), sizes, names, where))
     first = _first_token(tokenizer)
     leading = first is not None and vocabulary.leading_space and vocabulary.kinds[first] != CONTROL
@@ -95,7 +96,7 @@ def convert(loaded: Loaded, name: str, where: str) -> Converted:
     return Converted(header, tensors, (*sizes.notes, *_notes(header, writes_bos=writes_bos)), writes_bos)
 
 
-def sampling_settings(loaded: Loaded) -> dict[str, Setting]:
+def sampling_settings(loaded: Loaded) -> dict[str, int | float]:
     """How the model's generation config samples, by llama.cpp's names."""
     config = loaded.model.generation_config
     if not config.do_sample:
@@ -124,6 +125,8 @@ def _notes(header: Header, *, writes_bos: bool) -> Iterator[str]:
             "the template writes no bos and the tokenizer adds one: llama.cpp's server and Ollama put it before a "
             "conversation, transformers' apply_chat_template does not"
         )
+    if header.vocabulary.composes:
+        yield "llama.cpp does not compose letters and marks (NFC) as the tokenizer does: compose such texts first"
     if header.leading_space:
         yield "llama.cpp puts no space before a text, as the tokenizer does: the template in the file begins with one"
     elif header.vocabulary.leading_space:

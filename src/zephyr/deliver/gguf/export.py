@@ -6,19 +6,22 @@ A file gets its name once it is proven; one that fails is kept with `.unproven` 
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import NamedTuple
+from time import monotonic
+from typing import NamedTuple, TypeVar
 
 from zephyr.atomic import replace_text, sync
 from zephyr.data.tokenize.templates import LAYOUTS, MessageLayout, jinja_of
 from zephyr.deliver.gguf.conversion import Converted, MergedModel, convert, load_merged, stops_of
 from zephyr.deliver.gguf.file import FORMATS, ReadBack, quantize, read_back, write_gguf
 from zephyr.deliver.gguf.libraries import load_gguf, load_llama_cpp
-from zephyr.deliver.gguf.proof import EXACT, Proof, prove
+from zephyr.deliver.gguf.process import Limits, ProcessFaultError, call_apart
+from zephyr.deliver.gguf.proof import EXACT, Proof, Reference, prove
 from zephyr.deliver.gguf.reference import make_reference
 from zephyr.errors import DataError, ModelError, did_you_mean
 from zephyr.models.source import Source
@@ -29,6 +32,10 @@ UNPROVEN = ".unproven"
 _SHOWN_FAILURES = 3
 _OLLAMA_NAMES = {"temp": "temperature"}
 _QUOTES = '"""'
+_LEAST_SECONDS = 600.0
+_LEAST_BYTES = 2 << 30
+
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -41,6 +48,7 @@ class ExportSettings:
     folder: Path
     force: bool = False
     dtype: str = "float32"
+    extra_buffers: bool = True  # of llama.cpp; left out in any case where they crash it
     num_threads: int = os.cpu_count() or 1
 
 
@@ -51,6 +59,8 @@ class Exported(NamedTuple):
     form: str
     held: ReadBack
     proof: Proof
+    seconds: float  # to make it and to compare it
+    crash: str = ""  # of llama.cpp with its extra buffers, without which it was compared then
 
 
 def export_gguf(settings: ExportSettings, say: Callable[[str], None]) -> list[Exported]:
@@ -64,10 +74,9 @@ def export_gguf(settings: ExportSettings, say: Callable[[str], None]) -> list[Ex
         say(f"note: {note}")
     if merged.max_logit_difference is not None:
         say(f"adapters merged; logits of the probe changed by at most {merged.max_logit_difference:.2g}")
-    settings.folder.mkdir(parents=True, exist_ok=True)
     exported = []
     # Closed, so that partial files go at once, whatever stops the loop.
-    with closing(_proven(settings, paths, merged, converted)) as made:
+    with _made_folder(settings.folder), closing(_proven(settings, paths, merged, converted)) as made:
         for one in made:
             exported.append(one)
             account = _account(settings, merged, converted, exported) | {"llama_cpp_python": llama_cpp.__version__}
@@ -100,41 +109,91 @@ def summary_of(exported: Exported) -> str:
     verdict = "NOT PROVEN" if proof.failures else "proven"
     ties = f" (and {proof.greedy_ties} but for a tie)" if proof.greedy_ties else ""
     spread = f"; they vary by {proof.logit_deviation:.3g}; best token the same: {proof.same_best_token:.1%}"
+    seconds = f"{exported.seconds:.1f} seconds"
     lines = [
-        f"{exported.path.name}: {verdict}; {held.num_bytes:,} bytes, {held.bits_per_weight:g} bits a weight",
+        f"{exported.path.name}: {verdict}; {held.num_bytes:,} bytes, {held.bits_per_weight:g} bits a weight; {seconds}",
         f"compared: {proof.templates} rendered conversations, the ids of {proof.texts} texts",
         f"greedy continuations equal: {proof.greedy_equal} of {proof.greedy_compared}{ties}",
         f"logits off by {proof.mean_logit_error:.3g} on average, {proof.max_logit_error:.3g} at most{spread}",
         f"perplexity {proof.perplexity_of_model:.4f} -> {proof.perplexity:.4f} ({proof.perplexity_change:+.2%})",
     ]
+    if exported.crash:
+        lines.append(
+            f"note: llama.cpp {exported.crash} with its extra weight buffers, so it was compared without them; "
+            "on this machine run it as llama-server --no-repack"
+        )
     if held.fallbacks:
         kinds = ", ".join(f"{count} {kind}" for kind, count in Counter(held.fallbacks.values()).items())
-        lines.append(f"label: llama.cpp fell back for {len(held.fallbacks)} matrices ({kinds})")
+        lines.append(f"note: llama.cpp fell back for {len(held.fallbacks)} matrices ({kinds})")
     return "\n  ".join((*lines, *(f"failure: {failure}" for failure in proof.failures[:_SHOWN_FAILURES])))
+
+
+@contextmanager
+def _made_folder(folder: Path) -> Iterator[None]:
+    """A folder, which goes again if it is new and nothing was written."""
+    is_new = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    finally:
+        if is_new and not any(folder.iterdir()):
+            folder.rmdir()
 
 
 def _proven(
     settings: ExportSettings, paths: dict[str, Path], merged: MergedModel, converted: Converted
 ) -> Generator[Exported, None, None]:
     """The files one by one as they are written and compared, each under its final name."""
-    reference = make_reference(merged.loaded)
+    reference = make_reference(merged.loaded, converted.header)
     exact = _partial(settings, EXACT)
     try:
         write_gguf(exact, converted.header, converted.tensors)
         # The exact one last: the others are made from it before it gets its name.
         for form in sorted(paths, key=lambda form: form == EXACT):
-            made = _partial(settings, form)
+            made, start = _partial(settings, form), monotonic()
             if form != EXACT:
-                quantize(exact, made, form, num_threads=settings.num_threads)
-            proof = prove(
-                made, form, converted.header, reference, merged.loaded.tokenizer, num_threads=settings.num_threads
-            )
-            exported = Exported(paths[form], form, read_back(made, form), proof)
+                quantizing = partial(quantize, exact, made, form, num_threads=settings.num_threads)
+                _in_llama_cpp(quantizing, _limits(exact), paths[form])
+            proof, crash = _proof(settings, made, form, reference, paths[form])
+            exported = Exported(paths[form], form, read_back(made, form), proof, monotonic() - start, crash)
             _name(made, exported, _modelfile(paths[form], merged, converted))
             yield exported
     finally:
         for form in (EXACT, *paths):
             _partial(settings, form).unlink(missing_ok=True)
+
+
+def _proof(settings: ExportSettings, made: Path, form: str, reference: Reference, path: Path) -> tuple[Proof, str]:
+    """The proof of a file, and how llama.cpp crashed if it did with its extra buffers. Raises ModelError."""
+    limits = _limits(made, sum(logits.nbytes for logits in reference.logits))
+    proving = partial(prove, made, form, reference, num_threads=settings.num_threads)
+    crash = ""
+    if settings.extra_buffers:
+        try:
+            return call_apart(partial(proving, extra_buffers=True), limits), crash
+        except ProcessFaultError as fault:
+            if not fault.crashed:
+                raise _not_run(path, fault) from fault
+            crash = str(fault)
+    return _in_llama_cpp(partial(proving, extra_buffers=False), limits, path), crash
+
+
+def _in_llama_cpp(function: Callable[[], R], limits: Limits, path: Path) -> R:
+    """What a function returns that calls llama.cpp. Raises ModelError where that crashes or fails."""
+    try:
+        return call_apart(function, limits)
+    except ProcessFaultError as fault:
+        raise _not_run(path, fault) from fault
+
+
+def _not_run(path: Path, fault: ProcessFaultError) -> ModelError:
+    return ModelError(str(path), f"is not written: llama.cpp {fault}", "leave out that format")
+
+
+def _limits(file: Path, num_bytes: int = 0) -> Limits:
+    """Room for a file twice, for another layout of its weights, and for `num_bytes` of arrays; a minute for 100 MB."""
+    size = file.stat().st_size
+    return Limits(_LEAST_SECONDS + 60 * size / 1e8, _LEAST_BYTES + 3 * size + 2 * num_bytes)
 
 
 def _name(made: Path, exported: Exported, text: str) -> None:
@@ -152,7 +211,7 @@ def _name(made: Path, exported: Exported, text: str) -> None:
 def _modelfile(path: Path, merged: MergedModel, converted: Converted) -> str:
     header, tokenizer = converted.header, merged.loaded.tokenizer
     parameters = {_OLLAMA_NAMES.get(name, name): float(value) for name, value in header.sampling.items()}
-    parameters["num_ctx"] = float(header.sizes.settings["context_length"])
+    parameters["num_ctx"] = float(header.sizes.context_length)
     # Ollama puts bos first if the file says so.
     begins = str(tokenizer.bos_token) if converted.writes_bos and not header.vocabulary.adds_bos else ""
     return modelfile(
@@ -177,6 +236,8 @@ def _account(
             one.path.name: {
                 "proven": not one.proof.failures,
                 "format": one.form,
+                "seconds": round(one.seconds, 2),
+                "crash_with_extra_buffers": one.crash,
                 **asdict(one.held),
                 "proof": one.proof.to_fields(),
             }

@@ -4,12 +4,15 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
+from zephyr.deliver.gguf.architectures import Setting, Sizes
 from zephyr.deliver.gguf.libraries import Writer, load_gguf, load_llama_cpp
-from zephyr.deliver.gguf.tensors import ARCHITECTURE, NamedTensor, Setting, Sizes
 from zephyr.deliver.gguf.vocabulary import Vocabulary
 from zephyr.errors import ModelError
+
+if TYPE_CHECKING:
+    from zephyr.deliver.gguf.tensors import NamedTensor  # with torch, which quantizing has no use for
 
 
 class Format(NamedTuple):
@@ -42,7 +45,7 @@ class Header:
     sizes: Sizes
     vocabulary: Vocabulary
     template: str
-    sampling: dict[str, Setting]
+    sampling: dict[str, int | float]
     leading_space: bool = False
 
 
@@ -56,9 +59,9 @@ class ReadBack:
     fallbacks: dict[str, str]  # tensor name -> type
 
 
-def write_gguf(path: Path, header: Header, tensors: Sequence[NamedTensor]) -> None:
+def write_gguf(path: Path, header: Header, tensors: "Sequence[NamedTensor]") -> None:
     """Write the model in float16 to `path`. Tensors are loaded one by one; raises ModelError as loading them does."""
-    writer = load_gguf().GGUFWriter(path, ARCHITECTURE)
+    writer = load_gguf().GGUFWriter(path, header.sizes.architecture.name)
     try:
         _add_header(writer, header)
         for tensor in tensors:
@@ -101,7 +104,7 @@ def _add_header(writer: Writer, header: Header) -> None:
     writer.add_uint32("general.file_type", _FILE_TYPE)
     writer.add_uint32("general.quantization_version", _QUANTIZATION_VERSION)
     for key, setting in header.sizes.settings.items():
-        _add(writer, f"{ARCHITECTURE}.{key}", setting)
+        _add(writer, f"{header.sizes.architecture.name}.{key}", setting)
     for key, value in header.sampling.items():
         _add(writer, f"general.sampling.{key}", value)
     vocabulary = header.vocabulary
@@ -130,3 +133,5 @@ def _add(writer: Writer, key: str, setting: Setting) -> None:
             writer.add_float32(key, setting)
         case str():
             writer.add_string(key, setting)
+        case tuple():
+            writer.add_array(key, setting)

@@ -3,7 +3,7 @@
 import importlib
 import importlib.util
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, TypeAlias, cast
 
@@ -39,7 +39,7 @@ class Writer(Protocol):
     def add_uint32(self, key: str, val: int) -> None: ...
     def add_float32(self, key: str, val: float) -> None: ...
     def add_bool(self, key: str, val: bool) -> None: ...
-    def add_array(self, key: str, val: Sequence[str] | Sequence[int] | Sequence[float]) -> None: ...
+    def add_array(self, key: str, val: Sequence[str] | Sequence[int] | Sequence[float] | Sequence[bool]) -> None: ...
     def add_tensor_info(
         self, name: str, tensor_shape: Sequence[int], tensor_dtype: Numbers, tensor_nbytes: int
     ) -> None: ...
@@ -79,17 +79,11 @@ class Reader(Protocol):
     fields: Mapping[str, Field]
 
 
-class Architectures(Protocol):
-    """What is used of gguf.MODEL_ARCH."""
-
-    LLAMA: Enum
-
-
 class Gguf(Protocol):
     """What is used of the module gguf."""
 
     GGUFWriter: MakeWriter
-    MODEL_ARCH: Architectures
+    MODEL_ARCH_NAMES: Mapping[Enum, str]
 
     def GGUFReader(self, path: Path) -> Reader: ...  # noqa: N802  # a class there
     def get_tensor_name_map(self, arch: Enum, n_blocks: int) -> TensorNames: ...
@@ -130,6 +124,18 @@ class QuantizeParams(Protocol):
     ftype: int
 
 
+class ModelParams(Protocol):
+    """What is used of a llama_cpp.llama_model_params."""
+
+    use_extra_bufts: bool
+
+
+class Bindings(Protocol):
+    """What is used of the module llama_cpp.llama_cpp."""
+
+    llama_model_default_params: Callable[[], ModelParams]
+
+
 class OpenLlama(Protocol):
     """How a llama_cpp.Llama is made."""
 
@@ -166,6 +172,7 @@ class LlamaCpp(Protocol):
 
     __version__: str
     Llama: OpenLlama
+    llama_cpp: Bindings
     llama_chat_format: ChatFormat
 
     def llama_model_quantize_default_params(self) -> QuantizeParams: ...
@@ -177,6 +184,13 @@ def load_gguf() -> Gguf:
     return cast("Gguf", _load(GGUF))
 
 
+def tensor_names(architecture: str, num_layers: int) -> TensorNames:
+    """The names of a model's tensors in llama.cpp's architecture of that name."""
+    gguf = load_gguf()
+    (member,) = (member for member, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture)
+    return gguf.get_tensor_name_map(member, num_layers)
+
+
 def load_llama_cpp() -> LlamaCpp:
     """The package llama_cpp, silenced. Raises ResourceError where it is not installed."""
     # It prints what its logger takes, and (0.3.36) takes llama.cpp's warnings for errors.
@@ -184,12 +198,17 @@ def load_llama_cpp() -> LlamaCpp:
     return cast("LlamaCpp", _load(LLAMA_CPP))
 
 
-def open_llama(path: Path, length: int, *, num_threads: int) -> OpenedLlama:
+def open_llama(path: Path, length: int, *, num_threads: int, extra_buffers: bool) -> OpenedLlama:
     """The file at `path` in llama.cpp, for up to `length` tokens, with the logits of all of them.
 
-    The cache is float32 where people run float16, so that only the file itself is judged.
+    The cache is float32 where people run float16, so that only the file itself is judged. `extra_buffers`: llama.cpp
+    may keep weights in another layout too, for the instructions of this processor; without, for the whole process.
+    It says what it does on the terminal. Raises ValueError for a file that it cannot load.
     """
-    return load_llama_cpp().Llama(
+    llama_cpp = load_llama_cpp()
+    if not extra_buffers:
+        _leave_out_extra_buffers(llama_cpp.llama_cpp)
+    return llama_cpp.Llama(
         str(path),
         n_ctx=length,
         n_batch=length,
@@ -199,8 +218,20 @@ def open_llama(path: Path, length: int, *, num_threads: int) -> OpenedLlama:
         logits_all=True,
         type_k=F32_CACHE,
         type_v=F32_CACHE,
-        verbose=False,
+        verbose=True,
     )
+
+
+def _leave_out_extra_buffers(bindings: Bindings) -> None:
+    """Change the parameters that every model is opened with: Llama (0.3.36) has no argument for it."""
+    make = bindings.llama_model_default_params
+
+    def changed() -> ModelParams:
+        params = make()
+        params.use_extra_bufts = False
+        return params
+
+    bindings.llama_model_default_params = changed
 
 
 def are_installed() -> bool:

@@ -1,4 +1,7 @@
-"""Whether a GGUF file equals the model: template to the byte, ids, greedy continuations, logits, perplexity."""
+"""Whether a GGUF file equals the model: template to the byte, ids, greedy continuations, logits, perplexity.
+
+This runs in a process of its own, without torch and transformers: what the model says comes with the Reference.
+"""
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -8,10 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from zephyr.deliver.gguf.file import Header
 from zephyr.deliver.gguf.libraries import OpenedLlama, Scores, load_llama_cpp, open_llama
-from zephyr.deliver.gguf.reference import PROBE_TEXTS, Reference, ids_of, log_probs, surprise
-from zephyr.models.tokenizers import Tokenizer
 
 EXACT = "f16"
 # Largest relative change of perplexity on the model's own answers: beyond it, more than rounding is wrong.
@@ -20,6 +20,41 @@ MOST_CHANGE = {EXACT: 0.005, "q8_0": 0.02, "q6_k": 0.05, "q5_k_m": 0.1, "q4_k_m"
 # further apart than that are tied.
 MOST_EXACT_ERROR = 0.01
 _SHOWN_IDS = 12
+
+
+class Rendered(NamedTuple):
+    """A conversation, its messages as templates take them, and the text that the model's template makes of it."""
+
+    messages: tuple[dict[str, str], ...]
+    text: str
+
+
+class TextIds(NamedTuple):
+    """A text for llama.cpp and its ids in transformers.
+
+    `special`: the texts of control tokens in it become those; `add`: what the tokenizer adds, as bos, is added.
+    """
+
+    text: str
+    ids: list[int]
+    special: bool = True
+    add: bool = False
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What a file must reproduce. `sequences` are prompts with the model's answers: `greedy` first, then sampled."""
+
+    template: str  # empty for a model without one, as is `rendered`
+    bos: str
+    eos: str
+    rendered: tuple[Rendered, ...]
+    tokenized: tuple[TextIds, ...]
+    prompts: tuple[list[int], ...]
+    greedy: tuple[list[int], ...]
+    sequences: tuple[list[int], ...]
+    logits: tuple[Scores, ...]  # (n, V) of every sequence
+    perplexity: float = 0.0  # of what was drawn
 
 
 @dataclass(frozen=True)
@@ -61,75 +96,89 @@ class GreedyDivergence(NamedTuple):
     token: int
 
 
-def prove(
-    path: Path, form: str, header: Header, reference: Reference, tokenizer: Tokenizer, *, num_threads: int
-) -> Proof:
-    """The proof of a file of format `form`."""
+class Places(NamedTuple):
+    """The logits of a file beside the model's: numbers for every place of a sequence, each (n,)."""
+
+    mean_error: Scores
+    max_error: Scores
+    mean: Scores  # of the model's logits
+    mean_square: Scores
+    divergence: Scores
+    same_best: Scores
+
+
+def prove(path: Path, form: str, reference: Reference, *, num_threads: int, extra_buffers: bool) -> Proof:
+    """The proof of a file of format `form`. Raises ValueError where llama.cpp cannot load it."""
     longest = max(map(len, reference.sequences)) + 1
-    with closing(open_llama(path, longest, num_threads=num_threads)) as opened:
-        templates = template_faults(opened, header, reference)
-        texts = id_faults(opened, header, reference, tokenizer)
-        logits = [_logits(opened, ids) for ids in reference.sequences]
+    with closing(open_llama(path, longest, num_threads=num_threads, extra_buffers=extra_buffers)) as opened:
+        templates = template_faults(opened, reference)
+        texts = id_faults(opened, reference)
+        places, losses = [], []
+        for index, (ids, wanted) in enumerate(zip(reference.sequences, reference.logits, strict=True)):
+            got = _logits(opened, ids)
+            places.append(_compared(got, wanted))
+            if (drawn := index - len(reference.greedy)) >= 0:
+                losses.append(surprise(got, ids, len(reference.prompts[drawn])))
         diverged_at = list(_divergences(opened, reference))
-    return _judged(form, reference, logits, diverged_at, templates, texts)
+    perplexity = float(np.exp(np.concatenate(losses).mean()))
+    joined = Places(*(np.concatenate(values) for values in zip(*places, strict=True)))
+    return _judged(form, reference, joined, perplexity, diverged_at, (templates, texts))
 
 
-def template_faults(opened: OpenedLlama, header: Header, reference: Reference) -> Differences:
+def template_faults(opened: OpenedLlama, reference: Reference) -> Differences:
     """Differences of the chat template in the file, and of its rendering by llama-cpp-python."""
     found = []
     stored = opened.metadata.get("tokenizer.chat_template", "")
-    if stored != header.template:
+    if stored != reference.template:
         found.append("the chat template in the file is another one")
     if not reference.rendered:
         return Differences(0, found)
-    tokens, specials = header.vocabulary.tokens, header.vocabulary.specials
-    eos, bos = (tokens[token] if (token := specials.get(end)) is not None else "" for end in ("eos", "bos"))
-    formatter = load_llama_cpp().llama_chat_format.Jinja2ChatFormatter(template=stored, eos_token=eos, bos_token=bos)
-    for conversation, text in reference.rendered:
-        rendered = formatter(messages=[{"role": one.role, "content": one.content} for one in conversation]).prompt
-        wanted = " " * header.leading_space + text
+    formatter = load_llama_cpp().llama_chat_format.Jinja2ChatFormatter(
+        template=stored, eos_token=reference.eos, bos_token=reference.bos
+    )
+    for messages, wanted in reference.rendered:
+        rendered = formatter(messages=list(messages)).prompt
         if rendered.encode() != wanted.encode():
             found.append(f"the template renders {rendered!r} instead of {wanted!r}")
     return Differences(len(reference.rendered), found)
 
 
-def id_faults(opened: OpenedLlama, header: Header, reference: Reference, tokenizer: Tokenizer) -> Differences:
-    """Differences in tokenization: rendered conversations, texts after a control token, at the start, and verbatim."""
-    control = str(tokenizer.bos_token or tokenizer.eos_token)
-    specials = [str(token) for token in tokenizer.all_special_tokens]
-    texts = [*PROBE_TEXTS, *(f"say {token} now{token}" for token in specials)]
-    compared, found = 0, []
-
-    def compare(text: str, wanted: list[int], *, special: bool = True, add: bool = False) -> None:
-        nonlocal compared
-        compared += 1
+def id_faults(opened: OpenedLlama, reference: Reference) -> Differences:
+    """Differences in tokenization."""
+    found = []
+    for text, wanted, special, add in reference.tokenized:
         got = opened.tokenize(text.encode(), add_bos=add, special=special)
         if got != wanted:
             found.append(f"{text[:60]!r} becomes {_shown(got, wanted)} instead of {_shown(wanted, got)}")
+    return Differences(len(reference.tokenized), found)
 
-    for prompt in reference.prompts:
-        compare(" " * header.leading_space + prompt.text, prompt.ids)
-    for text in texts:
-        # What the tokenizer puts before a text, llama.cpp may have to be given.
-        begun = " " + text if header.vocabulary.leading_space and not text.startswith(" ") else text
-        compare(control + text, ids_of(tokenizer, control + text))
-        compare(begun, ids_of(tokenizer, text, add=True), add=True)
-        compare(begun, ids_of(tokenizer, text, special=False), special=False)
-    return Differences(compared, found)
+
+def surprise(logits: Scores, ids: Sequence[int], start: int) -> Scores:
+    """The negative log-probabilities of `ids` from `start` on, whose `logits` (n, V) stand one place before."""
+    before, wanted = logits[start - 1 : len(ids) - 1], np.asarray(ids[start:])
+    losses: Scores = -log_probs(before)[np.arange(len(wanted)), wanted]
+    return losses
+
+
+def log_probs(logits: Scores) -> Scores:
+    """The log-softmax over the last axis."""
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    result: Scores = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    return result
 
 
 def _divergences(opened: OpenedLlama, reference: Reference) -> Iterator[GreedyDivergence | None]:
     """Where each greedy continuation of the file, decoded token by token, diverges; None where it does not."""
     for sequence, (prompt, said) in enumerate(zip(reference.prompts, reference.greedy, strict=True)):
         opened.reset()
-        opened.eval(prompt.ids)
+        opened.eval(prompt)
         divergence = None
-        for place, token in enumerate(said, start=len(prompt.ids)):
+        for place, token in enumerate(said, start=len(prompt)):
             best = int(opened.scores[place - 1].argmax())
             if best != token:
                 divergence = GreedyDivergence(sequence, place, best)
                 break
-            if place + 1 < len(prompt.ids) + len(said):
+            if place + 1 < len(prompt) + len(said):
                 opened.eval([token])
         yield divergence
 
@@ -137,37 +186,46 @@ def _divergences(opened: OpenedLlama, reference: Reference) -> Iterator[GreedyDi
 def _logits(opened: OpenedLlama, ids: Sequence[int]) -> Scores:
     opened.reset()
     opened.eval(ids)
-    return opened.scores[: len(ids)].copy()
+    return opened.scores[: len(ids)]
+
+
+def _compared(got: Scores, wanted: Scores) -> Places:
+    # One sequence at a time: with a vocabulary of 262,144 all of them together are gigabytes.
+    errors = np.abs(got - wanted)
+    sure = log_probs(wanted)
+    return Places(
+        mean_error=errors.mean(axis=-1),
+        max_error=errors.max(axis=-1),
+        mean=wanted.mean(axis=-1),
+        mean_square=np.square(wanted).mean(axis=-1),
+        divergence=(np.exp(sure) * (sure - log_probs(got))).sum(axis=-1),
+        same_best=(wanted.argmax(axis=-1) == got.argmax(axis=-1)).astype(np.float32),
+    )
 
 
 def _judged(
     form: str,
     reference: Reference,
-    logits: Sequence[Scores],
+    places: Places,
+    perplexity: float,
     diverged_at: Sequence[GreedyDivergence | None],
-    templates: Differences,
-    texts: Differences,
+    compared: tuple[Differences, Differences],
 ) -> Proof:
-    errors = np.concatenate([np.abs(got - wanted) for got, wanted in zip(logits, reference.logits, strict=True)])
-    wanted, got = np.concatenate(reference.logits), np.concatenate(logits)
-    deviation = float(wanted.std())
-    divergences = (np.exp(log_probs(wanted)) * (log_probs(wanted) - log_probs(got))).sum(axis=-1)
-    drawn = zip(logits[len(reference.greedy) :], reference.drawn, strict=True)
-    losses = np.concatenate([surprise(scores, ids, start) for scores, (ids, _, start) in drawn])
-    perplexity = float(np.exp(losses.mean()))
+    deviation = float(np.sqrt(places.mean_square.mean(dtype=np.float64) - places.mean.mean(dtype=np.float64) ** 2))
     parted = [divergence for divergence in diverged_at if divergence is not None]
     ties = [divergence for divergence in parted if _gap(reference, divergence) <= MOST_EXACT_ERROR * deviation]
+    templates, texts = compared
     proof = Proof(
         templates=templates.compared,
         texts=texts.compared,
         greedy_equal=len(diverged_at) - len(parted),
         greedy_ties=len(ties),
         greedy_compared=len(diverged_at),
-        max_logit_error=float(errors.max()),
-        mean_logit_error=float(errors.mean()),
+        max_logit_error=float(places.max_error.max()),
+        mean_logit_error=float(places.mean_error.mean()),
         logit_deviation=deviation,
-        same_best_token=float((wanted.argmax(axis=-1) == got.argmax(axis=-1)).mean()),
-        divergence=float(divergences.mean()),
+        same_best_token=float(places.same_best.mean()),
+        divergence=float(places.divergence.mean()),
         perplexity_of_model=reference.perplexity,
         perplexity=perplexity,
         perplexity_change=perplexity / reference.perplexity - 1,

@@ -4,15 +4,17 @@ The probes are the model's own answers to a few conversations, greedy and sample
 differ.
 """
 
+import unicodedata
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from zephyr.data.tokenize.jinja_rendering import JinjaTemplate
+from zephyr.deliver.gguf.file import Header
 from zephyr.deliver.gguf.libraries import Scores
+from zephyr.deliver.gguf.proof import Reference, Rendered, TextIds, surprise
+from zephyr.deliver.gguf.vocabulary import Vocabulary
 from zephyr.errors import DataError
 from zephyr.models.generation import generate, stop_ids_of
 from zephyr.models.loading import Loaded
@@ -55,55 +57,46 @@ PROBE_TEXTS = (
 )
 
 
-class Probe(NamedTuple):
-    """A text, and its ids in transformers without added special tokens."""
-
-    text: str
-    ids: list[int]
-
-
-@dataclass(frozen=True)
-class Reference:
-    """What a file must reproduce. `sequences` are prompts with the model's answers: `greedy` first, then sampled."""
-
-    prompts: tuple[Probe, ...]  # rendered conversations; plain texts for a model without a chat template
-    rendered: tuple[tuple[tuple[Message, ...], str], ...]
-    greedy: tuple[list[int], ...]
-    sequences: tuple[list[int], ...]
-    logits: tuple[Scores, ...]  # (n, V) of every sequence
-    perplexity: float  # of what was drawn
-
-    @property
-    def drawn(self) -> Iterator[tuple[list[int], Scores, int]]:
-        """The drawn sequences with their logits, and how many of their tokens are prompt."""
-        start = len(self.greedy)
-        for prompt, ids, logits in zip(self.prompts, self.sequences[start:], self.logits[start:], strict=True):
-            yield ids, logits, len(prompt.ids)
-
-
-def make_reference(loaded: Loaded) -> Reference:
-    """The reference of a model."""
+def make_reference(loaded: Loaded, header: Header) -> Reference:
+    """The reference of a model for a file with this header."""
     model, tokenizer = loaded
     made = ((conversation, render(tokenizer, conversation)) for conversation in CONVERSATIONS)
-    rendered = tuple((conversation, text) for conversation, text in made if text)
+    rendered = [(conversation, text) for conversation, text in made if text]
     texts = [text for _, text in rendered] or list(PROBE_TEXTS[:4])
-    prompts = tuple(Probe(text, ids_of(tokenizer, text)) for text in texts)
-    stop_ids = stop_ids_of(model, tokenizer)
-    given = [prompt.ids for prompt in prompts]
+    prompts = [ids_of(tokenizer, text) for text in texts]
+    stop = Stopping(stop_ids_of(model, tokenizer))
     greedy, drawn = (
-        [completion.ids for completion in generate(model, given, sampling, stop=Stopping(stop_ids))]
+        [[*map(int, completion.ids)] for completion in generate(model, prompts, sampling, stop=stop)]
         for sampling in (GREEDY, DRAWN)
     )
-    said = [[*map(int, ids)] for ids in (*greedy, *drawn)]
-    sequences = tuple(ids + more for ids, more in zip(given * 2, said, strict=True))
-    logits = []
-    for ids in sequences:
-        with torch.no_grad():
-            scores = model(input_ids=torch.tensor([ids], device=model.device), use_cache=False).logits
-        logits.append(scores[0].float().cpu().numpy())
-    reference = Reference(prompts, rendered, tuple(said[: len(given)]), sequences, tuple(logits), 0.0)
-    losses = np.concatenate([surprise(scores, ids, start) for ids, scores, start in reference.drawn])
-    return replace(reference, perplexity=float(np.exp(losses.mean())))
+    sequences = [ids + more for ids, more in zip(prompts * 2, (*greedy, *drawn), strict=True)]
+    logits = [_logits(loaded, ids) for ids in sequences]
+    start = len(greedy)
+    losses = [
+        surprise(scores, ids, len(prompt))
+        for prompt, ids, scores in zip(prompts, sequences[start:], logits[start:], strict=True)
+    ]
+    tokens, specials = header.vocabulary.tokens, header.vocabulary.specials
+    eos, bos = (tokens[token] if (token := specials.get(end)) is not None else "" for end in ("eos", "bos"))
+    space = " " * header.leading_space
+    return Reference(
+        template=header.template,
+        bos=bos,
+        eos=eos,
+        rendered=tuple(
+            Rendered(tuple({"role": one.role, "content": one.content} for one in conversation), space + text)
+            for conversation, text in rendered
+        ),
+        tokenized=(
+            *(TextIds(space + text, ids) for text, ids in zip(texts, prompts, strict=True)),
+            *_tokenized(tokenizer, header.vocabulary),
+        ),
+        prompts=tuple(prompts),
+        greedy=tuple(greedy),
+        sequences=tuple(sequences),
+        logits=tuple(logits),
+        perplexity=float(np.exp(np.concatenate(losses).mean())),
+    )
 
 
 def ids_of(tokenizer: Tokenizer, text: str, *, special: bool = True, add: bool = False) -> list[int]:
@@ -111,18 +104,23 @@ def ids_of(tokenizer: Tokenizer, text: str, *, special: bool = True, add: bool =
     return list(tokenizer.encode(text, add_special_tokens=add, split_special_tokens=not special))
 
 
-def surprise(logits: Scores, ids: Sequence[int], start: int) -> Scores:
-    """The negative log-probabilities of `ids` from `start` on, whose `logits` (n, V) stand one place before."""
-    before, wanted = logits[start - 1 : len(ids) - 1], np.asarray(ids[start:])
-    losses: Scores = -log_probs(before)[np.arange(len(wanted)), wanted]
-    return losses
+def _tokenized(tokenizer: Tokenizer, vocabulary: Vocabulary) -> Iterator[TextIds]:
+    """Texts after a control token, at the start, and with control tokens taken as plain text."""
+    control = str(tokenizer.bos_token or tokenizer.eos_token)
+    for text in (*PROBE_TEXTS, *(f"say {token} now{token}" for token in map(str, tokenizer.all_special_tokens))):
+        given = unicodedata.normalize("NFC", text) if vocabulary.composes else text
+        # What the tokenizer puts before a text, llama.cpp may have to be given.
+        begun = " " + given if vocabulary.leading_space and not given.startswith(" ") else given
+        yield TextIds(control + given, ids_of(tokenizer, control + text))
+        yield TextIds(begun, ids_of(tokenizer, text, add=True), add=True)
+        yield TextIds(begun, ids_of(tokenizer, text, special=False), special=False)
 
 
-def log_probs(logits: Scores) -> Scores:
-    """The log-softmax over the last axis."""
-    shifted = logits - logits.max(axis=-1, keepdims=True)
-    result: Scores = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
-    return result
+def _logits(loaded: Loaded, ids: list[int]) -> Scores:
+    with torch.no_grad():
+        scores = loaded.model(input_ids=torch.tensor([ids], device=loaded.model.device), use_cache=False).logits
+    array: Scores = scores[0].float().cpu().numpy()
+    return array
 
 
 def render(tokenizer: Tokenizer, conversation: Sequence[Message]) -> str:

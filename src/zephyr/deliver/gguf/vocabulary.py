@@ -48,6 +48,7 @@ class Vocabulary:
     adds_eos: bool = False
     space_prefix: bool = False  # llama.cpp then puts a space before every text, after control tokens too
     leading_space: bool = False  # the tokenizer puts one before a text, and none after a control token
+    composes: bool = False  # the tokenizer composes letters and their marks first (NFC); llama.cpp does not
 
 
 class BackendTokenizer(Protocol):
@@ -88,7 +89,11 @@ def read_vocabulary(tokenizer: TokenizerParts, num_rows: int, where: str) -> Voc
     shared = _with_specials(Vocabulary("", "", tokens, kinds), tokenizer, where)
     if not has_bytes:
         joined = tuple(" ".join(pair) for pair in merges)
-        return replace(shared, model="gpt2", pre=_splitting(content, model, where), merges=joined)
+        composes = content["normalizer"] == {"type": "NFC"}
+        if content["normalizer"] is not None and not composes:
+            raise _refused(where, "its tokenizer changes a text before it splits it")
+        pre = _splitting(content, model, where)
+        return replace(shared, model="gpt2", pre=pre, merges=joined, composes=composes)
     _check_sentencepiece(content, where)
     at_start, after_control = _puts_spaces(tokenizer)
     return replace(
@@ -138,8 +143,6 @@ def _with_specials(vocabulary: Vocabulary, tokenizer: TokenizerParts, where: str
 
 def _splitting(content: _Fields, model: _Fields, where: str) -> str:
     """llama.cpp's name for how a byte-level tokenizer splits a text before BPE."""
-    if content["normalizer"] is not None:
-        raise _refused(where, "its tokenizer changes a text before it splits it")
     steps = _steps(content["pre_tokenizer"], "pretokenizers")
     match steps:
         case [{"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}]:
@@ -172,7 +175,9 @@ def _check_sentencepiece(content: _Fields, where: str) -> None:
         {"type": "Prepend", "prepend": SPACE},
         {"type": "Replace", "pattern": {"String": " "}, "content": SPACE},
     ]
-    by_normalizer = not split and all(step in to_mark for step in before)
+    # Gemma's splits at spaces, of which its normalizer has left none.
+    idle = split == [{"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": False}]
+    by_normalizer = all(step in to_mark for step in before) and (not split or (idle and to_mark[1] in before))
     by_metaspace = not before and len(split) == 1 and split[0].get("type") == "Metaspace" and not split[0].get("split")
     if not (by_normalizer or by_metaspace):
         raise _refused(where, "its tokenizer changes or splits a text in a way that is not known here")
