@@ -54,6 +54,7 @@ def permute(weight: Tensor, num_heads: int) -> Tensor:
     """A query or key weight (num_heads * d, ...), the rows of every head reordered from two halves to pairs.
 
     transformers rotates dimension i of a head with i + d/2, some models of llama.cpp 2i with 2i + 1.
+    Same shape as before.
     """
     rows = weight.shape[0]
     halves = weight.reshape(num_heads, 2, rows // num_heads // 2, *weight.shape[1:])
