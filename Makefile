@@ -17,10 +17,10 @@ demo: $(READY)
 	$(RUN)/zephyr run recipes/quickstart.yaml --offline
 
 test: $(DEV_READY)
-	$(RUN)/python -m pytest --numprocesses auto
+	$(RUN)/python -m pytest --numprocesses auto --dist worksteal
 
 test-all: $(DEV_READY)
-	$(RUN)/python -m pytest --numprocesses auto -m "slow or not slow"
+	$(RUN)/python -m pytest --numprocesses auto --dist worksteal -m "slow or not slow"
 
 check: $(DEV_READY)
 	$(RUN)/ruff check .

@@ -11,14 +11,25 @@ from zephyr.errors import ModelError
 
 
 @pytest.fixture
-def failing_verb(monkeypatch):
+def add_verb(monkeypatch):
+    """A function that adds a command for as long as the test runs."""
+
+    def add(function) -> None:
+        app = cli.command_line()
+        app.command(function.__name__)(function)
+        monkeypatch.setattr(cli, "command_line", lambda _only: app)
+
+    return add
+
+
+@pytest.fixture
+def failing_verb(add_verb):
     """A verb that a user got wrong, for as long as the test runs."""
 
     def load() -> None:
         raise ModelError("tiny-model", "no weights, got \x1b[31mred", "download it first")
 
-    monkeypatch.setattr(cli.app, "registered_commands", [*cli.app.registered_commands])
-    cli.app.command("load")(load)
+    add_verb(load)
 
 
 def run(*arguments: str) -> int:
@@ -53,24 +64,22 @@ def test_traceback_shows_where_it_came_from(failing_verb, arguments):
         (errno.EACCES, "(Permission denied); change its permissions, or choose another path"),
     ],
 )
-def test_what_a_disk_refuses_is_a_mistake_too(monkeypatch, capsys, number, remedy):
+def test_what_a_disk_refuses_is_a_mistake_too(add_verb, capsys, number, remedy):
     def write() -> None:
         raise OSError(number, os.strerror(number), "report.html")
 
-    monkeypatch.setattr(cli.app, "registered_commands", [*cli.app.registered_commands])
-    cli.app.command("write")(write)
+    add_verb(write)
     assert run("write") == 2
     assert capsys.readouterr().err == f"error: report.html: cannot be used {remedy}\n"
     with pytest.raises(OSError, match="report"):
         cli.main(["--traceback", "write"])
 
 
-def test_what_no_file_is_to_blame_for_keeps_its_traceback(monkeypatch):
+def test_what_no_file_is_to_blame_for_keeps_its_traceback(add_verb):
     def lose() -> None:
         raise OSError(errno.ENOMEM, "Cannot allocate memory")
 
-    monkeypatch.setattr(cli.app, "registered_commands", [*cli.app.registered_commands])
-    cli.app.command("lose")(lose)
+    add_verb(lose)
     with pytest.raises(OSError, match="allocate"):
         cli.main(["lose"])
 

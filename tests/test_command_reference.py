@@ -8,8 +8,9 @@ import typer
 from typer.testing import CliRunner
 
 from zephyr.cli.command_reference import reference_page
-from zephyr.cli.main import app
+from zephyr.cli.main import command_line
 
+APP = command_line()
 SECTION = re.compile(r"^#{2,3} zephyr ([\w -]+)\n(.*?)(?=^##|\Z)", re.MULTILINE | re.DOTALL)
 TYPED = re.compile(r"^(?: {4})?(?:.*\| |torchrun .*-m )?(zephyr(?:\.cli)? \w.*)$", re.MULTILINE)
 # Where a page stands for something to be filled in, or quotes what a command prints.
@@ -25,7 +26,7 @@ def test_every_option_in_the_help_of_a_command_is_on_its_page_and_no_other():
     sections = {words: text for words, text in SECTION.findall(reference_page()) if "```text" in text}
     assert len(sections) >= 22
     for words, text in sections.items():
-        done = CliRunner().invoke(app, [*words.split(), "--help"], env={"COLUMNS": "400", "TERM": "dumb"})
+        done = CliRunner().invoke(APP, [*words.split(), "--help"], env={"COLUMNS": "400", "TERM": "dumb"})
         assert done.exit_code == 0
         cells = re.findall(r"[│|] [* ]*(--[\w,-]+)", done.output)
         shown = {name for cell in cells for name in cell.split(",")} - {"--help"}
@@ -45,7 +46,7 @@ def pages(repository):
 
 
 def test_every_command_in_the_pages_parses(repository):
-    group = typer.main.get_command(app)
+    group = typer.main.get_command(APP)
     wrong, seen = [], 0
     for path in pages(repository):
         if path.name == "commands.md":
@@ -78,4 +79,4 @@ def fault(command, words):
 
 @pytest.mark.parametrize("words", [["run"], ["run", "x.yaml", "--ofline"], ["recipes", "cpy", "x", "."], ["judge"]])
 def test_a_line_that_cannot_be_typed_is_found(words):
-    assert fault(typer.main.get_command(app), words)
+    assert fault(typer.main.get_command(APP), words)

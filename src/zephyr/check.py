@@ -4,7 +4,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from zephyr.estimate.disk import room_for
 from zephyr.recipe.model_section import NewModel
 from zephyr.recipe.rounds import first_round
 from zephyr.recipe.schema import Recipe
@@ -53,6 +52,8 @@ def _disk_lines(preview: Preview) -> Iterator[str]:
     with preview.problems.noted():
         writable_folder(recipe.output_dir)
         if not isinstance(recipe.model, NewModel) and preview.tokenizer is not None:
+            from zephyr.estimate.disk import room_for
+
             yield room_for(recipe, model_shape(recipe).parameters).line()
 
 

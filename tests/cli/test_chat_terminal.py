@@ -39,6 +39,16 @@ class Terminal:
         shown, self.read = self.seen[self.read : place], place + len(text)
         return shown
 
+    def interrupt_until(self, text):
+        """Type Ctrl-C until `text` is shown: Python's input() misses one between its prompt and its reading."""
+        give_up = time.monotonic() + SECONDS
+        while text not in self.seen[self.read :]:
+            assert time.monotonic() < give_up, f"no {text!r} in {self.seen!r}"
+            self.type("\x03")
+            for _ in range(3):
+                self._more()
+        self.until(text)
+
     def more_than(self, characters):
         while len(self.seen) < self.read + characters:
             assert self._more()
@@ -118,10 +128,7 @@ def test_a_conversation_as_people_have_it(open_chat, replying):
         assert chat.until(PROMPT).splitlines() == [question, SHOWN]
     chat.type("\n")
     chat.until("> ")
-    # Python's input() misses an interrupt between its prompt and its reading.
-    time.sleep(0.5)
-    chat.type("\x03")
-    chat.until("(Ctrl-D or /exit ends)")
+    chat.interrupt_until("(Ctrl-D or /exit ends)")
     chat.until("> ")
     chat.type("\x04")
     assert chat.end() == 0

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from tests.data import mistral_tokenizer
 from tests.deliver.test_gguf_crash import plant
-from zephyr.cli.main import app
+from zephyr.cli.main import command_line
 from zephyr.data.tokenize.templates import jinja_of
 from zephyr.deliver.gguf import export as exporting
 from zephyr.deliver.gguf import tensors
@@ -211,7 +211,7 @@ def test_a_name_stays_in_its_folder(tmp_path, name):
 def test_nothing_is_overwritten_without_a_word(tmp_path):
     folder = saved(tmp_path / "model", "llama", with_template(tiny_tokenizer(), bos=True))
     command = ["export", str(folder), "--gguf", "q8_0", "--out", str(tmp_path / "out"), "--name", "tiny", "--offline"]
-    first = CliRunner().invoke(app, command)
+    first = CliRunner().invoke(command_line("export"), command)
     assert first.exit_code == 0, first.output
     assert "tiny-q8_0.gguf: proven" in first.output
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
@@ -219,10 +219,10 @@ def test_nothing_is_overwritten_without_a_word(tmp_path):
         "tiny-q8_0.gguf",
         "tiny-q8_0.Modelfile",
     }
-    again = CliRunner().invoke(app, command)
+    again = CliRunner().invoke(command_line("export"), command)
     assert isinstance(again.exception, DataError)
     assert "exists already; give another --out, or --force" in str(again.exception)
-    assert CliRunner().invoke(app, [*command, "--force"]).exit_code == 0
+    assert CliRunner().invoke(command_line("export"), [*command, "--force"]).exit_code == 0
 
 
 @pytest.mark.parametrize("extra_buffers", [True, False])

@@ -2,10 +2,11 @@
 
 import ast
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import cache
 from typing import NamedTuple
 
-from tests.house.source import FunctionNode, Module, Source, walk
+from tests.house.source import FunctionNode, Module, Source, calls_in, walk
 from tests.house.types import NOTHING, Inference, Scope, Type, union
 
 STATIC, DYNAMIC = "static", "dynamic"
@@ -59,7 +60,7 @@ class CallGraph:
     def _bind(self, function: ast.AST, scope: Scope) -> None:  # noqa: C901, PLR0912 - one branch a kind of binding
         """Learn the names of a function from its parameters and statements."""
         infer = self.types.infer
-        for node in walk(function):
+        for node in _binding(function):
             if isinstance(node, FunctionNode | ast.Lambda):
                 every = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
                 for argument in every:
@@ -78,7 +79,7 @@ class CallGraph:
                 _put_items(scope, node.target, node.iter, self)
             elif isinstance(node, ast.withitem) and node.optional_vars is not None:
                 _put(scope, node.optional_vars, infer(node.context_expr, scope), None, self)
-            elif isinstance(node, ast.Call) and getattr(node.func, "id", "") == "isinstance":
+            elif isinstance(node, ast.Call):
                 _narrow(scope, node.args[0], node.args[1], self)
             elif isinstance(node, ast.Match):
                 for case in node.cases:
@@ -105,14 +106,13 @@ class CallGraph:
                     yield from (Edge(member, STATIC) for member in self._properties(node, scope))
                 yield from (Edge(one, DYNAMIC) for one in self.types.infer(node, scope).functions)
 
-    def _blocks(self) -> Iterator[tuple[Scope, list[ast.Call]]]:
+    def _blocks(self) -> Iterator[tuple[Scope, Sequence[ast.Call]]]:
         """The calls of every function, and those of every module outside of functions, with the names known there."""
         for key, (_, function) in self.nodes.items():
-            yield self.scope(key), [node for node in walk(function) if isinstance(node, ast.Call)]
+            yield self.scope(key), calls_in(function)
         for module in self.source.modules.values():
             outside = [one for one in module.tree.body if not isinstance(one, FunctionNode | ast.ClassDef)]
-            calls = [node for one in outside for node in walk(one) if isinstance(node, ast.Call)]
-            yield Scope(module.name), calls
+            yield Scope(module.name), [node for one in outside for node in calls_in(one)]
 
     def _find_handed(self) -> dict[str, dict[str, Type]]:
         """Functions, and tables of them, that are given as arguments, by function and parameter."""
@@ -253,6 +253,22 @@ def _entries(graph: CallGraph, name: str) -> set[str]:
     _, value, module = max(tables, key=lambda table: table[0])
     parts = [part for part in walk(value) if isinstance(part, ast.Name)]
     return {function for part in parts for function in graph.types.infer(part, Scope(module)).functions}
+
+
+_BINDS = (
+    FunctionNode, ast.Lambda, ast.Assign, ast.AnnAssign, ast.NamedExpr, ast.For, ast.AsyncFor, ast.comprehension,
+    ast.withitem, ast.Match,
+)  # fmt: skip
+
+
+@cache
+def _binding(function: ast.AST) -> tuple[ast.AST, ...]:
+    """The nodes of a function from which `_bind` learns."""
+    return tuple(
+        node
+        for node in walk(function)
+        if isinstance(node, _BINDS) or (isinstance(node, ast.Call) and getattr(node.func, "id", "") == "isinstance")
+    )
 
 
 def _put(scope: Scope, target: ast.AST, value: Type, written: ast.AST | None, graph: CallGraph) -> None:

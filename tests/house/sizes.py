@@ -5,6 +5,7 @@ import io
 import re
 import tokenize
 from collections.abc import Iterator
+from functools import cache
 from typing import NamedTuple
 
 from tests.house.source import FunctionNode
@@ -28,7 +29,8 @@ class Function(NamedTuple):
     nesting: int
 
 
-def code_lines(text: str) -> set[int]:
+@cache
+def code_lines(text: str) -> frozenset[int]:
     """Numbers of the lines that hold code: no comment, no docstring, no blank line."""
     lines = set()
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
@@ -38,7 +40,7 @@ def code_lines(text: str) -> set[int]:
         if isinstance(node, FunctionNode | ast.ClassDef | ast.Module) and ast.get_docstring(node, clean=False):
             docstring = node.body[0]
             lines.difference_update(range(docstring.lineno, docstring.end_lineno + 1))
-    return lines
+    return frozenset(lines)
 
 
 def nesting(node: ast.AST) -> int:
@@ -59,11 +61,16 @@ def count_parameters(node: FunctionNode) -> int:
     return sum(argument.arg not in ("self", "cls") for argument in every)
 
 
-def functions(text: str, where: str) -> Iterator[Function]:
+@cache
+def functions(text: str, where: str) -> tuple[Function, ...]:
+    return tuple(_functions(text, where))
+
+
+def _functions(text: str, where: str) -> Iterator[Function]:
     written, lines = text.splitlines(), code_lines(text)
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, FunctionNode):
-            size = sum(node.lineno <= line <= node.end_lineno for line in lines)
+            size = len(lines.intersection(range(node.lineno, node.end_lineno + 1)))
             # Another library's interface can ask for more than we would: its head then says so and why.
             foreign = re.search(r"# noqa: PLR0913 - \w", written[node.lineno - 1])
             parameters = 0 if foreign else count_parameters(node)
@@ -75,7 +82,7 @@ def windows(text: str) -> Iterator[tuple[str, ...]]:
 
     Functions that can stand for each other have the same head, and should.
     """
-    kept = code_lines(text)
+    kept = set(code_lines(text))
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, FunctionNode):
             kept.difference_update(range(node.lineno, node.body[0].lineno))

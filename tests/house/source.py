@@ -12,8 +12,22 @@ STAGES = ("synth", "pretrain", "sft", "feedback", "align", "evaluate", "deliver"
 
 @cache
 def walk(node: ast.AST) -> tuple[ast.AST, ...]:
-    """All nodes below a node, kept for the next time."""
-    return tuple(ast.walk(node))
+    """A node and all nodes below it but `Load` and `Store`, level by level, kept for the next time."""
+    found = [node]
+    for one in found:  # which grows meanwhile
+        for name in one._fields:
+            value = getattr(one, name, None)
+            if isinstance(value, list):
+                found += [item for item in value if isinstance(item, ast.AST)]
+            elif isinstance(value, ast.AST) and name != "ctx":
+                found.append(value)
+    return tuple(found)
+
+
+@cache
+def calls_in(node: ast.AST) -> tuple[ast.Call, ...]:
+    """The calls below a node."""
+    return tuple(one for one in walk(node) if isinstance(one, ast.Call))
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -145,15 +144,13 @@ def test_what_is_left_out_is_logged(tmp_path, caplog):
 def test_an_unknown_key_is_told_within_a_second_and_without_torch(tmp_path):
     path = write(tmp_path, SMALL + "fly: 1\n")
     program = (
-        "import sys\nfrom zephyr.errors import RecipeError\nfrom zephyr.recipe.loading import load_recipe\n"
+        "import sys, time\nfrom zephyr.errors import RecipeError\nfrom zephyr.recipe.loading import load_recipe\n"
         f"try:\n    load_recipe({path!r})\nexcept RecipeError as error:\n    print(error)\n"
-        "print(sorted({'torch', 'transformers', 'numpy'} & set(sys.modules)))"
+        "print(sorted({'torch', 'transformers', 'numpy'} & set(sys.modules)))\nprint(time.process_time())"
     )
     subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)  # writes the bytecode
-    begun = time.perf_counter()
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    seconds = time.perf_counter() - begun
-    problem, heavy = done.stdout.splitlines()
+    problem, heavy, seconds = done.stdout.splitlines()
     assert "line 15, fly: there is no such key, got 1" in problem
     assert heavy == "[]"
-    assert seconds < 5  # a promise of 1, measured on machines that do other things besides
+    assert float(seconds) < 3  # of processor time; a promise of 1, on machines that do other things besides

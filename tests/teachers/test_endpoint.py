@@ -78,7 +78,7 @@ def account_for_everything(path: Path, num_calls: int, share: float) -> None:
 
 
 def test_every_call_is_accounted_for(tmp_path):
-    account_for_everything(tmp_path / "calls.sqlite", 150, 0.6)
+    account_for_everything(tmp_path / "calls.sqlite", 60, 0.6)
 
 
 @pytest.mark.slow

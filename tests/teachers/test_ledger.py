@@ -161,7 +161,7 @@ def test_what_a_killed_process_had_in_flight_is_counted_as_spent(path):
     ready = context.Event()
     process = context.Process(target=hold_and_wait, args=(path, ready))
     process.start()
-    assert ready.wait(60)
+    assert ready.wait(300)
     with Ledger(path, Cap(max_tokens=1000)) as ledger:
         waiting = ledger.hold(Spend(500, 0, 0.0))
         # As long as the other may still come back with less, nobody is refused.
@@ -169,8 +169,8 @@ def test_what_a_killed_process_had_in_flight_is_counted_as_spent(path):
         assert not waiting.done()
         os.kill(process.pid, signal.SIGKILL)
         process.join()
-        assert waiting.result(timeout=10) == "600 of 1000 tokens are spent, and the next call may take 500"
-        assert ledger.hold(Spend(400, 0, 0.0)).result(timeout=10) == ""
+        assert waiting.result(timeout=120) == "600 of 1000 tokens are spent, and the next call may take 500"
+        assert ledger.hold(Spend(400, 0, 0.0)).result(timeout=120) == ""
     assert [row.teacher for row in find_calls(open_file(path, read_only=True), "", 9)] == ["(lost)", "(lost)"]
 
 

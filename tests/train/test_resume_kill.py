@@ -38,7 +38,7 @@ def check_ended_as_straight(folder: Path, ended: list[Path], num_epochs: int) ->
             assert (one / name).read_bytes() == (straight / name).read_bytes(), f"{one.name}/{name}"
 
 
-@pytest.mark.parametrize(("num_epochs", "num_kills"), [(4, 3), pytest.param(10, 20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("num_epochs", "num_kills"), [(3, 2), pytest.param(10, 20, marks=pytest.mark.slow)])
 def test_killed_runs_end_as_the_uninterrupted_one_to_the_bit(tmp_path, num_epochs, num_kills):
     """A tiny DPO run with evaluations, saved at every step, killed with SIGKILL at random moments."""
     told = happened(tmp_path, num_epochs, num_kills, "kill")

@@ -9,7 +9,7 @@ from typing import Annotated, Literal, NamedTuple, Union, get_args, get_origin, 
 from typer import Typer
 from typer.models import ArgumentInfo, OptionInfo
 
-from zephyr.cli.main import app
+from zephyr.cli.main import command_line
 
 COMMANDS_INTRODUCTION = """\
 # Commands
@@ -32,7 +32,7 @@ _WORDS = {str: "text", int: "whole number", float: "number", bool: "", Path: "pa
 
 def reference_page() -> str:
     """The page in Markdown: a section for every command, in the order of `zephyr --help`."""
-    return "\n".join([COMMANDS_INTRODUCTION, *_sections(app, "zephyr", level=2)])
+    return "\n".join([COMMANDS_INTRODUCTION, *_sections(command_line(), "zephyr", level=2)])
 
 
 def _sections(group: Typer, words: str, *, level: int) -> Iterator[str]:

@@ -5,29 +5,12 @@ Nothing here may import torch at the top: `zephyr --help` must answer at once.
 
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Annotated, NoReturn
 
 import typer
 
 from zephyr import __version__
-from zephyr.cli import (
-    annotate,
-    arena,
-    binarize,
-    calls,
-    compare,
-    data,
-    deliver,
-    environment,
-    evaluation,
-    judge,
-    mt_bench,
-    push,
-    reward_accuracy,
-    run,
-    serving,
-    synth,
-)
 from zephyr.cli.terminal import disk_mistake, escape_controls, escape_reports
 from zephyr.errors import RecipeError, ZephyrError
 from zephyr.recipe.handbook.keys import habit
@@ -35,39 +18,36 @@ from zephyr.recipe.handbook.keys import habit
 TRACEBACK = "--traceback"
 USER_MISTAKE = 2
 
-app = typer.Typer(
-    name="zephyr",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    epilog=f"{TRACEBACK}, anywhere on the line, prints the traceback of an error.",
-)
-app.command("run")(run.run)
-app.command("sweep")(run.sweep)
-app.command("check")(run.check)
-app.command("plan")(run.plan)
-app.command("inspect")(run.inspect)
-app.add_typer(run.shipped)
-app.command("chat")(serving.chat)
-app.command("serve")(serving.serve)
-app.command("ui")(serving.ui)
-app.command("annotate")(annotate.annotate)
-app.command("synth")(synth.synth)
-app.add_typer(judge.judge_group)
-app.command("binarize")(binarize.binarize_command)
-app.command("winrate")(arena.winrate)
-app.command("mt-bench")(mt_bench.mt_bench)
-app.command("alpaca-eval")(arena.alpaca_eval)
-app.command("arena")(arena.arena)
-app.command("eval")(evaluation.evaluate)
-app.command("compare")(compare.compare)
-app.command("reward-accuracy")(reward_accuracy.reward_accuracy)
-app.add_typer(deliver.card)
-app.command("report")(deliver.report)
-app.command("export")(deliver.export)
-app.command("push")(push.push)
-app.add_typer(data.data_group)
-app.add_typer(calls.calls)
-app.command("env")(environment.print_environment)
+# Where each command stands, in the order of `zephyr --help`; the file of a command is imported for it alone.
+COMMANDS = {
+    "run": "run.run",
+    "sweep": "run.sweep",
+    "check": "run.check",
+    "plan": "run.plan",
+    "inspect": "run.inspect",
+    "recipes": "run.shipped",
+    "chat": "serving.chat",
+    "serve": "serving.serve",
+    "ui": "serving.ui",
+    "annotate": "annotate.annotate",
+    "synth": "synth.synth",
+    "judge": "judge.judge_group",
+    "binarize": "binarize.binarize_command",
+    "winrate": "arena.winrate",
+    "mt-bench": "mt_bench.mt_bench",
+    "alpaca-eval": "arena.alpaca_eval",
+    "arena": "arena.arena",
+    "eval": "evaluation.evaluate",
+    "compare": "compare.compare",
+    "reward-accuracy": "reward_accuracy.reward_accuracy",
+    "card": "deliver.card",
+    "report": "deliver.report",
+    "export": "deliver.export",
+    "push": "push.push",
+    "data": "data.data_group",
+    "calls": "calls.calls",
+    "env": "environment.print_environment",
+}
 
 
 def print_version(wanted: bool) -> None:
@@ -77,7 +57,6 @@ def print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def zephyr(
     show_version: Annotated[
         bool,
@@ -89,6 +68,25 @@ def zephyr(
     assert not show_version
 
 
+def command_line(only: str | None = None) -> typer.Typer:
+    """The application with the command of this name alone, or with all commands where there is none of this name."""
+    app = typer.Typer(
+        name="zephyr",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        epilog=f"{TRACEBACK}, anywhere on the line, prints the traceback of an error.",
+    )
+    app.callback()(zephyr)
+    for name in [only] if only in COMMANDS else COMMANDS:
+        module, _, attribute = COMMANDS[name].partition(".")
+        command = getattr(import_module(f"zephyr.cli.{module}"), attribute)
+        if isinstance(command, typer.Typer):
+            app.add_typer(command)
+        else:
+            app.command(name)(command)
+    return app
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line. A user's mistake is printed in one line, with exit code 2; any other error is raised."""
     words = list(sys.argv[1:] if arguments is None else arguments)
@@ -96,7 +94,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     escape_reports()
     try:
         _refuse_dashed_settings(words)
-        app([word for word in words if word != TRACEBACK], prog_name="zephyr")
+        words = [word for word in words if word != TRACEBACK]
+        command_line(words[0] if words else None)(words, prog_name="zephyr")
     except ZephyrError as error:
         if wants_traceback:
             raise

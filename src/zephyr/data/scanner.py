@@ -11,9 +11,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from hashlib import blake2b
 from itertools import combinations
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from zephyr.data.filters.decontamination import BenchmarkIndex
 from zephyr.data.filters.near_duplicates import jaccard, normalized, shingles_of
 from zephyr.data.filters.ngrams import words
 from zephyr.data.filters.refusals import find_refusal
@@ -24,6 +23,9 @@ from zephyr.intervals import Estimate, wilson
 from zephyr.records.fields import Json
 from zephyr.records.messages import Messages
 from zephyr.records.rows import Answer, Preference, Rated
+
+if TYPE_CHECKING:
+    from zephyr.data.filters.decontamination import BenchmarkIndex
 
 BEST_SCORE = 10.0
 BEST_RATING = 5.0
@@ -132,7 +134,7 @@ class _Row(NamedTuple):
 def scan_preferences(
     records: Iterable[Preference | Rated],
     *,
-    benchmarks: BenchmarkIndex | None = None,
+    benchmarks: "BenchmarkIndex | None" = None,
     other_prompts: Iterable[Messages] | None = None,
 ) -> ScanReport:
     """The defects of preference data, or of rated answers to make preferences from.
@@ -220,7 +222,7 @@ def _refusal_preferred(row: _Row) -> str | None:
     return f"{fault.reason}: {fault.evidence}" if fault else None
 
 
-def _benchmark_overlap(benchmarks: BenchmarkIndex, row: _Row) -> str | None:
+def _benchmark_overlap(benchmarks: "BenchmarkIndex", row: _Row) -> str | None:
     overlaps = benchmarks.find(all_texts(row.record))
     return f"{overlaps[0].benchmark}: {overlaps[0].shared}" if overlaps else None
 

@@ -9,8 +9,8 @@ from typing import NamedTuple
 from zephyr.feedback.candidates import CHUNK_PROMPTS, answer_prompts
 from zephyr.feedback.judge import CHUNK_ROWS, JudgedRow, without_ratings, write_judged
 from zephyr.feedback.raters import Rater, rater_of
-from zephyr.recipe.feedback_section import CandidatesSection, JudgeSection, JudgingSection, teachers_that_rate
-from zephyr.recipe.teacher_section import LocalSection, TeacherSection
+from zephyr.recipe.feedback_section import CandidatesSection, JudgeSection, JudgingSection, pool_of, teachers_that_rate
+from zephyr.recipe.teacher_section import TeacherSection
 from zephyr.records.rows import Prompt, Rated
 from zephyr.teachers.ledger.cached_teacher import LedgeredTeacher
 from zephyr.teachers.ledger.ledger import Ledger
@@ -67,12 +67,6 @@ class OpenedTeachers(NamedTuple):
 
     raters: list[OpenedTeacher]
     pool: list[OpenedTeacher]
-
-
-def pool_of(section: CandidatesSection) -> dict[str, TeacherSection]:
-    """Who answers, by their keys in the feedback section."""
-    models = {f"candidates.models.{number}": LocalSection(model=name) for number, name in enumerate(section.models)}
-    return models | {f"candidates.teachers.{number}": one for number, one in enumerate(section.teachers)}
 
 
 class RatingCounts(NamedTuple):

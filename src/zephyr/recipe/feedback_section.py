@@ -190,6 +190,12 @@ class FeedbackSection(Section):
         return self
 
 
+def pool_of(section: CandidatesSection) -> dict[str, TeacherSection]:
+    """Who answers, by their keys in the feedback section."""
+    models = {f"candidates.models.{number}": LocalSection(model=name) for number, name in enumerate(section.models)}
+    return models | {f"candidates.teachers.{number}": one for number, one in enumerate(section.teachers)}
+
+
 def teachers_that_rate(judge: JudgeSection) -> dict[str, TeacherSection]:
     """The teacher that a judge asks, by its key in the feedback section; empty for a judge that asks none."""
     if isinstance(judge, RewardModelSection):

@@ -72,10 +72,10 @@ class OtherTrainer(NamedTuple):
 
 def other_trainer(data: Mapping[str, Plain]) -> OtherTrainer | None:
     """The trainer that the keys of a file belong to; None for a recipe."""
-    from zephyr.recipe.imports import axolotl, llama_factory
-
     if not data.keys().isdisjoint(OURS):
         return None
+    from zephyr.recipe.imports import axolotl, llama_factory  # tables that no recipe needs
+
     if "base_model" in data and not data.keys().isdisjoint(axolotl.MARKERS[1:]):
         return OtherTrainer("axolotl", axolotl.KEYS, axolotl.translate_axolotl)
     if "model_name_or_path" in data and not data.keys().isdisjoint(llama_factory.MARKERS):

@@ -18,12 +18,11 @@ from zephyr.estimate.row_lengths import known_rows
 from zephyr.feedback.binarize import binarize, nothing_made, repair_where_published
 from zephyr.feedback.candidates import CHUNK_PROMPTS, answer_prompts
 from zephyr.feedback.judge import CALLS, CHUNK_ROWS, RATINGS, write_judged
-from zephyr.feedback.rate import RatingPlan, pool_of
 from zephyr.feedback.raters import check_judge, rater_of, require_checks
 from zephyr.progress import show_progress
 from zephyr.recipe.conflicts import STAGE_REFERENCE
 from zephyr.recipe.data_section import DataSection, DataSource
-from zephyr.recipe.feedback_section import FeedbackSection, RaySection, teachers_that_rate
+from zephyr.recipe.feedback_section import FeedbackSection, RaySection, pool_of, teachers_that_rate
 from zephyr.recipe.schema import Recipe
 from zephyr.recipe.stage_sections import FEEDBACK, SFT, SYNTH
 from zephyr.recipe.teacher_section import TeacherSection
@@ -284,6 +283,7 @@ def _candidates(
 
 def _rate_over_ray(work: Work, section: FeedbackSection, ray: RaySection) -> None:
     """Write the ratings, the judge's calls, the merged ledger and the counts into the stage's folder."""
+    from zephyr.feedback.rate import RatingPlan
     from zephyr.feedback.ray_workers import rate_over_ray
 
     plan = RatingPlan(

@@ -3,12 +3,7 @@
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-import torch
-
 from zephyr.errors import ModelError, Problems, RecipeError
-from zephyr.models.architecture import check_control_tokens, check_lora_modules
-from zephyr.models.loading import empty_model
-from zephyr.models.new_model import weightless_model
 from zephyr.models.source import Source
 from zephyr.models.tokenizers import load_tokenizer
 from zephyr.recipe.model_section import NewModel
@@ -58,6 +53,12 @@ def check_setup(recipe: Recipe, stage: str) -> None:
 
 def _check_model(recipe: Recipe, stage: str, section: TrainingSection) -> None:
     """Check what settings need of the model to start from, where its configuration can be had."""
+    import torch
+
+    from zephyr.models.architecture import check_control_tokens
+    from zephyr.models.loading import empty_model
+    from zephyr.models.new_model import weightless_model
+
     named = named_start(recipe, stage)
     if named is None and isinstance(recipe.model, NewModel):
         sizes = recipe.model.model_dump(exclude={"kind", "architecture"})
@@ -77,6 +78,7 @@ def _check_model(recipe: Recipe, stage: str, section: TrainingSection) -> None:
 
 
 def _check_modules(model: "PreTrainedModel", stage: str, section: TrainingSection) -> None:
+    from zephyr.models.architecture import check_lora_modules
     from zephyr.models.scorer import experts_per_token  # which imports peft, as a reward model does
 
     if section.train.router_aux_loss_coef and not experts_per_token(model):

@@ -21,18 +21,24 @@ from zephyr.data.read.sources import open_source, source_hash
 from zephyr.errors import DataError
 from zephyr.recipe.data_section import DataSource
 
-source = DataSource.model_validate_json(sys.argv[1])
-try:
-    records = open_source(source, "chat", data_dir=Path("."), offline=False)
-    print(json.dumps([[record.name for record in records], source_hash(source, Path("."))]))
-except DataError as error:
-    print(json.dumps(str(error)))
+log, *sources = sys.argv[1:]
+for text in sources:
+    source, before = DataSource.model_validate_json(text), len(Path(log).read_text().splitlines())
+    try:
+        records = open_source(source, "chat", data_dir=Path("."), offline=False)
+        came = [[record.name for record in records], source_hash(source, Path("."))]
+    except DataError as error:
+        came = str(error)
+    print(json.dumps([came, Path(log).read_text().splitlines()[before:]]))
 """
 
 
 @pytest.fixture
 def hub(tmp_path):
-    """A function that reads a source from the stand-in: what came, and the files of rows that were asked for."""
+    """A function that reads sources from the stand-in, one after the other in one process.
+
+    For each: what came, and the files of rows that were asked for.
+    """
     pytest.importorskip("datasets")
     log = tmp_path / "asked"
     with log.open("w") as asked:
@@ -41,17 +47,16 @@ def hub(tmp_path):
     try:
         address = f"http://127.0.0.1:{int(server.stdout.readline())}"
 
-        def read(**fields):
-            folder = tmp_path / f"home-{len(list(tmp_path.iterdir()))}"
-            environment = {**os.environ, "HF_ENDPOINT": address, "HF_HOME": str(folder), "HF_HUB_OFFLINE": "0"}
+        def read(*sources):
+            environment = {**os.environ, "HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "home")}
             # Offline commands that ran in this process before have left their switches.
-            environment |= {"HF_DATASETS_OFFLINE": "0", "TRANSFORMERS_OFFLINE": "0"}
-            before = len(log.read_text().splitlines())
+            environment |= {"HF_HUB_OFFLINE": "0", "HF_DATASETS_OFFLINE": "0", "TRANSFORMERS_OFFLINE": "0"}
             done = subprocess.run(
-                [sys.executable, "-c", READ, json.dumps({"path": hub_server.NAME, **fields})],
+                [sys.executable, "-c", READ, log, *(json.dumps({"path": hub_server.NAME, **one}) for one in sources)],
                 capture_output=True, text=True, check=True, env=environment,
             )  # fmt: skip
-            return json.loads(done.stdout.splitlines()[-1]), set(log.read_text().splitlines()[before:])
+            answers = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[")]
+            return [(came, set(asked)) for came, asked in answers]
 
         yield read
     finally:
@@ -64,23 +69,23 @@ FIRST, SECOND = hub_server.FILES
 
 
 def test_streamed_rows_are_those_of_a_download_and_no_more_is_read_than_is_needed(hub):
-    (names, digest), asked = hub(streaming=True)
-    assert names == [f"owner/chats:train row {number}" for number in range(1, 101)]
-    assert asked == {FIRST, SECOND}
-    assert digest == hashlib.sha256(f"{hub_server.NAME}@{hub_server.COMMIT}".encode()).hexdigest()
-    (downloaded, _), asked = hub()
-    assert (downloaded, asked) == (names, {FIRST, SECOND})
-    assert hub(streaming=True, max_rows=3) == ([names[:3], digest], {FIRST})
-    assert hub(streaming=True, split="train[48:52]")[0] == [names[48:52], digest]
-
-
-def test_a_stream_has_no_number_of_rows(hub):
-    said, asked = hub(streaming=True, split="train[:10%]")
+    stream = {"streaming": True}
+    whole, few, middle, counted, downloaded = hub(
+        stream, stream | {"max_rows": 3}, stream | {"split": "train[48:52]"}, stream | {"split": "train[:10%]"}, {}
+    )
+    names = [f"owner/chats:train row {number}" for number in range(1, 101)]
+    digest = hashlib.sha256(f"{hub_server.NAME}@{hub_server.COMMIT}".encode()).hexdigest()
+    assert whole == ([names, digest], {FIRST, SECOND})
+    assert few == ([names[:3], digest], {FIRST})
+    assert middle[0] == [names[48:52], digest]
+    # A stream has no number of rows.
+    said, asked = counted
     assert said == (
         "owner/chats: is streamed, so its rows are not counted, got split train[:10%]; "
         "give row numbers from the start, or leave streaming out"
     )
     assert asked == set()
+    assert (downloaded[0][0], downloaded[1]) == (names, {FIRST, SECOND})
 
 
 def test_a_stream_needs_the_network():

@@ -189,8 +189,8 @@ def test_a_signal_ends_all_answers_within_seconds(served):
     time.sleep(2)
     started = time.monotonic()
     process.send_signal(signal.SIGTERM)
-    assert process.wait(10) == 128 + signal.SIGTERM
-    assert time.monotonic() - started < 8
+    assert process.wait(60) == 128 + signal.SIGTERM
+    assert time.monotonic() - started < 30
     for thread in threads:
-        thread.join(10)
+        thread.join(60)
     assert ended == ["the server ends"] * 32

@@ -97,7 +97,7 @@ def test_tokens_come_without_the_stop_token_and_rules_go_to_the_engine(opened):
     writer, engine = opened
     sample, heard = one()
     writer.submit([sample])
-    assert heard.end.get(timeout=5) == ("stop", 7)
+    assert heard.end.get(timeout=60) == ("stop", 7)
     assert [token.id for token in heard.tokens] == [*range(10, 16)]
     assert heard.tokens[0].top == ((7, -0.1),)
     prompt, sampling, _ = engine.asked[0]
@@ -110,8 +110,8 @@ def test_a_listener_that_ends_or_leaves_ends_the_request(opened):
     writer, _ = opened
     (first, heard), (second, told) = one(limit=3), one(max_new_tokens=5)
     writer.submit([first, second])
-    assert heard.end.get(timeout=5) == ("stop", 3)
-    assert told.end.get(timeout=5) == ("length", 5)
+    assert heard.end.get(timeout=60) == ("stop", 3)
+    assert told.end.get(timeout=60) == ("length", 5)
 
 
 def test_the_sockets_lie_in_a_folder_of_this_user_that_goes(opened):
@@ -120,7 +120,7 @@ def test_the_sockets_lie_in_a_folder_of_this_user_that_goes(opened):
     sample, heard = one(max_new_tokens=200)
     writer.submit([sample])
     writer.close(5)
-    assert isinstance(heard.end.get(timeout=5), ClosedError)
+    assert isinstance(heard.end.get(timeout=60), ClosedError)
     assert engine.asked[-1] == "shutdown"
     assert not engine.folder.exists()
     with pytest.raises(ClosedError):

@@ -52,20 +52,28 @@ def plain(folder: Path) -> dict[str, TaskScores]:
     return scores(folder, Prompting())
 
 
-@pytest.mark.parametrize("chat", [pytest.param(False, marks=pytest.mark.slow), True])
-def test_scores_are_those_of_lm_evals_own_run(folder: Path, chat: bool, plain: dict[str, TaskScores]) -> None:
+@pytest.mark.parametrize(
+    ("chat", "asked"),
+    [
+        pytest.param(False, WANTED, marks=pytest.mark.slow),
+        pytest.param(True, WANTED, marks=pytest.mark.slow),
+        # One by likelihoods with examples, one by generation.
+        (True, [Wanted("arc_challenge", 2), Wanted("ifeval")]),
+    ],
+)
+def test_scores_are_those_of_lm_evals_own_run(folder: Path, chat: bool, asked: list[Wanted]) -> None:
     import lm_eval
     from lm_eval.models.huggingface import HFLM
 
     model, tokenizer = loaded_model()
-    tasks = small_tasks(folder)
+    tasks = small_tasks(folder, asked)
     wanted = lm_eval.simple_evaluate(
         model=HFLM(pretrained=model, tokenizer=tokenizer, batch_size=2),
         tasks=[one.task for one in tasks.values()],
         apply_chat_template=chat,
         bootstrap_iters=0,
     )["results"]
-    found = scores(folder, Prompting(chat_template=True)) if chat else plain
+    found = scores(folder, Prompting(chat_template=chat), asked)
     for name, task in found.items():
         told = {key.replace(",none", "").replace(",", "/"): value for key, value in wanted[name].items()}
         assert {metric: score.score for metric, score in task.scores.items()} == pytest.approx(

@@ -5,15 +5,11 @@ from functools import partial
 from pathlib import Path
 from typing import Generic, NamedTuple, TypeVar, cast
 
-from zephyr.data.filters.benchmark_texts import read_benchmarks
-from zephyr.data.filters.decontamination import BenchmarkIndex
-from zephyr.data.filters.language_and_length import judge_language, judge_length
 from zephyr.data.filters.near_duplicates import SeenRows
 from zephyr.data.filters.parts import judge_part
 from zephyr.data.filters.refusals import judge_refusals, own_phrase
 from zephyr.data.filters.report import FilterCounts, FilterReport
 from zephyr.data.filters.row_filter import RowFilter, Verdict
-from zephyr.data.filters.truecasing import truecase_record
 from zephyr.recipe.data_section import (
     DecontaminationFilter,
     DuplicateFilter,
@@ -37,7 +33,7 @@ class Filtered(NamedTuple, Generic[AnyRecord]):
 
 
 def build_filter(section: Filter, *, data_dir: Path) -> RowFilter:
-    """The filter of a section, made for one pass over a data set.
+    """The filter of a section, made for one pass over a data set; its code is imported where a recipe names it.
 
     Evaluation sets to decontaminate against are looked up in `data_dir`, and read at once. Raises DataError where one
     of them cannot be read.
@@ -46,18 +42,27 @@ def build_filter(section: Filter, *, data_dir: Path) -> RowFilter:
     notes: tuple[str, ...] = ()
     match section:
         case TruecaseFilter():
+            from zephyr.data.filters.truecasing import truecase_record
+
             judge = truecase_record
         case RefusalFilter():
             judge = partial(judge_refusals, tuple(map(own_phrase, section.phrases)))
         case LanguageFilter():
+            from zephyr.data.filters.language_and_length import judge_language
+
             judge = partial(judge_language, section)
         case LengthFilter():
+            from zephyr.data.filters.language_and_length import judge_length
+
             judge = partial(judge_length, section)
         case PartFilter():
             judge = partial(judge_part, section)
         case DuplicateFilter():
             judge = SeenRows(section).judge
         case DecontaminationFilter():
+            from zephyr.data.filters.benchmark_texts import read_benchmarks
+            from zephyr.data.filters.decontamination import BenchmarkIndex
+
             read = read_benchmarks(section.against, data_dir)
             judge = BenchmarkIndex(read.found, ngram=section.ngram).judge
             notes = tuple(f"{file} holds no prompts, so nothing was compared with it" for file in read.without_prompts)

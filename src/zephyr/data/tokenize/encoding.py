@@ -22,7 +22,6 @@ from zephyr.data.tokenize.templates import (
     Template,
     jinja_of,
 )
-from zephyr.data.tokenize.tokenizer_template import OwnTemplate
 from zephyr.errors import DataError, ModelError, RecipeError
 from zephyr.recipe.model_section import FileTemplateSection, TemplateSection, TemplateText
 from zephyr.recipe.objective_section import LossOn
@@ -241,6 +240,8 @@ def _resolve(tokenizer: TextTokenizer, section: TemplateSection, text: TemplateT
         raise RecipeError("chat_template.extra_eos", "the tokenizer has no eos token", "leave it out")
     ends = [token for token in (bos, eos) if token]
     if isinstance(section, FileTemplateSection) or section.name == "own":
+        from zephyr.data.tokenize.tokenizer_template import OwnTemplate
+
         own = OwnTemplate(
             tokenizer, empty_system=section.empty_system, mask_reasoning=masks, text=text, variables=section.variables
         )
