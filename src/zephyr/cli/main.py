@@ -77,7 +77,7 @@ def command_line(only: str | None = None) -> typer.Typer:
         epilog=f"{TRACEBACK}, anywhere on the line, prints the traceback of an error.",
     )
     app.callback()(zephyr)
-    for name in [only] if only in COMMANDS else COMMANDS:
+    for name in COMMANDS if only is None or only not in COMMANDS else (only,):
         module, _, attribute = COMMANDS[name].partition(".")
         command = getattr(import_module(f"zephyr.cli.{module}"), attribute)
         if isinstance(command, typer.Typer):
