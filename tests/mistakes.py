@@ -152,8 +152,8 @@ def page() -> str:
         make_files(folder)
         for mistake in MISTAKES:
             found = told(mistake, folder)
-            said = found.said.removeprefix("error: ").replace("|", "\\|").replace("\n", "<br>").replace("<", "&lt;")
-            said = said.replace("&lt;br>", "<br>")
+            said = found.said.removeprefix("error: ").replace("|", "\\|").replace("<", "&lt;").replace("\n", "<br>")
+            said = said.replace("][", "]\\[")  # no reference of Markdown
             lines.append(f"| `zephyr {mistake}` | {found.seconds:.1f} | {said} |")
     return "\n".join(lines) + "\n"
 

@@ -1,6 +1,7 @@
 """The wheel alone, in a fresh environment beside the packages it needs: recipes, a check, a run, the Python API."""
 
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -8,6 +9,8 @@ import venv
 from pathlib import Path
 
 import pytest
+
+from tests.evaluate.harness.small_data import small_data
 
 pytestmark = pytest.mark.slow
 # Nothing that leads to the source tree.
@@ -51,3 +54,19 @@ def test_the_wheel_works_without_the_source_tree(python, tmp_path, repository):
     script = 'import zephyr; print(zephyr.run("quickstart.yaml", until="synth", quiet=True).stages["synth"])'
     done = subprocess.run([python, "-c", script], cwd=tmp_path, check=True, capture_output=True, text=True, env=ALONE)
     assert "synth-" in done.stdout
+
+
+def test_every_function_of_the_api_runs_in_ten_lines(python, tiny_folder, tmp_path, repository):
+    for library in ("datasets", "lm_eval"):
+        pytest.importorskip(library)
+    shutil.copytree(tiny_folder, tmp_path / "model")
+    small_data(tmp_path / "data")
+    scripts = sorted((repository / "examples/python").glob("*.py"))
+    assert len(scripts) == 8
+    assert all(len(script.read_text().splitlines()) <= 14 for script in scripts)
+    code = "import runpy, sys; [runpy.run_path(script) for script in sys.argv[1:]]"
+    done = subprocess.run(
+        [python, "-c", code, *scripts], cwd=tmp_path, capture_output=True, text=True, env=ALONE, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert (tmp_path / "runs/quickstart").is_dir()

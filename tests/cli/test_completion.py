@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from zephyr.cli.completion import complete_overrides, complete_recipes
+from zephyr.cli.run import complete_overrides, complete_recipes
 
 
 def test_recipes_and_keys():

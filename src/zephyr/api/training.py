@@ -3,9 +3,10 @@
 import inspect
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from zephyr.stages.stage import OnStep
+
+
+# How a notebook shows a training: the curves that a reader looks at first, where its log has them.
+_WIDTH, _HEIGHT = 480, 120
+_CURVES = ("loss", "eval_loss", "rewards/accuracies", "rewards/margins")
+_STYLE = "fill:none;stroke:currentColor;stroke-width:1.5"
 
 
 @dataclass(frozen=True)
@@ -76,13 +83,19 @@ class TrainingResult:
     @property
     def log(self) -> "DataFrame | list[dict[str, float]]":
         """A row for every logged step: a DataFrame if pandas is installed, else a list."""
-        lines = (self.folder / TRAIN / TRAIN_LOG).read_text(encoding="utf-8").splitlines()
-        rows: list[dict[str, float]] = [json.loads(line) for line in lines]
         try:
             from pandas import DataFrame
         except ImportError:
-            return rows
-        return DataFrame(rows)
+            return self._logged()
+        return DataFrame(self._logged())
+
+    def _logged(self) -> list[dict[str, float]]:
+        lines = (self.folder / TRAIN / TRAIN_LOG).read_text(encoding="utf-8").splitlines()
+        return [json.loads(line) for line in lines]
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the curves of the training."""
+        return _training_html(self.folder, self.metrics, self._logged())
 
 
 class TrainingFunction:
@@ -183,3 +196,30 @@ def _run_name(function: str, model: ModelLike) -> str:
     path = Path(str(model if isinstance(model, str | Path) else named or "model"))
     last = path.parent.parent.name if path.name == MODEL and len(path.parts) > 2 else path.name
     return re.sub(r"[^A-Za-z0-9._-]+", "-", f"{function}-{last or 'model'}")[:80]
+
+
+def _training_html(folder: Path, metrics: Mapping[str, float], log: Sequence[Mapping[str, float]]) -> str:
+    """The HTML of a training: folder, curves, and a table of its numbers."""
+    curves = "".join(_curve(name, log) for name in _CURVES)
+    cells = "".join(f"<tr><td>{escape(name)}</td><td>{value:.4g}</td></tr>" for name, value in metrics.items())
+    numbers = f"<details><summary>numbers</summary><table>{cells}</table></details>"
+    return f"<p><code>{escape(str(folder))}</code></p>{curves}{numbers}"
+
+
+def _curve(name: str, log: Sequence[Mapping[str, float]]) -> str:
+    """One curve over the steps; empty where the log has fewer than two points of it."""
+    points = [(line["step"], line[name]) for line in log if isinstance(line.get(name), int | float)]
+    if len(points) < 2:
+        return ""
+    steps, values = zip(*points, strict=True)
+    low, high = min(values), max(values)
+    across, up = (steps[-1] - steps[0]) or 1, (high - low) or 1
+    places = (
+        f"{(step - steps[0]) / across * _WIDTH:.1f},{(high - value) / up * _HEIGHT:.1f}" for step, value in points
+    )
+    said = f"{name}: {values[0]:.4g} to {values[-1]:.4g} over {len(points)} points"
+    return (
+        f'<figure><figcaption>{escape(said)}</figcaption><svg role="img" aria-label="{escape(said)}" '
+        f'width="{_WIDTH}" height="{_HEIGHT}" viewBox="-2 -2 {_WIDTH + 4} {_HEIGHT + 4}">'
+        f'<polyline style="{_STYLE}" points="{" ".join(places)}"/></svg></figure>'
+    )

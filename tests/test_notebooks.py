@@ -1,0 +1,47 @@
+"""The notebooks, executed by a real kernel on a tiny model; what is kept in the repository has no outputs."""
+
+import json
+import os
+
+import pytest
+
+SMALL = {
+    "quickstart": [
+        'overrides = {"synth.generator.num_dialogues": 200, "synth.generator.num_pretrain_texts": 60}',
+        'overrides |= {"synth.generator.num_feedback_prompts": 20, "pretrain.train.num_train_epochs": 1}',
+        'overrides |= {"sft.train.num_train_epochs": 1, "output_dir": "runs"}',
+        'until = "sft"',
+    ],
+    "own-data": [
+        'model, lora = "model", {"r": 4}',
+        'train = {"learning_rate": 1e-3, "max_steps": 3, "train_batch_size": 4, "logging_steps": 1}',
+        'train |= {"precision": "float32", "offline": True}',
+    ],
+}
+
+
+@pytest.mark.parametrize("name", sorted(SMALL))
+def test_notebooks_hold_no_outputs_and_no_paths(name, repository):
+    book = json.loads((repository / f"notebooks/{name}.ipynb").read_bytes())
+    cells = [cell for cell in book["cells"] if cell["cell_type"] == "code"]
+    assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in cells)
+    assert sum("parameters" in cell["metadata"].get("tags", ()) for cell in cells) == 1
+    for cell in cells:
+        compile("".join(cell["source"]), name, "exec")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(SMALL))
+def test_a_kernel_runs_every_cell(name, repository, tiny_folder, tmp_path, monkeypatch):
+    nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
+    pytest.importorskip("ipykernel")
+    monkeypatch.setenv("PYTHONPATH", f"{repository / 'src'}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    (tmp_path / "model").symlink_to(tiny_folder)
+    book = nbformat.read(repository / f"notebooks/{name}.ipynb", as_version=4)
+    (chosen,) = (cell for cell in book.cells if "parameters" in cell.metadata.get("tags", ()))
+    chosen.source = "\n".join(SMALL[name])
+    client = nbclient.NotebookClient(book, timeout=900, resources={"metadata": {"path": str(tmp_path)}})
+    client.execute()
+    shown = json.dumps(book)
+    assert "<svg" in shown
+    assert (tmp_path / "runs").is_dir()
