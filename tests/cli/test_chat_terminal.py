@@ -42,11 +42,13 @@ class Terminal:
     def interrupt_until(self, text):
         """Type Ctrl-C until `text` is shown: Python's input() misses one between its prompt and its reading."""
         give_up = time.monotonic() + SECONDS
+        time.sleep(0.5)
         while text not in self.seen[self.read :]:
             assert time.monotonic() < give_up, f"no {text!r} in {self.seen!r}"
             self.type("\x03")
-            for _ in range(3):
-                self._more()
+            wait = time.monotonic() + 10
+            while text not in self.seen[self.read :] and time.monotonic() < wait:
+                assert self._more(), f"ended without {text!r}: {self.seen!r}"
         self.until(text)
 
     def more_than(self, characters):
