@@ -66,7 +66,7 @@ LEFT_OUT = flat.NEEDED_NOWHERE | {
     "shuffle_before_merging_datasets": "rows are shuffled whole", "dataset_keep_in_memory": "rows are streamed",
     "streaming": "local files are always streamed", "is_preprocess": "`zephyr check` prepares and counts",
     "skip_prepare_dataset": "rows are always checked", "preprocess_iterable": "rows are streamed",
-    "push_dataset_to_hub": "nothing is published by a run", "hub_revision": "nothing is published by a run",
+    "push_dataset_to_hub": "`zephyr push --data` publishes rows",
     "eval_sequence_len": "held-out rows have the same data.max_length", "min_sample_len": "every row is kept",
     "max_prompt_len": "answers share max_length with their prompt", "batch_flattening": _PACKED,
     "dpo_padding_free": _PACKED, "sample_packing_bin_size": _PACKED, "sample_packing_sequentially": _PACKED,
