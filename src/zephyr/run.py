@@ -18,8 +18,8 @@ from zephyr.recipe.schema import Recipe, chosen_stages
 from zephyr.recipe.section import Plain, Section
 from zephyr.recipe.stage_sections import EVALUATE
 from zephyr.records.fields import printable
-from zephyr.runs.fact_lines import facts_in_words, left_out_lines
-from zephyr.runs.layout import MODEL, TRAIN
+from zephyr.runs.fact_lines import facts_in_words, left_out_lines, telling_facts
+from zephyr.runs.layout import MODEL, STAGE_FILE, TRAIN
 from zephyr.runs.lock import hold_lock
 from zephyr.runs.lock_file import Pinned, check_inputs, write_lock_file
 from zephyr.runs.ranks import is_leader, wait_until
@@ -82,7 +82,8 @@ def run_recipe(
                     work = replace(_open_work(recipe, name, key, outcome), on_step=on_step)
                     facts = stage.run(work) if takes_part else {}
                     record = _close_work(folder, key, seconds=time.monotonic() - started, facts=facts)
-                    _say_facts(say, name, f"took {record.seconds:.1f} s", record.facts)
+                    file = f"{key.folder_name}/{STAGE_FILE}"
+                    _say_facts(say, name, f"took {record.seconds:.1f} s", record.facts, file=file)
                 if record is not None:
                     outcome.folders[name], outcome.records[name] = folder / key.folder_name, record
     outcome.seconds = time.monotonic() - began
@@ -181,8 +182,9 @@ def _printer(console: Console, stages: Sequence[str]) -> Say:
     return say
 
 
-def _say_facts(say: Say, stage: str, title: str, facts: Facts) -> None:
-    told = facts_in_words(facts)
+def _say_facts(say: Say, stage: str, title: str, facts: Facts, *, file: str = "") -> None:
+    """Say the facts, of those in a file the most telling alone."""
+    told = telling_facts(facts, file) if file else facts_in_words(facts)
     say(stage, f"{title}: {told}" if told else title)
     for line in left_out_lines(facts):
         say(stage, line)

@@ -17,13 +17,35 @@ _LEFT_OUT = {
 }
 
 
+# The facts that are printed of a finished stage, the most telling first; the others stand in its file.
+_MOST_FACTS = 5
+_TELLING = (
+    "steps", "examples", "eval_rewards/accuracies", "eval_loss", "loss", "pairs", "listwise", "kto", "prompts",
+    "preference/accuracy", "answered", "asked", "dialogues", "instructions", "texts", "rows", "tokens",
+)  # fmt: skip
+_NOTHING_CUT = "0 cut, 0 left out"
+
+
 def facts_in_words(facts: Facts) -> str:
     """The facts that are plain numbers or texts, in a line."""
-    return ", ".join(
-        f"{name.replace('_', ' ')} {_number(value)}"
-        for name, value in facts.items()
-        if not isinstance(value, dict | list)
-    )
+    return ", ".join(f"{name.replace('_', ' ')} {_number(value)}" for name, value in _plain(facts).items())
+
+
+def telling_facts(facts: Facts, file: str) -> str:
+    """The five most telling of the plain facts in a line, what was cut, and where the others stand: in `file`."""
+    plain = _plain(facts)
+    if plain.get("truncation") == _NOTHING_CUT:
+        del plain["truncation"]
+    if len(plain) <= _MOST_FACTS:
+        return facts_in_words(plain)
+    ranked = ["truncation", *_TELLING]
+    chosen = sorted(plain, key=lambda name: ranked.index(name) if name in ranked else len(ranked))[:_MOST_FACTS]
+    told = facts_in_words({name: value for name, value in plain.items() if name in chosen})
+    return f"{told}; all facts: {file}"
+
+
+def _plain(facts: Facts) -> Facts:
+    return {name: value for name, value in facts.items() if not isinstance(value, dict | list)}
 
 
 def left_out_lines(facts: Facts) -> Iterator[str]:
