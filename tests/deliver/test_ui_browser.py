@@ -2,8 +2,6 @@
 
 import json
 import re
-import shutil
-import socket
 import threading
 import time
 
@@ -12,15 +10,14 @@ import pytest
 pytest.importorskip("gradio", reason="no gradio: pip install 'zephyr-align[ui]'")
 pytest.importorskip("playwright.sync_api", reason="no playwright to drive a browser with")
 
-import uvicorn
 from playwright import sync_api
 
+from tests.deliver.browsed import CHROMIUM, Served
 from tests.deliver.spoken import Scripted
 from zephyr.deliver.ui.page import PageSetup, application
 from zephyr.deliver.ui.votes import VoteFile
 from zephyr.recipe.teacher_section import SamplingSection
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine"),
@@ -32,22 +29,6 @@ HOSTILE = (
 SHOWN = HOSTILE.replace("\x1b", r"\x1b")
 # Of a loaded machine.
 PATIENCE = 60_000
-
-
-class Served:
-    """The page on a free port, in a thread."""
-
-    def __init__(self, setup, token=None):
-        self.socket = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self.socket.getsockname()[1]}/"
-        self.server = uvicorn.Server(uvicorn.Config(application(setup, token), log_level="warning"))
-        self.thread = threading.Thread(target=self.server.run, args=([self.socket],))
-        self.thread.start()
-
-    def close(self):
-        self.server.should_exit = self.server.force_exit = True
-        self.thread.join(30)
-        self.socket.close()
 
 
 @pytest.fixture(scope="module")
@@ -63,9 +44,8 @@ def open_page(browser, request):
     """A function that serves speakers and gives the page, whose requests must all go to this machine."""
 
     def open_it(speakers, *, votes=None, **options):
-        served = Served(
-            PageSetup(speakers, SamplingSection(max_new_tokens=64), "Be kind.", votes), options.pop("token", None)
-        )
+        setup = PageSetup(speakers, SamplingSection(max_new_tokens=64), "Be kind.", votes, options.pop("examples", ()))
+        served = Served(application(setup, options.pop("token", None)))
         request.addfinalizer(served.close)
         context = browser.new_context(**options)
         request.addfinalizer(context.close)
@@ -260,3 +240,24 @@ def test_a_visitor_with_the_token_is_let_in(open_page):
     page = open_page([Scripted("mine", lambda said: ["yes"])], token="secret", http_credentials=credentials)
     ask(page, "Hi?")
     expect(page.get_by_text("yes", exact=True)).to_be_visible(timeout=PATIENCE)
+
+
+def test_an_example_is_asked_by_a_click_and_the_speed_is_told(open_page):
+    speaker = Scripted("mine", lambda said: ["a ", "b ", "c"])
+    page = open_page([speaker], examples=["How are <you>?", "And now?"])
+    button(page, "How are <you>?").click()
+    expect(page.get_by_text(re.compile(r"^3 tokens in [0-9.]+ s, [0-9.]+ tokens/s"))).to_be_visible(timeout=PATIENCE)
+    assert [message.content for message in speaker.heard[0][0]] == ["Be kind.", "How are <you>?"]
+    expect(button(page, "And now?")).to_have_count(0)
+    button(page, "New conversation").click()
+    expect(button(page, "And now?")).to_be_visible(timeout=PATIENCE)
+
+
+def test_a_vote_is_given_by_a_key(open_page, tmp_path):
+    votes = VoteFile(tmp_path / "votes.jsonl")
+    page = open_page([Scripted(name, lambda said, name=name: [name]) for name in ("one", "two")], votes=votes)
+    ask(page, "abt")
+    expect(button(page, "Tie")).to_be_enabled(timeout=PATIENCE)
+    page.locator("body").press("b")
+    expect(page.get_by_text(re.compile("^Saved"))).to_be_visible(timeout=PATIENCE)
+    assert json.loads(votes.path.read_text())["chosen_side"] == "right"
