@@ -91,7 +91,7 @@ class Page:
                 self._chats = [self._chat(side) for side in range(self._num)]
             self._hint = gr.Markdown(_hint(Talk(self._num)), elem_classes="hint")
             with gr.Row(elem_classes=["buttons", "examples"], visible=bool(setup.examples)) as self._examples:
-                self._prompts = [gr.Button(_visible(one), size="sm") for one in setup.examples]
+                self._prompts = [gr.Button(printable(one), size="sm") for one in setup.examples]
             with gr.Row(elem_classes="buttons", visible=self._num == 2):
                 self._votes = {
                     choice: gr.Button(words, interactive=False, size="md", elem_id=f"vote-{choice}")
