@@ -69,7 +69,7 @@ def estimated_seconds(
 def _stepper(model: "PreTrainedModel", sampled: SampledStage, recipe: Recipe) -> Callable[[int], None]:
     """A function that makes the step of a number, after one to warm up."""
     workload, every = sampled.workload, sampled.examples
-    objective = build_objective(workload.section.objective, data_dir=recipe.data_dir)
+    objective = build_objective(workload.section.objective, every, data_dir=recipe.data_dir)
     is_reward = isinstance(workload.section, RewardSection)
     scorer = build_scorer(reward_model_of(copy.deepcopy(model)) if is_reward else model, workload.train)
     optimizer = build_optimizer(scorer, workload.train)

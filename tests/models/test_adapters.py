@@ -7,12 +7,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from zephyr.errors import DeviceError, ModelError
+from zephyr.errors import ModelError
 from zephyr.models.adapters import (
     WEIGHTS,
     adapters_disabled,
     add_lora,
-    load_4bit,
     load_adapter,
     merge_adapters,
     save_adapter,
@@ -280,19 +279,6 @@ def test_nan_in_an_adapter(adapter):
     save_file(weights, adapter / WEIGHTS)
     with pytest.raises(ModelError, match="contains NaN"):
         load_adapter(tiny_model("llama"), adapter)
-
-
-# ---- 4 bits ----
-
-
-def test_4bit_loading_says_what_it_needs(monkeypatch, tmp_path):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(DeviceError, match=r"needs bitsandbytes; install it: pip install 'zephyr-align\[gpu\]'$"):
-        load_4bit(Source(str(tmp_path)))
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    with pytest.raises(DeviceError, match="needs a CUDA GPU, and there is none"):
-        load_4bit(Source(str(tmp_path)))
 
 
 def test_quantised_bases_are_not_merged_into():

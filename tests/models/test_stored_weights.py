@@ -7,9 +7,19 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from zephyr.models.loading import empty_model, load_model, save_model
+from zephyr.models import stored_weights as stored_weights_module
+from zephyr.models.loading import empty_model, load_model, save_model, save_settings
 from zephyr.models.source import Source
-from zephyr.models.stored_weights import PART_BYTES, fill_buffers, parts, stored_hash, stored_weights
+from zephyr.models.stored_weights import (
+    FILE_BYTES,
+    PART_BYTES,
+    WeightsWriter,
+    fill_buffers,
+    names_to_write,
+    parts,
+    stored_hash,
+    stored_weights,
+)
 from zephyr.models.tiny import TINY, tiny_model, tiny_tokenizer
 from zephyr.models.weight_hash import weights_hash
 
@@ -103,3 +113,38 @@ def test_what_is_unusual_is_left_to_transformers_and_said(change, reason, tmp_pa
     save_file(tensors, file, metadata={"format": "pt"})
     assert stored_weights(source, empty_model(source)) is None
     assert caplog.messages == [f"{source.name}: rank 0 reads all weights and sends them to the others, for {reason}"]
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_weights_written_one_by_one_are_the_files_of_save_pretrained(name, tmp_path):
+    """The same names and numbers in one file and in many; of those of a tied model and of stacked experts, too."""
+    model = tiny_model(name, vocab_size=384)
+    save(model, tmp_path / "whole")
+    expected = load_file(tmp_path / "whole" / "model.safetensors")
+    for folder, file_bytes in ((tmp_path / "one", FILE_BYTES), (tmp_path / "many", 20_000)):
+        folder.mkdir()
+        writer, state = WeightsWriter(model, folder, file_bytes=file_bytes), model.state_dict()
+        for key in names_to_write(model):
+            writer.add(key, state[key])
+        writer.close()
+        save_settings(model, tiny_tokenizer(), folder)
+        files = sorted(folder.glob("*.safetensors"))
+        found = {key: tensor for file in files for key, tensor in load_file(file).items()}
+        assert found.keys() == expected.keys()
+        assert all(torch.equal(found[key], tensor) for key, tensor in expected.items())
+        assert weights_hash(load_model(Source(str(folder)), dtype="float32")) == weights_hash(model)
+        for settings in (tmp_path / "whole").glob("*.json"):
+            assert (folder / settings.name).read_text() == settings.read_text()
+    assert len(files) > 1
+    index = json.loads((tmp_path / "many" / "model.safetensors.index.json").read_text())
+    assert index["metadata"]["total_size"] == sum(tensor.nbytes for tensor in expected.values())
+
+
+def test_weights_that_are_stored_together_are_not_written_one_by_one(monkeypatch):
+    def joined(_model, state):
+        if len(state) == 1:
+            raise ValueError("the other half is missing")
+        return {"both": torch.empty(1)}
+
+    monkeypatch.setattr(stored_weights_module, "revert_weight_conversion", joined)
+    assert names_to_write(tiny_model("llama")) is None

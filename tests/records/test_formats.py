@@ -88,6 +88,22 @@ def test_scores_of_a_pair_are_its_ratings():
     assert record_of(Row("r", fields), "preference", "preference").ratings == (8.5, 3.0)
 
 
+@pytest.mark.parametrize(
+    ("margin", "ratings"), [(1.5, (1.5, 0.0)), ("2", (2.0, 0.0)), (0, (0.0, 0.0)), (None, (1.0, 0.0))]
+)
+def test_the_margin_of_a_pair_is_the_difference_of_its_ratings(margin, ratings):
+    fields = {"prompt": "Hi", "chosen": "a", "rejected": "b", "margin": margin}
+    assert record_of(Row("r", fields), "preference", "preference").ratings == ratings
+    scored = fields | {"score_chosen": 8, "score_rejected": 3}
+    assert record_of(Row("r", scored), "preference", "preference").ratings == (8.0, 3.0)
+
+
+def test_a_margin_below_zero_is_refused():
+    fields = {"prompt": "Hi", "chosen": "a", "rejected": "b", "margin": -0.5}
+    with pytest.raises(DataError, match=r"the margin of chosen over rejected is -0\.5"):
+        record_of(Row("r", fields), "preference", "preference")
+
+
 def test_a_list_is_sorted_best_first_and_ties_keep_their_order():
     fields = {"prompt": "Hi", "completions": ["a", "b", "c", "d"], "ratings": [2, 5, 2, 1]}
     record = record_of(Row("r", fields), "preference", "preference")

@@ -8,14 +8,18 @@ from transformers import AutoModelForSequenceClassification
 
 from tests.train.sections import make_objective
 from tests.train.tiny_runs import SETTINGS, column, pairs, tiny_job
+from zephyr.data.tokenize.token_store import Comparison
 from zephyr.errors import InvariantError
+from zephyr.models.batch_scoring import unique_tokens
 from zephyr.models.loading import save_model
 from zephyr.models.reward_model import NewHead, own_rewards, reward_model_of, set_padding
 from zephyr.models.source import Source
 from zephyr.models.tiny import EOS_ID, tiny_model, tiny_tokenizer
+from zephyr.recipe.objective_section import BradleyTerryObjective
 from zephyr.recipe.train_section import LoraSection
 from zephyr.train.job import TrainJob, build_scorer
 from zephyr.train.metrics import added
+from zephyr.train.objectives import Scored, build_objective
 from zephyr.train.step import accumulate_gradients, make_batch
 from zephyr.train.stored_model import StoredModel
 from zephyr.train.train import train
@@ -67,6 +71,61 @@ def test_metrics_are_those_of_the_rewards():
     assert means["rewards/chosen"] == pytest.approx(float(chosen.mean()), abs=1e-9)
     assert means["rewards/margins"] == pytest.approx(float((chosen - rejected).mean()), abs=1e-9)
     assert means["rewards/accuracies"] == float((chosen > rejected).double().mean())
+
+
+def list_loss(rewards, ratings, **options) -> float:
+    """The loss of one prompt's answers, which have these rewards."""
+    examples = [Comparison("a list", np.array([5]), tuple(np.array([7, n]) for n in range(len(ratings))), ratings)]
+    objective = build_objective(BradleyTerryObjective(**options), examples)
+    table = torch.tensor([rewards], dtype=torch.float64)
+    scored = Scored(table, torch.ones_like(table), None, torch.zeros_like(table), objective.labels(examples))
+    return float(objective.loss(scored, objective.totals(examples)))
+
+
+def test_a_list_counts_all_its_pairs_together_as_much_as_one():
+    """Rewards 2, 1, -1: differences 1, 3, 2, and -log s of them 0.313262, 0.048587, 0.126928."""
+    assert list_loss([2.0, 1.0, -1.0], (9.0, 5.0, 4.0)) == pytest.approx((0.313262 + 0.048587 + 0.126928) / 3, abs=1e-6)
+    # Of the two answers rated 5 none is better: two pairs are left, 0.313262 and 0.048587.
+    assert list_loss([2.0, 1.0, -1.0], (9.0, 5.0, 5.0)) == pytest.approx((0.313262 + 0.048587) / 2, abs=1e-6)
+    # Margins of half a point: 1 - 2, 3 - 2.5, 2 - 0.5, and -log s of -1, 0.5, 1.5.
+    expected = (1.313262 + 0.474077 + 0.201413) / 3
+    assert list_loss([2.0, 1.0, -1.0], (9.0, 5.0, 4.0), rating_margin=0.5) == pytest.approx(expected, abs=1e-6)
+    # A pair is ordered as it stands, also where it is rated alike.
+    assert list_loss([2.0, 1.0], (5.0, 5.0)) == pytest.approx(0.313262, abs=1e-6)
+
+
+def test_a_list_has_the_gradient_of_its_pairs_and_is_computed_once():
+    """Two prompts with three and two answers, in one tree each, beside every pair by itself."""
+    lists = [Comparison(f"list {n}", one.prompt, (*one.completions, np.array([9, 8, n])), (3.0, 2.0, 1.0))
+             for n, one in enumerate(RATED[:2])]  # fmt: skip
+    lists[1] = lists[1]._replace(completions=lists[1].completions[:2], ratings=(3.0, 2.0))
+    model, settings = reward_model(), SETTINGS.model_copy(update={"precision": "float64"})
+    scorer = build_scorer(model, settings)
+
+    def gradient(examples, weights):
+        found = []
+        for one, weight in zip(examples, weights, strict=True):
+            model.zero_grad()
+            accumulate_gradients(
+                scorer, make_batch(build_objective(BradleyTerryObjective(), [one]), [one], None), settings
+            )
+            found.append(model.score.weight.grad * weight)
+        return sum(found)
+
+    def pair(one, better, worse):
+        places = better, worse
+        return one._replace(completions=tuple(one.completions[p] for p in places), ratings=(1.0, 0.0))
+
+    apart = gradient(
+        [*(pair(lists[0], *two) for two in ((0, 1), (0, 2), (1, 2))), lists[1]], (1 / 6, 1 / 6, 1 / 6, 1 / 2)
+    )
+    model.zero_grad()
+    objective = build_objective(BradleyTerryObjective(), lists)
+    total = added(accumulate_gradients(scorer, make_batch(objective, lists, None), settings))
+    torch.testing.assert_close(model.score.weight.grad, apart, rtol=1e-6, atol=1e-9)
+    assert float(total.metrics["rewards/accuracies"].weight) == pytest.approx(2)  # prompts, not pairs
+    prompt_once = len(lists[0].prompt) + sum(map(len, lists[0].completions))
+    assert unique_tokens([objective.sequences(lists[0])])[0] <= prompt_once
 
 
 def stored_job(folder, lora=None, **settings) -> TrainJob:

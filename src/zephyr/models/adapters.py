@@ -1,11 +1,10 @@
-"""LoRA adapters on a language or reward model: add, switch off, merge, save and load, also on a 4-bit base.
+"""LoRA adapters on a language or reward model: add, switch off, merge, save and load.
 
 The only file that imports peft. A model with adapters holds its own DPO reference: the same weights with the
-adapters off. Hu et al. 2021, arXiv 2106.09685; QLoRA: Dettmers et al. 2023, arXiv 2305.14314.
+adapters off. Hu et al. 2021, arXiv 2106.09685.
 """
 
 import copy
-import importlib.util
 import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,14 +19,13 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.overrides import TorchFunctionMode
-from transformers import BitsAndBytesConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
-from zephyr.errors import DeviceError, ModelError
+from zephyr.errors import ModelError
 from zephyr.models.architecture import check_lora_modules, fused_experts, linear_layers, named_modules
 from zephyr.models.head import reward_layer
-from zephyr.models.loading import DTYPES, check_finite_weights, load_model, new_folder, refuse_existing, save_model
+from zephyr.models.loading import check_finite_weights, new_folder, refuse_existing, save_model
 from zephyr.models.model_files import num_weights, read_object
-from zephyr.models.source import Source
 from zephyr.models.tokenizers import Tokenizer
 from zephyr.recipe.train_section import LoraSection
 from zephyr.records.fields import printable
@@ -174,7 +172,7 @@ def merge_adapters(model: PeftModel, probe_ids: Tensor, *, tolerance: float | No
         raise ModelError(
             "merging adapters",
             "the base model is quantised, and rounding the merged weights to 4 bits would lose the adapter",
-            "load the base in bfloat16, load the adapter onto it, and merge that",
+            "merge into the base as `load_dequantised` gives it",
         )
     bound = MERGE_TOLERANCES[base.dtype] if tolerance is None else tolerance
     module: nn.Module = model
@@ -355,30 +353,3 @@ def lora_of(model: object) -> LoraSection | None:
 def merged_copy(model: PeftModel) -> PreTrainedModel:
     """A plain copy of the model with the adapters in its weights. Raises ModelError where merging moves its logits."""
     return merge_adapters(copy.deepcopy(model), torch.tensor([_PROBE])).model
-
-
-def refuse_4bit() -> None:
-    """Check that 4-bit models can be loaded. Raises DeviceError without a GPU or without bitsandbytes."""
-    if importlib.util.find_spec("bitsandbytes") is None:
-        raise DeviceError("4-bit loading", "needs bitsandbytes", "install it: pip install 'zephyr-align[gpu]'")
-    if not torch.cuda.is_available():
-        raise DeviceError(
-            "4-bit loading",
-            "needs a CUDA GPU, and there is none",
-            "train LoRA without load_in_4bit, or use a GPU",
-        )
-
-
-def load_4bit(source: Source, *, compute_dtype: str = "bfloat16", device: str = "cuda") -> PreTrainedModel:
-    """The model with its linear weights as 4-bit NormalFloat, doubly quantised, for LoRA on top (QLoRA).
-
-    Raises DeviceError without a GPU or without bitsandbytes.
-    """
-    refuse_4bit()
-    nf4 = BitsAndBytesConfig(  # type: ignore[no-untyped-call]
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=DTYPES[compute_dtype],
-    )
-    return load_model(source, dtype=compute_dtype, device=device, quantization=nf4)

@@ -310,6 +310,16 @@ def save_model(
         tokenizer.save_pretrained(partial)
 
 
+def save_settings(model: PreTrainedModel, tokenizer: Tokenizer, folder: Path) -> None:
+    """Write to `folder` all that `save_model` writes but the weights."""
+    model.config.dtype = str(model.dtype).removeprefix("torch.")
+    model.config.architectures = [type(model).__name__.removeprefix("FSDP")]
+    model.config.save_pretrained(folder)
+    if model.can_generate() and model.generation_config is not None:
+        model.generation_config.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
 def refuse_existing(folder: Path) -> None:
     """Check that the name is free. Raises ModelError."""
     if folder.exists() or folder.is_symlink():

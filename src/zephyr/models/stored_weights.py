@@ -1,12 +1,13 @@
-"""The weights of a model where they lie in its safetensors files, to be read slice by slice.
+"""The weights of a model where they lie in its safetensors files, to be read slice by slice and written one by one.
 
-Ranks that share a model read their shards with it, so that no process ever holds the whole. Files may name and cut the
-weights otherwise than the model does: transformers keeps a table of that, whose usual cases are followed here.
+Ranks that share a model read and write it so, and no process ever holds the whole. Files may name and cut the weights
+otherwise than the model does: transformers keeps a table of that, whose usual cases are followed here.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import math
 import re
@@ -18,6 +19,7 @@ from typing import NamedTuple, cast
 
 import torch
 from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
@@ -28,6 +30,7 @@ from transformers.core_model_loading import (
     WeightRenaming,
     dot_natural_key,
     rename_source_key,
+    revert_weight_conversion,
 )
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
@@ -40,6 +43,8 @@ from zephyr.models.weight_hash import combined_hash, is_adapter, plain_name
 _log = logging.getLogger(__name__)
 # What is read at a time. A file is closed after each part, or its pages would count as memory of the process.
 PART_BYTES = 8 << 20
+# How much is held until it is written to a file.
+FILE_BYTES = 4 << 30
 
 
 class StoredPiece(NamedTuple):
@@ -278,3 +283,73 @@ def _with_tied(
             raise _UnusualError(f"{stored[0]} has another shape than in the model")
         complete |= dict.fromkeys(alike, found)
     return complete
+
+
+class WeightsWriter:
+    """Writes weights, given one by one, to the files of a folder as ``save_pretrained`` names, converts and cuts them.
+
+    It holds about ``file_bytes`` at a time. ``close`` ends it.
+    """
+
+    def __init__(self, model: PreTrainedModel, folder: Path, *, file_bytes: int = FILE_BYTES) -> None:
+        self._model, self._folder, self._file_bytes = model, folder, file_bytes
+        self._held: dict[str, Tensor] = {}
+        self._names: list[list[str]] = []
+        self._num_bytes = 0
+
+    def add(self, name: str, tensor: Tensor) -> None:
+        """Take a whole weight of any shape, by its name in the model."""
+        for key, part in revert_weight_conversion(self._model, {name: tensor}).items():
+            self._held[key] = part.contiguous()
+            self._num_bytes += part.nbytes
+        if sum(part.nbytes for part in self._held.values()) >= self._file_bytes:
+            self._write()
+
+    def close(self) -> None:
+        """Write what is held, and the index where there are several files."""
+        self._write()
+        parts_of = {self._part(number): names for number, names in enumerate(self._names)}
+        if len(parts_of) == 1:
+            next(iter(parts_of)).rename(self._folder / SAFE_WEIGHTS_NAME)
+            return
+        weight_map: dict[str, str] = {}
+        for number, (part, names) in enumerate(parts_of.items(), 1):
+            final = SAFE_WEIGHTS_NAME.replace(".safetensors", f"-{number:05d}-of-{len(parts_of):05d}.safetensors")
+            part.rename(self._folder / final)
+            weight_map |= dict.fromkeys(names, final)
+        sizes = {"total_parameters": self._model.num_parameters(), "total_size": self._num_bytes}
+        index = {"metadata": sizes, "weight_map": weight_map}
+        (self._folder / SAFE_WEIGHTS_INDEX_NAME).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
+
+    def _part(self, number: int) -> Path:
+        return self._folder / f"part-{number}.safetensors"
+
+    def _write(self) -> None:
+        if self._held:
+            save_file(self._held, self._part(len(self._names)), metadata={"format": "pt"})
+            self._names.append(list(self._held))
+            self._held.clear()
+
+
+def names_to_write(model: PreTrainedModel) -> list[str] | None:
+    """The names of the weights to be given to a ``WeightsWriter``, a tied weight once.
+
+    None where several weights make up one that is stored, so that they must be converted together, and for a model
+    that brings its own code, which transformers stores with it.
+    """
+    if type(model).__module__.startswith("transformers_modules"):
+        return None
+    names: dict[Tensor, list[str]] = {}
+    ignored, tied = model._keys_to_ignore_on_save or (), model.all_tied_weights_keys  # noqa: SLF001 - the library's own marks
+    state = {name: tensor for name, tensor in model.state_dict(keep_vars=True).items() if name not in ignored}
+    for name, tensor in state.items():
+        names.setdefault(tensor, []).append(name)
+    chosen = [next((name for name in alike if name not in tied), alike[0]) for alike in names.values()]
+    empty = {name: torch.empty(state[name].shape, dtype=state[name].dtype, device="meta") for name in chosen}
+    together = revert_weight_conversion(model, empty)
+    try:
+        apart = [revert_weight_conversion(model, {name: tensor}) for name, tensor in empty.items()]
+    except Exception:  # noqa: BLE001 - whatever a conversion of transformers misses
+        return None
+    found = {key: part.shape for some in apart for key, part in some.items()}
+    return chosen if found == {key: part.shape for key, part in together.items()} else None

@@ -300,7 +300,10 @@ class CustomObjective(PreferenceObjective):
 
 
 class BradleyTerryObjective(PreferenceObjective):
-    """The loss of reward models: the chosen answer's reward is to be above the rejected one's."""
+    """The loss of reward models: the chosen answer's reward is to be above the rejected one's.
+
+    Of a prompt with more than two rated answers all pairs of different ratings count, together as much as one pair.
+    """
 
     name: Literal["bradley_terry"] = "bradley_terry"
     center_rewards_coefficient: float = Field(
@@ -309,8 +312,13 @@ class BradleyTerryObjective(PreferenceObjective):
     rating_margin: float = Field(
         0.0,
         ge=0,
-        description="by how much rewards must differ for each point by which the pair's ratings do (1 if it has none)",
+        description="by how much rewards must differ for each point by which two ratings do; with 1 TRL's column "
+        "`margin` is the margin (the ratings of a pair without any are 1 apart)",
     )
+
+    @property
+    def most_completions(self) -> int | None:
+        return None
 
     @property
     def metrics(self) -> tuple[str, ...]:

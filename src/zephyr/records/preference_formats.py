@@ -38,7 +38,9 @@ _PAIR_SCORES = tuple(
     (pattern.format("chosen"), pattern.format("rejected"))
     for pattern in ("score_{}", "{}_score", "rating_{}", "{}_rating", "{}-rating")
 )
-PAIR_SCORE_NAMES = tuple(name for names in _PAIR_SCORES for name in names)
+# By how much the chosen answer is better, as TRL's reward trainer reads it.
+_MARGIN = "margin"
+PAIR_SCORE_NAMES = (*(name for names in _PAIR_SCORES for name in names), _MARGIN)
 # The keys of a message of a tree that are read.
 TREE_KEYS = frozenset({"role", "text", "rank", "replies", "deleted"})
 
@@ -132,8 +134,13 @@ def _rating(value: Json, what: str) -> float:
 
 
 def _pair_ratings(fields: Fields) -> tuple[float, float]:
-    """The scores of the pair; 1 and 0 if the row has none."""
+    """The scores of the pair, or its margin and 0; 1 and 0 if the row has neither."""
     names = next((two for two in _PAIR_SCORES if all(name in fields for name in two)), _PAIR_SCORES[0])
+    if not any(name in fields for name in names) and _MARGIN in fields:
+        margin = number_of(fields.get(_MARGIN), _MARGIN)
+        if margin is not None and margin < 0:
+            raise unusable("margin below 0", f"the margin of chosen over rejected is {margin:g}")
+        return (1.0, 0.0) if margin is None else (margin, 0.0)
     chosen, rejected = (number_of(fields.get(name), name) for name in names)
     if chosen is None and rejected is None:
         return 1.0, 0.0

@@ -23,7 +23,7 @@ def check_device(section: TrainingSection) -> None:
     """Check that this machine supports the section's training. Raises DeviceError."""
     lora = section.lora
     if lora is not None and lora.load_in_4bit:
-        from zephyr.models.adapters import refuse_4bit
+        from zephyr.models.quantised import refuse_4bit
 
         refuse_4bit()
 

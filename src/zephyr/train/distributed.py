@@ -259,6 +259,13 @@ def whole_state_dict(model: nn.Module, *, trained_only: bool = False) -> dict[st
     return whole if rank() == 0 else {}
 
 
+def whole_tensors(model: nn.Module, names: Sequence[str]) -> Iterator[tuple[str, Tensor]]:
+    """The named tensors of the state dict, of any shape, one after the other; each is gathered as by ``_whole``."""
+    state = model.state_dict(keep_vars=True)
+    for name in names:
+        yield name, _whole(state[name].detach())
+
+
 def _whole(tensor: Tensor) -> Tensor:
     """The tensor itself in one process; else a whole copy on the CPU of rank 0, and a piece of no meaning elsewhere."""
     if not is_distributed():

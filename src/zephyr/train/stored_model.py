@@ -13,22 +13,31 @@ import torch
 
 from zephyr.atomic import replace_text
 from zephyr.data.tokenize.token_store import Comparison, Example
-from zephyr.models.adapters import add_lora, load_4bit, load_adapter, merge_adapters, save
+from zephyr.models.adapters import add_lora, load_adapter, merge_adapters, save
 from zephyr.models.collectives import from_rank_zero, is_distributed, on_every_rank, rank
 from zephyr.models.generation import generate
-from zephyr.models.loading import empty_model, load_model, save_model
+from zephyr.models.loading import (
+    check_tokenizer,
+    empty_model,
+    load_model,
+    new_folder,
+    refuse_existing,
+    save_model,
+    save_settings,
+)
 from zephyr.models.new_model import set_generation
+from zephyr.models.quantised import load_4bit, load_dequantised
 from zephyr.models.reward_model import NewHead, load_start, with_head
 from zephyr.models.sampling import Stopping
 from zephyr.models.scorer import CausalLM, plain_model
 from zephyr.models.source import Source
-from zephyr.models.stored_weights import EmptyModel, StoredWeights, empty_with_weights
+from zephyr.models.stored_weights import EmptyModel, StoredWeights, WeightsWriter, empty_with_weights, names_to_write
 from zephyr.models.tokenizers import Tokenizer
 from zephyr.recipe.teacher_section import SamplingSection
 from zephyr.recipe.train_section import LoraSection, TrainSection
 from zephyr.runs.layout import ADAPTER, MODEL
 from zephyr.train.checks.health import GENERATED_TOKENS
-from zephyr.train.distributed import built_on_rank_zero, whole_state_dict
+from zephyr.train.distributed import built_on_rank_zero, whole_state_dict, whole_tensors
 
 TRAIN_SAMPLES = "samples.jsonl"
 # How the published models were sampled, written into every model folder.
@@ -114,19 +123,49 @@ def write_model(
 def save_trained(model: CausalLM, tokenizer: Tokenizer, folder: Path) -> None:
     """Write a plain model folder, or an adapter folder for LoRA; ``folder`` is new, and whole in the end.
 
-    A collective call: the weights are gathered one by one on the CPU of rank 0, which writes. Its failure, as for a
-    folder that is there already (ModelError) or a full disk (ResourceError), is raised on every rank.
+    A collective call: the weights are gathered one by one on the CPU of rank 0, which writes them as they come, but for
+    those that are stored joined with others. Its failure, as for a folder that is there already (ModelError) or a full
+    disk (ResourceError), is raised on every rank.
     """
     has_adapters = hasattr(model, "peft_config")
+    if is_distributed() and not has_adapters:
+        names = from_rank_zero(lambda: names_to_write(plain_model(model)))
+        if names is not None:
+            _save_one_by_one(model, tokenizer, folder, names)
+            return
     weights = whole_state_dict(model, trained_only=has_adapters) if is_distributed() else None
     from_rank_zero(lambda: save(model, tokenizer, folder, weights=weights))
 
 
+def _save_one_by_one(trained: CausalLM, tokenizer: Tokenizer, folder: Path, names: Sequence[str]) -> None:
+    """Write a sharded model, each weight gathered on rank 0 and written before the next; a collective call."""
+    model = plain_model(trained)
+
+    def write() -> None:
+        gathered = whole_tensors(model, names)
+        try:
+            if rank() == 0:
+                refuse_existing(folder)
+                check_tokenizer(model, tokenizer, str(folder))
+                with new_folder(folder) as partial:
+                    save_settings(model, tokenizer, partial)
+                    writer = WeightsWriter(model, partial)
+                    for name, tensor in gathered:
+                        writer.add(name, tensor)
+                    writer.close()
+        finally:
+            for _ in gathered:  # the ranks gather together, whatever became of rank 0
+                pass
+
+    on_every_rank(write)
+
+
 def _merge(stored: StoredModel, train: TrainSection, probe: Example) -> None:
     """Write the plain model with the trained adapters in its weights."""
-    # The base of 4-bit training computed in bfloat16; twice the memory would buy digits that it never had.
-    in_4bit = stored.lora is not None and stored.lora.load_in_4bit
-    base = load_start(stored.source, stored.head, dtype="bfloat16" if in_4bit else _dtype(train))
+    if stored.lora is not None and stored.lora.load_in_4bit:
+        base = with_head(load_dequantised(stored.source), stored.head)
+    else:
+        base = load_start(stored.source, stored.head, dtype=_dtype(train))
     ids = torch.from_numpy(probe.prompt if isinstance(probe, Comparison) else probe.ids)[None, :PROBE_TOKENS]
     merged = merge_adapters(load_adapter(base, stored.folder / ADAPTER), ids)
     if stored.head is None:

@@ -93,8 +93,7 @@ def check_written(job: TrainJob, scorer: ForestScorer, stored: StoredModel, *, r
     """Check that a written reward model gives the rewards that training ended with, by transformers alone.
 
     Its dialogues are padded to one length. A collective call. Raises InvariantError, the model's folder removed, where
-    it gives others. Of a 4-bit base nothing is said: the adapters were trained on other weights than they are merged
-    into.
+    it gives others. Of a 4-bit base nothing is said: its reward model, merged, is rounded to bfloat16 once more.
     """
     if not scorer.gives_rewards or (stored.lora is not None and stored.lora.load_in_4bit):
         return

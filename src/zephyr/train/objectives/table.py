@@ -281,12 +281,19 @@ def build_objective(
 ) -> Objective:
     """The objective that a section of the recipe describes.
 
-    ``examples``: all it will see; listwise takes as many completions as they have, where its section does not say.
+    ``examples``: all it will see; bradley_terry takes as many completions as they have, and so does listwise where its
+    section does not say.
     ``data_dir``: where the file of a loss of one's own is looked up. Raises RecipeError for one that is none.
     """
     if isinstance(options, CustomObjective):
         return Custom(options, load_loss(options, data_dir))
+    if isinstance(options, BradleyTerryObjective):
+        return BradleyTerry(options, _most_completions(examples))
     if isinstance(options, ListwiseObjective) and options.num_completions is None:
-        most = max((len(one.completions) for one in examples if not isinstance(one, Dialogue)), default=2)
-        options = options.model_copy(update={"num_completions": max(2, most)})
+        options = options.model_copy(update={"num_completions": _most_completions(examples)})
     return OBJECTIVES[options.name](options)
+
+
+def _most_completions(examples: Iterable[Example]) -> int:
+    """The most completions of a prompt, at least 2."""
+    return max([2, *(len(one.completions) for one in examples if not isinstance(one, Dialogue))])
