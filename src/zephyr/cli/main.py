@@ -43,8 +43,8 @@ COMMANDS = {
     "card": "deliver.card",
     "report": "deliver.report",
     "export": "deliver.export",
-    "push": "push.push",
-    "data": "data.data_group",
+    "push": "deliver.push",
+    "data": "mt_bench.data_group",
     "calls": "calls.calls",
     "env": "environment.print_environment",
 }

@@ -1,4 +1,4 @@
-"""`zephyr mt-bench`: a model on MT-Bench, rated by a judge."""
+"""`zephyr mt-bench`: a model on MT-Bench, rated by a judge; `zephyr data`: the files of judged benchmarks."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -95,3 +95,34 @@ def _print_wrong_references(data: Path) -> None:
             typer.echo(escape_controls(f"{question.number} ({question.category})"))
             for turn, (text, answer) in enumerate(zip(question.turns, question.references, strict=False), start=1):
                 typer.echo(indent(escape_controls(f"turn {turn}: {text}\nreference: {answer}"), "  "))
+
+
+# ---- the files of judged benchmarks ----
+
+data_group = typer.Typer(name="data", no_args_is_help=True, help="Fetch the files of judged benchmarks.")
+
+
+@data_group.callback()
+def _data() -> None:
+    """Keep the group a group while it has one command."""
+
+
+@data_group.command("fetch")
+def fetch_data(
+    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="mt_bench, alpaca_eval.")],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", metavar="DIR", help="Put them into DIR/NAME, for --data DIR; default: the cache."),
+    ] = None,
+) -> None:
+    """Fetch a benchmark's files from its authors' repository, at a pinned commit and verified by their SHA-256."""
+    quiet_libraries(offline=False)
+    from zephyr.evaluate.judged.bench_files import BENCH_SOURCES, bench_folder, fetch_benchmark
+
+    for name in names:
+        folder = out if out is not None or name not in BENCH_SOURCES else bench_folder(name, None, offline=False)
+        for path in fetch_benchmark(name, folder or Path()):
+            typer.echo(escape_controls(str(path)))
+        source = BENCH_SOURCES[name]
+        said = f"{name}: github.com/{source.repository} at {source.commit[:12]}, {source.licence}"
+        typer.echo(said, err=True)
