@@ -554,6 +554,7 @@ def evaluate(
     judge: TeacherLike | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
     data: str | PathLike[str] | None = None,
+    include_path: str | PathLike[str] | None = None,
     shots: int | None = None,
     limit: int | None = None,
     chat_template: Literal['auto', 'on', 'off'] = 'auto',

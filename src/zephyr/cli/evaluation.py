@@ -41,6 +41,10 @@ def evaluate(  # noqa: PLR0913 - typer makes an option of every parameter
     data: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Local copies of the tasks' data; default: read the hub.")
     ] = None,
+    include_path: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Tasks of your own in lm-eval's YAML; their code is run."),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", metavar="DIR", help="Folder for the results; run again to continue.")
     ] = None,
@@ -88,6 +92,7 @@ def evaluate(  # noqa: PLR0913 - typer makes an option of every parameter
     task = HarnessTask(
         tasks=names,
         data=data,
+        include_path=include_path,
         shots=shots,
         limit=limit,
         chat_template=chat_template,

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from zephyr.recipe.data_section import DataSource
-from zephyr.recipe.section import FREE, Section
+from zephyr.recipe.section import ADDED, FREE, Section
 from zephyr.recipe.teacher_section import SamplingSection, TeacherSection
 
 
@@ -58,6 +58,11 @@ class HarnessTask(Section):
         description="names of lm-eval tasks, judged benchmarks (mt_bench, alpaca_eval_1, alpaca_eval_2) and profiles",
     )
     data: Path | None = Field(None, description="folder with local copies of the tasks' data; null: read the hub")
+    include_path: Path | None = Field(
+        None,
+        description="folder with tasks of your own in lm-eval's YAML, whose Python code is run",
+        json_schema_extra=ADDED,
+    )
     shots: int | None = Field(None, ge=0, description="few-shot examples of every task; null: as each task defines")
     limit: int | None = Field(None, ge=1, description="evaluate only this many documents of each task")
     chat_template: Literal["auto", "on", "off"] = Field(

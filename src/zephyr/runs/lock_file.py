@@ -13,6 +13,7 @@ import psutil
 from zephyr import __version__
 from zephyr.atomic import replace_text
 from zephyr.errors import DataError, RecipeError
+from zephyr.recipe.evaluate_section import HarnessTask
 from zephyr.recipe.loading import read_recipe
 from zephyr.recipe.model_section import PretrainedModel
 from zephyr.recipe.objective_section import CustomObjective
@@ -76,6 +77,10 @@ def _refuse_user_code(recipe: Recipe) -> None:
     if isinstance(objective, CustomObjective):
         what = f"runs {printable(objective.path)}, which --no-user-code refuses"
         raise RecipeError("align.objective.path", what, "choose an objective of Zephyr, or leave the option out")
+    for number, task in enumerate(recipe.evaluate.tasks if recipe.evaluate is not None else []):
+        if isinstance(task, HarnessTask) and task.include_path is not None:
+            what = f"may run code in {printable(str(task.include_path))}, which --no-user-code refuses"
+            raise RecipeError(f"evaluate.tasks.{number}.include_path", what, "choose tasks of lm-eval, or leave it out")
     if isinstance(recipe.model, PretrainedModel) and recipe.model.trusted_code is not None:
         what = f"runs code of {printable(recipe.model.trusted_code.repository)}, which --no-user-code refuses"
         raise RecipeError("model.trusted_code", what, "choose a model that needs none, or leave the option out")

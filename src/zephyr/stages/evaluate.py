@@ -323,7 +323,8 @@ def _benchmark_lines(recipe: Recipe, task: HarnessTask, key: str) -> Iterator[st
 
 def _located(recipe: Recipe, task: HarnessTask) -> HarnessTask:
     """The task with its data looked up in the recipe's `data_dir`."""
-    return task if task.data is None else task.model_copy(update={"data": recipe.data_dir / task.data})
+    places = {"data": task.data, "include_path": task.include_path}
+    return task.model_copy(update={key: recipe.data_dir / path for key, path in places.items() if path is not None})
 
 
 def _judge(work: Work, judge: TeacherSection) -> TeacherSection:

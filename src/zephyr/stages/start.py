@@ -12,12 +12,14 @@ from zephyr.estimate.model_shape import KNOWN_SHAPES, ModelShape, shape_of, shap
 from zephyr.models.source import Source, load_config, model_folder, unreadable
 from zephyr.models.tokenizers import Tokenizer, load_tokenizer
 from zephyr.recipe.conflicts import POLICY, STAGE_REFERENCE
+from zephyr.recipe.evaluate_section import HarnessTask
 from zephyr.recipe.model_section import FileTemplateSection, NewModel, TemplateText
 from zephyr.recipe.objective_section import CustomObjective
 from zephyr.recipe.schema import Recipe
 from zephyr.recipe.section import Plain
 from zephyr.recipe.stage_sections import (
     ALIGN,
+    EVALUATE,
     POLICY_STAGES,
     PreferenceSection,
     TrainingSection,
@@ -122,9 +124,24 @@ def template_and_model(recipe: Recipe, stage: str) -> dict[str, Plain]:
     objective = getattr(getattr(recipe, stage), "objective", None)
     if isinstance(objective, CustomObjective):
         settings["objective.sha256"] = hashlib.sha256(objective.file(recipe.data_dir).read_bytes()).hexdigest()
+    if stage == EVALUATE:
+        settings |= _own_tasks(recipe)
     if starting_stage(recipe, stage) is None:
         settings["model"] = recipe.model.result_settings()
     return settings
+
+
+def _own_tasks(recipe: Recipe) -> dict[str, Plain]:
+    """The hashes of the definitions of tasks of a user's own, by the key that names their folder."""
+    found: dict[str, Plain] = {}
+    for number, task in enumerate(recipe.evaluate.tasks if recipe.evaluate is not None else []):
+        if isinstance(task, HarnessTask) and task.include_path is not None:
+            digest = hashlib.sha256()
+            for path in sorted((recipe.data_dir / task.include_path).rglob("*")):
+                if path.suffix in (".yaml", ".py"):
+                    digest.update(path.name.encode() + b"\0" + path.read_bytes())
+            found[f"tasks.{number}.include_path.sha256"] = digest.hexdigest()
+    return found
 
 
 def named_source(work: Work, name: str) -> Source:

@@ -3,12 +3,16 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.evaluate.harness.small_data import small_data
-from zephyr.errors import DataError
+from tests.mini import mini_fields, mini_recipe
+from zephyr.errors import DataError, RecipeError
 from zephyr.evaluate.harness.evaluation import data_hash
 from zephyr.evaluate.harness.profiles import PROFILES, Wanted, expand, judged_names, main_metric, notes_of
 from zephyr.evaluate.harness.tasks import build_requests, load_tasks, mmlu_subjects
+from zephyr.runs.lock_file import requested_run
+from zephyr.stages.start import template_and_model
 
 
 @pytest.fixture(scope="module")
@@ -110,3 +114,52 @@ def test_a_task_is_known_by_the_leaderboards_metric() -> None:
     assert "12.74" in notes_of("gsm8k")[0]
     assert notes_of("arc_challenge") == ()
     assert next(title for title, _ in PROFILES["zephyr-card"].averages) == "mean of seven tasks"
+
+
+CAPITALS = """
+task: capitals
+dataset_path: json
+dataset_kwargs: {data_files: {test: ROWS}}
+test_split: test
+output_type: multiple_choice
+doc_to_text: "The capital of {{country}} is"
+doc_to_choice: "{{choices}}"
+doc_to_target: "{{answer}}"
+metric_list: [{metric: acc}]
+"""
+
+
+def test_a_task_of_ones_own_stands_beside_those_of_lm_eval(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"country": "France", "choices": ["Rome", "Paris"], "answer": 1}\n')
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/capitals.yaml").write_text(CAPITALS.replace("ROWS", str(rows)))
+    tasks = load_tasks([Wanted("capitals")], data_dir=None, offline=True, include_path=tmp_path / "mine")
+    requests = build_requests([tasks["capitals"].task], limit=None)
+    assert [request.args for request in requests] == [
+        ("The capital of France is", " Rome"),
+        ("The capital of France is", " Paris"),
+    ]
+    with pytest.raises(DataError, match="unknown task 'capitls'; did you mean 'capitals'"):
+        load_tasks([Wanted("capitls")], data_dir=None, offline=True, include_path=tmp_path / "mine")
+
+
+def test_a_changed_definition_is_another_evaluation(tmp_path):
+    (tmp_path / "mine").mkdir()
+    task = {"name": "harness", "tasks": ["capitals"], "include_path": "mine"}
+    recipe = mini_recipe(tmp_path, data_dir=str(tmp_path), evaluate={"tasks": [task]})
+    seen = []
+    for text in ("a", "b"):
+        (tmp_path / "mine/capitals.yaml").write_text(text)
+        seen.append(template_and_model(recipe, "evaluate"))
+    assert seen[0]["tasks.0.include_path.sha256"] != seen[1]["tasks.0.include_path.sha256"]
+    plain = {"name": "harness", "tasks": ["arc_challenge"]}
+    assert "include_path" not in mini_recipe(tmp_path, evaluate={"tasks": [plain]}).evaluate.tasks[0].result_settings()
+
+
+def test_code_of_tasks_of_ones_own_is_refused_where_no_code_may_run(tmp_path):
+    task = {"name": "harness", "tasks": ["capitals"], "include_path": "mine"}
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump(mini_fields(tmp_path) | {"evaluate": {"tasks": [task]}}))
+    with pytest.raises(RecipeError, match=r"evaluate\.tasks\.0\.include_path: may run code in mine"):
+        requested_run(str(tmp_path / "r.yaml"), [], offline=True, user_code=False)

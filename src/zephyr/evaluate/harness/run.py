@@ -80,7 +80,12 @@ def load_harness_tasks(task: HarnessTask, *, offline: bool) -> dict[str, LoadedT
     """lm-eval's tasks with their data. Raises DataError for an unknown name, and for data that is not there."""
     if task.data is not None and not task.data.is_dir():
         raise DataError(str(task.data), "there is no such folder", "name the folder with the tasks' data")
-    return load_tasks(expand(task.tasks, task.shots), data_dir=task.data, offline=offline)
+    if task.include_path is not None and not task.include_path.is_dir():
+        raise DataError(
+            str(task.include_path), "there is no such folder", "name the folder with your tasks' YAML files"
+        )
+    wanted = expand(task.tasks, task.shots)
+    return load_tasks(wanted, data_dir=task.data, offline=offline, include_path=task.include_path)
 
 
 def _scores(

@@ -97,18 +97,24 @@ def quiet_harness() -> None:
     datasets.disable_progress_bars()
 
 
-def load_tasks(wanted: Sequence[Wanted], *, data_dir: Path | None, offline: bool) -> dict[str, LoadedTask]:
-    """The tasks by name, with data; a group gives its members. Raises DataError for the first that cannot be had."""
+def load_tasks(
+    wanted: Sequence[Wanted], *, data_dir: Path | None, offline: bool, include_path: Path | None = None
+) -> dict[str, LoadedTask]:
+    """The tasks by name, with data; a group gives its members. Raises DataError for the first that cannot be had.
+
+    Definitions in the folder ``include_path`` go before those of lm-eval with the same name.
+    """
     subjects = mmlu_subjects()
     copies = local_copies(subjects)
     definitions = _DEFINITIONS | {f"{MMLU}_{subject}": f"mmlu/default/mmlu_{subject}.yaml" for subject in subjects}
-    foreign = [one.name for one in wanted if one.name not in definitions and one.name != MMLU]
-    _check_names(foreign, [*definitions, MMLU, *PROFILES, *JUDGED])
+    own = set() if include_path is None else _names_in(include_path)
+    foreign = [one.name for one in wanted if one.name in own or (one.name not in definitions and one.name != MMLU)]
+    _check_names([name for name in foreign if name not in own], [*definitions, MMLU, *PROFILES, *JUDGED, *own])
     quiet_harness()
     found: dict[str, LoadedTask] = {}
     for name, shots in wanted:
         if name in foreign:
-            found |= _from_index(name, shots)
+            found |= _from_index(name, shots, include_path)
             continue
         for member in [f"{MMLU}_{subject}" for subject in subjects] if name == MMLU else [name]:
             said = provide_sentence_splitter(offline=offline) if member == "ifeval" else ()
@@ -146,14 +152,18 @@ def _check_names(names: Sequence[str], own: Sequence[str]) -> None:
     """Check that every name is a task or group of lm-eval. Raises DataError; tags are not looked for."""
     if not names:
         return
-    known = set(own)
-    for file in _tasks_folder().rglob("*.yaml"):
-        known.update(_NAMES.findall(file.read_text(encoding="utf-8", errors="replace")))
+    known = {*own, *_names_in(_tasks_folder())}
     for name in names:
         if name not in known:
             # Our own first: a misspelt `arc_challenge` does not mean one of 14,000 others.
             is_near = "did you mean" in did_you_mean(name, own)
             raise DataError("--tasks", f"unknown task '{name}'{did_you_mean(name, own if is_near else known)}", _SEE)
+
+
+def _names_in(folder: Path) -> set[str]:
+    """The names of the tasks and groups that the YAML files in a folder define."""
+    texts = (file.read_text(encoding="utf-8", errors="replace") for file in folder.rglob("*.yaml"))
+    return {name for text in texts for name in _NAMES.findall(text)}
 
 
 def _definition(file: str) -> dict[str, object]:
@@ -199,12 +209,13 @@ def _data_errors_translated(name: str, dataset: str) -> Iterator[None]:
         raise DataError(f"task {name}", what, f"run once without --offline where there is network{files}") from error
 
 
-def _from_index(name: str, shots: int | None) -> dict[str, LoadedTask]:
-    """The task, or the members of the group, of this name in lm-eval's index."""
+def _from_index(name: str, shots: int | None, include_path: Path | None) -> dict[str, LoadedTask]:
+    """The task, or the members of the group, of this name in lm-eval's index and the folder beside it."""
     from lm_eval.tasks import TaskManager  # type: ignore[import-untyped]
 
     with _data_errors_translated(name, "as lm-eval defines it"):
-        tasks = TaskManager().load([name])["tasks"]
+        manager = TaskManager(include_path=None if include_path is None else str(include_path))
+        tasks = manager.load([name])["tasks"]
     return {member: LoadedTask(_with_shots(task, shots), name, False, ()) for member, task in tasks.items()}
 
 
