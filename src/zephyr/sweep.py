@@ -25,6 +25,7 @@ from zephyr.errors import Problems, RecipeError, ZephyrError
 from zephyr.recipe.grid import Combination
 from zephyr.recipe.schema import Recipe
 from zephyr.recipe.section import Plain
+from zephyr.records.fields import printable
 from zephyr.run import preflight_stages, run_recipe, stage_keys
 from zephyr.runs.layout import LOCK_FILE, SUMMARY
 from zephyr.runs.lock import hold_lock
@@ -99,9 +100,9 @@ def run_sweep(runs: Sequence[SweepRun], console: Console) -> list[SweepRun]:
     """
     folder = _folder(runs)
     with hold_lock(folder / SWEEP) if is_leader() else nullcontext():
-        for number_, run in enumerate(runs, 1):
+        for place, run in enumerate(runs, 1):
             if is_leader():
-                console.rule(f"{number_} of {len(runs)}: {escape(run.combination.label)}", align="left")
+                console.rule(f"{place} of {len(runs)}: {escape(run.combination.label)}", align="left")
             _run_one(run, folder, console)
             if is_leader():
                 _write_table(runs, folder)
@@ -127,7 +128,7 @@ def _run_one(run: SweepRun, folder: Path, console: Console) -> None:
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise  # the other ranks wait for this combination; torchrun ends them all
         run.error = str(error)
-        console.print(f"error: {escape(run.error)}", soft_wrap=True)
+        console.print(f"error: {escape(printable(run.error))}", soft_wrap=True)
     run.seconds = time.monotonic() - began
     if not is_leader():
         return
@@ -252,4 +253,5 @@ def _print_table(runs: Sequence[SweepRun], folder: Path, console: Console) -> No
     console.print(f"table   {escape(str(page))}{more}", soft_wrap=True)
     for run in runs:
         if run.error:
-            console.print(f"failed  {escape(run.combination.label)}: {escape(run.error)}", soft_wrap=True)
+            told = printable(f"{run.combination.label}: {run.error}")
+            console.print(f"failed  {escape(told)}", soft_wrap=True)

@@ -307,7 +307,7 @@ def keep_scores(names: Sequence[str], run: Run, step: int, scores: Mapping[str, 
         _require_package(name)
         if name == "wandb":
             stored = run.folder / RUN_ID
-            remote = _wandb_run(run, stored.read_text() if stored.exists() else _run_id(run))
+            remote = _wandb_run(run, stored.read_text() if stored.exists() else uuid.uuid4().hex)
             remote.summary.update(told)
             remote.finish()
             continue
