@@ -9,12 +9,22 @@ READY := $(VENV)/.ready
 DEV_READY := $(VENV)/.dev-ready
 DOCS_READY := $(VENV)/.docs-ready
 
-.PHONY: setup demo test test-all check docs clean
+# `make demo-real FOLDER=...` takes the model from FOLDER/gemma-3-270m, and the data from DATA where that is a folder.
+DATA ?= ../shared/data
+REAL_MODEL = $(if $(FOLDER),--offline model.name_or_path=$(FOLDER)/gemma-3-270m)
+REAL_DATA = $(if $(wildcard $(DATA)),data_dir=$(DATA) \
+  sft.data.sources.0.path=sft/alpaca/alpaca_5000.json align.data.sources.0.split=train \
+  align.data.sources.0.path=pref/rasbt/instruction-data-with-preference.json align.data.sources.0.max_rows=160)
+
+.PHONY: setup demo demo-real test test-all check docs clean
 
 setup: $(READY)
 
 demo: $(READY)
 	$(RUN)/zephyr run recipes/quickstart.yaml --offline
+
+demo-real: $(READY)
+	$(RUN)/zephyr run recipes/first-real.yaml $(REAL_MODEL) $(REAL_DATA)
 
 test: $(DEV_READY)
 	$(RUN)/python -m pytest --numprocesses auto --dist worksteal

@@ -15,9 +15,23 @@ from zephyr.recipe.shipped import shipped_recipes
 from zephyr.stages.table import STAGES
 
 COUNTED = r"(?P<examples>[\d,]+) examples of (?P<tokens>[\d,]+) tokens, .* (?P<steps>[\d,]+) in all"
-# The one whose rows are at hand takes half a minute.
+# Those whose rows are at hand take half a minute; what says where they are.
+AT_HAND = {
+    "real-small": [],
+    "gemma3-270m-zephyr": [],
+    "smollm2-135m-checked": [
+        "synth.generator.pool.0.path=sft/alpaca/alpaca_5000.json",
+        "synth.generator.pool.1.path=sft/dolly/dolly_3k.json",
+        "synth.generator.pool.1.columns={}",
+        "synth.generator.decontaminate=[eval/ifeval/input_data.jsonl]",
+        "evaluate.tasks.0.data=eval",
+        "evaluate.tasks.1.data=eval",
+        "evaluate.tasks.2.sources.0.path=sft/oasst_sample/en_100_tree.jsonl",
+        "evaluate.tasks.2.sources.0.split=train",
+    ],
+}
 SHIPPED = [
-    pytest.param(recipe.name, marks=[pytest.mark.slow] * (recipe.name == "real-small")) for recipe in shipped_recipes()
+    pytest.param(recipe.name, marks=[pytest.mark.slow] * (recipe.name in AT_HAND)) for recipe in shipped_recipes()
 ]
 
 
@@ -51,8 +65,8 @@ def test_every_shipped_recipe_passes_with_a_tiny_model(name, marked_folder, tmp_
     recipe = load_recipe(name)
     if recipe.model.kind == "pretrained":
         words.append(f"model.name_or_path={marked_folder}")
-    if name == "real-small":
-        words.append(f"data_dir={request.getfixturevalue('shared_data')}")
+    if name in AT_HAND:
+        words += [f"data_dir={request.getfixturevalue('shared_data')}", *AT_HAND[name]]
     said = zephyr(capfd, "check", name, "--offline", *words)
     assert (said.code, said.err) == (0, "")
     lines = said.out.splitlines()

@@ -34,7 +34,9 @@ def test_what_is_foretold_is_what_the_run_does(recipe_file, tmp_path, capsys):
         assert re.search(rf"(?m)^time +{stage} .* took .* [+-]\d+%$", after.out), after.out
 
 
-@pytest.mark.parametrize("name", [recipe.name for recipe in shipped_recipes() if recipe.name != "real-small"])
+@pytest.mark.parametrize(
+    "name", [one.name for one in shipped_recipes() if one.name not in ("real-small", "gemma3-270m-zephyr")]
+)
 def test_every_recipe_has_a_plan_offline(name, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     said = zephyr(capsys, "plan", name, "--gpus", "16", "--gpu", "a100-80g", "--offline")

@@ -1,6 +1,7 @@
 """On-policy rounds in small: what each is made from, what is skipped, where they stop, and what is handed on."""
 
 import json
+import math
 from io import StringIO
 from pathlib import Path
 
@@ -80,6 +81,31 @@ def test_the_reference_is_another_model_than_the_policy(made):
         metrics[number] = json.loads(path.read_text().splitlines()[0])
     # At its first step the policy of round 1 is its reference, so nothing is preferred; that of round 2 is not.
     assert metrics[1]["rewards/margins"] != metrics[2]["rewards/margins"]
+
+
+def test_lists_of_answers_are_learnt_in_every_round(made, tmp_path):
+    """Where policy and reference agree, an answer with k worse ones costs ln(k + 1): arXiv 2305.18290, appendix A.3."""
+    _, before, _ = made
+    fields = recipe_in(tmp_path)
+    fields["model"] = {"kind": "pretrained", "name_or_path": before["model"]}
+    del fields["pretrain"], fields["sft"], fields["evaluate"], fields["deliver"]
+    fields["feedback"]["candidates"]["models"] = ["stage:policy"]
+    fields["feedback"]["binarize"] = {"output": "listwise"}
+    fields["align"]["objective"] = {"name": "listwise"}
+    fields["align"]["train"] = fields["align"]["train"] | {"train_batch_size": 64, "logging_steps": 1, "max_steps": 2}
+    summary, _ = run(fields)
+    assert summary["best"] == "round-2"
+    assert not prompts_of(tmp_path, 1) & prompts_of(tmp_path, 2)
+    for number in (1, 2):
+        (path,) = (tmp_path / f"mini/round-{number}").glob("feedback-*/pairs.jsonl")
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        lists = [row.get("ratings") or [row["score_chosen"], row["score_rejected"]] for row in rows]
+        (path,) = (tmp_path / f"mini/round-{number}").glob("align-*/train/train_log.jsonl")
+        first = json.loads(path.read_text().splitlines()[0])
+        assert max(map(len, lists)) > 2
+        # The reference is the model that the round starts from, in the second one too.
+        costs = [math.log(1 + sum(one > other for other in of)) for of in lists for one in of]
+        assert first["loss"] == pytest.approx(sum(costs) / len(lists), abs=1e-5)
 
 
 def test_drift_begins_at_nothing(made):

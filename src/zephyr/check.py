@@ -30,7 +30,7 @@ def check_lines(recipe: Recipe) -> Iterator[str]:
         yield from _titled("model", _model_lines(preview))
         for stage in recipe.stages:
             yield from _titled(stage, STAGES[stage].check(preview))
-        yield from _titled("disk", _disk_lines(preview))
+        yield from _titled("disk", _disk_lines(preview, num_rounds=1 if rounds is None else rounds.count))
     run_folder = recipe.output_dir / recipe.name
     written = [
         f"{run_folder / f'{stage}-*'}: {', '.join([*STAGES[stage].outputs(recipe), STAGE_FILE])}"
@@ -46,15 +46,15 @@ def _model_lines(preview: Preview) -> Iterator[str]:
         yield find_tokenizer(preview)
 
 
-def _disk_lines(preview: Preview) -> Iterator[str]:
-    """The space on the disk."""
+def _disk_lines(preview: Preview, *, num_rounds: int) -> Iterator[str]:
+    """The space on the disk, for all rounds."""
     recipe = preview.recipe
     with preview.problems.noted():
         writable_folder(recipe.output_dir)
         if not isinstance(recipe.model, NewModel) and preview.tokenizer is not None:
             from zephyr.estimate.disk import room_for
 
-            yield room_for(recipe, model_shape(recipe).parameters).line()
+            yield room_for(recipe, model_shape(recipe).parameters, num_rounds=num_rounds).line()
 
 
 def _run_files(recipe: Recipe) -> list[str]:

@@ -46,7 +46,7 @@ def plan_lines(
             yield f"{'rounds':<10}{rounds.count} at most; below is the first, on its part of the prompts"
         for stage in recipe.stages:
             yield from (f"{stage:<10}{line}" for line in STAGES[stage].estimate(preview))
-        yield f"{'disk':<10}{disk_line(recipe, preview.shape)}"
+        yield f"{'disk':<10}{disk_line(recipe, preview.shape, num_rounds=1 if rounds is None else rounds.count)}"
         if simulated_ranks is not None:
             yield from _simulated(preview, simulated_ranks)
         elif cluster is None:
@@ -65,10 +65,10 @@ def _simulated(preview: Preview, num_ranks: int) -> Iterator[str]:
         yield from (f"{stage:<10}{line}" for line in lines)
 
 
-def disk_line(recipe: Recipe, shape: ModelShape) -> str:
-    """The space on the disk that a run takes, and whether it is there."""
+def disk_line(recipe: Recipe, shape: ModelShape, *, num_rounds: int) -> str:
+    """The space on the disk that a run takes, all rounds of it, and whether it is there."""
     try:
-        return room_for(recipe, shape.parameters).line()
+        return room_for(recipe, shape.parameters, num_rounds=num_rounds).line()
     except ResourceError as error:
         return str(error)
 

@@ -3,6 +3,7 @@ import re
 from zephyr.recipe.outline import all_keys, place_of_field
 from zephyr.recipe.reference import _sections, reference_page
 from zephyr.recipe.schema import Recipe
+from zephyr.recipe.shipped import shipped_recipes
 
 
 def test_the_page_is_the_one_that_is_printed(repository):
@@ -15,6 +16,13 @@ def test_every_key_is_on_the_page():
     names = {key.rpartition(".")[2] for key in all_keys(Recipe)}
     assert len(names) > 90
     assert [name for name in names if f"| `{name}` |" not in page] == []
+
+
+def test_every_shipped_recipe_is_on_the_page():
+    page = reference_page()
+    recipes = shipped_recipes()
+    assert len(recipes) > 10
+    assert [one.name for one in recipes if f"| `{one.name}` | {one.summary} |" not in page] == []
 
 
 def test_every_link_leads_somewhere():

@@ -59,7 +59,7 @@ SFT = {
     "starchat2-15b": (2e-5, 3, 128, 2048),
     "constitutional-ai": (2e-5, 1, 256, 2048),
 }
-OURS = {"quickstart", "real-small"}
+OURS = {"quickstart", "real-small", "first-real", "gemma3-270m-zephyr", "smollm2-135m-checked"}
 
 
 def steps(rows, recipe):
@@ -67,10 +67,10 @@ def steps(rows, recipe):
     return math.ceil(rows / train.train_batch_size) * int(train.num_train_epochs)
 
 
-def test_fourteen_recipes_come_with_zephyr():
+def test_seventeen_recipes_come_with_zephyr():
     names = {recipe.name for recipe in shipped_recipes()}
     assert names == ALIGN.keys() | OURS
-    assert len(names) == 14
+    assert len(names) == 17
 
 
 @pytest.mark.parametrize("recipe", shipped_recipes(), ids=lambda recipe: recipe.name)

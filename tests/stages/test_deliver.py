@@ -1,6 +1,7 @@
 """The deliver stage: its files, the sample prompts that every model answers, and a card where models are uploaded."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -51,6 +52,17 @@ def test_every_model_answers_the_sample_prompts(work):
     ]
     page = (one.folder / "report.html").read_text()
     assert page.index("stage:align, 9: &lt;i&gt;Hi") < page.index("Say `hi`.")
+
+
+def test_a_base_model_that_is_measured_answers_first(work, tmp_path):
+    one = work(sample_prompts=["Hi"], sampling={"max_new_tokens": 9})
+    evaluate = {"tasks": [{"name": "world"}], "base_model": True}
+    outside = {"kind": "pretrained", "name_or_path": "someone/base"}
+    sft = mini_fields(tmp_path)["sft"] | {"data": {"sources": [{"path": "someone/talks"}]}}
+    sections = {"model": outside, "sft": sft, "evaluate": evaluate, "deliver": one.recipe.deliver.model_dump()}
+    STAGE.run(replace(one, recipe=mini_recipe(tmp_path, pretrain=None, **sections)))
+    (sample,) = json.loads((one.folder / "samples.json").read_bytes())
+    assert list(sample["answers"].items()) == [("base", "stage:base, 9: Hi"), ("dDPO", "stage:align, 9: Hi")]
 
 
 def test_the_card_lies_in_both_folders(work):

@@ -28,11 +28,16 @@ class DiskSpace(NamedTuple):
         return f"about {needed} for models and checkpoints, {free} free in {self.folder}"
 
 
-def room_for(recipe: Recipe, num_parameters: int) -> DiskSpace:
-    """The disk space of a run with a model of so many weights. Raises ResourceError where less than that is free."""
+def room_for(recipe: Recipe, num_parameters: int, *, num_rounds: int = 1) -> DiskSpace:
+    """The disk space of a run with a model of so many weights; of rounds, whose first has this recipe, of all.
+
+    Raises ResourceError where less than that is free.
+    """
     trained = (recipe.pretrain, recipe.sft, recipe.reward, recipe.align)
     sections = [one for one in trained if one is not None]
     models = sum(num_parameters * WEIGHT_BYTES[section.train.precision] for section in sections)
+    if recipe.align is not None:  # which every round has, while the other stages are those of the first
+        models += (num_rounds - 1) * num_parameters * WEIGHT_BYTES[recipe.align.train.precision]
     # A stage's checkpoints are deleted before the next stage begins.
     checkpoints = max((num_parameters * _checkpoint_bytes(section) for section in sections), default=0)
     folder = writable_folder(recipe.output_dir)

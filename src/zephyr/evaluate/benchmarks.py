@@ -93,11 +93,15 @@ def check_benchmarks(task: HarnessTask, *, offline: bool, where: str = "judge") 
 
 
 def count_documents(task: HarnessTask, *, offline: bool) -> tuple[int, int]:
-    """The numbers of lm-eval's tasks and of their documents. Raises DataError for what is unknown or has no data."""
+    """The numbers of lm-eval's tasks and of the documents that are asked of them.
+
+    Raises DataError for what is unknown or has no data.
+    """
     if not expand(task.tasks, None):
         return 0, 0
     loaded = load_harness_tasks(task, offline=offline)
-    return len(loaded), sum(len(one.task.eval_docs) for one in loaded.values())
+    sizes = [len(one.task.eval_docs) for one in loaded.values()]
+    return len(loaded), sum(size if task.limit is None else min(size, task.limit) for size in sizes)
 
 
 def _judged_run(name: str, bench: JudgedBench, task: HarnessTask) -> Callable[[], Result]:

@@ -12,6 +12,7 @@ from pydantic.fields import FieldInfo
 from zephyr.recipe.outline import place_of_field
 from zephyr.recipe.schema import Recipe
 from zephyr.recipe.section import Section
+from zephyr.recipe.shipped import shipped_recipes
 from zephyr.recipe.stage_sections import STAGE_NAMES
 
 INTRODUCTION = """\
@@ -47,9 +48,20 @@ _WORDS = {str: "text", int: "whole number", float: "number", bool: "true or fals
 def reference_page() -> str:
     """The page in Markdown: a table for every section, in the order in which a recipe meets them."""
     parts = [INTRODUCTION.format(stages=", ".join(f"`{stage}`" for stage in STAGE_NAMES))]
+    parts.append("\n".join(_shipped()))
     for section, uses in _sections().items():
         parts.append("\n".join(_table(section, uses)))
     return "\n".join(parts)
+
+
+def _shipped() -> Iterator[str]:
+    """The recipes that come with Zephyr, each by the first line of its header."""
+    yield "**Recipes that come with Zephyr**; the header of each says what machine and how long it takes:\n"
+    yield "| recipe | |"
+    yield "|---|---|"
+    for recipe in shipped_recipes():
+        yield f"| `{recipe.name}` | {recipe.summary} |"
+    yield ""
 
 
 def _sections() -> dict[type[Section], list[str]]:

@@ -1,6 +1,7 @@
 """The end of a run: `summary.json`, and what is printed when all is done."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -62,6 +63,9 @@ def print_summary(console: Console, outcome: RunOutcome, summary: dict[str, Plai
     benchmarks = summary["benchmarks"]
     if isinstance(benchmarks, dict) and benchmarks:
         console.print(_benchmark_table(benchmarks))
+    metrics = summary["metrics"]
+    for line in _held_out_lines(metrics if isinstance(metrics, dict) else {}):
+        console.print(line, soft_wrap=True, highlight=False)
     for line in _sample_lines(outcome):
         console.print(line)
     report = outcome.folders.get(DELIVER)
@@ -98,10 +102,21 @@ def _benchmark_table(benchmarks: dict[str, Plain]) -> Table:
     return table
 
 
+def _held_out_lines(metrics: dict[str, Plain]) -> Iterator[str]:
+    """Perplexity of every model, and how often the aligned one prefers as the judge did, on rows held out."""
+    told = (f"{name.split('/', 1)[1]} {metrics[name]:.4g}" for name in metrics if name.startswith("perplexity/"))
+    if perplexities := ", ".join(told):
+        yield f"held out  perplexity: {escape(perplexities)}"
+    if "preference/accuracy" in metrics:
+        accuracy, low, high = (metrics[f"preference/accuracy{end}"] for end in ("", "_low", "_high"))
+        yield f"held out  preference accuracy {accuracy:.1%} ({low:.1%} to {high:.1%}), {metrics['preference/pairs']} pairs"
+
+
 def _sample_lines(outcome: RunOutcome) -> list[str]:
-    folder = outcome.folders.get(EVALUATE)
-    path = folder / SAMPLES_FILE if folder is not None else None
-    if path is None or not path.exists():
+    """Answers of every model to the first prompts that evaluate asked, or else those of the recipe."""
+    folders = [outcome.folders[stage] for stage in (EVALUATE, DELIVER) if stage in outcome.folders]
+    path = next((folder / SAMPLES_FILE for folder in folders if (folder / SAMPLES_FILE).exists()), None)
+    if path is None:
         return []
     lines = []
     for sample in json.loads(path.read_bytes())[:SHOWN_SAMPLES]:

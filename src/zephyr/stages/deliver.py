@@ -20,7 +20,7 @@ from zephyr.runs.reader import FinishedStage, at, model_title, read_run
 from zephyr.runs.stage_folder import Facts
 from zephyr.stages.preview import Preview
 from zephyr.stages.stage import Stage, Work
-from zephyr.stages.start import stage_teacher
+from zephyr.stages.start import BASE, stage_teacher
 from zephyr.teachers.protocol import ChatRequest, paired, seed_for
 
 logger = logging.getLogger(__name__)
@@ -120,9 +120,11 @@ def run(work: Work) -> Facts:
 
 
 def _titles(recipe: Recipe, stages: Sequence[str]) -> dict[str, str]:
-    """The stages that make models, and what tables call their models."""
+    """The stages that make models, and what tables call their models; the base model, where evaluate measures it."""
     objective = recipe.align.objective.name if recipe.align is not None else ""
-    return {stage: model_title(stage, objective) for stage in POLICY_STAGES if stage in stages}
+    made = {stage: model_title(stage, objective) for stage in POLICY_STAGES if stage in stages}
+    has_base = recipe.evaluate is not None and recipe.evaluate.base_model
+    return {BASE: BASE, **made} if has_base else made
 
 
 def _answered_prompts(work: Work) -> list[dict[str, str | dict[str, str]]]:

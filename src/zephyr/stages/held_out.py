@@ -4,6 +4,7 @@ The rows are those that a training stage has held out, or the task's own sources
 """
 
 import json
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain, islice
 from pathlib import Path
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from zephyr.evaluate.held_out import Pair
     from zephyr.models.source import Source
     from zephyr.trees.forest import ScoredSequence
+
+logger = logging.getLogger(__name__)
 
 MAX_TOKENS = 8192  # that are scored together
 R = TypeVar("R", bound=Record)
@@ -122,6 +125,8 @@ def perplexity_facts(work: Work, task: PerplexityTask, titles: Mapping[str, str]
         if held:
             model = load_to_score(Source(str(model_made(work, stage)), offline=True))
             facts[f"perplexity/{title}"] = round(perplexity(model, held, max_tokens=MAX_TOKENS).perplexity, 4)
+    if not facts:
+        logger.warning("perplexity is not measured: no dialogue is held out; raise sft.data.eval_share")
     return facts
 
 

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from zephyr.evaluate.harness.evaluation import Score, of_group, score_of
+from zephyr.evaluate.harness.evaluation import Score, family_scores, of_group, score_of
 
 
 def test_verdicts_have_wilsons_interval_and_the_error_of_a_mean() -> None:
@@ -51,3 +51,20 @@ def test_a_group_has_the_mean_of_its_members_and_of_their_documents() -> None:
     assert found["mean_of_questions"].score == pytest.approx(0.5)
     assert found["mean_of_questions"].standard_error == pytest.approx(math.hypot(0.25 * 0.04, 0.75 * 0.03))
     assert found["mean_of_questions"].n == 40
+
+
+def test_ifeval_has_a_score_for_each_group_of_families() -> None:
+    def sample(names: list[str], verdicts: list[bool]) -> dict[str, object]:
+        return {"doc": {"instruction_id_list": names}, "inst_level_strict_acc": verdicts}
+
+    found = family_scores(
+        [
+            sample(["keywords:existence", "keywords:frequency", "startend:quotation"], [True, False, True]),
+            sample(["startend:end_checker"], [False]),
+            {"doc": {"question": "How much?"}, "acc": 1.0},
+        ]
+    )
+    assert {name: (one.score, one.n) for name, one in found.items()} == {
+        "inst_level_strict_acc/keywords": (0.5, 1),
+        "inst_level_strict_acc/startend": (0.5, 2),
+    }

@@ -39,6 +39,7 @@ _PROMPT_KEYS = (
 )
 
 
+FAMILY_METRIC = "inst_level_strict_acc"  # of IFEval
 # Of one document: a number, or several (IFEval's instructions of a prompt).
 _Value = float | Sequence[float]
 
@@ -96,7 +97,7 @@ def evaluate_tasks(model: ForestLM, tasks: Mapping[str, LoadedTask], prompting: 
     return {
         name: TaskScores(
             requested_as=loaded.requested_as,
-            scores=_scores(found["results"][name], found["samples"][name]),
+            scores=_scores(found["results"][name], found["samples"][name]) | family_scores(found["samples"][name]),
             protocol=_protocol(name, loaded, model, prompting),
             samples=[_sample(sample) for sample in found["samples"][name]],
         )
@@ -119,6 +120,27 @@ def _scores(results: Mapping[str, object], samples: Sequence[Mapping[str, object
             # What lm-eval aggregates otherwise than by the mean (a perplexity) has no interval of a mean.
             scores[name] = score if abs(score.score - value) < 1e-6 else scores[name]
     return scores
+
+
+def family_scores(samples: Sequence[Mapping[str, object]]) -> dict[str, Score]:
+    """IFEval's strict accuracy by instruction, in each group of families: those trained on beside those held out.
+
+    Of other tasks nothing. arXiv 2311.07911.
+    """
+    by_group: dict[str, list[list[float]]] = {}
+    for sample in samples:
+        doc, verdicts = sample["doc"], sample.get(FAMILY_METRIC)
+        names = doc.get("instruction_id_list") if isinstance(doc, Mapping) else None
+        if names is None or not isinstance(verdicts, list):
+            continue
+        own: dict[str, list[float]] = {}
+        for name, verdict in zip(names, verdicts, strict=True):
+            own.setdefault(str(name).partition(":")[0], []).append(float(verdict))
+        for group, values in own.items():
+            by_group.setdefault(group, []).append(values)
+    return {
+        f"{FAMILY_METRIC}/{group}": score_of(values, seed=BOOTSTRAP_SEED) for group, values in sorted(by_group.items())
+    }
 
 
 def _is_value(value: object) -> bool:

@@ -1,0 +1,123 @@
+"""The recipes of real models in small: each as it ships, with a tiny model, a few rows and two rounds at most."""
+
+import json
+from io import StringIO
+from pathlib import Path
+
+from rich.console import Console
+
+from tests.command import jsonl
+from zephyr.recipe.loading import load_recipe
+from zephyr.recipe.schema import Recipe
+from zephyr.rounds import run_rounds
+from zephyr.run import run_recipe
+from zephyr.runs.reader import read_run
+
+SUBJECTS = ("hens", "rivers", "clouds", "bread", "chess", "bees", "maps", "boats")
+# What some of the random answers of an untrained model meet.
+RULES = "[keywords:letter_frequency]"
+SAMPLED = "deliver.sampling.max_new_tokens=8"
+
+
+def small(name: str, folder: Path, model: Path, *words: str) -> Recipe:
+    """The shipped recipe with a model, rows and a window at hand."""
+    short = [f"{stage}.train.max_steps=2" for stage in ("sft", "align")] if name != "smollm2-135m-checked" else []
+    at_hand = [f"output_dir={folder}/runs", f"data_dir={folder}", f"model.name_or_path={model}", "offline=true"]
+    return load_recipe(name, [*at_hand, *short, SAMPLED, *words])
+
+
+def talks(folder: Path) -> Path:
+    """Rows as Alpaca has them, the answers long enough for the recipes' filters."""
+    rows = [
+        {"instruction": f"{asked} {one}.", "input": "", "output": f"All that I know of {one} is that they are old."}
+        for one in SUBJECTS
+        for asked in ("Tell me of", "Describe", "Explain to me")
+    ]
+    path = folder / "talks.json"
+    path.write_text(json.dumps(rows))
+    return path
+
+
+def said(run) -> tuple[dict, str]:
+    """The summary of a run, and what was printed."""
+    console = Console(file=StringIO(), width=250)
+    return run(console), console.file.getvalue()
+
+
+def test_first_real_answers_before_and_after(tmp_path: Path, tiny_folder: Path) -> None:
+    talks(tmp_path)
+    pairs = [{"prompt": f"Is {one} old?", "chosen": "Yes, very old.", "rejected": "No."} for one in SUBJECTS]
+    (tmp_path / "pairs.jsonl").write_bytes(jsonl(*pairs))
+    recipe = small(
+        "first-real",
+        tmp_path,
+        tiny_folder,
+        "sft.data.sources.0.path=talks.json",
+        "sft.data.eval_share=0.4",
+        "align.data.sources.0.path=pairs.jsonl",
+        "align.data.sources.0.split=train",
+        "align.data.eval_share=0.3",
+    )
+    summary, printed = said(lambda console: run_recipe(recipe, console=console))
+    assert {"perplexity/base", "perplexity/dSFT", "perplexity/dDPO", "preference/accuracy"} <= summary["metrics"].keys()
+    lines = printed.splitlines()
+    at = lines.index("What is the capital of France?")
+    assert [line.split(":")[0] for line in lines[at + 1 : at + 4]] == ["  base", "  dSFT", "  dDPO"]
+    assert any(line.startswith("held out  perplexity: base") for line in lines)
+    page = (read_run(tmp_path / "runs/first-real").stages["deliver"].folder / "report.html").read_text()
+    assert all(one in page for one in recipe.deliver.sample_prompts[:3])
+
+
+def test_smollm2_checked_goes_through_two_rounds(tmp_path: Path, tiny_folder: Path) -> None:
+    talks(tmp_path)
+    dolly = [{"instruction": "Why is the sky so blue?", "context": "", "response": "Light.", "category": "open_qa"}]
+    (tmp_path / "dolly.jsonl").write_bytes(jsonl(*dolly))
+    recipe = small(
+        "smollm2-135m-checked",
+        tmp_path,
+        tiny_folder,
+        "chat_template.name=zephyr",
+        "rounds={count: 2}",
+        "synth.generator.pool.0.path=talks.json",
+        "synth.generator.pool.1.path=dolly.jsonl",
+        "synth.generator.num_prompts=12",
+        f"synth.generator.families={RULES}",
+        "feedback.candidates={num_completions: 8, models: [stage:policy], sampling: {temperature: 1.5, max_new_tokens: 96}}",
+        "align.train.precision=float32",
+        "evaluate.tasks=[{name: perplexity, sources: [{path: talks.json, shape: alpaca}]}]",
+    )
+    summary, printed = said(lambda console: run_rounds(recipe, console=console))
+    assert [one["folder"] for one in summary["rounds"]] == ["round-1", "round-2"]
+    assert summary["start"]["scores"].keys() == {"perplexity"}
+    asked = [one["drift"]["prompts"] for one in summary["rounds"]]
+    assert sum(asked) == 12
+    assert min(asked) > 0
+    assert "round-2" in printed
+
+
+def test_gemma3_learns_dialogues_and_then_recorded_ratings(tmp_path: Path, tiny_folder: Path) -> None:
+    talks(tmp_path)
+    rated = [
+        {"prompt": f"Are {one} old?", "model": model, "completion": text, "score": score, "prompt_id": one}
+        for one in SUBJECTS
+        for model, text, score in (("a", "Yes, they are.", 9.0), ("b", "No.", 2.0), ("c", "They may be.", 6.0))
+    ]
+    (tmp_path / "rated.jsonl").write_bytes(jsonl(*rated))
+    recipe = small(
+        "gemma3-270m-zephyr",
+        tmp_path,
+        tiny_folder,
+        "sft.data.sources=[{path: talks.json, shape: alpaca}]",
+        "sft.data.eval_share=0.4",
+        "sft.data.filters=[{name: length, min_characters: 40, max_characters: 900}, {name: refusals}]",
+        "feedback.recorded.0.path=rated.jsonl",
+        "align.data.filters=[]",
+        "align.data.eval_share=0.4",
+        "evaluate.tasks=[{name: preference}, {name: perplexity}]",
+    )
+    summary, _ = said(lambda console: run_recipe(recipe, console=console))
+    assert summary["metrics"]["preference/pairs"] > 0
+    assert {"perplexity/base", "perplexity/dSFT", "perplexity/dDPO"} <= summary["metrics"].keys()
+    made = read_run(tmp_path / "runs/gemma3-270m-zephyr").stages["feedback"].facts
+    # Ratings of 9, 6 and 2 make one pair a prompt.
+    assert made["pairs"] == len(SUBJECTS)
