@@ -82,8 +82,10 @@ def test_smollm2_checked_goes_through_two_rounds(tmp_path: Path, tiny_folder: Pa
         "synth.generator.pool.1.path=dolly.jsonl",
         "synth.generator.num_prompts=12",
         f"synth.generator.families={RULES}",
-        "feedback.candidates={num_completions: 8, models: [stage:policy], sampling: {temperature: 1.5, max_new_tokens: 96}}",
-        "align.train.precision=float32",
+        "feedback.candidates.num_completions=8",
+        "feedback.candidates.sampling={temperature: 1.5, max_new_tokens: 96}",
+        "align.train.train_batch_size=2",
+        "align.train.warmup_ratio=0",
         "evaluate.tasks=[{name: perplexity, sources: [{path: talks.json, shape: alpaca}]}]",
     )
     summary, printed = said(lambda console: run_rounds(recipe, console=console))

@@ -108,8 +108,9 @@ def _held_out_lines(metrics: dict[str, Plain]) -> Iterator[str]:
     if perplexities := ", ".join(told):
         yield f"held out  perplexity: {escape(perplexities)}"
     if "preference/accuracy" in metrics:
-        accuracy, low, high = (metrics[f"preference/accuracy{end}"] for end in ("", "_low", "_high"))
-        yield f"held out  preference accuracy {accuracy:.1%} ({low:.1%} to {high:.1%}), {metrics['preference/pairs']} pairs"
+        low, high, pairs = (metrics[f"preference/{name}"] for name in ("accuracy_low", "accuracy_high", "pairs"))
+        accuracy = f"{metrics['preference/accuracy']:.1%} ({low:.1%} to {high:.1%}), {pairs} pairs"
+        yield f"held out  preference accuracy {accuracy}"
 
 
 def _sample_lines(outcome: RunOutcome) -> list[str]:
