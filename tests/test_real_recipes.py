@@ -1,4 +1,4 @@
-"""The recipes of real models in small: each as it ships, with a tiny model, a few rows and two rounds at most."""
+"""The recipes that make a chat model of a real base model, in small: as they ship, with a tiny model and few rows."""
 
 import json
 from io import StringIO
@@ -9,19 +9,16 @@ from rich.console import Console
 from tests.command import jsonl
 from zephyr.recipe.loading import load_recipe
 from zephyr.recipe.schema import Recipe
-from zephyr.rounds import run_rounds
 from zephyr.run import run_recipe
 from zephyr.runs.reader import read_run
 
 SUBJECTS = ("hens", "rivers", "clouds", "bread", "chess", "bees", "maps", "boats")
-# What some of the random answers of an untrained model meet.
-RULES = "[keywords:letter_frequency]"
 SAMPLED = "deliver.sampling.max_new_tokens=8"
 
 
 def small(name: str, folder: Path, model: Path, *words: str) -> Recipe:
     """The shipped recipe with a model, rows and a window at hand."""
-    short = [f"{stage}.train.max_steps=2" for stage in ("sft", "align")] if name != "smollm2-135m-checked" else []
+    short = [f"{stage}.train.max_steps=2" for stage in ("sft", "align")]
     at_hand = [f"output_dir={folder}/runs", f"data_dir={folder}", f"model.name_or_path={model}", "offline=true"]
     return load_recipe(name, [*at_hand, *short, SAMPLED, *words])
 
@@ -66,35 +63,6 @@ def test_first_real_answers_before_and_after(tmp_path: Path, tiny_folder: Path) 
     assert any(line.startswith("held out  perplexity: base") for line in lines)
     page = (read_run(tmp_path / "runs/first-real").stages["deliver"].folder / "report.html").read_text()
     assert all(one in page for one in recipe.deliver.sample_prompts[:3])
-
-
-def test_smollm2_checked_goes_through_two_rounds(tmp_path: Path, tiny_folder: Path) -> None:
-    talks(tmp_path)
-    dolly = [{"instruction": "Why is the sky so blue?", "context": "", "response": "Light.", "category": "open_qa"}]
-    (tmp_path / "dolly.jsonl").write_bytes(jsonl(*dolly))
-    recipe = small(
-        "smollm2-135m-checked",
-        tmp_path,
-        tiny_folder,
-        "chat_template.name=zephyr",
-        "rounds={count: 2}",
-        "synth.generator.pool.0.path=talks.json",
-        "synth.generator.pool.1.path=dolly.jsonl",
-        "synth.generator.num_prompts=12",
-        f"synth.generator.families={RULES}",
-        "feedback.candidates.num_completions=8",
-        "feedback.candidates.sampling={temperature: 1.5, max_new_tokens: 96}",
-        "align.train.train_batch_size=2",
-        "align.train.warmup_ratio=0",
-        "evaluate.tasks=[{name: perplexity, sources: [{path: talks.json, shape: alpaca}]}]",
-    )
-    summary, printed = said(lambda console: run_rounds(recipe, console=console))
-    assert [one["folder"] for one in summary["rounds"]] == ["round-1", "round-2"]
-    assert summary["start"]["scores"].keys() == {"perplexity"}
-    asked = [one["drift"]["prompts"] for one in summary["rounds"]]
-    assert sum(asked) == 12
-    assert min(asked) > 0
-    assert "round-2" in printed
 
 
 def test_gemma3_learns_dialogues_and_then_recorded_ratings(tmp_path: Path, tiny_folder: Path) -> None:
