@@ -29,11 +29,11 @@ PEERS = {
     "trl": Peer(
         {**keys.TRAIN_KEYS, **keys.OBJECTIVE_KEYS, **keys.LORA_KEYS}, {}, keys.LEFT_OUT, "imports/trl*", keys.HABITS
     ),
-    "axolotl": Peer({**axolotl.TABLE, **axolotl.LORA}, axolotl.REFUSED, axolotl.LEFT_OUT, "imports/axolotl*", _BATCH),
+    "axolotl": Peer({**axolotl.TABLE, **axolotl.LORA}, axolotl.REFUSED, axolotl.UNNEEDED, "imports/axolotl*", _BATCH),
     "llama-factory": Peer(
         {**llama_factory.TABLE, **llama_factory.LORA},
         llama_factory.REFUSED,
-        llama_factory.LEFT_OUT,
+        llama_factory.UNNEEDED,
         "imports/llama*",
         _BATCH,
     ),

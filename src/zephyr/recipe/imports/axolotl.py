@@ -40,7 +40,7 @@ _TRACKER = "name trackers in report_to; their own variables say the rest"
 _TOKENIZER = "the model's own tokenizer is used"
 _GENERATED = "name tasks under evaluate, or look at samples in the report"
 _WATCHED = "a loss that is not finite stops the run before the step"
-LEFT_OUT = flat.NEEDED_NOWHERE | {
+UNNEEDED = flat.NEEDED_NOWHERE | {
     "model_type": "transformers detects it", "tokenizer_type": "transformers detects it",
     "is_llama_derived_model": "transformers detects it", "tokenizer_config": "the model's own tokenizer is used",
     "sample_packing": _PACKED, "eval_sample_packing": _PACKED, "pad_to_sequence_len": _PACKED,
@@ -148,7 +148,7 @@ _WORKED_OUT = {
     "seed", "wandb_project", "use_wandb", "roles_to_train", "excess_length_strategy", "dpo_loss_type",
     "dpo_use_weighting", "reward_model", "center_rewards_coefficient", "num_labels", "metric_for_best_model",
 }  # fmt: skip
-KEYS = {*TABLE, *LORA, *LEFT_OUT, *_WORKED_OUT, *REFUSED}
+KEYS = {*TABLE, *LORA, *UNNEEDED, *_WORKED_OUT, *REFUSED}
 
 
 def translate_axolotl(old: dict[str, Plain], file: Path, places: dict[Keys, str]) -> Translated:
@@ -178,7 +178,7 @@ def translate_axolotl(old: dict[str, Plain], file: Path, places: dict[Keys, str]
     _adapters(work)
     for key, (why, remedy) in REFUSED.items():
         flat.refuse(work, key, why, remedy)
-    flat.account(work, LEFT_OUT, KEYS)
+    flat.account(work, UNNEEDED, KEYS)
     if work.problems:
         raise broken(str(file), work.problems, places)
     return Translated(work.data, work.origins, work.notes)

@@ -38,7 +38,7 @@ _SERVED = "`zephyr serve` and `zephyr chat` have options of their own"
 _EXPORTED = "the stage's folder has the merged model; `zephyr export` quantizes it"
 _MEDIA = "models read text alone"
 _ROWS = "how rows are prepared changes no result"
-LEFT_OUT = flat.NEEDED_NOWHERE | {
+UNNEEDED = flat.NEEDED_NOWHERE | {
     "overwrite_cache": "tokens are kept by the content of rows and settings",
     "tokenized_path": "tokens lie in the stage's folder",
     "plot_loss": "the report has the curves", "neat_packing": "sequences are laid out as prefix trees",
@@ -118,7 +118,7 @@ _WORKED_OUT = {
     "mix_strategy", "metric_for_best_model",
     "interleave_probs",
 }  # fmt: skip
-KEYS = {*TABLE, *LORA, *LEFT_OUT, *_WORKED_OUT, *REFUSED}
+KEYS = {*TABLE, *LORA, *UNNEEDED, *_WORKED_OUT, *REFUSED}
 
 
 def translate_llama_factory(old: dict[str, Plain], file: Path, places: dict[Keys, str]) -> Translated:
@@ -152,7 +152,7 @@ def translate_llama_factory(old: dict[str, Plain], file: Path, places: dict[Keys
     _adapters(work)
     for key, (why, remedy) in REFUSED.items():
         flat.refuse(work, key, why, remedy)
-    flat.account(work, LEFT_OUT, KEYS)
+    flat.account(work, UNNEEDED, KEYS)
     if work.problems:
         raise broken(str(file), work.problems, places)
     return Translated(work.data, work.origins, work.notes)
