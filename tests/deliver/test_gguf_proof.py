@@ -113,7 +113,15 @@ def test_the_same_noise_fails_float16_and_passes_four_bits(proven):
 def test_too_much_noise_fails_four_bits_too(proven):
     (failure,) = proven("q4_k_m", noise=3.0).failures
     assert failure.startswith("perplexity goes from ")
-    assert failure.endswith("by more than the 25.0% that q4_k_m may move it")
+    assert failure.endswith("by more than the 25.0% that q4_k_m may move it, and than noise")
+
+
+def test_the_noise_of_a_change_of_perplexity_is_by_hand():
+    model, file = np.array([1.0, 2.0, 3.0, 2.0]), np.array([1.1, 2.1, 3.3, 2.1])
+    # The differences are 0.1, 0.1, 0.3 and 0.1: mean 0.15, standard error 0.05.
+    found = proof.perplexity_between(model, file)
+    assert found == pytest.approx((np.exp(2.15), np.exp(0.15) - 1, 1.96 * 0.05 * np.exp(0.15)))
+    assert proof.perplexity_between(model, model).noise == 0
 
 
 def test_logits_that_are_no_numbers_fail(proven):

@@ -110,12 +110,13 @@ def summary_of(exported: Exported) -> str:
     ties = f" (and {proof.greedy_ties} but for a tie)" if proof.greedy_ties else ""
     spread = f"; they vary by {proof.logit_deviation:.3g}; best token the same: {proof.same_best_token:.1%}"
     seconds = f"{exported.seconds:.1f} seconds"
+    change = f"{proof.perplexity_change:+.2%}, 95 % within {proof.perplexity_noise:.2%}"
     lines = [
         f"{exported.path.name}: {verdict}; {held.num_bytes:,} bytes, {held.bits_per_weight:g} bits a weight; {seconds}",
         f"compared: {proof.templates} rendered conversations, the ids of {proof.texts} texts",
         f"greedy continuations equal: {proof.greedy_equal} of {proof.greedy_compared}{ties}",
         f"logits off by {proof.mean_logit_error:.3g} on average, {proof.max_logit_error:.3g} at most{spread}",
-        f"perplexity {proof.perplexity_of_model:.4f} -> {proof.perplexity:.4f} ({proof.perplexity_change:+.2%})",
+        f"perplexity {proof.perplexity_of_model:.4f} -> {proof.perplexity:.4f} ({change})",
     ]
     if exported.crash:
         lines.append(

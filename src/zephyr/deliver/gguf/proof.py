@@ -12,9 +12,11 @@ from typing import NamedTuple
 import numpy as np
 
 from zephyr.deliver.gguf.libraries import OpenedLlama, Scores, load_llama_cpp, open_llama
+from zephyr.intervals import ROUNDED_NORMAL_95
 
 EXACT = "f16"
-# Largest relative change of perplexity on the model's own answers: beyond it, more than rounding is wrong.
+# Largest relative change of perplexity on the model's own answers: beyond it and the noise of so few tokens, more than
+# rounding is wrong.
 MOST_CHANGE = {EXACT: 0.005, "q8_0": 0.02, "q6_k": 0.05, "q5_k_m": 0.1, "q4_k_m": 0.25}
 # Largest mean error of a logit in float16, as a share of the logits' standard deviation; tokens whose logits are no
 # further apart than that are tied.
@@ -74,6 +76,7 @@ class Proof:
     perplexity_of_model: float  # on what it draws itself at temperature 1
     perplexity: float
     perplexity_change: float  # share
+    perplexity_noise: float  # half the width of the 95 % interval of that change
     failures: tuple[str, ...]
 
     def to_fields(self) -> dict[str, object]:
@@ -113,16 +116,34 @@ def prove(path: Path, form: str, reference: Reference, *, num_threads: int, extr
     with closing(open_llama(path, longest, num_threads=num_threads, extra_buffers=extra_buffers)) as opened:
         templates = template_faults(opened, reference)
         texts = id_faults(opened, reference)
-        places, losses = [], []
+        places, losses, wanted_losses = [], [], []
         for index, (ids, wanted) in enumerate(zip(reference.sequences, reference.logits, strict=True)):
             got = _logits(opened, ids)
             places.append(_compared(got, wanted))
             if (drawn := index - len(reference.greedy)) >= 0:
-                losses.append(surprise(got, ids, len(reference.prompts[drawn])))
+                start = len(reference.prompts[drawn])
+                losses.append(surprise(got, ids, start))
+                wanted_losses.append(surprise(wanted, ids, start))
         diverged_at = list(_divergences(opened, reference))
-    perplexity = float(np.exp(np.concatenate(losses).mean()))
+    perplexity = perplexity_between(np.concatenate(wanted_losses), np.concatenate(losses))
     joined = Places(*(np.concatenate(values) for values in zip(*places, strict=True)))
     return _judged(form, reference, joined, perplexity, diverged_at, (templates, texts))
+
+
+class Perplexity(NamedTuple):
+    """The perplexity of a file, its change from the model's as a share, and half the width of that one's interval."""
+
+    file: float
+    change: float
+    noise: float
+
+
+def perplexity_between(of_model: Scores, of_file: Scores) -> Perplexity:
+    """The perplexity of a file beside the model's, from both losses on the same tokens, each (n,)."""
+    more = of_file - of_model
+    error = float(more.std(ddof=1) / np.sqrt(len(more))) if len(more) > 1 else 0.0
+    change = float(np.exp(more.mean()))
+    return Perplexity(float(np.exp(of_file.mean())), change - 1, ROUNDED_NORMAL_95 * error * change)
 
 
 def template_faults(opened: OpenedLlama, reference: Reference) -> Differences:
@@ -207,7 +228,7 @@ def _judged(
     form: str,
     reference: Reference,
     places: Places,
-    perplexity: float,
+    perplexity: Perplexity,
     diverged_at: Sequence[GreedyDivergence | None],
     compared: tuple[Differences, Differences],
 ) -> Proof:
@@ -227,8 +248,9 @@ def _judged(
         same_best_token=float(places.same_best.mean()),
         divergence=float(places.divergence.mean()),
         perplexity_of_model=reference.perplexity,
-        perplexity=perplexity,
-        perplexity_change=perplexity / reference.perplexity - 1,
+        perplexity=perplexity.file,
+        perplexity_change=perplexity.change,
+        perplexity_noise=perplexity.noise,
         failures=(*templates.found, *texts.found),
     )
     return replace(proof, failures=(*proof.failures, *_numeric_failures(form, proof)))
@@ -238,10 +260,10 @@ def _numeric_failures(form: str, proof: Proof) -> Iterator[str]:
     if not np.isfinite([proof.max_logit_error, proof.perplexity]).all():
         yield "its logits are not finite"
         return
-    if abs(proof.perplexity_change) > MOST_CHANGE[form]:
+    if abs(proof.perplexity_change) - proof.perplexity_noise > MOST_CHANGE[form]:
         yield (
             f"perplexity goes from {proof.perplexity_of_model:.4g} to {proof.perplexity:.4g}, "
-            f"by more than the {MOST_CHANGE[form]:.1%} that {form} may move it"
+            f"by more than the {MOST_CHANGE[form]:.1%} that {form} may move it, and than noise"
         )
     if form != EXACT:
         return
