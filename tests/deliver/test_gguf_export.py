@@ -30,9 +30,11 @@ pytestmark = [
 ]
 CRASHES_WITH_EXTRA_BUFFERS = """
 import ctypes, sys
-sys.path.remove(__file__.rpartition("/llama_cpp/")[0])
+place = __file__.rpartition("/llama_cpp/")[0]
+sys.path.remove(place)
 del sys.modules["llama_cpp"]
 import llama_cpp
+sys.path.insert(0, place)  # for the process that is started
 class Crashing(llama_cpp.Llama):
     def eval(self, tokens):
         if self.model_params.use_extra_bufts:
