@@ -18,7 +18,7 @@ from zephyr.errors import ZephyrError
 
 R = TypeVar("R")
 
-_TELLING = ("error", "failed", "assert", "abort", "terminate")
+_TELLING = ("error", "failed", "assert", "terminate")
 _MOST_REASON = 200
 
 
