@@ -40,6 +40,20 @@ def test_the_measure_covers_what_layouts_differ_by_where_the_constant_does_not(d
     check_layouts_agree(scorer, sequences, names, rounding=rounding)
 
 
+def test_large_terms_that_cancel_leave_their_roundings():
+    """A hidden size of one huge number, as trained models have: what it adds cancels in the weights' next row."""
+    (sequences, _) = sequences_of(make_pairs(3))
+    plain, huge = tiny_model("mistral"), tiny_model("mistral")
+    with torch.no_grad():
+        for layer in huge.model.layers:
+            # Two columns that are given the same number and opposite weights: the product is what it was before.
+            layer.mlp.gate_proj.weight[1] = layer.mlp.gate_proj.weight[0]
+            layer.mlp.up_proj.weight[1] = layer.mlp.up_proj.weight[0]
+            layer.mlp.down_proj.weight[:, 0], layer.mlp.down_proj.weight[:, 1] = 1e4, -1e4
+    measured = [measured_rounding(ForestScorer(one), sequences, dtype=torch.float32).per_token for one in (plain, huge)]
+    assert measured[1] > 100 * measured[0]
+
+
 def test_the_scorer_is_left_as_it_was():
     scorer, (sequences, _) = make_scorer(), sequences_of(make_pairs(3))
     forest = build_forest(sequences)
@@ -52,6 +66,8 @@ def test_the_scorer_is_left_as_it_was():
 
 def test_a_model_that_rounds_little_is_given_the_least():
     scorer, (sequences, _) = make_scorer(), sequences_of(make_pairs(3))
+    with torch.no_grad():
+        scorer.transformers_model.lm_head.weight.mul_(0.1)
     assert measured_rounding(scorer, sequences, dtype=torch.float32) == least_rounding(torch.float32)
 
 

@@ -18,9 +18,13 @@ from zephyr.models.batch_scoring import device_of, frozen
 from zephyr.models.scorer import ForestScorer
 from zephyr.trees.forest import ScoredSequence, build_forest
 
-# The share of a product's results that another order of its sum changes, by a last bit. A float32 sum rounds at each of
-# its terms; one in 16 bits is made in float32 and rounded once.
-SHARE_CHANGED = {torch.float64: 1.0, torch.float32: 1.0, torch.float16: 1 / 32, torch.bfloat16: 1 / 32}
+# The share of a product's results in 16 bits that another order of its sum changes, by a last bit: the sum is made in
+# float32 and rounded once.
+SHARE_CHANGED = {torch.float16: 1 / 32, torch.bfloat16: 1 / 32}
+# A float32 sum of K terms rounds at each of them. Two orders of it differ by this times sqrt(K) last bits of the root
+# of the sum of its squared terms, as a standard deviation: a rounding is uniform within half a bit of a partial sum,
+# which grows as the root of its terms. The size of the result does not matter: terms that cancel leave roundings.
+OF_ROOT = 0.2
 # The least rounding of one token's log-prob in nats, as a standard deviation, where a probe shows less.
 LEAST_ROUNDING = {torch.float64: 1e-11, torch.float32: 1e-6, torch.float16: 3e-3, torch.bfloat16: 2e-2}
 # Errors of tokens are nearly independent, so a sum over n is off by sqrt(n) of them, never by six times that.
@@ -53,13 +57,16 @@ def measured_rounding(scorer: ForestScorer, sequences: Sequence[ScoredSequence],
     num_tokens = torch.tensor([int(sequence.scored.sum()) for sequence in sequences]).double().clamp(min=1)
     drawn = torch.Generator().manual_seed(0)
 
-    def moved(_module: nn.Module, _inputs: object, output: Tensor | tuple[Tensor, ...]) -> Tensor | None:
+    def moved(module: nn.Module, inputs: Sequence[Tensor], output: Tensor | tuple[Tensor, ...]) -> Tensor | None:
         if not isinstance(output, Tensor):  # some routers are linear layers that give more than their product
             return None
-        dice = torch.rand(output.shape, generator=drawn).to(output.device)
-        share, last_bit = SHARE_CHANGED[output.dtype], torch.finfo(output.dtype).eps
+        dice, last_bit = torch.rand(output.shape, generator=drawn).to(output.device), torch.finfo(output.dtype).eps
+        share = SHARE_CHANGED.get(output.dtype, 1.0)
         change = (dice < share / 2).to(output.dtype) - (dice > 1 - share / 2).to(output.dtype)
-        return output * (1 + last_bit * change)
+        root = None if output.dtype in SHARE_CHANGED or not inputs else _root_of_terms(module, inputs[0])
+        if root is None or root.shape != output.shape:
+            return output * (1 + last_bit * change)
+        return output + OF_ROOT * last_bit * change * root.to(output.dtype)
 
     hooks = [module.register_forward_hook(moved) for module in linear_layers(scorer).values()]
     try:
@@ -69,6 +76,14 @@ def measured_rounding(scorer: ForestScorer, sequences: Sequence[ScoredSequence],
             hook.remove()
     per_token = float((changes.square() / num_tokens).mean().sqrt())
     return Rounding(dtype, max(per_token, LEAST_ROUNDING[dtype]))
+
+
+def _root_of_terms(module: nn.Module, given: Tensor) -> Tensor:
+    """Of each sum (..., out) that a matrix product is: sqrt(K) times the root of the sum of its K squared terms."""
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    squared = weight.to(given.dtype).square()
+    return (given.square() @ (squared.T if isinstance(module, nn.Linear) else squared)).sqrt() * given.shape[-1] ** 0.5
 
 
 def _logps(scorer: ForestScorer, sequences: Sequence[ScoredSequence]) -> Tensor:

@@ -23,6 +23,8 @@ _TELLING = (
     "steps", "examples", "eval_rewards/accuracies", "eval_loss", "loss", "pairs", "listwise", "kto", "prompts",
     "preference/accuracy", "answered", "asked", "dialogues", "instructions", "texts", "rows", "tokens",
 )  # fmt: skip
+# What a user must not miss.
+_ALWAYS_TOLD = ("truncation", "held_out_prompts_trained_on", "missing", "failed", "left_out")
 _NOTHING_CUT = "0 cut, 0 left out"
 
 
@@ -38,7 +40,7 @@ def telling_facts(facts: Facts, file: str) -> str:
         del plain["truncation"]
     if len(plain) <= _MOST_FACTS:
         return facts_in_words(plain)
-    ranked = ["truncation", *_TELLING]
+    ranked = [*_ALWAYS_TOLD, *_TELLING]
     chosen = sorted(plain, key=lambda name: ranked.index(name) if name in ranked else len(ranked))[:_MOST_FACTS]
     told = facts_in_words({name: value for name, value in plain.items() if name in chosen})
     return f"{told}; all facts: {file}"
