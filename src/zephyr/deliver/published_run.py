@@ -38,7 +38,7 @@ def published_rows(run: RunRecord) -> list[list[str]]:
         "objective": "dpo",
         "beta": at(run.recipe, ALIGN, "objective", "beta"),
     }
-    rows = [[name, plain(here.get(name)), *published] for name, published in _PUBLISHED_SETTINGS.items()]
+    rows = [[name, shown_setting(here.get(name)), *published] for name, published in _PUBLISHED_SETTINGS.items()]
     last = evaluations(align.log())[-1:]
     return rows + [
         [name, decimals(line.get(name)), *(f"{value:.4f}" for value in published)]
@@ -48,6 +48,6 @@ def published_rows(run: RunRecord) -> list[list[str]]:
     ]
 
 
-def plain(value: Json) -> str:
+def shown_setting(value: Json) -> str:
     """A setting as text."""
     return "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)

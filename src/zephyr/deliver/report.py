@@ -13,7 +13,7 @@ from typing import NamedTuple
 from zephyr.data.tokenize.token_store import DialogueStore, PreferenceStore
 from zephyr.deliver.charts import Chart, Series, histogram, line_chart
 from zephyr.deliver.curve_notes import curve_notes
-from zephyr.deliver.published_run import PUBLISHED_RUNS, plain, published_rows
+from zephyr.deliver.published_run import PUBLISHED_RUNS, published_rows, shown_setting
 from zephyr.deliver.rendering import render_html
 from zephyr.deliver.run_facts import (
     EVAL_COLUMNS,
@@ -26,7 +26,7 @@ from zephyr.deliver.run_facts import (
     readable,
     scores_of,
 )
-from zephyr.deliver.scores import Verdict, score_groups, verdict_of
+from zephyr.deliver.scores import RunVerdict, score_groups, verdict_of
 from zephyr.recipe.stage_sections import ALIGN, DELIVER, EVALUATE, FEEDBACK, POLICY_STAGES, PRETRAIN, REWARD, SFT, SYNTH
 from zephyr.records.fields import Json
 from zephyr.runs.layout import LOCK_FILE
@@ -218,7 +218,7 @@ def seconds_in_words(seconds: float) -> str:
     return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
 
 
-def _verdict(run: RunRecord, scores: Sequence[ModelScore], calls: Sequence[TeacherSummary]) -> Verdict:
+def _verdict(run: RunRecord, scores: Sequence[ModelScore], calls: Sequence[TeacherSummary]) -> RunVerdict:
     """The verdict on the last model, with what it cost, how long it took, when and by which recipe."""
     last = run.title_of(run.trained.name) if run.trained is not None else "The model"
     found = verdict_of(scores, last)
@@ -270,7 +270,10 @@ def _settings(run: RunRecord) -> tuple[list[str], list[list[str]]]:
         found = [at(run.recipe, stage, section, name) for stage in stages]
         if any(value is not None for value in found):
             rows.append(
-                [section if name == "name" else name, *("" if value is None else plain(value) for value in found)]
+                [
+                    section if name == "name" else name,
+                    *("" if value is None else shown_setting(value) for value in found),
+                ]
             )
     return stages, rows
 

@@ -11,7 +11,7 @@ from zephyr.deliver.charts import Chart, IntervalRow, interval_chart
 from zephyr.deliver.run_facts import ModelScore
 from zephyr.intervals import NORMAL_95, Estimate, difference
 
-SHARES = ("share of right answers", "rewards accuracy")
+SHARE_METRICS = ("share of right answers", "rewards accuracy")
 _LOWER_IS_BETTER = ("perplexity", "loss", "bits_per_byte")
 
 
@@ -35,7 +35,7 @@ class ScoreGroup:
     chart: Chart | None
 
 
-class Verdict(NamedTuple):
+class RunVerdict(NamedTuple):
     """The last model's score in a sentence, and what is added to it; `tiles`: label, value and a line below."""
 
     sentence: str
@@ -49,18 +49,20 @@ def score_groups(scores: Sequence[ModelScore]) -> list[ScoreGroup]:
     return [_group(of, models) for of in _grouped(scores)]
 
 
-def verdict_of(scores: Sequence[ModelScore], last: str) -> Verdict:
+def verdict_of(scores: Sequence[ModelScore], last: str) -> RunVerdict:
     """What the scores say of the model `last`, before all against the model that was measured before it."""
     groups = [of for of in _grouped(scores) if of[-1].model == last]
     compared = [of for of in groups if len(of) > 1]
     if not groups:
-        return Verdict(f"{last} was not measured.", ["No evaluation of this run has a score of it."], ())
+        return RunVerdict(f"{last} was not measured.", ["No evaluation of this run has a score of it."], ())
     first = (compared or groups)[0]
     now, write = first[-1], writer_of(first)
     measured = f"{now.benchmark} ({now.metric}{_of(now)})"
     tile = ("Score", write(now.value), f"{last}{_of(now)}" + (f"; {_ends(now, write)}" if _ends(now, write) else ""))
     if not compared:
-        return Verdict(f"{last} scores {write(now.value)} on {measured}.", ["Nothing else was measured so."], (tile,))
+        return RunVerdict(
+            f"{last} scores {write(now.value)} on {measured}.", ["Nothing else was measured so."], (tile,)
+        )
     before, gain = first[-2], gain_of(first[-1], first[-2])
     words = _gain_words(gain, first)
     sentence = f"{last} scores {write(now.value)} on {measured}: {words} {before.model}."
@@ -70,7 +72,7 @@ def verdict_of(scores: Sequence[ModelScore], last: str) -> Verdict:
     if len(gains) > 1:
         rest.append(_counted(gains, before.model))
     interval = f"over {before.model}" + (f"; 95 % interval {_span(gain, first)}" if gain.low < gain.high else "")
-    return Verdict(sentence, rest, (("Gain", signed(gain.score, first), interval), tile))
+    return RunVerdict(sentence, rest, (("Gain", signed(gain.score, first), interval), tile))
 
 
 def gain_of(after: ModelScore, before: ModelScore) -> Estimate:
@@ -85,7 +87,7 @@ def gain_of(after: ModelScore, before: ModelScore) -> Estimate:
 
 def writer_of(scores: Sequence[ModelScore]) -> Callable[[float], str]:
     """What writes a value of these scores: all with as many decimals; a share as a percentage."""
-    if scores[0].metric in SHARES:
+    if scores[0].metric in SHARE_METRICS:
         return lambda value: f"{value:.1%}"
     decimals = _decimals(scores)
     return lambda value: f"{value:.{decimals}f}"
@@ -93,7 +95,7 @@ def writer_of(scores: Sequence[ModelScore]) -> Callable[[float], str]:
 
 def signed(gain: float, scores: Sequence[ModelScore]) -> str:
     """A gain as text; of shares in percentage points."""
-    if scores[0].metric in SHARES:
+    if scores[0].metric in SHARE_METRICS:
         return f"{100 * gain:+.1f} points"
     return f"{gain:+.{_decimals(scores)}f}"
 
