@@ -72,9 +72,8 @@ class Measured:
 class Measurement:
     """An evaluation task.
 
-    ``rows``: the kind of record in its sources, None if it has none. ``check``: lines on its inputs, by recipe, task
-    and dotted key; raises what is wrong with them. ``estimate``: its work, by task and number of models. ``run``: what
-    it finds, by work, task and number of the task.
+    ``rows``: the kind of record of its sources or None. ``check``: lines on its inputs, by recipe, task and dotted key;
+    raises what is wrong. ``estimate``: its work, by number of models. ``run``: what it finds, by number of the task.
     """
 
     section: type[Section]
