@@ -239,7 +239,7 @@ def test_shared_prefixes_are_computed_once():
     prompts = [[*SYSTEM, *SHOTS, *[i] * 20, i] for i in range(10, 18)]
     generate(model, prompts, sampled(max_new_tokens=1), num_samples=4)
     # The 60 tokens that all share, the 20 of each prompt that its samples share, and the last one of every sample.
-    assert counted.widths == [60 + 8 * 20 + 8 * 4]
+    assert counted.widths == [60 + 8 * 20, 8 * 4]
 
 
 def test_shared_prefixes_are_computed_once_with_little_room_too():
@@ -263,13 +263,22 @@ def test_equal_prompts_are_computed_once():
     model = tiny_model("llama")
     counted = Counted(model)
     generate(model, [[*SYSTEM, 5]] * 6, sampled(max_new_tokens=1), num_samples=2)
-    assert counted.widths == [40 + 12]
+    assert counted.widths == [40, 12]
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma2"])
+def test_what_is_shared_may_be_copied_or_read_where_it_stands(name, monkeypatch):
+    model, sampling = tiny_model(name), sampled(max_new_tokens=4, temperature=0.9)
+    copied = texts(generate(model, PROMPTS, sampling, num_samples=2))
+    monkeypatch.setattr("zephyr.models.packed_decoding.MIN_COPIED_BYTES", 0)
+    assert texts(generate(model, PROMPTS, sampling, num_samples=2)) == copied
 
 
 def test_finished_rows_leave_the_batch_at_once():
     model = tiny_model("llama")
     counted = Counted(model)
-    completions = generate(model, PROMPTS, sampled(max_new_tokens=12), stop=Stopping(STOPS), num_samples=4)
+    prompts = [[first, 5] for first in range(10, 42)]
+    completions = generate(model, prompts, sampled(max_new_tokens=12), stop=Stopping(STOPS))
     alive = [sum(len(completion.ids) > step for completion in completions) for step in range(1, 12)]
     assert counted.widths[1:] == [rows for rows in alive if rows]
     assert alive[-1] < alive[0] < 32

@@ -70,7 +70,7 @@ class Step:
         self.rows = rows
         lengths = [torch.tensor([row.length for row in pool.rows], device=self.device) for pool in self.pools]
         self.places = [(torch.arange(len(one), device=self.device), one) for one in lengths]
-        ids, positions = [row.sample.written[-1] for row in rows], [row.start + row.length for row in rows]
+        ids, positions = [row.sample.newest for row in rows], [row.start + row.length for row in rows]
         for segment, count, _ in self.stretches:
             done = segment.num_computed
             ids += segment.ids[done : done + count].tolist()

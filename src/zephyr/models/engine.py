@@ -48,15 +48,19 @@ class DecodingEngine:
         """The samples at work, and those that wait."""
         return [*self._decoder.samples, *self._waiting]
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def step(self) -> None:
         """Write one more token of every sample at work, and compute some of the prompts that wait."""
-        self._drop_unwanted()
+        if any(sample.is_unwanted for sample in self._waiting):
+            kept = [sample for sample in self._waiting if not sample.is_unwanted]
+            self._waiting.clear()
+            self._waiting.extend(kept)
+        self._decoder.drop_unwanted()
         self._decoder.admit(self._waiting)
         for samples, logits in self._decoder.step():
             if samples:
                 self._draw(samples, logits)
-        self._drop_unwanted()
+        self._decoder.drop_unwanted()
         self._waiting.extendleft(self._decoder.put_back())
 
     @staticmethod
@@ -66,24 +70,17 @@ class DecodingEngine:
             sample.is_unwanted = True
             sample.listener.failed(error)
 
-    def _drop_unwanted(self) -> None:
-        if any(sample.is_unwanted for sample in self._waiting):
-            kept = [sample for sample in self._waiting if not sample.is_unwanted]
-            self._waiting.clear()
-            self._waiting.extend(kept)
-        self._decoder.drop_unwanted()
-
     def _draw(self, samples: Sequence[Sample], logits: Tensor) -> None:
         """Draw the next token of every sample from logits (n, V), and tell of it."""
         # Log-probs are those under the model itself, before anything is done to its logits.
         own = logits if logits.dtype == torch.float64 else logits.float()
-        changed = own.clone() if any(sample.is_adjusted for sample in samples) else own
-        for row, sample in enumerate(samples):
-            if sample.is_adjusted:
-                try:
-                    sample.adjust(changed[row])
-                except Exception as error:  # noqa: BLE001 - the boundary between the samples of different requests
-                    self.fail([sample], error)
+        adjusted = [(row, sample) for row, sample in enumerate(samples) if sample.is_adjusted]
+        changed = own.clone() if adjusted else own
+        for row, sample in adjusted:
+            try:
+                sample.adjust(changed[row])
+            except Exception as error:  # noqa: BLE001 - the boundary between the samples of different requests
+                self.fail([sample], error)
         ids = _drawn(samples, changed)
         logps = own.log_softmax(dim=-1)
         chosen = logps.gather(1, ids[:, None])[:, 0]

@@ -17,8 +17,10 @@ from zephyr.models.samples import DrawnToken, DrawRules, EndReason, IdTuple, Sam
 from zephyr.models.sampling import NEVER, Ending, Stopping
 from zephyr.recipe.teacher_section import SamplingSection
 
-# Samples that are written together. More of them are slower where few requests are left, and read the weights no less.
-MAX_TOGETHER = 128
+# Samples that are written together: what a step costs whatever its rows is more than half of it in a small model.
+MAX_TOGETHER = 256
+# Logits of a step, which are held a few times over: 128 MiB in float32.
+MAX_LOGITS = 1 << 25
 
 
 class Completion(NamedTuple):
@@ -103,14 +105,16 @@ def generated(
     ended: deque[Completion] = deque()
     waiting: deque[Sample] = deque()
     # In lexical order, so that neighbours in the queue share.
+    rules = DrawRules(sampling)
     for index in sorted(range(len(all_ids)), key=lambda index: all_ids[index]):
         for number in range(num_samples):
             listener = _Collected((index, number), stop.ending, ended)
             where, own_seed = f"prompt {index}", (*seeds[index], number)
-            listener.sample = Sample(all_ids[index], DrawRules(sampling), listener, seed=own_seed, where=where)
+            listener.sample = Sample(all_ids[index], rules, listener, seed=own_seed, where=where)
             waiting.append(listener.sample)
+    max_rows = min(MAX_TOGETHER, max(1, MAX_LOGITS // num_embeddings(decoder)))
     with ready_to_generate(decoder):
-        engine = DecodingEngine(decoder, stop.ids, waiting, max_rows=MAX_TOGETHER, max_cache_tokens=max_cache_tokens)
+        engine = DecodingEngine(decoder, stop.ids, waiting, max_rows=max_rows, max_cache_tokens=max_cache_tokens)
         while engine.samples:
             engine.step()
             while ended:

@@ -15,7 +15,7 @@ from zephyr.models.samples import Sample
 from zephyr.trees.forest import Ids
 
 # Capacities of rows: each is at most half as long again as the one before, so that little of a pool is padding.
-CAPACITIES = [32, 64, 96, 128, *(base * 2**power // 2 for power in range(7, 40) for base in (3, 4))]
+CAPACITIES = [64, 96, 128, *(base * 2**power // 2 for power in range(7, 40) for base in (3, 4))]
 # Rows that a pool gains at a time, at least.
 MORE_ROWS = 4
 
@@ -27,8 +27,8 @@ class CacheSegment:
         self.ids, self.path = ids, path
         self.start = sum(len(one.ids) for one in path)
         self.num_computed = 0
-        #: Samples whose prompts go through it, and when the last of them came.
-        self.num_users = 0
+        #: Samples that need it, those that were seen to need it when it was made, and when the last of them came.
+        self.num_users, self.num_expected = 0, 1
         self.used_at = 0
         self.keys: list[Tensor] = []
         self.values: list[Tensor] = []
@@ -51,12 +51,14 @@ class CacheSegment:
 class CacheRow:
     """A sample at work: the shared stretches of its prompt, and how many tokens of its own its row holds.
 
-    `rest`: the prompt behind `path`, until all of it is computed and the row has its place.
+    `rest`: the prompt behind `path`, until all of it is computed and the row has its place. From then on `path` is its
+    first `num_read` segments, which are read where they stand; the row has a copy of the others.
     """
 
     sample: Sample
     path: tuple[CacheSegment, ...]
     rest: CacheSegment | None
+    num_read: int
     length: int = 0
 
     @property
@@ -67,7 +69,20 @@ class CacheRow:
     @property
     def num_tokens(self) -> int:
         """Tokens of its own that are held, or soon will be."""
-        return self.length if self.rest is None else len(self.rest.ids)
+        copied = sum(len(segment.ids) for segment in self.path[self.num_read :])
+        return self.length if self.rest is None else copied + len(self.rest.ids)
+
+    @property
+    def is_covered(self) -> bool:
+        """Whether the path has all of the prompt but its last token, which is computed as new tokens are."""
+        return bool(self.path) and self.rest is not None and len(self.rest.ids) == 1
+
+    @property
+    def to_compute(self) -> tuple[CacheSegment, ...]:
+        """What has to be computed before the row has its place."""
+        if self.rest is None:
+            return ()
+        return self.path if self.is_covered else (*self.path, self.rest)
 
 
 class RowPool:
@@ -79,17 +94,20 @@ class RowPool:
         self.keys = [keys.new_zeros(0, keys.shape[0], capacity, keys.shape[2]) for keys in like.keys]
         self.values = [values.new_zeros(0, values.shape[0], capacity, values.shape[2]) for values in like.values]
 
-    def add(self, row: CacheRow, keys: Sequence[Tensor], values: Sequence[Tensor]) -> None:
-        """Add a row with these keys and values (H, n, D) of its own."""
+    def add(self, row: CacheRow, parts: Sequence[CacheSegment]) -> None:
+        """Add a row whose own tokens are those of `parts`, one behind the other."""
         place = len(self.rows)
-        for rooms, given in ((self.keys, keys), (self.values, values)):
-            for layer, tensor in enumerate(given):
-                if place == len(rooms[layer]):
+        for rooms, given in ((self.keys, [one.keys for one in parts]), (self.values, [one.values for one in parts])):
+            for layer, room in enumerate(rooms):
+                if place == len(room):
                     more = max(MORE_ROWS, place // 4)
-                    rooms[layer] = torch.cat([rooms[layer], tensor.new_zeros(more, *rooms[layer].shape[1:])])
-                rooms[layer][place, :, : row.length] = tensor[:, : row.length]
+                    rooms[layer] = torch.cat([room, room.new_zeros(more, *room.shape[1:])])
+                own, first = rooms[layer][place], 0
+                for part, tensors in zip(parts, given, strict=True):
+                    own[:, first : first + len(part.ids)] = tensors[layer][:, : len(part.ids)]
+                    first += len(part.ids)
                 # What a mask multiplies must be a number, whoever was here before.
-                rooms[layer][place, :, row.length :] = 0
+                own[:, first:] = 0
         self.rows.append(row)
 
     def remove(self, row: CacheRow) -> None:
@@ -134,16 +152,19 @@ class KeyValues:
         """The segments, one behind the other, that together begin `ids` and reach furthest."""
         path: tuple[CacheSegment, ...] = ()
         depth = 0
-        while True:
+        while depth < len(ids):
             following = [
                 one
                 for one in self.segments
-                if one.path == path and np.array_equal(ids[depth : depth + len(one.ids)], one.ids)
+                if one.path == path
+                and one.ids[0] == ids[depth]
+                and np.array_equal(ids[depth : depth + len(one.ids)], one.ids)
             ]
             if not following:
-                return path
+                break
             longest = max(following, key=lambda one: len(one.ids))
             path, depth = (*path, longest), depth + len(longest.ids)
+        return path
 
     def use(self, row: CacheRow) -> None:
         """Hold the segments of the row's path."""
@@ -153,10 +174,15 @@ class KeyValues:
             segment.used_at = self.clock
 
     def place(self, row: CacheRow) -> None:
-        """Give a row whose prompt is computed its place in a pool."""
+        """Give a row whose prompt is computed, but for what `is_covered` says, its place in a pool."""
         assert row.rest is not None
-        rest, row.rest, row.length = row.rest, None, row.num_tokens
-        self._pool(row.length + 1, rest).add(row, rest.keys, rest.values)
+        copied = row.path[row.num_read :]
+        parts = copied if row.is_covered else (*copied, row.rest)
+        like = row.path[-1] if row.is_covered else row.rest
+        row.rest, row.path, row.length = None, row.path[: row.num_read], sum(len(part.ids) for part in parts)
+        for segment in copied:
+            segment.num_users -= 1
+        self._pool(row.length + 1, like).add(row, parts)
 
     def drop(self, row: CacheRow) -> None:
         """Let go of a row and its segments; those are kept while there is room."""
@@ -171,9 +197,9 @@ class KeyValues:
         """Move the rows that are full into pools of longer rows."""
         for pool in list(self.pools.values()):
             for row in [row for row in pool.rows if row.length == pool.capacity]:
-                place, whole = pool.rows.index(row), CacheSegment(row.sample.body[:0], ())
+                place, whole = pool.rows.index(row), CacheSegment(np.zeros(row.length, dtype=np.int64), ())
                 whole.keys, whole.values = ([room[place] for room in held] for held in (pool.keys, pool.values))
-                self._pool(row.length + 1, whole).add(row, whole.keys, whole.values)
+                self._pool(row.length + 1, whole).add(row, [whole])
                 self._leave(pool, row)
 
     def forget(self) -> bool:

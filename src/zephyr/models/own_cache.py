@@ -112,7 +112,7 @@ class OwnCacheDecoder:
             _, batch.cache = self._forward(torch.tensor([ids[:-1]], device=device), None, None)
             select_rows(batch.cache, [0] * len(batch.samples))
             batch.length = len(ids) - 1
-        last = torch.tensor([[(sample.written or sample.prompt)[-1]] for sample in batch.samples], device=device)
+        last = torch.tensor([[sample.newest] for sample in batch.samples], device=device)
         logits, batch.cache = self._forward(last, torch.full_like(last, batch.length), batch.cache)
         batch.length += 1
         return logits

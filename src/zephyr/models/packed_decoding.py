@@ -26,8 +26,10 @@ from zephyr.trees.forest import Ids
 
 # Tokens of prompts that are computed between two steps of the samples at work: bounds how long those wait.
 CHUNK_TOKENS = 512
-# A shared stretch is read by a call of its own in every step, so it must be as long, and save as many tokens.
+# A shared stretch is computed by calls of its own, so it must be as long, and save as many tokens.
 MIN_SHARED_TOKENS, MIN_SAVED_TOKENS = 16, 32
+# It is read where it stands, by a call of its own in every layer and step, if its readers' copies would be larger.
+MIN_COPIED_BYTES = 1 << 21
 # How many samples in the queue are looked at for what they share with the one whose turn it is.
 LOOKAHEAD = 128
 # Room that every sample is left to grow in before another one joins.
@@ -48,6 +50,7 @@ class PackedDecoder:
         #: In the order they came.
         self._rows: list[CacheRow] = []
         self._keeps = takes(model, "logits_to_keep")
+        self._token_bytes = _bytes_per_token(model)
 
     @property
     def samples(self) -> list[Sample]:
@@ -56,31 +59,37 @@ class PackedDecoder:
 
     def drop_unwanted(self) -> None:
         """Let go of the samples that nobody wants."""
-        for row in [row for row in self._rows if row.sample.is_unwanted]:
+        # Backwards, for a pool's last row leaves without another that must take its place.
+        for row in [row for row in reversed(self._rows) if row.sample.is_unwanted]:
             self._drop(row)
 
     def admit(self, waiting: deque[Sample]) -> None:
         """Take from the queue whose turn it is, as far as there is room and time for it in this step."""
-        num_left = self._num_left()
+        if not waiting or len(self._rows) >= self._max_rows:
+            return
+        num_left, num_held = self._num_left(), self._num_tokens()
         while waiting and len(self._rows) < self._max_rows and num_left < CHUNK_TOKENS:
             row = self._planned(waiting[0], islice(waiting, 1, LOOKAHEAD))
-            assert row.rest is not None
             self._held.use(row)
             added = [segment for segment in row.path if segment not in self._held.segments]
-            needed = len(row.rest.ids) + sum(len(segment.ids) for segment in added)
+            needed = row.num_tokens + sum(len(segment.ids) for segment in added)
             spare = SPARE_TOKENS * (len(self._rows) + 1)
-            while (is_full := self._num_tokens() + needed + spare > self._max_cache) and self._held.forget():
-                pass
+            while (is_full := num_held + needed + spare > self._max_cache) and self._held.forget():
+                num_held = self._num_tokens()
             if is_full and self._rows:
                 self._held.drop(row)
                 return
             self._held.segments += added
             self._rows.append(row)
             waiting.popleft()
-            num_left += needed
+            num_held += needed
+            num_left += sum(one.num_left for one in (*added, *row.to_compute[len(row.path) :]))
 
     def step(self) -> list[NextLogits]:
         """The samples whose next token can be drawn, and the logits for it."""
+        for row in self._rows:
+            if row.is_covered and not any(segment.num_left for segment in row.path):
+                self._held.place(row)
         self._held.make_room()
         pools, stretches = list(self._held.pools.values()), self._stretches()
         try:
@@ -100,12 +109,11 @@ class PackedDecoder:
         return samples
 
     def _num_tokens(self) -> int:
-        return self._held.num_tokens + sum(len(row.rest.ids) for row in self._rows if row.rest is not None)
+        return self._held.num_tokens + sum(row.num_tokens for row in self._rows if row.rest is not None)
 
     def _num_left(self) -> int:
         """Tokens of prompts that are not computed yet."""
-        segments = {one for row in self._rows if row.rest is not None for one in (*row.path, row.rest)}
-        return sum(segment.num_left for segment in segments)
+        return sum(segment.num_left for segment in {one for row in self._rows for one in row.to_compute})
 
     def _drop(self, row: CacheRow) -> None:
         self._rows.remove(row)
@@ -116,20 +124,31 @@ class PackedDecoder:
         ids = np.array(sample.ids, dtype=np.int64)
         path = self._held.match(ids[:-1])
         depth = sum(len(segment.ids) for segment in path)
-        shared = [_num_common(ids[:-1], other.body) for other in others] if depth < len(ids) - 1 else []
+        beginning = sample.ids[: depth + MIN_SHARED_TOKENS]
+        is_long = depth + MIN_SHARED_TOKENS < len(ids)
+        # Most others share too little, which is told at once.
+        alike = [one for one in others if one.prompt[: len(beginning)] == beginning] if is_long else []
+        shared = [_num_common(ids[:-1], other.body) for other in alike]
         for cut in sorted(set(shared)):
-            saved = (cut - depth) * sum(length >= cut for length in shared)
-            if cut - depth >= MIN_SHARED_TOKENS and saved >= MIN_SAVED_TOKENS:
-                path, depth = (*path, CacheSegment(ids[depth:cut], path)), cut
-        return CacheRow(sample, path, CacheSegment(ids[depth:], path))
+            num_others = sum(length >= cut for length in shared)
+            if cut - depth >= MIN_SHARED_TOKENS and (cut - depth) * num_others >= MIN_SAVED_TOKENS:
+                segment = CacheSegment(ids[depth:cut], path)
+                segment.num_expected += num_others
+                path, depth = (*path, segment), cut
+        return CacheRow(sample, path, CacheSegment(ids[depth:], path), self._num_read(path))
+
+    def _num_read(self, path: Sequence[CacheSegment]) -> int:
+        """How many segments of a path one more sample reads where they stand, rather than have a copy of its own."""
+        copies = [len(one.ids) * max(one.num_users + 1, min(one.num_expected, self._max_rows)) for one in path]
+        worth = [depth for depth, tokens in enumerate(copies, 1) if tokens * self._token_bytes >= MIN_COPIED_BYTES]
+        return max(worth, default=0)
 
     def _stretches(self) -> list[Stretch]:
         """The next tokens of the prompts that came first."""
         chosen: dict[CacheSegment, Stretch] = {}
         budget = CHUNK_TOKENS
-        for row in (row for row in self._rows if row.rest is not None):
-            for segment in (*row.path, row.rest):
-                assert segment is not None
+        for row in self._rows:
+            for segment in row.to_compute:
                 if segment.num_left and segment not in chosen and budget:
                     count = min(budget, segment.num_left)
                     is_last = segment is row.rest and count == segment.num_left
@@ -171,6 +190,14 @@ class PackedDecoder:
         segments = {stretch.segment for stretch in stretches}
         prompts = [row for row in self._rows if row.rest is not None and segments & {*row.path, row.rest}]
         return [row.sample for row in (*(row for pool in pools for row in pool.rows), *prompts)]
+
+
+def _bytes_per_token(model: PreTrainedModel) -> int:
+    """About how much the keys and values of a token take in one layer."""
+    config = model.config.get_text_config()
+    num_heads = getattr(config, "num_attention_heads", 1)
+    size = getattr(config, "head_dim", None) or config.hidden_size // num_heads
+    return 2 * int((getattr(config, "num_key_value_heads", None) or num_heads) * size) * model.dtype.itemsize
 
 
 def _num_common(first: Ids, second: Ids) -> int:
@@ -226,7 +253,7 @@ def _logits_of_trial(model: PreTrainedModel, ids: Ids) -> Tensor:
     shared = CacheSegment(ids[:_SHARED], ())
     rest = CacheSegment(ids[_SHARED:-1], (shared,))
     sample = Sample(ids[:-1].tolist(), DrawRules(SamplingSection()), _Nobody(), seed=(0,))
-    row, held, keeps = CacheRow(sample, (shared,), rest), KeyValues(), takes(model, "logits_to_keep")
+    row, held, keeps = CacheRow(sample, (shared,), rest, 1), KeyValues(), takes(model, "logits_to_keep")
     first = Step([], [Stretch(shared, _SHARED), Stretch(rest, _REST, row)], model.device)
     of_prompt = first.forward_through(model, [_SHARED + _REST - 1], keeps=keeps)
     first.advance()

@@ -79,6 +79,10 @@ class Sample:
         self.listener = listener
         self.grammar = grammar
         self.where = where
+        #: Whether `adjust` may change anything.
+        self.is_adjusted = bool(
+            rules.frequency_penalty or rules.presence_penalty or rules.logit_bias or grammar is not None
+        )
         self.written: list[int] = []
         #: Log-probs of what is written, under the model itself.
         self.logps: list[float] = []
@@ -97,16 +101,15 @@ class Sample:
         """The prompt and what is written so far."""
         return (*self.prompt, *self.written)
 
+    @property
+    def newest(self) -> int:
+        """The last of the ids."""
+        return (self.written or self.prompt)[-1]
+
     @cached_property
     def body(self) -> Ids:
         """The prompt without its last token, which is what can be shared with others."""
         return np.array(self.prompt[:-1], dtype=np.int64)
-
-    @property
-    def is_adjusted(self) -> bool:
-        """Whether `adjust` may change anything."""
-        rules = self.rules
-        return bool(rules.frequency_penalty or rules.presence_penalty or rules.logit_bias or self.grammar)
 
     def adjust(self, logits: Tensor) -> None:
         """Apply penalties, biases and the grammar to logits (V,), in place. Source: OpenAI's API reference."""
