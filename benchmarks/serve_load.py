@@ -40,7 +40,7 @@ def server(model: Path, threads: int) -> Iterator[str]:
     """The address of a server of the model, which is ended afterwards."""
     command = [sys.executable, "-m", "zephyr", "serve", str(model), "--port", "0", "--offline"]
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:  # noqa: S603 - ours
         assert process.stdout is not None
         try:
             for line in process.stdout:
@@ -62,15 +62,16 @@ async def stream(client: httpx2.AsyncClient, name: str, number: int, max_tokens:
         "seed": number,
         "stream": True,
     }
-    start, seen = time.perf_counter(), []
+    start = time.perf_counter()
     async with client.stream("POST", "chat/completions", json=body) as response:
         response.raise_for_status()
-        async for line in response.aiter_lines():
-            if line.startswith("data: {") and any(
-                choice["delta"].get("content") for choice in json.loads(line[6:])["choices"]
-            ):
-                seen.append(time.perf_counter() - start)
+        seen = [time.perf_counter() - start async for line in response.aiter_lines() if _has_text(line)]
     return Stream(seen[0], seen[-1], len(seen)) if seen else Stream(0.0, 0.0, 0)
+
+
+def _has_text(line: str) -> bool:
+    """Whether a line of the stream is an event with some of the answer."""
+    return line.startswith("data: {") and any(one["delta"].get("content") for one in json.loads(line[6:])["choices"])
 
 
 async def load(address: str, num_clients: int, max_tokens: int) -> list[Stream]:
