@@ -9,7 +9,7 @@ SMALL = {
     "quickstart": [
         'overrides = {"synth.generator.num_dialogues": 200, "synth.generator.num_pretrain_texts": 60}',
         'overrides |= {"synth.generator.num_feedback_prompts": 20, "pretrain.train.num_train_epochs": 1}',
-        'overrides |= {"sft.train.num_train_epochs": 1, "output_dir": "runs"}',
+        'overrides |= {"sft.train.num_train_epochs": 1, "sft.train.logging_steps": 1}',
         'until = "sft"',
     ],
     "own-data": [
