@@ -26,9 +26,8 @@ class Architecture(NamedTuple):
     activation: str = "silu"
     norm_offset: float = 0.0  # what transformers adds to a norm's weights, and llama.cpp does not
     ropes: tuple[str, ...] = ("default", "linear", "yarn")
-    window_period: int = (
-        0  # from one layer with full attention to the next, unless a file says otherwise; 0: no windows
-    )
+    # Layers from one with full attention to the next, unless a file says otherwise; 0: no windows.
+    window_period: int = 0
     keys: Mapping[str, str] = {}  # settings of its own: llama.cpp's key -> ours
 
 

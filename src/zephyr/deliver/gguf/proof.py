@@ -24,7 +24,7 @@ MOST_EXACT_ERROR = 0.01
 _SHOWN_IDS = 12
 
 
-class Rendered(NamedTuple):
+class RenderedChat(NamedTuple):
     """A conversation, its messages as templates take them, and the text that the model's template makes of it."""
 
     messages: tuple[dict[str, str], ...]
@@ -50,7 +50,7 @@ class Reference:
     template: str  # empty for a model without one, as is `rendered`
     bos: str
     eos: str
-    rendered: tuple[Rendered, ...]
+    rendered: tuple[RenderedChat, ...]
     tokenized: tuple[TextIds, ...]
     prompts: tuple[list[int], ...]
     greedy: tuple[list[int], ...]
@@ -130,7 +130,7 @@ def prove(path: Path, form: str, reference: Reference, *, num_threads: int, extr
     return _judged(form, reference, joined, perplexity, diverged_at, (templates, texts))
 
 
-class Perplexity(NamedTuple):
+class PerplexityChange(NamedTuple):
     """The perplexity of a file, its change from the model's as a share, and half the width of that one's interval."""
 
     file: float
@@ -138,12 +138,12 @@ class Perplexity(NamedTuple):
     noise: float
 
 
-def perplexity_between(of_model: Scores, of_file: Scores) -> Perplexity:
+def perplexity_between(of_model: Scores, of_file: Scores) -> PerplexityChange:
     """The perplexity of a file beside the model's, from both losses on the same tokens, each (n,)."""
     more = of_file - of_model
     error = float(more.std(ddof=1) / np.sqrt(len(more))) if len(more) > 1 else 0.0
     change = float(np.exp(more.mean()))
-    return Perplexity(float(np.exp(of_file.mean())), change - 1, ROUNDED_NORMAL_95 * error * change)
+    return PerplexityChange(float(np.exp(of_file.mean())), change - 1, ROUNDED_NORMAL_95 * error * change)
 
 
 def template_faults(opened: OpenedLlama, reference: Reference) -> Differences:
@@ -228,7 +228,7 @@ def _judged(
     form: str,
     reference: Reference,
     places: Places,
-    perplexity: Perplexity,
+    perplexity: PerplexityChange,
     diverged_at: Sequence[GreedyDivergence | None],
     compared: tuple[Differences, Differences],
 ) -> Proof:

@@ -13,7 +13,7 @@ import torch
 from zephyr.data.tokenize.jinja_rendering import JinjaTemplate
 from zephyr.deliver.gguf.file import Header
 from zephyr.deliver.gguf.libraries import Scores
-from zephyr.deliver.gguf.proof import Reference, Rendered, TextIds, surprise
+from zephyr.deliver.gguf.proof import Reference, RenderedChat, TextIds, surprise
 from zephyr.deliver.gguf.vocabulary import Vocabulary
 from zephyr.errors import DataError
 from zephyr.models.generation import generate, stop_ids_of
@@ -84,7 +84,7 @@ def make_reference(loaded: Loaded, header: Header) -> Reference:
         bos=bos,
         eos=eos,
         rendered=tuple(
-            Rendered(tuple({"role": one.role, "content": one.content} for one in conversation), space + text)
+            RenderedChat(tuple({"role": one.role, "content": one.content} for one in conversation), space + text)
             for conversation, text in rendered
         ),
         tokenized=(
