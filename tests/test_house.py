@@ -182,7 +182,7 @@ def test_program_of_the_readme_prints_what_it_says(capsys):
 
 
 def test_files_the_makefile_runs_are_there():
-    named = re.findall(r"\$\(RUN\)/zephyr run ([\w/.]+\.yaml)", (REPOSITORY / "Makefile").read_text())
+    named = re.findall(r"\$\(RUN\)/zephyr run ([\w/.-]+\.yaml)", (REPOSITORY / "Makefile").read_text())
     assert named == ["recipes/quickstart.yaml", "recipes/first-real.yaml"]
     assert all((REPOSITORY / name).is_file() for name in named)
 

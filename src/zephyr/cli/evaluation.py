@@ -29,6 +29,12 @@ Names = Annotated[
         "open-llm-leaderboard-v1, ifeval, zephyr-card."
     ),
 ]
+Data = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="Local copies of the tasks' data; default: read the hub.")
+]
+OwnTasks = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="Tasks of your own in lm-eval's YAML; their code is run.")
+]
 Judge = Annotated[
     str | None, typer.Option(metavar="JUDGE", help=f"The judge of mt_bench and alpaca_eval: {TEACHER_HELP}")
 ]
@@ -38,13 +44,8 @@ def evaluate(  # noqa: PLR0913 - typer makes an option of every parameter
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A model folder or a hub id.")],
     *,
     tasks: Names,
-    data: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Local copies of the tasks' data; default: read the hub.")
-    ] = None,
-    include_path: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Tasks of your own in lm-eval's YAML; their code is run."),
-    ] = None,
+    data: Data = None,
+    include_path: OwnTasks = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", metavar="DIR", help="Folder for the results; run again to continue.")
     ] = None,

@@ -7,6 +7,7 @@ random one. Here last bits of each layer's products are changed at random, and t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -83,7 +84,8 @@ def _root_of_terms(module: nn.Module, given: Tensor) -> Tensor:
     weight = module.weight
     assert isinstance(weight, Tensor)
     squared = weight.to(given.dtype).square()
-    return (given.square() @ (squared.T if isinstance(module, nn.Linear) else squared)).sqrt() * given.shape[-1] ** 0.5
+    sums: Tensor = given.square() @ (squared.T if isinstance(module, nn.Linear) else squared)
+    return sums.sqrt() * math.sqrt(given.shape[-1])
 
 
 def _logps(scorer: ForestScorer, sequences: Sequence[ScoredSequence]) -> Tensor:
