@@ -37,18 +37,18 @@ def test_a_vote_is_a_preference_that_training_reads(tmp_path):
     assert (second.completions, second.models) == ((RIGHT.text, LEFT.text), ("two", "one"))
 
 
-def test_the_columns_are_those_of_ultrafeedback_binarized(tmp_path):
+def test_the_columns_are_those_of_pairs(tmp_path):
     votes = VoteFile(tmp_path / "votes.jsonl")
     votes.add(PROMPT[-1:], (LEFT, RIGHT), "right")
     row = json.loads(votes.path.read_text())
     question = {"role": "user", "content": "Which is the largest planet?"}
-    chosen = [question, {"role": "assistant", "content": RIGHT.text}]
+    chosen = {"role": "assistant", "content": RIGHT.text}
     assert row == {
-        "prompt": question["content"],
+        "prompt": [question],
         "prompt_id": prompt_id(PROMPT[-1:]),
-        "chosen": chosen,
-        "rejected": [question, {"role": "assistant", "content": LEFT.text}],
-        "messages": chosen,
+        "chosen": [chosen],
+        "rejected": [{"role": "assistant", "content": LEFT.text}],
+        "messages": [question, chosen],
         "score_chosen": 1.0,
         "score_rejected": 0.0,
         "model_chosen": "two",

@@ -84,8 +84,17 @@ def test_greedy_in_float32_and_with_windows_of_other_lengths(name):
     for window in (2, 5, 64):
         model = tiny_model(name, sliding_window=window, seed=window)
         greedy = sampled(max_new_tokens=12, temperature=0)
-        alone = [greedy_alone(model, prompt, max_new_tokens=12, stop_ids=()) for prompt in PROMPTS]
-        assert texts(generate(model, PROMPTS, greedy)) == alone
+        for prompt, completion in zip(PROMPTS, generate(model, PROMPTS, greedy), strict=True):
+            alone = greedy_alone(model, prompt, max_new_tokens=12, stop_ids=())
+            assert completion.ids == alone or is_tie(model, prompt, completion.ids, alone)
+
+
+def is_tie(model, prompt, tokens, others) -> bool:
+    """Whether the first two tokens that differ are equally likely but for rounding in float32."""
+    step = next(step for step, (token, other) in enumerate(zip(tokens, others, strict=True)) if token != other)
+    with torch.no_grad():
+        logits = model(input_ids=torch.tensor([[*prompt, *tokens[:step]]])).logits[0, -1]
+    return bool((logits[tokens[step]] - logits[others[step]]).abs() < 1e-6)
 
 
 @pytest.mark.parametrize(("name", "dtype"), EXACT)

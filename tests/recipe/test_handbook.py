@@ -196,7 +196,7 @@ def test_assumed_devices_are_told():
         "train_batch_size 128 (8 x gradient_accumulation_steps 2 x 8 devices, assumed: say num_devices=N if they were "
         "others)"
     )
-    assert any(note.startswith("push_to_hub is left out: nothing is published") for note in load("dpo_full_2024").notes)
+    assert any(note.startswith("push_to_hub is left out: deliver.push_to_hub") for note in load("dpo_full_2024").notes)
 
 
 def test_problems_are_told_in_old_keys_with_their_lines(tmp_path):

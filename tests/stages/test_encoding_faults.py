@@ -169,11 +169,14 @@ def test_a_request_that_the_template_refuses_is_answered_by_an_error(base):
     messages = (Message("user", "2?"),)
     asked = [
         ChatRequest(key="good", messages=messages, max_tokens=4),
-        ChatRequest(key="bad", messages=(Message("system", "Be brief."), *messages), max_tokens=4),
+        # Its text begins the user's message, as for every template that knows no system role.
+        ChatRequest(key="system", messages=(Message("system", "Be brief."), *messages), max_tokens=4),
+        ChatRequest(key="bad", messages=(Message("system", "Be brief."), Message("assistant", "3.")), max_tokens=4),
         ChatRequest(key="long", messages=messages, max_tokens=4000),
     ]
-    good, bad, too_long = teacher.answer(asked)
-    assert good.finish_reason != "error"
+    good, with_system, bad, too_long = teacher.answer(asked)
+    assert "error" not in (good.finish_reason, with_system.finish_reason)
+    assert with_system.prompt_tokens > good.prompt_tokens
     assert (bad.finish_reason, bad.error) == ("error", f"{REFUSES} (System role not supported)")
     assert Counter(reply.finish_reason for reply in (bad, too_long)) == {"error": 2}
     assert "4000 new ones exceed" in too_long.error

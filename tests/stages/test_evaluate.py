@@ -86,7 +86,7 @@ def check_lines(recipe: Recipe, tmp_path: Path) -> list[str]:
 
 def test_check_counts_tasks_and_documents(tmp_path: Path) -> None:
     small_data(tmp_path / "data")
-    plain = recipe_with(tmp_path, "arc_challenge", "winogrande")
+    plain = recipe_with(tmp_path, "arc_challenge", "winogrande", limit=None)
     reads, line = check_lines(plain, tmp_path)
     assert reads == "reads pretrain, sft, align"
     assert line == "arc_challenge, winogrande: 2 tasks of 9 documents"

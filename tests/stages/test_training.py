@@ -119,7 +119,7 @@ def test_a_reward_model_reads_what_the_chat_template_writes(trained):
     assert tokenizer.pad_token_id == AutoConfig.from_pretrained(folder / "model").pad_token_id
     pairs = (trained / "mini" / summary["folders"]["feedback"] / "pairs.jsonl").read_text().splitlines()
     examples = [one for part in ("train", "eval") for one in PreferenceStore(folder / "tokens" / part)]
-    ids = tokenizer.apply_chat_template(json.loads(pairs[0])["chosen"], tokenize=True)["input_ids"]
+    ids = tokenizer.apply_chat_template(json.loads(pairs[0])["messages"], tokenize=True)["input_ids"]
     assert ids in [[*one.prompt, *one.completions[0]] for one in examples]
     assert ids[-1] != tokenizer.pad_token_id
 

@@ -139,6 +139,8 @@ KNOWN_SHAPES = {
     "google/gemma-7b": ModelShape(256000, 3072, 24576, 28, 16, 16, 256, tied=True),
     "bigcode/starcoder2-15b": ModelShape(49152, 6144, 24576, 40, 48, 4, 128, gated=False, sliding_window=4096),
     "HuggingFaceTB/SmolLM2-1.7B": ModelShape(49152, 2048, 8192, 24, 32, 32, 64, tied=True),
+    "HuggingFaceTB/SmolLM2-135M": ModelShape(49152, 576, 1536, 30, 9, 3, 64, tied=True),
+    "HuggingFaceTB/SmolLM2-135M-Instruct": ModelShape(49152, 576, 1536, 30, 9, 3, 64, tied=True),
     "HuggingFaceTB/SmolLM2-360M": ModelShape(49152, 960, 2560, 32, 15, 5, 64, tied=True),
     "HuggingFaceTB/SmolLM3-3B-Base": _SMOLLM3,
     "HuggingFaceTB/SmolLM3-3B-checkpoints": _SMOLLM3,
