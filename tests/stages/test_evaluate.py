@@ -95,7 +95,7 @@ def test_check_counts_tasks_and_documents(tmp_path: Path) -> None:
     assert check_lines(few, tmp_path)[1:] == ["arc_challenge, winogrande: 2 tasks of 4 documents"]
     write_mt_bench(tmp_path / "data" / "mt_bench")
     judged = recipe_with(tmp_path, "mt_bench", "winogrande", judge={"name": "scripted"})
-    assert check_lines(judged, tmp_path)[1:] == ["mt_bench, winogrande: 1 tasks of 3 documents, 1 judged benchmarks"]
+    assert check_lines(judged, tmp_path)[1:] == ["mt_bench, winogrande: 1 tasks of 2 documents, 1 judged benchmarks"]
 
 
 def test_check_refuses_what_cannot_be_done(tmp_path: Path) -> None:
