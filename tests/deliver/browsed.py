@@ -1,5 +1,6 @@
 """What pages are served and opened with in tests and for the screenshots: a server in a thread, and a Chromium."""
 
+import contextlib
 import shutil
 import socket
 import threading
@@ -24,3 +25,14 @@ class Served:
         self.server.should_exit = self.server.force_exit = True
         self.thread.join(30)
         self.socket.close()
+
+
+@contextlib.contextmanager
+def chromium():
+    """The browser, closed at the end."""
+    from playwright import sync_api
+
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()

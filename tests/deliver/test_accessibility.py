@@ -7,9 +7,8 @@ pytest.importorskip("playwright.sync_api", reason="no playwright to drive a brow
 pytest.importorskip("axe_playwright_python", reason="no axe-core: install the dev extra")
 
 from axe_playwright_python.sync_playwright import Axe
-from playwright import sync_api
 
-from tests.deliver.browsed import CHROMIUM, Served
+from tests.deliver.browsed import CHROMIUM, Served, chromium
 from tests.deliver.small_run import write_run
 from tests.deliver.spoken import Scripted
 from zephyr.deliver.report import report_of
@@ -28,10 +27,8 @@ SERIOUS = ("serious", "critical")
 
 @pytest.fixture(scope="module")
 def browser():
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 def faults(browser, url, ready, scheme, width=1280):

@@ -7,9 +7,8 @@ import pytest
 pytest.importorskip("starlette")
 pytest.importorskip("playwright.sync_api", reason="no playwright to drive a browser with")
 
-from playwright import sync_api
 
-from tests.deliver.browsed import CHROMIUM, Served
+from tests.deliver.browsed import CHROMIUM, Served, chromium
 from zephyr.deliver.ui.annotate import AnnotationSetup, annotation_application
 from zephyr.feedback.annotation import begin
 from zephyr.records.messages import Message
@@ -22,10 +21,8 @@ PATIENCE = 60_000
 
 @pytest.fixture(scope="module")
 def browser():
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture

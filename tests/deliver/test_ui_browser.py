@@ -10,9 +10,10 @@ import pytest
 pytest.importorskip("gradio", reason="no gradio: pip install 'zephyr-align[ui]'")
 pytest.importorskip("playwright.sync_api", reason="no playwright to drive a browser with")
 
+
 from playwright import sync_api
 
-from tests.deliver.browsed import CHROMIUM, Served
+from tests.deliver.browsed import CHROMIUM, Served, chromium
 from tests.deliver.spoken import Scripted
 from zephyr.deliver.ui.page import PageSetup, application
 from zephyr.deliver.ui.votes import VoteFile
@@ -33,10 +34,8 @@ PATIENCE = 60_000
 
 @pytest.fixture(scope="module")
 def browser():
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture
