@@ -54,7 +54,10 @@ class ContinuousWriter:
         with self._changed:
             if self._is_closed:
                 raise ClosedError
-            if len(self._waiting) + len(self._arrived) + len(samples) > self._max_waiting:
+            # Those that nobody wants any more are in nobody's way, though the thread has yet to drop them; a copy,
+            # since it takes from the queue meanwhile.
+            queued = [*self._waiting.copy(), *self._arrived]
+            if sum(not one.is_unwanted for one in queued) + len(samples) > self._max_waiting:
                 raise QueueFullError
             self._arrived.extend(samples)
             self._changed.notify()

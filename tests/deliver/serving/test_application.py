@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-import time
+import threading
 
 import pytest
 
@@ -274,26 +274,47 @@ def test_a_full_queue_and_an_end_are_said_and_a_client_that_goes_frees_its_place
         scope = {"type": "http", "method": "POST", "path": CHAT, "headers": headers, "query_string": b""}
         await app(scope, receive, send)
 
-    steps = []
+    # The writer is ready, so that its next step is one of the clients'.
+    assert ask(app, "POST", CHAT, json=ASKED).status_code == 200
+    steps, goes_on, queued, submit = [], threading.Event(), asyncio.Event(), model.writer.submit
+
+    def tell(samples):
+        submit(samples)
+        queued.set()
 
     async def all_three():
         received, leaves = [[], [], []], asyncio.Event()
-        model.writer._model.register_forward_hook(lambda *_: steps.append(time.sleep(0.02)))
+        loop, writes = asyncio.get_running_loop(), asyncio.Event()
+
+        def one_step(*_):
+            loop.call_soon_threadsafe(writes.set)
+            steps.append(goes_on.wait(600))
+
+        hook = model.writer._model.register_forward_hook(one_step)
         clients = [asyncio.create_task(gone_when(leaves, received[0]))]
-        await asyncio.sleep(0.3)
+        await writes.wait()
+        model.writer.submit = tell
         clients.append(asyncio.create_task(gone_when(leaves, received[1])))
-        await asyncio.sleep(0.1)
+        await queued.wait()
         await gone_when(asyncio.Event(), received[2])
-        leaves.set()
         assert received[2][0]["status"] == 429
         assert (b"retry-after", b"2") in received[2][0]["headers"]
+        leaves.set()
         await asyncio.gather(*clients)
+        # Their places are free while the step that the first one began still lasts.
+        queued.clear()
+        leaves.clear()
+        client = asyncio.create_task(gone_when(leaves, []))
+        await queued.wait()
+        leaves.set()
+        await client
+        goes_on.set()
+        hook.remove()
 
     asyncio.run(all_three())
-    # Each of the two that are gone would have gone on for hundreds of tokens.
-    before = len(steps)
-    assert ask(app, "POST", CHAT, json=ASKED | {"max_tokens": 1}).status_code == 200
-    assert len(steps) - before < 50
+    assert ask(app, "POST", CHAT, json=ASKED).status_code == 200
+    # Each of the two that are gone would have gone on to the end of the window.
+    assert len(steps) <= 2
     model.writer.close()
     answer = ask(app, "POST", CHAT, json=ASKED)
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "server_ends")
