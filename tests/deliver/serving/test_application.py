@@ -252,28 +252,28 @@ def test_a_token_opens_the_door_and_nothing_else_does(model):
     assert ask(app, "GET", "/v1/models", headers=good, host="machine.example").status_code == 200
 
 
+async def client_that_leaves(app, leaves, received):
+    """A client that asks for an answer to the end of the window, and is gone when it is told so."""
+    endless = json.dumps(ASKED | {"max_tokens": None, "logit_bias": {"2": -100}}).encode()
+    waiting = [{"type": "http.request", "body": endless, "more_body": False}]
+
+    async def receive():
+        if waiting:
+            return waiting.pop()
+        await leaves.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message):
+        received.append(message)
+
+    headers = [(b"content-type", b"application/json"), (b"host", b"localhost")]
+    scope = {"type": "http", "method": "POST", "path": CHAT, "headers": headers, "query_string": b""}
+    await app(scope, receive, send)
+
+
 def test_a_full_queue_and_an_end_are_said_and_a_client_that_goes_frees_its_place():
     model = open_model(max_rows=1, max_waiting=1)
     app = open_application(model)
-    endless = json.dumps(ASKED | {"max_tokens": None, "logit_bias": {"2": -100}}).encode()
-
-    async def gone_when(leaves, received):
-        """A client that sends its request and is gone when it is told so."""
-        waiting = [{"type": "http.request", "body": endless, "more_body": False}]
-
-        async def receive():
-            if waiting:
-                return waiting.pop()
-            await leaves.wait()
-            return {"type": "http.disconnect"}
-
-        async def send(message):
-            received.append(message)
-
-        headers = [(b"content-type", b"application/json"), (b"host", b"localhost")]
-        scope = {"type": "http", "method": "POST", "path": CHAT, "headers": headers, "query_string": b""}
-        await app(scope, receive, send)
-
     # The writer is ready, so that its next step is one of the clients'.
     assert ask(app, "POST", CHAT, json=ASKED).status_code == 200
     steps, goes_on, queued, submit = [], threading.Event(), asyncio.Event(), model.writer.submit
@@ -291,12 +291,12 @@ def test_a_full_queue_and_an_end_are_said_and_a_client_that_goes_frees_its_place
             steps.append(goes_on.wait(600))
 
         hook = model.writer._model.register_forward_hook(one_step)
-        clients = [asyncio.create_task(gone_when(leaves, received[0]))]
+        clients = [asyncio.create_task(client_that_leaves(app, leaves, received[0]))]
         await writes.wait()
         model.writer.submit = tell
-        clients.append(asyncio.create_task(gone_when(leaves, received[1])))
+        clients.append(asyncio.create_task(client_that_leaves(app, leaves, received[1])))
         await queued.wait()
-        await gone_when(asyncio.Event(), received[2])
+        await client_that_leaves(app, asyncio.Event(), received[2])
         assert received[2][0]["status"] == 429
         assert (b"retry-after", b"2") in received[2][0]["headers"]
         leaves.set()
@@ -304,14 +304,14 @@ def test_a_full_queue_and_an_end_are_said_and_a_client_that_goes_frees_its_place
         # Their places are free while the step that the first one began still lasts.
         queued.clear()
         leaves.clear()
-        client = asyncio.create_task(gone_when(leaves, []))
+        client = asyncio.create_task(client_that_leaves(app, leaves, []))
         await queued.wait()
         leaves.set()
         await client
         goes_on.set()
         hook.remove()
 
-    asyncio.run(all_three())
+    asyncio.run(asyncio.wait_for(all_three(), 300))
     assert ask(app, "POST", CHAT, json=ASKED).status_code == 200
     # Each of the two that are gone would have gone on to the end of the window.
     assert len(steps) <= 2
