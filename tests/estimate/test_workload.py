@@ -50,6 +50,9 @@ def test_the_reference_and_evaluations_are_counted():
     assert stage_flops(training, as_usual=True) == forward_flops(TINY, rows, shared=False) * (
         2 * 10 * 3 + 3 * 5 + in_every_step
     )
+    # A step sees 4 of 10 rows, and the reference no others.
+    short = workload(TINY, rows, "dpo", train_batch_size=4, max_steps=1)
+    assert stage_flops(short) == pytest.approx(5120 * (short.num_epochs * 10 * (3 + 1) + 5 + 5))
 
 
 @pytest.mark.parametrize(

@@ -20,12 +20,14 @@ from zephyr.models.adapters import add_lora
 from zephyr.models.batch_scoring import forest_of
 from zephyr.models.scorer import ForestScorer
 from zephyr.models.tiny import tiny_model
+from zephyr.recipe.steps import count_steps
 from zephyr.recipe.train_section import LoraSection, OptimizerName, Precision, TrackerName
 from zephyr.train.checkpoint.checkpoint import checkpoint_folders
 from zephyr.train.distributed import PRECISION_DTYPES
 from zephyr.train.objectives import Scored
 from zephyr.train.optimizers import OPTIMIZER_BUILDERS
 from zephyr.train.tracker import TRACKERS
+from zephyr.train.step import step_indices
 from zephyr.train.train import start, train
 
 ALWAYS = {"loss", "grad_norm", "learning_rate", "epoch"}
@@ -345,6 +347,20 @@ def test_adapters_go_on_from_a_checkpoint(tmp_path):
     found = weights(resumed)
     assert all(torch.equal(tensor, found[name]) for name, tensor in weights(straight).items())
     assert logged(tmp_path / "resumed") == logged(tmp_path / "straight")
+
+
+def test_the_reference_scores_what_the_steps_draw_and_no_more(tmp_path):
+    held_out = pairs(3, seed=9)
+    whole = start(tiny_job(tmp_path / "whole", eval_examples=held_out, num_train_epochs=1)).ref_logps
+    short = tiny_job(tmp_path / "short", eval_examples=held_out, max_steps=1, self_checks=False)
+    drawn = step_indices(count_steps(short.settings, 24), 0, seed=42)
+    ref_logps = start(short).ref_logps
+    read = sorted(drawn) + [24, 25, 26]
+    torch.testing.assert_close(ref_logps[read], whole[read])
+    assert ref_logps.isfinite().all(dim=1).nonzero().flatten().tolist() == read
+    assert whole.isfinite().all()
+    train(short)
+    assert math.isfinite(column(tmp_path / "short", "eval_loss")[0])
 
 
 def test_another_model_can_be_the_reference(tmp_path, caplog):

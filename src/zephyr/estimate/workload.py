@@ -140,7 +140,7 @@ def stage_flops(workload: Workload, *, as_usual: bool = False) -> float:
     evaluations = workload.num_evaluations * rows.held_out * forward
     if not workload.needs_reference:
         return steps + evaluations
-    once = rows.num_rows + rows.held_out
+    once = min(1.0, workload.num_epochs) * rows.num_rows + rows.held_out  # of the rows that a step sees
     every_time = workload.num_epochs * rows.num_rows + workload.num_evaluations * rows.held_out
     return steps + evaluations + forward * (every_time if as_usual else once)
 

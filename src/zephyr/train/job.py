@@ -274,12 +274,15 @@ def reference_scorer(job: TrainJob, scorer: ForestScorer) -> ForestScorer:
     return other
 
 
-def reference_logps(job: TrainJob, scorer: ForestScorer, reference_hash: str) -> Tensor:
+def reference_logps(job: TrainJob, scorer: ForestScorer, reference_hash: str, wanted: Sequence[int]) -> Tensor:
     """(n, C) float64 log-probs of the reference for all examples, then those held out; stored, or computed now.
 
-    ``scorer`` is that of ``reference_scorer``.
+    ``scorer`` is that of ``reference_scorer``. Of the examples only those with an index in ``wanted`` and those held
+    out are scored; what no step reads is NaN.
     """
-    name, examples = job.name, [*job.examples, *job.eval_examples]
+    held_out = range(len(job.examples), len(job.examples) + len(job.eval_examples))
+    chosen = [*wanted, *held_out]
+    name, examples = job.name, [job.examples[index] for index in wanted] + list(job.eval_examples)
     if job.reference is not None:
         name = "another model than the policy"
     logger.info("%s", describe_reference(name, reference_hash, adapters_off=scorer.has_adapters))
@@ -292,4 +295,7 @@ def reference_logps(job: TrainJob, scorer: ForestScorer, reference_hash: str) ->
     counts = "reference log-probs: %d computed in %.1f s, %d reused"
     logger.info(counts, report.computed, report.seconds, report.reused)
     keys = [sequence_key(sequence) for row in rows for sequence in row]
-    return torch.from_numpy(store.get(keys)).view(len(rows), -1)
+    scored = torch.from_numpy(store.get(keys)).view(len(rows), -1)
+    logps = torch.full((held_out.stop, scored.shape[1]), torch.nan, dtype=scored.dtype)
+    logps[chosen] = scored
+    return logps

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -41,6 +42,14 @@ def step_indices(steps: Steps, step: int, *, seed: int, shuffle: bool = True) ->
     if shuffle:
         order = np.random.default_rng([seed, epoch]).permutation(steps.num_examples)
     return [int(index) for index in order[place * steps.batch_size : (place + 1) * steps.batch_size]]
+
+
+def drawn_indices(steps: Steps, *, seed: int, shuffle: bool = True) -> set[int]:
+    """The examples that any step sees: all of them, unless the steps end within the first epoch."""
+    if steps.num_steps >= steps.steps_per_epoch:
+        return set(range(steps.num_examples))
+    drawn = (step_indices(steps, step, seed=seed, shuffle=shuffle) for step in range(steps.num_steps))
+    return set(chain.from_iterable(drawn))
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from zephyr.models.reward_model import load_reward_model, own_rewards
 from zephyr.models.rounding import Rounding, measured_rounding
 from zephyr.models.scorer import ForestScorer
 from zephyr.models.source import Source
+from zephyr.recipe.steps import count_steps
 from zephyr.train.checks.invariants import (
     check_first_loss,
     check_layouts_agree,
@@ -28,7 +29,7 @@ from zephyr.train.checks.invariants import (
 from zephyr.train.distributed import compute_dtype, weights_dtype
 from zephyr.train.job import TrainJob, reference_logps, reference_scorer
 from zephyr.train.metrics import Shares
-from zephyr.train.step import Batch
+from zephyr.train.step import Batch, drawn_indices
 from zephyr.train.stored_model import StoredModel
 from zephyr.trees.forest import Ids, ScoredSequence
 
@@ -61,7 +62,7 @@ def check_before_training(job: TrainJob, scorer: ForestScorer) -> Rounding:
 
 
 def proven_ref_logps(job: TrainJob, scorer: ForestScorer, reference_hash: str, *, rounding: Rounding | None) -> Tensor:
-    """The reference's log-probs as of ``reference_logps``, proven unless ``rounding`` is None.
+    """The reference's log-probs of what the steps draw, as of ``reference_logps``, proven unless ``rounding`` is None.
 
     A model of its own must be scored as it computes, and a policy that starts as its own reference must agree with it.
     Raises ModelError or InvariantError.
@@ -71,9 +72,12 @@ def proven_ref_logps(job: TrainJob, scorer: ForestScorer, reference_hash: str, *
         sequences, _ = _probe(job)
         of_reference = measured_rounding(reference, sequences, dtype=compute_dtype(job.settings))
         check_own_forward(reference, [sequence.ids for sequence in sequences], rounding=of_reference)
-    ref_logps = reference_logps(job, reference, reference_hash)
+    probed = [] if rounding is None else _probed(job.rows)
+    steps = count_steps(job.settings, len(job.examples))
+    wanted = sorted(drawn_indices(steps, seed=job.seed, shuffle=job.shuffle).union(probed))
+    ref_logps = reference_logps(job, reference, reference_hash, wanted)
     if rounding is not None and _is_own_reference(job, scorer):
-        rows, probed, max_tokens = job.rows, _probed(job.rows), job.settings.max_tokens_per_micro_batch
+        rows, max_tokens = job.rows, job.settings.max_tokens_per_micro_batch
         of_probe, whose = [rows[index] for index in probed], [job.examples[index].name for index in probed]
         table = score_table(scorer, of_probe, max_tokens=max_tokens, device=device_of(scorer))
         check_reference_agrees(table.logps, ref_logps[probed], table.num_tokens, whose, rounding=rounding)
