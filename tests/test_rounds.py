@@ -9,18 +9,20 @@ import pytest
 from rich.console import Console
 
 from tests.mini import mini_fields
+from zephyr import rounds
 from zephyr.check import check_lines
-from zephyr.errors import RecipeError
+from zephyr.errors import NothingToPreferError, RecipeError
 from zephyr.evaluate.drift import answer_statistics
 from zephyr.recipe.schema import Recipe
 from zephyr.records.rows import Answer, Rated
 from zephyr.rounds import FinishedRound, best_round, run_rounds
+from zephyr.run import run_recipe
 from zephyr.runs.reader import read_run
 
 
-def recipe_in(folder, **rounds):
+def recipe_in(folder, **changes):
     fields = mini_fields(folder)
-    fields["rounds"] = {"count": 2, **rounds}
+    fields["rounds"] = {"count": 2, **changes}
     fields["feedback"]["candidates"]["models"] = ["stage:policy", "stage:pretrain"]
     fields["evaluate"]["tasks"] = [{"name": "world", "num_prompts": 12, "sampling": {"max_new_tokens": 12}}]
     return fields
@@ -166,6 +168,30 @@ def test_it_stops_where_the_watched_score_has_not_risen(made, tmp_path):
     assert summary["best"] == f"round-{best + 1}"
     assert len(scores) == 3 or len(scores) - 1 - best == 1
     assert summary["model"] == summary["rounds"][best]["model"]
+
+
+def test_a_round_that_teaches_nothing_is_the_end(made, monkeypatch):
+    folder, before, _ = made
+    equal = NothingToPreferError("feedback", "no pairs can be made of 12 prompts", "give other prompts")
+
+    def run_until_then(recipe, **options):
+        if recipe.name == "round-2":
+            raise equal
+        return run_recipe(recipe, **options)
+
+    monkeypatch.setattr(rounds, "run_recipe", run_until_then)
+    summary, said = run(recipe_in(folder, reference="first"))
+    assert summary["rounds"] == before["rounds"][:1]
+    assert summary["best"] == "round-1"
+    assert f"round 2 teaches nothing: {equal}; the rounds end before it" in said
+    # Under torchrun the others wait for the round.
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(NothingToPreferError):
+        run(recipe_in(folder, reference="first"))
+    monkeypatch.delenv("WORLD_SIZE")
+    monkeypatch.setattr(rounds, "run_recipe", lambda _recipe, **_options: (_ for _ in ()).throw(equal))
+    with pytest.raises(NothingToPreferError):
+        run(recipe_in(folder, reference="first"))
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,10 @@ class DataError(ZephyrError):
     """Unusable rows, files or tokens."""
 
 
+class NothingToPreferError(DataError):
+    """Rated answers of which no training row can be made: no prompt has one that is rated better than another."""
+
+
 class UnknownFormatError(DataError):
     """A row of which no records of the wanted kind can be made."""
 

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from zephyr.atomic import replace_text
 from zephyr.data.read.stage_rows import open_records
-from zephyr.errors import RecipeError
+from zephyr.errors import NothingToPreferError, RecipeError
 from zephyr.feedback.judge import RATINGS
 from zephyr.models.source import Source, model_folder
 from zephyr.recipe.conflicts import POLICY, STAGE_REFERENCE
@@ -25,7 +25,7 @@ from zephyr.records.rows import Rated
 from zephyr.run import run_recipe
 from zephyr.runs.layout import MODEL, SUMMARY
 from zephyr.runs.lock import hold_lock
-from zephyr.runs.ranks import is_leader
+from zephyr.runs.ranks import is_alone, is_leader
 from zephyr.runs.reader import RunRecord, at, entries, main_scores, number, read_run
 from zephyr.stages.start import BASE, base_source, starting_tokenizer
 from zephyr.stages.synth import PROMPTS
@@ -62,7 +62,13 @@ def run_rounds(
             made = first_recipe if not finished else later_round(recipe, count, _inputs(recipe, finished))
             if is_leader():
                 console.print(f"round {count} of {recipe.rounds.count}", style="bold")
-            summary = run_recipe(made, console=console, until=until)
+            try:
+                summary = run_recipe(made, console=console, until=until)
+            except NothingToPreferError as error:
+                if not finished or not is_alone():  # other ranks would wait for the round
+                    raise
+                console.print(f"round {count} teaches nothing: {error}; the rounds end before it", style="yellow")
+                break
             if stops_early:
                 return summary
             finished.append(_finished(made))

@@ -39,6 +39,10 @@ def load(tmp_path, *overrides):
             "sft.lora.load_in_4bit: is for models from the hub; set it to false",
         ),
         (
+            ["align.train.warmup_ratio=0.3", "align.train.max_steps=1"],
+            "align.train.warmup_ratio: the warm-up takes 1 of 1 steps, so the learning rate never reaches",
+        ),
+        (
             ["sft.train.eval_steps=5"],
             "sft.train.eval_steps: needs held-out rows, got 5; give sft.data.eval_sources or eval_share",
         ),

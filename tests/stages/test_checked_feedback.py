@@ -10,6 +10,7 @@ from zephyr.judging.checks import check_answer
 from zephyr.records.checks import checks_of
 
 SUBJECTS = ("hens", "rivers", "clouds", "bread", "chess", "bees", "maps", "boats")
+RECORDED = (("A good answer.", 9.0), ("A bad answer.", 2.0), ("Another.", 7.0))
 RULES = ["punctuation", "keywords:letter_frequency", "change_case", "length_constraints:number_words"]
 
 
@@ -56,6 +57,47 @@ def test_the_way_from_constraints_to_a_learnt_model(tmp_path: Path, tiny_folder:
     card = next((tmp_path / "runs").rglob("README.md")).read_text()
     assert "checks (rules)" in card
     assert "overlaps with eval.jsonl" in card
+
+
+def test_recorded_ratings_and_own_answers_make_one_data_set(tmp_path: Path, tiny_folder: Path, capfd) -> None:
+    asked = [f"Say {number}." for number in range(6)]
+    rated = [{"prompt": one, "completion": text, "score": score} for one in asked for text, score in RECORDED]
+    (tmp_path / "rated.jsonl").write_bytes(jsonl(*rated))
+    options = {"letter": "e", "let_frequency": 1, "let_relation": "at least"}
+    rule = {"instruction": "keywords:letter_frequency", "kwargs": options}
+    (tmp_path / "p.jsonl").write_bytes(jsonl(*({"prompt": f"Tell of {one}.", "checks": [rule]} for one in SUBJECTS)))
+    sampling = {"max_new_tokens": 24, "temperature": 1.5}
+    feedback = {
+        "recorded": [{"path": "rated.jsonl", "shape": "rated"}],
+        "prompts": [{"path": "p.jsonl"}],
+        "candidates": {"models": [str(tiny_folder)], "num_completions": 6, "sampling": sampling},
+        "judge": {"name": "checks"},
+        "binarize": {"min_gap": 4.0},
+    }
+    align = stage_fields("align", None, max_length=256)
+    path = write_recipe(tmp_path, tiny_folder, feedback=feedback, align=align, deliver={})
+    said = zephyr(capfd, "check", path)
+    assert said.code == 0, said.out + said.err
+    assert "6 pairs of 6 prompts" in said.out
+    assert "about 7 more of own answers, if 90% of the prompts give one" in said.out
+    assert "13 rows from feedback, made in the run" in said.out
+    said = zephyr(capfd, "run", path)
+    assert said.code == 0, said.err
+    folder = finished(tmp_path, "feedback")
+    pairs = rows(folder, "pairs.jsonl")
+    own = [row for row in pairs if row["prompt"][0]["content"].startswith("Tell")]
+    # What is checked is right or wrong here: 1 and 0, which are 10 and 1 beside ratings.
+    assert {(row["score_chosen"], row["score_rejected"]) for row in own} == {(10.0, 1.0)}
+    assert {(row["score_chosen"], row["score_rejected"]) for row in pairs if row not in own} == {(9.0, 2.0)}
+    facts = json.loads((folder / "stage.json").read_text())["facts"]
+    assert facts["made_of"] == {
+        "recorded ratings": {"prompts": 6, "pairs": 6},
+        "own answers": {"prompts": 8, "pairs": len(own)},
+    }
+    assert facts["pairs"] == len(pairs) == 6 + len(own) > 6
+    card = next((tmp_path / "runs").rglob("README.md")).read_text()
+    assert "recorded ratings, and for its own answers checks (rules)" in card
+    assert "made of: own answers: pairs" in card
 
 
 def test_what_cannot_be_checked_is_found_before_anything_is_generated(tmp_path: Path, tiny_folder: Path, capfd) -> None:

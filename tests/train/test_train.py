@@ -26,8 +26,8 @@ from zephyr.train.checkpoint.checkpoint import checkpoint_folders
 from zephyr.train.distributed import PRECISION_DTYPES
 from zephyr.train.objectives import Scored
 from zephyr.train.optimizers import OPTIMIZER_BUILDERS
-from zephyr.train.tracker import TRACKERS
 from zephyr.train.step import step_indices
+from zephyr.train.tracker import TRACKERS
 from zephyr.train.train import start, train
 
 ALWAYS = {"loss", "grad_norm", "learning_rate", "epoch"}
@@ -355,7 +355,7 @@ def test_the_reference_scores_what_the_steps_draw_and_no_more(tmp_path):
     short = tiny_job(tmp_path / "short", eval_examples=held_out, max_steps=1, self_checks=False)
     drawn = step_indices(count_steps(short.settings, 24), 0, seed=42)
     ref_logps = start(short).ref_logps
-    read = sorted(drawn) + [24, 25, 26]
+    read = [*sorted(drawn), 24, 25, 26]
     torch.testing.assert_close(ref_logps[read], whole[read])
     assert ref_logps.isfinite().all(dim=1).nonzero().flatten().tolist() == read
     assert whole.isfinite().all()

@@ -23,8 +23,9 @@ EVAL_COLUMNS = {
 }
 _COUNTED = {
     "rows", "examples", "tokens", "held_out", "truncation", "texts", "asked", "answered", "answers", "ratings",
-    "prompts", "pairs", "listwise", "kto", "rule", "teacher", "dropped", "answers_left_out", "left_out", "filtered",
-    "filtered_out", "unused_columns", "dialogues", "instructions", "families", "held_out_prompts_trained_on", "defects",
+    "prompts", "pairs", "listwise", "kto", "made_of", "rule", "teacher", "dropped", "answers_left_out", "left_out",
+    "filtered", "filtered_out", "unused_columns", "dialogues", "instructions", "families", "defects",
+    "held_out_prompts_trained_on",
 }  # fmt: skip
 
 
@@ -182,10 +183,12 @@ def makers_of(run: RunRecord) -> dict[str, str]:
         "judge": "",
         "candidates": "",
     }
-    if FEEDBACK in run.stages and not at(recipe, FEEDBACK, "recorded"):
+    recorded = elements(recipe, FEEDBACK, "recorded")
+    if FEEDBACK in run.stages and (not recorded or elements(recipe, FEEDBACK, "prompts")):
         pool = elements(recipe, FEEDBACK, "candidates", "models")
         teachers = [_teacher_words(one) for one in elements(recipe, FEEDBACK, "candidates", "teachers")]
-        found["judge"] = _judge_words(at(recipe, FEEDBACK, "judge"))
+        judge = _judge_words(at(recipe, FEEDBACK, "judge"))
+        found["judge"] = f"recorded ratings, and for its own answers {judge}" if recorded else judge
         found["candidates"] = ", ".join([*(_named(str(model)) for model in pool), *teachers])
     return {role: name for role, name in found.items() if name}
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import NamedTuple
 
 from zephyr.data.ratings import mean_rating, repair_overall_score
-from zephyr.errors import DataError
+from zephyr.errors import NothingToPreferError
 from zephyr.recipe.feedback_section import BinarizeSection
 from zephyr.records.rows import Answer, Preference, Rated, prompt_id
 from zephyr.teachers.protocol import seed_for
@@ -88,10 +88,10 @@ def repair_where_published(section: BinarizeSection, shapes: Collection[str]) ->
     return section.model_copy(update={"repair_overall": section.repair_overall and "ultrafeedback" in shapes})
 
 
-def nothing_made(made: Binarized, where: str, output: str, remedy: str) -> DataError:
+def nothing_made(made: Binarized, where: str, output: str, remedy: str) -> NothingToPreferError:
     """The error for ratings of which no row can be made, with the reasons."""
     reasons = ", ".join(f"{count:,} x {reason}" for reason, count in made.dropped.items())
-    return DataError(where, f"no {output} can be made of {made.prompts:,} prompts ({reasons})", remedy)
+    return NothingToPreferError(where, f"no {output} can be made of {made.prompts:,} prompts ({reasons})", remedy)
 
 
 def _scored(answers: Sequence[Answer], section: BinarizeSection, left_out: Counter[str]) -> list[_Scored]:

@@ -164,6 +164,15 @@ def _linear(rating: float) -> float:
     return (rating - _WORST) / (_BEST - _WORST)
 
 
+def on_scale_of_ratings(row: Rated, section: JudgeSection) -> Rated:
+    """The row with scores of 1 to 10, as judges that are asked give them, for rows that stand beside theirs."""
+    if not isinstance(section, ChecksSection | RewardModelSection):
+        return row
+    to_share = _logistic if isinstance(section, RewardModelSection) else float
+    scores = (None if one.score is None else _WORST + (_BEST - _WORST) * to_share(one.score) for one in row.answers)
+    return row._replace(answers=tuple(map(lambda one, score: one._replace(score=score), row.answers, scores)))
+
+
 def _logistic(reward: float) -> float:
     """The probability that the answer is preferred to one of reward 0, as reward models are trained: Bradley-Terry."""
     return 1 / (1 + math.exp(-reward)) if reward >= 0 else 1 - _logistic(-reward)

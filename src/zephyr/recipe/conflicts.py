@@ -6,12 +6,14 @@ import re
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+from zephyr.errors import RecipeError
 from zephyr.recipe.data_section import DataSection, DataSource
 from zephyr.recipe.evaluate_section import PerplexityTask, PreferenceTask, RewardTask
 from zephyr.recipe.feedback_section import ChecksSection, reward_models_of, teachers_that_rate
 from zephyr.recipe.model_section import NewModel
 from zephyr.recipe.objective_section import ListwiseObjective, PreferenceObjective, SftObjective
 from zephyr.recipe.stage_sections import POLICY_STAGES, TRAINING_STAGES, PreferenceSection, RecipeFields
+from zephyr.recipe.steps import check_warmup, count_steps
 from zephyr.recipe.synth_section import ConstraintsSynth, WorldSynth, teachers_of
 from zephyr.recipe.teacher_section import LocalSection, SamplingSection, ScriptedSection, TeacherSection, VllmSection
 from zephyr.recipe.train_section import TrainSection
@@ -184,6 +186,11 @@ def _schedules(recipe: RecipeFields) -> Iterator[Conflict]:
         if train.precision == "pure_bf16" and train.optim not in ("adamw_torch", "adamw_8bit"):
             what = f"{train.optim} loses small updates of bfloat16 weights"
             yield Conflict(f"{stage}.train.optim", what, "choose adamw_torch or adamw_8bit, or precision bf16")
+        if train.max_steps is not None:
+            try:
+                check_warmup(count_steps(train, 1), train, f"{stage}.train")
+            except RecipeError as error:
+                yield Conflict(error.where, error.what, error.remedy, (f"{stage}.train.max_steps",))
         yield from _schedule_free(recipe, stage, train)
 
 
@@ -228,7 +235,7 @@ def _objective(recipe: RecipeFields) -> Iterator[Conflict]:
     objective = recipe.align.objective
     asked = feedback.candidates.num_completions
     most = objective.num_completions if isinstance(objective, ListwiseObjective) else None
-    if most is not None and not feedback.recorded and asked > most:
+    if most is not None and feedback.asks_models and asked > most:
         what = f"must be at least the {asked} answers of feedback.candidates, got {most}"
         yield Conflict("align.objective.num_completions", what, f"write {asked}", ("feedback.candidates",))
 
@@ -256,7 +263,7 @@ def _asked_teachers(recipe: RecipeFields) -> Iterator[Conflict]:
 
 def _stage_references(recipe: RecipeFields) -> Iterator[Conflict]:
     feedback = recipe.feedback
-    if feedback is not None and not feedback.recorded:
+    if feedback is not None and feedback.asks_models:
         models = feedback.candidates.models
         for number, name in enumerate(models):
             yield from _reference(recipe, "feedback", f"feedback.candidates.models.{number}", name)

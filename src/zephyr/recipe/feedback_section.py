@@ -154,7 +154,9 @@ class FeedbackSection(Section):
 
     prompts: list[DataSource] = Field(default_factory=list, description="prompts; empty: those of the synth stage")
     recorded: list[DataSource] = Field(
-        default_factory=list, description="existing ratings to use instead; no model is called then"
+        default_factory=list,
+        description="existing ratings: no model is called, unless prompts are named as well; then rows are made of "
+        "both, with scores of checks and of a reward model brought to the scale of 1 to 10",
     )
     candidates: CandidatesSection = Field(
         default_factory=CandidatesSection, description="models that answer, and answers per prompt"
@@ -167,6 +169,11 @@ class FeedbackSection(Section):
     filters: list[Filter] = Field(default_factory=list, description="filters of the prompts, in order")
     ray: RaySection | None = Field(None, description="distribute the work over Ray; null: run in this process")
 
+    @property
+    def asks_models(self) -> bool:
+        """Whether models answer and a judge rates; not where all ratings are recorded."""
+        return bool(self.prompts) or not self.recorded
+
     @model_validator(mode="after")
     def _several_answers(self) -> "FeedbackSection":
         if self.candidates.num_completions < 2:
@@ -175,12 +182,13 @@ class FeedbackSection(Section):
 
     @model_validator(mode="after")
     def _scores_without_a_teacher(self) -> "FeedbackSection":
-        if not isinstance(self.judge, ChecksSection | RewardModelSection) or self.recorded:
+        if not isinstance(self.judge, ChecksSection | RewardModelSection) or not self.asks_models:
             return self
         judge = "a reward model" if isinstance(self.judge, RewardModelSection) else "judge checks"
         if self.binarize.chosen != "overall":
             raise ValueError(f"binarize.chosen must be overall with {judge}, got {self.binarize.chosen}")
-        if isinstance(self.judge, ChecksSection) and self.binarize.output == "kto" and self.binarize.kto_threshold > 1:
+        is_kto_of_checks = isinstance(self.judge, ChecksSection) and self.binarize.output == "kto"
+        if is_kto_of_checks and self.binarize.kto_threshold > 1 and not self.recorded:
             raise ValueError("binarize.kto_threshold must be at most 1 with judge checks, whose scores are 0 to 1")
         is_asked = bool(teachers_that_rate(self.judge))
         if is_asked and "overall" not in self.judging.aspects:

@@ -15,6 +15,11 @@ def is_leader() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def is_alone() -> bool:
+    """Whether no other process of a torchrun waits for what this one makes."""
+    return os.environ.get("WORLD_SIZE", "1") == "1"
+
+
 def wait_until(is_there: Callable[[], bool], what: str, *, patience_seconds: float = PATIENCE_SECONDS) -> None:
     """Wait until it is there; torchrun ends this process if rank 0 fails. Raises ResourceError after the patience."""
     ends = time.monotonic() + patience_seconds

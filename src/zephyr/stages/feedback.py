@@ -15,10 +15,10 @@ from zephyr.data.tokenize.encoding import DialogueEncoder
 from zephyr.data.tokenize.examples import encoded_prompt
 from zephyr.errors import DataError
 from zephyr.estimate.row_lengths import known_rows
-from zephyr.feedback.binarize import binarize, nothing_made, repair_where_published
+from zephyr.feedback.binarize import Binarized, binarize, nothing_made, repair_where_published
 from zephyr.feedback.candidates import CHUNK_PROMPTS, answer_prompts
 from zephyr.feedback.judge import CALLS, CHUNK_ROWS, RATINGS, write_judged
-from zephyr.feedback.raters import check_judge, rater_of, require_checks
+from zephyr.feedback.raters import check_judge, on_scale_of_ratings, rater_of, require_checks
 from zephyr.progress import show_progress
 from zephyr.recipe.conflicts import STAGE_REFERENCE
 from zephyr.recipe.data_section import DataSection, DataSource
@@ -31,7 +31,14 @@ from zephyr.records.writing import write_jsonl
 from zephyr.runs.layout import LEDGER
 from zephyr.runs.stage_folder import Facts
 from zephyr.stages.call_estimate import call_lines, estimate_feedback, sample_prompts
-from zephyr.stages.feedback_rows import PAIRS, binarize_recorded, check_recorded, rows_of_recorded, rows_to_come
+from zephyr.stages.feedback_rows import (
+    PAIRS,
+    binarize_recorded,
+    check_recorded,
+    made_facts,
+    rows_of_recorded,
+    rows_to_come,
+)
 from zephyr.stages.overlap import feedback_data, refuse_held_out
 from zephyr.stages.preview import Preview
 from zephyr.stages.stage import Stage, Work
@@ -48,6 +55,10 @@ from zephyr.teachers.opening import StageLedgers, check_teacher, open_teacher, p
 
 CANDIDATES = "candidates.jsonl"
 COUNTS = "counts.json"
+_MORE_DIFFERENT = (
+    "no question failed: sample more answers (candidates.num_completions) at a higher temperature "
+    "(candidates.sampling), give other prompts, or another judge"
+)
 # Prompts of each source that a check encodes.
 _ENCODED_PROMPTS = 10_000
 
@@ -60,7 +71,7 @@ def _section(recipe: Recipe) -> FeedbackSection:
 def _reads(recipe: Recipe) -> tuple[str, ...]:
     """The stages whose results are read: the model that answers, and prompts where the recipe names none."""
     section = _section(recipe)
-    if section.recorded:
+    if not section.asks_models:
         return ()
     named = referenced_stages(recipe, FEEDBACK, section.candidates.models)
     return tuple(dict.fromkeys((SFT, *named, *(() if section.prompts else (SYNTH,)))))
@@ -74,7 +85,7 @@ def _sources(recipe: Recipe) -> list[DataSource]:
 def _outputs(recipe: Recipe) -> list[str]:
     """The names in the finished folder."""
     section = _section(recipe)
-    if section.recorded:
+    if not section.asks_models:
         return [PAIRS]
     return [PAIRS, *([CANDIDATES] if section.ray is None else []), RATINGS, CALLS, LEDGER, COUNTS]
 
@@ -89,9 +100,14 @@ def _check(preview: Preview) -> Iterator[str]:
         rated: list[Records[Rated]] = []
         yield from preview.open_sources(section.recorded, Rated, rated)
         if len(rated) == len(section.recorded):
-            yield from preview.feedback_overlap(chain.from_iterable(rated))
+            yield from preview.feedback_overlap(section.recorded, chain.from_iterable(rated))
             yield from check_recorded(preview, rated)
-        return
+    if section.asks_models:
+        yield from _check_asked(preview, section)
+
+
+def _check_asked(preview: Preview, section: FeedbackSection) -> Iterator[str]:
+    """Lines about prompts, and about the calls to models and the judge."""
     if section.prompts:
         prompts: list[Records[Prompt]] = []
         yield from preview.open_sources(section.prompts, Prompt, prompts)
@@ -99,7 +115,7 @@ def _check(preview: Preview) -> Iterator[str]:
         if len(prompts) < len(section.prompts):
             num_prompts = 0
         else:
-            yield from preview.feedback_overlap(chain.from_iterable(prompts))
+            yield from preview.feedback_overlap(section.prompts, chain.from_iterable(prompts))
         yield from _refused_lines(preview, prompts)
     else:
         taken = [name for name in _reads(preview.recipe) if name in preview.recipe.stages]
@@ -111,7 +127,7 @@ def _check(preview: Preview) -> Iterator[str]:
     with preview.problems.noted():
         if num_prompts:
             yield from call_lines(preview.recipe, estimate_feedback(preview.recipe, sample, num_prompts))
-    yield from rows_to_come(preview)
+    yield from rows_to_come(preview, num_prompts)
 
 
 def _estimate(preview: Preview) -> Iterator[str]:
@@ -121,14 +137,16 @@ def _estimate(preview: Preview) -> Iterator[str]:
     """
     recipe, section = preview.recipe, _section(preview.recipe)
     if section.recorded:
-        yield "no model is called: the ratings are recorded"
+        if not section.asks_models:
+            yield "no model is called: the ratings are recorded"
         if any(known_rows(source.path, source.split) is None for source in section.recorded):
             yield from rows_of_recorded(preview, open_all(recipe, section.recorded, Rated))
+    if not section.asks_models:
         return
     sample, num_prompts = prompts_to_come(recipe)
     if sample and not section.prompts:
         yield from call_lines(recipe, estimate_feedback(recipe, sample, num_prompts))
-        yield from rows_to_come(preview)
+        yield from rows_to_come(preview, num_prompts)
     else:
         yield "prompts come from files: zephyr check estimates the calls"
 
@@ -139,16 +157,19 @@ def _preflight(work: Work) -> Facts:
     Raises DataError if they give no row, and other ZephyrErrors for teachers that cannot be called.
     """
     recipe, section = work.recipe, _section(work.recipe)
+    facts: Facts = {}
     if section.recorded:
         rated = stage_rows(recipe, DataSection(sources=section.recorded, shuffle=False), Rated, None)
         facts = _read_facts(rated.train, rated.accounts)
         refuse_held_out(recipe, section.recorded)
         binarize_recorded(recipe, open_all(recipe, section.recorded, Rated))
+    if not section.asks_models:
         return facts
     for key, teacher in _teachers_of(section):
         check_teacher(teacher, where=key, offline=recipe.offline)
     check_judge(section.judge, offline=recipe.offline)
-    return _read_facts(*_usable_prompts(work, section)) if section.prompts else {}
+    of_prompts = _read_facts(*_usable_prompts(work, section)) if section.prompts else Facts()
+    return facts | ({f"prompts {name}": value for name, value in of_prompts.items()} if facts else of_prompts)
 
 
 def _refused_lines(preview: Preview, parts: Sequence[Records[Prompt]]) -> Iterator[str]:
@@ -211,37 +232,49 @@ def _run(work: Work) -> Facts:
     """
     section = _section(work.recipe)
     facts: Facts = {}
+    made: dict[str, Binarized] = {}
     if section.recorded:
         parts = open_all(work.recipe, section.recorded, Rated)
         facts |= Accounts(parts).facts()
-        made = binarize_recorded(work.recipe, parts)
-    else:
-        if not (work.folder / RATINGS).exists():
-            if section.ray is None:
-                _rate_here(work, section)
-            else:
-                _rate_over_ray(work, section, section.ray)
-        facts |= json.loads((work.folder / COUNTS).read_bytes())
-        rules = repair_where_published(section.binarize, ())
-        made = binarize(_read(work, RATINGS), rules, seed=work.recipe.seed)
-        if not made.rows:
-            # Failed requests are repeated by the next run; answered ones are in the ledgers.
-            for name in (CANDIDATES, RATINGS):
-                (work.folder / name).unlink(missing_ok=True)
-            raise nothing_made(
-                made, FEEDBACK, section.binarize.output, f"run again, or use other models; {_failures(facts)}"
-            )
+        made["recorded ratings"] = binarize_recorded(work.recipe, parts)
+    if section.asks_models:
+        facts |= _rated_now(work, section)
+        made["own answers"] = _rows_of_own(work, section, facts)
     (work.folder / PAIRS).unlink(missing_ok=True)  # of a try that was stopped
-    write_jsonl(work.folder / PAIRS, made.rows)
-    facts |= {"prompts": made.prompts, section.binarize.output: len(made.rows), "rule": made.rule}
-    return facts | {"dropped": dict(made.dropped), "answers_left_out": dict(made.left_out)}
+    write_jsonl(work.folder / PAIRS, chain.from_iterable(one.rows for one in made.values()))
+    return facts | made_facts(made, section.binarize.output)
+
+
+def _rated_now(work: Work, section: FeedbackSection) -> Facts:
+    """The counts of answers and ratings, once both are in the stage's folder."""
+    if not (work.folder / RATINGS).exists():
+        if section.ray is None:
+            _rate_here(work, section)
+        else:
+            _rate_over_ray(work, section, section.ray)
+    counts: Facts = json.loads((work.folder / COUNTS).read_bytes())
+    return counts
+
+
+def _rows_of_own(work: Work, section: FeedbackSection, facts: Facts) -> Binarized:
+    """The training rows of the answers that were rated here. Raises DataError if there is none."""
+    rows, rules = _read(work, RATINGS), repair_where_published(section.binarize, ())
+    if section.recorded:
+        rows = map(partial(on_scale_of_ratings, section=section.judge), rows)
+    made = binarize(rows, rules, seed=work.recipe.seed)
+    if made.rows:
+        return made
+    # Failed requests are repeated by the next run; answered ones are in the ledgers.
+    for name in (CANDIDATES, RATINGS):
+        (work.folder / name).unlink(missing_ok=True)
+    raise nothing_made(made, FEEDBACK, section.binarize.output, _failures(facts) or _MORE_DIFFERENT)
 
 
 def _failures(facts: Facts) -> str:
-    """The failed questions by reason, in words."""
+    """What to do about failed questions, which are named by reason; empty if none failed."""
     counts = [counts for counts in (facts["answers"], facts["ratings"]) if isinstance(counts, dict)]
     failed = [f"{count:,} x {name}" for one in counts for name, count in one.items() if name.startswith("failed")]
-    return f"there were {', '.join(failed)}" if failed else "no question failed"
+    return f"run again, or use other models; there were {', '.join(failed)}" if failed else ""
 
 
 def _rate_here(work: Work, section: FeedbackSection) -> None:

@@ -1,6 +1,7 @@
 """The rows that feedback will make: those of recorded ratings, and for a check rows like those to come."""
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from random import Random
 
@@ -14,6 +15,7 @@ from zephyr.recipe.stage_sections import ALIGN, FEEDBACK, REWARD
 from zephyr.records.rows import Answer, Prompt, Rated
 from zephyr.records.writing import write_jsonl
 from zephyr.runs.fact_lines import left_out_lines
+from zephyr.runs.stage_folder import Facts
 from zephyr.stages.preview import MadeRows, Preview
 from zephyr.stages.synth import prompts_to_come
 from zephyr.world import faulty_answer, ideal_answer
@@ -46,13 +48,19 @@ def rows_of_recorded(preview: Preview, parts: Sequence[Records[Rated]]) -> Itera
     yield from left_out_lines({"dropped": dict(made.dropped), "answers_left_out": dict(made.left_out)})
 
 
-def rows_to_come(preview: Preview) -> Iterator[str]:
+def rows_to_come(preview: Preview, num_prompts: int) -> Iterator[str]:
     """A line about rows like those to come, which `preview.made` then has; none where the prompts are not known.
 
-    The closed world's prompts with a right and a faulty answer stand for those that models will answer.
+    The closed world's prompts with a right and a faulty answer stand for those that models will answer; rows of
+    recorded ratings, where there are some, for those that are made beside them.
     """
     recipe, section = preview.recipe, _section(preview.recipe)
-    sample, num_prompts = prompts_to_come(recipe)
+    if section.recorded and num_prompts and ALIGN in preview.made:
+        recorded, num_rows = preview.made[ALIGN], _num_rows(section, num_prompts)
+        preview.made[ALIGN] = preview.made[REWARD] = recorded._replace(num_rows=recorded.num_rows + num_rows)
+        yield f"about {num_rows:,} more of own answers, if {SHARE_WITH_A_ROW:.0%} of the prompts give one"
+        return
+    sample, _ = prompts_to_come(recipe)
     if section.prompts or not sample:
         return
     rng = Random(recipe.seed)
@@ -62,11 +70,15 @@ def rows_to_come(preview: Preview) -> Iterator[str]:
         return
     file = preview.folder / PAIRS
     write_jsonl(file, made.rows)
-    num_rows = round(num_prompts * SHARE_WITH_A_ROW * len(made.rows) / len(rated))
-    if section.binarize.output == "pairs":
-        num_rows *= section.binarize.max_pairs_per_prompt
+    num_rows = _num_rows(section, num_prompts * len(made.rows) / len(rated))
     preview.made[ALIGN] = preview.made[REWARD] = MadeRows(file, num_rows)
     yield f"about {num_rows:,} {section.binarize.output}, if {SHARE_WITH_A_ROW:.0%} of the prompts give one"
+
+
+def _num_rows(section: FeedbackSection, num_groups: float) -> int:
+    """Rows that so many answered prompts are expected to give."""
+    pairs = section.binarize.max_pairs_per_prompt if section.binarize.output == "pairs" else 1
+    return round(num_groups * SHARE_WITH_A_ROW) * pairs
 
 
 def _right_and_faulty(prompt: Prompt, rng: Random) -> tuple[Answer, ...]:
@@ -83,3 +95,22 @@ def binarize_recorded(recipe: Recipe, parts: Sequence[Records[Rated]]) -> Binari
         remedy = "give other ratings, or change feedback.binarize"
         raise nothing_made(made, f"{FEEDBACK}.recorded", section.binarize.output, remedy)
     return made
+
+
+def made_facts(made: Mapping[str, Binarized], output: str) -> Facts:
+    """The facts of training rows, by what they were made of; the counts of each apart where there are several."""
+    rules = dict.fromkeys(one.rule for one in made.values())
+    dropped, left_out = Counter[str](), Counter[str]()
+    for one in made.values():
+        dropped.update(one.dropped)
+        left_out.update(one.left_out)
+    facts: Facts = {
+        "prompts": sum(one.prompts for one in made.values()),
+        output: sum(len(one.rows) for one in made.values()),
+        "rule": "; ".join(rules),
+        "dropped": dict(dropped),
+        "answers_left_out": dict(left_out),
+    }
+    if len(made) > 1:
+        facts["made_of"] = {name: {"prompts": one.prompts, output: len(one.rows)} for name, one in made.items()}
+    return facts

@@ -1,6 +1,6 @@
 """State shared by the stages' checks and estimates: the recipe, a folder for samples, and rows to be made."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -119,11 +119,14 @@ class Preview:
         with self.problems.noted():
             parts.append(open_records(self.recipe, DataSource(path=str(made.file)), kind))
 
-    def feedback_overlap(self, rows: Iterable[Record]) -> Iterator[str]:
-        """A line on prompts of feedback that the align stage holds out; the error for them goes to the problems."""
+    def feedback_overlap(self, sources: Sequence[DataSource], rows: Iterable[Record]) -> Iterator[str]:
+        """A line on prompts of feedback that the align stage holds out; the error for them goes to the problems.
+
+        The rows are those of the sources.
+        """
         feedback, held = self.recipe.feedback, list[Records[Prompt]]()
         assert feedback is not None
-        data = feedback_data(self.recipe, feedback.recorded or feedback.prompts, feedback.filters)
+        data = feedback_data(self.recipe, sources, feedback.filters)
         for _ in self.open_sources(data.eval_sources, Prompt, held):
             pass  # the align stage says what there is to say about its sources
         if held and len(held) == len(data.eval_sources):

@@ -346,10 +346,9 @@ def _known_lengths(recipe: Recipe, section: TrainingSection) -> tuple[RowLengths
 
     Of published ratings a prompt gives a pair.
     """
-    recorded = (
-        recipe.feedback.recorded if recipe.feedback is not None and isinstance(section, PreferenceSection) else []
-    )
-    sources = section.data.sources or recorded
+    feedback, sources = recipe.feedback, section.data.sources
+    if not sources and feedback is not None and isinstance(section, PreferenceSection) and not feedback.asks_models:
+        sources = feedback.recorded
     known = [known_rows(source.path, source.split) for source in sources]
     parts = [
         (one, round(one.rows.num_rows * source.weight))
