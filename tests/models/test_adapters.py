@@ -13,10 +13,10 @@ from zephyr.models.adapters import (
     adapters_disabled,
     add_lora,
     load_adapter,
-    merge_adapters,
     save_adapter,
 )
 from zephyr.models.loading import load, save_model
+from zephyr.models.merging import merge_adapters
 from zephyr.models.source import Source
 from zephyr.models.tiny import TINY, tiny_model, tiny_tokenizer
 from zephyr.models.weight_hash import weights_hash

@@ -10,9 +10,10 @@ from tests.train.tiny_runs import tiny_job
 from zephyr.errors import ModelError
 from zephyr.estimate.model_shape import shape_of
 from zephyr.estimate.workload import adapter_parameters
-from zephyr.models import adapters
-from zephyr.models.adapters import add_lora, load_adapter, merge_adapters, save_adapter
+from zephyr.models import merging
+from zephyr.models.adapters import add_lora, load_adapter, save_adapter
 from zephyr.models.architecture import check_lora_modules, fused_experts
+from zephyr.models.merging import merge_adapters
 from zephyr.models.tiny import tiny_model
 from zephyr.recipe.train_section import LoraSection
 from zephyr.train.train import train
@@ -88,11 +89,11 @@ def test_a_merge_in_16_bits_is_judged_by_tokens_that_keep_their_experts(monkeypa
 
     def differing(before, after):
         changed = (before.chosen != after.chosen).any(-1).any(0)
-        seen.append((float((after.logits - before.logits).abs().max()), adapters._Probed, bool(changed.any())))
+        seen.append((float((after.logits - before.logits).abs().max()), merging._Probed, bool(changed.any())))
         return judged(before, after)
 
-    judged = adapters._largest_difference
-    monkeypatch.setattr(adapters, "_largest_difference", differing)
+    judged = merging._largest_difference
+    monkeypatch.setattr(merging, "_largest_difference", differing)
     found = merge_adapters(model, ids, tolerance=1e9).max_logit_difference
     ((of_all, _, some_changed),) = seen
     assert some_changed

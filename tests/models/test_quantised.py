@@ -8,8 +8,9 @@ import torch
 from peft import PeftModel
 
 from zephyr.errors import DeviceError
-from zephyr.models.adapters import add_lora, load_adapter, merge_adapters, save_adapter
+from zephyr.models.adapters import add_lora, load_adapter, save_adapter
 from zephyr.models.loading import load_model, save_model
+from zephyr.models.merging import merge_adapters
 from zephyr.models.quantised import load_4bit, load_dequantised
 from zephyr.models.source import Source
 from zephyr.models.tiny import tiny_model, tiny_tokenizer

@@ -1,17 +1,22 @@
 """Ranks that read one stored model and train it; worker processes import this file, so it holds no tests."""
 
+import copy
 import json
+from collections.abc import Collection
 from pathlib import Path
 
 from transformers import MixtralConfig, MixtralForCausalLM
 
 from tests.train.distributed_runs import SETTINGS, VOCABULARY, make_examples
 from tests.train.sections import make_objective
+from zephyr.models.adapters import add_lora, save_adapter
 from zephyr.models.collectives import rank, world_size
 from zephyr.models.loading import load_model, save_model
+from zephyr.models.merging import merged_weights
+from zephyr.models.reward_model import NewHead, empty_start
 from zephyr.models.source import Source
-from zephyr.models.stored_weights import stored_hash
-from zephyr.models.tiny import tiny_model, tiny_tokenizer
+from zephyr.models.stored_weights import names_to_write, stored_hash
+from zephyr.models.tiny import EOS_ID, tiny_model, tiny_tokenizer
 from zephyr.models.weight_hash import weights_hash
 from zephyr.recipe.train_section import LoraSection, TrainSection
 from zephyr.train.job import TrainJob, build_scorer
@@ -43,6 +48,21 @@ def read_shards(folder: Path, warm_up: str, name: str) -> None:
     (folder / f"read-{rank()}.json").write_text(json.dumps(found))
 
 
+def merge_shards(folder: Path, warm_up: str, name: str) -> None:
+    """Merge new adapters into a model weight by weight, and write what that took of memory."""
+    lora = LoraSection(r=2, target_modules=["q_proj", "experts"])
+    for one in (warm_up, name):
+        model, weights = empty_start(Source(str(folder / one)), None, dtype="float32")
+        assert weights is not None
+        save_adapter(add_lora(copy.deepcopy(model), lora), folder / f"adapter-{one}")
+        sizes, before = [], _peak_bytes(reset=True)
+        for _, weight in merged_weights(model, lora, folder / f"adapter-{one}", weights, names_to_write(model) or ()):
+            sizes.append(weight.nbytes)
+        taken = _peak_bytes() - before
+    found = {"taken": taken, "largest": max(sizes), "total": sum(sizes)}
+    (folder / "merged.json").write_text(json.dumps(found))
+
+
 def _peak_bytes(*, reset: bool = False) -> int:
     """The most memory that this process has held at a time since the last reset."""
     if reset:
@@ -59,16 +79,24 @@ def save_tiny(folder: Path, name: str, *, tied: bool = False) -> None:
     save_model(model, tiny_tokenizer(vocab_size=VOCABULARY), folder)
 
 
-def train_stored(folder: Path, base: Path, lora: LoraSection | None = None) -> None:
-    """Train the stored model by DPO to a folder named after the number of ranks."""
-    to = folder / f"on-{world_size()}"
+def train_stored(
+    folder: Path, base: Path, lora: LoraSection | None = None, objective: str = "dpo", *, stop_ids: Collection[int] = ()
+) -> None:
+    """Train the stored model by an objective to a folder named after the number of ranks.
+
+    The reference is the model `reference` in the folder, where there is one.
+    """
+    to, tokenizer = folder / f"on-{world_size()}", tiny_tokenizer(vocab_size=VOCABULARY)
+    head = NewHead(tokenizer, {EOS_ID}, 7) if objective == "bradley_terry" else None
+    other = Source(str(folder / "reference")) if (folder / "reference").exists() else None
     job = TrainJob(
-        model=StoredModel(Source(str(base)), tiny_tokenizer(vocab_size=VOCABULARY), to, lora),
-        objective=make_objective("dpo", {"beta": 0.1}),
+        model=StoredModel(Source(str(base)), tokenizer, to, lora, head, other),
+        objective=make_objective(objective),
         settings=TrainSection(**{**SETTINGS, "precision": "float32", "save_steps": 1}),
         examples=make_examples("dpo", 7),
         eval_examples=make_examples("dpo", 3, seed=1),
         folder=to,
+        stop_ids=stop_ids,
     )
     train(job)
 

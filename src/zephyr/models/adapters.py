@@ -1,17 +1,16 @@
-"""LoRA adapters on a language or reward model: add, switch off, merge, save and load.
+"""LoRA adapters on a language or reward model: add, switch off, save and load.
 
-The only file that imports peft. A model with adapters holds its own DPO reference: the same weights with the
+A model with adapters holds its own DPO reference: the same weights with the
 adapters off. Hu et al. 2021, arXiv 2106.09685.
 """
 
-import copy
 import logging
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
@@ -24,39 +23,28 @@ from transformers import PreTrainedModel
 
 from zephyr.errors import ModelError
 from zephyr.models.architecture import check_lora_modules, fused_experts, linear_layers, named_modules
+from zephyr.models.collectives import on_every_rank, rank, world_size
 from zephyr.models.head import reward_layer
 from zephyr.models.loading import check_finite_weights, new_folder, refuse_existing, save_model
 from zephyr.models.model_files import num_weights, read_object
+from zephyr.models.stored_weights import StoredWeights
 from zephyr.models.tokenizers import Tokenizer
+from zephyr.models.weight_hash import plain_name
 from zephyr.recipe.train_section import LoraSection
 from zephyr.records.fields import printable
 from zephyr.runs.layout import CARD
 
 WEIGHTS = "adapter_model.safetensors"
 SETTINGS = "adapter_config.json"
-# How far merging may move a logit: it rounds the merged weights once to their dtype.
-# Tokens of a piece of the probe of a mixture of experts.
-PIECE = 4
-MERGE_TOLERANCES = {torch.float64: 1e-8, torch.float32: 1e-3, torch.float16: 0.1, torch.bfloat16: 1.0}
-
-
-# Ids that every vocabulary has, to compare logits on.
-_PROBE = tuple(range(1, 9))
 _log = logging.getLogger(__name__)
-
-
-class Merged(NamedTuple):
-    """A plain model with the adapters in its weights, and how far its logits moved on the probe."""
-
-    model: PreTrainedModel
-    max_logit_difference: float
 
 
 def add_lora(model: PreTrainedModel, lora: LoraSection, *, seed: int = 0) -> PeftModel:
     """The model wrapped with new adapters that change nothing yet; they and `modules_to_save` will train.
 
-    The model is changed in place. On the meta device its adapters are on the CPU all the same, drawn as ever; but not
-    those of DoRA, which measure the weights. Raises ModelError for target modules it does not have.
+    The model is changed in place. On the meta device its adapters are on the CPU all the same, drawn as ever; the
+    magnitudes of DoRA are then still to be measured, by `fill_magnitudes`. Raises ModelError for target modules it does
+    not have.
     """
     if hasattr(model, "peft_config"):
         raise ValueError("the model has adapters already: merge them first")
@@ -77,7 +65,7 @@ def add_lora(model: PreTrainedModel, lora: LoraSection, *, seed: int = 0) -> Pef
     )
     check_lora_modules(model, lora)
     asked = {path for name in config.target_modules or () for path in _paths(model, name)}
-    with torch.random.fork_rng(devices=[]), nullcontext() if lora.use_dora else _NotToMeta():
+    with torch.random.fork_rng(devices=[]), _NotToMeta():
         torch.manual_seed(seed)
         try:
             with _old_name_allowed():
@@ -112,7 +100,10 @@ def _tell_left_out(model: PeftModel, asked: set[str]) -> None:
 
 
 class _NotToMeta(TorchFunctionMode):
-    """Inside, what is moved to the meta device stays where it is: peft moves each adapter to the weights below it."""
+    """Inside, what is moved to the meta device stays where it is: peft moves each adapter to the weights below it.
+
+    What is moved away from there is zeros, of which peft makes DoRA's magnitudes.
+    """
 
     def __torch_function__(  # type: ignore[explicit-any]  # the interface of torch
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
@@ -120,7 +111,37 @@ class _NotToMeta(TorchFunctionMode):
         if func is Tensor.to:
             is_meta = [isinstance(arg, torch.device) and arg.type == "meta" for arg in args]
             args = [args[0].device if meta else arg for arg, meta in zip(args, is_meta, strict=True)]
+            if args[0].is_meta and len(args) > 1 and isinstance(args[1], torch.device) and args[1].type != "meta":
+                return torch.zeros(1, dtype=args[0].dtype, device=args[1]).expand(args[0].shape)
         return func(*args, **(kwargs or {}))
+
+
+def fill_magnitudes(model: PeftModel, weights: StoredWeights) -> None:
+    """Set DoRA's magnitudes of new adapters to the norms of the stored weights, in place; nothing without DoRA.
+
+    A collective call: each rank reads a share of the weights, one at a time.
+    """
+    layers = {f"{plain_name(path)}.weight": one for path, one in model.named_modules() if isinstance(one, LoraLayer)}
+    magnitudes = {
+        name: (dora, layer.get_base_layer().weight)
+        for name, layer in layers.items()
+        for dora in getattr(layer, "lora_magnitude_vector", {}).values()
+    }
+
+    def measured(name: str) -> Tensor:
+        dora, below = magnitudes[name]
+        assert isinstance(below, Tensor)
+        weight = torch.empty(below.shape, dtype=below.dtype)
+        weights.read(name, weight, [0] * weight.ndim)
+        # As peft measures it, beside a new adapter, which adds nothing.
+        norm: Tensor = dora.get_weight_norm(weight, torch.zeros((), dtype=weight.dtype), 1.0)
+        return norm.detach()
+
+    mine = sorted(magnitudes)[rank() :: world_size()]
+    for norms in on_every_rank(lambda: {name: measured(name) for name in mine}):
+        for name, norm in norms.items():
+            dora, _ = magnitudes[name]
+            dora.weight.data = norm.to(dora.weight.dtype)
 
 
 def _targets(model: PreTrainedModel, lora: LoraSection) -> str | list[str]:
@@ -166,92 +187,6 @@ def adapters_add_nothing(model: PreTrainedModel | PeftModel) -> bool:
     replaced = any(".modules_to_save." in name for name, _ in model.named_parameters())
     # On the meta device and in a simulation there is nothing to look at: who holds the weights decides.
     return not replaced and not any(bool(up.any()) for up in ups if not (up.is_meta or isinstance(up, FakeTensor)))
-
-
-def merge_adapters(model: PeftModel, probe_ids: Tensor, *, tolerance: float | None = None) -> Merged:
-    """The plain model with its adapters merged in, checked on `probe_ids` (B, n); `model` is used up.
-
-    In 16 bits merging may move a token to another expert, and its logits by far more than rounding does: of a mixture
-    of experts only the tokens count whose experts stay, in a probe cut into short pieces. Raises ModelError, with the
-    adapters separate again, where a logit of the probe moves by more than `tolerance` (by default a bound that depends
-    on the dtype).
-    """
-    base = model.get_base_model()
-    assert isinstance(base, PreTrainedModel)
-    if getattr(base, "is_quantized", False):
-        raise ModelError(
-            "merging adapters",
-            "the base model is quantised, and rounding the merged weights to 4 bits would lose the adapter",
-            "merge into the base as `load_dequantised` gives it",
-        )
-    bound = MERGE_TOLERANCES[base.dtype] if tolerance is None else tolerance
-    module: nn.Module = model
-    module.eval()
-    if (num_chosen := _experts_that_may_change(base)) and probe_ids.numel() >= PIECE:
-        probe_ids = probe_ids.flatten()[: probe_ids.numel() // PIECE * PIECE].view(-1, PIECE)
-    before = _probed(base, probe_ids, num_chosen)
-    model.merge_adapter(safe_merge=True)
-    difference = _largest_difference(before, _probed(base, probe_ids, num_chosen))
-    if not difference <= bound:  # NaN is above every bound
-        model.unmerge_adapter()
-        raise ModelError(
-            "merging adapters",
-            f"a logit of the probe moved by {difference:.3g}, more than {bound:.3g}",
-            "merge in a wider dtype",
-        )
-    plain = model.unload()
-    assert isinstance(plain, PreTrainedModel)
-    _declare_untied(plain)
-    return Merged(plain, difference)
-
-
-def _declare_untied(model: PreTrainedModel) -> None:
-    """Say in the configuration that head and embedding differ, where one of a tied pair was trained in full.
-
-    Loaders that obey the configuration would otherwise drop one of the two.
-    """
-    config = model.config.get_text_config()
-    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()  # type: ignore[no-untyped-call]
-    if config.tie_word_embeddings and head is not None and head.weight is not embedding.weight:
-        config.tie_word_embeddings = model.config.tie_word_embeddings = False
-
-
-class _Probed(NamedTuple):
-    """Logits (B, n, V) and, of a mixture, the experts (layers, B, n, k) that each layer chose."""
-
-    logits: Tensor
-    chosen: Tensor | None
-
-
-def _experts_that_may_change(model: PreTrainedModel) -> int:
-    """How many experts a token has, where rounding may change them and the model tells which; else 0."""
-    tells = "router_logits" in (getattr(model, "_can_record_outputs", None) or {}) or hasattr(
-        model.config, "output_router_logits"
-    )
-    config = model.config.get_text_config()
-    return int(getattr(config, "num_experts_per_tok", None) or 0) if tells and model.dtype.itemsize == 2 else 0
-
-
-def _probed(model: PreTrainedModel, ids: Tensor, num_chosen: int) -> _Probed:
-    keywords: dict[str, bool] = {"output_router_logits": True} if num_chosen else {}
-    with torch.no_grad():
-        output = model(input_ids=ids.to(model.device), use_cache=False, **keywords)
-    logits: Tensor = output.logits
-    routers = (getattr(output, "router_logits", None) or ()) if num_chosen else ()
-    told = all(layer.numel() % ids.numel() == 0 and layer.shape[-1] >= num_chosen for layer in routers)
-    chosen = [layer.view(*ids.shape, -1).topk(num_chosen).indices.sort().values for layer in routers if told]
-    exact = logits.double() if logits.device.type == "cpu" else logits.float()
-    return _Probed(exact, torch.stack(chosen) if chosen else None)
-
-
-def _largest_difference(before: _Probed, after: _Probed) -> float:
-    """Of the logits of tokens that neither changed their experts nor see others that did; all, where none is so."""
-    moved = (after.logits - before.logits).abs().amax(-1)
-    if before.chosen is not None and after.chosen is not None:
-        changed = (before.chosen != after.chosen).any(-1).any(0)
-        stable = changed.cumsum(-1) == 0
-        moved = moved[stable] if bool(stable.any()) else moved
-    return float(moved.max())
 
 
 def save(
@@ -359,8 +294,3 @@ def lora_of(model: object) -> LoraSection | None:
         use_rslora=config.use_rslora,
         use_dora=config.use_dora,
     )
-
-
-def merged_copy(model: PeftModel) -> PreTrainedModel:
-    """A plain copy of the model with the adapters in its weights. Raises ModelError where merging moves its logits."""
-    return merge_adapters(copy.deepcopy(model), torch.tensor([_PROBE])).model

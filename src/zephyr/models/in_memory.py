@@ -7,8 +7,8 @@ from pathlib import Path
 from transformers import PreTrainedModel
 
 from zephyr.errors import ModelError
-from zephyr.models.adapters import merged_copy
 from zephyr.models.loading import save_model
+from zephyr.models.merging import merged_copy
 from zephyr.models.scorer import CausalLM
 from zephyr.models.source import Source
 from zephyr.models.tokenizers import Tokenizer, load_tokenizer

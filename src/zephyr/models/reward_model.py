@@ -15,8 +15,9 @@ from transformers import AutoModelForSequenceClassification, PretrainedConfig, P
 
 from zephyr.errors import ModelError
 from zephyr.models.head import decoder_of, reward_layer
-from zephyr.models.loading import caps_scores, load_model
+from zephyr.models.loading import caps_scores, empty_model, load_model
 from zephyr.models.source import Source, load_config
+from zephyr.models.stored_weights import EmptyModel, fill_buffers, stored_weights
 from zephyr.models.tokenizers import Tokenizer
 from zephyr.trees.forest import Ids
 
@@ -73,6 +74,26 @@ def load_start(source: Source, head: NewHead | None, *, dtype: str) -> PreTraine
     return model
 
 
+def empty_start(source: Source, head: NewHead | None, *, dtype: str) -> EmptyModel:
+    """What `load_start` gives, on the meta device, for ranks to read their parts of its weights; a new head is drawn.
+
+    Raises ModelError.
+    """
+    is_stored = head is not None and is_reward_model(source)
+    if is_stored:
+        check_reward_model(source)
+    empty = empty_model(source, dtype=dtype)
+    model = with_head(empty, head)
+    weights = stored_weights(source, model if is_stored else empty)
+    if weights is None:
+        return EmptyModel(model, None)
+    if head is not None and not is_stored:
+        model.score = drawn_head(model, seed=head.seed, device=torch.device("cpu"))
+    fill_buffers(model)
+    absent = any(one.is_meta and name not in weights.pieces for name, one in model.state_dict().items())
+    return EmptyModel(model, None if absent else weights)
+
+
 def with_head(model: PreTrainedModel, head: NewHead | None) -> PreTrainedModel:
     """The model itself, or with a `head` the reward model of its decoder. Raises ModelError as `reward_model_of`."""
     if head is None:
@@ -97,7 +118,8 @@ def reward_model_of(model: PreTrainedModel, *, seed: int = 0) -> PreTrainedModel
     setattr(made, prefix, decoder)
     made.config = model.config
     made.config.num_labels = 1
-    made.score = _drawn_head(made, next(iter(model.parameters())), seed=seed)
+    beside = next(iter(model.parameters()))
+    made.score = _head(made, beside.device) if beside.is_meta else drawn_head(made, seed=seed, device=beside.device)
     module: nn.Module = made
     module.eval()
     return made
@@ -118,15 +140,17 @@ def _empty_classifier(model: PreTrainedModel) -> PreTrainedModel:
     return made
 
 
-def _drawn_head(made: PreTrainedModel, beside: Tensor, *, seed: int) -> nn.Linear:
-    """A new head, like the weight that stands `beside` it in device and dtype; on the meta device without values."""
-    config = made.config.get_text_config()
-    head = nn.Linear(config.hidden_size, 1, bias=False, device=beside.device, dtype=made.dtype)
-    if not beside.is_meta:
-        spread = float(getattr(config, "initializer_range", None) or 1 / math.sqrt(config.hidden_size))
-        drawn = torch.randn(1, config.hidden_size, generator=torch.Generator().manual_seed(seed))
-        head.weight.data.copy_(spread * drawn)
+def drawn_head(made: PreTrainedModel, *, seed: int, device: torch.device) -> nn.Linear:
+    """A new head for a reward model, drawn the same on every device."""
+    config, head = made.config.get_text_config(), _head(made, device)
+    spread = float(getattr(config, "initializer_range", None) or 1 / math.sqrt(config.hidden_size))
+    drawn = torch.randn(1, config.hidden_size, generator=torch.Generator().manual_seed(seed))
+    head.weight.data.copy_(spread * drawn)
     return head
+
+
+def _head(made: PreTrainedModel, device: torch.device) -> nn.Linear:
+    return nn.Linear(made.config.get_text_config().hidden_size, 1, bias=False, device=device, dtype=made.dtype)
 
 
 def _is_classifier(config: PretrainedConfig) -> bool:

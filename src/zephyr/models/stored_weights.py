@@ -11,7 +11,7 @@ import json
 import logging
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -35,10 +35,11 @@ from transformers.core_model_loading import (
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from zephyr.models.collectives import on_every_rank, rank, world_size
-from zephyr.models.loading import empty_model
+from zephyr.models.loading import check_tokenizer, new_folder, refuse_existing, save_settings
 from zephyr.models.model_files import read_object, shards_of
 from zephyr.models.source import Source, local_file
-from zephyr.models.weight_hash import combined_hash, is_adapter, plain_name
+from zephyr.models.tokenizers import Tokenizer
+from zephyr.models.weight_hash import combined_hash, is_adapter, plain_name, tensor_digest
 
 _log = logging.getLogger(__name__)
 # What is read at a time. A file is closed after each part, or its pages would count as memory of the process.
@@ -102,19 +103,10 @@ def parts(shape: Sequence[int], itemsize: int) -> Iterator[tuple[list[int], list
 
 
 class EmptyModel(NamedTuple):
-    """A model on the meta device, and its weights; None if they are unusual."""
+    """A model on the meta device, its buffers computed, and its weights; None if they are unusual."""
 
     model: PreTrainedModel
     weights: StoredWeights | None
-
-
-def empty_with_weights(source: Source, *, dtype: str) -> EmptyModel:
-    """The model of ``source``, its buffers computed, for ranks to read their parts of its weights."""
-    model = empty_model(source, dtype=dtype)
-    weights = stored_weights(source, model)
-    if weights is not None:
-        fill_buffers(model)
-    return EmptyModel(model, weights)
 
 
 def stored_weights(source: Source, model: PreTrainedModel) -> StoredWeights | None:
@@ -156,7 +148,11 @@ def stored_hash(weights: StoredWeights, model: nn.Module) -> str:
     """What `weights_hash` gives for the model without adapters; a collective call, each rank reads a share."""
     tensors = {plain_name(name): tensor for name, tensor in model.state_dict().items() if not is_adapter(name)}
     names = sorted(tensors)
-    mine = {name: _digest(weights, name, tensors[name]) for name in names[rank() :: world_size()]}
+    # A head that was drawn is in no file.
+    mine = {
+        name: _digest(weights, name, tensors[name]) if name in weights.pieces else tensor_digest(tensors[name])
+        for name in names[rank() :: world_size()]
+    }
     digests = {name: digest for part in on_every_rank(lambda: mine) for name, digest in part.items()}
     return combined_hash(tensors, digests)
 
@@ -353,3 +349,20 @@ def names_to_write(model: PreTrainedModel) -> list[str] | None:
         return None
     found = {key: part.shape for some in apart for key, part in some.items()}
     return chosen if found == {key: part.shape for key, part in together.items()} else None
+
+
+def write_weights(
+    model: PreTrainedModel, tokenizer: Tokenizer, folder: Path, weights: Iterable[tuple[str, Tensor]]
+) -> None:  # fmt: skip
+    """Write a plain model folder, new and whole, of weights that come one by one, by their names in the model.
+
+    Raises ModelError if the folder exists, ResourceError if the disk is full.
+    """
+    refuse_existing(folder)
+    check_tokenizer(model, tokenizer, str(folder))
+    with new_folder(folder) as partial:
+        save_settings(model, tokenizer, partial)
+        writer = WeightsWriter(model, partial)
+        for name, tensor in weights:
+            writer.add(name, tensor)
+        writer.close()

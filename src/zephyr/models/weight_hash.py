@@ -23,10 +23,10 @@ def weights_hash(model: nn.Module, *, adapters: bool = True) -> str:
             tensors[name if adapters else plain_name(name)] = tensor
     names = sorted(tensors)
     if any(isinstance(tensor, DTensor) for tensor in tensors.values()):
-        digests = [_digest(tensors[name]) for name in names]  # in the same order on every rank
+        digests = [tensor_digest(tensors[name]) for name in names]  # in the same order on every rank
     else:
         with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:  # hashing frees the GIL
-            digests = list(pool.map(_digest, (tensors[name] for name in names)))
+            digests = list(pool.map(tensor_digest, (tensors[name] for name in names)))
     return combined_hash(tensors, dict(zip(names, digests, strict=True)))
 
 
@@ -49,7 +49,8 @@ def plain_name(name: str) -> str:
     return ".".join(part for part in parts if part not in ("base_layer", "original_module"))
 
 
-def _digest(tensor: Tensor) -> str:
+def tensor_digest(tensor: Tensor) -> str:
+    """SHA-256 over the bytes of a tensor of any shape, in hexadecimal. Raises ValueError on the meta device."""
     if tensor.is_meta:
         raise ValueError("a model on the meta device has no weights to hash")
     whole: Tensor = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor

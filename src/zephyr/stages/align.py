@@ -1,10 +1,9 @@
 """The align stage: preference training, which is dDPO where a judge rated the answers."""
 
-from typing import TYPE_CHECKING
-
 from zephyr.errors import ModelError
+from zephyr.models.source import Source
 from zephyr.models.tokenizers import Tokenizer, load_tokenizer
-from zephyr.recipe.stage_sections import ALIGN, FEEDBACK, AlignSection
+from zephyr.recipe.stage_sections import ALIGN, FEEDBACK
 from zephyr.runs.layout import TRAIN
 from zephyr.runs.stage_folder import Facts
 from zephyr.stages.feedback_rows import PAIRS
@@ -12,9 +11,6 @@ from zephyr.stages.stage import Work
 from zephyr.stages.start import reference_source, starting_source, starting_tokenizer
 from zephyr.stages.training import REFERENCE, made_rows, prepare, stored_comparisons, training_stage
 from zephyr.stages.training_setup import tracked_as
-
-if TYPE_CHECKING:
-    from zephyr.models.scorer import CausalLM
 
 
 def run(work: Work) -> Facts:
@@ -28,10 +24,11 @@ def run(work: Work) -> Facts:
     assert section is not None
     start = starting_source(work)
     tokenizer, encoder = starting_tokenizer(start, work.recipe, work.stage)
+    reference = None if section.reference is None else _reference(work, tokenizer)
     facts = prepare(work, encoder, made_rows(work, FEEDBACK, PAIRS))
     examples, held_out = stored_comparisons(work.folder, "train"), stored_comparisons(work.folder, "eval")
     job = TrainJob(
-        model=StoredModel(start, tokenizer, work.folder, section.lora),
+        model=StoredModel(start, tokenizer, work.folder, section.lora, reference=reference),
         objective=build_objective(
             section.objective, (one for part in (examples, held_out) for one in part), data_dir=work.recipe.data_dir
         ),
@@ -40,7 +37,6 @@ def run(work: Work) -> Facts:
         folder=work.folder / TRAIN,
         seed=work.recipe.seed,
         eval_examples=held_out,
-        reference=None if section.reference is None else _reference(work, section, tokenizer),
         reference_store=work.run_folder / REFERENCE,
         stop_ids=encoder.stop_ids,
         name=start.name,
@@ -50,15 +46,13 @@ def run(work: Work) -> Facts:
     return facts | train(job).facts
 
 
-def _reference(work: Work, section: AlignSection, tokenizer: Tokenizer) -> "CausalLM":
+def _reference(work: Work, tokenizer: Tokenizer) -> Source:
     """The model that the objective compares with. Raises ModelError for one whose tokens are others."""
-    from zephyr.train.stored_model import open_reference
-
     source = reference_source(work)
     if load_tokenizer(source).get_vocab() != tokenizer.get_vocab():
         what = "has another vocabulary than the model that is trained"
         raise ModelError(source.name, what, "name a reference with the same tokenizer, or leave align.reference out")
-    return open_reference(source, section.train)
+    return source
 
 
 STAGE = training_stage(ALIGN, version=1, maker=FEEDBACK, run=run)

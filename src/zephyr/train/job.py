@@ -48,11 +48,11 @@ class TrainJob:
     ``model``: one in memory, trained in place, or one on disk, read and written by the training. ``folder`` takes
     checkpoints, logs and, unless ``reference_store`` names another place, the reference's log-probs. ``reference`` is
     the model to compare with, None for the model as it is given (with its adapters off, if it has any). ``stop_ids``
-    end an answer. ``weights``: where the ranks read the weights of a model that is on the meta device. Without
-    ``shuffle`` the examples come in their order in every epoch. ``sample`` is called on every rank with the step when
-    the model is evaluated, may write with it, and returns what it measured of its texts (``generations/mean_tokens``).
-    ``on_step`` is called on rank 0 with every line of the log: the step and its metrics. ``tracked_as``: what trackers
-    call it, and where they keep their files.
+    end an answer. ``weights`` and ``reference_weights``: where the ranks read the weights of a model that is on the
+    meta device. Without ``shuffle`` the examples come in their order in every epoch. ``sample`` is called on every rank
+    with the step when the model is evaluated, may write with it, and returns what it measured of its texts
+    (``generations/mean_tokens``). ``on_step`` is called on rank 0 with every line of the log: the step and its metrics.
+    ``tracked_as``: what trackers call it, and where they keep their files.
     """
 
     model: CausalLM | StoredModel
@@ -67,6 +67,7 @@ class TrainJob:
     reference_store: Path | None = None
     stop_ids: Collection[int] = ()
     weights: StoredWeights | None = None
+    reference_weights: StoredWeights | None = None
     name: str = "the policy"
     sample: Callable[[int], dict[str, float]] | None = None
     on_step: Callable[[int, Mapping[str, float]], None] | None = None
@@ -155,7 +156,9 @@ class ModelHashes(NamedTuple):
 def model_hashes(job: TrainJob) -> ModelHashes:
     """The hashes of the job's models; a collective call. Raises ModelError where ranks hold different weights."""
     policy = _model_hash(job, job.policy, job.weights)
-    return ModelHashes(policy, policy if job.reference is None else _model_hash(job, job.reference))
+    return ModelHashes(
+        policy, policy if job.reference is None else _model_hash(job, job.reference, job.reference_weights)
+    )
 
 
 def _model_hash(job: TrainJob, model: CausalLM, weights: StoredWeights | None = None) -> str:
@@ -270,7 +273,7 @@ def reference_scorer(job: TrainJob, scorer: ForestScorer) -> ForestScorer:
     if job.reference is None:
         return scorer
     other = _scorer(job.reference, job.settings, scorer.kernels)
-    _place(other, job.settings, device_of(scorer), None)
+    _place(other, job.settings, device_of(scorer), job.reference_weights)
     return other
 
 

@@ -13,25 +13,20 @@ import torch
 
 from zephyr.atomic import replace_text
 from zephyr.data.tokenize.token_store import Comparison, Example
-from zephyr.models.adapters import add_lora, load_adapter, merge_adapters, save
+from zephyr.models.adapters import add_lora, fill_magnitudes, load_adapter, save
 from zephyr.models.collectives import from_rank_zero, is_distributed, on_every_rank, rank
 from zephyr.models.generation import generate
 from zephyr.models.loading import (
-    check_tokenizer,
-    empty_model,
-    load_model,
-    new_folder,
-    refuse_existing,
     save_model,
-    save_settings,
 )
+from zephyr.models.merging import merge_adapters, merged_weights
 from zephyr.models.new_model import set_generation
 from zephyr.models.quantised import load_4bit, load_dequantised
-from zephyr.models.reward_model import NewHead, load_start, with_head
+from zephyr.models.reward_model import NewHead, empty_start, load_start, with_head
 from zephyr.models.sampling import Stopping
 from zephyr.models.scorer import CausalLM, plain_model
 from zephyr.models.source import Source
-from zephyr.models.stored_weights import EmptyModel, StoredWeights, WeightsWriter, empty_with_weights, names_to_write
+from zephyr.models.stored_weights import EmptyModel, StoredWeights, names_to_write, write_weights
 from zephyr.models.tokenizers import Tokenizer
 from zephyr.recipe.teacher_section import SamplingSection
 from zephyr.recipe.train_section import LoraSection, TrainSection
@@ -51,7 +46,7 @@ class StoredModel:
     """A model to be trained that is read from ``source``, and written to ``folder`` with its tokenizer at the end.
 
     With ``lora`` adapters are trained; the folder then holds them, and a plain model with them merged in. ``head``: of
-    a model that becomes a reward model.
+    a model that becomes a reward model. ``reference``: another model to compare with.
     """
 
     source: Source
@@ -59,6 +54,7 @@ class StoredModel:
     folder: Path
     lora: LoraSection | None = None
     head: NewHead | None = None
+    reference: Source | None = None
 
     @property
     def model_folder(self) -> Path:
@@ -76,30 +72,36 @@ class OpenedModel(NamedTuple):
 def open_model(stored: StoredModel, train: TrainSection, *, seed: int) -> OpenedModel:
     """The model to be trained, with new adapters if it is to have some.
 
-    Several ranks read their shards of its weights later; where the files are unusual, for DoRA and for reward
-    models, rank 0 alone has the weights. Raises ModelError, and DeviceError for 4-bit weights without a GPU.
+    Several ranks read their shards of its weights later; where the files are unusual, rank 0 alone has the weights.
+    Raises ModelError, and DeviceError for 4-bit weights without a GPU.
     """
     lora, dtype = stored.lora, _dtype(train)
     if lora is not None and lora.load_in_4bit:
         return OpenedModel(add_lora(with_head(load_4bit(stored.source), stored.head), lora, seed=seed))
-    # The head of a reward model is drawn, and DoRA's magnitudes are made of the weights.
-    if is_distributed() and stored.head is None and not (lora is not None and lora.use_dora):
-        opened: list[EmptyModel] = []
-        on_every_rank(lambda: opened.append(empty_with_weights(stored.source, dtype=dtype)))
-        empty, weights = opened[0]
-        if all(on_every_rank(lambda: weights is not None)):
-            return OpenedModel(empty if lora is None else add_lora(empty, lora, seed=seed), weights)
-    model = built_on_rank_zero(
-        lambda: load_start(stored.source, stored.head, dtype=dtype),
-        lambda: with_head(empty_model(stored.source, dtype=dtype), stored.head),
-    )
-    return OpenedModel(model if lora is None else add_lora(model, lora, seed=seed))
+    model, weights = _opened(stored.source, stored.head, dtype)
+    if lora is None:
+        return OpenedModel(model, weights)
+    adapted = add_lora(model, lora, seed=seed)
+    if weights is not None:
+        fill_magnitudes(adapted, weights)
+    return OpenedModel(adapted, weights)
 
 
-def open_reference(source: Source, train: TrainSection) -> CausalLM:
-    """A model to compare with, its weights on rank 0 where there are several. Raises ModelError."""
-    dtype = _dtype(train)
-    return built_on_rank_zero(lambda: load_model(source, dtype=dtype), lambda: empty_model(source, dtype=dtype))
+def open_reference(source: Source, train: TrainSection) -> OpenedModel:
+    """A model to compare with, whose weights are read as those of `open_model`. Raises ModelError."""
+    return OpenedModel(*_opened(source, None, _dtype(train)))
+
+
+def _opened(source: Source, head: NewHead | None, dtype: str) -> EmptyModel:
+    """The model on the meta device with its weights, for several ranks; else, in several on rank 0, with them in it."""
+    if not is_distributed():
+        return EmptyModel(load_start(source, head, dtype=dtype), None)
+    opened: list[EmptyModel] = []
+    on_every_rank(lambda: opened.append(empty_start(source, head, dtype=dtype)))
+    if all(on_every_rank(lambda: opened[0].weights is not None)):
+        return opened[0]
+    model = built_on_rank_zero(lambda: load_start(source, head, dtype=dtype), lambda: opened[0].model)
+    return EmptyModel(model, None)
 
 
 def write_model(
@@ -112,12 +114,13 @@ def write_model(
     """
     if stored.head is None:
         set_generation(plain_model(model), stored.tokenizer, CARD_SAMPLING, stop_ids=stop_ids)
-    if stored.lora is None:
+    lora = stored.lora
+    if lora is None:
         save_trained(model, stored.tokenizer, stored.model_folder)
         return
     if not (stored.folder / ADAPTER).exists():
         save_trained(model, stored.tokenizer, stored.folder / ADAPTER)
-    from_rank_zero(lambda: _merge(stored, train, probe))
+    from_rank_zero(lambda: _merge(stored, lora, train, stop_ids=stop_ids, probe=probe))
 
 
 def save_trained(model: CausalLM, tokenizer: Tokenizer, folder: Path) -> None:
@@ -145,14 +148,7 @@ def _save_one_by_one(trained: CausalLM, tokenizer: Tokenizer, folder: Path, name
         gathered = whole_tensors(model, names)
         try:
             if rank() == 0:
-                refuse_existing(folder)
-                check_tokenizer(model, tokenizer, str(folder))
-                with new_folder(folder) as partial:
-                    save_settings(model, tokenizer, partial)
-                    writer = WeightsWriter(model, partial)
-                    for name, tensor in gathered:
-                        writer.add(name, tensor)
-                    writer.close()
+                write_weights(model, tokenizer, folder, gathered)
         finally:
             for _ in gathered:  # the ranks gather together, whatever became of rank 0
                 pass
@@ -160,17 +156,40 @@ def _save_one_by_one(trained: CausalLM, tokenizer: Tokenizer, folder: Path, name
     on_every_rank(write)
 
 
-def _merge(stored: StoredModel, train: TrainSection, probe: Example) -> None:
-    """Write the plain model with the trained adapters in its weights."""
-    if stored.lora is not None and stored.lora.load_in_4bit:
+def _merge(
+    stored: StoredModel, lora: LoraSection, train: TrainSection, *, stop_ids: Collection[int], probe: Example
+) -> None:
+    """Write the plain model with the trained adapters in its weights; where ranks share it, weight by weight."""
+    if is_distributed() and _merge_one_by_one(stored, lora, train, stop_ids=stop_ids):
+        return
+    if lora.load_in_4bit:
         base = with_head(load_dequantised(stored.source), stored.head)
     else:
         base = load_start(stored.source, stored.head, dtype=_dtype(train))
     ids = torch.from_numpy(probe.prompt if isinstance(probe, Comparison) else probe.ids)[None, :PROBE_TOKENS]
-    merged = merge_adapters(load_adapter(base, stored.folder / ADAPTER), ids)
+    merged = merge_adapters(load_adapter(base, stored.folder / ADAPTER), ids).model
     if stored.head is None:
-        merged.model.generation_config = base.generation_config
-    save_model(merged.model, stored.tokenizer, stored.model_folder)
+        set_generation(merged, stored.tokenizer, CARD_SAMPLING, stop_ids=stop_ids)
+    save_model(merged, stored.tokenizer, stored.model_folder)
+
+
+def _merge_one_by_one(
+    stored: StoredModel, lora: LoraSection, train: TrainSection, *, stop_ids: Collection[int]
+) -> bool:  # fmt: skip
+    """Write the merged model from file to file, one weight at a time; False where it must be whole in memory."""
+    if lora.load_in_4bit:
+        return False
+    model, weights = empty_start(stored.source, stored.head, dtype=_dtype(train))
+    names = names_to_write(model)
+    # One of a tied pair that was trained in full is a weight of its own from then on.
+    unties = model.config.get_text_config().tie_word_embeddings and lora.modules_to_save
+    if weights is None or names is None or unties:
+        return False
+    if stored.head is None:
+        set_generation(model, stored.tokenizer, CARD_SAMPLING, stop_ids=stop_ids)
+    merged = merged_weights(model, lora, stored.folder / ADAPTER, weights, names)
+    write_weights(model, stored.tokenizer, stored.model_folder, merged)
+    return True
 
 
 def _dtype(train: TrainSection) -> str:

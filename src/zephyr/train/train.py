@@ -55,7 +55,7 @@ from zephyr.train.metrics import Shares, added, as_line, logged_lines, over_rank
 from zephyr.train.moving_reference import MovingReference, moving_reference
 from zephyr.train.optimizers import build_optimizer, learning_rate_at, on_plateau, set_learning_rate
 from zephyr.train.step import Batch, accumulate_gradients, make_batch, step_indices
-from zephyr.train.stored_model import StoredModel, open_model, sampler, write_model
+from zephyr.train.stored_model import StoredModel, open_model, open_reference, sampler, write_model
 from zephyr.train.tracker import NOWHERE, Run, Tracker, open_trackers
 
 logger = logging.getLogger(__name__)
@@ -230,8 +230,11 @@ def start(job: TrainJob) -> TrainRun:
 
 
 def _opened(job: TrainJob, stored: StoredModel) -> TrainJob:
-    """The job with its model in memory."""
+    """The job with its models in memory."""
     model, weights = open_model(stored, job.settings, seed=job.seed)
+    if stored.reference is not None:
+        reference = open_reference(stored.reference, job.settings)
+        job = dataclasses.replace(job, reference=reference.model, reference_weights=reference.weights)
     sample = job.sample or sampler(stored, model, job.eval_examples, stop_ids=job.stop_ids, folder=job.folder)
     return dataclasses.replace(job, model=model, weights=weights, name=stored.source.name, sample=sample)
 

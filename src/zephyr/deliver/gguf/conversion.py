@@ -15,9 +15,10 @@ from zephyr.deliver.gguf.reference import CONVERSATIONS, ids_of, render
 from zephyr.deliver.gguf.tensors import NamedTensor, named_tensors
 from zephyr.deliver.gguf.vocabulary import CONTROL, TokenizerParts, read_vocabulary
 from zephyr.errors import ModelError
-from zephyr.models.adapters import SETTINGS, load_adapter, merge_adapters
+from zephyr.models.adapters import SETTINGS, load_adapter
 from zephyr.models.generation import stop_ids_of
 from zephyr.models.loading import Loaded, check_tokenizer, load, load_model, num_embeddings
+from zephyr.models.merging import merge_adapters
 from zephyr.models.source import Source
 from zephyr.models.tokenizers import Tokenizer, load_tokenizer
 
