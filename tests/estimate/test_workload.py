@@ -28,8 +28,13 @@ def test_a_window_bounds_the_keys():
 def test_backward_recomputing_and_adapters():
     training = workload(TINY, PAIR, train_batch_size=4)
     assert train_flops(training) == 3 * 5120
-    assert train_flops(with_train(training, activation_checkpointing=True)) == 4 * 5120
+    # Of the layers, without the head and each one's last product of 4 by 8 with 7 tokens.
+    head, last = 2 * 10 * 4 * 4, 2 * 4 * 8 * 7
+    again = with_train(training, activation_checkpointing=True)
+    assert train_flops(again) == 4 * 5120 - head - 2 * last
+    assert train_flops(with_train(training, activation_checkpointing="selective")) == 3 * 5120
     assert train_flops(with_lora(training, LoraSection(r=2))) == 2 * 5120
+    assert train_flops(with_lora(again, LoraSection(r=2))) == 3 * 5120 - head
 
 
 def test_adapters_by_hand():

@@ -115,18 +115,38 @@ def forward_flops(shape: ModelShape, rows: RowLengths, *, shared: bool = True) -
     tokens = rows.tokens if shared else rows.repeated_tokens
     keys = num_prompts * _keys(0, prompt, shape) + count * _keys(prompt, answer, shape)
     attention = 4 * shape.num_layers * shape.num_heads * shape.head_dim * keys
-    head = 2 * shape.vocab_size * shape.hidden_size * count * answer * rows.scored_share
-    return 2 * shape.multiplied_parameters * tokens + attention + head
+    return 2 * shape.multiplied_parameters * tokens + attention + _head_flops(shape, rows)
+
+
+def _head_flops(shape: ModelShape, rows: RowLengths) -> float:
+    scored = rows.num_completions * rows.completion_tokens * rows.scored_share
+    return 2 * shape.vocab_size * shape.hidden_size * scored
 
 
 def train_flops(workload: Workload, *, shared: bool = True) -> float:
-    """Operations of forward and backward pass over one row: three forward passes, with recomputed activations four.
+    """Operations of forward and backward pass over one row: three forward passes, and what is computed again.
 
     Adapters save the gradients of the weights below them.
     """
     backward = 2.0 if workload.lora is None else 1.0
-    recomputed = 1.0 if workload.train.activation_checkpointing is True else 0.0  # selective: no products
-    return (1 + backward + recomputed) * forward_flops(workload.shape, workload.rows, shared=shared)
+    found = (1 + backward) * forward_flops(workload.shape, workload.rows, shared=shared)
+    if workload.train.activation_checkpointing is True:  # selective checkpointing computes no product again
+        found += _recomputed_flops(workload, shared=shared)
+    return found
+
+
+def _recomputed_flops(workload: Workload, *, shared: bool) -> float:
+    """Operations of the layers' second forward pass over one row.
+
+    It ends before a layer's last product, which no gradient needs, unless experts are weighed or adapters come after
+    it. (In Gemma 2 and 3 a norm does, which is not counted.)
+    """
+    shape, rows = workload.shape, workload.rows
+    layers = forward_flops(shape, rows, shared=shared) - _head_flops(shape, rows)
+    if shape.num_experts > 1 or workload.lora is not None:
+        return layers
+    tokens = rows.tokens if shared else rows.repeated_tokens
+    return layers - 2 * shape.num_layers * shape.hidden_size * shape.intermediate_size * tokens
 
 
 def stage_flops(workload: Workload, *, as_usual: bool = False) -> float:
