@@ -53,9 +53,9 @@ class TokenNoise(NamedTuple):
 
     def _drawn(self, hashes: Tensor, width: int, number: int = 0) -> Tensor:
         """(T, width) numbers from -1 to 1, uniform and independent."""
-        key = hashes.new_tensor(self.seed)
+        key = hashes.new_full((), self.seed)
         for part in (self.step, number):
-            key = _mixed(hashes.new_tensor(part) + _mixed(key))
+            key = _mixed(hashes.new_full((), part) + _mixed(key))
         keys = _mixed(hashes + key)
         columns = _mixed(torch.arange(width, device=hashes.device))
         drawn = [_uniform(some[:, None] + columns) for some in torch.split(keys, max(1, DRAWN_TOGETHER // width))]

@@ -127,7 +127,7 @@ def exo_pair(pairs: Pairs, options: DpoObjective) -> Tensor:
     """
     logits = options.beta * pairs.margins
     share = EXO_SMOOTHING if options.label_smoothing is None else options.label_smoothing
-    smoothing = torch.tensor(share, dtype=logits.dtype, device=logits.device)
+    smoothing = logits.new_full((), share)
     kept = torch.sigmoid(logits) * (F.logsigmoid(logits) - torch.log1p(-smoothing))
     return kept + torch.sigmoid(-logits) * (F.logsigmoid(-logits) - torch.log(smoothing))
 

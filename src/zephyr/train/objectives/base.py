@@ -135,7 +135,8 @@ def mean(values: Tensor, weights: Tensor | None = None) -> Metric:
     """The metric that averages values (n,), each counted once or ``weights`` (n,) times."""
     values = values.detach()
     if weights is None:
-        return Metric(values.sum(), values.new_tensor(float(values.numel())))
+        # Filled on the device: the host would wait for a number that is copied there.
+        return Metric(values.sum(), values.new_full((), float(values.numel())))
     return Metric((values * weights).sum(), weights.sum().to(values.dtype))
 
 
