@@ -1,5 +1,6 @@
 """The parts of `gpu_trial.py`: each prints JSON lines; ``gpu_parts.py PART [MODEL] [--dry-run]``."""
 
+import gc
 import json
 import sys
 import tempfile
@@ -43,7 +44,9 @@ DEVICE = torch.device("cpu" if DRY_RUN else "cuda")
 # Products in bfloat16 are slow on a CPU.
 PRECISION, DTYPE = ("float32", torch.float32) if DRY_RUN else ("pure_bf16", torch.bfloat16)
 GIB = 2**30
-TOKENS = 128 if DRY_RUN else 8192
+TOKENS = 64 if DRY_RUN else 8192
+# Tokens of the longest pair; a CPU takes minutes for what a GPU does in no time.
+LONGEST, SHORT = (32, 24) if DRY_RUN else (1024, 256)
 # Dense bfloat16 FLOP/s of an H100 or H200.
 PEAK_FLOPS = 989e12
 STEPS = 2 if DRY_RUN else 4
@@ -84,7 +87,7 @@ def dialogue(number: int, pair: data.Pair) -> Dialogue:
 def forest(tokens: int) -> Forest:
     """A forest of pairs of about so many tokens."""
     objective, rows, total = build_objective(DpoObjective()), [], 0
-    for number, pair in enumerate(data.synthetic_pairs(64, 1024)):
+    for number, pair in enumerate(data.synthetic_pairs(64, LONGEST)):
         rows.append(objective.sequences(comparison(number, pair)))
         total += sum(map(len, pair))
         if total > tokens:
@@ -106,7 +109,7 @@ def many_answers(tokens: int) -> Forest:
 
 def attention_error(dtype: torch.dtype, window: int | None, softcap: float | None, mixed: bool, dim: int) -> Result:
     """Relative errors of output and gradients against the rule in float64."""
-    tree = forest(100 if DRY_RUN else 600)
+    tree = forest(40 if DRY_RUN else 600)
     generator = torch.Generator().manual_seed(0)
     shapes = [(1, heads, tree.num_tokens, dim) for heads in (8, 2, 2)]
     inputs = [torch.randn(shape, generator=generator).to(dtype) for shape in shapes]
@@ -131,7 +134,7 @@ def trained(of: str, *, moe: bool = False, lora: bool = False, **settings: objec
     model = AutoModelForCausalLM.from_config(config)
     if lora:
         model = add_lora(model, LoraSection(r=8))
-    rows = data.synthetic_pairs(4 if DRY_RUN else 8, 256)
+    rows = data.synthetic_pairs(4 if DRY_RUN else 8, SHORT)
     every: list[Example] = [comparison(number, pair) for number, pair in enumerate(rows)]
     if of == "sft":
         every = [dialogue(number, pair) for number, pair in enumerate(rows)]
@@ -147,29 +150,33 @@ def trained(of: str, *, moe: bool = False, lora: bool = False, **settings: objec
     return {name: line[name] for name in ("loss", "grad_norm")}
 
 
-def facts() -> None:
-    """Attention by every kernel, and two steps of every precision, optimizer and objective."""
+def attention_facts() -> None:
+    """Attention by every kernel against the rule; those that must be compiled come last."""
     half, whole = torch.bfloat16, torch.float32
     for name, given in {
         "bf16": (half, None, None, False, 128),
         "bf16, float32 queries and keys": (half, None, None, True, 128),
         "bf16, window 64": (half, 64, None, False, 128),
-        "bf16, soft cap": (half, None, 30.0, False, 128),
         "bf16, head 256": (half, None, None, False, 256),
+        "bf16, soft cap": (half, None, 30.0, False, 128),
         "float32": (whole, None, None, False, 64),
     }.items():
         checked(f"attention {name}", partial(attention_error, *given))
+
+
+def training_facts() -> None:
+    """Two steps of every precision, optimizer and objective; what must be compiled comes last."""
     for name, run in {
         "dpo bf16": partial(trained, "dpo", precision="bf16"),
         "dpo pure_bf16": partial(trained, "dpo", precision="pure_bf16"),
         "dpo pure_bf16, adamw_8bit": partial(trained, "dpo", precision="pure_bf16", optim="adamw_8bit"),
         "dpo bf16, LoRA": partial(trained, "dpo", precision="bf16", lora=True),
-        "dpo float32": partial(trained, "dpo", precision="float32"),
         "dpo pure_bf16, checkpointing": partial(trained, "dpo", precision="pure_bf16", activation_checkpointing=True),
         "dpo selective": partial(trained, "dpo", precision=PRECISION, activation_checkpointing="selective"),
         "sft pure_bf16": partial(trained, "sft", precision="pure_bf16"),
         "orpo mixture, bf16": partial(trained, "orpo", moe=True, precision="bf16"),
         "orpo mixture, balanced": partial(trained, "orpo", moe=True, precision="pure_bf16", router_aux_loss_coef=0.02),
+        "dpo float32": partial(trained, "dpo", precision="float32"),
         "dpo pure_bf16, compiled": partial(trained, "dpo", precision="pure_bf16", compile=not DRY_RUN),
     }.items():
         checked(name, run)
@@ -186,7 +193,7 @@ class Stepper:
         with DEVICE:
             self.model = AutoModelForCausalLM.from_config(MistralConfig(**asdict(shape)), dtype=DTYPE)
         self.shape, self.train = shape, settings_of(**settings)
-        self.pairs = data.synthetic_pairs(2 if DRY_RUN else 32, 1024)
+        self.pairs = data.synthetic_pairs(2 if DRY_RUN else 32, LONGEST)
         self.scorer = build_scorer(self.model, self.train, DEVICE)
         self.optimizer = build_optimizer(self.scorer, self.train)
         every = [comparison(number, pair) for number, pair in enumerate(self.pairs)]
@@ -239,6 +246,7 @@ def steps(name: str) -> None:
         kinds["compiled"] = {"compile": True}
     for kind, more in kinds.items():
         checked(f"{name} {kind}, {TOKENS} tokens", lambda more=more: Stepper(shape_named(name), **more).timed())
+        gc.collect()  # of what an error holds on to
         if not DRY_RUN:
             torch.cuda.empty_cache()
 
@@ -314,7 +322,7 @@ def generation(name: str) -> None:
     with DEVICE:
         model = AutoModelForCausalLM.from_config(MistralConfig(**asdict(shape_named(name))), dtype=DTYPE)
     model.eval()
-    prompts = [pair.prompt for pair in data.synthetic_pairs(2 if DRY_RUN else 128, 1024)]
+    prompts = [pair.prompt for pair in data.synthetic_pairs(2 if DRY_RUN else 128, LONGEST)]
     new = 8 if DRY_RUN else 128
 
     def measure(cache: int) -> Result:
@@ -330,7 +338,9 @@ def generation(name: str) -> None:
 
 def simulation(name: str) -> None:
     """What `zephyr plan --simulate` says of the steps of ``steps``."""
-    every = [comparison(number, pair) for number, pair in enumerate(data.synthetic_pairs(2 if DRY_RUN else 32, 1024))]
+    every = [
+        comparison(number, pair) for number, pair in enumerate(data.synthetic_pairs(2 if DRY_RUN else 32, LONGEST))
+    ]
 
     def simulated(**more: object) -> Result:
         with torch.device("meta"):
@@ -345,7 +355,8 @@ def simulation(name: str) -> None:
 
 
 PARTS: dict[str, Callable[..., None]] = {
-    "facts": facts,
+    "attention-facts": attention_facts,
+    "training-facts": training_facts,
     "profile": profile,
     "steps": steps,
     "attention": attention,

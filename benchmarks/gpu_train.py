@@ -27,8 +27,8 @@ from zephyr.recipe.stage_sections import AlignSection
 # Sums over hundreds of bfloat16 log-probs; equality to 1e-4 is shown in float32 by train_vs_trl.py.
 LOSS_TOLERANCE = 0.05
 LEARNING_RATES = {"sft": 2.0e-5, "dpo": 5.0e-7, "orpo": 5.0e-6}
-# Tokens of a prompt with an answer.
-LONGEST = 1024
+# Tokens of a prompt with an answer; of a dry run.
+LONGEST, DRY_LONGEST = 1024, 64
 # Tokens of a micro-batch to choose from.
 BUDGETS = (16_384, 8_192, 4_096, 2_048)
 # Dense bfloat16 FLOP/s of the data sheets.
@@ -80,16 +80,17 @@ def task_of(arguments: argparse.Namespace, work: Path) -> Task:
     """The task of both sides."""
     synthetic = arguments.synthetic or arguments.dry_run
     device, dtype = ("cpu", "float32") if arguments.dry_run else ("cuda", "bfloat16")
+    longest = DRY_LONGEST if arguments.dry_run else LONGEST
     if arguments.long_prompts:
-        rows = data.synthetic_long_pairs(arguments.pairs, LONGEST)
+        rows = data.synthetic_long_pairs(arguments.pairs, longest)
     elif synthetic:
-        rows = data.synthetic_pairs(arguments.pairs, LONGEST)
+        rows = data.synthetic_pairs(arguments.pairs, longest)
     else:
-        rows = data.alpaca_pairs(arguments.pairs, LONGEST, LONGEST // 2)
+        rows = data.alpaca_pairs(arguments.pairs, longest, longest // 2)
     return Task(
         objective=arguments.objective,
         pairs_per_step=arguments.pairs_per_step,
-        max_length=LONGEST,
+        max_length=longest,
         max_unique_tokens=arguments.max_unique_tokens or fitting_tokens(arguments.model),
         self_checks=True,
         threads=torch.get_num_threads(),

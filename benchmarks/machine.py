@@ -24,7 +24,6 @@ DISTRIBUTIONS = (
     "flash-attn",
     "lm_eval",
 )
-CEILING_SIZE = 4096
 CEILING_REPEATS = 5
 
 
@@ -80,12 +79,11 @@ def peak_device_bytes(device: str) -> int:
     return torch.accelerator.max_memory_allocated()
 
 
-def matmul_flops(threads: int, device: str, dtype: str) -> list[float]:
-    """FLOP/s of ``CEILING_REPEATS`` large square multiplications, after one to warm up."""
+def matmul_flops(threads: int, device: str, dtype: str, size: int) -> list[float]:
+    """FLOP/s of ``CEILING_REPEATS`` square multiplications of this size, after one to warm up."""
     import torch
 
     torch.set_num_threads(threads)
-    size = CEILING_SIZE if device == "cpu" else 2 * CEILING_SIZE
     a, b = (torch.randn(size, size, device=device, dtype=getattr(torch, dtype)) for _ in range(2))
     seconds = []
     for _ in range(CEILING_REPEATS + 1):
@@ -108,4 +106,4 @@ def _first_value(path: str, key: str) -> str:
 
 
 if __name__ == "__main__":
-    print(json.dumps(matmul_flops(int(sys.argv[1]), sys.argv[2], sys.argv[3])))
+    print(json.dumps(matmul_flops(int(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4]))))
