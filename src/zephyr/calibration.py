@@ -135,8 +135,9 @@ def _rating_seconds(recipe: Recipe) -> float:
     teacher = ScriptedTeacher(ScriptedSection(fault_rate=0.5), seed=recipe.seed)
     found = answer_prompts(asked, [teacher], section.candidates, seed=recipe.seed)
     rated = [one.rated for one in found]
+    judging = section.judging.below(recipe.data_dir)
     started = time.perf_counter()
-    for _ in judge(rated, ScriptedJudge(seed=recipe.seed), section.judging, seed=recipe.seed):
+    for _ in judge(rated, ScriptedJudge(seed=recipe.seed), judging, seed=recipe.seed):
         pass
     return (time.perf_counter() - started) / len(asked)
 

@@ -154,7 +154,8 @@ def judge(
     call = _Call.of("judge", judge, settings)
     source = call.source(dataset)
     rows, _ = open_answers(source, offline=call.recipe.offline)
-    plan = RatingPlan(call.rater(judge, tokenizer), call.section.judging, call.context, min_answers=1)
+    judging = call.section.judging.below(call.recipe.data_dir)
+    plan = RatingPlan(call.rater(judge, tokenizer), judging, call.context, min_answers=1)
     refuse_unchecked(rows, plan.rater, source)
     file, teachers = call.file("ratings.jsonl"), plan.open()
     with Ledger(call.file(LEDGER), plan.cap) as ledger, show_progress("judge", len(rows)) as display:

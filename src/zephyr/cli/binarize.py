@@ -10,8 +10,7 @@ from zephyr.cli.tables import print_accounts
 from zephyr.cli.terminal import Offline, quiet_libraries
 
 Chosen = Annotated[
-    Literal["overall", "mean", "instruction_following", "honesty", "truthfulness", "helpfulness"],
-    typer.Option(help="Score that ranks the answers; mean: the mean of all aspects."),
+    str, typer.Option(metavar="SCORE", help="Score that ranks the answers: overall, an aspect, or mean, that of all.")
 ]
 Rejected = Annotated[
     Literal["random", "worst", "next"],

@@ -31,9 +31,10 @@ from zephyr.cli.options import (
     OutFile,
     RatingJudge,
     RowFormat,
+    RubricOption,
     Seed,
     Where,
-    parse_aspects,
+    judging_section,
 )
 from zephyr.cli.tables import print_accounts
 from zephyr.cli.terminal import Offline, can_go_on, quiet_libraries
@@ -104,6 +105,7 @@ def rate(  # noqa: PLR0913 - typer makes an option of every parameter
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Maximum length of an answer in tokens.")] = 256,
     principles: Principles = "none",
     aspects: Aspects = "all",
+    rubric: RubricOption = None,
     tries: JudgeTries = 3,
     max_reply_tokens: LongestReply = 1024,
     limit: Limit = None,
@@ -130,7 +132,6 @@ def rate(  # noqa: PLR0913 - typer makes an option of every parameter
     from zephyr.feedback.opened_rows import open_answers, open_prompts
     from zephyr.feedback.rate import RatingPlan
     from zephyr.feedback.raters import refuse_unchecked
-    from zephyr.recipe.feedback_section import JudgingSection
     from zephyr.teachers.opening import TeacherContext
 
     _check_outputs(out, file, force=force)
@@ -139,7 +140,7 @@ def rate(  # noqa: PLR0913 - typer makes an option of every parameter
     rows, unused = (open_prompts if models else open_answers)(source, offline=offline)
     rater, pool, chunk = _teachers(judge, models, api_key_env, concurrency, CHUNK if ray_workers else None)
     refuse_unchecked(rows, rater, source)
-    judging = JudgingSection(aspects=parse_aspects(aspects), num_tries=tries, max_new_tokens=max_reply_tokens)
+    judging = judging_section(aspects, rubric, tries, max_reply_tokens)
     candidates = _candidates(pool, num_answers, temperature, max_new_tokens, principles)
     plan = RatingPlan(rater, judging, TeacherContext(seed, offline), candidates, min_answers=1, max_tokens=cap_tokens)
     plan = replace(plan, chunk_prompts=chunk, chunk_rows=chunk)

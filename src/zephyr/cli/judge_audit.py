@@ -18,8 +18,9 @@ from zephyr.cli.options import (
     KeyEnv,
     LedgerFile,
     LongestReply,
+    RubricOption,
     Seed,
-    parse_aspects,
+    judging_section,
 )
 from zephyr.cli.terminal import Offline, can_go_on, escape_controls, quiet_libraries
 from zephyr.errors import DataError
@@ -40,6 +41,7 @@ def audit_command(  # noqa: PLR0913 - typer makes an option of every parameter
     pandalm: Annotated[Path | None, typer.Option(metavar="FILE", help="PandaLM's test set.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Use N randomly drawn items of each set.")] = None,
     aspects: Aspects = "all",
+    rubric: RubricOption = None,
     tries: JudgeTries = 3,
     max_reply_tokens: LongestReply = 1024,
     seed: Seed = 0,
@@ -54,12 +56,11 @@ def audit_command(  # noqa: PLR0913 - typer makes an option of every parameter
     quiet_libraries(offline=offline)
     from zephyr.feedback.audit import audit_judge, num_rounds
     from zephyr.progress import show_progress
-    from zephyr.recipe.feedback_section import JudgingSection
     from zephyr.teachers.ledger.ledger import Ledger
     from zephyr.teachers.ledger.prices import cap_of
     from zephyr.teachers.opening import TeacherContext, open_teacher, parse_teacher
 
-    section = JudgingSection(aspects=parse_aspects(aspects), num_tries=tries, max_new_tokens=max_reply_tokens)
+    section = judging_section(aspects, rubric, tries, max_reply_tokens)
     with can_go_on("run the same command again to continue" if ledger else "with --ledger FILE it could be continued"):
         items = _items(llmbar, pandalm, limit, seed)
         rater = parse_teacher(judge, api_key_env=api_key_env, concurrency=concurrency)

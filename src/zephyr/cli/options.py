@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 if TYPE_CHECKING:
-    from zephyr.recipe.feedback_section import Aspect
+    from zephyr.recipe.feedback_section import Aspect, JudgingSection
 
 TEACHER_HELP = "scripted, local:FOLDER, vllm:FOLDER, endpoint:MODEL@URL, or FILE.yaml with a recipe's teacher section."
 
@@ -46,8 +46,30 @@ Aspects = Annotated[
     str,
     typer.Option(help="What is rated: all, or some of instruction_following,honesty,truthfulness,helpfulness,overall."),
 ]
+RubricOption = Annotated[
+    Path | None,
+    typer.Option("--rubric", metavar="FILE", help="Aspects and a prompt of your own; see --aspects."),
+]
 JudgeTries = Annotated[int, typer.Option(min=1, help="Attempts per question if the reply cannot be parsed.")]
 LongestReply = Annotated[int, typer.Option(min=1, help="Maximum length of the judge's reply in tokens.")]
+
+
+def judging_section(aspects: str, rubric: Path | None, tries: int, max_reply_tokens: int) -> "JudgingSection":
+    """What the judge is asked.
+
+    Raises DataError for unknown aspects, or some beside a rubric, RecipeError for a rubric that cannot be used.
+    """
+    from zephyr.errors import DataError
+    from zephyr.recipe.feedback_section import JudgingSection
+
+    if rubric is None:
+        return JudgingSection(aspects=parse_aspects(aspects), num_tries=tries, max_new_tokens=max_reply_tokens)
+    if aspects != "all":
+        raise DataError("--aspects", f"the aspects are those of the rubric {rubric}", "leave one of the two out")
+    from zephyr.judging.rubric import read_rubric
+
+    read_rubric(rubric)
+    return JudgingSection(rubric=rubric, num_tries=tries, max_new_tokens=max_reply_tokens)
 
 
 def parse_aspects(named: str) -> "list[Aspect]":

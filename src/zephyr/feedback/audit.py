@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from zephyr.data.ratings import mean_rating
 from zephyr.feedback.audit_items import EQUAL, FIRST_BETTER, SECOND_BETTER, AuditItem
-from zephyr.feedback.judge import JudgedRow, Order, judge
+from zephyr.feedback.judge import JudgedRow, Order, judge, wordings_of
 from zephyr.intervals import bootstrap_interval, wilson
 from zephyr.judging import OVERALL
-from zephyr.recipe.feedback_section import Aspect, JudgingSection
+from zephyr.recipe.feedback_section import JudgingSection
 from zephyr.records.rows import Answer
 from zephyr.teachers.protocol import Teacher
 
@@ -107,18 +107,17 @@ def _rounds(
             found.append(one)
         return found
 
-    aspects = section.model_copy(update={"aspects": _aspects(section)})
-    swapped = judged(aspects, seed, "reversed") if aspects.aspects else []
+    swapped = judged(section, seed, "reversed") if _aspects(section) else []
     return _Rounds(judged(section, seed), swapped, judged(section, seed + 1))
 
 
-def _aspects(section: JudgingSection) -> list[Aspect]:
-    return [aspect for aspect in section.aspects if aspect != OVERALL]
+def _aspects(section: JudgingSection) -> list[str]:
+    return [aspect for aspect in wordings_of(section) if aspect != OVERALL]
 
 
 def _deciders(section: JudgingSection) -> list[By]:
     deciders: list[By] = ["aspects"] if _aspects(section) else []
-    return [*deciders, "overall"] if OVERALL in section.aspects else deciders
+    return [*deciders, "overall"] if OVERALL in wordings_of(section) else deciders
 
 
 def verdict(first: Answer, second: Answer, by: By) -> int | None:

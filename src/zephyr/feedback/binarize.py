@@ -11,7 +11,8 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import NamedTuple
 
 from zephyr.data.ratings import mean_rating, repair_overall_score
-from zephyr.errors import NothingToPreferError
+from zephyr.errors import DataError, NothingToPreferError, did_you_mean
+from zephyr.judging import ASPECTS, OVERALL
 from zephyr.recipe.feedback_section import BinarizeSection
 from zephyr.records.rows import Answer, Preference, Rated, prompt_id
 from zephyr.teachers.protocol import seed_for
@@ -50,15 +51,18 @@ def gather(rows: Iterable[Rated]) -> list[Rated]:
 def binarize(rows: Iterable[Rated], section: BinarizeSection, *, seed: int = 0) -> Binarized:
     """Training rows of every prompt that has answers rated differently enough.
 
+    Raises DataError where answers are to be chosen by an aspect of a user's own that none of them is rated by.
     Zephyr chose by the overall score and drew the rejected answer from the rest: arXiv 2310.16944, section 4.1
     """
     rule = rule_of(section, seed)
+    rated = {OVERALL, "mean", *ASPECTS}
     made: list[Preference] = []
     dropped: Counter[str] = Counter()
     left_out: Counter[str] = Counter()
     prompts = 0
     for row in rows:
         prompts += 1
+        rated.update(aspect for answer in row.answers for aspect in answer.ratings)
         scored = _scored(row.answers, section, left_out)
         # Shuffled first, so that sorting, which is stable, leaves equal ratings in random order.
         random.Random(seed_for(seed, "binarize", prompt_id(row.prompt))).shuffle(scored)
@@ -66,6 +70,9 @@ def binarize(rows: Iterable[Rated], section: BinarizeSection, *, seed: int = 0) 
         made += [_preference(row, group, rule) for group in groups]
         if not groups:
             dropped[_why_dropped(scored, section)] += 1
+    if section.chosen not in rated:
+        what = f"no answer has a rating of {section.chosen!r}"
+        raise DataError("chosen", what, did_you_mean(section.chosen, rated).removeprefix("; "))
     return Binarized(tuple(made), rule, prompts, prompts - dropped.total(), dropped, left_out)
 
 

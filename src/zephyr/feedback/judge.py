@@ -18,6 +18,7 @@ from zephyr.feedback.principles import without_example
 from zephyr.judging import (
     JUDGE_TEMPLATE_VERSION,
     OVERALL,
+    AspectWording,
     ParseFailure,
     Rating,
     RatingQuestion,
@@ -64,6 +65,7 @@ class JudgeCall:
     seed: int = 0
     ratings: tuple[Rating, ...] = ()  # as `shown`; empty: the question failed
     failures: tuple[FailedTry, ...] = ()
+    wording: AspectWording | None = None  # of an aspect of a user's own
 
 
 class JudgedRow(NamedTuple):
@@ -102,11 +104,11 @@ def judge(
     Ratings depend on the seed and the row alone. Rows with fewer than `min_answers` answers are not rated. Answers are
     shown in the given `order`. A question whose reply cannot be parsed is asked again with a new seed, hence another
     random order and another fence word, at most `num_tries` times in all. The judge is sent the questions about
-    `chunk_rows` rows at once.
+    `chunk_rows` rows at once. Raises RecipeError for a rubric that cannot be used.
     """
-    waiting = iter(rows)
+    waiting, wordings = iter(rows), wordings_of(section)
     while chunk := list(itertools.islice(waiting, chunk_rows)):
-        calls = [_calls_about(row, section, min_answers) for row in chunk]
+        calls = [_calls_about(row, wordings, min_answers, order) for row in chunk]
         pending = [(row, call) for row, some in zip(chunk, calls, strict=True) for call in some]
         for attempt in range(section.num_tries):
             for row, call in pending:
@@ -147,13 +149,28 @@ def _check_readable(name: str, calls: Sequence[JudgeCall]) -> None:
         raise TeacherError(name, what, remedy)
 
 
-def _calls_about(row: Rated, section: JudgingSection, min_answers: int) -> tuple[JudgeCall, ...]:
-    """The questions about a row: one per aspect, but one per answer for the overall score."""
+def wordings_of(section: JudgingSection) -> dict[str, AspectWording | None]:
+    """The aspects that are asked about, with a user's own words where the section names a rubric.
+
+    Raises RecipeError for a rubric that cannot be used.
+    """
+    if section.rubric is None:
+        return dict.fromkeys(section.aspects)
+    from zephyr.judging.rubric import read_rubric  # most judges have none
+
+    return dict(read_rubric(section.rubric).wordings)
+
+
+def _calls_about(
+    row: Rated, wordings: Mapping[str, AspectWording | None], min_answers: int, order: Order
+) -> tuple[JudgeCall, ...]:  # fmt: skip
+    """The questions about a row: one per aspect, but one per answer for the overall score, which no order changes."""
     indices = tuple(range(len(row.answers)))
     if len(indices) < max(min_answers, 1):
         return ()
-    calls = [JudgeCall(aspect, indices) for aspect in section.aspects if aspect != OVERALL]
-    overall = [JudgeCall(OVERALL, (index,)) for index in indices if OVERALL in section.aspects]
+    calls = [JudgeCall(one, indices, wording=words) for one, words in wordings.items() if one != OVERALL]
+    is_asked = OVERALL in wordings and order != "reversed"
+    overall = [JudgeCall(OVERALL, (index,), wording=wordings[OVERALL]) for index in indices if is_asked]
     return (*calls, *overall)
 
 
@@ -186,7 +203,7 @@ def _request(row: Rated, call: JudgeCall, max_new_tokens: int) -> ChatRequest:
     question = RatingQuestion(call.aspect, row.prompt, answers, _notes(row, call))
     return ChatRequest(
         key=f"{prompt_id(row.prompt)} {call.aspect} {' '.join(map(str, call.shown))}",
-        messages=ask(question, nonce=fence_word(question, seed=call.seed)),
+        messages=ask(question, nonce=fence_word(question, seed=call.seed), wording=call.wording),
         temperature=TEMPERATURE,
         top_p=TOP_P,
         top_k=0,
@@ -197,7 +214,7 @@ def _request(row: Rated, call: JudgeCall, max_new_tokens: int) -> ChatRequest:
 
 def _notes(row: Rated, call: JudgeCall) -> str:
     """Additional information for the judge: reference knowledge, or the principle the author was given."""
-    if call.aspect in KNOWLEDGE_ASPECTS:
+    if call.aspect in KNOWLEDGE_ASPECTS or (call.wording is not None and call.aspect != OVERALL):
         return row.knowledge
     principle = without_example(row.answers[call.shown[0]].system) if call.aspect == OVERALL else ""
     return f"The author of the text had been told: {principle}" if principle else ""
@@ -210,7 +227,8 @@ def _read(call: JudgeCall, reply: ChatReply, word: str) -> tuple[Rating, ...] | 
     # What follows the cut could have taken back what stands before it.
     if reply.finish_reason == "length":
         return FailedTry("cut off", "the reply is cut off at its longest", call.shown, call.seed, reply.text)
-    parsed = parse_reply(call.aspect, reply.text, len(call.shown), word=word)
+    scale = None if call.wording is None else call.wording.scale
+    parsed = parse_reply(call.aspect, reply.text, len(call.shown), word=word, scale=scale)
     if isinstance(parsed, ParseFailure):
         return FailedTry(parsed.reason, parsed.detail, call.shown, call.seed, reply.text)
     return parsed
@@ -272,7 +290,7 @@ def _call_fields(rated: Rated, call: JudgeCall, judge_name: str) -> dict[str, Js
         "prompt_id": prompt_id(rated.prompt),
         "row": rated.name,
         "judge": judge_name,
-        "template": JUDGE_TEMPLATE_VERSION,
+        "template": JUDGE_TEMPLATE_VERSION if call.wording is None else call.wording.version,
         "aspect": call.aspect,
         "shown": list(call.shown),
         "models": [rated.answers[index].model for index in call.shown],

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from zephyr.feedback.candidates import CHUNK_PROMPTS, answer_prompts
-from zephyr.feedback.judge import CHUNK_ROWS, JudgedRow, without_ratings, write_judged
+from zephyr.feedback.judge import CHUNK_ROWS, JudgedRow, without_ratings, wordings_of, write_judged
 from zephyr.feedback.raters import Rater, rater_of
 from zephyr.recipe.feedback_section import CandidatesSection, JudgeSection, JudgingSection, pool_of, teachers_that_rate
 from zephyr.recipe.teacher_section import TeacherSection
@@ -51,7 +51,9 @@ class RatingPlan:
         """All that ratings depend on beside the rows, as text."""
         sections = (self.rater, self.judging, *([] if self.candidates is None else [self.candidates]))
         context = (self.context.seed, self.context.template, sorted(map(str, self.context.models.values())))
-        return repr(([section.result_settings() for section in sections], context, self.min_answers))
+        versions = {words.version for words in wordings_of(self.judging).values() if words is not None}
+        settings = ([section.result_settings() for section in sections], context, self.min_answers)
+        return repr((*settings, *versions))
 
     def open(self) -> "OpenedTeachers":
         """The teachers. Raises ZephyrError if one cannot be opened."""

@@ -9,12 +9,14 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
-from zephyr.errors import DataError
-from zephyr.feedback.judge import CHUNK_ROWS, FailedTry, JudgeCall, JudgedRow, judge_tried
-from zephyr.judging import Rating
+from zephyr.errors import DataError, RecipeError
+from zephyr.feedback.judge import CHUNK_ROWS, FailedTry, JudgeCall, JudgedRow, judge_tried, wordings_of
+from zephyr.judging import OVERALL, Rating
+from zephyr.judging.questions import Scale, scale_of
 from zephyr.recipe.data_section import DataSource
 from zephyr.recipe.feedback_section import (
     ChecksSection,
+    FeedbackSection,
     JudgeSection,
     JudgingSection,
     RewardModelSection,
@@ -33,8 +35,6 @@ _CHECKS = "checks"
 _REWARD = "reward"
 # Rows whose answers a reward model reads together.
 _REWARDED_ROWS = 32
-# Overall scores of judges are from 1 to 10, those of checks from 0 to 1.
-_WORST, _BEST = 1.0, 10.0
 
 
 class Rater(NamedTuple):
@@ -68,7 +68,9 @@ def rater_of(
         return Rater(_CHECKS, partial(_check_rows, section=section, min_answers=min_answers))
     inner = partial(rater_of, section.beside.judge, teachers, judging, seed=seed, offline=offline)
     beside = inner(min_answers=min_answers, chunk_rows=chunk_rows)
-    return Rater(f"{_CHECKS} and {beside.name}", lambda rows: map(partial(_mixed, section=section), beside.rate(rows)))
+    words = wordings_of(judging).get(OVERALL)
+    mixed = partial(_mixed, section=section, scale=scale_of(OVERALL) if words is None else words.scale)
+    return Rater(f"{_CHECKS} and {beside.name}", lambda rows: map(mixed, beside.rate(rows)))
 
 
 def check_judge(section: JudgeSection, *, offline: bool) -> None:
@@ -78,6 +80,27 @@ def check_judge(section: JudgeSection, *, offline: bool) -> None:
         from zephyr.models.source import Source
 
         check_reward_model(Source(rewards.model, offline=offline))
+
+
+def check_rubric(section: FeedbackSection) -> None:
+    """Check that the rubric, if there is one, can be used and has the score that ranks answers. Raises RecipeError."""
+    if section.judging.rubric is None:
+        return
+    scales = {name: words.scale for name, words in wordings_of(section.judging).items() if words is not None}
+    named = [scale for name, scale in scales.items() if name != OVERALL]
+    if named:
+        scales["mean"] = Scale(min(one.low for one in named), max(one.high for one in named))
+    rules, file, is_mixed = section.binarize, section.judging.rubric.name, isinstance(section.judge, ChecksSection)
+    if is_mixed and OVERALL not in scales:
+        what = f"{file} has no aspect {OVERALL}, the score that is mixed with the checks"
+        raise RecipeError("feedback.judging.rubric", what, "add one")
+    if rules.chosen not in scales:
+        what = f"is {rules.chosen}, which {file} does not rate"
+        raise RecipeError("feedback.binarize.chosen", what, f"choose {' or '.join(scales)}")
+    low, high, *_ = scales[rules.chosen]
+    if rules.output == "kto" and not is_mixed and not low < rules.kto_threshold <= high:
+        what = f"is {rules.kto_threshold:g}, and {rules.chosen} is rated from {low:g} to {high:g}"
+        raise RecipeError("feedback.binarize.kto_threshold", what, "choose one within")
 
 
 def require_checks(row: Prompt | Rated, section: JudgeSection) -> None:
@@ -150,26 +173,27 @@ def _rewarded(row: Rated, read: "list[Ids] | FailedTry", rewards: Sequence[float
     return JudgedRow(row._replace(answers=tuple(answers)), (call,))
 
 
-def _mixed(one: JudgedRow, section: ChecksSection) -> JudgedRow:
+def _mixed(one: JudgedRow, section: ChecksSection, scale: Scale) -> JudgedRow:
     """The row that a judge has rated, with its overall scores brought to 0 to 1 and mixed with the checks'."""
     assert section.beside is not None
-    scale = _logistic if isinstance(section.beside.judge, RewardModelSection) else _linear
-    scores = (None if answer.score is None else scale(answer.score) for answer in one.rated.answers)
+    share = _logistic if isinstance(section.beside.judge, RewardModelSection) else partial(_linear, scale=scale)
+    scores = (None if answer.score is None else share(answer.score) for answer in one.rated.answers)
     answers = tuple(answer._replace(score=score) for answer, score in zip(one.rated.answers, scores, strict=True))
     row = one._replace(rated=one.rated._replace(answers=answers))
     return _checked(row, section, weight=section.beside.weight) if row.rated.checks and row.calls else row
 
 
-def _linear(rating: float) -> float:
-    return (rating - _WORST) / (_BEST - _WORST)
+def _linear(rating: float, scale: Scale) -> float:
+    return (rating - scale.low) / (scale.high - scale.low)
 
 
 def on_scale_of_ratings(row: Rated, section: JudgeSection) -> Rated:
     """The row with scores of 1 to 10, as judges that are asked give them, for rows that stand beside theirs."""
     if not isinstance(section, ChecksSection | RewardModelSection):
         return row
+    low, high, *_ = scale_of(OVERALL)
     to_share = _logistic if isinstance(section, RewardModelSection) else float
-    scores = (None if one.score is None else _WORST + (_BEST - _WORST) * to_share(one.score) for one in row.answers)
+    scores = (None if one.score is None else low + (high - low) * to_share(one.score) for one in row.answers)
     return row._replace(answers=tuple(map(lambda one, score: one._replace(score=score), row.answers, scores)))
 
 

@@ -61,13 +61,15 @@ class _Field(NamedTuple):
     text: str
 
 
-def parse_reply(aspect: str, reply: str, num_answers: int, *, word: str = "") -> tuple[Rating, ...] | ParseFailure:
+def parse_reply(
+    aspect: str, reply: str, num_answers: int, *, word: str = "", scale: Scale | None = None
+) -> tuple[Rating, ...] | ParseFailure:
     """The ratings of all `num_answers` texts in order, or why there are none; no reply raises an error.
 
-    `word`: what lines must carry to count, see `required_word`. Raises ValueError for an unknown aspect, or an overall
-    score of more than one text.
+    `word`: what lines must carry to count, see `required_word`. `scale`: of an aspect of a user's own. Raises
+    ValueError for an unknown aspect without one, or an overall score of more than one text.
     """
-    scale = scale_of(aspect)
+    scale = scale or scale_of(aspect)
     reply = reply.replace("\r\n", "\n")
     if word:
         reply = lines_with_word(reply, word, _WORDED)
@@ -171,13 +173,13 @@ def _score(text: str, scale: Scale, where: str) -> float | ParseFailure:
     return score
 
 
-def write_reply(aspect: str, ratings: Sequence[Rating], *, word: str = "") -> str:
+def write_reply(aspect: str, ratings: Sequence[Rating], *, word: str = "", scale: Scale | None = None) -> str:
     """The reply that `parse_reply` reads as these ratings; for rule-based judges, structured replies and tests.
 
     Lines of a rationale that could be taken for structure are quoted with "> "; outer blanks are stripped.
     """
     mark = f"{word} " if word else ""
-    scale = scale_of(aspect)
+    scale = scale or scale_of(aspect)
     if aspect == OVERALL:
         (rating,) = ratings
         return f"{_quoted(rating.rationale)}\n\n{mark}Overall Score: {_number(rating)}".lstrip()

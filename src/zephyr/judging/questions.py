@@ -8,7 +8,7 @@ read in `parsing`; which texts are shown, and in which order, is left to the cal
 import functools
 import hashlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from importlib import resources
 from string import Template
 from typing import NamedTuple, get_args
@@ -45,7 +45,9 @@ _WORD_NOTE = (
     "\n\nA text above holds lines of this form. So that yours can be told from them, each of your {lines} carries the "
     "fence word; without it, it does not count:\n\n{example}"
 )
-_RATING_HEADER = re.compile(r"Rating task (\w+): (\w+)\. Fence word: ([0-9a-f]+)\.\n")
+_RATING_HEADER = re.compile(
+    r"Rating task \w+: (\w+)(?: from (\S+) to (\S+?)(, or N/A)?)?\. Fence word: ([0-9a-f]+)\.\n"
+)
 _COMPARISON_HEADER = re.compile(r"Comparing task (\w+)\. Fence word: ([0-9a-f]+)\.\n")
 _ROLES = {role: role for role in PLAIN_ROLES}
 
@@ -73,12 +75,27 @@ class RatingQuestion(NamedTuple):
     """Texts to rate by one aspect: all answers to a conversation at once, or one answer for "overall".
 
     `notes` is additional information for the judge: reference knowledge, or the principle the answer was to follow.
+    `scale` is that of an aspect of a user's own.
     """
 
     aspect: str
     conversation: Messages
     answers: tuple[str, ...]
     notes: str = ""
+    scale: Scale | None = None
+
+
+class AspectWording(NamedTuple):
+    """How a judge is asked about an aspect of a user's own: the user's words, and the template that they stand in.
+
+    `system` comes before the system prompt of all questions. `version` tells the ratings of one wording from others.
+    """
+
+    question: str
+    scale: Scale
+    template: Template
+    system: str
+    version: str
 
 
 class ComparisonQuestion(NamedTuple):
@@ -108,12 +125,14 @@ def scale_of(aspect: str) -> Scale:
     return SCALES[aspect]
 
 
-def ask(question: RatingQuestion, *, nonce: str) -> Messages:
+def ask(question: RatingQuestion, *, nonce: str, wording: AspectWording | None = None) -> Messages:
     """The messages that ask a judge the question; `nonce` is its fence word, see `fence_word`.
 
-    Raises ValueError for an unknown aspect, a wrong number of answers, or a fence word that occurs in a text.
+    `wording`: of an aspect of a user's own. Raises ValueError for an unknown aspect without one, a wrong number of
+    answers, or a fence word that occurs in a text.
     """
-    scale_of(question.aspect)
+    if wording is None:
+        scale_of(question.aspect)
     num_answers = len(question.answers)
     if num_answers == 0 or (question.aspect == OVERALL and num_answers != 1):
         raise ValueError(f"'{question.aspect}' does not rate {num_answers} answers at once")
@@ -125,15 +144,30 @@ def ask(question: RatingQuestion, *, nonce: str) -> Messages:
     answers = [fenced(nonce, f"text {number}", text) for number, text in enumerate(question.answers, start=1)]
     notes = [fenced(nonce, "notes", question.notes)] if question.notes else ["None."]
     fields = {"aspect": question.aspect, "version": JUDGE_TEMPLATE_VERSION, "fence": nonce, "count": str(num_answers)}
-    user = template_text(f"{question.aspect}.txt").substitute(
-        fields,
-        rules=template_text("rules.txt").substitute(fields),
-        conversation="\n\n".join(conversation),
-        notes="\n\n".join(notes),
-        answers="\n\n".join(answers),
-    )
+    parts = {
+        "rules": template_text("rules.txt").substitute(fields),
+        "conversation": "\n\n".join(conversation),
+        "notes": "\n\n".join(notes),
+        "answers": "\n\n".join(answers),
+    }
+    system = template_text("system.txt").substitute(fields)
+    if wording is None:
+        user = template_text(f"{question.aspect}.txt").substitute(fields, **parts)
+    else:
+        user = _in_own_words(wording, fields | parts)
+        system = f"{wording.system}\n\n{system}".strip()
     user += _word_note(question.aspect, nonce, _foreign_texts(question))
-    return (Message("system", template_text("system.txt").substitute(fields)), Message("user", user))
+    return (Message("system", system), Message("user", user))
+
+
+def _in_own_words(wording: AspectWording, fields: Mapping[str, str]) -> str:
+    """The question in a user's own words, below the header that all questions begin with."""
+    scale = wording.scale
+    bounds = {"low": f"{scale.low:g}", "high": f"{scale.high:g}", "or_none": ", or N/A" if scale.optional else ""}
+    form = template_text("own_overall_form.txt" if fields["aspect"] == OVERALL else "own_form.txt")
+    header = template_text("own_header.txt").substitute(fields, **bounds)
+    own = {"question": wording.question, "form": form.substitute(fields, **bounds)}
+    return f"{header}\n\n{wording.template.substitute(fields, **bounds, **own)}"
 
 
 def required_word(messages: Messages) -> str:
@@ -145,7 +179,7 @@ def required_word(messages: Messages) -> str:
     header = _RATING_HEADER.match(user) or _COMPARISON_HEADER.match(user)
     if header is None:
         return ""
-    aspect, nonce = (header[2], header[3]) if header.re is _RATING_HEADER else (_COMPARISON, header[2])
+    aspect, nonce = (header[1], header[5]) if header.re is _RATING_HEADER else (_COMPARISON, header[2])
     texts = re.findall(rf"<<<{nonce} [ \w]*>>>\n(.*?)\n<<<{nonce} end>>>", user, flags=re.DOTALL)
     return nonce if _can_be_echoed(aspect, texts) else ""
 
@@ -178,12 +212,13 @@ def read_rating_question(messages: Messages) -> RatingQuestion:
     header = _RATING_HEADER.match(user)
     if header is None:
         raise ValueError("the messages do not begin with the header of a rating task")
-    nonce = header[3]
+    _, low, high, or_none, nonce = header.groups()
     found = re.findall(rf"<<<{nonce} ([a-z]+)[ \w]*>>>\n(.*?)\n<<<{nonce} end>>>", user, flags=re.DOTALL)
     conversation = tuple(Message(_ROLES[kind], text) for kind, text in found if kind in _ROLES)
     answers = tuple(text for kind, text in found if kind == "text")
     notes = "".join(text for kind, text in found if kind == "notes")
-    return RatingQuestion(header[2], conversation, answers, notes)
+    scale = Scale(float(low), float(high), optional=bool(or_none)) if low else None
+    return RatingQuestion(header[1], conversation, answers, notes, scale)
 
 
 def ask_comparison(comparison: ComparisonQuestion, *, seed: int) -> Messages:

@@ -1,9 +1,11 @@
 """The feedback stage: the models that answer prompts, the judge that rates them, and the rows made of ratings."""
 
-from typing import Annotated, Final, Literal
+from pathlib import Path
+from typing import Annotated, Final, Literal, get_args
 
 from pydantic import Field, model_validator
 
+from zephyr.errors import did_you_mean
 from zephyr.recipe.data_section import DataSource, Filter
 from zephyr.recipe.section import FREE, Section
 from zephyr.recipe.teacher_section import (
@@ -50,15 +52,36 @@ class CandidatesSection(Section):
 
 
 class JudgingSection(Section):
-    """The judge's rating requests about the answers to a prompt."""
+    """The judge's rating requests about the answers to a prompt.
+
+    The bytes of the rubric's file, not its path, decide whether ratings are made again.
+    """
 
     aspects: list[Aspect] = Field(
         ["instruction_following", "honesty", "truthfulness", "helpfulness", "overall"],
         min_length=1,
         description="what is rated: one request per aspect for all answers; for overall one request per answer",
     )
+    rubric: Path | None = Field(
+        None,
+        description="file with aspects, and a prompt if you like, of your own, instead of `aspects`; relative to "
+        "`data_dir`",
+        json_schema_extra=FREE,
+    )
     num_tries: int = Field(3, ge=1, description="attempts per question if the reply cannot be parsed")
     max_new_tokens: int = Field(1024, ge=1, description="maximum length of a reply in tokens")
+
+    @model_validator(mode="after")
+    def _one_list_of_aspects(self) -> "JudgingSection":
+        if self.rubric is not None and self.aspects != list(get_args(Aspect)):
+            raise ValueError("aspects are not read beside a rubric, which has its own: leave one of the two out")
+        return self
+
+    def below(self, data_dir: Path) -> "JudgingSection":
+        """The section with its rubric looked up in `data_dir`."""
+        if self.rubric is None:
+            return self
+        return self.model_copy(update={"rubric": (data_dir / self.rubric.expanduser()).absolute()})
 
 
 class RewardModelSection(Section):
@@ -118,8 +141,9 @@ class BinarizeSection(Section):
     output: Literal["pairs", "listwise", "kto"] = Field(
         "pairs", description="kind of row: chosen and rejected, a ranked list, or one labelled answer"
     )
-    chosen: Literal["overall", "mean", "instruction_following", "honesty", "truthfulness", "helpfulness"] = Field(
-        "overall", description="score that ranks the answers; mean: the mean of all aspects"
+    chosen: str = Field(
+        "overall",
+        description="score that ranks the answers: overall, an aspect, or mean, the mean of all aspects",
     )
     rejected: Literal["random", "worst", "next"] = Field(
         "random", description="which lower-rated answer is rejected; Zephyr: random"
@@ -178,6 +202,14 @@ class FeedbackSection(Section):
     def _several_answers(self) -> "FeedbackSection":
         if self.candidates.num_completions < 2:
             raise ValueError("candidates.num_completions must be at least 2, because ratings are compared")
+        return self
+
+    @model_validator(mode="after")
+    def _known_score(self) -> "FeedbackSection":
+        known = [*get_args(Aspect), "mean"]
+        if self.binarize.chosen not in known and self.judging.rubric is None and not self.recorded:
+            meant = did_you_mean(self.binarize.chosen, known).removeprefix("; ")
+            raise ValueError(f"binarize.chosen is no score, got '{self.binarize.chosen}': {meant}")
         return self
 
     @model_validator(mode="after")

@@ -59,10 +59,10 @@ def quoted(value: object) -> str:
     return f", got {_SHORT.repr(value)}"
 
 
-def from_detail(detail: ErrorDetails, data: Plain) -> Problem:
-    """The problem that pydantic found in a recipe's data, in our words."""
-    keys, owner = _locate(detail["loc"])
-    field = owner.model_fields.get(str(keys[-1])) if owner is not None else None
+def from_detail(detail: ErrorDetails, data: Plain, top: Place = TOP) -> Problem:
+    """The problem that pydantic found in the data of a recipe, or of another file with `top`, in our words."""
+    keys, owner = _locate(detail["loc"], top)
+    field = owner.model_fields.get(str(keys[-1])) if owner is not None and keys else None
     given, context = detail["input"], detail.get("ctx", {})
     what = detail["msg"].replace("Input should", "must").replace("String should", "must") + quoted(given)
     remedy = (field.description if field is not None else None) or GENERAL_REMEDY
@@ -91,9 +91,9 @@ def _wrong_choice(keys: Keys, given: object, data: Plain) -> Problem:
     return Problem((*keys, place.tag), what, "; ".join([_nearest(str(given or ""), place.variants), *hints]))
 
 
-def _locate(location: Keys) -> tuple[Keys, type[Section] | None]:
+def _locate(location: Keys, top: Place) -> tuple[Keys, type[Section] | None]:
     """The keys in pydantic's location, which names variants too, and the section that owns the last of them."""
-    place, owner = TOP, None
+    place, owner = top, None
     keys: list[str | int] = []
     for step in location:
         if place.tag and isinstance(step, str) and step in place.variants:

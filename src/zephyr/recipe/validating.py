@@ -38,7 +38,7 @@ def validate(data: Plain) -> Recipe | list[Problem]:
             break
         # All variants of a union report the same key; the first message is the clearest.
         layer = list({problem.keys: problem for problem in reversed(layer)}.values())[::-1]
-        problems += _without_twins([problem._replace(keys=_as_written(problem.keys, renamed)) for problem in layer])
+        problems += without_twins([problem._replace(keys=_as_written(problem.keys, renamed)) for problem in layer])
         for problem in layer:
             renamed |= _repair(problem, repaired)
     return problems or Recipe.model_validate(data)
@@ -72,7 +72,7 @@ def _as_written(keys: Keys, renamed: dict[Keys, Keys]) -> Keys:
     return keys
 
 
-def _without_twins(problems: list[Problem]) -> list[Problem]:
+def without_twins(problems: list[Problem]) -> list[Problem]:
     """The problems without missing keys that are present under a misspelt name."""
     meant = {(*p.keys[:-1], name) for p in problems if (name := _meant(p)) is not None}
     return [problem for problem in problems if problem.what != "is missing" or problem.keys not in meant]

@@ -94,7 +94,7 @@ def estimate_feedback(recipe: Recipe, sample: Sequence[Prompt], num_prompts: int
     rated = [one.rated for one in answered]
     for asked in teachers_that_rate(section.judge).values():
         rater = DryTeacher("judge", prices_of(asked), fails=True)
-        for _ in judge(rated, rater, section.judging, seed=recipe.seed):
+        for _ in judge(rated, rater, section.judging.below(recipe.data_dir), seed=recipe.seed):
             pass
         pool.append(TeacherEstimate(f"{teacher_name(asked)}, the judge,", asked, rater, times))
     return pool

@@ -18,7 +18,7 @@ from zephyr.estimate.row_lengths import known_rows
 from zephyr.feedback.binarize import Binarized, binarize, nothing_made, repair_where_published
 from zephyr.feedback.candidates import CHUNK_PROMPTS, answer_prompts
 from zephyr.feedback.judge import CALLS, CHUNK_ROWS, RATINGS, write_judged
-from zephyr.feedback.raters import check_judge, on_scale_of_ratings, rater_of, require_checks
+from zephyr.feedback.raters import check_judge, check_rubric, on_scale_of_ratings, rater_of, require_checks
 from zephyr.progress import show_progress
 from zephyr.recipe.conflicts import STAGE_REFERENCE
 from zephyr.recipe.data_section import DataSection, DataSource
@@ -65,7 +65,7 @@ _ENCODED_PROMPTS = 10_000
 
 def _section(recipe: Recipe) -> FeedbackSection:
     assert recipe.feedback is not None
-    return recipe.feedback
+    return recipe.feedback.model_copy(update={"judging": recipe.feedback.judging.below(recipe.data_dir)})
 
 
 def _reads(recipe: Recipe) -> tuple[str, ...]:
@@ -125,6 +125,8 @@ def _check_asked(preview: Preview, section: FeedbackSection) -> Iterator[str]:
     with preview.problems.noted():
         check_judge(section.judge, offline=preview.recipe.offline)
     with preview.problems.noted():
+        check_rubric(section)
+    with preview.problems.noted():
         if num_prompts:
             yield from call_lines(preview.recipe, estimate_feedback(preview.recipe, sample, num_prompts))
     yield from rows_to_come(preview, num_prompts)
@@ -168,6 +170,7 @@ def _preflight(work: Work) -> Facts:
     for key, teacher in _teachers_of(section):
         check_teacher(teacher, where=key, offline=recipe.offline)
     check_judge(section.judge, offline=recipe.offline)
+    check_rubric(section)
     of_prompts = _read_facts(*_usable_prompts(work, section)) if section.prompts else Facts()
     return facts | ({f"prompts {name}": value for name, value in of_prompts.items()} if facts else of_prompts)
 

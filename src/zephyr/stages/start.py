@@ -20,6 +20,7 @@ from zephyr.recipe.section import Plain
 from zephyr.recipe.stage_sections import (
     ALIGN,
     EVALUATE,
+    FEEDBACK,
     POLICY_STAGES,
     PreferenceSection,
     TrainingSection,
@@ -126,6 +127,11 @@ def template_and_model(recipe: Recipe, stage: str) -> dict[str, Plain]:
         settings["objective.sha256"] = hashlib.sha256(objective.file(recipe.data_dir).read_bytes()).hexdigest()
     if stage == EVALUATE:
         settings |= _own_tasks(recipe)
+    judging = None if recipe.feedback is None else recipe.feedback.judging.below(recipe.data_dir)
+    if stage == FEEDBACK and judging is not None and judging.rubric is not None:
+        from zephyr.judging.rubric import read_rubric  # most recipes have none
+
+        settings["judging.rubric.sha256"] = read_rubric(judging.rubric).sha256
     if starting_stage(recipe, stage) is None:
         settings["model"] = recipe.model.result_settings()
     return settings

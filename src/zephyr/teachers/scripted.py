@@ -11,7 +11,7 @@ from random import Random
 from typing import NamedTuple
 
 from zephyr.judging import OVERALL, Rating, RatingQuestion, read_rating_question, required_word, write_reply
-from zephyr.judging.questions import ComparisonQuestion, read_comparison
+from zephyr.judging.questions import ComparisonQuestion, Scale, read_comparison
 from zephyr.judging.verdicts import Winner, write_verdict
 from zephyr.recipe.teacher_section import ScriptedSection
 from zephyr.records.messages import Messages
@@ -84,7 +84,7 @@ class ScriptedJudge:
             question = read_rating_question(messages)
         except ValueError:
             return self._verdict(read_comparison(messages), required_word(messages))
-        return write_reply(question.aspect, self._ratings(question), word=required_word(messages))
+        return write_reply(question.aspect, self._ratings(question), word=required_word(messages), scale=question.scale)
 
     def _verdict(self, asked: ComparisonQuestion, word: str) -> str:
         first, second = (
@@ -98,8 +98,10 @@ class ScriptedJudge:
 
     def _ratings(self, question: RatingQuestion) -> list[Rating]:
         impressions = [self._impression(question, answer) for answer in question.answers]
-        rate = _RATE[question.aspect]
-        return [rate(impression) for impression in impressions]
+        if question.scale is None:
+            return [_RATE[question.aspect](impression) for impression in impressions]
+        # Of an aspect of a user's own it knows the scale alone: it rates the answer as a whole.
+        return [_on_scale(_critique(impression), question.scale) for impression in impressions]
 
     def _impression(self, question: RatingQuestion, answer: str) -> _Impression:
         findings = examine(question.conversation, answer)
@@ -179,6 +181,13 @@ def _rating(
 ) -> Rating:
     """The rating with the judge's slip, within its scale."""
     return Rating(min(max(score + seen.slip, 1), highest), rationale, types, type_rationale)
+
+
+def _on_scale(rating: Rating, scale: Scale) -> Rating:
+    """A rating from 1 to 10 on another scale, with two decimals."""
+    assert rating.score is not None
+    score = scale.low + (rating.score - 1) / 9 * (scale.high - scale.low)
+    return rating._replace(score=round(score, 2))
 
 
 _RATE: Mapping[str, Callable[[_Impression], Rating]] = {

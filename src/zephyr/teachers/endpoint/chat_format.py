@@ -243,7 +243,8 @@ def written_out(question: RatingQuestion, text: str, *, word: str = "") -> str:
     if len(found) != 1 or len(found[0]) != len(question.answers):
         return text
     try:
-        return write_reply(question.aspect, [_rating(entry) for entry in found[0]], word=word)
+        ratings = [_rating(entry) for entry in found[0]]
+        return write_reply(question.aspect, ratings, word=word, scale=question.scale)
     except (ValueError, TypeError, KeyError, OverflowError):
         return text
 
