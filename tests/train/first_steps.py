@@ -1,14 +1,15 @@
 """First steps on real weights with all their checks, over different rows; then the same with planted faults.
 
 torchrun starts this file on every rank, so it holds no tests. Every rank builds the model once a setting; each first
-step then has rows of its own, is checked as a run's is before and at step 0, and moves the weights, but for adapters,
-which a run starts as new. Rank 0 prints a JSON line an objective:
+step then has rows of its own and is checked as a run's is before and at step 0. What DPO has been checked for before
+training is not checked again for ORPO, whose sequences are the same. Rank 0 prints a JSON line an objective:
 
 `torchrun --nproc-per-node 2 -m tests.train.first_steps MODEL ROWS FOLDER PRECISION,... STEPS [WORD ...]`
 
+STEPS: a number, or `10-14` for those of the fifty first steps, so that a long measurement can be taken in parts.
 A word chooses: `whole` or `lora`, `sft`, `dpo` or `orpo`, `no-faults`; without one all of its kind are taken.
 
-ROWS: a JSON list of {instruction, input, chosen, rejected}, of which the shortest are taken.
+ROWS: a JSON list of {instruction, input, chosen, rejected}, of which the hundred shortest are taken.
 """
 
 import json
@@ -16,7 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from itertools import product
+from itertools import count, product
 from pathlib import Path
 from typing import NamedTuple
 from unittest import mock
@@ -24,16 +25,18 @@ from unittest import mock
 import numpy as np
 import torch
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedTokenizerBase
 from transformers.modeling_outputs import CausalLMOutput
 
 from tests.train.sections import make_objective
 from zephyr.data.tokenize.token_store import Comparison, Dialogue
 from zephyr.errors import ZephyrError
-from zephyr.models import own_forward
+from zephyr.models import batch_scoring, own_forward
 from zephyr.models.adapters import add_lora
 from zephyr.models.collectives import rank, world_size
 from zephyr.models.loading import load
+from zephyr.models.rounding import Rounding
 from zephyr.models.scorer import ForestScorer
 from zephyr.models.source import Source
 from zephyr.recipe.train_section import LoraSection, TrainSection
@@ -46,22 +49,25 @@ from zephyr.train.step import accumulate_gradients, make_batch
 from zephyr.trees import forest
 
 ROWS_A_STEP = 2
+NUM_ROWS = 100
+# Of the forward passes without gradients one in so many gathers the weights anew, elsewhere in memory: each of them
+# does so in a run, and on two cores that is most of the work.
+GATHERED_EVERY = 5
 MAX_TOKENS = 48
-SMALL_STEP = 1e-3
 OBJECTIVES = {"sft": {}, "dpo": {"beta": 0.1}, "orpo": {}}
 
 
-def shortest_rows(path: Path, tokenizer: PreTrainedTokenizerBase, num_rows: int) -> list[Comparison]:
+def shortest_rows(path: Path, tokenizer: PreTrainedTokenizerBase) -> list[Comparison]:
     """The shortest pairs of different answers, in an order drawn once."""
     found = []
     rows = [row for row in json.loads(path.read_bytes()) if row["chosen"] != row["rejected"]]
     rows.sort(key=lambda row: sum(map(len, row.values())))
-    for number, row in enumerate(rows[:num_rows]):
+    for number, row in enumerate(rows[:NUM_ROWS]):
         prompt = tokenizer.encode(f"{row['instruction']} {row['input']}\n", add_special_tokens=True)
         texts = [f"{row[kind]}{tokenizer.eos_token}" for kind in ("chosen", "rejected")]
         answers = [np.array(tokenizer.encode(text, add_special_tokens=False)) for text in texts]
         found.append(Comparison(f"row {number}", np.array(prompt), tuple(answers), (1.0, 0.0)))
-    return [found[place] for place in np.random.default_rng(0).permutation(num_rows)]
+    return [found[place] for place in np.random.default_rng(0).permutation(NUM_ROWS)]
 
 
 def as_dialogue(pair: Comparison) -> Dialogue:
@@ -96,27 +102,47 @@ class Nearest:
             yield
 
 
-def first_step(job: TrainJob, scorer: ForestScorer, *, times: float = 1.0) -> float:
-    """The loss of a first step with all its checks; ``times`` is what a mistake in adding up would make of it."""
-    rounding = self_check.check_before_training(job, scorer)
+def gather_anew(scorer: ForestScorer) -> None:
+    for unit in scorer.modules():
+        if isinstance(unit, FSDPModule):
+            unit.reshard()
+
+
+@contextmanager
+def seldom_gathered(scorer: ForestScorer) -> Iterator[None]:
+    """Inside, weights that a forward has gathered stay for the next ones, but for every fifth time."""
+    for unit in scorer.modules():
+        if isinstance(unit, FSDPModule):
+            unit.set_reshard_after_forward(reshard_after_forward=False, recurse=False)
+    number = count(1)
+
+    def seldom(_module: torch.nn.Module) -> None:
+        if next(number) % GATHERED_EVERY == 0:
+            gather_anew(scorer)
+
+    with mock.patch.object(batch_scoring, "reshard", seldom), mock.patch.object(own_forward, "reshard", seldom):
+        yield
+
+
+def first_step(
+    job: TrainJob, scorer: ForestScorer, *, times: float = 1.0, checked: Rounding | None = None
+) -> tuple[float, Rounding]:
+    """The loss of a first step with all its checks, and the rounding; the weights stay.
+
+    ``times`` is what a mistake in adding up would make of the loss; ``checked`` the rounding, if it was checked before.
+    """
+    rounding = checked or self_check.check_before_training(job, scorer)
     ref_logps = None
     if job.objective.needs_reference:
         ref_logps = self_check.proven_ref_logps(job, scorer, job.folder.name.encode().hex(), rounding=rounding)
     batch = make_batch(job.objective, job.examples, ref_logps)
+    gather_anew(scorer)
     shares = accumulate_gradients(scorer, batch, job.settings)
     total, grad_norm = over_ranks(shares, full_value(torch.nn.utils.clip_grad_norm_(scorer.parameters(), 1.0)))
     invariants.check_finite(float(total.loss), grad_norm, step=0, names=batch.names)
     self_check.check_first_step(job, scorer, total._replace(loss=total.loss * times), batch, rounding=rounding)
-    return float(total.loss)
-
-
-def move(scorer: ForestScorer) -> None:
-    """Go a small step down the gradient, where whole weights are trained, and forget the gradient."""
-    with torch.no_grad():
-        for parameter in scorer.parameters():
-            if parameter.grad is not None and not scorer.has_adapters:
-                parameter.sub_(SMALL_STEP * parameter.grad)
-            parameter.grad = None
+    scorer.zero_grad(set_to_none=True)
+    return float(total.loss), rounding
 
 
 # ---- planted faults: what is patched, and a word of what must be said ----
@@ -220,7 +246,7 @@ class Setting(NamedTuple):
     model: str
     precision: str
     is_lora: bool
-    num_steps: int
+    steps: range
     with_faults: bool
 
 
@@ -234,13 +260,14 @@ def lines_of(setting: Setting, objectives: Sequence[str], rows: Path, folder: Pa
         max_tokens_per_micro_batch=MAX_TOKENS,
         precision=setting.precision,
     )
-    pairs = shortest_rows(rows, tokenizer, ROWS_A_STEP * setting.num_steps * len(objectives))
+    pairs = shortest_rows(rows, tokenizer)
     scorer = build_scorer(add_lora(model, LoraSection(r=4)) if setting.is_lora else model, settings)
-    for number, name in enumerate(objectives):
-        nearest, started, losses = Nearest(), time.monotonic(), []
-        for step in range(setting.num_steps):
-            first = ROWS_A_STEP * (number * setting.num_steps + step)
-            some = pairs[first : first + ROWS_A_STEP]
+    checked: dict[tuple[int, bool], Rounding] = {}
+    for name in objectives:
+        nearest, losses = Nearest(), []
+        started, used = time.monotonic(), time.process_time()
+        for step in setting.steps:
+            some = pairs[ROWS_A_STEP * step : ROWS_A_STEP * (step + 1)]
             job = TrainJob(
                 model=scorer.causal_lm,
                 objective=make_objective(name, OBJECTIVES[name]),
@@ -249,28 +276,33 @@ def lines_of(setting: Setting, objectives: Sequence[str], rows: Path, folder: Pa
                 folder=folder / f"{name}-{step}",
                 stop_ids=(tokenizer.eos_token_id,),
             )
-            with nearest.watching():
-                losses.append(first_step(job, scorer))
-            move(scorer)
+            with nearest.watching(), seldom_gathered(scorer):
+                key = step, name == "sft"
+                loss, checked[key] = first_step(job, scorer, checked=checked.get(key))
+                losses.append(loss)
         seconds = time.monotonic() - started
         found = caught(job, scorer) if name == "dpo" and setting.with_faults else {}
         yield {
             "model": Path(setting.model).name, "ranks": world_size(), "precision": setting.precision,
-            "lora": setting.is_lora, "objective": name, "steps": setting.num_steps, "seconds": round(seconds),
+            "lora": setting.is_lora, "objective": name, "steps": [setting.steps[0], setting.steps[-1]],
+            "seconds": round(seconds), "of_processor": round(time.process_time() - used),
             "losses": [round(losses[0], 6), round(losses[-1], 6)],
             "of_tolerance": {check: round(share, 3) for check, share in nearest.share.items()},
             "caught": sum(found.values()), "missed": [fault for fault, is_caught in found.items() if not is_caught],
         }  # fmt: skip
 
 
-def main(model: str, rows: Path, folder: Path, precisions: Sequence[str], num_steps: int, words: Sequence[str]) -> None:
+def steps_of(text: str) -> range:
+    first, last = text.split("-") if "-" in text else (0, int(text) - 1)
+    return range(int(first), int(last) + 1)
+
+
+def main(model: str, rows: Path, folder: Path, precisions: Sequence[str], steps: range, words: Sequence[str]) -> None:
     chosen = [name for name in OBJECTIVES if name in words] or list(OBJECTIVES)
     loras = [kind == "lora" for kind in ("whole", "lora") if kind in words] or [False, True]
     with process_group(pick_device()):
         for number, (precision, is_lora) in enumerate(product(precisions, loras)):
-            setting = Setting(
-                model, precision, is_lora, num_steps, with_faults=not is_lora and "no-faults" not in words
-            )
+            setting = Setting(model, precision, is_lora, steps, with_faults=not is_lora and "no-faults" not in words)
             kept = quick_products_in_16_bits() if "bf16" in precision else None
             for line in lines_of(setting, chosen, rows, folder / f"{number}"):
                 if rank() == 0:
@@ -279,4 +311,4 @@ def main(model: str, rows: Path, folder: Path, precisions: Sequence[str], num_st
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4].split(","), int(sys.argv[5]), sys.argv[6:])
+    main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4].split(","), steps_of(sys.argv[5]), sys.argv[6:])

@@ -4,6 +4,7 @@ The second way needs no process that holds the whole model.
 """
 
 import copy
+import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -34,6 +35,8 @@ _PROBE = tuple(range(1, 9))
 _PROBED_ROWS = 8
 # As peft names the model that it wraps.
 _WRAPPED = "base_model.model."
+
+_log = logging.getLogger(__name__)
 
 
 class Merged(NamedTuple):
@@ -66,12 +69,17 @@ def merge_adapters(model: PeftModel, probe_ids: Tensor, *, tolerance: float | No
         probe_ids = probe_ids.flatten()[: probe_ids.numel() // PIECE * PIECE].view(-1, PIECE)
     before = _probed(base, probe_ids, num_chosen)
     model.merge_adapter(safe_merge=True)
-    difference = _largest_difference(before, _probed(base, probe_ids, num_chosen))
+    after = _probed(base, probe_ids, num_chosen)
+    compared = _compared(before, after)
+    difference = float((after.logits - before.logits).abs().amax(-1)[compared].max())
+    where = f"{int(compared.sum())} of {compared.numel()} tokens of the probe"
+    if not compared.all():
+        _log.info("merging adapters: compared %s, those whose experts stay the same", where)
     if not difference <= bound:  # NaN is above every bound
         model.unmerge_adapter()
         raise ModelError(
             "merging adapters",
-            f"a logit of the probe moved by {difference:.3g}, more than {bound:.3g}",
+            f"a logit of {where} moved by {difference:.3g}, more than {bound:.3g}",
             "merge in a wider dtype",
         )
     plain = model.unload()
@@ -119,14 +127,17 @@ def _probed(model: PreTrainedModel, ids: Tensor, num_chosen: int) -> _Probed:
     return _Probed(exact, torch.stack(chosen) if chosen else None)
 
 
-def _largest_difference(before: _Probed, after: _Probed) -> float:
-    """Of the logits of tokens that neither changed their experts nor see others that did; all, where none is so."""
-    moved = (after.logits - before.logits).abs().amax(-1)
-    if before.chosen is not None and after.chosen is not None:
-        changed = (before.chosen != after.chosen).any(-1).any(0)
-        stable = changed.cumsum(-1) == 0
-        moved = moved[stable] if bool(stable.any()) else moved
-    return float(moved.max())
+def _compared(before: _Probed, after: _Probed) -> Tensor:
+    """Whether each token (B, n) neither changed its experts nor sees others that did; all, where none is so."""
+    everything = torch.ones(before.logits.shape[:-1], dtype=torch.bool, device=before.logits.device)
+    if before.chosen is None or after.chosen is None:
+        return everything
+    changed = (before.chosen != after.chosen).any(-1).any(0)
+    stable = changed.cumsum(-1) == 0
+    if stable.any():
+        return stable
+    _log.warning("merging adapters: no token of the probe keeps its experts, so all are compared")
+    return everything
 
 
 def merged_copy(model: PeftModel) -> PreTrainedModel:
