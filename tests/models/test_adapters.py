@@ -127,7 +127,8 @@ def test_a_merge_that_moves_logits_is_undone():
     model = trained("llama", dtype=torch.bfloat16)
     adapted = logits(model)
     with pytest.raises(
-        ModelError, match=r"^merging adapters: a logit of \d+ of \d+ tokens of the probe moved by .*, more than 1e-06; merge in"
+        ModelError,
+        match=r"^merging adapters: a logit of \d+ of \d+ tokens of the probe moved by .*, more than 1e-06; merge in",
     ):
         merge_adapters(model, IDS, tolerance=1e-6)
     assert (logits(model) - adapted).abs().max() < 0.5

@@ -6,6 +6,8 @@ import pytest
 from tests.recipe.recipe_files import SMALL, write
 from zephyr.errors import RecipeError
 from zephyr.recipe.loading import load_recipe, read_recipe, resolved_yaml
+from zephyr.recipe.objective_section import KtoObjective
+from zephyr.recipe.train_section import LoraSection, TrainSection
 
 
 def message(path: str, *overrides: str) -> str:
@@ -154,3 +156,21 @@ def test_an_unknown_key_is_told_within_a_second_and_without_torch(tmp_path):
     assert "line 15, fly: there is no such key, got 1" in problem
     assert heavy == "[]"
     assert float(seconds) < 3  # of processor time; a promise of 1, on machines that do other things besides
+
+
+@pytest.mark.parametrize(
+    ("section", "values", "expected"),
+    [
+        (
+            TrainSection,
+            {"learning_rate": 1e-3, "weight_decay": 2000},
+            "learning_rate 0.001 x weight_decay 2000 is what",
+        ),
+        (LoraSection, {"r": 8, "lora_alpha": 1e-8}, "with r 8 multiplies what adapters learn by 1e-09"),
+        (LoraSection, {"r": 64, "lora_alpha": 1e-4, "use_rslora": True}, "with r 64 multiplies .* by 1e-05"),
+        (KtoObjective, {"desirable_weight": 0, "undesirable_weight": 0}, "are both 0, so nothing is learned"),
+    ],
+)
+def test_settings_that_leave_nothing_to_learn_are_refused(section, values, expected):
+    with pytest.raises(ValueError, match=expected):
+        section(**values)

@@ -138,3 +138,36 @@ def test_a_balance_of_experts_that_a_model_has_not_is_refused(base, tmp_path):
     expected = r"sft\.train\.router_aux_loss_coef: MistralForCausalLM chooses no experts, .*; leave it out"
     with pytest.raises(RecipeError, match=expected):
         check_setup(balanced, "sft")
+
+
+def with_share(made: Recipe, **train: object) -> Recipe:
+    """The recipe with a hundredth of the prompts held out, of which there is one."""
+    data = made.sft.data.model_copy(update={"eval_share": 0.01})
+    settings = made.sft.train.model_copy(update=train)
+    return made.model_copy(update={"sft": made.sft.model_copy(update={"data": data, "train": settings})})
+
+
+def test_a_share_that_holds_nothing_out_is_told_and_refused_where_it_is_needed(base, tmp_path, caplog):
+    made = with_share(recipe(base, tmp_path, {"name": "zephyr"}))
+    expected = "no prompt is among the 0.01 that are drawn by chance, so nothing is evaluated; give more rows"
+    assert any(f"warning: data.eval_share: {expected}" in line for line in check_lines(made))
+    read_ahead(Work(made, "sft", tmp_path / "work", {}, tmp_path))
+    assert f"sft: data.eval_share: {expected}" in caplog.text
+    watched = with_share(made, eval_steps=1)
+    with pytest.raises(RecipeError, match=r"data\.eval_share: no prompt is among the 0\.01 .* leave eval_steps"):
+        list(check_lines(watched))
+    with pytest.raises(RecipeError, match=r"data\.eval_share: no prompt is among"):
+        read_ahead(Work(watched, "sft", tmp_path / "other", {}, tmp_path))
+
+
+def test_a_model_whose_own_template_is_replaced_is_told(tmp_path, caplog):
+    tokenizer, model = tiny_tokenizer(), tiny_model("llama", vocab_size=384)
+    tokenizer.chat_template = MINE
+    save_model(model, tokenizer, tmp_path / "chat")
+    words = "chat_template zephyr replaces the one that the model comes with"
+    for name, is_told in (("own", False), ("zephyr", True)):
+        made = recipe(tmp_path / "chat", tmp_path, {"name": name})
+        caplog.clear()
+        assert any(words in line for line in check_lines(made)) == is_told
+        read_ahead(Work(made, "sft", tmp_path / name, {}, tmp_path))
+        assert (words in caplog.text) == is_told

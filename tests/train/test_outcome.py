@@ -33,6 +33,20 @@ def test_a_run_without_any_gradient_is_refused(tmp_path):
         train(tiny_job(tmp_path, examples=equal))
 
 
+@pytest.mark.parametrize(
+    ("crushed", "num_epochs", "steps"),
+    [({"max_grad_norm": 1e-12}, 2, 6), ({"adam_epsilon": 1e6}, 8, 10), ({"beta": 1e-14}, 2, 6)],
+)
+def test_a_run_whose_steps_are_crushed_is_refused_and_early_if_it_is_long(tmp_path, crushed, num_epochs, steps):
+    """Adam steps by the learning rate, unless something makes gradients tiny before it or in it."""
+    expected = (
+        f"the weights hardly move: in {steps} steps by .* one step at the learning rate 0.001 is a thousand times"
+    )
+    with pytest.raises(InvariantError, match=expected):
+        train(tiny_job(tmp_path, num_train_epochs=num_epochs, **crushed))
+    assert len(logged(tmp_path)) <= steps
+
+
 def test_the_outcome_says_how_many_weights_moved(tmp_path):
     job = tiny_job(tmp_path)
     before = weights(job.model)

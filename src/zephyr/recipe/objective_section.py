@@ -238,6 +238,12 @@ class KtoObjective(SyncedObjective):
         description="the loss on an answer; apo_zero_unpaired has no KL term",
     )
 
+    @model_validator(mode="after")
+    def _weighs_something(self) -> "KtoObjective":
+        if not self.desirable_weight and not self.undesirable_weight:
+            raise ValueError("desirable_weight and undesirable_weight are both 0, so nothing is learned")
+        return self
+
     @property
     def metrics(self) -> tuple[str, ...]:
         measured = [name for name in PAIR_METRICS if name != "rewards/accuracies"]

@@ -10,6 +10,8 @@ SchedulerName = Literal[
     "linear", "cosine", "cosine_with_restarts", "cosine_with_min_lr", "cosine_warmup_with_min_lr", "polynomial",
     "inverse_sqrt", "warmup_stable_decay", "constant_with_warmup", "constant", "reduce_lr_on_plateau",
 ]  # fmt: skip
+# What adapters learn is multiplied by lora_alpha / r; below this nothing of it is left in the merged model.
+LEAST_SCALE = 1e-4
 OptimizerName = Literal[
     "adamw_torch", "adamw_8bit", "rmsprop", "lion", "muon", "adafactor", "schedule_free_adamw", "schedule_free_sgd"
 ]  # fmt: skip
@@ -128,6 +130,11 @@ class TrainSection(Section):
         return not (self.metric_for_best_model or "loss").endswith("loss")
 
     @property
+    def steps_by_rate(self) -> bool:
+        """Whether the optimizer moves a weight by about the learning rate, however small its gradient."""
+        return self.optim in ("adamw_torch", "adamw_8bit", "rmsprop", "lion", "schedule_free_adamw")
+
+    @property
     def is_schedule_free(self) -> bool:
         """Whether the optimizer's average takes the place of a falling learning rate."""
         return self.optim.startswith("schedule_free")
@@ -140,6 +147,15 @@ class TrainSection(Section):
             raise ValueError(
                 "activation_checkpointing selective and compile are both given: compiled layers choose "
                 "themselves what they compute again; leave one out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _decays_a_part(self) -> "TrainSection":
+        if self.learning_rate * self.weight_decay >= 1:
+            raise ValueError(
+                f"learning_rate {self.learning_rate:g} x weight_decay {self.weight_decay:g} is what a step takes away "
+                "of every weight, and at 1 nothing is left: lower one of them; 0.1 is a usual weight decay"
             )
         return self
 
@@ -174,3 +190,13 @@ class LoraSection(Section):
     )
     use_dora: bool = Field(False, description="DoRA: learn magnitude and direction of the weights separately")
     load_in_4bit: bool = Field(False, description="QLoRA: base weights in 4-bit nf4; needs a CUDA device")
+
+    @model_validator(mode="after")
+    def _adapters_count(self) -> "LoraSection":
+        scale = self.lora_alpha / (self.r**0.5 if self.use_rslora else self.r)
+        if scale < LEAST_SCALE:
+            raise ValueError(
+                f"lora_alpha {self.lora_alpha:g} with r {self.r} multiplies what adapters learn by {scale:.1g}, so the "
+                "model would stay as it is: choose a lora_alpha near r"
+            )
+        return self

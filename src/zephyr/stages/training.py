@@ -1,6 +1,7 @@
 """What the three training stages share: inputs, dependencies, tokenised rows, and the preflight."""
 
 import json
+import logging
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -31,13 +32,14 @@ from zephyr.stages.start import (
     template_and_model,
 )
 from zephyr.stages.training_preview import check, estimate, steps_of
-from zephyr.stages.training_setup import check_device, check_setup
+from zephyr.stages.training_setup import check_device, check_setup, none_held_out
 
 # In the run's folder: log-probs of reference models, shared by its stages.
 REFERENCE = "reference"
 ACCOUNTS = "accounts.json"
 # In a stage's folder while its rows are tokenised.
 JOURNAL = "tokens.journal"
+_log = logging.getLogger(__name__)
 
 
 def training_stage(
@@ -126,6 +128,8 @@ def _store(work: Work, encoder: RowEncoder, made: Path | None, tokens: Path) -> 
         rows.accounts.refused.check()
         if part == "eval":
             tokenized.truncation.check()
+            if (words := none_held_out(section, tokenized.num_examples)) is not None:
+                _log.warning("%s: %s", work.stage, words)
             return rows.accounts.facts() | facts | {"held_out": tokenized.num_examples}
         np.save(tokens / PROMPT_KEYS, np.array(rows.accounts.overlap.trained, np.uint64))
         if not tokenized.num_examples:

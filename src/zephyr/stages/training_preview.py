@@ -42,8 +42,8 @@ from zephyr.recipe.steps import Steps, check_warmup, count_steps
 from zephyr.records.rows import Chat, Preference, Rated, Record
 from zephyr.stages.overlap import eval_lines, trained_prompts
 from zephyr.stages.preview import Preview, SampledStage
-from zephyr.stages.start import check_window, encoder_for, named_start, section_of
-from zephyr.stages.training_setup import check_device, check_setup
+from zephyr.stages.start import check_window, encoder_for, named_start, replaced_template, section_of
+from zephyr.stages.training_setup import check_device, check_setup, none_held_out
 
 # A check tokenises all of up to EXACT_ROWS rows; of more, SAMPLE_ROWS spread over all of them.
 EXACT_ROWS = 10_000
@@ -74,6 +74,7 @@ class TrainingPreview:
     scale: float
     examples: tuple[Example, ...]
     seconds_per_row: float
+    replaced_template: str | None
 
     @property
     def num_examples(self) -> int:
@@ -121,24 +122,28 @@ def steps_of(section: TrainingSection, num_examples: int, tokenized: Tokenized) 
     return count_steps(section.train, num_examples, batch_size=batch_size)
 
 
-def _encoder(preview: Preview, stage: str) -> DialogueEncoder | None:
-    """The stage's encoder; None if its tokenizer is not available yet."""
+def _encoder(preview: Preview, stage: str) -> tuple[DialogueEncoder, str | None] | None:
+    """The stage's encoder, and what to say of its template; None if its tokenizer is not available yet."""
     recipe, tokenizer = preview.recipe, preview.tokenizer
     named = named_start(recipe, stage)
     if named is not None:
         if recipe.offline and is_hub_id(named):
             return None
         tokenizer = load_tokenizer(Source(named, offline=recipe.offline))
-    return None if tokenizer is None else encoder_for(tokenizer, recipe, stage)
+    if tokenizer is None:
+        return None
+    encoder = encoder_for(tokenizer, recipe, stage)
+    return encoder, replaced_template(tokenizer, encoder)
 
 
 def look(
     preview: Preview, stage: str, parts: Sequence[Records[Record]], held: Sequence[Records[Record]]
 ) -> TrainingPreview | None:
     """The opened rows of a stage tokenised, all or a sample; None if its tokenizer is not available."""
-    encoder = _encoder(preview, stage)
-    if encoder is None:
+    known = _encoder(preview, stage)
+    if known is None:
         return None
+    encoder, replaced = known
     recipe, section = preview.recipe, section_of(preview.recipe, stage)
     every: Mixture[Record] = mix(parts, seed=recipe.seed, shuffle=False)
     made = None if section.data.sources else preview.made[stage]
@@ -161,7 +166,9 @@ def look(
     report = rows.accounts.report
     assert report is not None
     scale = num_rows / max(1, report.rows_in)
-    return TrainingPreview(section, rows.accounts, train, held_out, longest, scale, tuple(examples), seconds_per_row)
+    return TrainingPreview(
+        section, rows.accounts, train, held_out, longest, scale, tuple(examples), seconds_per_row, replaced
+    )
 
 
 def _first(values: Iterator[T], count: int) -> list[T]:
@@ -251,6 +258,7 @@ def _lines(found: TrainingPreview, *, counts_bytes: bool) -> Iterator[str]:
     train, looked_at = found.train, "all rows" if found.longest is None else "sample"
     if not train.num_examples and found.longest is None:
         raise found.accounts.none_left(train.truncation.summary())
+    yield from [] if found.replaced_template is None else [f"warning: {found.replaced_template}"]
     yield from found.accounts.filter_lines()
     yield from (f"{looked_at}: {line}" for line in found.accounts.refused_lines())
     yield f"{looked_at}: {train.truncation.summary()}"
@@ -260,6 +268,8 @@ def _lines(found: TrainingPreview, *, counts_bytes: bool) -> Iterator[str]:
     if not counts_bytes:
         yield from _limit_lines(found)
     yield _steps_line(found)
+    if found.longest is None and (words := none_held_out(found.section, found.num_held_out)) is not None:
+        yield f"warning: {words}"
     if found.section.data.eval_sources:
         yield f"held out: {found.held_out.truncation.summary()}"
 

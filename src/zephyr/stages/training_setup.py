@@ -51,6 +51,21 @@ def check_setup(recipe: Recipe, stage: str) -> None:
     problems.raise_any()
 
 
+def none_held_out(section: TrainingSection, num_held_out: int) -> str | None:
+    """What to say where a share is to be held out and chance has chosen no prompt; None otherwise.
+
+    Raises RecipeError where the training needs held-out rows.
+    """
+    share, train = section.data.eval_share, section.train
+    if not share or num_held_out:
+        return None
+    what = f"no prompt is among the {share:g} that are drawn by chance, so nothing is evaluated"
+    if train.eval_steps is not None or train.metric_for_best_model is not None:
+        remedy = "give more rows, a larger share, or eval_sources; or leave eval_steps and metric_for_best_model out"
+        raise RecipeError("data.eval_share", what, remedy)
+    return f"data.eval_share: {what}; give more rows, a larger share, or eval_sources"
+
+
 def _check_model(recipe: Recipe, stage: str, section: TrainingSection) -> None:
     """Check what settings need of the model to start from, where its configuration can be had."""
     import torch

@@ -148,6 +148,13 @@ def learning_rate_at(step: int, train: TrainSection, steps: Steps) -> float:
     return train.learning_rate * SCHEDULES[train.lr_scheduler_type](step, train, steps)
 
 
+def highest_rate(num_done: int, train: TrainSection, steps: Steps) -> float | None:
+    """The highest learning rate of the first steps; None where the optimizer's steps follow the gradient's size."""
+    if not train.steps_by_rate:
+        return None
+    return max((learning_rate_at(step, train, steps) for step in range(num_done)), default=0.0)
+
+
 def _progress(step: int, steps: Steps) -> float:
     """How much of the way from the end of the warm-up to the last step is done, 0 to 1."""
     return min(1.0, (step - steps.warmup_steps) / max(1, steps.num_steps - steps.warmup_steps))

@@ -47,13 +47,13 @@ from zephyr.train.checkpoint.checkpoint import (
 from zephyr.train.checkpoint.resume import load_latest, load_weights
 from zephyr.train.checks.health import HealthMonitor, HealthNote
 from zephyr.train.checks.invariants import check_finite
-from zephyr.train.checks.movement import check_moved, moved_share, sample_weights
+from zephyr.train.checks.movement import EARLY_STEP, check_moved, movement, sample_weights
 from zephyr.train.checks.self_check import check_before_training, check_first_step, check_written, proven_ref_logps
 from zephyr.train.distributed import full_value, pick_device, process_group
 from zephyr.train.job import TrainJob, build_scorer, check_job, identity_of, model_hashes
 from zephyr.train.metrics import Shares, added, as_line, logged_lines, over_ranks, plain, shares_of, split_line
 from zephyr.train.moving_reference import MovingReference, moving_reference
-from zephyr.train.optimizers import build_optimizer, learning_rate_at, on_plateau, set_learning_rate
+from zephyr.train.optimizers import build_optimizer, highest_rate, learning_rate_at, on_plateau, set_learning_rate
 from zephyr.train.step import Batch, accumulate_gradients, make_batch, step_indices
 from zephyr.train.stored_model import StoredModel, open_model, open_reference, sampler, write_model
 from zephyr.train.tracker import NOWHERE, Run, Tracker, open_trackers
@@ -254,6 +254,8 @@ def _report(run: TrainRun, display: Display) -> None:
     """Do what is due after a step: a log line, an evaluation, a checkpoint."""
     settings, step = run.job.settings, run.progress.step
     is_scheduled_end = step == run.steps.num_steps
+    if step == EARLY_STEP and (moved := movement(run.scorer, run.weights_before)).largest is not None:
+        check_moved(moved, step, run.train_line, of_rate=highest_rate(step, settings, run.steps))
     evaluates = bool(run.job.eval_examples) and (is_scheduled_end or _due(step, settings.eval_steps))
     if is_scheduled_end or evaluates or _due(step, settings.logging_steps):
         run.train_line |= as_line(added(run.waiting), num_steps=len(run.waiting))
@@ -358,16 +360,16 @@ def _ended(run: TrainRun) -> TrainOutcome:
         logger.warning(
             "stopped early at step %d of %d: %s was no better %d times", step, run.steps.num_steps, watched, count
         )
-    learning_rate, grad_norm = train_line.get("learning_rate", 0.0), train_line.get("grad_norm", 0.0)
     if best is not None and best != step:
         state = _state(run.scorer, run.optimizer, run.moving)
         load_weights(run.job.folder, best, state, with_optimizer=keeps_average(run.optimizer))
         lines = from_rank_zero(lambda: logged_lines(run.job.folder / TRAIN_LOG))
         train_line, eval_line = split_line(next(line for line in lines if line["step"] == best))
     to_average(run.optimizer)
-    moved = moved_share(run.scorer, run.weights_before)
-    notes = (*run.health.notes, *check_moved(moved, step=step, learning_rate=learning_rate, grad_norm=grad_norm))
-    return TrainOutcome(step, train_line, eval_line, notes, best, len(run.job.examples), moved)
+    moved = movement(run.scorer, run.weights_before)
+    rate = highest_rate(best or step, run.job.settings, run.steps)
+    notes = (*run.health.notes, *check_moved(moved, best or step, train_line, of_rate=rate))
+    return TrainOutcome(step, train_line, eval_line, notes, best, len(run.job.examples), moved.share)
 
 
 def _finished(job: TrainJob, stored: StoredModel) -> TrainOutcome:

@@ -1,12 +1,13 @@
-"""How many weights training has moved, measured on a sample of them: a run that moves none has learned nothing.
+"""How far training has moved the weights, measured on a sample of them: a run that moves none has learned nothing.
 
-Updates get lost where the learning rate is 0, where no example has a gradient, and where weights are too coarse for
-them; the loss alone does not show it.
+Updates get lost where the learning rate is 0, where no example has a gradient, where weights are too coarse for them,
+and where a setting (Adam's epsilon, gradient clipping, beta) makes them tiny; the loss alone does not show it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
@@ -19,6 +20,19 @@ from zephyr.train.checks.health import HealthNote
 SAMPLED_ELEMENTS = 4096
 # Of all weights, also those of tokens that are not in the data. Full training moves tens of percents.
 FEW_MOVED = 0.01
+# Adam and Lion move a weight by about the learning rate a step, whatever its gradient. A share of this of one step is
+# what remains where something makes the gradient tiny before or inside of the optimizer.
+LEAST_OF_RATE = 1e-3
+# So early a run is stopped that moves nothing.
+EARLY_STEP = 10
+WIDE_BYTES = 4
+
+
+class Movement(NamedTuple):
+    """The share of the weights that moved, and the largest mean movement of a tensor; None of 16-bit weights."""
+
+    share: float
+    largest: float | None
 
 
 def sample_weights(model: nn.Module) -> list[Tensor]:
@@ -26,33 +40,46 @@ def sample_weights(model: nn.Module) -> list[Tensor]:
     return [_sampled(part).cpu().clone() for part in _trainable(model)]
 
 
-def moved_share(model: nn.Module, before: Sequence[Tensor]) -> float:
-    """The share of the trainable weights that differ from ``before``, which ``sample_weights`` gave, (k,) each.
-
-    A collective call.
-    """
+def movement(model: nn.Module, before: Sequence[Tensor]) -> Movement:
+    """How the trainable weights differ from ``before``, which ``sample_weights`` gave, (k,) each; a collective call."""
     parts = _trainable(model)
-    moved = [float((_sampled(part).cpu() != old).double().mean()) for part, old in zip(parts, before, strict=True)]
-    mine = (sum(share * part.numel() for share, part in zip(moved, parts, strict=True)), sum(p.numel() for p in parts))
-    over_ranks = on_every_rank(lambda: mine)
-    return sum(number for number, _ in over_ranks) / sum(count for _, count in over_ranks)
+    changes = [(_sampled(part).cpu() - old).double().abs() for part, old in zip(parts, before, strict=True)]
+    moved = [float((change > 0).double().mean()) * part.numel() for change, part in zip(changes, parts, strict=True)]
+    is_wide = all(part.element_size() >= WIDE_BYTES for part in parts)
+    largest = max((float(change.mean()) for change in changes), default=0.0)
+    over_ranks = on_every_rank(lambda: (sum(moved), sum(part.numel() for part in parts), largest, is_wide))
+    numbers, counts, of_ranks, are_wide = zip(*over_ranks, strict=True)
+    return Movement(sum(numbers) / sum(counts), max(of_ranks) if all(are_wide) else None)
 
 
-def check_moved(share: float, *, step: int, learning_rate: float, grad_norm: float) -> list[HealthNote]:
-    """A note if few weights have moved in ``step`` steps. Raises InvariantError if none has."""
-    if share == 0:
+def check_moved(moved: Movement, step: int, line: Mapping[str, float], *, of_rate: float | None) -> list[HealthNote]:
+    """A note if few weights have moved in ``step`` steps. Raises InvariantError if none has, or hardly.
+
+    ``line`` is what was logged of the last step; ``of_rate`` the highest learning rate so far, None for optimizers
+    whose steps follow the size of the gradient.
+    """
+    learning_rate, grad_norm = line.get("learning_rate", 0.0), line.get("grad_norm", 0.0)
+    if moved.share == 0:
         raise InvariantError(
             "training",
             f"no weight has moved in {step:,} steps; at the last the learning rate was {learning_rate:g} and the "
             f"gradient norm {grad_norm:g}",
             "check that the rows differ in what is learned, learning_rate and warm-up, and try precision float32",
         )
-    if share >= FEW_MOVED:
+    if of_rate is not None and moved.largest is not None and moved.largest < LEAST_OF_RATE * of_rate:
+        raise InvariantError(
+            "training",
+            f"the weights hardly move: in {step:,} steps by {moved.largest:.1e} on average where they move most, and "
+            f"one step at the learning rate {of_rate:g} is a thousand times that; the gradient norm was {grad_norm:g}",
+            "something makes the gradient tiny: look at max_grad_norm, adam_epsilon, the objective's beta and weights, "
+            "and the rows",
+        )
+    if moved.share >= FEW_MOVED:
         return []
     words = (
-        f"only {share:.2%} of the weights have moved in {step:,} steps: few examples have a gradient, or bfloat16 "
-        "weights are too coarse for the updates; raise learning_rate, or train with precision bf16, which keeps "
-        "float32 weights"
+        f"only {moved.share:.2%} of the weights have moved in {step:,} steps: few examples have a gradient, or "
+        "bfloat16 weights are too coarse for the updates; raise learning_rate, or train with precision bf16, which "
+        "keeps float32 weights"
     )
     return [HealthNote("few_weights_moved", step, words)]
 
