@@ -83,6 +83,9 @@ SPECIAL: dict[str, dict[str, object]] = {
 
 # Relative to the largest log-prob and gradient; float32 rounds below 1e-5, what is wrong is above 1e-2.
 EXACT = 1e-3
+# Tokens before the fork that is tried, and what is said of layers that carry a state.
+FORK = 12
+STATE_WORDS = ("carry a state", "conv", "linear_attention", "hybrid_sliding")
 SHARED, ALONE, REFUSED, NOT_BUILT = "shared trees", "one sequence a row", "refused", "not built"
 CRASH, DIFFERS = "CRASH", "DIFFERS"
 KINDS = {
@@ -100,9 +103,12 @@ log-probs of ten sequences that share prefixes, and the gradient, beside those o
 at a time. In brackets the largest difference, relative to the largest entry. Printed by
 `python -m tests.models.architectures > docs/architectures.md`.
 
-Layers that carry a state (linear attention, state spaces, short convolutions) run one sequence a row. To share their
-prefixes the state would have to be handed on at every fork, with its gradient; transformers' layers take a state for
-generation only, without a gradient. So does attention that forests do not know (a window that only a mask knows).
+Layers that carry a state (linear attention, state spaces, short convolutions) run one sequence a row, and so does
+attention that forests do not know (a window that only a mask knows). To share a prefix the state would have to be
+handed on at every fork, with its gradient. "At a fork" says what becomes of a model that goes on from its state after
+twelve tokens: other values, no gradient, or both right up to the number in brackets. Where both are right a prefix is
+not shared all the same: transformers drops the state where activations are computed again, and every branch would be a
+forward of its own.
 An architecture that is not in this table is proven before training like every other: see
 [How a run proves itself right](explanation/self-checks.md)."""
 COUNTS = "| trained on | architectures | |\n|---|---|---|"
@@ -180,8 +186,34 @@ def outcome(model_type: str) -> str:
         return f"{CRASH}: {_short(error)}"
     if not difference < EXACT:
         return f"{DIFFERS}: {difference:.0e}"
-    how = SHARED if scorer.shares_prefixes else f"{ALONE}: {listener.said.partition('one sequence a row')[2][2:]}"
-    return f"{how} ({difference:.0e})"
+    if scorer.shares_prefixes:
+        return f"{SHARED} ({difference:.0e})"
+    reason = listener.said.partition("one sequence a row")[2][2:]
+    fork = f"; at a fork: {at_a_fork(theirs)}" if any(word in reason for word in STATE_WORDS) else ""
+    return f"{ALONE}: {reason} ({difference:.0e}){fork}"
+
+
+def at_a_fork(model: PreTrainedModel) -> str:
+    """What a model gives that goes on from its state, as at a fork of a tree, beside one pass over all."""
+    ids = torch.randint(3, 100, (1, 20), generator=torch.Generator().manual_seed(0))
+    weight = model.get_input_embeddings().weight
+    expected = model(input_ids=ids, use_cache=False).logits[0, FORK:]
+    (slope,) = torch.autograd.grad(expected.square().sum(), weight)
+    try:
+        first = model(input_ids=ids[:, :FORK], use_cache=True)
+        names = [name for name in ("cache_params", "past_key_values") if getattr(first, name, None) is not None]
+        found = model(input_ids=ids[:, FORK:], use_cache=True, **{names[0]: getattr(first, names[0])}).logits[0]
+    except Exception as error:  # noqa: BLE001  # whatever a cache of another's says of several tokens
+        return f"cannot go on with several tokens ({type(error).__name__})"
+    off = float((found - expected).abs().max() / expected.abs().max())
+    if not off < EXACT:
+        return f"other values ({off:.0e})"
+    try:
+        (here,) = torch.autograd.grad(found.square().sum(), weight)
+    except RuntimeError:
+        return f"right values ({off:.0e}), and no gradient, for the state is overwritten in place"
+    off = max(off, float((here - slope).abs().max() / slope.abs().max()))
+    return f"right values and gradient ({off:.0e})" if off < EXACT else f"another gradient ({off:.0e})"
 
 
 def distance(ours: Outcome, theirs: Outcome) -> float:
