@@ -1,6 +1,6 @@
 """Answers behind one long prefix, as a tree and packed without sharing: the same log-probs and gradient, timed.
 
-    python benchmarks/shared_prefix.py --model 1b --json out.json          (--dry-run: a tiny model on the CPU)
+    python benchmarks/shared_prefix.py --model 1b --json out.json     (--cpu: there, in float32; --dry-run: and tiny)
 
 The bar is what tree training reports over a packed baseline on long shared prefixes: 6.2x (arXiv 2511.00413), 8.3x
 (arXiv 2602.00482).
@@ -49,14 +49,16 @@ def main() -> int:
         help="tokens of an answer; several are measured in turn",
     )
     add("--json", type=Path, help="write everything that was measured here")
+    add("--cpu", action="store_true", help="measure on the CPU, in float32")
     add("--dry-run", action="store_true", help="a tiny model and a short prefix on the CPU")
     arguments = parser.parse_args()
-    if not (arguments.dry_run or torch.cuda.is_available()):
-        print("there is no CUDA GPU here; --dry-run goes through the motions on the CPU")
+    on_cpu = arguments.dry_run or arguments.cpu
+    if not (on_cpu or torch.cuda.is_available()):
+        print("there is no CUDA GPU here; --cpu measures without, --dry-run goes through the motions")
         return 2
     if arguments.dry_run:
         arguments.model, arguments.prefix, arguments.answers = "tiny", 200, [8, 16]
-    scorer = scorer_of(arguments.model, torch.device("cpu" if arguments.dry_run else "cuda"))
+    scorer = scorer_of(arguments.model, torch.device("cpu" if on_cpu else "cuda"))
     cells = []
     for answer in arguments.answers:
         cells.append(measured(scorer, sequences_of(arguments.leaves, arguments.prefix, answer)) | {"answer": answer})
