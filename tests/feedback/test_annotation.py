@@ -7,6 +7,7 @@ import pytest
 from zephyr.data.read.sources import open_source
 from zephyr.errors import DataError
 from zephyr.feedback.annotation import agreement_of, begin
+from zephyr.feedback.opened_rows import open_compared
 from zephyr.recipe.data_section import DataSource
 from zephyr.records.messages import Message
 from zephyr.records.rows import Answer, Rated
@@ -113,3 +114,26 @@ def test_full_agreement_has_a_kappa_of_one_or_none():
     assert agreement_of(one[:1], one[:1]).kappa is None
     with pytest.raises(DataError, match="file: shares no rated answers with the other file"):
         agreement_of(one[:1], one[1:])
+
+
+def test_pairs_are_annotated_without_a_hint_and_compared_with_the_files_preference(tmp_path):
+    rows = [{"prompt": f"Question {n}?", "chosen": f"good {n}", "rejected": f"bad {n}"} for n in range(4)]
+    # Of one prompt there may be two pairs; ratings that tie do not undo a preference.
+    rows += [{"prompt": "Question 0?", "chosen": "good 0", "rejected": "worse", "score_chosen": 3, "score_rejected": 3}]
+    (tmp_path / "pairs.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    opened = open_compared(DataSource(path=str(tmp_path / "pairs.jsonl")), offline=True)
+    assert [[answer.text for answer in row.answers] for row in opened][-1] == ["good 0", "worse"]
+    found = begin(opened, tmp_path / "mine.jsonl", [])
+    assert found.scores == [None] * 5
+    assert not any(found.preferred)
+    for index in range(4):
+        save(found, index, **{f"good {index}": 1 + (index > 0), f"bad {index}": 2 - (index > 0)})
+    assert any(found.preferred)
+    agreement = agreement_of(read(found.path), opened)
+    assert (agreement.share.score, agreement.pairs) == (0.75, 4)
+
+
+def test_labelled_answers_have_nothing_to_compare(tmp_path):
+    (tmp_path / "kto.jsonl").write_text('{"prompt": "a", "completion": "x", "label": true}\n')
+    (row,) = open_compared(DataSource(path=str(tmp_path / "kto.jsonl")), offline=True)
+    assert [answer.score for answer in row.answers] == [1.0]

@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 Other = Annotated[
     Path | None,
-    typer.Option("--agreement", metavar="FILE", help="Print the agreement with this other annotation, and end."),
+    typer.Option("--agreement", metavar="FILE", help="Print the agreement with these ratings or pairs, and end."),
 ]
 
 
 def annotate(  # noqa: PLR0913 - typer makes an option of every parameter
-    file: Annotated[str, typer.Argument(help="Prompts with several answers: a file, a folder, a glob or a hub id.")],
+    file: Annotated[str, typer.Argument(help="Prompts with several answers, or pairs: file, folder, glob or hub id.")],
     *,
     out: Annotated[
         Path, typer.Option("--out", "-o", metavar="FILE", help="Your ratings; a later start goes on with them.")
@@ -47,12 +47,12 @@ def annotate(  # noqa: PLR0913 - typer makes an option of every parameter
     """
     quiet_libraries(offline=offline)
     from zephyr.cli.files import source_of
-    from zephyr.data.read.sources import open_source
+    from zephyr.feedback.opened_rows import open_compared
 
     source = source_of(file, shape=shape, columns=columns, where=where, ignore=ignore, bad_rows=bad_rows)
     if agreement is None:
         _check_out(out, file)
-    rows = list(open_source(source, "rated", data_dir=Path(), offline=offline))
+    rows = open_compared(source, offline=offline)
     if agreement is not None:
         _print_agreement(rows, _read(agreement))
         return
@@ -83,6 +83,9 @@ def annotate(  # noqa: PLR0913 - typer makes an option of every parameter
             _say(f"ratings go to {out}, pairs to {found.pairs_path}")
             serve_until_stopped(application, host=host, port=port, say=_say)
             _say(f"{found.num_done:,} of {len(several):,} rows are annotated")
+        if any(found.preferred):
+            _say(f"with what {Path(file).name} says of the same answers:")
+            _print_agreement(_read(out), several)
     except Timeout as error:
         raise DataError(str(out), "is being written by another zephyr annotate", "name another --out") from error
 
@@ -96,10 +99,10 @@ def _check_out(out: Path, read: str) -> None:
 
 
 def _read(path: Path) -> "Sequence[Rated]":
-    from zephyr.data.read.sources import open_source
+    from zephyr.feedback.opened_rows import open_compared
     from zephyr.recipe.data_section import DataSource
 
-    return list(open_source(DataSource(path=str(path)), "rated", data_dir=Path(), offline=True))
+    return open_compared(DataSource(path=str(path)), offline=True)
 
 
 def _print_agreement(one: "Sequence[Rated]", other: "Sequence[Rated]") -> None:

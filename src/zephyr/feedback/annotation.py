@@ -6,7 +6,7 @@ each row go as a pair to a file beside it, which `align` reads.
 
 import json
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -65,6 +65,13 @@ class Annotations:
     def num_done(self) -> int:
         """How many rows have been annotated."""
         return sum(scores is not None for scores in self.scores)
+
+    @property
+    def preferred(self) -> Iterator[bool]:
+        """Of each row that has been annotated, whether the file itself rates two of its answers."""
+        for row, scores in zip(self.rows, self.scores, strict=True):
+            if scores is not None:
+                yield len(_scores(row)) > 1
 
     def save(self, index: int, scores: Sequence[float]) -> None:
         """Keep the scores of a row, given in the order shown; on the disk when this returns.

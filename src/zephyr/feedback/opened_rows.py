@@ -43,6 +43,27 @@ def open_answers(source: DataSource, *, offline: bool) -> OpenedRows:
     return OpenedRows(rated, column_accounts(rated))
 
 
+def open_compared(source: DataSource, *, offline: bool) -> list[Rated]:
+    """Rows of rated answers, or of preferences, which say with scores of 2 and 1 which answer of a pair is better.
+
+    Raises DataError if there are none.
+    """
+    try:
+        return list(open_source(source, "rated", data_dir=Path(), offline=offline))
+    except UnknownFormatError:
+        pairs = _open_pairs(source, offline=offline)
+        if pairs is None:
+            raise
+        return [_with_preference(row) for row in pairs]
+
+
+def _with_preference(row: Preference) -> Rated:
+    scores = (2.0, 1.0) if len(row.completions) == 2 else row.ratings
+    rated = _answers_of(row)
+    answers = (answer._replace(score=score) for answer, score in zip(rated.answers, scores, strict=True))
+    return rated._replace(answers=tuple(answers))
+
+
 def _open_pairs(source: DataSource, *, offline: bool) -> Records[Preference] | None:
     try:
         return open_source(source, "preference", data_dir=Path(), offline=offline)

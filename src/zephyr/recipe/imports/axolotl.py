@@ -22,6 +22,7 @@ _OBJECTIVES = {
 }
 _TEMPLATES = {"tokenizer_default": "own", "chatml": "chatml", "llama3": "llama3", "zephyr": "zephyr"}
 TABLE = flat.SAME_BELOW_TRAIN | {
+    "adam_eps": ".train.adam_epsilon",
     "num_epochs": ".train.num_train_epochs",
     "sequence_len": ".data.max_length",
     "shuffle_merged_datasets": ".data.shuffle",
@@ -107,8 +108,23 @@ UNNEEDED = flat.NEEDED_NOWHERE | {
     "dpo_generate_during_eval": _GENERATED, "loss_watchdog_threshold": _WATCHED, "loss_watchdog_patience": _WATCHED,
     "profiler_steps": "profile with torch.profiler", "profiler_steps_start": "profile with torch.profiler",
     "embeddings_skip_upcast": "weights are kept in float32", "float32": "write train.precision: float32",
+    "model_quantization_config_kwargs": "it says more of model_quantization_config",
     "float16": "float16 is not trained in, bfloat16 is", "dpo_use_logits_to_keep": "logits are computed in chunks",
     "batch_size": "micro_batch_size x gradient_accumulation_steps say it",
+    "use_scattermoe": _KERNEL, "use_sonicmoe": _KERNEL, "liger_rms_norm_gated": _KERNEL, "fused_attn_kernel": _KERNEL,
+    "llama4_linearized_experts": _KERNEL, "gemma4_hybrid_attn_impl": _KERNEL, "use_dsv4_kernels": _KERNEL,
+    "dsv4_fp4_grouped_mode": _KERNEL, "use_glm_dsa_kernels": _KERNEL, "gptq_disable_exllama": _KERNEL,
+    "flash_optimum": _KERNEL, "sample_packing_seq_len_multiplier": _PACKED, "max_packed_sequence_len": _PACKED,
+    "streaming_multipack_buffer_size": _PACKED, "total_num_tokens": "tokens are counted before the first step",
+    "tensor_parallel_size": _SHARDED, "expert_parallel_size": _SHARDED, "experimental_skip_move_to_device": _SHARDED,
+    "expert_parallel_num_nvl_bytes": _SHARDED, "expert_parallel_token_capacity": _SHARDED,
+    "torchdistx_path": _SHARDED, "resize_token_embeddings_to_32x": "embeddings keep the size that the model has",
+    "use_otel_metrics": _TRACKER, "otel_metrics_host": _TRACKER, "otel_metrics_port": _TRACKER,
+    "use_swanlab": _TRACKER, "swanlab_project": _TRACKER, "swanlab_experiment_name": _TRACKER,
+    "swanlab_description": _TRACKER, "swanlab_mode": _TRACKER, "swanlab_log_completions": _TRACKER,
+    "swanlab_workspace": _TRACKER, "swanlab_log_model": _TRACKER, "swanlab_completion_log_interval": _TRACKER,
+    "swanlab_completion_max_buffer": _TRACKER, "base_model_ignore_patterns": "safetensors alone are downloaded",
+    "freeze_mm_modules": "models read text alone", "test_value": "it is of axolotl's own tests",
 }  # fmt: skip
 # What changes what is learnt and has no counterpart here.
 REFUSED = {
@@ -131,6 +147,21 @@ REFUSED = {
     "reinit_weights": ("a new model is model.kind: new", "write a recipe with one"),
     "merge_lora": ("adapters are always merged beside their own folder", "leave it out"),
     "gptq": ("there are 4-bit bases of bitsandbytes alone", "write load_in_4bit: true"),
+    "model_config": ("settings of the model's config.json stay as they are", "train.router_aux_loss_coef is ours"),
+    "cls_model_config": ("settings of the model's config.json stay as they are", "leave it out"),
+    "quantize_moe_experts": ("experts are not quantized apart", "leave it out: load_in_4bit takes linear layers"),
+    "model_quantization_config": ("a base is read as it is stored", "name one in bfloat16, with load_in_4bit: true"),
+    "bnb_config_kwargs": ("4-bit bases are nf4 of bitsandbytes, doubly quantized", "leave it out"),
+    "nvfp4_merge_aware": ("there are 4-bit bases of bitsandbytes alone", "leave it out"),
+    "use_onebitllms": ("there are 4-bit bases of bitsandbytes alone", "leave it out"),
+    "lora_target_parameters": ("adapters sit on modules, of experts too", "name lora_target_modules"),
+    "curriculum_sampling": ("is the order of the rows", "write shuffle_merged_datasets: false"),
+    "lr_quadratic_warmup": ("the learning rate warms up linearly", "leave it out"),
+    "eta_min": ("is the least rate of one scheduler", "write cosine_min_lr_ratio: eta_min / learning_rate"),
+    "diffusion": ("diffusion models are not trained", "leave it out"),
+    "llmcompressor": ("weights are not made sparse", "leave it out"),
+    "peft": ("holds other options of peft", "write lora_r, lora_alpha, lora_dropout, lora_target_modules"),
+    "full_finetune": ("is said by adapter", "leave adapter out, and all weights are trained"),
     "trl": ("holds the options of GRPO", "write beta as rl_beta"),
     "vllm": ("holds the options of GRPO", "leave it out"),
     "context_parallel_size": ("rows are not cut over devices", "shorten sequence_len"),
@@ -275,6 +306,8 @@ def _adapters(work: Translation) -> None:
             work.problems.append(Problem(("adapter",), f"is not known here{quoted(kind)}", "write lora or qlora"))
         for key in LORA:
             work.leave(key, "adapter is not set")
+        return
+    if flat.refuse_adapters(work, "adapter", "leave adapter out, or train on dialogues: type: chat_template"):
         return
     flat.put_all(work, LORA)
     targets = work.get("lora_target_modules")

@@ -124,9 +124,27 @@ def account(work: Translation, left_out: Mapping[str, str], known: set[str]) -> 
             work.leave(key, left_out[key])
         elif key in known:
             work.leave(key, "the other keys say it, or it does not apply to this stage")
+        elif value is None:
+            work.leave(key, "it is empty")
+        elif refused := next((one for one in faulty if _is_option_of(key, str(one), work.old)), None):
+            work.leave(key, f"it says more of {refused}")
         else:
             nearest = did_you_mean(key, {*known, *left_out}).removeprefix("; ")
             work.problems.append(Problem((key,), f"there is no such key{quoted(value)}", nearest))
+
+
+def _is_option_of(key: str, refused: str, old: Mapping[str, Plain]) -> bool:
+    """Whether a key nobody knows goes with a refused one: apollo_rank with use_apollo, oft_target with a method oft."""
+    stems = (refused.removeprefix("use_").partition("_")[0], str(old.get(refused)))
+    return any(stem and key.startswith(f"{stem}_") for stem in stems)
+
+
+def refuse_adapters(work: Translation, key: str, remedy: str) -> bool:
+    """Whether adapters are asked for where whole models are trained alone, which is a problem."""
+    if work.stage == "pretrain":
+        what = f"adapters are not trained on plain text here{quoted(work.old.get(key))}"
+        work.problems.append(Problem((key,), what, remedy))
+    return work.stage == "pretrain"
 
 
 def texts(value: Plain) -> list[str]:

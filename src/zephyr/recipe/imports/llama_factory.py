@@ -73,6 +73,8 @@ UNNEEDED = flat.NEEDED_NOWHERE | {
     "om_hub_token": "models come from the Hugging Face hub", "print_param_status": "`zephyr plan` lists it",
     "use_reentrant_gc": "there is one kind of activation checkpointing", "upcast_lmhead_output": "logits are float32",
     "quantization_type": "4-bit bases are nf4 of bitsandbytes", "quantization_device_map": "chosen for the device",
+    "video_fps": _MEDIA, "video_maxlen": _MEDIA, "image_resolution": _MEDIA, "video_resolution": _MEDIA,
+    "use_v1_kernels": _KERNEL, "fsdp_transformer_layer_cls_to_wrap": "fully_shard wraps each layer by itself",
     "freeze_vision_tower": _MEDIA, "freeze_multi_modal_projector": _MEDIA, "freeze_language_model": _MEDIA,
     "image_max_pixels": _MEDIA, "image_min_pixels": _MEDIA, "video_max_pixels": _MEDIA, "video_min_pixels": _MEDIA,
     "include_effective_tokens_per_second": "the log is always written", "ray_num_workers": "torchrun starts the ranks",
@@ -141,6 +143,8 @@ def translate_llama_factory(old: dict[str, Plain], file: Path, places: dict[Keys
     flat.put_all(work, TABLE)
     if "num_train_epochs" not in work.old:
         work.put(".train.num_train_epochs", 3, "num_train_epochs", "transformers' default")
+    if "learning_rate" not in work.old:
+        work.put(".train.learning_rate", 5.0e-5, "learning_rate", "transformers' default")
     if "cutoff_len" not in work.old:
         work.put(".data.max_length", 2048, "cutoff_len", "its default")
     flat.put_batch(work, "per_device_train_batch_size", 8)
@@ -255,6 +259,8 @@ def _adapters(work: Translation) -> None:
         return
     if kind != "lora":
         work.problems.append(Problem(("finetuning_type",), f"is not known here{quoted(kind)}", "choose full or lora"))
+        return
+    if flat.refuse_adapters(work, "finetuning_type", "write finetuning_type: full, or stage: sft"):
         return
     work.notes.append(f"finetuning_type lora -> {work.stage}.lora")
     rank = work.number("lora_rank", 8)
