@@ -27,7 +27,11 @@ class Peer(NamedTuple):
 _BATCH = dict.fromkeys(("gradient_accumulation_steps", "num_devices"), "a factor of `train.train_batch_size`")
 PEERS = {
     "trl": Peer(
-        {**keys.TRAIN_KEYS, **keys.OBJECTIVE_KEYS, **keys.LORA_KEYS}, {}, keys.LEFT_OUT, "imports/trl*", keys.HABITS
+        {**keys.TRAIN_KEYS, **keys.OBJECTIVE_KEYS, **keys.LORA_KEYS},
+        keys.REFUSED,
+        keys.LEFT_OUT,
+        "imports/trl*",
+        keys.HABITS,
     ),
     "axolotl": Peer({**axolotl.TABLE, **axolotl.LORA}, axolotl.REFUSED, axolotl.UNNEEDED, "imports/axolotl*", _BATCH),
     "llama-factory": Peer(

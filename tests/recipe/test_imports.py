@@ -83,9 +83,30 @@ def test_trl_dpo():
     assert (align.lora.r, align.lora.lora_alpha) == (20, 40)
 
 
+def test_trl_as_its_documentation_shows_it():
+    sft, dpo, reward, kto = (loaded(f"trl_{name}").recipe for name in ("mixture", "losses", "reward", "kto"))
+    assert [(one.path, one.split, one.config) for one in sft.sft.data.sources] == [
+        ("me/talks", "train_talks", None),
+        ("me/code", "train", "solutions"),
+    ]
+    assert (sft.sft.data.eval_share, sft.chat_template.name, sft.chat_template.path) == (0.03, "file", "me/chat-model")
+    assert (sft.sft.objective.loss_on, sft.sft.batch_counts) == ("assistant", "packed")
+    assert sft.sft.train.min_lr_ratio == 0.1
+    assert dpo.align.objective.loss_type == {"sigmoid": 0.8, "bco_pair": 0.2}
+    assert [(one.path, one.split) for one in dpo.align.data.eval_sources] == [("me/pairs", "test")]
+    assert (reward.reward.objective.center_rewards_coefficient, reward.reward.data.truncation.rule) == (0.01, "drop")
+    assert (kto.align.objective.name, kto.align.train.warmup_ratio, kto.align.train.warmup_steps) == ("kto", 0.1, None)
+    assert kto.align.lora.load_in_4bit
+
+
 @pytest.mark.parametrize(
     ("name", "override", "said"),
     [
+        ("trl_dpo", "num_generations=8", "num_generations: is of GRPO, which is not trained here, got 8; learn from"),
+        ("trl_mixture", "datasets=[{path: a, split: test}]", "datasets.0: trains on test rows, got a test; name a"),
+        ("llama_factory_dpo", "stage=pt", "finetuning_type: adapters are not trained on plain text here"),
+        ("llama_factory_dpo", "use_apollo=true apollo_rank=4", "use_apollo: is another optimizer, got True"),
+        ("axolotl_qlora", "quantize_moe_experts=true", "experts are not quantized apart, got True; leave it out"),
         ("axolotl_qlora", "rl=grpo", "rl: is not known here, got 'grpo'; choose dpo, ipo, orpo, simpo, kto"),
         (
             "axolotl_qlora",
@@ -103,8 +124,15 @@ def test_trl_dpo():
 )
 def test_what_cannot_be_translated_is_told(name, override, said):
     with pytest.raises(RecipeError) as caught:
-        loaded(name, override)
+        loaded(name, *(override.split(" ") if "[" not in override else [override]))
     assert said in str(caught.value)
+    assert "there is no such key" not in str(caught.value)
+
+
+def test_a_key_without_a_value_is_no_mistake(tmp_path):
+    text = (Path(__file__).parent / "imports/axolotl_qlora.yaml").read_text(encoding="utf-8")
+    (tmp_path / "a.yaml").write_text(f"{text}\nsome_old_option:\n")
+    assert "some_old_option is left out: it is empty" in read_recipe(str(tmp_path / "a.yaml")).notes
 
 
 def test_a_misspelt_key_is_told(tmp_path):

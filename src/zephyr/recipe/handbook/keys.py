@@ -65,6 +65,7 @@ WORKED_OUT = {
     "bf16", "fp16", "optim", "lr_scheduler_kwargs", "max_steps", "report_to", "save_total_limit",
     "do_eval", "eval_strategy", "evaluation_strategy", "eval_steps", "save_strategy", "save_steps",
     "load_best_model_at_end", "metric_for_best_model", "greater_is_better",
+    "datasets", "test_split_size", "chat_template_path", "center_rewards_coefficient", "loss_weights",
     "use_peft", "label_smoothing", "sync_ref_model", "simpo_gamma",
     "seed", "output_dir", "hub_model_id", "run_name",
 }  # fmt: skip
@@ -139,10 +140,16 @@ LEFT_OUT = {
     "save_on_each_node": _FOLDER, "ignore_data_skip": _FOLDER, "full_determinism": "runs are always repeatable",
     "restore_callback_states_from_checkpoint": _FOLDER, "enable_jit_checkpoint": _FOLDER, "hub_revision": _HUB,
     "project": "set WANDB_PROJECT", "trackio_space_id": "set TRACKIO_SPACE_ID",
-    "do_predict": "name tasks under evaluate",
+    "do_predict": "name tasks under evaluate", "no_remove_unused_columns": _ROWS,
 }  # fmt: skip
+_REWARDED = (
+    "is of GRPO, which is not trained here",
+    "learn from rewards in rounds: zephyr recipes copy smollm2-135m-checked, or train on pairs",
+)
+# What changes what is learnt and has no counterpart here.
+REFUSED = dict.fromkeys(("reward_funcs", "num_generations", "reward_model_name_or_path", "scale_rewards"), _REWARDED)
 
-OLD_KEYS = {*TRAIN_KEYS, *OBJECTIVE_KEYS, *LORA_KEYS, *WORKED_OUT, *LEFT_OUT}
+OLD_KEYS = {*TRAIN_KEYS, *OBJECTIVE_KEYS, *LORA_KEYS, *WORKED_OUT, *LEFT_OUT, *REFUSED}
 
 # What transformers' schedules are told in lr_scheduler_kwargs, and ours too.
 SCHEDULE_KEYS = {

@@ -25,9 +25,11 @@ def find_sources(old: dict[str, Plain]) -> Sources:
         return _from_mixture(old["dataset_mixture"], found)
     if old.get("dataset_mixer") is not None:
         return _from_mixer(old, found)
+    if isinstance(old.get("datasets"), list):
+        return _from_list(old["datasets"], found)
     if isinstance(old.get("dataset_name"), str):
         return _from_name(old, found)
-    remedy = "give dataset_mixer, dataset_mixture or dataset_name"
+    remedy = "give dataset_name, datasets, dataset_mixer or dataset_mixture"
     return found._replace(problems=[Problem(("dataset_mixer",), "is missing", remedy)])
 
 
@@ -75,8 +77,29 @@ def _from_name(old: dict[str, Plain], found: Sources) -> Sources:
     found.train.append(_source(path, split, config, None))
     if isinstance(old.get("dataset_test_split"), str):
         found.held_out.append(_source(path, str(old["dataset_test_split"]), config, None))
+    elif old.get("eval_strategy") not in (None, "no", False):
+        found.held_out.append(_source(path, "test", config, None))
+        found.notes.append("dataset_test_split -> held out is the split test (TRL's default)")
     keys = ("dataset_name", "dataset_config", "dataset_train_split", "dataset_test_split")
     return found._replace(keys=keys)
+
+
+def _from_list(listed: Plain, found: Sources) -> Sources:
+    """TRL's list of data sets, of which a share is held out by `test_split_size`."""
+    for number, entry in enumerate(listed if isinstance(listed, list) else ()):
+        if not isinstance(entry, dict) or not isinstance(entry.get("path"), str):
+            found = _wrong(found, ("datasets", number), entry, "write path, name and split")
+            continue
+        split = str(entry.get("split") or "train")
+        if is_held_out(split):
+            found = _trains_on_test(found, ("datasets", number), f"{entry['path']} {split}")
+        source = _source(str(entry["path"]), split, entry.get("name"), None)
+        if isinstance(source, dict) and entry.get("data_dir") is not None:
+            source["config"] = entry["data_dir"]
+        found.train.append(source)
+        if "columns" in entry:
+            found.notes.append(f"datasets.{number}.columns is left out: the fields of a row tell its shape")
+    return found._replace(keys=("datasets",))
 
 
 def _from_mixture(mixture: Plain, found: Sources) -> Sources:
@@ -114,6 +137,7 @@ def _source(path: str, split: str, config: Plain, share: Plain) -> Plain:
 
 def _trains_on_test(found: Sources, keys: Keys, rows: str) -> Sources:
     instead = {
+        "datasets": "name a train split here, and hold rows out by test_split_size",
         "dataset_mixture": "move this entry from `datasets` to a list `eval_datasets` beside it",
         "dataset_splits": "name this split under `test`",
         "dataset_train_split": "name a train split here, and this one as dataset_test_split",

@@ -26,8 +26,12 @@ def translate_training(work: Translation) -> None:
     """Write the hyper-parameters that have a name of their own."""
     unused = "warmup_ratio" if work.get("warmup_steps") else "warmup_steps"
     work.leave(unused, "the other of warmup_ratio and warmup_steps says it")
+    warm_up = work.get("warmup_steps")
+    is_share = isinstance(warm_up, float) and 0 < warm_up < 1
+    if is_share:
+        work.put(".train.warmup_ratio", warm_up, "warmup_steps", "below 1 it is a share of the steps")
     for key, new in known.TRAIN_KEYS.items():
-        if work.old.get(key) is not None and key != unused:
+        if work.old.get(key) is not None and key != unused and not (is_share and key == "warmup_steps"):
             work.put(f".{new}", work.old[key], key)
     if "num_train_epochs" not in work.old:
         work.put(".train.num_train_epochs", 3, "num_train_epochs", "transformers' default")
@@ -107,8 +111,20 @@ def _translate_best(work: Translation) -> None:
         work.put(".train.greater_is_better", given, "greater_is_better")
 
 
+def _merge_losses(work: Translation) -> None:
+    """Make one value of TRL's list of losses, with their weights where there are several."""
+    losses = work.get("loss_type")
+    if isinstance(losses, list):
+        weights = work.get("loss_weights")
+        parts = weights if isinstance(weights, list) and len(weights) == len(losses) else [1.0] * len(losses)
+        weighted: dict[str, Plain] = dict(zip(map(str, losses), parts, strict=True))
+        work.old["loss_type"] = weighted if len(losses) > 1 else losses[0]
+        work.leave("loss_weights", "loss_type has them")
+
+
 def translate_objective(work: Translation) -> None:
     """Write the objective."""
+    _merge_losses(work)
     by_key = next((name for key, name in _OBJECTIVES_BY_KEY.items() if work.old.get(key) is not None), None)
     name = by_key or ("orpo" if work.named("orpo") else "dpo")
     is_simpo_of_cpo = work.old.get("loss_type") in _SIMPO_OF_CPO

@@ -55,6 +55,9 @@ def translate(old: dict[str, Plain], file: Path, places: dict[Keys, str]) -> Tra
     translate_evaluation(work)
     if work.stage == "align":
         translate_objective(work)
+    elif work.stage == "reward" and work.get("center_rewards_coefficient") is not None:
+        weight = work.old["center_rewards_coefficient"]
+        work.put(".objective.center_rewards_coefficient", weight, "center_rewards_coefficient")
     translate_adapters(work)
     _rest(work)
     if work.problems:
@@ -83,13 +86,21 @@ def _head(work: Translation, file: Path) -> None:
 
 def _stage(work: Translation) -> str:
     preference = {"beta", "max_prompt_length", "simpo_gamma", "sync_ref_model", *known.OBJECTIVE_KEYS}
+    if "center_rewards_coefficient" in work.old:
+        return "reward"
     if preference & work.old.keys() or work.named("dpo|orpo|kto|apo"):
         return "align"
+    if work.named("reward"):
+        return "reward"
     return "pretrain" if "text_column" in work.old or work.named("cpt") else "sft"
 
 
 def _template(work: Translation) -> None:
     """The layout of dialogues, with what the code of the time added to it."""
+    if isinstance(path := work.get("chat_template_path"), str):
+        work.put("chat_template.name", "file", "chat_template_path")
+        work.put("chat_template.path", path, "chat_template_path")
+        return
     written = str(work.get("chat_template") or work.old.get("tokenizer_name_or_path") or "")
     model = str(work.old.get("model_name_or_path") or "").lower()
     name = next((name for marker, name in _MARKERS.items() if marker in written), "own")
@@ -133,6 +144,8 @@ def _rows(work: Translation) -> None:
     elif isinstance(mixture, dict) and "test_split_size" in mixture:
         why = f"for test_split_size {mixture['test_split_size']}: here a share of the prompts"
         work.put(".data.eval_share", _SHARE_HELD_OUT, origin, why)
+    elif isinstance(share := work.get("test_split_size"), float):
+        work.put(".data.eval_share", share, "test_split_size", "a share of the prompts")
     column = work.get("text_column", "dataset_text_field")
     if work.stage == "pretrain" and isinstance(column, str) and column != "text":
         for source in found.train:
@@ -146,6 +159,8 @@ def _lengths(work: Translation) -> None:
     if work.stage != "align":
         key = "max_seq_length" if "max_seq_length" in work.old else "max_length"
         work.put(".data.max_length", work.number(key, 1024), key, work.default_of(key))
+        if work.stage == "reward":
+            work.put(".data.truncation.rule", "drop", "max_length", "as TRL leaves longer pairs out")
         why = "packing cut no dialogue; here a longer one loses its end"
         work.put(".data.truncation.max_rows_share", 0.5, "packing", why)
         return
@@ -181,7 +196,11 @@ def _rest(work: Translation) -> None:
         why = "" if alone else "every token counted"
         work.put(".objective.loss_on", "assistant" if alone else "everything", "assistant_only_loss", why)
     for key in work.old:
-        if key in known.LEFT_OUT:
+        if key in known.REFUSED:
+            work.problems.append(
+                Problem((key,), f"{known.REFUSED[key][0]}{quoted(work.old[key])}", known.REFUSED[key][1])
+            )
+        elif key in known.LEFT_OUT:
             work.leave(key, known.LEFT_OUT[key])
         elif key not in known.OLD_KEYS:
             nearest = did_you_mean(key, known.OLD_KEYS).removeprefix("; ")

@@ -22,7 +22,7 @@ class Translation:
         self.notes: list[str] = []
         self.problems: list[Problem] = []
         self.stage = ""
-        self.rendered = old.get("dataset_mixture") is None and old.get("dataset_name") is None
+        self.rendered = all(old.get(key) is None for key in ("dataset_mixture", "dataset_name", "datasets"))
         words = [str(old.get(key) or "") for key in ("output_dir", "hub_model_id", "run_name")]
         self.names = " ".join([*words, file.parent.name, file.stem]).lower()
 

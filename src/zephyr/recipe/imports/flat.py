@@ -61,7 +61,11 @@ def put_batch(work: Translation, each_key: str, each_default: int) -> None:
 
 def put_schedule(work: Translation) -> None:
     """Write warm-up, limits of steps, saving, evaluation and trackers."""
-    if work.get("warmup_steps"):
+    steps = work.get("warmup_steps")
+    if isinstance(steps, float) and 0 < steps < 1:
+        work.put(".train.warmup_ratio", steps, "warmup_steps", "below 1 it is a share of the steps")
+        work.leave("warmup_ratio", "warmup_steps says it")
+    elif steps:
         work.put(".train.warmup_steps", work.old["warmup_steps"], "warmup_steps")
         work.leave("warmup_ratio", "warmup_steps says it")
     elif work.get("warmup_ratio") is not None:
