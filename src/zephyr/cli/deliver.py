@@ -23,7 +23,7 @@ class OfByDefault(TyperGroup):
     """A group in which `zephyr card RUN` is short for `zephyr card of RUN`."""
 
     def parse_args(self, ctx: "Context", args: list[str]) -> list[str]:  # type: ignore[override]
-        is_run = bool(args) and args[0] not in {*self.commands, "--help"}
+        is_run = bool(args) and args[0] not in {*self.commands, "--help", "-h"}
         return super().parse_args(ctx, [OF, *args] if is_run else args)
 
 

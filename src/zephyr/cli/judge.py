@@ -61,7 +61,7 @@ class RateByDefault(TyperGroup):
 
     def parse_args(self, ctx: "Context", args: list[str]) -> list[str]:  # type: ignore[override]
         """The arguments with the command before them. Raises DataError for a misspelt command."""
-        if args and args[0] not in {*self.commands, "--help"}:
+        if args and args[0] not in {*self.commands, "--help", "-h"}:
             meant = get_close_matches(args[0], self.commands, n=1)
             if meant and not Path(args[0]).exists():
                 what = f"there is no command and no file of that name, got '{args[0]}'"
