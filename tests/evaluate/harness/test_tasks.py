@@ -8,6 +8,7 @@ import yaml
 from tests.evaluate.harness.small_data import small_data
 from tests.mini import mini_fields, mini_recipe
 from zephyr.errors import DataError, RecipeError
+from zephyr.evaluate.harness import tasks
 from zephyr.evaluate.harness.evaluation import data_hash
 from zephyr.evaluate.harness.profiles import PROFILES, Wanted, expand, judged_names, main_metric, notes_of
 from zephyr.evaluate.harness.tasks import build_requests, load_tasks, mmlu_subjects
@@ -143,6 +144,16 @@ def test_a_task_of_ones_own_stands_beside_those_of_lm_eval(tmp_path, monkeypatch
     ]
     with pytest.raises(DataError, match="unknown task 'capitls'; did you mean 'capitals'"):
         load_tasks([Wanted("capitls")], data_dir=None, offline=True, include_path=tmp_path / "mine")
+
+
+def test_a_group_of_ones_own_with_a_member_that_nobody_knows_is_refused(tmp_path, monkeypatch):
+    from lm_eval.tasks import TaskManager
+
+    (tmp_path / "group.yaml").write_text("group: mine\ntask: [capitals_of_the_moon]\n")
+    # Without lm-eval's own, which take 20 seconds to read.
+    monkeypatch.setattr(tasks, "_index", lambda folder: TaskManager(include_path=str(folder), include_defaults=False))
+    with pytest.raises(DataError, match=r"task mine: its definition cannot be used.*; check the names of its members"):
+        load_tasks([Wanted("mine")], data_dir=None, offline=True, include_path=tmp_path)
 
 
 def test_a_changed_definition_is_another_evaluation(tmp_path):

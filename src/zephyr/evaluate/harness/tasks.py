@@ -10,9 +10,9 @@ import importlib
 import importlib.util
 import logging
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple, Protocol, cast
 
@@ -24,7 +24,7 @@ from zephyr.records.fields import brief
 
 FEWSHOT_SEED = 1234  # lm-eval's own
 MMLU = "mmlu"
-# Definitions that a copy of the data can stand in for; all others are found by lm-eval's index, which takes seconds.
+# Definitions that a copy of the data can stand in for.
 _DEFINITIONS = {
     "arc_challenge": "arc/arc_challenge.yaml",
     "hellaswag": "hellaswag/hellaswag.yaml",
@@ -36,7 +36,7 @@ _DEFINITIONS = {
     "ifeval": "ifeval/ifeval.yaml",
 }
 _SEE = "their list is printed by `lm_eval ls tasks`"
-_NAMES = re.compile(r"""^["']?(?:task|group)["']?\s*:\s*["']?([\w.+-]+)["']?\s*$""", re.MULTILINE)
+_NAME = re.compile(r"""^["']?(task|group)["']?\s*:\s*["']?([\w.+-]+)["']?\s*$""", re.MULTILINE)
 
 
 class TaskConfig(Protocol):
@@ -78,6 +78,12 @@ class LmEvalTask(Protocol):
     def set_fewshot_seed(self, seed: int) -> None: ...
 
 
+class TaskIndex(Protocol):
+    """Lm-eval's definitions by name or file."""
+
+    def load(self, task_list: list[str]) -> dict[str, dict[str, LmEvalTask]]: ...
+
+
 class LoadedTask(NamedTuple):
     """A task, the name it was requested by (its own or a group's), and how its numbers deviate from the definition."""
 
@@ -107,14 +113,17 @@ def load_tasks(
     subjects = mmlu_subjects()
     copies = local_copies(subjects)
     definitions = _DEFINITIONS | {f"{MMLU}_{subject}": f"mmlu/default/mmlu_{subject}.yaml" for subject in subjects}
-    own = set() if include_path is None else _names_in(include_path)
+    own = {} if include_path is None else _defined_in(include_path)
     foreign = [one.name for one in wanted if one.name in own or (one.name not in definitions and one.name != MMLU)]
-    _check_names([name for name in foreign if name not in own], [*definitions, MMLU, *PROFILES, *JUDGED, *own])
+    files = (_defined_in(_tasks_folder()) if set(foreign) - {*own} else {}) | own
+    _check_names(foreign, files, [*definitions, MMLU, *PROFILES, *JUDGED, *own])
     quiet_harness()
+    # A group may have members anywhere: lm-eval looks them up in an index, for which it reads 14,000 files.
+    index = cache(partial(_index, include_path))
     found: dict[str, LoadedTask] = {}
     for name, shots in wanted:
         if name in foreign:
-            found |= _from_index(name, shots, include_path)
+            found |= _as_defined(name, shots, files[name], index)
             continue
         for member in [f"{MMLU}_{subject}" for subject in subjects] if name == MMLU else [name]:
             said = provide_sentence_splitter(offline=offline) if member == "ifeval" else ()
@@ -148,11 +157,8 @@ def _tasks_folder() -> Path:
     return Path(spec.origin).parent / "tasks"
 
 
-def _check_names(names: Sequence[str], own: Sequence[str]) -> None:
-    """Check that every name is a task or group of lm-eval. Raises DataError; tags are not looked for."""
-    if not names:
-        return
-    known = {*own, *_names_in(_tasks_folder())}
+def _check_names(names: Sequence[str], known: Collection[str], own: Sequence[str]) -> None:
+    """Check that every name is a known task or group. Raises DataError; tags are not looked for."""
     for name in names:
         if name not in known:
             # Our own first: a misspelt `arc_challenge` does not mean one of 14,000 others.
@@ -160,10 +166,16 @@ def _check_names(names: Sequence[str], own: Sequence[str]) -> None:
             raise DataError("--tasks", f"unknown task '{name}'{did_you_mean(name, own if is_near else known)}", _SEE)
 
 
-def _names_in(folder: Path) -> set[str]:
-    """The names of the tasks and groups that the YAML files in a folder define."""
-    texts = (file.read_text(encoding="utf-8", errors="replace") for file in folder.rglob("*.yaml"))
-    return {name for text in texts for name in _NAMES.findall(text)}
+def _defined_in(folder: Path) -> dict[str, Path | None]:
+    """The tasks and groups that the YAML files in a folder define, and the file of each that is a single task."""
+    found: dict[str, Path | None] = {}
+    for file in sorted(folder.rglob("*.yaml")):
+        names = _NAME.findall(file.read_text(encoding="utf-8", errors="replace"))
+        is_group = any(kind == "group" for kind, _ in names)
+        for _, name in names:
+            # Of two with one name lm-eval takes the first.
+            found.setdefault(name, None if is_group else file)
+    return found
 
 
 def _definition(file: str) -> dict[str, object]:
@@ -209,13 +221,26 @@ def _data_errors_translated(name: str, dataset: str) -> Iterator[None]:
         raise DataError(f"task {name}", what, f"run once without --offline where there is network{files}") from error
 
 
-def _from_index(name: str, shots: int | None, include_path: Path | None) -> dict[str, LoadedTask]:
-    """The task, or the members of the group, of this name in lm-eval's index and the folder beside it."""
+def _index(include_path: Path | None) -> TaskIndex:
     from lm_eval.tasks import TaskManager  # type: ignore[import-untyped]
 
+    return cast("TaskIndex", TaskManager(include_path=None if include_path is None else str(include_path)))
+
+
+def _as_defined(
+    name: str, shots: int | None, file: Path | None, index: Callable[[], TaskIndex]
+) -> dict[str, LoadedTask]:
+    """The task that the file defines, or the members of a group by the index. Raises DataError."""
+    from lm_eval.tasks import TaskManager
+
     with _data_errors_translated(name, "as lm-eval defines it"):
-        manager = TaskManager(include_path=None if include_path is None else str(include_path))
-        tasks = manager.load([name])["tasks"]
+        try:
+            manager = index() if file is None else cast("TaskIndex", TaskManager(include_defaults=False))
+            tasks = manager.load([name if file is None else str(file)])["tasks"]
+        except (KeyError, TypeError) as error:
+            # Lm-eval takes a member that nobody defines for a task without data.
+            what = f"its definition cannot be used ({brief(f'{type(error).__name__}: {error}')})"
+            raise DataError(f"task {name}", what, "check the names of its members, and of its data set") from error
     return {member: LoadedTask(_with_shots(task, shots), name, False, ()) for member, task in tasks.items()}
 
 
