@@ -21,7 +21,7 @@ from typing import NamedTuple
 HERE = Path(__file__).resolve().parent
 # Of a part without a GPU, on a machine with other work to do.
 DRY_RUN_LIMIT = 3600
-# Of all parts together on a GPU but the simulation, which needs none. A part that begins late has what is left.
+# Of all parts together on a GPU. A part that begins late has what is left.
 TOTAL_LIMIT = 470
 # What a part needs at the least to say anything.
 LEAST_SECONDS = 15
@@ -50,7 +50,7 @@ PARTS = (
         "dpo-1b-long-prompts", 50, ("gpu_train.py", "--model", "1b", "--pairs", "32", "--long-prompts"), has_peer=True
     ),
 )
-# Of the same step as in step-7b; needs no GPU, so it comes after the eight minutes.
+# Of the same step as in step-7b. It needs no GPU, so on one it runs only where it is named.
 SIMULATION = Part("simulation", 300, ("gpu_parts.py", "simulation", "mistral-7b"))
 
 
@@ -61,11 +61,12 @@ def main() -> int:
     parser.add_argument("--dry-run", action="store_true", help="tiny models on the CPU")
     parser.add_argument("--only", nargs="*", choices=[part.name for part in (*PARTS, SIMULATION)], help="parts by name")
     arguments = parser.parse_args()
-    if not (arguments.dry_run or gpu_is_there()):
+    usual = PARTS if not arguments.dry_run else (*PARTS, SIMULATION)
+    chosen = [part for part in (*PARTS, SIMULATION) if part.name in arguments.only] if arguments.only else usual
+    if not (arguments.dry_run or chosen == [SIMULATION] or gpu_is_there()):
         print("there is no CUDA GPU here; --dry-run goes through the motions on the CPU")
         return 2
     arguments.out.mkdir(parents=True, exist_ok=True)
-    chosen = [part for part in (*PARTS, SIMULATION) if not arguments.only or part.name in arguments.only]
     began, ended = time.monotonic(), []
     for part in chosen:
         left = TOTAL_LIMIT - (time.monotonic() - began)

@@ -63,9 +63,9 @@ def main() -> int:
     for answer in arguments.answers:
         cells.append(measured(scorer, sequences_of(arguments.leaves, arguments.prefix, answer)) | {"answer": answer})
         print(json.dumps(cells[-1]), flush=True)
-    if arguments.json:
-        report = {"table": cells, "arguments": {k: str(v) for k, v in vars(arguments).items()}} | circumstances()
-        arguments.json.write_text(json.dumps(report, indent=1) + "\n")
+        if arguments.json:  # what there is, should the next one take too long
+            report = {"table": cells, "arguments": {k: str(v) for k, v in vars(arguments).items()}} | circumstances()
+            arguments.json.write_text(json.dumps(report, indent=1) + "\n")
     return 0 if all(cell["ok"] for cell in cells) else 1
 
 
