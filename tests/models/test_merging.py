@@ -34,9 +34,10 @@ def trained(model, lora):
 CASES = [
     ("llama", LoraSection(r=2, use_dora=True), "float32"),
     ("llama", LoraSection(r=2, target_modules=["q_proj", "embed_tokens"], modules_to_save=["lm_head"]), "bfloat16"),
-    ("gpt2", LoraSection(r=2), "float32"),  # whose layers hold their weights transposed, and biases
-    ("gemma3_text", LoraSection(r=2, use_rslora=True), "bfloat16"),
-    ("mixtral", LoraSection(r=2), "float32"),
+    # Whose layers hold their weights transposed, and biases.
+    pytest.param("gpt2", LoraSection(r=2), "float32", marks=pytest.mark.slow),
+    pytest.param("gemma3_text", LoraSection(r=2, use_rslora=True), "bfloat16", marks=pytest.mark.slow),
+    pytest.param("mixtral", LoraSection(r=2), "float32", marks=pytest.mark.slow),
     ("mixtral", LoraSection(r=2, target_modules=["q_proj", "experts"]), "bfloat16"),
 ]
 
