@@ -39,8 +39,8 @@ def test_adapters_are_merged_in_much_less_than_the_model(tmp_path):
     save_mixtral(tmp_path / "model", intermediate=1536)
     on_ranks(1, tmp_path, merge_shards, "warm-up", "model")
     found = json.loads((tmp_path / "merged.json").read_text())
-    # The largest weight, what is added to it, their sum, and a copy that is checked; no other weight beside them.
-    assert found["taken"] < 5 * found["largest"] < 0.8 * found["total"], found
+    # The largest weight, what is added to it as it is multiplied and scaled, and the one written before it.
+    assert found["taken"] < 4.5 * found["largest"] < 0.75 * found["total"], found
 
 
 def slow(*case):

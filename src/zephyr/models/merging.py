@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 
 from zephyr.errors import ModelError
 from zephyr.models.adapters import WEIGHTS, add_lora
+from zephyr.models.loading import check_finite_weights
 from zephyr.models.stored_weights import StoredWeights
 from zephyr.models.weight_hash import plain_name
 from zephyr.recipe.train_section import LoraSection
@@ -188,7 +189,8 @@ def _merged_weight(layer: LoraLayer, name: str, weight: Tensor) -> Tensor:
     base, own = layer.get_base_layer(), name.rpartition(".")[2]
     base.register_parameter(own, nn.Parameter(weight, requires_grad=False))
     if hasattr(layer, "parameter_name"):
-        layer.merge(safe_merge=True)
+        layer.merge(safe_merge=False)  # a safe one would hold two more copies of what is largest of all weights
+        check_finite_weights({name: getattr(base, own)}, "merging adapters")
     else:
         if isinstance(bias := getattr(base, "bias", None), Tensor):  # on the meta device, and no adapter's
             base.register_parameter("bias", nn.Parameter(torch.zeros_like(bias, device="cpu")))
