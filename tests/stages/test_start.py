@@ -161,13 +161,16 @@ def test_a_share_that_holds_nothing_out_is_told_and_refused_where_it_is_needed(b
 
 
 def test_a_model_whose_own_template_is_replaced_is_told(tmp_path, caplog):
-    tokenizer, model = tiny_tokenizer(), tiny_model("llama", vocab_size=384)
-    tokenizer.chat_template = MINE
-    save_model(model, tokenizer, tmp_path / "chat")
     words = "chat_template zephyr replaces the one that the model comes with"
-    for name, is_told in (("own", False), ("zephyr", True)):
-        made = recipe(tmp_path / "chat", tmp_path, {"name": name})
+    zephyrs_in_other_words = "{{ '<|' + messages[0]['role'] + '|>' }}{{ '<|assistant|>' }}"
+    for number, (name, own, is_told) in enumerate(
+        [("own", MINE, False), ("zephyr", MINE, True), ("zephyr", zephyrs_in_other_words, False)]
+    ):
+        tokenizer, model = tiny_tokenizer(), tiny_model("llama", vocab_size=384)
+        tokenizer.chat_template = own
+        save_model(model, tokenizer, tmp_path / f"chat-{number}")
+        made = recipe(tmp_path / f"chat-{number}", tmp_path, {"name": name})
         caplog.clear()
         assert any(words in line for line in check_lines(made)) == is_told
-        read_ahead(Work(made, "sft", tmp_path / name, {}, tmp_path))
-        assert (words in caplog.text) == is_told
+        read_ahead(Work(made, "sft", tmp_path / f"work-{number}", {}, tmp_path))
+        assert caplog.text.count(words) == is_told

@@ -1,7 +1,6 @@
 """What a stage starts from: a model, its tokenizer, and the encoder of dialogues."""
 
 import hashlib
-import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -32,8 +31,6 @@ from zephyr.runs.layout import MODEL
 from zephyr.stages.stage import Work
 from zephyr.teachers.opening import TeacherContext, open_teacher, stage_context
 from zephyr.teachers.protocol import Teacher
-
-_log = logging.getLogger(__name__)
 
 # A new model before it is trained, in the folder of the stage that trains it first.
 START = "start"
@@ -205,18 +202,6 @@ def source_at_hand(work: Work) -> Source | None:
     return Source(str(work.folder / START), offline=True) if (work.folder / START).exists() else None
 
 
-def replaced_template(tokenizer: Tokenizer, encoder: DialogueEncoder) -> str | None:
-    """What to say where a model that comes with a chat template learns another one; None where it does not."""
-    own: str | dict[str, str] | None = tokenizer.chat_template
-    if not own or own == encoder.chat_template or isinstance(encoder.section, FileTemplateSection):
-        return None
-    name = encoder.section.name
-    return (
-        f"chat_template {name} replaces the one that the model comes with, in which it may know how to answer; "
-        "chat_template: {name: own} keeps that one"
-    )
-
-
 def encoder_for(tokenizer: Tokenizer, recipe: Recipe, stage: str) -> DialogueEncoder:
     """The stage's encoder of dialogues. Raises ModelError or RecipeError if tokenizer and template do not fit."""
     return DialogueEncoder(tokenizer, recipe.template_of(stage), text_of_template(recipe, stage))
@@ -236,8 +221,6 @@ def starting_tokenizer(source: Source, recipe: Recipe, stage: str) -> tuple[Toke
     """The tokenizer of a model with the stage's chat template in it, and the stage's encoder."""
     tokenizer = load_tokenizer(source)
     encoder = encoder_for(tokenizer, recipe, stage)
-    if (words := replaced_template(tokenizer, encoder)) is not None:
-        _log.warning("%s: %s", stage, words)
     tokenizer.chat_template = encoder.chat_template
     return tokenizer, encoder
 

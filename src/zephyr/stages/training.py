@@ -32,7 +32,7 @@ from zephyr.stages.start import (
     template_and_model,
 )
 from zephyr.stages.training_preview import check, estimate, steps_of
-from zephyr.stages.training_setup import check_device, check_setup, none_held_out
+from zephyr.stages.training_setup import check_device, check_setup, none_held_out, replaced_template
 
 # In the run's folder: log-probs of reference models, shared by its stages.
 REFERENCE = "reference"
@@ -106,6 +106,8 @@ def prepare(work: Work, encoder: DialogueEncoder, made: Path | None = None) -> F
 
         discard(tokens)
         tokens.mkdir(parents=True)
+        if (words := replaced_template(encoder)) is not None:
+            _log.warning("%s: %s", work.stage, words)
         with EncodingJournal(encoder, work.folder / JOURNAL) as journal:
             facts = _store(work, journal, made, tokens)
         replace_text(accounts, json.dumps(facts, indent=1, ensure_ascii=False))

@@ -42,8 +42,8 @@ from zephyr.recipe.steps import Steps, check_warmup, count_steps
 from zephyr.records.rows import Chat, Preference, Rated, Record
 from zephyr.stages.overlap import eval_lines, trained_prompts
 from zephyr.stages.preview import Preview, SampledStage
-from zephyr.stages.start import check_window, encoder_for, named_start, replaced_template, section_of
-from zephyr.stages.training_setup import check_device, check_setup, none_held_out
+from zephyr.stages.start import check_window, encoder_for, named_start, section_of
+from zephyr.stages.training_setup import check_device, check_setup, none_held_out, replaced_template
 
 # A check tokenises all of up to EXACT_ROWS rows; of more, SAMPLE_ROWS spread over all of them.
 EXACT_ROWS = 10_000
@@ -122,28 +122,24 @@ def steps_of(section: TrainingSection, num_examples: int, tokenized: Tokenized) 
     return count_steps(section.train, num_examples, batch_size=batch_size)
 
 
-def _encoder(preview: Preview, stage: str) -> tuple[DialogueEncoder, str | None] | None:
-    """The stage's encoder, and what to say of its template; None if its tokenizer is not available yet."""
+def _encoder(preview: Preview, stage: str) -> DialogueEncoder | None:
+    """The stage's encoder; None if its tokenizer is not available yet."""
     recipe, tokenizer = preview.recipe, preview.tokenizer
     named = named_start(recipe, stage)
     if named is not None:
         if recipe.offline and is_hub_id(named):
             return None
         tokenizer = load_tokenizer(Source(named, offline=recipe.offline))
-    if tokenizer is None:
-        return None
-    encoder = encoder_for(tokenizer, recipe, stage)
-    return encoder, replaced_template(tokenizer, encoder)
+    return None if tokenizer is None else encoder_for(tokenizer, recipe, stage)
 
 
 def look(
     preview: Preview, stage: str, parts: Sequence[Records[Record]], held: Sequence[Records[Record]]
 ) -> TrainingPreview | None:
     """The opened rows of a stage tokenised, all or a sample; None if its tokenizer is not available."""
-    known = _encoder(preview, stage)
-    if known is None:
+    encoder = _encoder(preview, stage)
+    if encoder is None:
         return None
-    encoder, replaced = known
     recipe, section = preview.recipe, section_of(preview.recipe, stage)
     every: Mixture[Record] = mix(parts, seed=recipe.seed, shuffle=False)
     made = None if section.data.sources else preview.made[stage]
@@ -167,7 +163,15 @@ def look(
     assert report is not None
     scale = num_rows / max(1, report.rows_in)
     return TrainingPreview(
-        section, rows.accounts, train, held_out, longest, scale, tuple(examples), seconds_per_row, replaced
+        section,
+        rows.accounts,
+        train,
+        held_out,
+        longest,
+        scale,
+        tuple(examples),
+        seconds_per_row,
+        replaced_template(encoder),
     )
 
 

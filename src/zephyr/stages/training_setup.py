@@ -3,6 +3,7 @@
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
+from zephyr.data.tokenize.encoding import DialogueEncoder
 from zephyr.errors import ModelError, Problems, RecipeError
 from zephyr.models.source import Source
 from zephyr.models.tokenizers import load_tokenizer
@@ -49,6 +50,16 @@ def check_setup(recipe: Recipe, stage: str) -> None:
         with problems.noted():
             _check_model(recipe, stage, section)
     problems.raise_any()
+
+
+def replaced_template(encoder: DialogueEncoder) -> str | None:
+    """What to say where a model that comes with a chat template learns another one; None where it does not."""
+    if not encoder.replaces_template:
+        return None
+    return (
+        f"chat_template {encoder.section.name} replaces the one that the model comes with, in which it may know how to "
+        "answer; chat_template: {name: own} keeps that one"
+    )
 
 
 def none_held_out(section: TrainingSection, num_held_out: int) -> str | None:

@@ -5,6 +5,7 @@ nothing. An answer is encoded separately from what precedes it, as in generation
 completion equal those inside the dialogue.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from itertools import groupby, takewhile
 from typing import NamedTuple, Protocol
@@ -28,6 +29,7 @@ from zephyr.recipe.objective_section import LossOn
 from zephyr.records.messages import NO_INPUTS, Message, TemplateInputs
 
 _PROBE = (Message("user", "a"),)
+_MARK = re.compile(r"<[^<>\s'\"]+|\[/?[A-Z_]+\]")
 
 
 class Encoded(NamedTuple):
@@ -100,6 +102,8 @@ class DialogueEncoder:
         self.section, self._template, controls, own = _resolve(tokenizer, section, text)
         #: The template to store in the tokenizer, so that it renders what was trained on.
         self.chat_template = jinja_of(self.section, own=own)
+        #: Whether the tokenizer comes with a template of other marks; one from a file is chosen knowingly.
+        self.replaces_template = text is None and not _marks(tokenizer.chat_template) <= _marks(self.chat_template)
         self._plain = PlainText(tokenizer, controls)
         self._ids = {control: self._plain.control_id(control) for control in controls}
         self._bos = tokenizer.bos_token if _begins_with_bos(tokenizer) else None
@@ -232,6 +236,11 @@ class _Resolved(NamedTuple):
     template: Template
     controls: tuple[str, ...]
     own: str
+
+
+def _marks(template: object) -> set[str]:
+    """What a template puts around messages, such as <|user|> and [INST]; templates may say the same in other words."""
+    return set(_MARK.findall(str(template or "")))
 
 
 def _resolve(tokenizer: TextTokenizer, section: TemplateSection, text: TemplateText | None) -> _Resolved:
