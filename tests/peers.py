@@ -95,7 +95,7 @@ def _translated(pattern: str) -> Iterator[tuple[str, str]]:
         if "test_prefs" in file.read_text(encoding="utf-8") and "2025" in file.stem:
             continue  # it trains on test rows, and is refused
         for note in read_recipe(str(file)).notes:
-            said = re.match(r"(\w+) -> ([\w.]+)", note)
+            said = re.match(r"(\w+) -> ([\w.]+)(?:\s|$)", note)
             if said is not None and not said[2].startswith("all"):
                 yield said[1], said[2]
 

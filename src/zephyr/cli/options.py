@@ -68,8 +68,9 @@ def judging_section(aspects: str, rubric: Path | None, tries: int, max_reply_tok
         raise DataError("--aspects", f"the aspects are those of the rubric {rubric}", "leave one of the two out")
     from zephyr.judging.rubric import read_rubric
 
-    read_rubric(rubric)
-    return JudgingSection(rubric=rubric, num_tries=tries, max_new_tokens=max_reply_tokens)
+    read_rubric(rubric.expanduser())
+    # Workers on Ray may stand in another folder.
+    return JudgingSection(rubric=rubric.expanduser().absolute(), num_tries=tries, max_new_tokens=max_reply_tokens)
 
 
 def parse_aspects(named: str) -> "list[Aspect]":

@@ -79,7 +79,7 @@ def _from_name(old: dict[str, Plain], found: Sources) -> Sources:
         found.held_out.append(_source(path, str(old["dataset_test_split"]), config, None))
     elif old.get("eval_strategy") not in (None, "no", False):
         found.held_out.append(_source(path, "test", config, None))
-        found.notes.append("dataset_test_split -> held out is the split test (TRL's default)")
+        found.notes.append("dataset_test_split is TRL's default: rows of the split test are held out")
     keys = ("dataset_name", "dataset_config", "dataset_train_split", "dataset_test_split")
     return found._replace(keys=keys)
 
