@@ -17,7 +17,7 @@ FILES = {
     "axolotl.yaml": "base_model: m/m\nsequence_len: 512\nmicro_batch_sise: 2\nlearning_rate: 1.0e-4\n",
     "factory.yaml": "model_name_or_path: m/m\nstage: ppo\nfinetuning_type: lora\nlearning_rate: 1.0e-4\n",
     "text.txt": "hello\n",
-    "rubric.yaml": "aspects:\n  - {name: tone, question: Is it kind?, scale: [5, 1]}\n",
+    "rubric.yaml": "aspects:\n  - name: tone\n    question: Is it kind?\n    scale: [5, 1]\n",
     "cut.jsonl": '{"messages": [\n',
     "number.jsonl": '{"prompt": 3}\n',
     "rated.jsonl": '{"prompt": "a", "answers": [{"text": "x", "score": 2}, {"text": "y", "score": 2}]}\n',
@@ -73,7 +73,7 @@ check quickstart evaluate.tasks.9.name=world
 plan norecipe
 train quickstart.yaml
 run quickstart --learning_rate 1e-4
-check quickstart feedback.judging.rubric=nowhere.yaml
+run quickstart feedback.judging.rubric=nowhere.yaml
 inspect norecipe
 recipes copy quickstar
 recipes import quickstart

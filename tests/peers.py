@@ -28,7 +28,7 @@ _BATCH = dict.fromkeys(("gradient_accumulation_steps", "num_devices"), "a factor
 PEERS = {
     "trl": Peer(
         {**keys.TRAIN_KEYS, **keys.OBJECTIVE_KEYS, **keys.LORA_KEYS},
-        keys.REFUSED,
+        keys.ONLINE,
         keys.LEFT_OUT,
         "imports/trl*",
         keys.HABITS,

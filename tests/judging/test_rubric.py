@@ -134,7 +134,7 @@ def test_a_recipe_rates_by_the_rubric_and_again_when_its_bytes_change(file, tiny
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"rubric": "none.yaml"}, "judging.rubric: there is no file"),
+        ({"rubric": "none.yaml"}, "feedback.judging.rubric: there is no file"),
         ({"aspects": ["overall"]}, "aspects are not read beside a rubric, which has its own; leave one of the two out"),
         ({"output": "kto"}, "feedback.binarize.kto_threshold: is 5, and politeness is rated from -1 to 2.5; choose"),
     ],

@@ -64,7 +64,19 @@ def requested_run(
     if not recipe.data_dir.is_dir():
         folder = printable(str(recipe.data_dir.absolute()))
         raise RecipeError("data_dir", f"there is no folder {folder}", "give data_dir=FOLDER")
+    _require_files(recipe)
     return requested._replace(recipe=recipe.model_copy(update={"offline": recipe.offline or offline}))
+
+
+def _require_files(recipe: Recipe) -> None:
+    """Raise RecipeError, before anything heavy is loaded, for a file of a user's own settings that is not there."""
+    objective = recipe.align.objective if recipe.align is not None else None
+    if isinstance(objective, CustomObjective):
+        objective.file(recipe.data_dir)
+    rubric = None if recipe.feedback is None else recipe.feedback.judging.below(recipe.data_dir).rubric
+    if rubric is not None and not rubric.is_file():
+        what = f"there is no file {printable(str(rubric))}"
+        raise RecipeError("feedback.judging.rubric", what, "name a rubric, relative to data_dir")
 
 
 def _shown(override: str | Override) -> str:

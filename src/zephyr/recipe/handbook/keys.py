@@ -146,10 +146,10 @@ _REWARDED = (
     "is of GRPO, which is not trained here",
     "learn from rewards in rounds: zephyr recipes copy smollm2-135m-checked, or train on pairs",
 )
-# What changes what is learnt and has no counterpart here.
-REFUSED = dict.fromkeys(("reward_funcs", "num_generations", "reward_model_name_or_path", "scale_rewards"), _REWARDED)
+# Of online reinforcement learning, which has no counterpart here.
+ONLINE = dict.fromkeys(("reward_funcs", "num_generations", "reward_model_name_or_path", "scale_rewards"), _REWARDED)
 
-OLD_KEYS = {*TRAIN_KEYS, *OBJECTIVE_KEYS, *LORA_KEYS, *WORKED_OUT, *LEFT_OUT, *REFUSED}
+OLD_KEYS = {*TRAIN_KEYS, *OBJECTIVE_KEYS, *LORA_KEYS, *WORKED_OUT, *LEFT_OUT, *ONLINE}
 
 # What transformers' schedules are told in lr_scheduler_kwargs, and ours too.
 SCHEDULE_KEYS = {

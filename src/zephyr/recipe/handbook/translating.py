@@ -196,9 +196,9 @@ def _rest(work: Translation) -> None:
         why = "" if alone else "every token counted"
         work.put(".objective.loss_on", "assistant" if alone else "everything", "assistant_only_loss", why)
     for key in work.old:
-        if key in known.REFUSED:
+        if key in known.ONLINE:
             work.problems.append(
-                Problem((key,), f"{known.REFUSED[key][0]}{quoted(work.old[key])}", known.REFUSED[key][1])
+                Problem((key,), f"{known.ONLINE[key][0]}{quoted(work.old[key])}", known.ONLINE[key][1])
             )
         elif key in known.LEFT_OUT:
             work.leave(key, known.LEFT_OUT[key])
