@@ -1,6 +1,8 @@
 """The wheel alone, in a fresh environment beside the packages it needs: recipes, a check, a run, the Python API."""
 
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -70,3 +72,22 @@ def test_every_function_of_the_api_runs_in_ten_lines(python, tiny_folder, tmp_pa
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert (tmp_path / "runs/quickstart").is_dir()
+
+
+def test_the_loss_of_the_how_to_trains(python, tiny_folder, tmp_path, repository):
+    page = (repository / "docs/how-to/custom-loss.md").read_text()
+    (tmp_path / "my_loss.py").write_text(
+        re.search(r"```python title=\"my_loss.py\"\n(.*?)```", page, re.DOTALL).group(1)
+    )
+    rows = [{"prompt": f"What is {n}?", "chosen": f"It is {n}.", "rejected": f"No idea about {n}."} for n in range(8)]
+    (tmp_path / "pairs.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    objective = re.search(r"objective: \{name: custom.*\}", page).group()
+    (tmp_path / "mine.yaml").write_text(
+        f"name: mine\nmodel: {{kind: pretrained, name_or_path: {tiny_folder}}}\nalign:\n  {objective}\n"
+        "  data: {max_length: 64, sources: [{path: pairs.jsonl}]}\n"
+        "  train: {learning_rate: 1.0e-3, train_batch_size: 4, precision: float32}\n"
+    )
+    said(python, tmp_path, "check", "mine.yaml", "--offline")
+    said(python, tmp_path, "run", "mine.yaml", "--offline")
+    (outcome,) = tmp_path.glob("runs/mine/align-*/outcome.json")
+    assert json.loads(outcome.read_text())["weights_moved"] > 0.1
