@@ -254,7 +254,8 @@ def _report(run: TrainRun, display: Display) -> None:
     """Do what is due after a step: a log line, an evaluation, a checkpoint."""
     settings, step = run.job.settings, run.progress.step
     is_scheduled_end = step == run.steps.num_steps
-    if step == EARLY_STEP and (moved := movement(run.scorer, run.weights_before)).largest is not None:
+    early = run.steps.warmup_steps + EARLY_STEP
+    if step == early and (moved := movement(run.scorer, run.weights_before)).largest is not None:
         check_moved(moved, step, run.train_line, of_rate=highest_rate(step, settings, run.steps))
     evaluates = bool(run.job.eval_examples) and (is_scheduled_end or _due(step, settings.eval_steps))
     if is_scheduled_end or evaluates or _due(step, settings.logging_steps):

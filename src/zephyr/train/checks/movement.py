@@ -23,7 +23,7 @@ FEW_MOVED = 0.01
 # Adam and Lion move a weight by about the learning rate a step, whatever its gradient. A share of this of one step is
 # what remains where something makes the gradient tiny before or inside of the optimizer.
 LEAST_OF_RATE = 1e-3
-# So early a run is stopped that moves nothing.
+# So many steps after the warm-up a run is stopped that moves nothing.
 EARLY_STEP = 10
 WIDE_BYTES = 4
 
