@@ -141,6 +141,7 @@ def test_summary_has_at_most_fifteen_lines():
     assert all(len(line) <= 160 for line in report.lines())
 
 
+@pytest.mark.slow
 def test_scan_of_recorded_ratings(shared_data):
     """GPT-4's ratings of 11 answers to 300 prompts, with one defect that the set's description does not state."""
     answers = {}

@@ -79,14 +79,16 @@ def test_greedy_is_what_transformers_gives_one_prompt_alone(name, dtype):
     assert {completion.finish_reason for completion in completions} == {"stop", "length"}
 
 
+@pytest.mark.parametrize(
+    "window", [pytest.param(2, marks=pytest.mark.slow), 5, pytest.param(64, marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("name", [name for name in TINY if not TINY[name].stateful])
-def test_greedy_in_float32_and_with_windows_of_other_lengths(name):
-    for window in (2, 5, 64):
-        model = tiny_model(name, sliding_window=window, seed=window)
-        greedy = sampled(max_new_tokens=12, temperature=0)
-        for prompt, completion in zip(PROMPTS, generate(model, PROMPTS, greedy), strict=True):
-            alone = greedy_alone(model, prompt, max_new_tokens=12, stop_ids=())
-            assert completion.ids == alone or is_tie(model, prompt, completion.ids, alone)
+def test_greedy_in_float32_and_with_windows_of_other_lengths(name, window):
+    model = tiny_model(name, sliding_window=window, seed=window)
+    greedy = sampled(max_new_tokens=12, temperature=0)
+    for prompt, completion in zip(PROMPTS, generate(model, PROMPTS, greedy), strict=True):
+        alone = greedy_alone(model, prompt, max_new_tokens=12, stop_ids=())
+        assert completion.ids == alone or is_tie(model, prompt, completion.ids, alone)
 
 
 def is_tie(model, prompt, tokens, others) -> bool:
@@ -131,7 +133,14 @@ def test_mixed_lengths_of_random_prompts():
 # ---- determinism ----
 
 
-@pytest.mark.parametrize("name", ["mistral", "mixtral", "gemma2", "gpt2", "mamba", "qwen3_next"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "mistral",
+        "mamba",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("mixtral", "gemma2", "gpt2", "qwen3_next")),
+    ],
+)
 def test_samples_do_not_depend_on_their_batch(name):
     model = tiny_model(name)
     sampling = sampled(max_new_tokens=8, temperature=0.9, top_k=50, top_p=0.95)
