@@ -13,8 +13,8 @@ from typing import Self
 import torch
 from machine import peak_rss_bytes
 
-from zephyr.evaluate.harness.profiles import Wanted
-from zephyr.evaluate.harness.tasks import build_requests, load_tasks
+from zephyr.evaluation.harness.profiles import Wanted
+from zephyr.evaluation.harness.tasks import build_requests, load_tasks
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class EvalRun:
 
 def our_model(task: EvalTask):
     """Our class, loaded as ``zephyr eval`` loads it."""
-    from zephyr.evaluate.harness.language_model import ForestLM
+    from zephyr.evaluation.harness.language_model import ForestLM
     from zephyr.models.loading import load
     from zephyr.models.source import Source
 

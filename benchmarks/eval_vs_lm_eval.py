@@ -20,7 +20,7 @@ from eval_side import EvalRun, EvalTask
 from pairs import shared_data
 from shapes import SHAPES, save_random_model
 
-from zephyr.evaluate.harness.local_data import LOCAL_COPIES
+from zephyr.evaluation.harness.local_data import LOCAL_COPIES
 from zephyr.models.tokenizers import learn_tokenizer
 
 TOLERANCE = 1.0e-3

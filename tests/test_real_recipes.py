@@ -7,9 +7,9 @@ from pathlib import Path
 from rich.console import Console
 
 from tests.command import jsonl
+from zephyr.pipeline import run_recipe
 from zephyr.recipe.loading import load_recipe
 from zephyr.recipe.schema import Recipe
-from zephyr.run import run_recipe
 from zephyr.runs.reader import read_run
 
 SUBJECTS = ("hens", "rivers", "clouds", "bread", "chess", "bees", "maps", "boats")

@@ -12,11 +12,11 @@ from tests.mini import mini_fields
 from zephyr import rounds
 from zephyr.check import check_lines
 from zephyr.errors import NothingToPreferError, RecipeError
-from zephyr.evaluate.drift import answer_statistics
+from zephyr.evaluation.drift import answer_statistics
+from zephyr.pipeline import run_recipe
 from zephyr.recipe.schema import Recipe
 from zephyr.records.rows import Answer, Rated
 from zephyr.rounds import FinishedRound, best_round, run_rounds
-from zephyr.run import run_recipe
 from zephyr.runs.reader import read_run
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.evaluate.harness.small_data import small_data
+from tests.evaluation.harness.small_data import small_data
 
 pytestmark = pytest.mark.slow
 # Nothing that leads to the source tree.

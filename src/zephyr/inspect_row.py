@@ -12,13 +12,13 @@ from zephyr.data.tokenize.inspection import show_dialogue, show_preference
 from zephyr.data.tokenize.truncation import FittedPreference
 from zephyr.errors import DataError, RecipeError, did_you_mean
 from zephyr.models.tokenizers import Tokenizer
+from zephyr.pipeline import stage_keys
 from zephyr.recipe.model_section import NewModel
 from zephyr.recipe.rounds import first_round
 from zephyr.recipe.schema import Recipe
 from zephyr.recipe.stage_sections import ALIGN, FEEDBACK, PRETRAIN, REWARD, SFT, SYNTH
 from zephyr.records.fields import UnusableError
 from zephyr.records.rows import Preference, Record
-from zephyr.run import stage_keys
 from zephyr.runs.stage_folder import finished
 from zephyr.stages.feedback_rows import PAIRS
 from zephyr.stages.pretrain import byte_tokenizer

@@ -15,6 +15,7 @@ from zephyr.data.read.stage_rows import open_records
 from zephyr.errors import NothingToPreferError, RecipeError
 from zephyr.feedback.judge import RATINGS
 from zephyr.models.source import Source, model_folder
+from zephyr.pipeline import run_recipe
 from zephyr.recipe.conflicts import POLICY, STAGE_REFERENCE
 from zephyr.recipe.data_section import DataSource
 from zephyr.recipe.rounds import RoundInputs, first_round, later_round, round_name
@@ -22,7 +23,6 @@ from zephyr.recipe.schema import Recipe, chosen_stages
 from zephyr.recipe.section import Plain
 from zephyr.recipe.stage_sections import ALIGN, FEEDBACK, PRETRAIN, SFT, SYNTH
 from zephyr.records.rows import Rated
-from zephyr.run import run_recipe
 from zephyr.runs.layout import MODEL, SUMMARY
 from zephyr.runs.lock import hold_lock
 from zephyr.runs.ranks import is_alone, is_leader
@@ -109,7 +109,7 @@ def _inputs(recipe: Recipe, finished: Sequence[FinishedRound]) -> RoundInputs:
 
 def _keep_drift(recipe: Recipe, finished: Sequence[FinishedRound]) -> None:
     """Write what the answers of the last round were like, once."""
-    from zephyr.evaluate.drift import answer_statistics, divergence
+    from zephyr.evaluation.drift import answer_statistics, divergence
 
     record = finished[-1].record
     path = record.folder / DRIFT

@@ -6,7 +6,7 @@ import pytest
 
 import zephyr
 from tests.command import zephyr as command
-from tests.evaluate.harness.small_data import small_data
+from tests.evaluation.harness.small_data import small_data
 
 
 @pytest.mark.slow

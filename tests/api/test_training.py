@@ -12,8 +12,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import zephyr
 from tests.command import chat, jsonl, pair
 from zephyr.api import stub
+from zephyr.pipeline import run_recipe
 from zephyr.recipe.loading import recipe_of
-from zephyr.run import run_recipe
 from zephyr.runs.layout import TRAIN, TRAIN_LOG
 
 ROWS = [chat(number) for number in range(8)]

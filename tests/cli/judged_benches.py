@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from zephyr.evaluate.judged.mt_bench_questions import TEMPERATURES, WITH_REFERENCE
+from zephyr.evaluation.judged.mt_bench_questions import TEMPERATURES, WITH_REFERENCE
 from zephyr.records.rows import Prompt
 from zephyr.records.writing import write_jsonl
 from zephyr.world import ideal_answer, prompts

@@ -6,7 +6,7 @@ import pytest
 
 from tests.deliver.small_run import write_run
 from zephyr.cli import main as cli
-from zephyr.evaluate.results import Item, Result, write_result
+from zephyr.evaluation.results import Item, Result, write_result
 
 
 def zephyr(*words: object) -> int:

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from tests.cli.judged_benches import write_baseline, write_mt_bench
-from tests.evaluate.harness.small_data import small_data
+from tests.evaluation.harness.small_data import small_data
 from zephyr.cli import main as cli
-from zephyr.evaluate.results import read_results
+from zephyr.evaluation.results import read_results
 from zephyr.models.loading import save_model
 from zephyr.models.tiny import tiny_model, tiny_tokenizer
 
@@ -71,8 +71,8 @@ def test_scores_are_printed_written_and_not_measured_again(place: Path, tmp_path
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("a finished request was asked again")
 
-    monkeypatch.setattr("zephyr.evaluate.harness.language_model.score_continuations", refuse)
-    monkeypatch.setattr("zephyr.evaluate.harness.generated.generated", refuse)
+    monkeypatch.setattr("zephyr.evaluation.harness.language_model.score_continuations", refuse)
+    monkeypatch.setattr("zephyr.evaluation.harness.generated.generated", refuse)
     assert zephyr(words(place, tmp_path, "--tasks", TASKS, "--json")) == 0
     assert json.loads(capsys.readouterr().out)["tasks"] == told["tasks"]
 
@@ -209,7 +209,7 @@ def test_what_a_judged_benchmark_lacks_shows_before_a_model_is_loaded(
 WATCHED = """
 import sys
 from zephyr.cli import main as cli
-from zephyr.evaluate.harness import generated, language_model
+from zephyr.evaluation.harness import generated, language_model
 
 log = open(sys.argv[1], "a", buffering=1)
 score, generate = language_model.score_continuations, generated.generated

@@ -16,7 +16,7 @@ from tests.teachers.hostile_server import running_server
 from tests.teachers.served_model import save_replying_model, serving
 from zephyr.cli import main as cli
 from zephyr.data.tokenize.encoding import DialogueEncoder
-from zephyr.evaluate.judged.mt_bench_questions import REPORTED_WRONG
+from zephyr.evaluation.judged.mt_bench_questions import REPORTED_WRONG
 from zephyr.judging import Rating, write_reply
 from zephyr.models.new_model import new_model
 from zephyr.models.tokenizers import learn_tokenizer

@@ -14,7 +14,7 @@ from tests.house.source import read_source
 # Records that share names with a section and are no settings, each with its reason.
 NO_TWINS = {
     "zephyr.estimate.model_shape:ModelShape",  # the sizes of any model, read from its config.json
-    "zephyr.evaluate.judged.bench:JudgedBench",  # an opened benchmark: its judge and data are no settings any more
+    "zephyr.evaluation.judged.bench:JudgedBench",  # an opened benchmark: its judge and data are no settings any more
     "zephyr.synth.talks:Topics",  # opened meta topics, whose names are those of their settings
     "zephyr.teachers.protocol:ChatRequest",  # one call, whose sampling may differ from call to call
     "zephyr.train.job:TrainJob",  # a model, a name and a seed, as the recipe has, but of one training run

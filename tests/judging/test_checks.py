@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.evaluate.harness.test_ifeval import CASES
+from tests.evaluation.harness.test_ifeval import CASES
 from zephyr.judging.checks import check_answer, checked_ratings, provide_sentence_splitter
 from zephyr.recipe.feedback_section import ChecksSection
 from zephyr.records.checks import checks_of

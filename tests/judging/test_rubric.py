@@ -9,8 +9,8 @@ from zephyr.errors import RecipeError
 from zephyr.judging import RatingQuestion, ask, parse_reply, read_rating_question, required_word
 from zephyr.judging.questions import Scale
 from zephyr.judging.rubric import read_rubric
+from zephyr.pipeline import stage_keys
 from zephyr.records.messages import Message
-from zephyr.run import stage_keys
 
 WORD = "0123456789abcdef"
 RUBRIC = """\

@@ -4,9 +4,9 @@ import json
 
 from tests.mini import mini_recipe
 from zephyr.check import check_lines
+from zephyr.pipeline import stage_keys
 from zephyr.records.messages import Message
 from zephyr.records.rows import Prompt
-from zephyr.run import stage_keys
 from zephyr.stages.call_estimate import sample_prompts
 
 PRICED = {"name": "endpoint", "model": "big", "base_url": "http://127.0.0.1:9/v1", "deadline_seconds": 1.0}

@@ -7,11 +7,11 @@ import pytest
 from pydantic import ValidationError
 
 from tests.cli.judged_benches import write_mt_bench
-from tests.evaluate.harness.small_data import small_data
+from tests.evaluation.harness.small_data import small_data
 from tests.mini import mini_fields, mini_recipe
 from zephyr.data.tokenize.encoding import DialogueEncoder
 from zephyr.errors import DataError, ZephyrError
-from zephyr.evaluate.held_out import Pair, answer_logps, perplexity
+from zephyr.evaluation.held_out import Pair, answer_logps, perplexity
 from zephyr.models.loading import load_model, save_model
 from zephyr.models.source import Source
 from zephyr.models.tiny import tiny_model, tiny_tokenizer
@@ -226,7 +226,7 @@ def test_the_cache_budget_decides_what_is_batched_and_not_what_is_answered(tmp_p
         asked.append(max_cache_tokens)
         raise InterruptedError
 
-    monkeypatch.setattr("zephyr.evaluate.harness.generated.generated", began)
+    monkeypatch.setattr("zephyr.evaluation.harness.generated.generated", began)
     with pytest.raises(InterruptedError):
         evaluate.STAGE.run(work_with(recipe, tmp_path, "sft"))
     assert asked == [4321]

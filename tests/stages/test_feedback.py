@@ -13,12 +13,12 @@ from tests.feedback.ray_teachers import OneByOne
 from tests.mini import mini_fields, mini_recipe
 from zephyr.errors import RecipeError, TeacherError
 from zephyr.feedback import rate, ray_workers
+from zephyr.pipeline import stage_keys
 from zephyr.recipe.schema import Recipe
 from zephyr.recipe.teacher_section import ScriptedSection
 from zephyr.records.messages import Message
 from zephyr.records.rows import Answer, Prompt, Rated
 from zephyr.records.writing import write_jsonl
-from zephyr.run import stage_keys
 from zephyr.stages import feedback as stage
 from zephyr.stages.call_estimate import call_lines, estimate_feedback
 from zephyr.stages.preview import Preview

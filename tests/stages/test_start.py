@@ -14,10 +14,10 @@ from zephyr.data.tokenize.encoding import DialogueEncoder
 from zephyr.errors import ModelError, RecipeError
 from zephyr.models.loading import save_model
 from zephyr.models.tiny import tiny_model, tiny_tokenizer
+from zephyr.pipeline import run_recipe, stage_keys
 from zephyr.recipe.model_section import ChatTemplateSection
 from zephyr.recipe.schema import Recipe
 from zephyr.records.messages import Message
-from zephyr.run import run_recipe, stage_keys
 from zephyr.stages.stage import Work
 from zephyr.stages.start import stage_teacher
 from zephyr.stages.training import read_ahead

@@ -8,11 +8,11 @@ from pydantic import ValidationError
 from tests.mini import mini_fields, mini_recipe
 from tests.synth.form_teacher import FormTeacher
 from zephyr.errors import DataError, ZephyrError
+from zephyr.pipeline import stage_keys
 from zephyr.recipe.schema import Recipe
 from zephyr.recipe.synth_section import SelfInstructSynth, SynthSection
 from zephyr.recipe.teacher_section import EndpointSection
 from zephyr.records.writing import write_jsonl
-from zephyr.run import stage_keys
 from zephyr.stages.preview import Preview
 from zephyr.stages.stage import Work
 from zephyr.stages.synth import STAGE, estimate_calls, prompts_to_come, sample_rows

@@ -16,10 +16,10 @@ from zephyr.data.tokenize.token_store import PreferenceStore
 from zephyr.errors import DeviceError
 from zephyr.models.loading import save_model
 from zephyr.models.tiny import tiny_model, tiny_tokenizer
+from zephyr.pipeline import run_recipe
 from zephyr.recipe.model_section import ChatTemplateSection
 from zephyr.recipe.schema import Recipe
 from zephyr.records.writing import write_jsonl
-from zephyr.run import run_recipe
 
 
 def run(fields, until=None):

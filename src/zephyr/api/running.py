@@ -13,7 +13,7 @@ from zephyr.api.feedback import TeacherLike, teacher_section
 from zephyr.api.inputs import OUTPUT_DIR, ModelLike, model_name
 from zephyr.api.settings import Keywords, SettingValue, leaves, plain
 from zephyr.api.training import TrainingResult
-from zephyr.evaluate.results import AS_PUBLISHED
+from zephyr.evaluation.results import AS_PUBLISHED
 from zephyr.recipe.evaluate_section import HarnessTask
 from zephyr.recipe.outline import Keys, dotted
 from zephyr.recipe.overrides import Override
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from zephyr.stages.stage import OnStep
 
-# As in `zephyr.evaluate.harness.report`, whose package needs more than a recipe does.
+# As in `zephyr.evaluation.harness.report`, whose package needs more than a recipe does.
 _MAIN = "score"
 _TASK: Keys = (EVALUATE, "tasks", 0)
 EVALUATE_KEYWORDS = Keywords(
@@ -125,7 +125,7 @@ def run(
         for keys, one in leaves(tuple(name.replace("__", ".").split(".")), plain(value, f"zephyr.run({name}=...)"))
     ]
     requested = requested_run(os.fspath(recipe), given, offline=False)
-    from zephyr.run import run_recipe, stage_keys
+    from zephyr.pipeline import run_recipe, stage_keys
 
     chosen, console = requested.recipe, Console(quiet=quiet)
     for note in requested.notes:
@@ -150,9 +150,9 @@ def evaluate(
 
     `settings`: the recipe's task `harness` of stage `evaluate`, and those of the whole run. Raises ZephyrError.
     """
-    from zephyr.evaluate.benchmarks import run_benchmarks
-    from zephyr.evaluate.harness.run import HarnessRun
-    from zephyr.evaluate.judged.bench import JudgedBench, parse_contestant
+    from zephyr.evaluation.benchmarks import run_benchmarks
+    from zephyr.evaluation.harness.run import HarnessRun
+    from zephyr.evaluation.judged.bench import JudgedBench, parse_contestant
 
     names: list[Plain] = [tasks] if isinstance(tasks, str) else list(tasks)
     data = {**EVALUATE_KEYWORDS.data, (*_TASK, "tasks"): names}

@@ -172,7 +172,7 @@ align = TrainingFunction("align", ALIGN, None, 'Preference training by any objec
 
 def run_stage(recipe: Recipe, stage: str, on_step: "OnStep | None", *, quiet: bool) -> Path:
     """The folder of the stage, after the whole recipe has run as the command runs it."""
-    from zephyr.run import run_recipe, stage_keys
+    from zephyr.pipeline import run_recipe, stage_keys
 
     with disk_faults(recipe.output_dir):
         summary = run_recipe(recipe, console=Console(quiet=quiet), on_step=on_step)

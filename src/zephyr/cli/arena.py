@@ -51,9 +51,9 @@ def arena(  # noqa: PLR0913 - typer makes an option of every parameter
 ) -> None:
     """Let a judge compare two models, in both orders. Every call is stored; run again to continue."""
     quiet_libraries(offline=offline)
-    from zephyr.evaluate.judged.arena import run_arena
-    from zephyr.evaluate.judged.bench import parse_bench
-    from zephyr.evaluate.judged.mt_bench import MT_BENCH_SAMPLING
+    from zephyr.evaluation.judged.arena import run_arena
+    from zephyr.evaluation.judged.bench import parse_bench
+    from zephyr.evaluation.judged.mt_bench import MT_BENCH_SAMPLING
 
     named = parse_bench([model_a, model_b], judge, out, api_key_env=api_key_env, concurrency=concurrency)
     bench = replace(named, data=mt_bench, limit=limit, seed=seed, offline=offline, cap_tokens=cap_tokens)
@@ -97,9 +97,9 @@ def alpaca_eval(  # noqa: PLR0913 - typer makes an option of every parameter
 ) -> None:
     """Compare a model with AlpacaEval's baseline. Every call is stored; run again to continue."""
     quiet_libraries(offline=offline)
-    from zephyr.evaluate.judged.alpaca_eval import ALPACA_EVAL_SAMPLING, run_alpaca_eval
-    from zephyr.evaluate.judged.bench import parse_bench
-    from zephyr.evaluate.judged.bench_files import ALPACA_EVAL, bench_folder
+    from zephyr.evaluation.judged.alpaca_eval import ALPACA_EVAL_SAMPLING, run_alpaca_eval
+    from zephyr.evaluation.judged.bench import parse_bench
+    from zephyr.evaluation.judged.bench_files import ALPACA_EVAL, bench_folder
 
     named = parse_bench([model], judge, out, api_key_env=api_key_env, concurrency=concurrency)
     data = bench_folder(ALPACA_EVAL, data, offline=offline)
@@ -125,7 +125,7 @@ def winrate(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show win rates of AlpacaEval annotations, with standard error and missing judgments."""
-    from zephyr.evaluate.judged.alpaca_eval_files import choose_annotations, read_annotations, win_rates
+    from zephyr.evaluation.judged.alpaca_eval_files import choose_annotations, read_annotations, win_rates
 
     judged = read_annotations(file)
     rates = win_rates(judged, of=choose_annotations(judged, model=model, annotator=annotator))

@@ -10,7 +10,7 @@ from zephyr.cli.tables import print_rows
 from zephyr.cli.terminal import escape_controls
 
 if TYPE_CHECKING:
-    from zephyr.evaluate.results import Result
+    from zephyr.evaluation.results import Result
 
 
 def compare(
@@ -34,7 +34,7 @@ def compare(
     import json
 
     from zephyr.errors import DataError
-    from zephyr.evaluate.results import read_results
+    from zephyr.evaluation.results import read_results
 
     if len(runs) < 2 and published is None and radar is None:
         raise DataError("zephyr compare", "needs something to compare with", "name a second run, or --published MODEL")
@@ -50,7 +50,7 @@ def compare(
 
 def _comparisons(read: dict[str, list["Result"]], seed: int, *, quiet: bool) -> list[dict[str, object]]:
     """Every further run against the first, printed unless quiet."""
-    from zephyr.evaluate.compare import deviations, paired_differences
+    from zephyr.evaluation.compare import deviations, paired_differences
 
     base, *others = read
     compared: list[dict[str, object]] = []
@@ -73,7 +73,7 @@ def _comparisons(read: dict[str, list["Result"]], seed: int, *, quiet: bool) -> 
 
 def _beside(read: dict[str, list["Result"]], model: str, *, quiet: bool) -> list[dict[str, object]]:
     """Every run compared with the published scores, printed unless quiet."""
-    from zephyr.evaluate.published import beside_published, published_deviations
+    from zephyr.evaluation.published import beside_published, published_deviations
 
     compared: list[dict[str, object]] = []
     for name, results in read.items():
@@ -98,7 +98,7 @@ def _print_deviations(head: str, differs: list[str]) -> None:
 def _write_radar(read: dict[str, list["Result"]], path: Path, task: str | None, *, force: bool) -> None:
     from zephyr.atomic import replace_unedited
     from zephyr.errors import DataError
-    from zephyr.evaluate.compare_radar import category_means, radar_svg, top_of
+    from zephyr.evaluation.compare_radar import category_means, radar_svg, top_of
 
     means = {name: category_means(results) for name, results in read.items()}
     shared = set.intersection(*(set(one) for one in means.values()))

@@ -13,7 +13,7 @@ from zephyr.cli.terminal import Offline, can_go_on, escape_controls, quiet_libra
 from zephyr.errors import DataError
 
 if TYPE_CHECKING:
-    from zephyr.evaluate.benchmarks import BenchmarkResults
+    from zephyr.evaluation.benchmarks import BenchmarkResults
 
 ChatTemplate = Annotated[
     Literal["auto", "on", "off"], typer.Option(help="Use the model's chat template; auto: only for ifeval.")
@@ -77,9 +77,9 @@ def evaluate(  # noqa: PLR0913 - typer makes an option of every parameter
 
     if not names_teacher(model):
         check_named(model, offline=offline)
-    from zephyr.evaluate.benchmarks import run_benchmarks
-    from zephyr.evaluate.harness.run import HarnessRun
-    from zephyr.evaluate.judged.bench import parse_bench
+    from zephyr.evaluation.benchmarks import run_benchmarks
+    from zephyr.evaluation.harness.run import HarnessRun
+    from zephyr.evaluation.judged.bench import parse_bench
     from zephyr.recipe.evaluate_section import HarnessTask
 
     names = [name.strip() for name in tasks.split(",") if name.strip()]
@@ -113,7 +113,7 @@ def evaluate(  # noqa: PLR0913 - typer makes an option of every parameter
 def _print(found: "BenchmarkResults", folder: Path) -> None:
     """Print tables, what is left out, and the file that holds it all."""
     from zephyr.cli.judged_options import print_scores
-    from zephyr.evaluate.harness.report import EVALUATION, results_table
+    from zephyr.evaluation.harness.report import EVALUATION, results_table
 
     if found.tasks.results:
         typer.echo(escape_controls(results_table(found.tasks)))

@@ -13,7 +13,7 @@ from zephyr.cli.terminal import escape_controls
 from zephyr.errors import DataError
 
 if TYPE_CHECKING:
-    from zephyr.evaluate.results import Result
+    from zephyr.evaluation.results import Result
     from zephyr.records.fields import Json
 
 MODEL_FORMS = "A model folder or hub id, endpoint:MODEL@URL, scripted, or answers:FILE for existing answers."

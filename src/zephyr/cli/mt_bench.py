@@ -66,9 +66,9 @@ def mt_bench(  # noqa: PLR0913 - typer makes an option of every parameter
 ) -> None:
     """Evaluate a model on MT-Bench, rated by a judge. Every call is stored; run again to continue."""
     quiet_libraries(offline=offline)
-    from zephyr.evaluate.judged.bench import parse_bench
-    from zephyr.evaluate.judged.bench_files import bench_folder
-    from zephyr.evaluate.judged.mt_bench import MT_BENCH, MT_BENCH_SAMPLING, run_mt_bench
+    from zephyr.evaluation.judged.bench import parse_bench
+    from zephyr.evaluation.judged.bench_files import bench_folder
+    from zephyr.evaluation.judged.mt_bench import MT_BENCH, MT_BENCH_SAMPLING, run_mt_bench
 
     # The eager callback above ends the command, so this option is never seen here.
     assert list_wrong is None
@@ -88,7 +88,7 @@ def mt_bench(  # noqa: PLR0913 - typer makes an option of every parameter
 
 def _print_wrong_references(data: Path) -> None:
     """Print the questions whose reference answer was reported wrong, with that answer."""
-    from zephyr.evaluate.judged.mt_bench_questions import REPORTED_WRONG, read_mt_bench
+    from zephyr.evaluation.judged.mt_bench_questions import REPORTED_WRONG, read_mt_bench
 
     for question in read_mt_bench(data).questions:
         if question.number in REPORTED_WRONG:
@@ -117,7 +117,7 @@ def fetch_data(
 ) -> None:
     """Fetch a benchmark's files from its authors' repository, at a pinned commit and verified by their SHA-256."""
     quiet_libraries(offline=False)
-    from zephyr.evaluate.judged.bench_files import BENCH_SOURCES, bench_folder, fetch_benchmark
+    from zephyr.evaluation.judged.bench_files import BENCH_SOURCES, bench_folder, fetch_benchmark
 
     for name in names:
         folder = out if out is not None or name not in BENCH_SOURCES else bench_folder(name, None, offline=False)

@@ -47,7 +47,7 @@ def reward_accuracy(  # noqa: PLR0913 - typer makes an option of every parameter
         check_named(model, offline=offline)
     from zephyr.cli.files import source_of
     from zephyr.cli.tables import print_rows
-    from zephyr.evaluate.reward_accuracy import RewardRun, run_reward_accuracy
+    from zephyr.evaluation.reward_accuracy import RewardRun, run_reward_accuracy
 
     source = source_of(
         pairs, shape=shape, columns=columns, where=where, ignore=ignore, bad_rows=bad_rows, max_rows=limit

@@ -101,8 +101,8 @@ def run(
         _announce(requested.recipe, until=until, only=only)
         from rich.console import Console
 
+        from zephyr.pipeline import run_recipe
         from zephyr.rounds import run_rounds
-        from zephyr.run import run_recipe
         from zephyr.runs.disk import disk_faults
 
         with disk_faults(requested.recipe.output_dir):

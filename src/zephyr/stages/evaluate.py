@@ -42,7 +42,7 @@ from zephyr.stages.start import BASE, model_made, stage_teacher, template_and_mo
 from zephyr.world import HELDOUT_SPLIT, prompts
 
 if TYPE_CHECKING:
-    from zephyr.evaluate.results import Result
+    from zephyr.evaluation.results import Result
     from zephyr.models.source import Source
 
 _SHOWN_SAMPLES = 12
@@ -212,7 +212,7 @@ def _world(work: Work, task: WorldTask, number: int) -> Measured:
 
 def _world_of(stage: str, work: Work, questions: Sequence[Prompt], task: WorldTask) -> Facts:
     """The world's score of one model, by task too, and some of its answers."""
-    from zephyr.evaluate.world import score_world
+    from zephyr.evaluation.world import score_world
 
     teacher = stage_teacher(work, stage, cache_tokens=_section(work.recipe).batch_tokens)
     found = score_world(teacher, questions, task, seed=work.recipe.seed)
@@ -279,9 +279,9 @@ def _reward_lines(recipe: Recipe, task: RewardTask, _key: str) -> Iterator[str]:
 
 def _harness(work: Work, task: HarnessTask, number: int) -> Measured:
     """The scores of every model by benchmark, in percent or marks; requests that have an answer are not sent again."""
-    from zephyr.evaluate.benchmarks import run_benchmarks
-    from zephyr.evaluate.harness.run import HarnessRun
-    from zephyr.evaluate.judged.bench import JudgedBench, parse_contestant
+    from zephyr.evaluation.benchmarks import run_benchmarks
+    from zephyr.evaluation.harness.run import HarnessRun
+    from zephyr.evaluation.judged.bench import JudgedBench, parse_contestant
 
     recipe, measured = work.recipe, Measured()
     located = _located(recipe, task)
@@ -310,7 +310,7 @@ def _harness(work: Work, task: HarnessTask, number: int) -> Measured:
 
 def _benchmark_lines(recipe: Recipe, task: HarnessTask, key: str) -> Iterator[str]:
     """A line on the benchmarks, and one on those that are left out. Raises ZephyrError for what cannot be run."""
-    from zephyr.evaluate.benchmarks import check_benchmarks, count_documents
+    from zephyr.evaluation.benchmarks import check_benchmarks, count_documents
 
     located = _located(recipe, task)
     checked = check_benchmarks(located, offline=recipe.offline, where=f"{key}.judge")
@@ -343,8 +343,8 @@ def _model_source(work: Work, name: str) -> "Source":
 
 def _score(result: "Result", folder: str) -> dict[str, Plain]:
     """The main score of the benchmark, with its interval, the file that holds it, and what is to be said beside it."""
-    from zephyr.evaluate.harness.report import MAIN
-    from zephyr.evaluate.results import AS_PUBLISHED, RESULT
+    from zephyr.evaluation.harness.report import MAIN
+    from zephyr.evaluation.results import AS_PUBLISHED, RESULT
 
     score = result.scores[AS_PUBLISHED if AS_PUBLISHED in result.scores else MAIN]
     assert isinstance(score, dict)

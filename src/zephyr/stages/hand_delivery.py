@@ -9,9 +9,9 @@ from zephyr.deliver.charts import Series, line_chart
 from zephyr.deliver.report import OutsideResults, RunSeries, report_of
 from zephyr.deliver.run_facts import ModelScore
 from zephyr.errors import DataError
-from zephyr.evaluate.compare_radar import category_means, radar_svg, top_of
-from zephyr.evaluate.published import beside_published, published_deviations
-from zephyr.evaluate.results import Result, read_results
+from zephyr.evaluation.compare_radar import category_means, radar_svg, top_of
+from zephyr.evaluation.published import beside_published, published_deviations
+from zephyr.evaluation.results import Result, read_results
 from zephyr.records.fields import Json
 from zephyr.runs.layout import LOCK_FILE, REPORT, SUMMARY
 from zephyr.runs.reader import RunRecord, at, elements, entries, number, read_record, read_run

@@ -29,7 +29,7 @@ from zephyr.stages.training import stored_comparisons, stored_dialogues
 
 if TYPE_CHECKING:
     from zephyr.data.tokenize.encoding import DialogueEncoder
-    from zephyr.evaluate.held_out import Pair
+    from zephyr.evaluation.held_out import Pair
     from zephyr.models.source import Source
     from zephyr.trees.forest import ScoredSequence
 
@@ -49,7 +49,7 @@ def kept(path: Path, measure: Callable[[], Facts]) -> Facts:
 
 def preference_facts(work: Work, task: PreferenceTask) -> Facts:
     """Reward accuracy and margins of the aligned model against its reference. Raises DataError."""
-    from zephyr.evaluate.held_out import answer_logps, preference_metrics, prompt_numbers
+    from zephyr.evaluation.held_out import answer_logps, preference_metrics, prompt_numbers
     from zephyr.models.loading import load_to_score
     from zephyr.models.source import Source
 
@@ -81,7 +81,7 @@ def preference_facts(work: Work, task: PreferenceTask) -> Facts:
 
 def _pairs(work: Work, task: PreferenceTask) -> "list[Pair]":
     """Pairs, and of lists the best and the worst completion."""
-    from zephyr.evaluate.held_out import Pair
+    from zephyr.evaluation.held_out import Pair
 
     found: Sequence[Comparison] = (
         stored_comparisons(work.inputs[ALIGN], "eval") if not task.sources else _own(work, task)
@@ -115,7 +115,7 @@ def _own(work: Work, task: PreferenceTask) -> list[Comparison]:
 
 def perplexity_facts(work: Work, task: PerplexityTask, titles: Mapping[str, str]) -> Facts:
     """The perplexity of every model; ``titles``: what tables call the models, by stage. Raises DataError."""
-    from zephyr.evaluate.held_out import perplexity
+    from zephyr.evaluation.held_out import perplexity
     from zephyr.models.loading import load_to_score
     from zephyr.models.source import Source
 
@@ -132,7 +132,7 @@ def perplexity_facts(work: Work, task: PerplexityTask, titles: Mapping[str, str]
 
 def reward_facts(work: Work, task: RewardTask, stage: str, source: "Source") -> Facts:
     """The mean reward of a stage's model and its win rate by the reward model of ``source``. Raises DataError."""
-    from zephyr.evaluate.rewards import score_rewards
+    from zephyr.evaluation.rewards import score_rewards
     from zephyr.teachers.reward_judge import RewardJudge
 
     assert work.recipe.evaluate is not None

@@ -13,9 +13,9 @@ from zephyr.check import check_lines
 from zephyr.errors import RecipeError
 from zephyr.models.loading import save_model
 from zephyr.models.tiny import tiny_model, tiny_tokenizer
+from zephyr.pipeline import run_recipe, stage_keys
 from zephyr.recipe.objective_section import CustomObjective
 from zephyr.recipe.schema import Recipe
-from zephyr.run import run_recipe, stage_keys
 from zephyr.runs.lock_file import requested_run
 from zephyr.train.losses.pairs import Pairs
 from zephyr.train.objectives.custom import load_loss

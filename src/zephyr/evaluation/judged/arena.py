@@ -1,0 +1,400 @@
+"""Two assistants on the same prompts, compared by a judge, with the order of showing them swapped.
+
+What is shown first is often preferred, so each match is played in both orders by default, and how often
+the two verdicts agree is part of every score. Source: arXiv 2306.05685, section 3.4; FastChat, show_result.py.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from zephyr.data.read.sources import open_source
+from zephyr.errors import DataError
+from zephyr.evaluation.judged.alpaca_eval_files import read_outputs
+from zephyr.evaluation.judged.bench import (
+    NO_ANSWER,
+    CallBatches,
+    Contestant,
+    JudgedBench,
+    check_answers_match,
+    count_causes,
+    file_hash,
+    is_whole_reply,
+    refuse_scripted,
+    replies_to,
+    thinking_note,
+    why_no_answer,
+    why_no_verdict,
+)
+from zephyr.evaluation.judged.mt_bench import mt_bench_answers, mt_bench_protocol
+from zephyr.evaluation.judged.mt_bench_questions import read_mt_bench
+from zephyr.evaluation.judged.pairs import PUBLISHED_PAIR, Match, OwnPairs, PairWording, PublishedPairs
+from zephyr.evaluation.judged.score import SHARE_SCALE, JudgedScore, Judgment, judged_score
+from zephyr.evaluation.results import Item, Result, write_result
+from zephyr.judging.published_prompts import read_judge_prompts
+from zephyr.recipe.data_section import DataSource
+from zephyr.recipe.teacher_section import SamplingSection
+from zephyr.records.fields import Json
+from zephyr.records.rows import Prompt, prompt_id
+from zephyr.records.writing import write_jsonl
+from zephyr.teachers.ledger.ledger import Ledger
+from zephyr.teachers.protocol import ChatRequest, Teacher
+
+ARENA = "arena"
+TIED = 0.5
+Orders = Literal["both", "given", "swapped"]
+
+
+class Game(NamedTuple):
+    """One verdict: A's share of it (1 won, 0.5 tied, 0 lost), or None with the reason, and what the judge wrote.
+
+    `reasoning` is what the judge thought before.
+    """
+
+    share: float | None
+    reply: str = ""
+    reason: str = ""
+    reasoning: str = ""
+
+
+class Played(NamedTuple):
+    """A match with its games in the given and the swapped order, as far as they were played."""
+
+    match: Match
+    given: Game | None
+    swapped: Game | None
+
+    @property
+    def games(self) -> list[Game]:
+        """Those that were played."""
+        return [game for game in (self.given, self.swapped) if game is not None]
+
+    @property
+    def share(self) -> float | None:
+        """A's share of the match: of two verdicts that contradict each other a tie, None if one is missing."""
+        shares = [game.share for game in self.games if game.share is not None]
+        if len(shares) < len(self.games) or not shares:
+            return None
+        if all(share in (0.0, TIED, 1.0) for share in shares):
+            return shares[0] if len(set(shares)) == 1 else TIED
+        return math.fsum(shares) / len(shares)
+
+
+class ArenaScores(NamedTuple):
+    """In percent. `win_rate` gives no credit for a tie, `adjusted` half of it; both over matches with all verdicts.
+
+    `swap_consistency` is the share of matches whose two verdicts agree, `shown_first` how often the assistant shown
+    first won a decided game (50 without position bias); None where nothing was swapped.
+    """
+
+    win_rate: JudgedScore
+    adjusted: JudgedScore
+    wins: int
+    losses: int
+    ties: int
+    swap_consistency: float | None
+    shown_first: float | None
+    categories: dict[str, JudgedScore]
+
+
+def play(
+    matches: Sequence[Match],
+    judge: Teacher,
+    wording: PairWording,
+    batches: CallBatches,
+    *,
+    orders: Mapping[str, Orders] | Orders = "both",
+) -> list[Played]:
+    """The matches with their verdicts; `orders`: the order for all matches, or for each by its key.
+
+    Equal answers tie without being judged; matches that lack an answer are missing.
+    """
+    order_of = {match.key: orders if isinstance(orders, str) else orders[match.key] for match in matches}
+    requests = [
+        ChatRequest(
+            key=f"{match.key} {order}",
+            messages=wording.ask(shown),
+            temperature=wording.temperature,
+            top_p=1.0,
+            top_k=0,
+            max_tokens=wording.max_tokens,
+            top_logprobs=wording.top_logprobs,
+        )
+        for match in matches
+        if match.is_whole and match.first != match.second
+        for order, shown in (("given", match), ("swapped", match.swapped))
+        if order_of[match.key] in (order, "both")
+    ]
+    replies = replies_to(judge, requests, batches)
+
+    def game(match: Match, order: Literal["given", "swapped"]) -> Game | None:
+        if order_of[match.key] not in (order, "both"):
+            return None
+        if not match.is_whole:
+            return Game(None, reason=match.reason or NO_ANSWER)
+        if match.first == match.second:
+            return Game(TIED, reason="equal answers")
+        reply = replies[f"{match.key} {order}"]
+        read = wording.read(reply.text, match) if is_whole_reply(reply, wording.max_tokens) else None
+        if read is None:
+            return Game(None, reply.text, why_no_verdict(reply, "no verdict in the judge's reply"), reply.reasoning)
+        return Game(read if order == "given" else 1 - read, reply.text, reasoning=reply.reasoning)
+
+    return [Played(match, game(match, "given"), game(match, "swapped")) for match in matches]
+
+
+def missing_causes(played: Sequence[Played]) -> dict[str, int]:
+    """How many matches lack a verdict, by cause; a match whose two games lack one counts for the first."""
+    return count_causes(next((game.reason for game in one.games if game.share is None), "") for one in played)
+
+
+def judge_notes(played: Sequence[Played]) -> tuple[str, ...]:
+    """A note on the judge's thinking, if it thought."""
+    return thinking_note("judge", [game.reasoning for one in played for game in one.games if game.reply])
+
+
+def arena_scores(played: Sequence[Played], *, seed: int = 0) -> ArenaScores:
+    """The scores of A against B."""
+    shares = [one.share for one in played]
+    wins, losses = (sum(share is not None and side(share) for share in shares) for side in (_is_won, _is_lost))
+    there = sum(share is not None for share in shares)
+    categories = dict.fromkeys(one.match.category for one in played)
+
+    def score(some: Sequence[Played], *, half_for_ties: bool) -> JudgedScore:
+        judgments = [Judgment(one.match.prompt, _credit(one.share, half_for_ties=half_for_ties)) for one in some]
+        return judged_score(judgments, seed=seed, scale=100, within=SHARE_SCALE)
+
+    return ArenaScores(
+        win_rate=score(played, half_for_ties=False),
+        adjusted=score(played, half_for_ties=True),
+        wins=wins,
+        losses=losses,
+        ties=there - wins - losses,
+        swap_consistency=_swap_consistency(played),
+        shown_first=_shown_first(played),
+        categories={
+            name: score([one for one in played if one.match.category == name], half_for_ties=True)
+            for name in categories
+        },
+    )
+
+
+def _credit(share: float | None, *, half_for_ties: bool) -> float | None:
+    return share if share is None or half_for_ties else float(_is_won(share))
+
+
+def _swap_consistency(played: Sequence[Played]) -> float | None:
+    """In percent, of matches that were judged in both orders; two fractions agree if they favour the same side."""
+    pairs = [(one.given.share, one.swapped.share) for one in played if one.given and one.swapped and one.given.reply]
+    judged = [(first, second) for first, second in pairs if first is not None and second is not None]
+    return 100 * sum(_side(a) == _side(b) for a, b in judged) / len(judged) if judged else None
+
+
+def _shown_first(played: Sequence[Played]) -> float | None:
+    won = [one.given.share > TIED for one in played if one.given and one.given.share not in (None, TIED)]
+    won += [one.swapped.share < TIED for one in played if one.swapped and one.swapped.share not in (None, TIED)]
+    return 100 * sum(won) / len(won) if won and all(one.given and one.swapped for one in played) else None
+
+
+def _is_won(share: float) -> bool:
+    return share > TIED
+
+
+def _is_lost(share: float) -> bool:
+    return share < TIED
+
+
+def _side(share: float) -> int:
+    return _is_won(share) - _is_lost(share)
+
+
+def write_verdicts(folder: Path, played: Sequence[Played]) -> None:
+    """Write every match with its answers and verdicts into the folder's judgments.jsonl."""
+    rows: list[dict[str, Json]] = [
+        {
+            "key": one.match.key,
+            "category": one.match.category,
+            "turns": list(one.match.turns),
+            "first": list(one.match.first),
+            "second": list(one.match.second),
+            "given": None if one.given is None else dict(one.given._asdict()),
+            "swapped": None if one.swapped is None else dict(one.swapped._asdict()),
+            "share": one.share,
+        }
+        for one in played
+    ]
+    write_jsonl(folder / "judgments.jsonl", rows, replace=True)
+
+
+# ---- two models on prompts or on MT-Bench ----
+
+
+def run_arena(
+    bench: JudgedBench,
+    *,
+    sampling: SamplingSection,
+    prompts: str | None = None,
+    judge_prompts: Path | None = None,
+    swap: bool = True,
+) -> Result:
+    """The result of the first contestant against the second; the run's folder holds verdicts, values and scores.
+
+    The prompts are rows of a file or of the hub, or MT-Bench's in the folder `bench.data`. `judge_prompts`: FastChat's
+    pairwise prompts, None: our own wording. Raises DataError where both or neither are named.
+    """
+    wording: PairWording = OwnPairs(bench.seed)
+    if judge_prompts is not None:
+        refuse_scripted(bench.judge, "--judge-prompts")
+        published = read_judge_prompts(judge_prompts, PUBLISHED_PAIR)
+        wording = PublishedPairs(published, published.version)
+    if (prompts is None) == (bench.data is None):
+        raise DataError("zephyr arena", "needs prompts, from one place", "name --prompts FILE or --mt-bench DIR")
+    with bench.ledgers() as ledgers:
+        if prompts is None:
+            matches, protocol, notes = _on_mt_bench(bench, sampling, ledgers.answers)
+        else:
+            matches, protocol, notes = _on_prompts(bench, prompts, sampling, ledgers.answers)
+        judge = bench.open_judge(ledgers.judge)
+        with judge.batches("judge", len(matches) * (1 + swap)) as batches:
+            played = play(matches, judge.teacher, wording, batches, orders="both" if swap else "given")
+    write_verdicts(bench.out, played)
+    found = arena_scores(played, seed=bench.seed)
+    protocol |= {
+        "opponent": bench.contestants[1].name,
+        "judge": judge.teacher.name,
+        "judge_hash": judge.identity,
+        "template": wording.version,
+        "orders": "both" if swap else "one",
+    }
+    named = {"win_rate": found.win_rate, "adjusted_win_rate": found.adjusted, **found.categories}
+    scores: dict[str, Json] = {
+        **{name: dict(score.fields()) for name, score in named.items()},
+        "wins": found.wins,
+        "losses": found.losses,
+        "ties": found.ties,
+        "swap_consistency": found.swap_consistency,
+        "shown_first": found.shown_first,
+        "missing_causes": dict(missing_causes(played)),
+        "notes": [*notes, *judge_notes(played)],
+    }
+    items = [Item(ARENA, one.match.key, one.match.prompt, one.match.category, in_percent(one.share)) for one in played]
+    result = Result(ARENA, bench.contestants[0].name, protocol, scores, items)
+    write_result(bench.out, result)
+    return result
+
+
+def in_percent(share: float | None) -> float | None:
+    """The share in percent, None where there is none."""
+    return None if share is None else 100 * share
+
+
+def _on_mt_bench(
+    bench: JudgedBench, sampling: SamplingSection, ledger: Ledger
+) -> tuple[list[Match], dict[str, Json], tuple[str, ...]]:
+    """The matches on both turns of MT-Bench's questions, what their answers depend on, and notes."""
+    assert bench.data is not None
+    questions = read_mt_bench(bench.data, limit=bench.limit)
+    (first, first_hash), (second, second_hash) = (
+        mt_bench_answers(one, questions, sampling, bench, ledger) for one in bench.contestants
+    )
+    matches = [
+        Match(
+            key=f"{one.number}/{turn}",
+            prompt=str(one.number),
+            category=one.category,
+            turns=one.turns[:turn],
+            first=_up_to(first.turns.get(one.number, ()), turn),
+            second=_up_to(second.turns.get(one.number, ()), turn),
+            references=one.references[:turn],
+            reason=_reason(bench.contestants, (first.reasons, second.reasons), f"{one.number}/{turn}"),
+        )
+        for one in questions.questions
+        for turn in range(1, len(one.turns) + 1)
+    ]
+    protocol = mt_bench_protocol(questions, sampling, seed=bench.seed)
+    hashes: dict[str, Json] = {"model_hash": first_hash, "opponent_hash": second_hash}
+    return matches, {**protocol, **hashes}, (*first.notes, *second.notes)
+
+
+def _on_prompts(
+    bench: JudgedBench, file: str, sampling: SamplingSection, ledger: Ledger
+) -> tuple[list[Match], dict[str, Json], tuple[str, ...]]:
+    """The matches on prompts of any format, what their answers depend on, and notes."""
+    rows = open_source(DataSource(path=file), "prompt", data_dir=Path(), offline=bench.offline)
+    prompts = [prompt for _, prompt in zip(range(bench.limit or len(rows)), rows, strict=False)]
+    first, second = (_answers(one, prompts, sampling, bench, ledger) for one in bench.contestants)
+    matches = [
+        Match(
+            key=str(number),
+            prompt=prompt_id(prompt.messages),
+            category=prompt.source,
+            turns=(prompt.messages[-1].content,),
+            first=(mine,),
+            second=(theirs,),
+            context=prompt.messages[:-1],
+            reason=_reason(bench.contestants, (first.reasons, second.reasons), str(number)),
+        )
+        for number, (prompt, mine, theirs) in enumerate(zip(prompts, first.texts, second.texts, strict=True))
+    ]
+    protocol: dict[str, Json] = {
+        "questions": len(prompts),
+        "prompts": file,
+        "temperature": sampling.temperature,
+        "max_new_tokens": sampling.max_new_tokens,
+        "seed": bench.seed,
+        "model_hash": first.identity,
+        "opponent_hash": second.identity,
+    }
+    return matches, protocol, (*first.notes, *second.notes)
+
+
+class _Answers(NamedTuple):
+    """Answers in the order of the prompts, why some are missing by number, a hash of whose they are, and notes."""
+
+    texts: list[str | None]
+    reasons: Mapping[str, str]
+    identity: str
+    notes: tuple[str, ...] = ()
+
+
+def _answers(
+    contestant: Contestant, prompts: Sequence[Prompt], sampling: SamplingSection, bench: JudgedBench, ledger: Ledger
+) -> _Answers:
+    name, source = contestant
+    if isinstance(source, Path):
+        outputs = read_outputs(source)
+        asked = [prompt.messages[-1].content for prompt in prompts]
+        notes = check_answers_match(source, list(outputs), set(asked), "prompts")
+        given = [outputs.get(text) for text in asked]
+        notes += thinking_note(name, [one.reasoning if one else "" for one in given])
+        return _Answers([None if one is None else one.answer for one in given], {}, file_hash(source), notes)
+    model = bench.open(source, "writes", ledger, where=name)
+    requests = [
+        ChatRequest(
+            key=str(number),
+            messages=prompt.messages,
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            top_k=sampling.top_k,
+            max_tokens=sampling.max_new_tokens,
+            seed=bench.seed,
+        )
+        for number, prompt in enumerate(prompts)
+    ]
+    with model.batches(f"answers of {model.teacher.name}", len(requests)) as batches:
+        replies = replies_to(model.teacher, requests, batches)
+    reasons = {request.key: why_no_answer(replies[request.key]) for request in requests}
+    texts = [None if reasons[request.key] else replies[request.key].text for request in requests]
+    return _Answers(texts, reasons, model.identity, thinking_note(name, [one.reasoning for one in replies.values()]))
+
+
+def _reason(contestants: Sequence[Contestant], reasons: Sequence[Mapping[str, str]], key: str) -> str:
+    """Why an answer is missing and whose it is; empty if none is, or if that is not known."""
+    known = [f"{of[key]} ({one.name})" for one, of in zip(contestants, reasons, strict=True) if of.get(key)]
+    return known[0] if known else ""
+
+
+def _up_to(answers: tuple[str | None, ...], turn: int) -> tuple[str | None, ...]:
+    """The answers of the first turns; None where there are too few."""
+    return (*answers[:turn], *[None] * (turn - len(answers[:turn])))
