@@ -150,7 +150,7 @@ def sweep(
 
 def check(
     recipe: RecipeName, overrides: Overrides = None, offline: Offline = False, user_code: UserCode = True
-) -> None:  # fmt: skip
+) -> None:
     """Validate a recipe and its inputs; count tokens, steps, truncated rows; list the output files. No training."""
     requested = _requested(recipe, overrides, offline=offline, user_code=user_code)
     from zephyr.check import check_lines

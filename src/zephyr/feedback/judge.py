@@ -163,7 +163,7 @@ def wordings_of(section: JudgingSection) -> dict[str, AspectWording | None]:
 
 def _calls_about(
     row: Rated, wordings: Mapping[str, AspectWording | None], min_answers: int, order: Order
-) -> tuple[JudgeCall, ...]:  # fmt: skip
+) -> tuple[JudgeCall, ...]:
     """The questions about a row: one per aspect, but one per answer for the overall score, which no order changes."""
     indices = tuple(range(len(row.answers)))
     if len(indices) < max(min_answers, 1):

@@ -140,7 +140,7 @@ def _check_rows(rows: Iterable[Rated], section: ChecksSection, min_answers: int)
 
 def _scored_rows(
     rows: Iterable[Rated], section: RewardModelSection, min_answers: int, *, offline: bool
-) -> Iterator[JudgedRow]:  # fmt: skip
+) -> Iterator[JudgedRow]:
     """The rows with the rewards of their answers as scores. Raises ModelError for a model that gives none."""
     from zephyr.models.source import Source
     from zephyr.teachers.reward_judge import RewardJudge  # not for judges that need no torch

@@ -103,7 +103,7 @@ def check_lora_modules(model: PreTrainedModel, lora: LoraSection) -> None:
 
 def check_control_tokens(
     source: Source, model: PreTrainedModel, lora: LoraSection, controls: Mapping[str, int]
-) -> None:  # fmt: skip
+) -> None:
     """Check that the control tokens of a chat template, ids by their texts, have weights that were trained.
 
     Adapters leave the embedding and the head as they are: a token whose row is zero, or that of another one, can then

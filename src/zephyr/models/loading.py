@@ -125,7 +125,7 @@ def empty_model(source: Source, *, dtype: str = "bfloat16") -> PreTrainedModel:
 
 def _empty(
     source: Source, config: PretrainedConfig, dtype: str, auto: AutoClass = AutoModelForCausalLM
-) -> PreTrainedModel:  # fmt: skip
+) -> PreTrainedModel:
     with reading(source, "model"), torch.device("meta"):
         model: PreTrainedModel = auto.from_config(  # type: ignore[no-untyped-call]
             config,

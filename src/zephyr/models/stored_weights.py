@@ -353,7 +353,7 @@ def names_to_write(model: PreTrainedModel) -> list[str] | None:
 
 def write_weights(
     model: PreTrainedModel, tokenizer: Tokenizer, folder: Path, weights: Iterable[tuple[str, Tensor]]
-) -> None:  # fmt: skip
+) -> None:
     """Write a plain model folder, new and whole, of weights of any shape that come one by one, each with its name.
 
     Raises ModelError if the folder exists, ResourceError if the disk is full.

@@ -299,9 +299,7 @@ def _rate_here(work: Work, section: FeedbackSection) -> None:
         replace_text(counts, json.dumps(json.loads(counts.read_bytes()) | {"ratings": rated}, indent=1))
 
 
-def _candidates(
-    work: Work, section: FeedbackSection, ledgers: StageLedgers, counts: Counter[str]
-) -> Iterator[Rated]:  # fmt: skip
+def _candidates(work: Work, section: FeedbackSection, ledgers: StageLedgers, counts: Counter[str]) -> Iterator[Rated]:
     candidates = section.candidates
     context, prompts = answering_context(work), _prompts(work, section)
     pool = [

@@ -175,7 +175,7 @@ def _merge(
 
 def _merge_one_by_one(
     stored: StoredModel, lora: LoraSection, train: TrainSection, *, stop_ids: Collection[int]
-) -> bool:  # fmt: skip
+) -> bool:
     """Write the merged model from file to file, one weight at a time; False where it must be whole in memory."""
     if lora.load_in_4bit:
         return False

@@ -71,7 +71,7 @@ def fitted_rows(
 
 def fitted_preference(
     row: Preference, data: DataSection, encoder: RowEncoder, *, to_end: bool = False
-) -> FittedPreference:  # fmt: skip
+) -> FittedPreference:
     """The prompt and its completions in tokens within the window, however many completions there are.
 
     `to_end`: as of `encoded_preference`. Raises UnusableError for a row that cannot be encoded.
@@ -82,7 +82,7 @@ def fitted_preference(
 
 def encoded_preference(
     row: Preference, encoder: RowEncoder, *, to_end: bool = False
-) -> tuple[TokenIds, list[TokenIds]]:  # fmt: skip
+) -> tuple[TokenIds, list[TokenIds]]:
     """The ids of the prompt and of its completions. Raises UnusableError for a row that cannot be encoded.
 
     `to_end`: completions go on to the end of the dialogue, as the chat template writes it for a reward model to read.

@@ -63,7 +63,7 @@ def show_dialogue(console: Console, tokenizer: TextTokenizer, name: str, fitted:
 
 def show_preference(
     console: Console, tokenizer: TextTokenizer, name: str, fitted: FittedPreference, *, ratings: Sequence[float]
-) -> None:  # fmt: skip
+) -> None:
     """Print the row as the tree it is computed as: the prompt, and prefixes that completions share, once.
 
     Tokens that are cut stand before the prompt and after the completions; a row that is left out is shown whole.

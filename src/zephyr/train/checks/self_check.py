@@ -109,7 +109,7 @@ def check_written(job: TrainJob, scorer: ForestScorer, stored: StoredModel, *, r
 
 def _check_written(
     job: TrainJob, stored: StoredModel, sequences: Sequence[Ids], trained: Tensor, rounding: Rounding
-) -> None:  # fmt: skip
+) -> None:
     weights, computed = weights_dtype(job.settings), compute_dtype(job.settings)
     source = Source(str(stored.model_folder), offline=True)
     model = load_reward_model(source, dtype=str(weights).removeprefix("torch."))
