@@ -9,6 +9,7 @@ from zephyr.errors import (
     DeviceError,
     InvariantError,
     ModelError,
+    NothingToPreferError,
     Problems,
     ProblemsError,
     RecipeError,
@@ -20,8 +21,8 @@ from zephyr.errors import (
 )
 
 KINDS = [
-    CheckpointError, DataError, DeviceError, InvariantError, ModelError, RecipeError, ResourceError, TeacherError,
-    UnknownFormatError,
+    CheckpointError, DataError, DeviceError, InvariantError, ModelError, NothingToPreferError, RecipeError,
+    ResourceError, TeacherError, UnknownFormatError,
 ]  # fmt: skip
 
 

@@ -37,7 +37,8 @@ def test_its_commands_run_and_print_its_table(blocks, tmp_path, monkeypatch, cap
             assert line.split() in shown
 
 
-def test_its_recipe_is_sound(blocks, tmp_path):
-    (text,) = blocks["yaml"]
-    recipe = Recipe.model_validate(mini_fields(tmp_path) | yaml.safe_load(text))
-    assert recipe.feedback.candidates.teachers[0].model == "big-model"
+def test_its_recipes_are_sound(blocks, tmp_path):
+    mixed, asked = (Recipe.model_validate(mini_fields(tmp_path) | yaml.safe_load(text)) for text in blocks["yaml"])
+    assert mixed.feedback.recorded
+    assert mixed.feedback.prompts
+    assert asked.feedback.candidates.teachers[0].model == "big-model"

@@ -54,6 +54,10 @@ def logps_alone(model, prompt, ids) -> float:
     return float(logits.double().log_softmax(-1).gather(1, torch.tensor(ids)[:, None]).sum())
 
 
+def slow(*values):
+    return [pytest.param(value, marks=pytest.mark.slow) for value in values]
+
+
 def sampled(**settings_):
     """Sampling from the model's own distribution, but for these settings."""
     return SamplingSection(**({"temperature": 1.0, "top_k": 0, "top_p": 1.0} | settings_))
@@ -79,9 +83,7 @@ def test_greedy_is_what_transformers_gives_one_prompt_alone(name, dtype):
     assert {completion.finish_reason for completion in completions} == {"stop", "length"}
 
 
-@pytest.mark.parametrize(
-    "window", [pytest.param(2, marks=pytest.mark.slow), 5, pytest.param(64, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("window", [5, *slow(2, 64)])
 @pytest.mark.parametrize("name", [name for name in TINY if not TINY[name].stateful])
 def test_greedy_in_float32_and_with_windows_of_other_lengths(name, window):
     model = tiny_model(name, sliding_window=window, seed=window)
@@ -133,14 +135,7 @@ def test_mixed_lengths_of_random_prompts():
 # ---- determinism ----
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "mistral",
-        "mamba",
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("mixtral", "gemma2", "gpt2", "qwen3_next")),
-    ],
-)
+@pytest.mark.parametrize("name", ["mistral", "mamba", *slow("mixtral", "gemma2", "gpt2", "qwen3_next")])
 def test_samples_do_not_depend_on_their_batch(name):
     model = tiny_model(name)
     sampling = sampled(max_new_tokens=8, temperature=0.9, top_k=50, top_p=0.95)

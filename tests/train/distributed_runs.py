@@ -298,7 +298,7 @@ def _nan_on_rank_one(job: TrainJob) -> TrainJob:
 
 
 def _too_fast(job: TrainJob) -> TrainJob:
-    settings = TrainSection(**{**SETTINGS, "learning_rate": 1e200})
+    settings = TrainSection(**{**SETTINGS, "learning_rate": 1e200, "weight_decay": 0.0})
     return replace(job, settings=settings)
 
 

@@ -159,6 +159,7 @@ def test_two_ranks_step_as_one_and_go_on(tmp_path, optim):
 def test_a_schedule_free_run_hands_on_the_average_of_the_best_step(tmp_path):
     held_out = [pair._replace(completions=pair.completions[::-1]) for pair in pairs()]
     every = {"save_steps": 1, "eval_steps": 1, "eval_examples": held_out, "lr_scheduler_type": "constant"}
+    every |= {"reference_store": tmp_path / "reference"}
     runs = {}
     for name, steps in (("best", 6), ("short", 1)):
         watched = {"metric_for_best_model": "loss"} if name == "best" else {}

@@ -88,18 +88,20 @@ def test_the_last_and_the_best_checkpoints_stay(tmp_path):
 def test_the_best_weights_are_those_in_the_end_however_often_a_run_is_saved(tmp_path):
     swapped = [pair._replace(completions=pair.completions[::-1]) for pair in pairs()]
     judged = {"eval_steps": 2, "eval_examples": swapped, "metric_for_best_model": "loss"}
-    short = tiny_job(tmp_path / "short", max_steps=2, lr_scheduler_type="constant")
+    # Each row's reference is scored once: packed beside others, it would be another number in its last digits.
+    alike = {"lr_scheduler_type": "constant", "reference_store": tmp_path / "reference"}
+    short = tiny_job(tmp_path / "short", max_steps=2, **alike)
     train(short)
     for name, save_steps in (("none", None), ("every", 1)):
-        job = tiny_job(tmp_path / name, **judged, save_steps=save_steps, lr_scheduler_type="constant")
+        job = tiny_job(tmp_path / name, **judged, save_steps=save_steps, **alike)
         assert train(job).best_step == 2
         assert_same(weights(job.model), weights(short.model))
-        again = tiny_job(tmp_path / name, **judged, save_steps=save_steps, lr_scheduler_type="constant")
+        again = tiny_job(tmp_path / name, **judged, save_steps=save_steps, **alike)
         assert train(again).best_step == 2
         assert_same(weights(again.model), weights(short.model))
     (tmp_path / "none/checkpoint-2/state.json").write_text("{}")
     with pytest.raises(CheckpointError, match="checkpoint-2: holds the best weights and is damaged"):
-        train(tiny_job(tmp_path / "none", **judged, lr_scheduler_type="constant"))
+        train(tiny_job(tmp_path / "none", **judged, **alike))
 
 
 def test_the_outcome_gives_the_metrics_of_the_weights_that_are_handed_on(tmp_path):
