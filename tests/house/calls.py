@@ -204,7 +204,7 @@ class CallGraph:
                 while (above := before[way[-1]]) is not None:
                     way.append(above)
                 return way[::-1]
-            for edge in self.calls(here):
+            for edge in sorted(self.calls(here), key=lambda edge: edge.target):
                 if edge.kind in kinds and edge.target in self.nodes and edge.target not in before:
                     before[edge.target] = here
                     queue.append(edge.target)
@@ -234,7 +234,7 @@ def way_to_the_loss(graph: CallGraph, *, dynamic: bool) -> list[str]:
         down, on = graph.way(start, {step}, kinds=kinds), graph.way(step, losses, kinds=kinds)
         if down and on:
             ways.append(down + on[1:])
-    return min(ways, key=len, default=[])
+    return min(sorted(ways), key=len, default=[])
 
 
 def _entries(graph: CallGraph, name: str) -> set[str]:
