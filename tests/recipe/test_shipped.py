@@ -197,3 +197,11 @@ def test_recipes_are_looked_for_in_the_package_first(tmp_path, monkeypatch):
     (tmp_path / "inside" / "mine.yaml").write_text("# Mine: a recipe.\nname: mine\n")
     monkeypatch.setattr(shipped, "FOLDERS", (tmp_path / "inside", *shipped.FOLDERS))
     assert [(recipe.name, recipe.summary) for recipe in shipped_recipes()] == [("mine", "Mine: a recipe.")]
+
+
+def test_a_file_that_stands_beside_the_misspelt_one_is_what_was_meant(tmp_path):
+    (tmp_path / "mine.yaml").touch()
+    with pytest.raises(RecipeError, match=r"did you mean 'mine\.yaml'"):
+        find_shipped(str(tmp_path / "mine.yml"))
+    with pytest.raises(RecipeError, match="did you mean 'quickstart'"):
+        find_shipped(str(tmp_path / "quickstat.yaml"))

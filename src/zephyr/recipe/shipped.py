@@ -35,11 +35,15 @@ def shipped_recipes() -> list[Shipped]:
 
 
 def find_shipped(name: str) -> Shipped:
-    """The shipped recipe of that name. Raises RecipeError with the nearest name if there is none."""
+    """The shipped recipe of that name. Raises RecipeError with the nearest name or file if there is none."""
     recipes = {recipe.name: recipe for recipe in shipped_recipes()}
     wanted = name.removesuffix(".yaml")
     if wanted not in recipes:
-        nearest = did_you_mean(Path(wanted).stem, recipes).removeprefix("; ")
+        files = [file.name for file in Path(name).parent.glob("*.y*ml")]
+        nearest = did_you_mean(Path(name).name, files)
+        if "did you mean" not in nearest:
+            nearest = did_you_mean(Path(wanted).stem, recipes)
+        nearest = nearest.removeprefix("; ")
         raise RecipeError(name, "there is no such file, and no recipe of this name comes with Zephyr", nearest)
     return recipes[wanted]
 
