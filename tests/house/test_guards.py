@@ -25,7 +25,8 @@ NO_STAGES = {
     "zephyr.api.running",
     "zephyr.api.stub",
     "zephyr.api.training",
-    "zephyr.cli.main",  # the name of a command
+    "zephyr.cli.main",  # the name of a command, as in the next
+    "zephyr.cli.habits",
     "zephyr.train.objectives.table",  # the name of an objective
     "zephyr.world.prompts",  # the name of a split of the closed world, part of its seeds
 }

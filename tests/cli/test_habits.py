@@ -4,7 +4,8 @@ import pytest
 import typer
 
 from tests.command import zephyr
-from zephyr.cli.main import _OWN, _RECIPE_COMMANDS, COMMAND_HABITS, COMMANDS, OPTION_HABITS, _advice, command_line
+from zephyr.cli.habits import _OWN, COMMAND_HABITS, OPTION_HABITS, RECIPE_COMMANDS, _advice
+from zephyr.cli.main import COMMANDS, command_line
 from zephyr.errors import RecipeError
 from zephyr.recipe.loading import read_recipe
 
@@ -71,7 +72,7 @@ def test_settings_as_options(capfd):
         ("--deepspeed zero3.json", "leave it out: chosen for the device at hand"),
         ("--resume_from_checkpoint", "leave it out: finished stages are kept and found again"),
         ("--push_to_hub", "deliver.push_to_hub: {repo: OWNER/NAME} publishes a run"),
-        ("--config recipe.yaml", "the recipe stands without an option: zephyr run RECIPE.yaml"),
+        ("--config recipe.yaml", "the recipe is a plain argument: zephyr run RECIPE.yaml"),
         ("--num_processes 8", "torchrun --nproc-per-node N -m zephyr run RECIPE.yaml"),
         ("--gpus 2", "torchrun --nproc-per-node N -m zephyr run RECIPE.yaml"),
         ("--device cuda", "CUDA_VISIBLE_DEVICES chooses one"),
@@ -88,10 +89,10 @@ def test_options_of_other_trainers(option, said, capfd):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ("train recipe.yaml", "write zephyr run RECIPE.yaml; zephyr recipes list has some to begin with"),
-        ("sft --help", "zephyr.sft is for Python"),
-        ("dpo", "zephyr.dpo is for Python"),
-        ("reward-model", "zephyr.reward_model is for Python"),
+        ("train recipe.yaml", "write zephyr run RECIPE.yaml (zephyr recipes list shows recipes to start from)"),
+        ("sft --help", "zephyr.sft in Python"),
+        ("dpo", "zephyr.dpo in Python"),
+        ("reward-model", "zephyr.reward_model in Python"),
         ("grpo", "with rounds: zephyr recipes copy smollm2-135m-checked"),
         ("preprocess recipe.yaml", "write zephyr check RECIPE.yaml"),
         ("evaluate model", "write zephyr eval MODEL --tasks NAMES"),
@@ -112,7 +113,7 @@ def test_commands_of_other_tools(words, said, capfd):
 
 def test_habits_hide_no_command_and_no_option_of_ours():
     assert not COMMANDS.keys() & COMMAND_HABITS.keys()
-    named = {(one, written) for one in _RECIPE_COMMANDS for written in options_of(one)} - _OWN
+    named = {(one, written) for one in RECIPE_COMMANDS for written in options_of(one)} - _OWN
     assert len(named) > 10
     assert not {name for _, name in named if name in OPTION_HABITS or _advice(name, "") is not None}
 
