@@ -13,11 +13,15 @@ from zephyr import rounds
 from zephyr.check import check_lines
 from zephyr.errors import NothingToPreferError, RecipeError
 from zephyr.evaluation.drift import answer_statistics
+from zephyr.evaluation.held_out import Pair, answer_logps
+from zephyr.models.loading import load_to_score
+from zephyr.models.source import Source
 from zephyr.pipeline import run_recipe
 from zephyr.recipe.schema import Recipe
 from zephyr.records.rows import Answer, Rated
 from zephyr.rounds import FinishedRound, best_round, run_rounds
 from zephyr.runs.reader import read_run
+from zephyr.stages.training import stored_comparisons
 
 
 def recipe_in(folder, **changes):
@@ -108,6 +112,32 @@ def test_lists_of_answers_are_learnt_in_every_round(made, tmp_path):
         # The reference is the model that the round starts from, in the second one too.
         costs = [math.log(1 + sum(one > other for other in of)) for of in lists for one in of]
         assert first["loss"] == pytest.approx(sum(costs) / len(lists), abs=1e-5)
+
+
+@pytest.mark.slow
+def test_the_best_answers_are_imitated_in_every_round(made, tmp_path):
+    """Rejection sampling: the first loss is the NLL a token of the best answers by the model the round begins with."""
+    _, before, _ = made
+    fields = recipe_in(tmp_path)
+    fields["model"] = {"kind": "pretrained", "name_or_path": before["model"]}
+    del fields["pretrain"], fields["sft"], fields["evaluate"], fields["deliver"]
+    fields["feedback"]["candidates"]["models"] = ["stage:policy"]
+    fields["feedback"]["binarize"] = {"output": "listwise"}
+    fields["align"]["objective"] = {"name": "best_of_n"}
+    fields["align"]["train"] = fields["align"]["train"] | {"train_batch_size": 64, "logging_steps": 1, "max_steps": 2}
+    summary, _ = run(fields)
+    starts = [before["model"], summary["rounds"][0]["model"]]
+    for number, start in enumerate(starts, 1):
+        record = read_run(tmp_path / f"mini/round-{number}")
+        examples = list(stored_comparisons(record.stages["align"].folder, "train"))
+        pairs = [Pair(one.prompt, one.completions[0], one.completions[-1]) for one in examples]
+        logps = answer_logps(load_to_score(Source(start, offline=True)), pairs, max_tokens=4096)
+        num_tokens = sum(len(one.completions[0]) for one in examples)
+        first, last = map(
+            json.loads, (record.stages["align"].folder / "train/train_log.jsonl").read_text().splitlines()
+        )
+        assert first["loss"] == pytest.approx(-float(logps[:, 0].sum()) / num_tokens, abs=1e-5)
+        assert last["loss"] < first["loss"]
 
 
 def test_drift_begins_at_nothing(made):

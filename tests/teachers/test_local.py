@@ -3,11 +3,14 @@
 import pytest
 import torch
 
+from zephyr.models.engine import DecodingEngine
 from zephyr.models.generation import generate
 from zephyr.models.sampling import Stopping
 from zephyr.models.tiny import EOS_ID, tiny_model
 from zephyr.recipe.teacher_section import SamplingSection
 from zephyr.records.messages import Message
+from zephyr.teachers.ledger.cached_teacher import LedgeredTeacher
+from zephyr.teachers.ledger.ledger import Ledger
 from zephyr.teachers.local import LocalTeacher
 from zephyr.teachers.protocol import ChatRequest
 
@@ -95,3 +98,31 @@ def test_a_conversation_without_room_is_an_error_and_the_others_are_answered(mod
     # A budget of cache decides what is batched, not what is answered.
     (third,) = teacher(model, max_cache_tokens=1000).answer([fits])
     assert third == second
+
+
+def test_answers_are_kept_as_soon_as_they_are_written(model, tmp_path, monkeypatch):
+    """Of answers that are written together the short ones are on disk before the long ones end."""
+    same = ChatRequest("x", (Message("user", "hello"),), temperature=1.5, top_k=0, max_tokens=40)
+    asked = [same._replace(seed=seed) for seed in range(24)]
+    whole = list(teacher(model).answer(asked))
+    num_short = sum(reply.completion_tokens < 20 for reply in whole)
+    assert 0 < num_short < 24
+    steps = 0
+    step = DecodingEngine.step
+
+    def step_until(engine):
+        nonlocal steps
+        steps += 1
+        if steps == 30:
+            raise KeyboardInterrupt
+        return step(engine)
+
+    monkeypatch.setattr(DecodingEngine, "step", step_until)
+    with Ledger(tmp_path / "calls.sqlite") as ledger:
+        with pytest.raises(KeyboardInterrupt):
+            list(LedgeredTeacher(teacher(model), ledger).answer(asked))
+        ledger.flush()
+        again = LedgeredTeacher(teacher(model), ledger)
+        assert num_short <= again.estimate(asked).answered < 24
+        monkeypatch.setattr(DecodingEngine, "step", step)
+        assert list(again.answer(asked)) == whole

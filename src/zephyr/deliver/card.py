@@ -40,6 +40,7 @@ _METHODS = {
     "cpo": "Contrastive Preference Optimization (CPO)",
     "tpo": "Triple Preference Optimization (TPO)",
     "listwise": "preference optimization over ranked lists",
+    "best_of_n": "supervised fine-tuning on the best-rated answers (best of n, rejection sampling)",
     "custom": "preference optimization with a loss of its own",
     REWARD_OBJECTIVE: "the Bradley-Terry loss on pairs, as a reward model",
 }

@@ -7,11 +7,13 @@ answer. Equal answers always get equal verdicts: language detection is seeded. I
 import importlib
 import json
 import re
+import shutil
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NamedTuple, Protocol, cast
 
 from zephyr.errors import DataError
@@ -171,8 +173,21 @@ def provide_sentence_splitter(*, offline: bool) -> tuple[str, ...]:
     if not offline and not _is_there(nltk):
         nltk.download("punkt_tab", quiet=True)
     if not _is_there(nltk):
-        nltk.data.path.append(str(_OWN_DATA))
-    return (DEVIATION,) if str(_OWN_DATA) in nltk.data.path else ()
+        nltk.data.path.append(_own_data().name)
+    return (DEVIATION,) if _own_data.cache_info().currsize else ()
+
+
+@cache
+def _own_data() -> TemporaryDirectory[str]:
+    """A private copy of `nltk_data`, until the process ends.
+
+    nltk 3.10 reads no folder that others may write to, as a clone is where the umask is 002.
+    """
+    folder = TemporaryDirectory(prefix="zephyr-nltk-")
+    shutil.copytree(_OWN_DATA, folder.name, dirs_exist_ok=True, copy_function=shutil.copyfile)
+    for copied in (Path(folder.name), *Path(folder.name).rglob("*")):
+        copied.chmod(0o700 if copied.is_dir() else 0o600)
+    return folder
 
 
 def _is_there(nltk: _Nltk) -> bool:

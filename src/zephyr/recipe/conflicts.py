@@ -225,7 +225,7 @@ def _objective(recipe: RecipeFields) -> Iterator[Conflict]:
         if learner is None or feedback is None or learner.data.sources:
             continue
         name = learner.objective.name
-        wanted = {"kto": "kto", "listwise": "listwise", "tpo": "listwise"}.get(name, "pairs")
+        wanted = "kto" if name == "kto" else "listwise" if name in ("listwise", "tpo", "best_of_n") else "pairs"
         if feedback.binarize.output != wanted:
             what = f"must be {wanted} for objective {name}, got {feedback.binarize.output}"
             remedy = f"write feedback.binarize.output={wanted}"

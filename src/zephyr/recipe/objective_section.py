@@ -271,6 +271,22 @@ class ListwiseObjective(PreferenceObjective):
         return self.num_completions
 
 
+class BestOfNObjective(PreferenceObjective):
+    """Supervised fine-tuning on the best-rated answer of every prompt (best of n, rejection sampling)."""
+
+    name: Literal["best_of_n"] = "best_of_n"
+    fewest_completions: ClassVar[int] = 1
+    beta: float = Field(0.1, gt=0, description="scale of the rewards that the evaluate stage reports on held-out pairs")
+
+    @property
+    def most_completions(self) -> int | None:
+        return None
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        return ("nll_loss",)
+
+
 class CustomObjective(PreferenceObjective):
     """A loss of one's own on pairs: a Python function of their log-probs and of this section, one loss a pair.
 
@@ -339,6 +355,7 @@ AlignObjective = Annotated[
     | TpoObjective
     | KtoObjective
     | ListwiseObjective
+    | BestOfNObjective
     | CustomObjective,
     Field(discriminator="name"),
 ]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from zephyr.models.generation import generate
+from zephyr.models.generation import generated
 from zephyr.models.sampling import Stopping
 from zephyr.recipe.teacher_section import SamplingSection
 from zephyr.records.messages import Messages
@@ -17,7 +17,7 @@ from zephyr.teachers.protocol import ChatReply, ChatRequest, Encoder, prompt_ids
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-# Requests that are sorted and batched together; the answers of a window come out together.
+# Requests that are sorted and batched together.
 WINDOW_REQUESTS = 4096
 _MAX_CACHE_TOKENS = 65_536
 
@@ -44,11 +44,17 @@ class LocalTeacher:
     def answer(self, requests: Sequence[ChatRequest]) -> Iterator[ChatReply]:
         """One reply for every request, in order."""
         for start in range(0, len(requests), WINDOW_REQUESTS):
-            yield from self._answer_window(requests[start : start + WINDOW_REQUESTS])
+            made = dict(self._answer_window(requests[start : start + WINDOW_REQUESTS]))
+            yield from (made[index] for index in range(len(made)))
 
-    def _answer_window(self, requests: Sequence[ChatRequest]) -> list[ChatReply]:
+    def answer_as_made(self, requests: Sequence[ChatRequest]) -> Iterator[tuple[int, ChatReply]]:
+        """The same replies, each as soon as it is there, with the index of its request."""
+        for start in range(0, len(requests), WINDOW_REQUESTS):
+            for index, reply in self._answer_window(requests[start : start + WINDOW_REQUESTS]):
+                yield start + index, reply
+
+    def _answer_window(self, requests: Sequence[ChatRequest]) -> Iterator[tuple[int, ChatReply]]:
         encoded: dict[tuple[Messages, int], tuple[list[int], str]] = {}
-        replies: dict[int, ChatReply] = {}
         batches: dict[SamplingSection, list[int]] = {}
         prompt_of: dict[int, list[int]] = {}
         for index, request in enumerate(requests):
@@ -57,12 +63,12 @@ class LocalTeacher:
                 encoded[wanted] = prompt_ids(self._encoder, request, self._longest)
             prompt_of[index], problem = encoded[wanted]
             if problem:
-                replies[index] = ChatReply(request.key, "", "error", problem, len(prompt_of[index]))
+                yield index, ChatReply(request.key, "", "error", problem, len(prompt_of[index]))
             else:
                 batches.setdefault(self._sampling(request), []).append(index)
         for sampling, indices in batches.items():
             prompts = [prompt_of[index] for index in indices]
-            completions = generate(
+            completions = generated(
                 self._model,
                 prompts,
                 sampling,
@@ -70,11 +76,11 @@ class LocalTeacher:
                 seed=[requests[index].seed for index in indices],
                 max_cache_tokens=max(self._max_cache_tokens, max(map(len, prompts)) + sampling.max_new_tokens),
             )
-            for index, prompt, completion in zip(indices, prompts, completions, strict=True):
+            for completion in completions:
+                index, prompt = indices[completion.prompt_index], prompts[completion.prompt_index]
                 text, thinks = self._encoder.text_of(completion.ids), thinks_first(self._encoder, prompt)
                 reply = reply_of(requests[index].key, text, completion.finish_reason, thinks_first=thinks)
-                replies[index] = reply._replace(prompt_tokens=len(prompt), completion_tokens=len(completion.ids))
-        return [replies[index] for index in range(len(requests))]
+                yield index, reply._replace(prompt_tokens=len(prompt), completion_tokens=len(completion.ids))
 
     @staticmethod
     def _sampling(request: ChatRequest) -> SamplingSection:

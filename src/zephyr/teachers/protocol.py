@@ -155,6 +155,14 @@ class BookkeepingTeacher(Protocol):
     def answer_with_books(self, requests: Sequence[ChatRequest], books: Books) -> Iterator[ChatReply]: ...
 
 
+@runtime_checkable
+class UnorderedTeacher(Protocol):
+    """A teacher that answers many requests together, and gives each reply as soon as it is there, in any order."""
+
+    def answer_as_made(self, requests: Sequence[ChatRequest]) -> Iterator[tuple[int, ChatReply]]:
+        """One reply for every request, each with the index of its request."""
+
+
 class Encoder(Protocol):
     """What teachers on this machine use of `zephyr.data.tokenize.encoding.DialogueEncoder`."""
 

@@ -1,9 +1,13 @@
 """IFEval's 25 checkers on answers made by hand: one that follows the instruction, one that does not."""
 
+import shutil
+from functools import cache
+from pathlib import Path
 from types import ModuleType
 
 import pytest
 
+from zephyr.judging import checks
 from zephyr.judging.checks import DEVIATION, provide_sentence_splitter
 
 ENGLISH = "The weather is lovely today and we are going for a long walk in the woods"
@@ -109,8 +113,29 @@ def test_without_nltks_data_the_splitter_is_ours_and_says_so() -> None:
     import nltk
 
     try:
-        nltk.data.find("tokenizers/punkt_tab", [path for path in nltk.data.path if "judging" not in path])
+        nltk.data.find("tokenizers/punkt_tab", [path for path in nltk.data.path if "zephyr-nltk-" not in path])
     except LookupError:
         assert provide_sentence_splitter(offline=True) == (DEVIATION,)
     else:
         assert provide_sentence_splitter(offline=True) == ()
+
+
+def test_the_splitter_is_there_where_others_may_write_to_the_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    """As in a clone where the umask is 002: nltk 3.10 refuses to read from there."""
+    import nltk
+
+    shutil.copytree(checks._OWN_DATA, tmp_path / "data")
+    for folder in (tmp_path / "data", *(tmp_path / "data").rglob("*")):
+        folder.chmod(0o777)
+    monkeypatch.setattr(checks, "_OWN_DATA", tmp_path / "data")
+    monkeypatch.setattr(checks, "_own_data", cache(checks._own_data.__wrapped__))
+    monkeypatch.setattr(nltk.data, "path", [str(tmp_path / "data")])
+    with pytest.raises(LookupError):
+        nltk.data.find("tokenizers/punkt_tab")
+    monkeypatch.setattr(nltk.data, "path", [])
+    recwarn.clear()
+    assert provide_sentence_splitter(offline=True) == (DEVIATION,)
+    assert nltk.data.find("tokenizers/punkt_tab")
+    assert not recwarn.list

@@ -31,6 +31,7 @@ OPTIONS = [
     ("orpo", {"beta": 0.1}),
     ("orpo", {"beta": 0.1, "nll_on_prompt": False}),
     ("listwise", {"beta": 0.1, "num_completions": 4}),
+    ("best_of_n", {}),
 ]
 OBJECTIVES = [make_objective(name, options) for name, options in OPTIONS]
 

@@ -2,11 +2,13 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
 from tests.train.objectives.tables import dialogue, examples_for, means, pair, ranking, rated, table
 from tests.train.sections import make_objective
+from zephyr.data.tokenize.token_store import Dialogue
 from zephyr.errors import DataError
 from zephyr.train.objectives.base import Totals
 
@@ -168,6 +170,24 @@ def test_tpo_imitates_the_best_and_prefers_the_second_to_the_last(options, prefe
     found = loss_of("tpo", {"beta": 0.1, "tpo_alpha": 0.5, **options}, scored, (20, 30, 10))
     assert found == pytest.approx(preference + 0.5 * 3, abs=5e-7)
     assert metrics_of("tpo", options, scored)["nll_loss"] == pytest.approx(3)
+
+
+def test_best_of_n_is_sft_on_the_best_completion():
+    objective = make_objective("best_of_n", {})
+    ranked = [ranking([4.0, 3.0, 2.0, 1.0]), ranking([2.0])]
+    as_dialogues = [
+        Dialogue(one.name, (both := np.concatenate([one.prompt, one.completions[0]])), np.arange(len(both)) >= 4)
+        for one in ranked
+    ]
+    imitation = make_objective("sft", {})
+    for example, same in zip(ranked, as_dialogues, strict=True):
+        ((ids, scored, *_),), ((their_ids, their_scored, *_),) = objective.sequences(example), imitation.sequences(same)
+        assert ids.tolist() == their_ids.tolist()
+        assert scored.tolist() == their_scored.tolist()
+    assert objective.totals(ranked) == imitation.totals(as_dialogues)
+    half = table([[math.log(0.5 * 0.25)]], [[2]])
+    assert loss_of("best_of_n", {}, half, (3,)) == pytest.approx(-math.log(0.125) / 3)
+    assert metrics_of("best_of_n", {}, half) == pytest.approx({"nll_loss": -math.log(0.125) / 2})
 
 
 def test_wpo_weighs_pairs_by_their_mean_agreement():

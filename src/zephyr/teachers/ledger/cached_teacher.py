@@ -11,7 +11,15 @@ from zephyr.errors import TeacherError
 from zephyr.recipe.teacher_section import PricesSection
 from zephyr.teachers.ledger.ledger import Ledger, request_hash
 from zephyr.teachers.ledger.prices import likely_prompt_tokens, most_spend, spend_of
-from zephyr.teachers.protocol import Attempt, BookkeepingTeacher, ChatReply, ChatRequest, Spend, Teacher
+from zephyr.teachers.protocol import (
+    Attempt,
+    BookkeepingTeacher,
+    ChatReply,
+    ChatRequest,
+    Spend,
+    Teacher,
+    UnorderedTeacher,
+)
 
 _REPLIES_A_READ = 256
 
@@ -91,21 +99,32 @@ class LedgeredTeacher:
         if isinstance(self._teacher, BookkeepingTeacher):
             yield from self._teacher.answer_with_books(requests, books)
             return
-        replies = self._teacher.answer(requests)
-        for request in requests:
-            most = most_spend(request, self._prices)
-            hold = books.reserve(most)
-            refusal = hold.result() if hold is not None else ""
-            if refusal:
-                raise cap_reached(self.name, refusal)
-            began = time.monotonic()
-            reply = next(replies, None)
-            if reply is None:
-                raise ValueError(f"{self.name} answered fewer than the {len(requests)} requests")
-            spend = spend_of(self._prices, reply.prompt_tokens, reply.completion_tokens)
-            attempt = Attempt(reply, spend, latency_seconds=time.monotonic() - began)
-            books.record(request, attempt, None if hold is None else most)
-            yield reply
+        made, early = _as_made(self._teacher, requests), dict[int, ChatReply]()
+        num_made = 0
+        for wanted in range(len(requests)):
+            while wanted not in early:
+                most = most_spend(requests[num_made], self._prices)
+                hold = books.reserve(most)
+                refusal = hold.result() if hold is not None else ""
+                if refusal:
+                    raise cap_reached(self.name, refusal)
+                began = time.monotonic()
+                index, reply = next(made, (None, None))
+                if index is None or reply is None:
+                    raise ValueError(f"{self.name} answered fewer than the {len(requests)} requests")
+                spend = spend_of(self._prices, reply.prompt_tokens, reply.completion_tokens)
+                attempt = Attempt(reply, spend, latency_seconds=time.monotonic() - began)
+                books.record(requests[index], attempt, None if hold is None else most)
+                early[index] = reply
+                num_made += 1
+            yield early.pop(wanted)
+
+
+def _as_made(teacher: Teacher, requests: Sequence[ChatRequest]) -> Iterator[tuple[int, ChatReply]]:
+    """The replies with the indices of their requests, each as soon as the teacher gives it."""
+    if isinstance(teacher, UnorderedTeacher):
+        return teacher.answer_as_made(requests)
+    return enumerate(teacher.answer(requests))
 
 
 def cap_reached(name: str, refusal: str) -> TeacherError:

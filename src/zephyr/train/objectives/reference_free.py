@@ -1,4 +1,4 @@
-"""The objectives without a reference: SimPO, CPO, TPO, ORPO, each with its section of the recipe as options."""
+"""The objectives without a reference, each with its section as options: SimPO, CPO, TPO, ORPO, best of n."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from zephyr.data.tokenize.token_store import Example
-from zephyr.recipe.objective_section import CpoObjective, OrpoObjective, SimpoObjective, TpoObjective
+from zephyr.recipe.objective_section import BestOfNObjective, CpoObjective, OrpoObjective, SimpoObjective, TpoObjective
 from zephyr.train.examples import expect_comparison
 from zephyr.train.losses.reference_free import cpo, log_odds, nll, odds_ratio, shaped, simpo
 from zephyr.train.objectives.base import Metric, Objective, Scored, Totals, mean, nll_metric, pair_metrics
@@ -168,3 +168,25 @@ class Orpo(_ReferenceFree):
     @property
     def _nll_column(self) -> int:
         return self.columns.index("nll") if self.options.nll_on_prompt else 0
+
+
+@dataclass(frozen=True)
+class BestOfN(Objective):
+    """The NLL a token of the best-rated completions of the global batch; the others of a prompt are not scored."""
+
+    options: BestOfNObjective
+    name: ClassVar[str] = "best_of_n"
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return ("best",)
+
+    def sequences(self, example: Example) -> list[ScoredSequence]:
+        rated = expect_comparison(example, self.name, self.options.fewest_completions, None)
+        return [completion_scored(rated.prompt, rated.completions[0])]
+
+    def loss(self, scored: Scored, totals: Totals) -> Tensor:
+        return nll(scored.logps[:, 0], totals.num_tokens[0])
+
+    def metrics(self, scored: Scored) -> dict[str, Metric]:
+        return {"nll_loss": nll_metric(scored, 0)}

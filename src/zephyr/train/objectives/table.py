@@ -32,7 +32,7 @@ from zephyr.train.losses.reference_free import nll
 from zephyr.train.objectives.base import Metric, Objective, Scored, Totals, mean, nll_metric, pair_metrics
 from zephyr.train.objectives.bradley_terry import BradleyTerry
 from zephyr.train.objectives.custom import Custom, load_loss
-from zephyr.train.objectives.reference_free import Cpo, Orpo, Simpo, Tpo
+from zephyr.train.objectives.reference_free import BestOfN, Cpo, Orpo, Simpo, Tpo
 from zephyr.trees.forest import ABSENT, ScoredSequence, completion_scored
 
 
@@ -269,6 +269,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "kto": Kto,
     "orpo": Orpo,
     "listwise": Listwise,
+    "best_of_n": BestOfN,
     "bradley_terry": BradleyTerry,
 }
 
