@@ -48,6 +48,7 @@ def test_the_body_has_the_published_parts(run):
         "- Rewards/margins: 0.4000",
         "- learning_rate: 5e-07",
         "- total_train_batch_size: 4",
+        "- num_epochs: 2.0",
         "- optimizer: adamw_torch with betas=(0.9,0.999) and epsilon=1e-08",
         "- align, step 10: the margin saturates",
         "- Zephyr 1.2.3",
@@ -58,6 +59,14 @@ def test_the_body_has_the_published_parts(run):
     assert "10.0.0.9" not in text  # where the judge stands is nobody's business
     assert "None" not in text
     assert "logits" not in text.lower()  # they were not measured
+
+
+def test_epochs_are_those_that_were_seen(tmp_path):
+    """`max_steps` ended the training before the two epochs that are the setting."""
+    folder = write_run(tmp_path / "run")
+    (log,) = folder.glob("align-*/train/train_log.jsonl")
+    log.write_text(log.read_text().splitlines()[0])
+    assert "- num_epochs: 0.4\n" in card_of(read_run(folder))
 
 
 def test_the_licences_of_the_training_data_are_named(tmp_path):

@@ -257,7 +257,7 @@ def _hyper_parameters(run: RunRecord, trained: FinishedStage) -> list[tuple[str,
         "max_grad_norm": at(train, "max_grad_norm"),
         "lr_scheduler_type": at(train, "lr_scheduler_type"),
         f"lr_scheduler_{warmup}": at(train, warmup),
-        "num_epochs": at(train, "num_train_epochs"),
+        "num_epochs": _epochs_seen(trained) or at(train, "num_train_epochs"),
         "steps": at(trained.facts, "steps"),
         "precision": at(train, "precision"),
         "max_length": at(section, "data", "max_length"),
@@ -265,6 +265,12 @@ def _hyper_parameters(run: RunRecord, trained: FinishedStage) -> list[tuple[str,
         "lora_alpha": at(section, "lora", "lora_alpha"),
     }
     return [(name, value) for name, value in found.items() if value is not None]
+
+
+def _epochs_seen(trained: FinishedStage) -> float | None:
+    """The passes over the data at the last step that was logged, which `max_steps` or an early stop may end sooner."""
+    seen = [epoch for line in trained.log() if (epoch := number(line.get("epoch"))) is not None]
+    return round(seen[-1], 2) if seen else None
 
 
 def _training_results(log: Sequence[Mapping[str, Json]]) -> dict[str, object]:

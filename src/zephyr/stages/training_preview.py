@@ -222,7 +222,7 @@ def check(stage: str, maker: str, preview: Preview) -> Iterator[str]:
     except DeviceError as error:
         yield f"will not run on this machine: {error}"
     with preview.problems.noted():
-        check_setup(recipe, stage)
+        check_setup(recipe, stage, preview.tokenizer)
     named = named_start(recipe, stage)
     if named is not None:
         yield from preview.check_model(f"{stage}.start", named)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from zephyr.data.tokenize.encoding import DialogueEncoder
 from zephyr.errors import ModelError, Problems, RecipeError
 from zephyr.models.source import Source
-from zephyr.models.tokenizers import load_tokenizer
+from zephyr.models.tokenizers import Tokenizer, load_tokenizer
 from zephyr.recipe.model_section import NewModel
 from zephyr.recipe.objective_section import CustomObjective
 from zephyr.recipe.schema import Recipe
@@ -29,10 +29,11 @@ def check_device(section: TrainingSection) -> None:
         refuse_4bit()
 
 
-def check_setup(recipe: Recipe, stage: str) -> None:
+def check_setup(recipe: Recipe, stage: str, tokenizer: Tokenizer | None = None) -> None:
     """Check that the packages are installed that a training stage names, and its model has the modules it names.
 
-    Raises RecipeError or ModelError, or ProblemsError for several.
+    ``tokenizer``: that of the recipe's own model, if it is at hand; large ones take seconds to load. Raises RecipeError
+    or ModelError, or ProblemsError for several.
     """
     section, problems = section_of(recipe, stage), Problems()
     train, lora = section.train, section.lora
@@ -48,7 +49,7 @@ def check_setup(recipe: Recipe, stage: str) -> None:
             load_loss(section.objective, recipe.data_dir)
     if lora is not None or stage == REWARD or train.router_aux_loss_coef:
         with problems.noted():
-            _check_model(recipe, stage, section)
+            _check_model(recipe, stage, section, tokenizer)
     problems.raise_any()
 
 
@@ -77,7 +78,7 @@ def none_held_out(section: TrainingSection, num_held_out: int) -> str | None:
     return f"data.eval_share: {what}; give more rows, a larger share, or eval_sources"
 
 
-def _check_model(recipe: Recipe, stage: str, section: TrainingSection) -> None:
+def _check_model(recipe: Recipe, stage: str, section: TrainingSection, tokenizer: Tokenizer | None) -> None:
     """Check what settings need of the model to start from, where its configuration can be had."""
     import torch
 
@@ -94,7 +95,8 @@ def _check_model(recipe: Recipe, stage: str, section: TrainingSection) -> None:
     source = base_source(recipe) if named is None else Source(named, offline=recipe.offline)
     try:
         model = empty_model(source)
-        controls = encoder_for(load_tokenizer(source), recipe, stage).written_controls()
+        of_start = load_tokenizer(source) if tokenizer is None or named is not None else tokenizer
+        controls = encoder_for(of_start, recipe, stage).written_controls()
     except (ModelError, RecipeError):  # what is wrong with it is said where the model is looked at
         return
     _check_modules(model, stage, section)
