@@ -4,7 +4,7 @@ import pytest
 import typer
 
 from tests.command import zephyr
-from zephyr.cli.habits import _OWN, COMMAND_HABITS, OPTION_HABITS, RECIPE_COMMANDS, _advice
+from zephyr.cli.habits import _OWN, COMMAND_HABITS, EQUIVALENTS, OPTION_HABITS, RECIPE_COMMANDS, _advice
 from zephyr.cli.main import COMMANDS, command_line
 from zephyr.errors import RecipeError
 from zephyr.recipe.loading import read_recipe
@@ -13,7 +13,9 @@ from zephyr.recipe.loading import read_recipe
 def options_of(command):
     """The names of a command's options, as settings are written."""
     (found,) = typer.main.get_group(command_line(command)).commands.values()
-    written = [name for one in found.params for name in (*one.opts, *one.secondary_opts)]
+    inner = getattr(found, "commands", {}).values()
+    params = [one for part in (found, *inner) for one in part.params]
+    written = [name for one in params for name in (*one.opts, *one.secondary_opts)]
     return [name.removeprefix("--").replace("-", "_") for name in written if name.startswith("--")]
 
 
@@ -84,6 +86,47 @@ def test_options_of_other_trainers(option, said, capfd):
     assert ended.code == 2
     assert ended.err.startswith(f"error: {option.partition(' ')[0]}: ")
     assert said in ended.err
+
+
+@pytest.mark.parametrize(
+    ("words", "option", "said"),
+    [
+        ("judge f", "--num-completions 3", "write --num-answers"),
+        ("judge f", "--num_answers=3", "write --num-answers"),
+        ("judge f", "--llm x", "write --judge"),
+        ("judge f", "--base-url x", "the address is a part of the name: endpoint:MODEL@URL"),
+        ("synth", "--num-instructions 5", "write --count"),
+        ("eval", "--model hf", "it is a plain argument: zephyr eval MODEL"),
+        ("eval m", "--num_fewshot 3", "write --shots"),
+        ("eval m", "--apply_chat_template", "write --chat-template"),
+        ("eval m", "--output_path x", "write --out"),
+        ("eval m", "--batch_size 8", "write --max-tokens"),
+        ("alpaca-eval m", "--annotators_config x", "write --judge"),
+        ("alpaca-eval m", "--max_instances 3", "write --limit"),
+        ("mt-bench m", "--parallel 8", "write --concurrency"),
+        ("chat m", "--max-tokens 3", "write --max-new-tokens"),
+        ("serve m", "--api-key x", "write --token-env"),
+        ("serve m", "--tensor-parallel-size 2", "vllm serve MODEL, run by itself"),
+        ("export m", "--outtype q8_0", "write --gguf"),
+        ("push r a/b", "--repo-type model", "it follows from what is pushed"),
+        ("annotate", "--dataset x", "it is a plain argument: zephyr annotate FILE"),
+        ("card audit x", "--batch_size 8", "write --batch-size"),
+    ],
+)
+def test_options_of_other_tools(words, option, said, capfd):
+    ended = zephyr(capfd, *words.split(), *option.split())
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err.startswith(
+        f"error: {option.partition(' ')[0].partition('=')[0]}: zephyr {words.split()[0]} has no"
+    )
+    assert said in ended.err
+
+
+def test_equivalents_are_options_that_a_command_has():
+    written = {name.replace("_", "-") for one in COMMANDS for name in options_of(one)}
+    named = {ours for found in EQUIVALENTS.values() for ours in found if " " not in ours and ours[0] != "<"}
+    assert len(named) > 20
+    assert not named - written
 
 
 @pytest.mark.parametrize(

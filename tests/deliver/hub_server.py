@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 TOKEN = "hf_" + "a" * 34
-LARGE = (".safetensors", ".parquet", ".gguf")
+LARGE = (".safetensors", ".parquet", ".gguf", ".npy", ".sqlite")
 
 
 class Hub:
@@ -43,6 +43,8 @@ class Hub:
                 repo["files"][value["path"]] = base64.b64decode(value["content"])
             elif line["key"] == "lfsFile":
                 repo["files"][value["path"]] = self.objects[value["oid"]]
+            elif line["key"] == "deletedFile":
+                del repo["files"][value["path"]]
         repo["commits"].append(lines[0]["value"]["summary"])
         repo["sha"] = hashlib.sha1(json.dumps(lines).encode()).hexdigest()
         return repo["sha"]
@@ -119,6 +121,15 @@ class _Handler(BaseHTTPRequestHandler):
                 200, {**facts, "tags": [], "downloads": 0, "likes": 0, "lastModified": "2026-11-30T00:00:00.000Z"}
             )
 
+    def _tree(self, _: bytes, kind: str, name: str) -> None:
+        repo = self._found(kind, name)
+        if repo is not None:
+            entries = [
+                {"type": "file", "path": path, "size": len(content), "oid": hashlib.sha1(content).hexdigest()}
+                for path, content in repo["files"].items()
+            ]
+            self._answer(200, entries)
+
     def _preupload(self, body: bytes, kind: str, name: str) -> None:
         repo = self._found(kind, name)
         if repo is None:
@@ -177,6 +188,7 @@ _ROUTES = [
     (r"/api/validate-yaml", lambda self, _: self._answer(200, {"errors": [], "warnings": []})),
     (r"/api/whoami-v2", lambda self, _: self._answer(200, {"name": "me", "type": "user", "orgs": []})),
     (rf"/api/(models|datasets)/{_NAME}(?:/revision/\w+)?", _Handler._info),
+    (rf"/api/(models|datasets)/{_NAME}/tree/\w+", _Handler._tree),
     (rf"/api/(models|datasets)/{_NAME}/preupload/main", _Handler._preupload),
     (rf"/(datasets/)?{_NAME}\.git/info/lfs/objects/batch", _Handler._batch),
     (r"/lfs/([0-9a-f]{64})", _Handler._store),

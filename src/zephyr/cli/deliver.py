@@ -1,7 +1,9 @@
-"""`zephyr card`, `report`, `export`, `push`: a run's records for readers, its model for llama.cpp and on the hub."""
+"""`zephyr card`, `report`, `export`, `push`, `pull`: a run for readers, for llama.cpp, and on the hub and back."""
 
 import json
+import os
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +13,8 @@ from typer.core import TyperGroup
 from zephyr.cli.options import Force
 from zephyr.cli.tables import print_rows
 from zephyr.cli.terminal import Offline, can_go_on, escape_controls, quiet_libraries
-from zephyr.errors import DataError
+from zephyr.errors import DataError, RecipeError
+from zephyr.runs.layout import LOCK_FILE
 
 if TYPE_CHECKING:
     from typer import Context
@@ -151,11 +154,12 @@ def export(  # noqa: PLR0913 - typer makes an option of every parameter
     typer.echo(f"-> {settings.folder}", err=True)
 
 
-def push(
+def push(  # noqa: PLR0913 - typer makes an option of every parameter
     path: Annotated[
         Path, typer.Argument(metavar="PATH", help="A run, a model, an adapter, a stage with rows, or a file of rows.")
     ],
     repo: Annotated[str, typer.Argument(metavar="REPO", help="Repository on the hub, OWNER/NAME; made if need be.")],
+    *,
     data: Annotated[
         str | None, typer.Option(metavar="REPO", help="Publish the rows of a run too, as Parquet, in this repository.")
     ] = None,
@@ -166,6 +170,10 @@ def push(
         str | None, typer.Option(metavar="REPO", help="Hub id of an adapter's base model, instead of its folder.")
     ] = None,
     exclude: Annotated[list[str] | None, typer.Option(metavar="FILE", help="Leave this file out; repeatable.")] = None,
+    resumable: Annotated[
+        bool,
+        typer.Option("--resumable", help="Send all it takes to continue the run elsewhere, to a private repository."),
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List files and sizes, and send nothing.")] = False,
 ) -> None:
     """Publish a finished run, a model, an adapter or rows on the Hugging Face hub; the same command continues.
@@ -180,9 +188,19 @@ def push(
         raise DataError(str(path), "there is no such file or folder", "name a run, a model folder or a file of rows")
     from zephyr.deliver.push import Target, check_target, listing, push_files
     from zephyr.deliver.push_files import data_of, files_of
+    from zephyr.deliver.run_state import require_run, state_of
+    from zephyr.runs.lock import hold_lock
 
-    with tempfile.TemporaryDirectory(prefix="zephyr-rows-") as work:
-        parts = [(files_of(path, Path(work), base=base, exclude=exclude or ()), Target(repo, private))]
+    if resumable and (base or data or exclude):
+        raise RecipeError("--resumable", "sends the whole run", "leave out --base, --data and --exclude")
+    with ExitStack() as held:
+        work = held.enter_context(tempfile.TemporaryDirectory(prefix="zephyr-rows-"))
+        if resumable:
+            require_run(path)
+            held.enter_context(hold_lock(path))
+            parts = [(state_of(path, Path(work)), Target(repo, private=True))]
+        else:
+            parts = [(files_of(path, Path(work), base=base, exclude=exclude or ()), Target(repo, private))]
         if data is not None:
             parts.append((data_of(path, Path(work)), Target(data, private)))
         for files, target in parts:
@@ -196,3 +214,26 @@ def push(
             for files, target in parts:
                 pushed = push_files(files, target, f"Upload {path.resolve().name}")
                 typer.echo(f"-> {escape_controls(pushed.url)}", err=True)
+
+
+def pull(
+    repo: Annotated[str, typer.Argument(metavar="REPO", help="OWNER/NAME: the repository of zephyr push --resumable.")],
+    output_dir: Annotated[
+        Path, typer.Option(metavar="DIR", help="The folder in which the run's folder is made.")
+    ] = Path("runs"),
+) -> None:
+    """Get a run that was pushed with --resumable, to continue it here; the same command goes on after Ctrl-C."""
+    quiet_libraries(offline=False)
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # one bar for all files
+    from zephyr.deliver.push import Target, check_target
+    from zephyr.deliver.run_state import pull_run
+
+    check_target(Target(repo), offline=False)
+    with can_go_on():
+        pulled = pull_run(repo, output_dir)
+    for stage, state in pulled.stages.items():
+        typer.echo(f"{stage}: {state}")
+    for source in pulled.sources:
+        typer.echo(f"reads {escape_controls(source)}, which is not on the hub: have it below data_dir")
+    typer.echo(f"-> {escape_controls(str(pulled.folder))}", err=True)
+    typer.echo(f"continue with: zephyr run {escape_controls(str(pulled.folder / LOCK_FILE))}", err=True)

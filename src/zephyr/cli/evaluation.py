@@ -1,7 +1,6 @@
 """`zephyr eval`: a model's scores on benchmarks, with their intervals and everything they depend on."""
 
 import json
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -69,8 +68,6 @@ def evaluate(  # noqa: PLR0913 - typer makes an option of every parameter
     Raises DataError if no task is named.
     """
     quiet_libraries(offline=offline)
-    # lm-eval draws a bar a task with tqdm, which reads this when it is imported.
-    os.environ.setdefault("TQDM_DISABLE", "1")
     from zephyr.cli.judged_options import check_scored
     from zephyr.models.model_name import check_named
     from zephyr.teachers.opening import names_teacher

@@ -1,7 +1,10 @@
 """What people type who come from other tools, and what to type here."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+
+import typer
+from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 
 from zephyr.errors import RecipeError
 from zephyr.recipe.handbook.keys import habit
@@ -17,7 +20,7 @@ COMMAND_HABITS = {
     "grpo": "write zephyr run RECIPE.yaml with rounds: zephyr recipes copy smollm2-135m-checked",
     "preprocess": "write zephyr check RECIPE.yaml: it prepares, counts and truncates",
     "validate": "write zephyr check RECIPE.yaml", "lint": "write zephyr check RECIPE.yaml",
-    "resume": "write zephyr run RECIPE.yaml again: finished work is kept",
+    "resume": "write zephyr run RECIPE.yaml again: finished work is kept; from the hub, zephyr pull OWNER/NAME first",
     "evaluate": "write zephyr eval MODEL --tasks NAMES", "benchmark": "write zephyr eval MODEL --tasks NAMES",
     "lm-eval": "write zephyr eval MODEL --tasks NAMES", "lm_eval": "write zephyr eval MODEL --tasks NAMES",
     "predict": "write zephyr chat MODEL, or zephyr serve MODEL", "infer": "write zephyr chat MODEL",
@@ -29,7 +32,7 @@ COMMAND_HABITS = {
     "quantize": "write zephyr export MODEL", "convert": "write zephyr export MODEL for GGUF",
     "upload": "write zephyr push PATH OWNER/NAME", "publish": "write zephyr push PATH OWNER/NAME",
     "login": "write hf auth login, or set HF_TOKEN", "fetch": "write zephyr data fetch",
-    "download": "leave it out: models and data of the hub are fetched when they are named",
+    "download": "leave it out: models and data of the hub are fetched when they are named; a run by zephyr pull",
     "init": "write zephyr recipes copy quickstart", "new": "write zephyr recipes copy quickstart",
     "import": "write zephyr recipes import FILE",
     "list": "write zephyr recipes list", "ls": "write zephyr recipes list",
@@ -59,10 +62,111 @@ OPTION_HABITS = {
 }  # fmt: skip
 
 
-def refuse_habits(words: Sequence[str]) -> None:
-    """Raise RecipeError for a command or an option that another tool has, with what to write here."""
+_OUT, _LIMIT, _NAMED = ("out",), ("limit",), ("<MODEL", "models", "teacher", "judge")
+_ROWS, _AT_ONCE = ("<FILE", "<PAIRS", "<PATH", "prompts", "seeds", "data"), ("max-tokens", "concurrency")
+_LENGTHS, _ANSWERS = ("max-new-tokens", "max-reply-tokens"), ("num-answers", "count")
+_KEPT = "leave it out: what was answered is kept, and not asked again"
+_KEY, _ADDRESS = ("api-key-env", "token-env"), "the address is a part of the name: endpoint:MODEL@URL"
+_ENGINE = "leave it out; vllm serve MODEL, run by itself, takes vLLM's own options"
+_REMOTE = "a recipe names code of others, with its commit: model.trusted_code"
+# Options of distilabel, TRL, lm-eval, alpaca_eval, FastChat, vLLM, Unsloth and the hub's command, for commands without
+# a recipe: the first option of ours that the command has, <X for a plain argument that begins so; or what to do.
+EQUIVALENTS: dict[str, tuple[str, ...]] = {
+    "num-completions": _ANSWERS, "num-generations": _ANSWERS, "num-samples": (*_ANSWERS, "limit"), "n": _ANSWERS,
+    "num-return-sequences": _ANSWERS, "num-responses": _ANSWERS, "num-choices": _ANSWERS, "num-instructions": _ANSWERS,
+    "num-candidates": _ANSWERS, "output": _OUT, "output-path": _OUT, "output-dir": _OUT, "output-file": _OUT,
+    "outfile": _OUT, "out-dir": _OUT, "save-dir": _OUT, "answer-file": _OUT, "save-path": _OUT, "max-instances": _LIMIT,
+    "max-samples": _LIMIT, "num-examples": _LIMIT, "num-prompts": _LIMIT, "max-examples": _LIMIT, "model": _NAMED,
+    "model-name-or-path": _NAMED, "model-path": _NAMED, "model-args": _NAMED, "model-name": _NAMED,
+    "pretrained": _NAMED, "hf-path": _NAMED, "model-list": _NAMED, "llm": ("teacher", "judge", "models"),
+    "base-model": ("<B", "reference", "<MODEL"), "baseline-model": ("<B", "data"), "judge-model": ("judge",),
+    "annotators-config": ("judge",), "annotator": ("judge",), "evaluator": ("judge",),
+    "judge-file": ("wording", "judge-prompts", "judge-prompt"), "model-outputs": ("<MODEL", "<FILE"),
+    "reference-outputs": ("data", "<B"), "question-file": ("data", "prompts"), "dataset": _ROWS, "dataset-name": _ROWS,
+    "input": _ROWS, "input-file": _ROWS, "data-path": _ROWS, "file": _ROWS, "prompts-file": _ROWS,
+    "instructions": _ROWS, "data-dir": _ROWS, "num-fewshot": ("shots",), "fewshot": ("shots",), "n-shot": ("shots",),
+    "task": ("tasks",), "bench-name": ("tasks",), "apply-chat-template": ("chat-template",),
+    "fewshot-as-multiturn": ("chat-template",), "system-instruction": ("system",),
+    "system-prompt": ("system", "person"), "gen-kwargs": (*_LENGTHS, "temperature"),
+    "log-samples": ("leave it out: every answer is kept in --out",),
+    "write-out": ("leave it out: every prompt is kept in --out",), "include": ("include-path",), "use-cache": (_KEPT,),
+    "cache-dir": ("ledger", _KEPT), "cache-requests": (_KEPT,), "resume": (_KEPT,), "caching-path": ("ledger", _KEPT),
+    "batch-size": _AT_ONCE, "input-batch-size": _AT_ONCE, "per-device-eval-batch-size": _AT_ONCE,
+    "num-workers": _AT_ONCE, "num-proc": _AT_ONCE, "parallel": _AT_ONCE, "max-concurrency": _AT_ONCE,
+    "num-threads": _AT_ONCE, "max-workers": _AT_ONCE, "max-tokens": _LENGTHS,
+    "max-length": (*_LENGTHS, "max-tokens"), "max-gen-toks": _LENGTHS, "max-new-token": _LENGTHS,
+    "num-predict": _LENGTHS, "api-key": _KEY, "openai-api-key": _KEY,
+    "token": (*_KEY, "set HF_TOKEN, or hf auth login"), "hf-token": ("set HF_TOKEN",), "base-url": (_ADDRESS,),
+    "api-base": (_ADDRESS,), "openai-api-base": (_ADDRESS,), "endpoint": (_ADDRESS,), "device": (_DEVICE,),
+    "gpu": (_DEVICE,), "gpu-ids": (_DEVICE,), "torch-dtype": ("dtype", "leave it out: as the device needs"),
+    "load-in-4bit": ("leave it out: models are loaded in the precision of the device",),
+    "tensor-parallel-size": (_ENGINE,), "gpu-memory-utilization": (_ENGINE,), "max-model-len": (_ENGINE,),
+    "served-model-name": (_ENGINE,), "quantization": ("gguf", _ENGINE), "backend": ("engine",), "quant": ("gguf",),
+    "outtype": ("gguf",), "quantization-method": ("gguf",), "server-name": ("host",), "server-port": ("port",),
+    "share": ("host",), "trust-remote-code": (_REMOTE,), "repo-id": ("<REPO",), "hub-model-id": ("<REPO",),
+    "hub-dataset-id": ("data", "<REPO"), "local-dir": ("output-dir",),
+    "repo-type": ("leave it out: it follows from what is pushed",),
+    "public": ("leave it out: without --private it is",), "overwrite": ("force",), "overwrite-output-dir": ("force",),
+    "is-overwrite-leaderboard": (_KEPT,), "verbose": (OPTION_HABITS["verbose"],),
+    "verbosity": (OPTION_HABITS["verbose"],), "margin": ("min-gap",), "strategy": ("rejected",),
+    "annotation-mode": ("mode",), "questions": ("mode",), "criteria": ("aspects", "rubric"), "aspect": ("aspects",),
+}  # fmt: skip
+
+
+def refuse_habits(words: Sequence[str], command_line: Callable[[str], typer.Typer]) -> None:
+    """Raise RecipeError for a command or an option that another tool has, with what to write here.
+
+    `command_line`: the application with one command of this name.
+    """
     _refuse_other_commands(words)
     _refuse_dashed_settings(words)
+    asked = [word for word in words if word.startswith("--") and word.partition("=")[0] != "--"]
+    if asked and not words[0].startswith("-") and any(_is_foreign(word) for word in asked):
+        _refuse_equivalents(words[0], asked, command_line)
+
+
+def _is_foreign(word: str) -> bool:
+    name = word.partition("=")[0].removeprefix("--")
+    return "_" in name or name in EQUIVALENTS
+
+
+def _refuse_equivalents(verb: str, asked: Sequence[str], command_line: Callable[[str], typer.Typer]) -> None:
+    """Raise RecipeError for an option that the command has under another name."""
+    params = list(_params(typer.main.get_group(command_line(verb)).commands.get(verb)))
+    written = [name for one in params if isinstance(one, TyperOption) for name in (*one.opts, *one.secondary_opts)]
+    options = {name.removeprefix("--") for name in written}
+    arguments = [(one.metavar or one.name or "").upper() for one in params if isinstance(one, TyperArgument)]
+    for word in asked:
+        name = word.partition("=")[0].removeprefix("--")
+        if name in options or not options:
+            continue
+        dashed = name.replace("_", "-")
+        advice = dashed if dashed in options else _equivalent(dashed, options, arguments)
+        if advice is not None:
+            said = f"write --{advice}" if advice in options else advice.format(verb=verb)
+            raise RecipeError(f"--{name}", f"zephyr {verb} has no such option", said)
+
+
+def _params(command: object) -> Iterator[object]:
+    """The parameters of a command and of the commands in it."""
+    if isinstance(command, TyperGroup):
+        for one in command.commands.values():
+            yield from _params(one)
+    elif isinstance(command, TyperCommand):
+        yield from command.params
+
+
+def _equivalent(name: str, options: set[str], arguments: Sequence[str]) -> str | None:
+    """The first option that there is of those that mean the same, or a sentence; None for what nobody has."""
+    for ours in EQUIVALENTS.get(name, ()):
+        argument = (
+            next((one for one in arguments if one.upper().startswith(ours[1:])), None) if ours[0] == "<" else None
+        )
+        if argument is not None:
+            return f"it is a plain argument: zephyr {{verb}} {argument.upper()}"
+        if ours in options or " " in ours:
+            return ours
+    return None
 
 
 def _refuse_other_commands(words: Sequence[str]) -> None:

@@ -40,6 +40,7 @@ COMMANDS = {
     "ui": CommandPlace("serving.ui", "Chat in the browser; vote between two models.", _MODELS),
     "export": CommandPlace("deliver.export", "Write GGUF files, each verified against the model.", _MODELS),
     "push": CommandPlace("deliver.push", "Publish a run, model or rows on the hub.", _MODELS),
+    "pull": CommandPlace("deliver.pull", "Get a run from the hub, to continue it here.", _MODELS),
     "synth": CommandPlace("synth.synth", "Generate training dialogues with a teacher.", _FEEDBACK),
     "judge": CommandPlace("judge.judge_group", "Rate answers; audit a judge.", _FEEDBACK),
     "binarize": CommandPlace("binarize.binarize_command", "Make pairs, lists or labels from ratings.", _FEEDBACK),
@@ -109,7 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if words and (words[0] not in COMMANDS or any(word.startswith("--") for word in words)):
             from zephyr.cli.habits import refuse_habits  # most lines need none of its tables
 
-            refuse_habits(words)
+            refuse_habits(words, command_line)
         words = [word for word in words if word != TRACEBACK]
         command_line(words[0] if words else None)(words, prog_name="zephyr")
     except ZephyrError as error:

@@ -60,7 +60,7 @@ def check_target(target: Target, *, offline: bool) -> None:
         what = "is no name of a repository" if "/" in target.repo else "names no owner"
         raise RecipeError(where, what, "write OWNER/NAME")
     if offline or constants.HF_HUB_OFFLINE:
-        raise RecipeError(where, "cannot be reached offline", "leave out offline and HF_HUB_OFFLINE, or do not push")
+        raise RecipeError(where, "cannot be reached offline", "leave out offline and HF_HUB_OFFLINE")
     if get_token() is None:
         raise ResourceError(where, "needs a token, and there is none", _LOGIN)
 
@@ -70,12 +70,18 @@ def push_files(files: "RepoFiles", target: Target, message: str) -> Pushed:
     from huggingface_hub import HfApi
 
     api = HfApi(library_name="zephyr")
-    with _refusals(target.repo):
+    with hub_refusals(target.repo):
         url = str(api.create_repo(target.repo, repo_type=files.kind, private=target.private or None, exist_ok=True))
         _check_private(api, target, files.kind)
         with tempfile.TemporaryDirectory(prefix="zephyr-push-") as folder:
             _lay_out(files, Path(folder))
-            api.upload_folder(repo_id=target.repo, repo_type=files.kind, folder_path=folder, commit_message=message)
+            api.upload_folder(
+                repo_id=target.repo,
+                repo_type=files.kind,
+                folder_path=folder,
+                commit_message=message,
+                delete_patterns=files.replaces,
+            )
     return Pushed(url, len(files.uploads), files.num_bytes)
 
 
@@ -99,7 +105,7 @@ def file_from_hub(name: str) -> Path:
     from huggingface_hub import hf_hub_download
 
     repo, _, file = name.rpartition("/")
-    with _refusals(repo):
+    with hub_refusals(repo):
         return Path(hf_hub_download(repo, file))
 
 
@@ -142,7 +148,7 @@ def _lay_out(files: "RepoFiles", folder: Path) -> None:
 
 
 @contextmanager
-def _refusals(repo: str) -> Iterator[None]:
+def hub_refusals(repo: str) -> Iterator[None]:
     """Raises ResourceError in place of the library's errors of the hub, the network and the token."""
     import httpx2
     from huggingface_hub import errors
@@ -159,7 +165,12 @@ def _refusals(repo: str) -> Iterator[None]:
         raise ResourceError(repo, f"the hub {what} (HTTP {status}{said})", remedy) from error
     except errors.LocalTokenNotFoundError as error:
         raise ResourceError(repo, "needs a token, and there is none", _LOGIN) from error
-    except (errors.OfflineModeIsEnabled, httpx2.TransportError, ConnectionError) as error:
+    except (
+        errors.OfflineModeIsEnabled,
+        errors.LocalEntryNotFoundError,  # what was not downloaded before, and cannot be now
+        httpx2.TransportError,
+        ConnectionError,
+    ) as error:
         what = f"the hub cannot be reached ({brief(f'{type(error).__name__}: {error}')})"
         raise ResourceError(repo, what, f"check the network and HF_ENDPOINT, then {_AGAIN}") from error
     except (errors.EntryNotFoundError, errors.HFValidationError) as error:

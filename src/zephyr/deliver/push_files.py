@@ -31,7 +31,9 @@ _NAMED_FILES = {CARD, "LICENSE", "LICENSE.txt", "NOTICE", "merges.txt", "vocab.t
 _WEIGHTS, _ADAPTER_SETTINGS = "model.safetensors.index.json", "adapter_config.json"
 # Words of a language, among which a path may be one of many.
 _VOCABULARY = {"tokenizer.json", "vocab.json", "merges.txt", "vocab.txt", "added_tokens.json"}
-_TEXT = {".json", ".jinja", ".md", ".txt", ".html", ".jsonl", ""}
+_TEXT = {".json", ".jinja", ".md", ".txt", ".html", ".jsonl", ".csv", ".sqlite", ""}
+# What these say of paths is content.
+_CONTENT = (".jsonl", ".csv", ".sqlite")
 _PATH_KEYS = ("_name_or_path", "name_or_path")
 _BASE_KEY = "base_model_name_or_path"
 _BATCH_ROWS = 10_000
@@ -67,6 +69,7 @@ class RepoFiles:
     kind: str  # model or dataset
     uploads: list[Upload] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    replaces: str | None = None  # files of the repository of which those that are not among these are removed
 
     @property
     def num_bytes(self) -> int:
@@ -99,7 +102,7 @@ def files_of(path: Path, work: Path, *, base: str | None = None, exclude: Sequen
     found.uploads = [one for one in found.uploads if one.name not in exclude]
     if not found.uploads:
         raise DataError(str(path), "has no files to publish", "name a run, a model folder or a file of rows")
-    _check_private(found)
+    refuse_private(found)
     return found
 
 
@@ -111,7 +114,7 @@ def data_of(run_folder: Path, work: Path) -> RepoFiles:
     if not files:
         raise DataError(str(run_folder), "made no rows", "leave out the repository for data")
     found = _rows_of(files, run.name, work, run)
-    _check_private(found)
+    refuse_private(found)
     return found
 
 
@@ -129,7 +132,8 @@ def _one_run(folder: Path) -> RunRecord:
     stages = at(lock, "stages")
     missing = [name for name in (stages if isinstance(stages, dict) else ()) if name not in run.stages]
     if missing:
-        raise DataError(str(folder), f"stage {missing[0]} is not finished", "run its recipe to the end: zephyr run")
+        remedy = "run its recipe to the end, or push it to be continued elsewhere: --resumable"
+        raise DataError(str(folder), f"stage {missing[0]} is not finished", remedy)
     return run
 
 
@@ -151,7 +155,7 @@ def _run_files(run: RunRecord, base: str | None) -> RepoFiles:
     if report.is_file():
         found.uploads.append(Upload(REPORT, report))
     lock = (run.folder / LOCK_FILE).read_text(encoding="utf-8")
-    if _LOCAL_PATH.search(lock) or str(Path.home()) in lock:
+    if path_in(lock, own_folders()) is not None:
         found.notes.append(f"left out: {LOCK_FILE} (its recipe has paths of this machine)")
     else:
         found.uploads.append(Upload(LOCK_FILE, run.folder / LOCK_FILE))
@@ -241,7 +245,7 @@ def _card_with_base(card: Upload, base: str) -> Upload:
 # ---- nothing private ----
 
 
-def _check_private(files: RepoFiles) -> None:
+def refuse_private(files: RepoFiles) -> None:
     """Raise one DataError that lists the lines with a key or a path of a machine."""
     problems = Problems()
     for one in files.uploads:
@@ -261,19 +265,29 @@ def _lines(path: Path | bytes) -> Iterator[str]:
 
 def _check_lines(name: str, lines: Iterator[str]) -> None:
     # What rows say of paths is content, and a vocabulary has them too: there only this machine's own are looked for.
-    is_prose = name.rpartition("/")[2] not in _VOCABULARY and not name.endswith(".jsonl")
-    own = [path for path in (str(Path.home()), str(Path.cwd())) if len(path) > 1]
+    is_prose = name.rpartition("/")[2] not in _VOCABULARY and not name.endswith(_CONTENT)
+    own = own_folders()
     secrets = [value for key, value in os.environ.items() if key.endswith(("_KEY", "_TOKEN")) and len(value) > 11]
     for count, line in enumerate(lines, 1):
         if _KEY.search(line) or any(secret in line for secret in secrets):
             raise DataError(
                 f"{name}, line {count}", "holds a key", "take it out, and revoke it if others could read it"
             )
-        path = _LOCAL_PATH.search(line) if is_prose else None
-        found = path[0] if path else next((one for one in own if f"{one}/" in line), None)
+        found = path_in(line, own, is_prose=is_prose)
         if found is not None:
             remedy = "write it without, or leave the file out: --exclude FILE"
             raise DataError(f"{name}, line {count}", f"holds a path of a machine, {brief(found)}", remedy)
+
+
+def own_folders() -> list[str]:
+    """The home and the working folder of whoever runs this."""
+    return [folder for folder in (str(Path.home()), str(Path.cwd())) if len(folder) > 1]
+
+
+def path_in(line: str, own: Sequence[str], *, is_prose: bool = True) -> str | None:
+    """The first path of a machine in a line; where it is not prose, only below the `own` folders."""
+    path = _LOCAL_PATH.search(line) if is_prose else None
+    return path[0] if path else next((one for one in own if f"{one}/" in line), None)
 
 
 # ---- rows ----

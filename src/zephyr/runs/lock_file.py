@@ -24,6 +24,8 @@ from zephyr.runs.layout import LOCK_FILE
 from zephyr.runs.stage_folder import StageKey
 
 FORMAT = 1
+# Settings of no result, which differ between machines.
+_PLACES = ("data_dir", "output_dir")
 _PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "peft", "numpy", "datasets", "pydantic")
 
 
@@ -51,10 +53,9 @@ def requested_run(
     Without ``user_code`` one that would run Python code from outside Zephyr is refused.
     """
     if name.endswith(LOCK_FILE):
-        if overrides:
-            raise RecipeError(name, f"a locked run takes no overrides, got {_shown(overrides[0])}", "leave them out")
+        places = _places(name, overrides)
         pinned = read_lock_file(Path(name))
-        requested = RequestedRun(Recipe.model_validate(pinned.recipe), pinned=pinned)
+        requested = RequestedRun(Recipe.model_validate({**pinned.recipe, **places}), pinned=pinned)
     else:
         loaded = read_recipe(name, overrides)
         requested = RequestedRun(loaded.recipe, loaded.notes)
@@ -77,6 +78,16 @@ def _require_files(recipe: Recipe) -> None:
     if rubric is not None and not rubric.is_file():
         what = f"there is no file {printable(str(rubric))}"
         raise RecipeError("feedback.judging.rubric", what, "name a rubric, relative to data_dir")
+
+
+def _places(name: str, overrides: Sequence[str | Override]) -> dict[str, str]:
+    """Where a locked run reads its data and writes, if elsewhere now. Raises RecipeError for other settings."""
+    written = [_shown(one).partition("=") for one in overrides]
+    other = next((key + equals + value for key, equals, value in written if key not in _PLACES or not value), None)
+    if other is not None:
+        what = f"a locked run takes no overrides but {' and '.join(_PLACES)}, got {other}"
+        raise RecipeError(name, what, "leave it out")
+    return {key: value for key, _, value in written}
 
 
 def _shown(override: str | Override) -> str:

@@ -10,7 +10,9 @@ import hashlib
 import json
 import math
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
@@ -84,16 +86,17 @@ def evaluate_tasks(model: ForestLM, tasks: Mapping[str, LoadedTask], prompting: 
     random.seed(PYTHON_SEED)
     np.random.seed(NUMPY_SEED)  # noqa: NPY002 - tasks draw from the global generator
     torch.manual_seed(TORCH_SEED)
-    found = evaluate(
-        lm=model,
-        task_dict={"tasks": {name: one.task for name, one in tasks.items()}, "groups": {}, "group_map": {}},
-        limit=prompting.limit,
-        bootstrap_iters=0,
-        log_samples=True,
-        system_instruction=prompting.system,
-        apply_chat_template=prompting.chat_template,
-        fewshot_as_multiturn=prompting.chat_template,
-    )
+    with _without_bars():
+        found = evaluate(
+            lm=model,
+            task_dict={"tasks": {name: one.task for name, one in tasks.items()}, "groups": {}, "group_map": {}},
+            limit=prompting.limit,
+            bootstrap_iters=0,
+            log_samples=True,
+            system_instruction=prompting.system,
+            apply_chat_template=prompting.chat_template,
+            fewshot_as_multiturn=prompting.chat_template,
+        )
     return {
         name: TaskScores(
             requested_as=loaded.requested_as,
@@ -103,6 +106,19 @@ def evaluate_tasks(model: ForestLM, tasks: Mapping[str, LoadedTask], prompting: 
         )
         for name, loaded in tasks.items()
     }
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """lm-eval without the bar that it draws for every task while it writes prompts, between our own lines."""
+    from lm_eval.api import task as module  # type: ignore[import-untyped]
+
+    drawn = module.tqdm
+    module.tqdm = partial(drawn, disable=True)
+    try:
+        yield
+    finally:
+        module.tqdm = drawn
 
 
 def _scores(results: Mapping[str, object], samples: Sequence[Mapping[str, object]]) -> dict[str, Score]:
