@@ -16,8 +16,8 @@ from zephyr.errors import NothingToPreferError, RecipeError
 from zephyr.feedback.judge import RATINGS
 from zephyr.models.source import Source, model_folder
 from zephyr.pipeline import run_recipe
-from zephyr.recipe.conflicts import POLICY, STAGE_REFERENCE
 from zephyr.recipe.data_section import DataSource
+from zephyr.recipe.model_section import POLICY, STAGE_REFERENCE
 from zephyr.recipe.rounds import RoundInputs, first_round, later_round, round_name
 from zephyr.recipe.schema import Recipe, chosen_stages
 from zephyr.recipe.section import Plain

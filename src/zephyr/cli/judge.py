@@ -128,19 +128,23 @@ def rate(  # noqa: PLR0913 - typer makes an option of every parameter
 ) -> None:
     """Rate answers. Write ratings to OUT, and every call to a file beside it. Answered requests are not sent again."""
     quiet_libraries(offline=offline)
-    from zephyr.cli.files import source_of
+    # What reads and what rates take time to import: what is wrong in the line, then in the file, is told before.
+    judging = judging_section(aspects, rubric, tries, max_reply_tokens)
+    _check_options(ray_and_ledger=bool(ray_workers and ledger), dry_run_and_models=bool(dry_run and models))
+    rater, pool, chunk = _teachers(judge, models, api_key_env, concurrency, CHUNK if ray_workers else None)
+    from zephyr.cli.files import check_output, source_of
     from zephyr.feedback.opened_rows import open_answers, open_prompts
+
+    check_output(out, force=force, read=file)
+    source = source_of(file, shape=shape, columns=columns, where=where, ignore=ignore, bad_rows=bad_rows)
+    rows, unused = (open_prompts if models else open_answers)(source, offline=offline)
+    from zephyr.feedback.judge import calls_beside
     from zephyr.feedback.rate import RatingPlan
     from zephyr.feedback.raters import refuse_unchecked
     from zephyr.teachers.opening import TeacherContext
 
-    _check_outputs(out, file, force=force)
-    _check_options(ray_and_ledger=bool(ray_workers and ledger), dry_run_and_models=bool(dry_run and models))
-    source = source_of(file, shape=shape, columns=columns, where=where, ignore=ignore, bad_rows=bad_rows)
-    rows, unused = (open_prompts if models else open_answers)(source, offline=offline)
-    rater, pool, chunk = _teachers(judge, models, api_key_env, concurrency, CHUNK if ray_workers else None)
+    check_output(calls_beside(out), force=force, read=file)
     refuse_unchecked(rows, rater, source)
-    judging = judging_section(aspects, rubric, tries, max_reply_tokens)
     candidates = _candidates(pool, num_answers, temperature, max_new_tokens, principles)
     plan = RatingPlan(rater, judging, TeacherContext(seed, offline), candidates, min_answers=1, max_tokens=cap_tokens)
     plan = replace(plan, chunk_prompts=chunk, chunk_rows=chunk)
@@ -155,15 +159,6 @@ def rate(  # noqa: PLR0913 - typer makes an option of every parameter
     to = "nothing (dry run)" if dry_run else str(out)
     print_accounts({"input": file, "output": to}, {**accounts, **unused}, as_json=as_json)
     _check_rated(accounts)
-
-
-def _check_outputs(out: Path, read: str, *, force: bool) -> None:
-    """Check that the ratings and the calls beside them can be written. Raises DataError."""
-    from zephyr.cli.files import check_output
-    from zephyr.feedback.judge import calls_beside
-
-    for path in (out, calls_beside(out)):
-        check_output(path, force=force, read=read)
 
 
 def _teachers(

@@ -10,7 +10,7 @@ from zephyr.errors import RecipeError
 from zephyr.recipe.data_section import DataSection, DataSource
 from zephyr.recipe.evaluate_section import PerplexityTask, PreferenceTask, RewardTask
 from zephyr.recipe.feedback_section import ChecksSection, reward_models_of, teachers_that_rate
-from zephyr.recipe.model_section import NewModel
+from zephyr.recipe.model_section import POLICY, STAGE_REFERENCE, NewModel
 from zephyr.recipe.objective_section import ListwiseObjective, PreferenceObjective, SftObjective
 from zephyr.recipe.stage_sections import POLICY_STAGES, TRAINING_STAGES, PreferenceSection, RecipeFields
 from zephyr.recipe.steps import check_warmup, count_steps
@@ -20,9 +20,6 @@ from zephyr.recipe.train_section import TrainSection
 
 # The stages whose rows a training stage takes when it names no sources.
 MAKERS = {"pretrain": "synth", "sft": "synth", "reward": "feedback", "align": "feedback"}
-STAGE_REFERENCE = "stage:"
-# The model that align starts from, as one that answers: stage:policy.
-POLICY = "policy"
 _SLICE = re.compile(r"(?P<split>[^\[\]]+)\[(?P<start>-?\d+)?%?:(?P<stop>-?\d+)?%?\]")
 
 

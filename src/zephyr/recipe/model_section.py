@@ -11,6 +11,10 @@ DType = Literal["float32", "bfloat16", "float16"]
 TemplateValue: TypeAlias = bool | int | float | str
 NO_VALUES: Mapping[str, TemplateValue] = {}
 
+# The model of an earlier stage is named stage:NAME; stage:policy is that which align starts from.
+STAGE_REFERENCE = "stage:"
+POLICY = "policy"
+
 
 class TrustedCodeSection(Section):
     """The one repository whose own Python code may be run, at one commit."""

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 
-from zephyr.recipe.conflicts import POLICY, STAGE_REFERENCE, Conflict
+from zephyr.recipe.conflicts import Conflict
 from zephyr.recipe.evaluate_section import HarnessTask, PerplexityTask, PreferenceTask
-from zephyr.recipe.model_section import NewModel
+from zephyr.recipe.model_section import POLICY, STAGE_REFERENCE, NewModel
 from zephyr.recipe.stage_sections import RecipeFields, RoundsSection
 
 

@@ -7,11 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple, TypeVar, cast
 
-from zephyr.recipe.conflicts import POLICY, STAGE_REFERENCE
 from zephyr.recipe.data_section import DataSource, PartFilter
 from zephyr.recipe.evaluate_section import EvaluateSection
 from zephyr.recipe.feedback_section import ChecksSection, FeedbackSection, JudgeSection
-from zephyr.recipe.model_section import NewModel, PretrainedModel
+from zephyr.recipe.model_section import POLICY, STAGE_REFERENCE, NewModel, PretrainedModel
 from zephyr.recipe.schema import Recipe
 from zephyr.recipe.section import Section
 from zephyr.recipe.teacher_section import LocalSection, VllmSection

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, TypeVar, cast
 from zephyr.atomic import replace_text
 from zephyr.data.read.sources import Records
 from zephyr.data.read.stage_rows import open_all
-from zephyr.recipe.conflicts import STAGE_REFERENCE
 from zephyr.recipe.data_section import DataSource
 from zephyr.recipe.evaluate_section import (
     EvaluateSection,
@@ -25,6 +24,7 @@ from zephyr.recipe.evaluate_section import (
     RewardTask,
     WorldTask,
 )
+from zephyr.recipe.model_section import STAGE_REFERENCE
 from zephyr.recipe.schema import Recipe
 from zephyr.recipe.section import Plain, Section
 from zephyr.recipe.stage_sections import EVALUATE, POLICY_STAGES, REWARD

@@ -20,9 +20,9 @@ from zephyr.feedback.candidates import CHUNK_PROMPTS, answer_prompts
 from zephyr.feedback.judge import CALLS, CHUNK_ROWS, RATINGS, write_judged
 from zephyr.feedback.raters import check_judge, check_rubric, on_scale_of_ratings, rater_of, require_checks
 from zephyr.progress import show_progress
-from zephyr.recipe.conflicts import STAGE_REFERENCE
 from zephyr.recipe.data_section import DataSection, DataSource
 from zephyr.recipe.feedback_section import FeedbackSection, RaySection, pool_of, teachers_that_rate
+from zephyr.recipe.model_section import STAGE_REFERENCE
 from zephyr.recipe.schema import Recipe
 from zephyr.recipe.stage_sections import FEEDBACK, SFT, SYNTH
 from zephyr.recipe.teacher_section import TeacherSection

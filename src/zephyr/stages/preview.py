@@ -16,8 +16,8 @@ from zephyr.estimate.model_shape import ModelShape
 from zephyr.estimate.workload import Workload
 from zephyr.models.source import Source, resolved_revision
 from zephyr.models.tokenizers import Tokenizer
-from zephyr.recipe.conflicts import STAGE_REFERENCE
 from zephyr.recipe.data_section import DataSource
+from zephyr.recipe.model_section import STAGE_REFERENCE
 from zephyr.recipe.schema import Recipe
 from zephyr.recipe.teacher_section import LocalSection, TeacherSection, VllmSection
 from zephyr.records.rows import Prompt, Record

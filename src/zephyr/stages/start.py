@@ -11,9 +11,8 @@ from zephyr.errors import ModelError, RecipeError
 from zephyr.estimate.model_shape import KNOWN_SHAPES, ModelShape, shape_of, shape_of_new
 from zephyr.models.source import Source, load_config, model_folder, unreadable
 from zephyr.models.tokenizers import Tokenizer, load_tokenizer
-from zephyr.recipe.conflicts import POLICY, STAGE_REFERENCE
 from zephyr.recipe.evaluate_section import HarnessTask
-from zephyr.recipe.model_section import FileTemplateSection, NewModel, TemplateText
+from zephyr.recipe.model_section import POLICY, STAGE_REFERENCE, FileTemplateSection, NewModel, TemplateText
 from zephyr.recipe.objective_section import CustomObjective
 from zephyr.recipe.schema import Recipe
 from zephyr.recipe.section import Plain

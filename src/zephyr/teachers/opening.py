@@ -13,10 +13,14 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Literal, NamedTuple, Self, TypeAlias
 
 from zephyr.errors import RecipeError, TeacherError
-from zephyr.recipe.conflicts import STAGE_REFERENCE
 from zephyr.recipe.feedback_section import REWARD_MODEL, ChecksSection, JudgeSection, RewardModelSection
-from zephyr.recipe.model_section import ChatTemplateSection, FileTemplateSection, TemplateSection, TemplateText
-from zephyr.recipe.schema import Recipe
+from zephyr.recipe.model_section import (
+    STAGE_REFERENCE,
+    ChatTemplateSection,
+    FileTemplateSection,
+    TemplateSection,
+    TemplateText,
+)
 from zephyr.recipe.teacher_section import EndpointSection, LocalSection, ScriptedSection, TeacherSection, VllmSection
 from zephyr.runs.layout import LEDGER, MODEL
 from zephyr.teachers.endpoint.address import resolve_address
@@ -27,6 +31,7 @@ if TYPE_CHECKING:
     from zephyr.data.tokenize.encoding import DialogueEncoder
     from zephyr.models.model_name import Source
     from zephyr.models.tokenizers import Tokenizer
+    from zephyr.recipe.schema import Recipe
     from zephyr.teachers.ledger.cached_teacher import LedgeredTeacher
     from zephyr.teachers.ledger.ledger import Ledger
 
@@ -57,7 +62,7 @@ class TeacherContext:
     cache_tokens: int = 65_536
 
 
-def stage_context(recipe: Recipe, stage: str, inputs: Mapping[str, Path]) -> TeacherContext:
+def stage_context(recipe: "Recipe", stage: str, inputs: Mapping[str, Path]) -> TeacherContext:
     """What the teachers of a stage have in common; `inputs`: the finished folders of earlier stages, by name.
 
     Paths are absolute, as the workers of a cluster have working folders of their own.
