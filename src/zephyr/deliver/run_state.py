@@ -25,9 +25,9 @@ from zephyr.records.fields import Json, brief
 from zephyr.runs.layout import LEDGER, LOCK_FILE, STAGE_FILE, stage_folder_name
 from zephyr.runs.reader import at, elements, entries, number, read_record
 
-FOLDER = "run"
-FILES = "files.json"
-FORMAT = 1
+_FOLDER = "run"
+_FILES = "files.json"
+_FORMAT = 1
 _REFERENCE = "reference"
 _SUFFIXES = {".csv", ".html", ".jinja", ".json", ".jsonl", ".md", ".npy", ".safetensors", ".sqlite", ".txt"}
 _PLACES = {"output_dir": "runs", "data_dir": "."}
@@ -70,19 +70,19 @@ def state_of(folder: Path, work: Path) -> RepoFiles:
     Raises DataError for a key or a path of this machine in its files.
     """
     lock = _lock_without_places(folder)
-    found = RepoFiles("model", replaces=f"{FOLDER}/*")
-    found.uploads.append(Upload(f"{FOLDER}/{LOCK_FILE}", json.dumps(lock, indent=1, ensure_ascii=False).encode()))
+    found = RepoFiles("model", replaces=f"{_FOLDER}/*")
+    found.uploads.append(Upload(f"{_FOLDER}/{LOCK_FILE}", json.dumps(lock, indent=1, ensure_ascii=False).encode()))
     for path in _state_files(folder, entries(lock, "stages")):
         name = path.relative_to(folder).as_posix()
         content = path if path.suffix != ".sqlite" else _ledger_copy(path, work / name.replace("/", "-"))
-        found.uploads.append(Upload(f"{FOLDER}/{name}", content))
+        found.uploads.append(Upload(f"{_FOLDER}/{name}", content))
     refuse_private(found)
     files: dict[str, Json] = {
-        one.name.removeprefix(f"{FOLDER}/"): {"num_bytes": one.num_bytes, "sha256": _sha256(one.content)}
+        one.name.removeprefix(f"{_FOLDER}/"): {"num_bytes": one.num_bytes, "sha256": _sha256(one.content)}
         for one in found.uploads
     }
-    listed = {"format": FORMAT, "name": str(at(lock, "recipe", "name")), "files": files}
-    found.uploads.append(Upload(f"{FOLDER}/{FILES}", json.dumps(listed, indent=1).encode()))
+    listed = {"format": _FORMAT, "name": str(at(lock, "recipe", "name")), "files": files}
+    found.uploads.append(Upload(f"{_FOLDER}/{_FILES}", json.dumps(listed, indent=1).encode()))
     progress = ", ".join(f"{stage} {state}" for stage, state in _progress(folder, lock).items())
     found.notes += [f"to be continued with zephyr pull: {progress}", "left out: rows that the recipe names, caches"]
     return found
@@ -172,13 +172,13 @@ def pull_run(repo: str, output_dir: Path) -> PulledRun:
             for count, name in enumerate(listed.files, 1):
                 _download(listed, name, beside)
                 display.update(count)
-    lock = read_record(beside / FOLDER / LOCK_FILE)
+    lock = read_record(beside / _FOLDER / LOCK_FILE)
     recipe = entries(lock, "recipe")
     if not isinstance(lock, dict) or recipe.get("name") != listed.name:
-        raise DataError(repo, f"its {LOCK_FILE} is of another run than its {FILES}", "push the run again")
+        raise DataError(repo, f"its {LOCK_FILE} is of another run than its {_FILES}", "push the run again")
     lock["recipe"] = recipe | {"output_dir": str(output_dir)}
-    replace_text(beside / FOLDER / LOCK_FILE, json.dumps(lock, indent=1, ensure_ascii=False) + "\n")
-    (beside / FOLDER).rename(folder)
+    replace_text(beside / _FOLDER / LOCK_FILE, json.dumps(lock, indent=1, ensure_ascii=False) + "\n")
+    (beside / _FOLDER).rename(folder)
     discard(beside)  # the library keeps notes of its own in it
     return _pulled(folder)
 
@@ -190,15 +190,15 @@ def _listed(repo: str) -> _Listed:
     commit = str(HfApi(library_name="zephyr").model_info(repo).sha)
     with tempfile.TemporaryDirectory(prefix="zephyr-pull-") as work:
         try:
-            found = read_record(Path(hf_hub_download(repo, f"{FOLDER}/{FILES}", revision=commit, local_dir=work)))
+            found = read_record(Path(hf_hub_download(repo, f"{_FOLDER}/{_FILES}", revision=commit, local_dir=work)))
         except errors.LocalEntryNotFoundError:
             raise
         except errors.EntryNotFoundError as error:
             remedy = "push one with zephyr push RUN OWNER/NAME --resumable; a published model is used by its name"
             raise DataError(repo, "holds no run to be continued", remedy) from error
     name, files = str(at(found, "name")), entries(found, "files")
-    if at(found, "format") != FORMAT:
-        raise DataError(repo, f"its {FILES} has a format that this version does not read", "install a newer Zephyr")
+    if at(found, "format") != _FORMAT:
+        raise DataError(repo, f"its {_FILES} has a format that this version does not read", "install a newer Zephyr")
     wrong = next((one for one in files if not _is_of_a_run(one)), None)
     if wrong is not None or not _NAME.fullmatch(name) or LOCK_FILE not in files:
         raise DataError(
@@ -221,13 +221,13 @@ def _download(listed: _Listed, name: str, beside: Path) -> None:
     """Get a file, unless it is here. Raises DataError for one that is not as it was listed."""
     from huggingface_hub import hf_hub_download
 
-    place = beside / FOLDER / name
+    place = beside / _FOLDER / name
     if _is_as_listed(place, listed.files[name]):
         return
-    hf_hub_download(listed.repo, f"{FOLDER}/{name}", revision=listed.commit, local_dir=beside)
+    hf_hub_download(listed.repo, f"{_FOLDER}/{name}", revision=listed.commit, local_dir=beside)
     if not _is_as_listed(place, listed.files[name]):
         place.unlink(missing_ok=True)
-        raise DataError(f"{listed.repo}, {FOLDER}/{name}", "is not as it was pushed", "push the run again, then pull")
+        raise DataError(f"{listed.repo}, {_FOLDER}/{name}", "is not as it was pushed", "push the run again, then pull")
 
 
 def _is_as_listed(path: Path, listed: tuple[int, str]) -> bool:
