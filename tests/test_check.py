@@ -77,6 +77,7 @@ def test_every_shipped_recipe_passes_with_a_tiny_model(name, marked_folder, tmp_
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_what_is_foretold_is_what_the_run_does(tmp_path, capfd):
     fields = mini_fields(tmp_path / "runs")
     # Pieces of texts that are longer than the window are examples of their own, and packed batches hold several.
@@ -101,6 +102,7 @@ def test_what_is_foretold_is_what_the_run_does(tmp_path, capfd):
     assert "calls stage:sft about 72 times" in checked.out
 
 
+@pytest.mark.slow
 def test_every_file_to_be_written_is_named(tmp_path, capfd):
     recipe = tmp_path / "mini.yaml"
     recipe.write_text(yaml.safe_dump(mini_fields(tmp_path / "runs")))

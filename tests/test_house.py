@@ -13,6 +13,7 @@ import pytest
 
 import zephyr
 from tests.house.sizes import Function, functions, repeated_windows
+from tests.house.source import parsed
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SOURCE = REPOSITORY / "src" / "zephyr"
@@ -111,7 +112,7 @@ def test_nothing_is_written_twice():
 def test_every_file_says_what_it_is_for():
     files = python_files(*PROGRAMS)
     assert len(files) >= 5
-    assert [str(path) for path in files if not ast.get_docstring(ast.parse(path.read_text()))] == []
+    assert [str(path) for path in files if not ast.get_docstring(parsed(path.read_text()))] == []
 
 
 @pytest.mark.parametrize("line", ["import zephyr", "import zephyr.cli.main", "import zephyr.errors"])

@@ -18,6 +18,7 @@ def recipe_file(tmp_path):
     return path
 
 
+@pytest.mark.slow
 def test_what_is_foretold_is_what_the_run_does(recipe_file, tmp_path, capsys):
     before = zephyr(capsys, "plan", recipe_file, "--seconds", "1")
     assert before.code == 0, before.err

@@ -123,6 +123,7 @@ def open_chat():
         terminal.close()
 
 
+@pytest.mark.slow
 def test_a_conversation_as_people_have_it(open_chat, replying):
     chat = open_chat(replying, "--temperature", "0")
     for question in ("What colour is it?", "And now?"):

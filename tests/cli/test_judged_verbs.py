@@ -73,6 +73,7 @@ def save_tiny_model(folder: Path, seed: int) -> None:
 # ---- winrate ----
 
 
+@pytest.mark.slow
 def test_winrate_of_published_annotations(shared_data, capsys):
     file = shared_data / "pref" / "alpaca_eval" / "annotations.jsonl.gz"
     (found,) = printed_json(capsys, "winrate", file, "--model", "zephyr-7b-beta")
@@ -145,7 +146,8 @@ def test_references_reported_wrong_are_listed_and_left_out(bench, tmp_path, caps
     assert found["protocol"]["references_left_out"] == list(REPORTED_WRONG)
 
 
-@pytest.mark.parametrize("num_kills", [1, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("num_kills", [1, 3])
 def test_killed_runs_repeat_no_judgment(bench, tmp_path, num_kills):
     dice, in_flight = random.Random(1), 4
     ledger = tmp_path / "out" / "calls.sqlite"

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 
+from tests.slowly import slow
 from tests.synth.form_teacher import FormTeacher
 from zephyr.cli.main import main
 from zephyr.data.tokenize.encoding import DialogueEncoder
@@ -150,7 +151,7 @@ def local_model(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("generator", ["self_instruct", "ultrachat"])
+@pytest.mark.parametrize("generator", ["ultrachat", slow("self_instruct")])
 def test_nonsense_of_a_real_model_is_counted_and_never_crashes(generator, local_model, seeds, tmp_path, capsys):
     words = ("--teacher", f"local:{local_model}", "-o", tmp_path / "out.jsonl", "--count", 3, "--offline")
     own = ("--seeds", seeds, "--requests-per-round", 2) if generator == "self_instruct" else ("--max-new-tokens", 8)

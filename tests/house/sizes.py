@@ -1,23 +1,13 @@
 """Sizes of functions and repetition between files, counted in lines of code."""
 
 import ast
-import io
 import re
-import tokenize
 from collections.abc import Iterator
 from functools import cache
 from typing import NamedTuple
 
-from tests.house.source import FunctionNode
+from tests.house.source import FunctionNode, parsed, walk
 
-LAYOUT_TOKENS = {
-    tokenize.COMMENT,
-    tokenize.NL,
-    tokenize.NEWLINE,
-    tokenize.INDENT,
-    tokenize.DEDENT,
-    tokenize.ENDMARKER,
-}
 BLOCKS = (ast.If, ast.For, ast.While, ast.With, ast.Try, ast.Match, ast.AsyncFor, ast.AsyncWith)
 WINDOW = 8
 
@@ -31,16 +21,16 @@ class Function(NamedTuple):
 
 @cache
 def code_lines(text: str) -> frozenset[int]:
-    """Numbers of the lines that hold code: no comment, no docstring, no blank line."""
-    lines = set()
-    for token in tokenize.generate_tokens(io.StringIO(text).readline):
-        if token.type not in LAYOUT_TOKENS:
-            lines.update(range(token.start[0], token.end[0] + 1))
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, FunctionNode | ast.ClassDef | ast.Module) and ast.get_docstring(node, clean=False):
-            docstring = node.body[0]
-            lines.difference_update(range(docstring.lineno, docstring.end_lineno + 1))
-    return frozenset(lines)
+    """Numbers of the lines that hold code: no comment, no docstring, no blank line outside of a string."""
+    written = enumerate(text.splitlines(), start=1)
+    lines = {number for number, line in written if line.strip() and not line.lstrip().startswith("#")}
+    docstrings = set()
+    for node in walk(parsed(text)):
+        if isinstance(node, ast.JoinedStr) or (isinstance(node, ast.Constant) and isinstance(node.value, str)):
+            lines.update(range(node.lineno, node.end_lineno + 1))
+        elif isinstance(node, FunctionNode | ast.ClassDef | ast.Module) and ast.get_docstring(node, clean=False):
+            docstrings.update(range(node.body[0].lineno, node.body[0].end_lineno + 1))
+    return frozenset(lines - docstrings)
 
 
 def nesting(node: ast.AST) -> int:
@@ -68,7 +58,7 @@ def functions(text: str, where: str) -> tuple[Function, ...]:
 
 def _functions(text: str, where: str) -> Iterator[Function]:
     written, lines = text.splitlines(), code_lines(text)
-    for node in ast.walk(ast.parse(text)):
+    for node in walk(parsed(text)):
         if isinstance(node, FunctionNode):
             size = len(lines.intersection(range(node.lineno, node.end_lineno + 1)))
             # Another library's interface can ask for more than we would: its head then says so and why.
@@ -83,7 +73,7 @@ def windows(text: str) -> Iterator[tuple[str, ...]]:
     Functions that can stand for each other have the same head, and should.
     """
     kept = set(code_lines(text))
-    for node in ast.walk(ast.parse(text)):
+    for node in walk(parsed(text)):
         if isinstance(node, FunctionNode):
             kept.difference_update(range(node.lineno, node.body[0].lineno))
         elif isinstance(node, ast.Import | ast.ImportFrom):

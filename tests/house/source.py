@@ -11,6 +11,12 @@ STAGES = ("synth", "pretrain", "sft", "feedback", "align", "evaluate", "deliver"
 
 
 @cache
+def parsed(text: str) -> ast.Module:
+    """The syntax tree of a file."""
+    return ast.parse(text)
+
+
+@cache
 def walk(node: ast.AST) -> tuple[ast.AST, ...]:
     """A node and all nodes below it but `Load` and `Store`, level by level, kept for the next time."""
     found = [node]
@@ -137,7 +143,7 @@ def read_source(root: Path) -> Source:
         is_package = parts[-1] == "__init__"
         name = ".".join(parts[:-1] if is_package else parts)
         text = path.read_text(encoding="utf-8")
-        source.modules[name] = Module(name, path, text, ast.parse(text), is_package)
+        source.modules[name] = Module(name, path, text, parsed(text), is_package)
     for module in source.modules.values():
         module.names = dict(module.assigned())
         for node in walk(module.tree):

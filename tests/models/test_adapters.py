@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from tests.slowly import of_each_kind
 from zephyr.errors import ModelError
 from zephyr.models.adapters import (
     WEIGHTS,
@@ -42,7 +43,7 @@ def trained(name: str, settings: LoraSection | None = None, **sizes):
     return model
 
 
-@pytest.mark.parametrize("name", ADAPTABLE)
+@pytest.mark.parametrize("name", of_each_kind(ADAPTABLE))
 def test_new_adapters_change_nothing_and_train_alone(name):
     base = tiny_model(name)
     expected, names = logits(base), set(base.parameters())
@@ -54,7 +55,7 @@ def test_new_adapters_change_nothing_and_train_alone(name):
     assert not any(parameter.requires_grad for parameter in names)
 
 
-@pytest.mark.parametrize("name", ADAPTABLE)
+@pytest.mark.parametrize("name", of_each_kind(ADAPTABLE))
 def test_disabled_adapters_are_the_base_model_to_the_bit(name):
     model, base = trained(name), logits(tiny_model(name))
     adapted = logits(model)
@@ -82,7 +83,7 @@ def test_adapters_come_back_on_after_an_error():
     assert torch.equal(logits(model), adapted)
 
 
-@pytest.mark.parametrize("name", ADAPTABLE)
+@pytest.mark.parametrize("name", of_each_kind(ADAPTABLE))
 def test_merged_model_is_plain_and_equal(name):
     model = trained(name)
     adapted = logits(model)
@@ -146,7 +147,7 @@ def test_merging_is_checked_for_finite_numbers():
 # ---- identity ----
 
 
-@pytest.mark.parametrize("name", ADAPTABLE)
+@pytest.mark.parametrize("name", of_each_kind(ADAPTABLE))
 def test_hash_without_adapters_is_that_of_the_base(name):
     base = weights_hash(tiny_model(name))
     model = trained(name)
@@ -230,7 +231,7 @@ def adapter(tmp_path) -> Path:
     return tmp_path / "adapter"
 
 
-@pytest.mark.parametrize("name", ADAPTABLE)
+@pytest.mark.parametrize("name", of_each_kind(ADAPTABLE))
 def test_saved_and_loaded_adapters_are_the_same(name, tmp_path):
     model = trained(name)
     save_adapter(model, tmp_path / "adapter")

@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.slowly import of_each_kind, slow
 from zephyr.errors import ModelError
 from zephyr.models.adapters import adapters_disabled, add_lora
 from zephyr.models.attention import IMPLEMENTATION
@@ -30,7 +31,11 @@ PROMPTS = [
     [*SYSTEM, *SHOTS],
 ]
 STOPS = (2, 3, 4, 5, 6, 7, 8, 9)
-EXACT = [(name, torch.float64 if TINY[name].float64 else torch.float32) for name in TINY]
+
+
+def widest(name: str) -> torch.dtype:
+    """The widest dtype that all operators of an architecture compute in."""
+    return torch.float64 if TINY[name].float64 else torch.float32
 
 
 def greedy_alone(model, prompt, *, max_new_tokens: int, stop_ids=STOPS) -> tuple[int, ...]:
@@ -54,10 +59,6 @@ def logps_alone(model, prompt, ids) -> float:
     return float(logits.double().log_softmax(-1).gather(1, torch.tensor(ids)[:, None]).sum())
 
 
-def slow(*values):
-    return [pytest.param(value, marks=pytest.mark.slow) for value in values]
-
-
 def sampled(**settings_):
     """Sampling from the model's own distribution, but for these settings."""
     return SamplingSection(**({"temperature": 1.0, "top_k": 0, "top_p": 1.0} | settings_))
@@ -70,9 +71,9 @@ def texts(completions: list[Completion]) -> list[tuple[int, ...]]:
 # ---- against transformers and plain forwards ----
 
 
-@pytest.mark.parametrize(("name", "dtype"), EXACT)
-def test_greedy_is_what_transformers_gives_one_prompt_alone(name, dtype):
-    model = tiny_model(name, dtype=dtype)
+@pytest.mark.parametrize("name", of_each_kind(TINY))
+def test_greedy_is_what_transformers_gives_one_prompt_alone(name):
+    model = tiny_model(name, dtype=widest(name))
     greedy = sampled(max_new_tokens=16, temperature=0)
     completions = generate(model, PROMPTS, greedy, stop=Stopping(STOPS), num_samples=2)
     assert [(c.prompt_index, c.sample_index) for c in completions] == [(p, s) for p in range(8) for s in range(2)]
@@ -83,8 +84,8 @@ def test_greedy_is_what_transformers_gives_one_prompt_alone(name, dtype):
     assert {completion.finish_reason for completion in completions} == {"stop", "length"}
 
 
-@pytest.mark.parametrize("window", [5, *slow(2, 64)])
-@pytest.mark.parametrize("name", [name for name in TINY if not TINY[name].stateful])
+@pytest.mark.parametrize("window", [5, slow(2), slow(64)])
+@pytest.mark.parametrize("name", of_each_kind(name for name in TINY if not TINY[name].stateful))
 def test_greedy_in_float32_and_with_windows_of_other_lengths(name, window):
     model = tiny_model(name, sliding_window=window, seed=window)
     greedy = sampled(max_new_tokens=12, temperature=0)
@@ -101,9 +102,9 @@ def is_tie(model, prompt, tokens, others) -> bool:
     return bool((logits[tokens[step]] - logits[others[step]]).abs() < 1e-6)
 
 
-@pytest.mark.parametrize(("name", "dtype"), EXACT)
-def test_logprobs_are_those_of_the_unfiltered_model(name, dtype):
-    model = tiny_model(name, dtype=dtype)
+@pytest.mark.parametrize("name", of_each_kind(TINY))
+def test_logprobs_are_those_of_the_unfiltered_model(name):
+    model = tiny_model(name, dtype=widest(name))
     hot = sampled(max_new_tokens=10, temperature=1.7, top_k=40, top_p=0.9)
     for completion in generate(model, PROMPTS, hot, stop=Stopping(STOPS), num_samples=2, seed=3):
         alone = logps_alone(model, PROMPTS[completion.prompt_index], completion.ids)
@@ -135,7 +136,7 @@ def test_mixed_lengths_of_random_prompts():
 # ---- determinism ----
 
 
-@pytest.mark.parametrize("name", ["mistral", "mamba", *slow("mixtral", "gemma2", "gpt2", "qwen3_next")])
+@pytest.mark.parametrize("name", ["mistral", "mamba", *map(slow, ("mixtral", "gemma2", "gpt2", "qwen3_next"))])
 def test_samples_do_not_depend_on_their_batch(name):
     model = tiny_model(name)
     sampling = sampled(max_new_tokens=8, temperature=0.9, top_k=50, top_p=0.95)

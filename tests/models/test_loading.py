@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from tests.slowly import of_each_kind
 from zephyr.errors import ModelError, ResourceError
 from zephyr.models.loading import (
     check_finite_weights,
@@ -72,7 +73,7 @@ def poison(tensor: torch.Tensor, value: float) -> torch.Tensor:
 # ---- round trip ----
 
 
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("name", of_each_kind(TINY))
 def test_saved_and_loaded_is_the_same_model(name, tmp_path):
     model, tokenizer = tiny_model(name, vocab_size=384), tiny_tokenizer()
     save_model(model, tokenizer, tmp_path / "model")

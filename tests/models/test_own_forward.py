@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutput
 
 from tests.models.scorer_runs import company, lora_model, small_model
+from tests.slowly import of_each_kind
 from zephyr.errors import ModelError
 from zephyr.models import own_forward, scorer
 from zephyr.models.own_forward import check_own_forward, proven_scorer
@@ -41,7 +42,7 @@ def said(scored: ForestScorer) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("name", of_each_kind(TINY))
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_sound_models_pass_in_train_mode(name: str, dtype: torch.dtype) -> None:
     autocast = dtype if dtype == torch.bfloat16 else None

@@ -22,24 +22,25 @@ from tests.models.scorer_runs import (
     one_at_a_time,
     packed,
 )
+from tests.slowly import of_each_kind
 from zephyr.models.scorer import ForestScorer
 from zephyr.models.tiny import TINY, tiny_model
 from zephyr.trees.forest import all_scored, build_forest, completion_scored
 
 
-@pytest.mark.parametrize("name", IN_FLOAT64)
+@pytest.mark.parametrize("name", of_each_kind(IN_FLOAT64))
 def test_sharing_changes_nothing_in_float64(name: str) -> None:
     scorer = ForestScorer(float64_model(name))
     assert_same(packed(scorer, company()), one_at_a_time(scorer, company()), tolerance=1e-12)
 
 
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("name", of_each_kind(TINY))
 def test_sharing_changes_nothing_in_float32(name: str) -> None:
     scorer = ForestScorer(tiny_model(name))
     assert_same(packed(scorer, company()), one_at_a_time(scorer, company()), tolerance=1e-5)
 
 
-@pytest.mark.parametrize("name", IN_FLOAT64)
+@pytest.mark.parametrize("name", of_each_kind(IN_FLOAT64))
 def test_scores_equal_eager_attention_of_transformers(name: str) -> None:
     """To 1e-6 and no closer, for eager attention takes its softmax in float32."""
     eager = float64_model(name)
@@ -48,7 +49,7 @@ def test_scores_equal_eager_attention_of_transformers(name: str) -> None:
     assert_same(ours, by_transformers(eager, company()), tolerance=1e-6)
 
 
-@pytest.mark.parametrize("name", [name for name in TINY if name not in IN_FLOAT64])
+@pytest.mark.parametrize("name", of_each_kind(name for name in TINY if name not in IN_FLOAT64))
 def test_scores_equal_transformers_in_float32(name: str) -> None:
     theirs = tiny_model(name)
     if name in SHARING:
@@ -56,7 +57,7 @@ def test_scores_equal_transformers_in_float32(name: str) -> None:
     assert_same(packed(ForestScorer(tiny_model(name)), company()), by_transformers(theirs, company()), tolerance=1e-5)
 
 
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("name", of_each_kind(TINY))
 def test_order_of_sequences_changes_nothing(name: str) -> None:
     scorer = ForestScorer(tiny_model(name))
     order = np.random.default_rng(1).permutation(len(company()))
@@ -66,7 +67,7 @@ def test_order_of_sequences_changes_nothing(name: str) -> None:
     torch.testing.assert_close(shuffled, straight[torch.from_numpy(order)], rtol=1e-6, atol=0)
 
 
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("name", of_each_kind(TINY))
 def test_another_last_token_changes_no_other_sequence_by_a_bit(name: str) -> None:
     scorer = ForestScorer(tiny_model(name))
     rng = np.random.default_rng(2)
@@ -98,7 +99,7 @@ def test_sliding_window_bites(name: str) -> None:
     torch.testing.assert_close(narrow[7], widest[7])  # six tokens fit every window
 
 
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("name", of_each_kind(TINY))
 def test_metrics_equal_those_of_all_logits(name: str) -> None:
     model, sequence = tiny_model(name), company()[5]
     with torch.no_grad():
@@ -123,7 +124,7 @@ def test_stateful_model_falls_back_and_says_so_once(name: str, caplog: pytest.Lo
     assert "one sequence a row" in ours[0]
 
 
-@pytest.mark.parametrize("name", SHARING)
+@pytest.mark.parametrize("name", of_each_kind(SHARING))
 def test_attention_model_shares_and_is_silent(name: str, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, logger="zephyr"):
         assert ForestScorer(tiny_model(name)).shares_prefixes

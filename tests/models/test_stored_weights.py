@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from tests.slowly import of_each_kind, slow
 from zephyr.models import stored_weights as stored_weights_module
 from zephyr.models.loading import empty_model, load_model, save_model, save_settings
 from zephyr.models.source import Source
@@ -29,8 +30,8 @@ def save(model, folder):
     return Source(str(folder))
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("dtype", ["float32", slow("bfloat16")])
+@pytest.mark.parametrize("name", of_each_kind(TINY))
 def test_every_slice_and_every_buffer_is_what_transformers_loads(name, dtype, tmp_path):
     source = save(tiny_model(name, vocab_size=384), tmp_path / "model")
     loaded, empty = load_model(source, dtype=dtype), empty_model(source, dtype=dtype)
@@ -115,7 +116,7 @@ def test_what_is_unusual_is_left_to_transformers_and_said(change, reason, tmp_pa
     assert caplog.messages == [f"{source.name}: rank 0 reads all weights and sends them to the others, for {reason}"]
 
 
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("name", of_each_kind(TINY))
 def test_weights_written_one_by_one_are_the_files_of_save_pretrained(name, tmp_path):
     """The same names and numbers in one file and in many; of those of a tied model and of stacked experts, too."""
     model = tiny_model(name, vocab_size=384)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from tests.slowly import of_each_kind
 from zephyr.models.tiny import BOS_ID, EOS_ID, PAD_ID, TINY, tiny_model, tiny_tokenizer
 
 IDS = torch.arange(4, 44)[None]
@@ -17,7 +18,7 @@ def logits(name: str, **changes) -> torch.Tensor:
         return model(IDS, use_cache=False).logits[0]
 
 
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("name", of_each_kind(TINY))
 def test_a_model_is_a_function_of_its_arguments(name):
     torch.manual_seed(5)
     state = torch.random.get_rng_state()
@@ -30,7 +31,7 @@ def test_a_model_is_a_function_of_its_arguments(name):
     assert first.config.model_type == name
 
 
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("name", of_each_kind(TINY))
 def test_two_dtypes_hold_the_same_model(name):
     single = tiny_model(name).state_dict()
     half = tiny_model(name, dtype=torch.bfloat16).state_dict()
@@ -38,7 +39,7 @@ def test_two_dtypes_hold_the_same_model(name):
     assert all(torch.equal(single[key].to(half[key].dtype), half[key]) for key in single)
 
 
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("name", of_each_kind(TINY))
 def test_float64_is_marked_where_it_works(name):
     model = tiny_model(name, dtype=torch.float64)
     try:
@@ -48,7 +49,7 @@ def test_float64_is_marked_where_it_works(name):
     assert in_float64 == TINY[name].float64
 
 
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("name", of_each_kind(TINY))
 def test_the_future_changes_nothing_and_the_past_does(name):
     model = tiny_model(name)
     changed = IDS.clone()
@@ -59,7 +60,7 @@ def test_the_future_changes_nothing_and_the_past_does(name):
     assert not torch.allclose(before[20:], after[20:], atol=1e-3)
 
 
-@pytest.mark.parametrize("name", [name for name in TINY if TINY[name].sliding])
+@pytest.mark.parametrize("name", of_each_kind(name for name in TINY if TINY[name].sliding))
 def test_windows_bite(name):
     full = tiny_model(name, sliding_window=1000)
     windowed = tiny_model(name, sliding_window=8)

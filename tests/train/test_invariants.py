@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from tests.slowly import of_each_kind
 from tests.train.sections import make_objective
 from zephyr.data.tokenize.token_store import Comparison
 from zephyr.errors import InvariantError
@@ -194,7 +195,7 @@ def test_wrong_reference_is_named(fault):
 # Layouts and leaks
 
 
-@pytest.mark.parametrize("name", [name for name in TINY if not TINY[name].stateful])
+@pytest.mark.parametrize("name", of_each_kind(name for name in TINY if not TINY[name].stateful))
 def test_supported_models_pass_both_layout_checks(name):
     scorer = make_scorer(name)
     sequences, names = sequences_of(make_pairs(3))

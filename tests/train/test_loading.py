@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.slowly import slow
 from tests.train.distributed_runs import make_examples, on_ranks
 from tests.train.loading_runs import hash_of, merge_shards, read_shards, save_mixtral, save_tiny, train_stored
 from zephyr.models.loading import load_model
@@ -41,10 +42,6 @@ def test_adapters_are_merged_in_much_less_than_the_model(tmp_path):
     found = json.loads((tmp_path / "merged.json").read_text())
     # The largest weight, what is added to it as it is multiplied and scaled, and the one written before it.
     assert found["taken"] < 4.5 * found["largest"] < 0.75 * found["total"], found
-
-
-def slow(*case):
-    return pytest.param(*case, marks=pytest.mark.slow)
 
 
 @pytest.mark.parametrize(

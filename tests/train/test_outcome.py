@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.slowly import slow
 from tests.train.checkpoint_runs import assert_same
 from tests.train.tiny_runs import column, logged, pairs, tiny_job, weights
 from zephyr.errors import CheckpointError, InvariantError, RecipeError
@@ -113,7 +114,9 @@ def test_the_outcome_gives_the_metrics_of_the_weights_that_are_handed_on(tmp_pat
     assert outcome.train_metrics["loss"] == lines[2]["loss"] > lines[6]["loss"]
 
 
-@pytest.mark.parametrize(("patience", "threshold", "last"), [(1, 0.0, 2), (3, 0.0, 4), (5, 0.0, 6), (6, 0.0, 6)])
+@pytest.mark.parametrize(
+    ("patience", "threshold", "last"), [(1, 0.0, 2), slow(3, 0.0, 4), (5, 0.0, 6), slow(6, 0.0, 6)]
+)
 def test_early_stopping_ends_after_so_many_evaluations_without_a_better_one(tmp_path, patience, threshold, last):
     # Judged by pairs the wrong way round, a run is at its best at step 1.
     swapped = [pair._replace(completions=pair.completions[::-1]) for pair in pairs()]

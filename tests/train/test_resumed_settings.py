@@ -2,6 +2,7 @@
 
 import pytest
 
+from tests.slowly import slow
 from tests.train.checkpoint_runs import assert_same
 from tests.train.tiny_runs import column, examples_for, logged, pairs, tiny_job, weights
 from zephyr.errors import RecipeError
@@ -18,6 +19,13 @@ PLATEAU = {
     "eval_examples": WRONG_WAY_ROUND,
 }
 
+SCHEDULE_FREE = {
+    "optim": "schedule_free_adamw",
+    "lr_scheduler_type": "constant",
+    "eval_steps": 2,
+    "eval_examples": pairs(4),
+}
+
 
 def made(settings):
     if "model" not in settings:
@@ -30,11 +38,11 @@ def made(settings):
     "settings",
     [
         {"neftune_noise_alpha": 5.0},
-        {"objective": "kto", "reference_sync_steps": 2},
-        {"optim": "schedule_free_adamw", "lr_scheduler_type": "constant", "eval_steps": 2, "eval_examples": pairs(4)},
+        slow({"objective": "kto", "reference_sync_steps": 2}),
+        slow(SCHEDULE_FREE),
         {"model": "lora"},
-        {"optim": "muon", "weight_decay": 0.1},
-        PLATEAU,
+        slow({"optim": "muon", "weight_decay": 0.1}),
+        slow(PLATEAU),
     ],
 )
 def test_a_stopped_run_ends_as_an_undisturbed_one(tmp_path, settings):

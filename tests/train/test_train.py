@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from tests.models.exact_norms import float64_model
+from tests.slowly import slow
 from tests.train.checkpoint_runs import assert_same
 from tests.train.test_outcome import saved
 from tests.train.tiny_runs import OPTIONS, column, examples_for, logged, pairs, tiny_job, weights
@@ -216,9 +217,9 @@ def test_a_finished_run_is_found_finished(tmp_path):
     ("changes", "field"),
     [
         ({"examples": pairs(seed=9)}, "data_hash"),
-        ({"beta": 0.2}, "recipe_hash"),
+        slow({"beta": 0.2}, "recipe_hash"),
         ({"seed": 7}, "recipe_hash"),
-        ({"model": tiny_model("mistral", seed=1)}, "model_hash"),
+        slow({"model": tiny_model("mistral", seed=1)}, "model_hash"),
         ({"reference": tiny_model("mistral", seed=1)}, "model_hash"),
     ],
 )
@@ -259,7 +260,7 @@ def test_compiling_changes_only_rounding(tmp_path):
 
 
 @pytest.mark.parametrize(("precision", "within"), [("bf16", 0.005), ("pure_bf16", 0.06)])
-@pytest.mark.parametrize("objective", ["dpo", "sft"])
+@pytest.mark.parametrize("objective", ["dpo", slow("sft")])
 def test_half_precision_stays_near(tmp_path, precision, within, objective):
     exact = losses(tmp_path / "exact", objective)
     job = tiny_job(tmp_path / "half", objective, precision=precision)

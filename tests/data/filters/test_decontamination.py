@@ -79,6 +79,7 @@ def benchmarks(shared_data):
     return BenchmarkIndex(read_benchmarks(against, shared_data).found, ngram=13)
 
 
+@pytest.mark.slow
 def test_overlap_of_nemo_aligner(shared_data, benchmarks):
     lines = [line for path in (shared_data / "sft/nemo_aligner").glob("*.jsonl") for line in path.open()]
     found = [benchmarks.find([turn["value"] for turn in json.loads(line)["conversations"]]) for line in lines]

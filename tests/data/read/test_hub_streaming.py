@@ -68,6 +68,7 @@ def hub(tmp_path):
 FIRST, SECOND = hub_server.FILES
 
 
+@pytest.mark.slow
 def test_streamed_rows_are_those_of_a_download_and_no_more_is_read_than_is_needed(hub):
     stream = {"streaming": True}
     whole, few, middle, counted, downloaded = hub(

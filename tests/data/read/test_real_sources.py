@@ -103,6 +103,7 @@ def test_texts_are_as_many_as_there_are(shared_data, path, num_texts):
     assert num_texts <= len(records) <= num_texts + 3
 
 
+@pytest.mark.slow
 def test_books_lose_no_word(shared_data):
     records = open_source(DataSource(path="pretrain/gutenberg_children"), "text", data_dir=shared_data, offline=True)
     read = Counter(word for record in records for word in record.text.split())
