@@ -1,8 +1,12 @@
 """Files of ours in the tools people have: TRL, `datasets`, peft, and the loaders of axolotl and LLaMA-Factory."""
 
 import json
+import re
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import yaml
 
 import zephyr
 from tests.command import chat, pair
@@ -19,6 +23,12 @@ TEMPLATE = (
 )
 ASKED = (Message("system", "Be brief."), Message("user", "Is it?"))
 HIDDEN = (Message("assistant", "Yes.", learn=False), Message("user", "Is it?"))
+
+
+def fenced(language):
+    """The first block of this language on the page for other tools."""
+    page = (Path(__file__).parents[1] / "docs/how-to/other-tools.md").read_text(encoding="utf-8")
+    return re.search(rf"```{language}\n(.*?)```", page, re.DOTALL)[1]
 
 
 @pytest.fixture
@@ -115,6 +125,52 @@ def test_pairs_fit_the_loaders_of_axolotl_and_llama_factory(made):
         turns = [message["role"] for message in row["prompt"] if message["role"] != "system"]
         assert len(turns) % 2 == 1
         assert turns == (["user", "assistant"] * len(turns))[: len(turns)]
+
+
+@pytest.mark.slow
+def test_axolotl_loads_pairs(made, tiny_folder):
+    """By its own functions, with the settings of the page."""
+    pytest.importorskip("axolotl", reason="a peer, which is not among the tested packages")
+    from axolotl.prompt_strategies.dpo import load
+    from axolotl.utils.data.shared import load_dataset_with_config
+    from axolotl.utils.dict import DictDefault
+    from transformers import AutoTokenizer
+
+    (block,) = yaml.safe_load(fenced("yaml"))["datasets"]
+    source = DictDefault(block | {"path": str(made["pairs"])})
+    rows = load_dataset_with_config(source, False, streaming=False)
+    assert len(rows) == 8
+    tokenizer = AutoTokenizer.from_pretrained(tiny_folder)
+    tokenizer.chat_template = TEMPLATE
+    settings = DictDefault({"datasets": [source], "rl": "dpo", "chat_template": "tokenizer_default"})
+    transform = load(source["type"], settings, dataset_idx=0)
+    transform = transform[0] if isinstance(transform, tuple) else transform
+    found = transform(rows[0], tokenizer=tokenizer)
+    assert (found["prompt"], found["chosen"]) == ("<|user|>Is it 0?</s><|assistant|>", "Yes, it is.</s>")
+    assert found["rejected"] == "No.</s>"
+
+
+@pytest.mark.slow
+def test_llama_factory_loads_pairs(made, tmp_path):
+    """By its own functions, with the settings of the page, its one message taken out of our list."""
+    pytest.importorskip("llamafactory", reason="a peer, which is not among the tested packages")
+    from llamafactory.data.loader import _load_single_dataset
+    from llamafactory.data.parser import get_dataset_list
+
+    rows = [json.loads(line) for line in made["pairs"].read_text().splitlines()]
+    taken = [row | {name: row[name][0] for name in ("chosen", "rejected")} for row in rows]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in taken))
+    (tmp_path / "dataset_info.json").write_text(fenced("json"))
+    (source,) = get_dataset_list(["zephyr_pairs"], str(tmp_path))
+    arguments = SimpleNamespace(
+        dataset_dir=str(tmp_path), media_dir=str(tmp_path), preprocessing_num_workers=None, streaming=False,
+        overwrite_cache=True, max_samples=None, preprocessing_batch_size=1000,
+    )  # fmt: skip
+    model = SimpleNamespace(cache_dir=str(tmp_path / "cache"), hf_hub_token=None)
+    found = _load_single_dataset(source, model, arguments, SimpleNamespace(local_process_index=0))
+    assert len(found) == 8
+    assert found[0]["_prompt"] == [{"role": "user", "content": "Is it 0?"}]
+    assert [answer["content"] for answer in found[0]["_response"]] == ["Yes, it is.", "No."]
 
 
 @pytest.mark.slow
