@@ -77,6 +77,7 @@ def state_of(folder: Path, work: Path) -> RepoFiles:
         content = path if path.suffix != ".sqlite" else _ledger_copy(path, work / name.replace("/", "-"))
         found.uploads.append(Upload(f"{_FOLDER}/{name}", content))
     refuse_private(found)
+    names = {one.name for one in found.uploads}
     files: dict[str, Json] = {
         one.name.removeprefix(f"{_FOLDER}/"): {"num_bytes": one.num_bytes, "sha256": _sha256(one.content)}
         for one in found.uploads
@@ -85,6 +86,11 @@ def state_of(folder: Path, work: Path) -> RepoFiles:
     found.uploads.append(Upload(f"{_FOLDER}/{_FILES}", json.dumps(listed, indent=1).encode()))
     progress = ", ".join(f"{stage} {state}" for stage, state in _progress(folder, lock).items())
     found.notes += [f"to be continued with zephyr pull: {progress}", "left out: rows that the recipe names, caches"]
+    others = sum(
+        f"{_FOLDER}/{path.relative_to(folder).as_posix()}" not in names for path in folder.glob(f"*/{STAGE_FILE}")
+    )
+    if others:
+        found.notes.append(f"left out: {others} stages of other settings, also of a sweep's other combinations")
     return found
 
 
