@@ -91,6 +91,11 @@ report text.txt
 calls summary nowhere
 compare nowhere elsewhere
 winrate nowhere
+push nowhere me/x
+push folder me/x --resumable
+pull me
+eval model --num_fewshot 3
+judge rows.jsonl --num-completions 3
 binarize nowhere.jsonl -o out.jsonl
 binarize rated.jsonl -o out.txt
 binarize rated.jsonl -o out.jsonl

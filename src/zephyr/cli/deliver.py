@@ -48,8 +48,11 @@ Results = Annotated[
 def _check_run(folder: Path) -> None:
     """Check that there is a run, before its readers are loaded. Raises DataError."""
     if not folder.is_dir():
+        from zephyr.records.reading import nearest_entry
+
         what = "is a file" if folder.is_file() else "there is no such folder"
-        raise DataError(str(folder), what, "name the folder of a run: output_dir/name of its recipe")
+        remedy = f"name the folder of a run: output_dir/name of its recipe{nearest_entry(folder)}"
+        raise DataError(str(folder), what, remedy)
 
 
 @card.command(OF)
@@ -185,18 +188,23 @@ def push(  # noqa: PLR0913 - typer makes an option of every parameter
     """
     quiet_libraries(offline=False)
     if not path.exists():
-        raise DataError(str(path), "there is no such file or folder", "name a run, a model folder or a file of rows")
-    from zephyr.deliver.push import Target, check_target, listing, push_files
-    from zephyr.deliver.push_files import data_of, files_of
-    from zephyr.deliver.run_state import require_run, state_of
-    from zephyr.runs.lock import hold_lock
+        from zephyr.records.reading import nearest_entry
 
+        remedy = f"name a run, a model folder or a file of rows{nearest_entry(path)}"
+        raise DataError(str(path), "there is no such file or folder", remedy)
     if resumable and (base or data or exclude):
         raise RecipeError("--resumable", "sends the whole run", "leave out --base, --data and --exclude")
+    if resumable and not (path / LOCK_FILE).is_file():
+        remedy = "name output_dir/name of its recipe; copy rounds and sweeps with rsync -a"
+        raise DataError(str(path), f"has no {LOCK_FILE}, so it is no single run", remedy)
+    from zephyr.deliver.push import Target, check_target, listing, push_files
+    from zephyr.deliver.push_files import data_of, files_of
+    from zephyr.deliver.run_state import state_of
+    from zephyr.runs.lock import hold_lock
+
     with ExitStack() as held:
         work = held.enter_context(tempfile.TemporaryDirectory(prefix="zephyr-rows-"))
         if resumable:
-            require_run(path)
             held.enter_context(hold_lock(path))
             parts = [(state_of(path, Path(work)), Target(repo, private=True))]
         else:
@@ -226,9 +234,10 @@ def pull(
     quiet_libraries(offline=False)
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # one bar for all files
     from zephyr.deliver.push import Target, check_target
-    from zephyr.deliver.run_state import pull_run
 
     check_target(Target(repo), offline=False)
+    from zephyr.deliver.run_state import pull_run
+
     with can_go_on():
         pulled = pull_run(repo, output_dir)
     for stage, state in pulled.stages.items():

@@ -13,16 +13,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from zephyr.errors import RecipeError, ResourceError
-from zephyr.recipe.stage_sections import REPO, PushSection
+from zephyr.recipe.section import REPO
 from zephyr.records.fields import brief
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
     from zephyr.deliver.push_files import RepoFiles
+    from zephyr.recipe.stage_sections import PushSection
 
 _LOGIN = "log in (hf auth login) or set HF_TOKEN, with a token that may write"
-_AGAIN = "run the same command again: what is there is not sent again"
+_AGAIN = "run the same command again: nothing is transferred twice"
 # By status: what is wrong, and what to do.
 _REFUSALS = {
     401: ("does not accept the token", _LOGIN),
@@ -53,12 +54,12 @@ class Target:
 
 def check_target(target: Target, *, offline: bool) -> None:
     """Check that there is a token, and a network to be used. Raises RecipeError or ResourceError."""
-    from huggingface_hub import constants, get_token
-
     where = f"hub repository {brief(target.repo)}"
     if re.fullmatch(REPO, target.repo) is None:
         what = "is no name of a repository" if "/" in target.repo else "names no owner"
         raise RecipeError(where, what, "write OWNER/NAME")
+    from huggingface_hub import constants, get_token
+
     if offline or constants.HF_HUB_OFFLINE:
         raise RecipeError(where, "cannot be reached offline", "leave out offline and HF_HUB_OFFLINE")
     if get_token() is None:
@@ -85,7 +86,7 @@ def push_files(files: "RepoFiles", target: Target, message: str) -> Pushed:
     return Pushed(url, len(files.uploads), files.num_bytes)
 
 
-def push_run(folder: Path, section: PushSection) -> list[Pushed]:
+def push_run(folder: Path, section: "PushSection") -> list[Pushed]:
     """The repositories of a finished run: its model's, and its data's if the recipe names one. Raises ZephyrError."""
     from zephyr.deliver.push_files import data_of, files_of
 

@@ -57,15 +57,8 @@ class _Listed:
 # ---- to the hub ----
 
 
-def require_run(folder: Path) -> None:
-    """Raise DataError for a folder that is not that of one run."""
-    if not (folder / LOCK_FILE).is_file():
-        what = f"has no {LOCK_FILE}, so it is no single run"
-        raise DataError(str(folder), what, "name output_dir/name of its recipe; copy rounds and sweeps with rsync -a")
-
-
 def state_of(folder: Path, work: Path) -> RepoFiles:
-    """All that it takes to continue a run elsewhere, whose lock the caller holds. `work`: for copies of its ledgers.
+    """All that it takes to continue a run elsewhere. The caller holds its lock; `work`: for copies of its ledgers.
 
     Raises DataError for a key or a path of this machine in its files.
     """

@@ -10,6 +10,9 @@ FREE: dict[str, JsonValue] = {"changes_result": False}
 # Marks a field that was added later: at its default, stages that were finished without it stay finished.
 ADDED: dict[str, JsonValue] = {"changes_result": "unless it is the default"}
 
+# The name of a repository on the hub.
+REPO = r"^[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*$"
+
 
 class Section(BaseModel):
     """A part of a recipe."""

@@ -10,7 +10,7 @@ from zephyr.recipe.evaluate_section import EvaluateSection
 from zephyr.recipe.feedback_section import FeedbackSection
 from zephyr.recipe.model_section import ChatTemplateSection, ModelSection, TemplateSection
 from zephyr.recipe.objective_section import AlignObjective, BradleyTerryObjective, PreferenceObjective, SftObjective
-from zephyr.recipe.section import FREE, Section
+from zephyr.recipe.section import FREE, REPO, Section
 from zephyr.recipe.synth_section import SynthSection
 from zephyr.recipe.teacher_section import SamplingSection
 from zephyr.recipe.train_section import LoraSection, TrainSection
@@ -27,8 +27,6 @@ STAGE_NAMES = (SYNTH, PRETRAIN, SFT, FEEDBACK, REWARD, ALIGN, EVALUATE, DELIVER)
 TRAINING_STAGES = (PRETRAIN, SFT, REWARD, ALIGN)
 # Those whose model writes, and is what the next of them starts from.
 POLICY_STAGES = (PRETRAIN, SFT, ALIGN)
-# The name of a repository on the hub.
-REPO = r"^[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*$"
 
 
 class PretrainSection(Section):
