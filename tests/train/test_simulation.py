@@ -84,6 +84,20 @@ def test_ranks_hold_their_shard_and_gather_layers_twice_and_tables_once():
     assert step.traffic["c10d._reduce_scatter_base_"].num_bytes == 4 * (layers + others)  # in float32
 
 
+def test_the_next_layer_is_asked_for_before_a_layer_computes(monkeypatch):
+    calls = []
+
+    class Noting(MemoryLedger):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            calls.append(str(func))
+            return super().__torch_dispatch__(func, types, args, kwargs)
+
+    monkeypatch.setattr(simulation, "MemoryLedger", Noting)
+    simulated(ranks=4, rows=4, precision="bf16")
+    # The tables, the first layer and the second one.
+    assert sum("allgather_base" in call for call in calls[: calls.index("torch_attn._varlen_attn.default")]) == 3
+
+
 def test_operations_are_six_for_a_weight_and_token_and_recomputing_adds_two():
     plain, again = (simulated(precision="pure_bf16", activation_checkpointing=each).flops for each in (False, True))
     matrices = 2 * (2 * 128 * 128 + 2 * 128 * 64 + 3 * 128 * 256)

@@ -1,6 +1,7 @@
 """One optimizer step equals an independent padded computation, and the cut into micro-batches changes nothing."""
 
 import math
+import sys
 from typing import NamedTuple
 
 import numpy as np
@@ -301,3 +302,31 @@ def test_shares_come_to_the_cpu_in_one_copy(monkeypatch):
     assert copies[0] == (9,)  # with the norm; what follows is on the CPU already
     assert everywhere.loss == total.loss
     assert norm == torch.tensor(0.3).item()
+
+
+def test_a_layout_is_made_before_the_device_is_waited_for(tmp_path, monkeypatch):
+    """The next micro-batch's before a backward pass, and the next step's first before the numbers of this one."""
+    events = []
+
+    def noting(owner, name):
+        call = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *args, **kwargs: events.append(name) or call(*args, **kwargs))
+
+    module, loop = (sys.modules[f"zephyr.train.{name}"] for name in ("step", "train"))
+    for owner, name in [
+        (module, "unique_tokens"),
+        (module, "laid_out"),
+        (module, "score_forest"),
+        (Tensor, "backward"),
+        (loop, "over_ranks"),
+    ]:
+        noting(owner, name)
+    train(tiny_job(tmp_path, max_steps=2, train_batch_size=24, self_checks=False))
+    waits = [place for place, name in enumerate(events) if name == "over_ranks"]
+    first, second = events[: waits[0]], events[waits[0] + 1 : waits[1]]
+    num_parts = first.count("backward")
+    assert num_parts > 1
+    in_between = ["laid_out", "backward", "score_forest"] * (num_parts - 1)
+    following = ["unique_tokens", "laid_out"]
+    assert first == ["unique_tokens", "laid_out", "score_forest", *in_between, "backward", *following]
+    assert second == first[2:-2]

@@ -19,6 +19,7 @@ from torch.distributed.tensor import DTensor
 
 from zephyr.models.collectives import is_distributed, rank, world_size
 from zephyr.models.scorer import ForestScorer
+from zephyr.trees.attention import prepare_attention
 from zephyr.trees.budget import cut_micro_batches
 from zephyr.trees.forest import ABSENT, Forest, ScoredSequence, build_forest, num_unique_tokens, sent
 from zephyr.trees.score import SequenceScores
@@ -81,11 +82,11 @@ def unique_tokens(rows: Sequence[ScoredRow]) -> list[int]:
     return [num_unique_tokens(row) for row in rows]
 
 
-def my_micro_batches(
-    rows: Sequence[ScoredRow], *, max_tokens: int, names: Sequence[str] | None = None
-) -> list[list[int]]:
-    """The micro-batches of this rank, as lists of indices into ``rows``; every rank has the same number of them."""
-    sizes = unique_tokens(rows)
+def my_micro_batches(sizes: Sequence[int], *, max_tokens: int, names: Sequence[str] | None = None) -> list[list[int]]:
+    """The micro-batches of this rank, as lists of indices into rows of so many unique tokens.
+
+    Every rank has the same number of them.
+    """
     return cut_micro_batches(sizes, max_tokens=max_tokens, world_size=world_size(), names=names)[rank()]
 
 
@@ -95,24 +96,31 @@ def score_table(
     *,
     max_tokens: int,
     device: torch.device,
+    sizes: Sequence[int] | None = None,
     after: Callable[[list[int]], None] | None = None,
     with_collisions: bool = False,
 ) -> ScoreTable:
     """The scores of every row without gradients, computed by all ranks together and known to each, on the CPU.
 
-    ``after`` is called behind each of this rank's micro-batches with its indices.
+    ``sizes``: the rows' unique tokens, where they are known. ``after`` is called behind each of this rank's
+    micro-batches with its indices.
     """
     num_columns = max((len(row) for row in rows), default=1)
-    table = torch.zeros(4 if with_collisions else 3, len(rows), num_columns, dtype=torch.float64)
-    for indices in my_micro_batches(rows, max_tokens=max_tokens):
+    exact = torch.float32 if device.type == "mps" else torch.float64  # which MPS does not know
+    scored: list[int] = []
+    parts: list[Tensor] = []
+    for indices in my_micro_batches(sizes or unique_tokens(rows), max_tokens=max_tokens):
         with frozen(scorer):
             here = [rows[index] for index in indices]
             scores = score_rows(scorer, here, num_columns, device, with_collisions=with_collisions)
             if indices:
-                columns = [column for column in scores if column is not None]
-                table[:, indices] = torch.stack([column.double().cpu() for column in columns])
+                scored += indices
+                parts.append(torch.stack([column.to(exact) for column in scores if column is not None]))
         if after is not None:
             after(indices)
+    table = torch.zeros(4 if with_collisions else 3, len(rows), num_columns, dtype=torch.float64)
+    if parts:  # in one copy: each waits until a GPU has done what it was given
+        table[:, scored] = torch.cat(parts, 1).cpu().double()
     total = sum_over_ranks(table, device)
     return ScoreTable(total[0], total[1].long(), total[2], total[3] if with_collisions else None)
 
@@ -172,7 +180,19 @@ def score_rows(
     with_collisions: bool = False,
 ) -> ScoreTable:
     """The scores of a micro-batch of rows, of which there may be none, in one forest."""
+    forest = laid_out(rows, num_columns, device)
+    return score_forest(scorer, forest, num_columns, with_collisions=with_collisions)
+
+
+def laid_out(rows: Sequence[ScoredRow], num_columns: int, device: torch.device) -> Forest:
+    """The forest of a micro-batch on the device, with what attention there will derive of it."""
     forest = forest_of(rows, num_columns).to(device)
+    prepare_attention(forest, device)
+    return forest
+
+
+def score_forest(scorer: ForestScorer, forest: Forest, num_columns: int, *, with_collisions: bool) -> ScoreTable:
+    """The scores of a forest of rows as a table."""
     return as_table(scorer(forest, with_entropy=True) if with_collisions else scorer(forest), num_columns)
 
 

@@ -15,11 +15,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
 from zephyr.data.tokenize.token_store import Example
-from zephyr.models.batch_scoring import my_micro_batches, unique_tokens
+from zephyr.models.batch_scoring import my_micro_batches
 from zephyr.models.scorer import CausalLM, ForestScorer, Kernels, plain_model
 from zephyr.recipe.train_section import TrainSection
 from zephyr.train.job import build_scorer
@@ -27,7 +26,7 @@ from zephyr.train.ledger import MemoryLedger, Traffic
 from zephyr.train.moving_reference import moving_reference
 from zephyr.train.objectives import Objective
 from zephyr.train.optimizers import build_optimizer
-from zephyr.train.step import Batch, accumulate_gradients, make_batch
+from zephyr.train.step import Batch, accumulate_gradients, clip_gradients, make_batch
 from zephyr.trees.attention import pick_attention
 from zephyr.trees.flex import flex_forest_attention
 from zephyr.trees.forest import Forest
@@ -81,8 +80,8 @@ def simulate_step(
         ledger.hold("reference", () if moving is None else moving.weights.values())
         batch = _batch(objective, examples)
         tokens = [
-            sum(unique_tokens([batch.rows[index] for index in indices]))
-            for indices in my_micro_batches(batch.rows, max_tokens=train.max_tokens_per_micro_batch)
+            sum(batch.sizes[index] for index in indices)
+            for indices in my_micro_batches(batch.sizes, max_tokens=train.max_tokens_per_micro_batch)
         ]
         with fake, ledger:
             _make_state(optimizer, ledger)
@@ -103,10 +102,9 @@ def _step(scorer: ForestScorer, optimizer: Optimizer, batch: Batch, train: Train
     """An optimizer step, as in ``zephyr.train.train``."""
     ledger.phase = "forward and backward"
     accumulate_gradients(scorer, batch, train)
-    trained = [parameter for parameter in scorer.parameters() if parameter.grad is not None]
-    ledger.hold("gradients", (parameter.grad for parameter in trained if parameter.grad is not None))
+    ledger.hold("gradients", (each.grad for each in scorer.parameters() if each.grad is not None))
     ledger.phase = "clipping"
-    clip_grad_norm_(trained, train.max_grad_norm or float("inf"))
+    clip_gradients(scorer, train.max_grad_norm)
     ledger.phase = "update"
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)

@@ -5,34 +5,38 @@ The loss is normalised over the global batch, so the cut changes memory and spee
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
 
 from zephyr.data.tokenize.token_store import Example
 from zephyr.models.batch_scoring import (
     ScoredRow,
     ScoreTable,
     device_of,
+    laid_out,
     my_micro_batches,
-    score_rows,
+    score_forest,
     score_table,
     sum_over_ranks,
     token_visits,
+    unique_tokens,
 )
 from zephyr.models.collectives import is_distributed, world_size
 from zephyr.models.router import ExpertUse, balance_loss, expert_use
 from zephyr.models.scorer import ForestScorer
 from zephyr.recipe.steps import Steps
 from zephyr.recipe.train_section import TrainSection
+from zephyr.train.distributed import full_value
 from zephyr.train.metrics import Shares
 from zephyr.train.objectives import Objective, Scored, Totals
-from zephyr.trees.forest import sent
+from zephyr.trees.forest import Forest, sent
 
 
 def step_indices(steps: Steps, step: int, *, seed: int, shuffle: bool = True) -> list[int]:
@@ -56,15 +60,18 @@ def drawn_indices(steps: Steps, *, seed: int, shuffle: bool = True) -> set[int]:
 class Batch:
     """The examples of one optimizer step, the same on every rank; B examples, C columns.
 
-    ``labels`` (B, C) float64. ``ref_logps`` (B, C) float64 on the CPU, None for an objective without a reference.
+    ``sizes``: the unique tokens of each row. ``labels`` (B, C) float64. ``ref_logps`` (B, C) float64 on the CPU, None
+    for an objective without a reference. ``ahead``: micro-batches that are laid out already, by their examples.
     """
 
     objective: Objective
     examples: Sequence[Example]
     rows: Sequence[ScoredRow]
+    sizes: Sequence[int]
     totals: Totals
     labels: Tensor
     ref_logps: Tensor | None
+    ahead: dict[tuple[int, ...], Forest] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def names(self) -> list[str]:
@@ -83,11 +90,41 @@ class Batch:
             collisions=table.collisions,
         )
 
+    def table(
+        self, scorer: ForestScorer, train: TrainSection, after: Callable[[list[int]], None] | None = None
+    ) -> ScoreTable:
+        """The scores of all examples as by ``score_table``."""
+        return score_table(
+            scorer,
+            self.rows,
+            max_tokens=train.max_tokens_per_micro_batch,
+            device=device_of(scorer),
+            sizes=self.sizes,
+            after=after,
+            with_collisions=self.objective.weighs_by_policy,
+        )
+
+    def lay_out_first(self, train: TrainSection, device: torch.device) -> None:
+        """Lay out this rank's first micro-batch ahead, while the device is at work on another batch."""
+        _lay_out(self, _micro_batches(self, train)[:1], device)
+
 
 def make_batch(objective: Objective, examples: Sequence[Example], ref_logps: Tensor | None) -> Batch:
     """The batch of B examples, with the reference's log-probs (B, C) of them."""
     rows = [objective.sequences(example) for example in examples]
-    return Batch(objective, examples, rows, objective.totals(examples), objective.labels(examples), ref_logps)
+    totals, labels = objective.totals(examples), objective.labels(examples)
+    return Batch(objective, examples, rows, unique_tokens(rows), totals, labels, ref_logps)
+
+
+def _lay_out(batch: Batch, micro_batches: Sequence[Sequence[int]], device: torch.device) -> None:
+    for indices in micro_batches:
+        if tuple(indices) not in batch.ahead:
+            rows = [batch.rows[index] for index in indices]
+            batch.ahead[tuple(indices)] = laid_out(rows, batch.labels.shape[1], device)
+
+
+def _micro_batches(batch: Batch, train: TrainSection) -> list[list[int]]:
+    return my_micro_batches(batch.sizes, max_tokens=train.max_tokens_per_micro_batch, names=batch.names)
 
 
 def accumulate_gradients(scorer: ForestScorer, batch: Batch, train: TrainSection) -> list[Shares]:
@@ -97,13 +134,14 @@ def accumulate_gradients(scorer: ForestScorer, batch: Batch, train: TrainSection
     Raises DataError for an example above ``max_tokens_per_micro_batch``.
     """
     objective, device, router_coef = batch.objective, device_of(scorer), train.router_aux_loss_coef
-    micro_batches = my_micro_batches(batch.rows, max_tokens=train.max_tokens_per_micro_batch, names=batch.names)
+    micro_batches = _micro_batches(batch, train)
     survey = _survey(scorer, batch, train, is_cut=len(micro_batches) > 1 or is_distributed())
     shares = list(survey.parts)
-    for indices in micro_batches:
-        rows = [batch.rows[index] for index in indices]
+    for number, indices in enumerate(micro_batches):
+        _lay_out(batch, [indices], device)
+        forest = batch.ahead.pop(tuple(indices))
         with_collisions = objective.weighs_by_policy
-        table = score_rows(scorer, rows, batch.labels.shape[1], device, with_collisions=with_collisions)
+        table = score_forest(scorer, forest, batch.labels.shape[1], with_collisions=with_collisions)
         if survey.coefficients is None:
             scored = batch.scored(table, indices)
             loss = objective.loss(scored, batch.totals)
@@ -111,14 +149,22 @@ def accumulate_gradients(scorer: ForestScorer, batch: Batch, train: TrainSection
         else:
             loss = (sent(survey.coefficients[indices], device) * table.logps).sum()
         if router_coef > 0:
-            visits = token_visits(rows, batch.labels.shape[1])
+            visits = token_visits([batch.rows[index] for index in indices], batch.labels.shape[1])
             use = survey.experts or _expert_use(scorer, visits)
             balance = router_coef * balance_loss(scorer.router_logits, visits, use)
             shares.append(Shares(balance.detach(), {}))
             loss = loss + balance
+        # While the device computes what it was given.
+        _lay_out(batch, micro_batches[number + 1 : number + 2], device)
         # FSDP2 averages gradients over ranks, but these are shares of one sum.
         (loss * world_size()).backward()  # type: ignore[no-untyped-call]
     return shares
+
+
+def clip_gradients(scorer: ForestScorer, limit: float | None) -> Tensor:
+    """The norm () of the gradient, which is scaled down to ``limit`` if it is above."""
+    parameters = [parameter for parameter in scorer.parameters() if parameter.grad is not None]
+    return full_value(clip_grad_norm_(parameters, float("inf") if limit is None else limit))
 
 
 class _Survey(NamedTuple):
@@ -146,11 +192,7 @@ def _survey(scorer: ForestScorer, batch: Batch, train: TrainSection, *, is_cut: 
             visits = token_visits([batch.rows[index] for index in indices], batch.labels.shape[1])
             uses.append(_expert_use(scorer, visits))
 
-    max_tokens = train.max_tokens_per_micro_batch
-    with_collisions = objective.weighs_by_policy
-    table = score_table(
-        scorer, batch.rows, max_tokens=max_tokens, device=device, after=count, with_collisions=with_collisions
-    )
+    table = batch.table(scorer, train, after=count)
     experts = _summed(uses, device) if balances else None
     if not couples:
         return _Survey(experts=experts)

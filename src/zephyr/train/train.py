@@ -18,13 +18,12 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
 from zephyr.atomic import replace_text
 from zephyr.data.tokenize.token_store import Example
 from zephyr.errors import RecipeError, did_you_mean
-from zephyr.models.batch_scoring import device_of, runs_alone, score_table
+from zephyr.models.batch_scoring import device_of, runs_alone
 from zephyr.models.collectives import from_rank_zero, rank
 from zephyr.models.rounding import Rounding
 from zephyr.models.scorer import ForestScorer
@@ -49,12 +48,12 @@ from zephyr.train.checks.health import HealthMonitor, HealthNote
 from zephyr.train.checks.invariants import check_finite
 from zephyr.train.checks.movement import EARLY_STEP, check_moved, movement, sample_weights
 from zephyr.train.checks.self_check import check_before_training, check_first_step, check_written, proven_ref_logps
-from zephyr.train.distributed import full_value, pick_device, process_group
+from zephyr.train.distributed import pick_device, process_group
 from zephyr.train.job import TrainJob, build_scorer, check_job, identity_of, model_hashes
 from zephyr.train.metrics import Shares, added, as_line, logged_lines, over_ranks, plain, shares_of, split_line
 from zephyr.train.moving_reference import MovingReference, moving_reference
 from zephyr.train.optimizers import build_optimizer, highest_rate, learning_rate_at, on_plateau, set_learning_rate
-from zephyr.train.step import Batch, accumulate_gradients, make_batch, step_indices
+from zephyr.train.step import Batch, accumulate_gradients, clip_gradients, make_batch, step_indices
 from zephyr.train.stored_model import StoredModel, open_model, open_reference, sampler, write_model
 from zephyr.train.tracker import NOWHERE, Run, Tracker, open_trackers
 
@@ -124,12 +123,21 @@ class TrainRun:
         return stopped or self.progress.step == self.steps.num_steps
 
     def batch(self, examples: Sequence[Example], indices: Sequence[int]) -> Batch:
-        """Examples, which have these ``indices`` in ``ref_logps``, as a batch, with the reference as of this step."""
-        objective, max_tokens = self.job.objective, self.job.settings.max_tokens_per_micro_batch
-        batch = make_batch(objective, examples, None if self.ref_logps is None else self.ref_logps[list(indices)])
-        if self.moving is None or not self.moving.has_moved(self.progress.step):
+        """Examples, which have these ``indices`` in ``ref_logps``, as a batch, with the reference as of the start."""
+        ref_logps = None if self.ref_logps is None else self.ref_logps[list(indices)]
+        return make_batch(self.job.objective, examples, ref_logps)
+
+    def batch_of_step(self, step: int) -> Batch:
+        """The batch of a step, with the reference as of the start."""
+        indices = step_indices(self.steps, step, seed=self.job.seed, shuffle=self.job.shuffle)
+        return self.batch([self.job.examples[index] for index in indices], indices)
+
+    def compared(self, batch: Batch) -> Batch:
+        """The batch with the reference as of this step."""
+        moving, budget = self.moving, self.job.settings.max_tokens_per_micro_batch
+        if moving is None or not moving.has_moved(self.progress.step):
             return batch
-        return dataclasses.replace(batch, ref_logps=self.moving.logps(self.scorer, batch.rows, max_tokens=max_tokens))
+        return dataclasses.replace(batch, ref_logps=moving.logps(self.scorer, batch.rows, max_tokens=budget))
 
 
 def train(job: TrainJob) -> TrainOutcome:
@@ -148,17 +156,21 @@ def train(job: TrainJob) -> TrainOutcome:
         job, settings, scorer = run.job, run.job.settings, run.scorer
         shown = show_progress("training", run.steps.num_steps, first_step=run.progress.step)
         sigterm, quiet = _noting_sigterm(run.terminated), nullcontext(SILENT)
+        following: Batch | None = None
         with closing(run.tracker), sigterm, shown if rank() == 0 else quiet as display:
             while not run.is_over:
                 step = run.progress.step
-                indices = step_indices(run.steps, step, seed=job.seed, shuffle=job.shuffle)
-                batch = run.batch([job.examples[index] for index in indices], indices)
+                batch, following = run.compared(following or run.batch_of_step(step)), None
                 alpha, dropout = settings.neftune_noise_alpha, scorer.adapter_dropout
                 with scorer.noisy(token_noise(alpha, dropout, batch.rows, seed=job.seed, step=step)):
                     shares = accumulate_gradients(scorer, batch, settings)
-                total, grad_norm = over_ranks(shares, _clip_gradients(scorer, settings.max_grad_norm))
-                loss, weights = float(total.loss), scorer.named_parameters()
-                check_finite(loss, grad_norm, step=step, names=batch.names, parameters=weights)
+                norm = clip_gradients(scorer, settings.max_grad_norm)
+                if step + 1 < run.steps.num_steps:  # before the one wait for the device
+                    following = run.batch_of_step(step + 1)
+                    following.lay_out_first(settings, device_of(scorer))
+                total, grad_norm = over_ranks(shares, norm)
+                weights = scorer.named_parameters()
+                check_finite(float(total.loss), grad_norm, step=step, names=batch.names, parameters=weights)
                 if step == 0 and run.rounding is not None:
                     check_first_step(job, scorer, total, batch, rounding=run.rounding)
                 lr = learning_rate_at(step, settings, run.steps) * run.progress.lr_factor
@@ -244,12 +256,6 @@ def _state(scorer: ForestScorer, optimizer: Optimizer, moving: MovingReference |
     return TrainingState(scorer, optimizer, {} if moving is None else moving.tensors)
 
 
-def _clip_gradients(scorer: ForestScorer, limit: float | None) -> Tensor:
-    """The norm () of the gradient, which is scaled down to ``limit`` if it is above."""
-    parameters = [parameter for parameter in scorer.parameters() if parameter.grad is not None]
-    return full_value(clip_grad_norm_(parameters, float("inf") if limit is None else limit))
-
-
 def _report(run: TrainRun, display: Display) -> None:
     """Do what is due after a step: a log line, an evaluation, a checkpoint."""
     settings, step = run.job.settings, run.progress.step
@@ -269,10 +275,9 @@ def _report(run: TrainRun, display: Display) -> None:
         for note in run.health.observe({"step": float(step)} | line):
             logger.warning("health, step %d: %s", note.step, note.words)
     display.update(step, run.train_line.get("loss"))
-    is_best = step == run.progress.best_step
     # What rank 0 says: clocks differ, and all ranks must save together.
     by_clock, terminated = from_rank_zero(lambda: (run.clock.is_due(), run.terminated.is_set()))
-    if run.is_over or is_best or _due(step, settings.save_steps) or by_clock or terminated:
+    if run.is_over or step == run.progress.best_step or _due(step, settings.save_steps) or by_clock or terminated:
         run.clock.save(lambda: _save(run))
     if terminated and not run.is_over:
         if rank() == 0:
@@ -303,17 +308,14 @@ def _save(run: TrainRun) -> None:
     state = _state(run.scorer, run.optimizer, run.moving)
     save_checkpoint(run.job.folder, state, progress=progress, identity=run.identity)
     if rank() == 0:
-        keep_last = run.job.settings.save_total_limit
-        prune_checkpoints(run.job.folder, keep_last=keep_last, best_step=run.progress.best_step)
+        prune_checkpoints(run.job.folder, keep_last=run.job.settings.save_total_limit, best_step=run.progress.best_step)
 
 
 def _evaluate(run: TrainRun) -> dict[str, float]:
     """The objective's loss and metrics over all evaluation examples, and what the job's samples measure."""
     job, scorer, num_trained = run.job, run.scorer, len(run.job.examples)
-    batch = run.batch(job.eval_examples, range(num_trained, num_trained + len(job.eval_examples)))
-    max_tokens = job.settings.max_tokens_per_micro_batch
-    device, weighs = device_of(scorer), job.objective.weighs_by_policy
-    scored = batch.scored(score_table(scorer, batch.rows, max_tokens=max_tokens, device=device, with_collisions=weighs))
+    batch = run.compared(run.batch(job.eval_examples, range(num_trained, num_trained + len(job.eval_examples))))
+    scored = batch.scored(batch.table(scorer, job.settings))
     shares = Shares(job.objective.loss(scored, batch.totals), job.objective.metrics(scored))
     line = {f"eval_{name}": value for name, value in as_line(shares).items()}
     if job.sample is not None:
@@ -357,9 +359,9 @@ def _ended(run: TrainRun) -> TrainOutcome:
     """
     step, best, train_line, eval_line = run.progress.step, run.progress.best_step, run.train_line, run.eval_line
     if step < run.steps.num_steps:
-        watched, count = run.job.settings.metric_for_best_model, run.progress.not_better
+        name, count = run.job.settings.metric_for_best_model, run.progress.not_better
         logger.warning(
-            "stopped early at step %d of %d: %s was no better %d times", step, run.steps.num_steps, watched, count
+            "stopped early at step %d of %d: %s was no better %d times", step, run.steps.num_steps, name, count
         )
     if best is not None and best != step:
         state = _state(run.scorer, run.optimizer, run.moving)

@@ -11,7 +11,7 @@ from torch import Tensor
 from zephyr.trees.flex import flex_forest_attention
 from zephyr.trees.forest import Forest
 from zephyr.trees.sdpa import sdpa_attention
-from zephyr.trees.varlen import varlen_attention
+from zephyr.trees.varlen import varlen_attention, varlen_plan
 
 # FlashAttention's varlen kernel takes half precision and heads of at most 256.
 _FLASH_DTYPES = (torch.float16, torch.bfloat16)
@@ -72,9 +72,20 @@ def pick_attention(
     if capability is None or capability < _AMPERE:
         return sdpa_attention
     fits_flash = value.dtype in _FLASH_DTYPES and query.shape[-1] == value.shape[-1] <= _FLASH_HEAD_DIM
+    suits_varlen = fits_flash and softcap is None and not _copies_much(forest)
+    return varlen_attention if suits_varlen else flex_forest_attention
+
+
+def prepare_attention(forest: Forest, device: torch.device) -> None:
+    """Derive what the usual kernel needs of a forest that is on its device, before a layer asks for it."""
+    capability = _capability(device)
+    if capability is not None and capability >= _AMPERE and forest.num_tokens and not _copies_much(forest):
+        varlen_plan(forest, device)
+
+
+def _copies_much(forest: Forest) -> bool:
     tokens = forest.num_tokens
-    copies = tokens >= _FLEX_TOKENS and forest.num_path_tokens > _MOST_COPIES * tokens
-    return varlen_attention if fits_flash and softcap is None and not copies else flex_forest_attention
+    return tokens >= _FLEX_TOKENS and forest.num_path_tokens > _MOST_COPIES * tokens
 
 
 @cache
