@@ -202,13 +202,13 @@ def test_rows_that_are_named_are_part_of_what_the_stage_reads(tmp_path: Path) ->
 
 def test_the_cache_budget_decides_what_is_batched_and_not_what_is_answered(tmp_path: Path, monkeypatch) -> None:
     budgets: list[int] = []
-    generate = local.generate
+    generated = local.generated
 
     def watched(*arguments: object, max_cache_tokens: int, **options: object):
         budgets.append(max_cache_tokens)
-        return generate(*arguments, max_cache_tokens=max_cache_tokens, **options)
+        return generated(*arguments, max_cache_tokens=max_cache_tokens, **options)
 
-    monkeypatch.setattr(local, "generate", watched)
+    monkeypatch.setattr(local, "generated", watched)
     tasks = [{"name": "world", "num_prompts": 6, "sampling": {"max_new_tokens": 8}}]
     found = {}
     for budget in (65_536, 512):

@@ -17,6 +17,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 
 from zephyr.models.attention import CannotShareError, foreign_terms, no_mask
 from zephyr.models.key_values import CacheRow, CacheSegment, RowPool
+from zephyr.trees.forest import sent
 
 CACHED = "zephyr_cached"
 
@@ -68,23 +69,27 @@ class Step:
     def __post_init__(self) -> None:
         rows = [row for pool in self.pools for row in pool.rows]
         self.rows = rows
-        lengths = [torch.tensor([row.length for row in pool.rows], device=self.device) for pool in self.pools]
+        lengths = [self._sent([row.length for row in pool.rows]) for pool in self.pools]
         self.places = [(torch.arange(len(one), device=self.device), one) for one in lengths]
         ids, positions = [row.sample.newest for row in rows], [row.start + row.length for row in rows]
         for segment, count, _ in self.stretches:
             done = segment.num_computed
             ids += segment.ids[done : done + count].tolist()
             positions += range(segment.start + done, segment.start + done + count)
-        self.ids = torch.tensor([ids], device=self.device)
+        self.ids = self._sent(ids)[None]
         self.positions = positions
+
+    def _sent(self, numbers: list[int]) -> Tensor:
+        """Whole numbers (n,) on the device, for which the host does not wait."""
+        return sent(torch.tensor(numbers, dtype=torch.int64), self.device)
 
     def forward_through(self, model: nn.Module, kept: list[int], *, keeps: bool) -> Tensor:
         """The logits (n, V) after the `kept` tokens; `keeps`: the model can leave out the others itself."""
         self._layer = -1
         # One at least, for a head without rows is nothing that every model knows.
-        wanted = torch.tensor(kept or [-1], device=self.device)
+        wanted = self._sent(kept or [-1])
         keywords: dict[str, Tensor] = {"logits_to_keep": wanted} if keeps else {}
-        positions = torch.tensor([self.positions], device=self.device)
+        positions = self._sent(self.positions)[None]
         output = model(input_ids=self.ids, position_ids=positions, use_cache=False, step=self, **keywords)
         logits: Tensor = output.logits[0] if keeps else output.logits[0, wanted]
         return logits[: len(kept)]
@@ -163,12 +168,12 @@ class Step:
         for segment, seers in level.items():
             mask = None
             if window is not None and max(self.positions[one] for one in seers) - segment.start >= window:
-                positions = torch.tensor([self.positions[one] for one in seers], device=self.device)
+                positions = self._sent([self.positions[one] for one in seers])
                 keys = torch.arange(segment.start, segment.start + len(segment.ids), device=self.device)
                 mask = self._bias(positions[:, None] - keys < window)
             parts.append((segment, len(seers), mask))
         is_all = tokens == list(range(len(self.positions)))
-        return _Shared(torch.tensor(tokens, device=self.device), is_all, tuple(parts))
+        return _Shared(self._sent(tokens), is_all, tuple(parts))
 
 
 @dataclass(frozen=True)

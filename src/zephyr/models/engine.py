@@ -18,12 +18,31 @@ from zephyr.models.attention import IMPLEMENTATION
 from zephyr.models.cached_attention import CACHED
 from zephyr.models.loading import plain_attention
 from zephyr.models.own_cache import OwnCacheDecoder
-from zephyr.models.packed_decoding import PackedDecoder, why_not_packed
+from zephyr.models.packed_decoding import PackedDecoder, bytes_per_token, why_not_packed
 from zephyr.models.samples import DrawnToken, Sample
 from zephyr.models.sampling import draw
+from zephyr.trees.forest import sent
 
 MAX_ROWS = 64
 MAX_CACHE_TOKENS = 65_536
+# Of a CUDA device's free memory: rows have room to grow in, and a step holds its logits a few times over.
+CACHE_SHARE = 0.4
+
+
+def cache_budget(model: PreTrainedModel, wanted: int | None, *, at_least: int) -> int:
+    """How many tokens of keys and values may be held: as many as wanted, or, if None, by the model's device.
+
+    On a CUDA device that follows from its free memory.
+    """
+    if wanted is not None:
+        return wanted
+    device, budget = model.device, MAX_CACHE_TOKENS
+    if device.type == "cuda":
+        free, _ = torch.accelerator.get_memory_info(device)
+        free += torch.accelerator.memory_reserved(device) - torch.accelerator.memory_allocated(device)
+        num_layers = int(getattr(model.config.get_text_config(), "num_hidden_layers", 1))
+        budget = int(CACHE_SHARE * free / (num_layers * bytes_per_token(model)))
+    return max(budget, at_least)
 
 
 class DecodingEngine:
@@ -132,7 +151,7 @@ def _drawn(samples: Sequence[Sample], logits: Tensor) -> Tensor:
 
 def _drawn_alike(samples: Sequence[Sample], logits: Tensor) -> Tensor:
     uniforms = torch.tensor([sample.uniform() for sample in samples], dtype=torch.float64)
-    return draw(logits, samples[0].rules.sampling, uniforms)
+    return draw(logits, samples[0].rules.sampling, sent(uniforms, logits.device))
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from zephyr.errors import ModelError
-from zephyr.models.engine import MAX_CACHE_TOKENS, DecodingEngine, ready_to_generate
+from zephyr.models.engine import MAX_CACHE_TOKENS, DecodingEngine, cache_budget, ready_to_generate
 from zephyr.models.loading import check_token_ids, num_embeddings
 from zephyr.models.samples import DrawnToken, DrawRules, EndReason, IdTuple, Sample
 from zephyr.models.sampling import NEVER, Ending, Stopping
@@ -62,14 +62,14 @@ def generate(
     stop: Stopping = NEVER,
     num_samples: int = 1,
     seed: int | Sequence[int] = 0,
-    max_cache_tokens: int = MAX_CACHE_TOKENS,
+    max_cache_tokens: int | None = MAX_CACHE_TOKENS,
 ) -> list[Completion]:
     """`num_samples` completions of every prompt, ordered by prompt and then sample.
 
     A sample's draws depend on (`seed`, prompt index, sample index) alone, or, where `seed` holds one for every prompt,
     on that and the sample index, never on what it is batched with; batches change logits in the last bits only. Never
-    more than `max_cache_tokens` tokens of keys and values are held. The model's mode and attention are restored
-    afterwards.
+    more than `max_cache_tokens` tokens of keys and values are held; None: by the device, and no answer is too long
+    (ranks that share a model must have one budget). The model's mode and attention are restored afterwards.
 
     Raises ValueError for another number of seeds than of prompts, ModelError for a prompt that is empty, leaves no
     room for an answer, or has ids outside of the vocabulary.
@@ -88,7 +88,7 @@ def generated(
     stop: Stopping = NEVER,
     num_samples: int = 1,
     seed: int | Sequence[int] = 0,
-    max_cache_tokens: int = MAX_CACHE_TOKENS,
+    max_cache_tokens: int | None = MAX_CACHE_TOKENS,
 ) -> Iterator[Completion]:
     """The same completions, each as soon as it has ended; the model is given back after the last. Raises the same."""
     # peft's wrapper: the model inside it has the adapters in its layers.
@@ -99,6 +99,8 @@ def generated(
         raise ValueError(f"{len(prompts)} prompts need as many seeds, got {len(seeds)}")
     if num_samples < 1:
         raise ValueError(f"num_samples must be at least 1, got {num_samples}")
+    longest = max(map(len, all_ids), default=0) + sampling.max_new_tokens
+    max_cache_tokens = cache_budget(decoder, max_cache_tokens, at_least=longest)
     _check_prompts(decoder, all_ids, sampling, max_cache_tokens)
     if not all_ids:
         return

@@ -50,7 +50,7 @@ class PackedDecoder:
         #: In the order they came.
         self._rows: list[CacheRow] = []
         self._keeps = takes(model, "logits_to_keep")
-        self._token_bytes = _bytes_per_token(model)
+        self._token_bytes = bytes_per_token(model)
 
     @property
     def samples(self) -> list[Sample]:
@@ -192,7 +192,7 @@ class PackedDecoder:
         return [row.sample for row in (*(row for pool in pools for row in pool.rows), *prompts)]
 
 
-def _bytes_per_token(model: PreTrainedModel) -> int:
+def bytes_per_token(model: PreTrainedModel) -> int:
     """About how much the keys and values of a token take in one layer."""
     config = model.config.get_text_config()
     num_heads = getattr(config, "num_attention_heads", 1)

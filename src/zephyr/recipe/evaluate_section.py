@@ -98,9 +98,10 @@ class EvaluateSection(Section):
 
     tasks: list[EvaluationTask] = Field(min_length=1, description="evaluation tasks")
     base_model: bool = Field(False, description="measure the recipe's model from outside too, before any training")
-    batch_tokens: int = Field(
-        65_536,
+    batch_tokens: int | None = Field(
+        None,
         ge=256,
-        description="maximum tokens of key-value cache while answers are sampled",
+        description="maximum tokens of key-value cache while answers are sampled; null: by a GPU's free memory, 65,536 "
+        "on a CPU",
         json_schema_extra=FREE,
     )

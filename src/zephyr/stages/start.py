@@ -246,9 +246,7 @@ def answering_context(work: Work) -> TeacherContext:
 def stage_teacher(work: Work, stage: str, *, cache_tokens: int | None = None) -> Teacher:
     """The model of a finished stage as a teacher, with the chat template of the current stage.
 
-    ``cache_tokens``: of key-value cache while it answers, instead of the teachers' default.
+    ``cache_tokens``: of key-value cache while it answers, None: by the device.
     """
-    context = stage_context(work.recipe, work.stage, work.inputs)
-    if cache_tokens is not None:
-        context = replace(context, cache_tokens=cache_tokens)
+    context = replace(stage_context(work.recipe, work.stage, work.inputs), cache_tokens=cache_tokens)
     return open_teacher(LocalSection(model=str(model_made(work, stage))), "writes", context).teacher

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 # Requests that are sorted and batched together.
 WINDOW_REQUESTS = 4096
-_MAX_CACHE_TOKENS = 65_536
+# The most of an answer with its prompt, for a model that names no limit of its own.
+_MAX_TOKENS = 65_536
 
 
 class LocalTeacher:
@@ -27,18 +28,19 @@ class LocalTeacher:
 
     An answer depends on its request alone (`seed` included), never on the other requests; batching changes logits in
     the last bits only. A conversation that `prompt_ids` cannot encode is answered by an error.
-    `max_cache_tokens`: tokens of key-value cache that answers take together; a single one may need more.
+    `max_cache_tokens`: tokens of key-value cache that answers take together, None: by the device; a single one may
+    need more.
     """
 
     def __init__(
-        self, model: PreTrainedModel, encoder: Encoder, *, name: str, max_cache_tokens: int = _MAX_CACHE_TOKENS
+        self, model: PreTrainedModel, encoder: Encoder, *, name: str, max_cache_tokens: int | None = None
     ) -> None:
         self.name = name
         self._model = model
         self._encoder = encoder
         self._max_cache_tokens = max_cache_tokens
         longest = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-        most = max(max_cache_tokens, _MAX_CACHE_TOKENS)
+        most = max(max_cache_tokens or 0, _MAX_TOKENS)
         self._longest = min(longest or most, most)
 
     def answer(self, requests: Sequence[ChatRequest]) -> Iterator[ChatReply]:
@@ -68,13 +70,14 @@ class LocalTeacher:
                 batches.setdefault(self._sampling(request), []).append(index)
         for sampling, indices in batches.items():
             prompts = [prompt_of[index] for index in indices]
+            longest = max(map(len, prompts)) + sampling.max_new_tokens
             completions = generated(
                 self._model,
                 prompts,
                 sampling,
                 stop=Stopping(self._encoder.stop_ids),
                 seed=[requests[index].seed for index in indices],
-                max_cache_tokens=max(self._max_cache_tokens, max(map(len, prompts)) + sampling.max_new_tokens),
+                max_cache_tokens=None if self._max_cache_tokens is None else max(self._max_cache_tokens, longest),
             )
             for completion in completions:
                 index, prompt = indices[completion.prompt_index], prompts[completion.prompt_index]

@@ -51,7 +51,8 @@ class TeacherContext:
     `template`: the recipe's chat template, for a stage (`template_text`: its text, of a file); without one (commands) a
     model on this machine answers in the template of its own tokenizer, and the hash of its weights is part of its
     identity, as a command's ledger may outlive the model. `models`: the folders that
-    `stage:NAME` stands for, by NAME. `cache_tokens`: tokens of key-value cache while a model on this machine answers.
+    `stage:NAME` stands for, by NAME. `cache_tokens`: tokens of key-value cache while a model on this machine answers,
+    None: by the device.
     """
 
     seed: int = 0
@@ -59,7 +60,7 @@ class TeacherContext:
     template: TemplateSection | None = None
     template_text: TemplateText | None = None
     models: Mapping[str, Path] = field(default_factory=dict)
-    cache_tokens: int = 65_536
+    cache_tokens: int | None = None
 
 
 def stage_context(recipe: "Recipe", stage: str, inputs: Mapping[str, Path]) -> TeacherContext:

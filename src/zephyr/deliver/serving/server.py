@@ -22,7 +22,7 @@ from zephyr.deliver.serving.served_model import ServedModel, Writes
 from zephyr.deliver.serving.vllm_writer import VllmWriter
 from zephyr.errors import ModelError, ResourceError, ZephyrError
 from zephyr.models.continuous import ContinuousWriter
-from zephyr.models.engine import MAX_CACHE_TOKENS
+from zephyr.models.engine import MAX_CACHE_TOKENS, cache_budget
 from zephyr.models.generation import stop_ids_of
 from zephyr.models.json_grammar import has_grammars, json_grammars
 from zephyr.models.loading import check_tokenizer, empty_model, fastest_placement, load_model, num_embeddings
@@ -99,7 +99,7 @@ def served_model(settings: ServeSettings, say: Callable[[str], None]) -> Iterato
     if is_vllm:
         writer = VllmWriter(settings.model, stops, window=window)
     else:
-        writer = ContinuousWriter(model, stops, max_cache_tokens=max(MAX_CACHE_TOKENS, window))
+        writer = ContinuousWriter(model, stops, max_cache_tokens=cache_budget(model, None, at_least=window))
     grammars = None
     if has_grammars() and not is_vllm:
         grammars = json_grammars(tokenizer, vocab_size=vocab_size, stop_ids=stops)

@@ -91,17 +91,18 @@ def request_sampling(options: Mapping[str, object], tokenizer: Tokenizer) -> tup
 
 
 def generated_texts(
-    loaded: Loaded, requests: Sequence[GenerationRequest], max_cache_tokens: int
+    loaded: Loaded, requests: Sequence[GenerationRequest], max_cache_tokens: int | None
 ) -> Iterator[dict[str, FinishedAnswer]]:
     """The answers by key, each as soon as it is written; prompts that begin alike share what they share.
 
-    At most `max_cache_tokens` tokens of keys and values are held, unless a single answer needs more.
+    At most `max_cache_tokens` tokens of keys and values are held, None: by the device; a single answer may need more.
     """
     alike: dict[tuple[SamplingSection, StopTexts], list[GenerationRequest]] = {}
     for request in requests:
         alike.setdefault((request.sampling, request.ending), []).append(request)
     for (sampling, ending), of_one_kind in alike.items():
         prompts = [request.prompt for request in of_one_kind]
+        longest = max(map(len, prompts)) + sampling.max_new_tokens
         completions = generated(
             loaded.model,
             prompts,
@@ -109,7 +110,7 @@ def generated_texts(
             stop=Stopping(stop_ids_of(loaded.model, loaded.tokenizer), ending),
             # Of the request alone, so that what it is batched with decides nothing.
             seed=[int(request.key[:12], 16) for request in of_one_kind],
-            max_cache_tokens=max(max_cache_tokens, max(map(len, prompts)) + sampling.max_new_tokens),
+            max_cache_tokens=None if max_cache_tokens is None else max(max_cache_tokens, longest),
         )
         for one in completions:
             text = str(loaded.tokenizer.decode(list(one.ids), skip_special_tokens=True))

@@ -45,7 +45,6 @@ REQUESTS_TOGETHER = 2
 FEWEST_TOKENS = {"cpu": 384}
 FEWEST_TOKENS_ACCELERATOR = 8192
 MOST_TOKENS = 32_768
-_MAX_CACHE_TOKENS = 65_536
 
 # (context, continuation) as texts, and both as ids; the texts are None for windows of a long text.
 TokenRequest = tuple[tuple[str, str] | None, list[int], list[int]]
@@ -67,7 +66,7 @@ class ForestLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
         dtype: str = "float32",
         device: str | None = None,
         max_tokens: int | None = None,
-        max_cache_tokens: int = _MAX_CACHE_TOKENS,
+        max_cache_tokens: int | None = None,
         finished: FinishedRequests | None = None,
         seed: int = 0,
         batch_size: object = None,
@@ -80,7 +79,7 @@ class ForestLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
         self.loaded = pretrained
         self.model, self.tokenizer = pretrained
         self.max_tokens = None if max_tokens is None else int(max_tokens)
-        self.max_cache_tokens = int(max_cache_tokens)
+        self.max_cache_tokens = None if max_cache_tokens is None else int(max_cache_tokens)
         self.finished = finished or FinishedRequests(None, of="")
         self.seed = seed
         self.scorer = ForestScorer(self.model)

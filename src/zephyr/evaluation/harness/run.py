@@ -31,7 +31,7 @@ class HarnessRun(NamedTuple):
     """Where results go, and what a recipe does not say of an evaluation.
 
     `max_tokens`: unique tokens computed together, None: by the longest request; `cache_tokens`: tokens of key-value
-    cache while answers are generated.
+    cache while answers are generated, None: by the device.
     """
 
     out: Path
@@ -39,7 +39,7 @@ class HarnessRun(NamedTuple):
     system: str | None = None
     dtype: str | None = None
     max_tokens: int | None = None
-    cache_tokens: int = 65_536
+    cache_tokens: int | None = None
 
 
 def run_harness(model: str, task: HarnessTask, run: HarnessRun) -> HarnessResults:

@@ -77,7 +77,7 @@ class JudgedBench:
     `data`: the folder of the benchmark's files; `limit`: only the first so many questions; `ledger`: the file of all
     calls, if not one of `out` alone; `judge_ledger`: one of the judge's calls, which others share. `cap_tokens`: the
     most tokens of all calls in a ledger. `seed`: of sampling, and of the scripted teacher. `cache_tokens`: tokens of
-    key-value cache while a model on this machine answers.
+    key-value cache while a model on this machine answers, None: by the device.
     """
 
     contestants: tuple[Contestant, ...]
@@ -87,7 +87,7 @@ class JudgedBench:
     limit: int | None = None
     seed: int = 0
     offline: bool = False
-    cache_tokens: int = 65_536
+    cache_tokens: int | None = None
     cap_tokens: int | None = None
     ledger: Path | None = None
     judge_ledger: Path | None = None
