@@ -2,7 +2,8 @@
 
     python benchmarks/gpu_train.py --model 1b --objective dpo --json out.json
 
-Weights are random, nothing is downloaded; without the data folder, lengths are drawn like AlpacaEval's.
+Weights are random, nothing is downloaded; without the data folder, lengths are drawn like AlpacaEval's. TRL has
+flash-attn and liger-kernel where they are installed, and the task in the JSON says so.
 ``--dry-run`` does everything with a tiny model on the CPU, to see that it runs; its numbers mean nothing.
 """
 
@@ -98,6 +99,7 @@ def task_of(arguments: argparse.Namespace, work: Path) -> Task:
         device=device,
         dtype=dtype,
         peer_attention="flash_attention_2" if find_spec("flash_attn") and not arguments.dry_run else "sdpa",
+        peer_liger=find_spec("liger_kernel") is not None and not arguments.dry_run,
         peer_checkpointing=arguments.peer_checkpointing,
         # ORPO's likelihood term is a mean over a micro-batch, so only whole steps are comparable.
         peer_micro_batch=arguments.pairs_per_step if arguments.objective == "orpo" else arguments.peer_micro_batch,

@@ -75,6 +75,7 @@ def trainer(task: Task, model, pairs: list[Pair], output_dir: str, recorder: Rec
         "weight_decay": 0.0,
         "max_grad_norm": 1.0,
         "gradient_checkpointing": task.peer_checkpointing,
+        "use_liger_kernel": task.peer_liger,
         "bf16": task.dtype == "bfloat16",  # left out, TRL turns it on
         "fp16": False,
         "use_cpu": task.device == "cpu",

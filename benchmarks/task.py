@@ -31,6 +31,7 @@ class Task:
     device: str = "cpu"
     dtype: str = "float32"
     peer_attention: str = "sdpa"
+    peer_liger: bool = False  # liger-kernel's norms, SwiGLU and RoPE
     peer_checkpointing: bool = False
     peer_padding_free: bool = False  # SFT alone: the batch as one row without padding
     peer_micro_batch: int = 0  # pairs a forward pass of the peer holds; 0: all pairs of the step
