@@ -86,7 +86,7 @@ def test_a_key_of_another_place_is_found(tmp_path):
         (
             "name: dpo, ",
             "",
-            "line 11, align.objective.name: is missing; known are cpo, custom, dpo, kto, listwise, orpo, simpo, tpo",
+            "line 11, align.objective.name: is missing; known are best_of_n, cpo, custom, dpo, kto, listwise, orpo, ",
         ),
         ("ipo", "ippo", "line 11, align.objective.loss_type: there is no such choice, got 'ippo'; did you mean 'ipo'?"),
         ("some/model", "no", "line 2, model.name_or_path: must be text, got False; put it in quotes"),
