@@ -11,7 +11,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import machine
-from shapes import SHAPES, Shape, needed_tokens, save_random_model, step_work, training_flops
+from shapes import SHAPES, Shape, needed_tokens, save_random_model, step_passes, step_work, training_flops
 from task import Pair, Run, Task
 
 HERE = Path(__file__).resolve().parent
@@ -32,6 +32,20 @@ def write_inputs(work: Path, model: str, rows: list[Pair], dtype: str, device: s
     return {"model_folder": str(model_folder), "pairs_file": str(pairs_file)}
 
 
+def write_adapter(model_folder: str, rank: int) -> str:
+    """The folder of new adapters on all linear layers of a model, written if it is not there."""
+    from zephyr.models.adapters import add_lora, save_adapter
+    from zephyr.models.loading import load_model
+    from zephyr.models.source import Source
+    from zephyr.recipe.train_section import LoraSection
+
+    folder = Path(f"{model_folder}-r{rank}")
+    if not folder.exists():
+        model = load_model(Source(model_folder, offline=True))
+        save_adapter(add_lora(model, LoraSection(r=rank, lora_alpha=rank)), folder)
+    return str(folder)
+
+
 def compare(task: Task, *, with_peer: bool = True, reuse_peer: bool = False) -> Report:
     """Run the peer and ours, print what came out, and return it."""
     load = os.getloadavg()[0]  # a machine that others use too explains an odd number
@@ -50,7 +64,7 @@ def own_numbers(task: Task, ours: Run, matmul: list[list[float]]) -> Report:
     # The faster of the two: neighbours on the machine slow a matmul down too, and would flatter us.
     highest = max(statistics.median(flops) for flops in matmul)
     rows, shape = task.pairs(), shape_of(task)
-    flops = training_flops(rows, task.pairs_per_step, task.objective, shape)
+    flops = training_flops(rows, task.pairs_per_step, task.objective, shape, lora=bool(task.adapter_folder))
     tokens = needed_tokens(rows, task.objective)
     return {
         "tokens_per_second": tokens / ours.seconds,
@@ -82,8 +96,9 @@ def step_share(task: Task, run: Run, matmul: float) -> float:
     """The median share of the ceiling that our steps reach, without the first and what precedes it."""
     rows, size, shape = task.pairs(), task.pairs_per_step, shape_of(task)
     steps = [rows[start : start + size] for start in range(0, len(rows), size)]
+    passes = step_passes(lora=bool(task.adapter_folder))
     shares = [
-        3 * step_work(step, task.objective).forward_flops(shape) / seconds / matmul
+        passes * step_work(step, task.objective).forward_flops(shape) / seconds / matmul
         for step, seconds in zip(steps, run.step_seconds, strict=True)
     ]
     return statistics.median(shares[1:] or shares)
@@ -119,7 +134,8 @@ def ceiling(task: Task) -> list[float]:
     # A tiny model is there to see that a benchmark runs, and its numbers mean nothing.
     tiny = Path(task.model_folder).name == "tiny"
     size = CEILING_SIZES["tiny" if tiny else task.device]
-    return json.loads(call(task.threads, "machine.py", str(task.threads), task.device, task.dtype, str(size)))
+    dtype = "bfloat16" if task.autocast else task.dtype
+    return json.loads(call(task.threads, "machine.py", str(task.threads), task.device, dtype, str(size)))
 
 
 def call(threads: int, script: str, *arguments: str) -> str:

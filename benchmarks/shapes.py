@@ -42,6 +42,8 @@ SHAPES = {
     "tiny": Shape(64, 2, 4, 2, 176),
     "small": Shape(256, 4, 4, 2, 704),
     "56m": Shape(512, 8, 8, 4, 1408),
+    "135m": Shape(576, 30, 9, 3, 1536, 49_152),  # that of SmolLM2
+    "360m": Shape(960, 32, 15, 5, 2560, 49_152),
     "1b": Shape(2048, 20, 16, 8, 5632),
     "mistral-7b": Shape(4096, 32, 32, 8, 14336),
 }
@@ -89,6 +91,9 @@ def step_work(pairs: Sequence[Pair], objective: str) -> Work:
     sequences = [(pair.prompt + pair.chosen, _first_scored(pair, objective)) for pair in pairs]
     if objective != "sft":
         sequences += [(pair.prompt + pair.rejected, _first_scored(pair, objective)) for pair in pairs]
+    if objective == "kto":  # what estimates its KL term: another prompt's answer behind every prompt
+        for pair, other in zip(pairs, [*pairs[1:], *pairs[:1]], strict=True):
+            sequences += [(pair.prompt + answer, len(pair.prompt)) for answer in (other.chosen, other.rejected)]
     tokens = depth = scored = 0
     previous: list[int] = []
     for ids, first_scored in sorted(sequences):
@@ -100,10 +105,20 @@ def step_work(pairs: Sequence[Pair], objective: str) -> Work:
     return Work(tokens, depth, scored)
 
 
-def training_flops(pairs: Sequence[Pair], pairs_per_step: int, objective: str, shape: Shape) -> float:
-    """FLOPs of one epoch: forward, twice that backward, DPO's reference forward; no recomputation."""
+def step_passes(*, lora: bool) -> int:
+    """Forward passes that one step is worth: forward, and backward as much again a kind of gradient.
+
+    Where adapters learn, no gradient of the large weights is needed; what the adapters cost themselves is left out.
+    """
+    return 2 if lora else 3
+
+
+def training_flops(
+    pairs: Sequence[Pair], pairs_per_step: int, objective: str, shape: Shape, *, lora: bool = False
+) -> float:
+    """FLOPs of one epoch: the steps, and the reference's forward of DPO and KTO; no recomputation."""
     steps = (pairs[start : start + pairs_per_step] for start in range(0, len(pairs), pairs_per_step))
-    passes = 4 if objective == "dpo" else 3
+    passes = step_passes(lora=lora) + (objective in ("dpo", "kto"))
     return passes * sum(step_work(step, objective).forward_flops(shape) for step in steps)
 
 
@@ -115,7 +130,7 @@ def needed_tokens(pairs: Sequence[Pair], objective: str) -> int:
 
 def _first_scored(pair: Pair, objective: str) -> int:
     """SFT and ORPO's likelihood term score the prompt too, all but its first token."""
-    return len(pair.prompt) if objective == "dpo" else 1
+    return 1 if objective in ("sft", "orpo") else len(pair.prompt)
 
 
 def _common_prefix(first: Sequence[int], second: Sequence[int]) -> int:

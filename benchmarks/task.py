@@ -5,6 +5,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import NamedTuple, Self
 
+# The SimPO paper's, the margin divided by beta.
+SIMPO_BETA, SIMPO_MARGIN = 2.0, 0.8
+
 
 class Pair(NamedTuple):
     """Token ids of one preference pair; the first prompt token is BOS, whole completions end in EOS."""
@@ -14,11 +17,32 @@ class Pair(NamedTuple):
     rejected: list[int]
 
 
+class LabelledAnswer(NamedTuple):
+    """One answer of a pair, as KTO learns it."""
+
+    prompt: list[int]
+    answer: list[int]
+    is_chosen: bool
+
+
+def labelled_answers(pairs: list[Pair], pairs_per_step: int) -> list[LabelledAnswer]:
+    """Both answers of every pair; in a step the chosen ones first, so that no answer stands beside its own prompt's.
+
+    KTO's mismatched answers are those of neighbours.
+    """
+    found = []
+    for start in range(0, len(pairs), pairs_per_step):
+        step = pairs[start : start + pairs_per_step]
+        found += [LabelledAnswer(pair.prompt, pair.chosen, True) for pair in step]
+        found += [LabelledAnswer(pair.prompt, pair.rejected, False) for pair in step]
+    return found
+
+
 @dataclass(frozen=True)
 class Task:
     """Everything that must be equal on both sides of a comparison, and the peer's own switches."""
 
-    objective: str  # sft, dpo or orpo
+    objective: str  # sft, dpo, orpo, simpo or kto
     model_folder: str  # config and random safetensors weights, loaded by both
     pairs_file: str  # JSON list of [prompt, chosen, rejected] ids, in the order of training
     pairs_per_step: int
@@ -30,6 +54,8 @@ class Task:
     beta: float = 0.1
     device: str = "cpu"
     dtype: str = "float32"
+    autocast: bool = False  # float32 weights, products in bfloat16
+    adapter_folder: str = ""  # LoRA adapters that both sides start from; empty: all weights are trained
     peer_attention: str = "sdpa"
     peer_liger: bool = False  # liger-kernel's norms, SwiGLU and RoPE
     peer_checkpointing: bool = False

@@ -12,15 +12,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pairs as data
-from compare import Report, compare, finish, write_inputs
+from compare import Report, compare, finish, write_adapter, write_inputs
 from shapes import SHAPES, needed_tokens
 from task import Pair, Task
 
-LOSS_TOLERANCE = 1.0e-4
-# Those of the alignment-handbook for Zephyr; held constant, since both sides know that schedule.
-LEARNING_RATES = {"sft": 2.0e-5, "dpo": 5.0e-7, "orpo": 5.0e-6}
+# Largest difference of two losses; in bfloat16 sums of hundreds of rounded log-probs.
+LOSS_TOLERANCE = {"float32": 1.0e-4, "bf16": 0.05}
+# Those of the alignment-handbook for Zephyr, of the papers, and of the handbook for adapters; held constant, since
+# both sides know that schedule.
+LEARNING_RATES = {"sft": 2.0e-5, "dpo": 5.0e-7, "orpo": 5.0e-6, "simpo": 5.0e-7, "kto": 5.0e-7}
+LORA_LEARNING_RATES = {"sft": 2.0e-4, "dpo": 5.0e-6, "orpo": 5.0e-6, "simpo": 5.0e-6, "kto": 5.0e-6}
 TABLE_CONTEXTS = (0, 256, 512)
 TABLE_PAIRS_PER_STEP = (2, 8, 16)
+TABLE_MODELS = ("small", "56m", "135m", "360m")
 
 
 def main() -> int:
@@ -30,17 +34,19 @@ def main() -> int:
         work = arguments.work or Path(temporary)
         work.mkdir(parents=True, exist_ok=True)
         if arguments.table:
-            report: Report = {"table": list(table(arguments, work))}
+            report: Report = {"table": list(TABLES[arguments.table](arguments, work))}
         else:
             report = measure(arguments, work, selected_pairs(arguments), arguments.pairs_per_step)
-    return finish(report, arguments.json, tolerance=LOSS_TOLERANCE)
+    return finish(report, arguments.json, tolerance=LOSS_TOLERANCE[arguments.precision])
 
 
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--objective", choices=("sft", "dpo", "orpo"), default="dpo")
+    add("--objective", choices=LEARNING_RATES, default="dpo")
+    add("--lora", type=int, default=0, metavar="RANK", help="adapters on all linear layers; 0: all weights")
+    add("--precision", choices=LOSS_TOLERANCE, default="float32", help="bf16: float32 weights, autocast on both sides")
     add("--pairs", type=int, default=64, help="pairs in all; a multiple of the pairs a step")
     add("--pairs-per-step", type=int, default=8, help="pairs of one optimizer step")
     add("--data", choices=("alpaca_eval", "long", "dialogues"), default="alpaca_eval")
@@ -54,7 +60,7 @@ def parse() -> argparse.Namespace:
     add("--peer-checkpointing", action="store_true", help="TRL recomputes activations: less memory, slower")
     add("--peer-micro-batch", type=int, default=0, help="pairs of one forward pass of TRL; 0: all pairs of the step")
     add("--peer-padding-free", action="store_true", help="TRL's SFT batch in one row without padding")
-    add("--table", action="store_true", help="a grid of prompt share by pairs a step instead of one run")
+    add("--table", choices=TABLES, help="instead of one run: prompt share by pairs a step, or sizes of the model")
     add("--json", type=Path, help="write everything that was measured here")
     add("--work", type=Path, help="keep weights, ids and both sides' results in this folder")
     add("--only-ours", action="store_true", help="leave TRL out")
@@ -62,7 +68,9 @@ def parse() -> argparse.Namespace:
     arguments = parser.parse_args()
     if arguments.peer_padding_free and arguments.objective != "sft":
         parser.error("--peer-padding-free: TRL 1.16 has it for --objective sft alone")
-    for pairs_per_step in TABLE_PAIRS_PER_STEP if arguments.table else (arguments.pairs_per_step,):
+    if arguments.peer_micro_batch and arguments.objective == "kto":
+        parser.error("--peer-micro-batch: TRL estimates KTO's KL term a micro-batch, so that must be the whole step")
+    for pairs_per_step in TABLE_PAIRS_PER_STEP if arguments.table == "prompts" else (arguments.pairs_per_step,):
         if arguments.pairs % pairs_per_step:
             parser.error(f"--pairs {arguments.pairs} is no multiple of {pairs_per_step} pairs a step")
         if arguments.peer_micro_batch and pairs_per_step % arguments.peer_micro_batch:
@@ -83,6 +91,10 @@ def selected_pairs(arguments: argparse.Namespace) -> list[Pair]:
 
 def measure(arguments: argparse.Namespace, work: Path, rows: list[Pair], pairs_per_step: int) -> Report:
     """Both sides on these pairs."""
+    inputs = write_inputs(work, arguments.model, rows, "float32")
+    if arguments.lora:
+        inputs["adapter_folder"] = write_adapter(inputs["model_folder"], arguments.lora)
+    rates = LORA_LEARNING_RATES if arguments.lora else LEARNING_RATES
     task = Task(
         objective=arguments.objective,
         pairs_per_step=pairs_per_step,
@@ -90,16 +102,17 @@ def measure(arguments: argparse.Namespace, work: Path, rows: list[Pair], pairs_p
         max_unique_tokens=arguments.max_unique_tokens,
         self_checks=not arguments.without_self_checks,
         threads=arguments.threads,
-        learning_rate=arguments.learning_rate or LEARNING_RATES[arguments.objective],
+        learning_rate=arguments.learning_rate or rates[arguments.objective],
         peer_checkpointing=arguments.peer_checkpointing,
         peer_padding_free=arguments.peer_padding_free,
         peer_micro_batch=arguments.peer_micro_batch,
-        **write_inputs(work, arguments.model, rows, "float32"),
+        autocast=arguments.precision == "bf16",
+        **inputs,
     )
     return compare(task, with_peer=not arguments.only_ours, reuse_peer=arguments.reuse_peer)
 
 
-def table(arguments: argparse.Namespace, work: Path) -> Iterator[Report]:
+def prompts_table(arguments: argparse.Namespace, work: Path) -> Iterator[Report]:
     """A cell a row: the same answers behind ever longer contexts, at different numbers of pairs a step."""
     for num_tokens in TABLE_CONTEXTS:
         rows = data.long_pairs(arguments.pairs, arguments.max_length, context_tokens=num_tokens)
@@ -108,6 +121,19 @@ def table(arguments: argparse.Namespace, work: Path) -> Iterator[Report]:
             print(f"\nprompt share {prompt_share:.0%}, {pairs_per_step} pairs a step")
             cell: Report = {"prompt_share": prompt_share, "pairs_per_step": pairs_per_step}
             yield cell | measure(arguments, work, rows, pairs_per_step)
+
+
+def sizes_table(arguments: argparse.Namespace, work: Path) -> Iterator[Report]:
+    """A cell a size of the model, on the same pairs."""
+    rows = selected_pairs(arguments)
+    for arguments.model in TABLE_MODELS:
+        shape = SHAPES[arguments.model]
+        print(f"\n{arguments.model}: {shape.num_parameters:,} parameters")
+        cell: Report = {"model": arguments.model, "num_parameters": shape.num_parameters}
+        yield cell | measure(arguments, work, rows, arguments.pairs_per_step)
+
+
+TABLES = {"prompts": prompts_table, "sizes": sizes_table}
 
 
 if __name__ == "__main__":
