@@ -6,7 +6,7 @@ Both sides build the same requests with lm-eval from the same local data; only t
 import json
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Self
 
@@ -30,6 +30,7 @@ class EvalTask:
     threads: int
     max_tokens: int = 0  # unique tokens of one of our forests; 0: by the longest request
     peer_batch_size: int = 1
+    max_new_tokens: int = 0  # of an answer that is written, instead of the task's own
 
     def save(self, path: Path) -> None:
         """Write the task as JSON."""
@@ -46,6 +47,7 @@ class EvalRun:
     """One side's answers and what they took.
 
     ``documents``: the log-likelihoods of each document's choices. ``greedy``: whether greedy decoding gives them.
+    ``answers``: the texts of a task whose answers are written; such a task has no choices.
     """
 
     documents: list[list[float]]
@@ -54,6 +56,7 @@ class EvalRun:
     load_seconds: float
     seconds: float  # from requests as texts to the last log-likelihood
     peak_rss_bytes: int
+    answers: list[str] = field(default_factory=list)
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -78,8 +81,16 @@ def peer_model(task: EvalTask):
     return HFLM(pretrained=task.model_folder, dtype="float32", device="cpu", batch_size=task.peer_batch_size)
 
 
+def written_answers(model, requests, max_new_tokens: int) -> list[str]:
+    """The answers to requests whose answers are written, by greedy decoding as the tasks ask for it."""
+    for request in requests:
+        context, options = request.args
+        request.arguments = (context, {**options, "max_gen_toks": max_new_tokens or options["max_gen_toks"]})
+    return model.generate_until(requests)
+
+
 def main(side: str, task_path: str, result_path: str) -> None:
-    """Answer the requests and write log-likelihoods, seconds and peak memory."""
+    """Answer the requests and write answers or log-likelihoods, seconds and peak memory."""
     task = EvalTask.load(task_path)
     torch.set_num_threads(task.threads)
     wanted = [Wanted(name, task.shots) for name in task.members]
@@ -88,10 +99,12 @@ def main(side: str, task_path: str, result_path: str) -> None:
     start = time.perf_counter()
     model = our_model(task) if side == "ours" else peer_model(task)
     begin = time.perf_counter()
-    answers = model.loglikelihood(requests)
+    writes = all(request.request_type == "generate_until" for request in requests)
+    written = written_answers(model, requests, task.max_new_tokens) if writes else []
+    answers = [] if writes else model.loglikelihood(requests)
     seconds = time.perf_counter() - begin
     documents: dict[tuple[str, int], list[tuple[float, bool, int]]] = {}
-    for request, (logp, greedy) in zip(requests, answers, strict=True):
+    for request, (logp, greedy) in zip([] if writes else requests, answers, strict=True):
         row = documents.setdefault((request.task_name, request.doc_id), [])
         row.append((float(logp), bool(greedy), len(request.args[1].strip())))
     rows = list(documents.values())
@@ -102,6 +115,7 @@ def main(side: str, task_path: str, result_path: str) -> None:
         load_seconds=begin - start,
         seconds=seconds,
         peak_rss_bytes=peak_rss_bytes(),
+        answers=written,
     )
     Path(result_path).write_text(json.dumps(asdict(run)))
 
