@@ -1,6 +1,7 @@
 """Every causal language model of the installed transformers, built small: `python -m tests.models.architectures`.
 
-Prints a table in Markdown: trained on shared prefixes, one sequence a row, or refused, and why. With names: those.
+Prints a table in Markdown: trained on shared prefixes, by a state handed on, one sequence a row, or refused, and why.
+With names: those.
 """
 
 import datetime as dt
@@ -86,10 +87,12 @@ EXACT = 1e-3
 # Tokens before the fork that is tried, and what is said of layers that carry a state.
 FORK = 12
 STATE_WORDS = ("carry a state", "conv", "linear_attention", "hybrid_sliding")
-SHARED, ALONE, REFUSED, NOT_BUILT = "shared trees", "one sequence a row", "refused", "not built"
+SHARED, STATE, ALONE = "shared trees", "a state handed on", "one sequence a row"
+REFUSED, NOT_BUILT = "refused", "not built"
 CRASH, DIFFERS = "CRASH", "DIFFERS"
 KINDS = {
     SHARED: "exact, every shared prefix computed once",
+    STATE: "exact, every shared prefix computed once, a pass for each stretch between two forks",
     ALONE: "exact, and a shared prefix computed once for every sequence; the log says why",
     REFUSED: "before training, with the reason",
     NOT_BUILT: "no small configuration of it is at hand here; a training would still be proven or refused",
@@ -103,12 +106,13 @@ log-probs of ten sequences that share prefixes, and the gradient, beside those o
 at a time. In brackets the largest difference, relative to the largest entry. Printed by
 `python -m tests.models.architectures > docs/architectures.md`.
 
-Layers that carry a state (linear attention, state spaces, short convolutions) run one sequence a row, and so does
-attention that forests do not know (a window that only a mask knows). To share a prefix the state would have to be
-handed on at every fork, with its gradient. "At a fork" says what becomes of a model that goes on from its state after
-twelve tokens: other values, no gradient, or both right up to the number in brackets. Where both are right a prefix is
-not shared all the same: transformers drops the state where activations are computed again, and every branch would be a
-forward of its own.
+Layers that carry a state (linear attention, state spaces, short convolutions), and attention that forests do not
+compute, share a prefix by another way: each stretch of tokens between two forks is one pass, which goes on from the
+model's own state behind its prefix, with its gradient. A model does so where a trial on a few tokens gives what whole
+sequences give; training compares the gradients, too, before its first step. Otherwise it runs one sequence a row. "At a
+fork" says why: other values, or nothing, come of several tokens after a state (other layers' caches are written to in
+place, and not tried). With activation checkpointing, `compile` or noise on embeddings it is one sequence a row as well:
+what is computed again is without its state.
 An architecture that is not in this table is proven before training like every other: see
 [How a run proves itself right](explanation/self-checks.md)."""
 COUNTS = "| trained on | architectures | |\n|---|---|---|"
@@ -186,8 +190,8 @@ def outcome(model_type: str) -> str:
         return f"{CRASH}: {_short(error)}"
     if not difference < EXACT:
         return f"{DIFFERS}: {difference:.0e}"
-    if scorer.shares_prefixes:
-        return f"{SHARED} ({difference:.0e})"
+    if scorer.shares_prefixes or scorer.hands_on:
+        return f"{SHARED if scorer.shares_prefixes else STATE} ({difference:.0e})"
     reason = listener.said.partition("one sequence a row")[2][2:]
     fork = f"; at a fork: {at_a_fork(theirs)}" if any(word in reason for word in STATE_WORDS) else ""
     return f"{ALONE}: {reason} ({difference:.0e}){fork}"

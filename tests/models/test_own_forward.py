@@ -12,7 +12,7 @@ from transformers.modeling_outputs import CausalLMOutput
 from tests.models.scorer_runs import company, lora_model, small_model
 from tests.slowly import of_each_kind
 from zephyr.errors import ModelError
-from zephyr.models import own_forward, scorer
+from zephyr.models import own_forward, scorer, token_noise
 from zephyr.models.own_forward import check_own_forward, proven_scorer
 from zephyr.models.rounding import least_rounding, measured_rounding
 from zephyr.models.scorer import ForestScorer
@@ -145,7 +145,7 @@ def test_a_weak_fault_is_seen_in_16_bits(head: Head, words: str) -> None:
 
 def test_a_setting_that_is_no_noise_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """Phi-3.5-MoE chooses its experts by what it calls router_jitter_noise, in eval mode too."""
-    monkeypatch.setattr(scorer, "_is_noise", lambda _module, name: "jitter_noise" in name)
+    monkeypatch.setattr(token_noise, "_is_noise", lambda _module, name: "jitter_noise" in name)
     model = small_model("Phimoe", num_local_experts=4, router_jitter_noise=0.3)
     assert "a setting that is switched off as noise takes part in the computation: router_jitter_noise" in said(
         ForestScorer(model).train()
@@ -153,7 +153,7 @@ def test_a_setting_that_is_no_noise_is_named(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_experts_that_are_drawn_in_train_mode_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scorer, "_is_jittering", lambda _module: False)
+    monkeypatch.setattr(scorer, "is_jittering", lambda _module: False)
     model = small_model("Phimoe", num_local_experts=4, router_jitter_noise=0.5)
     assert "it computes something else in train mode than in eval mode" in said(ForestScorer(model).train())
 

@@ -10,6 +10,7 @@ from tests.train.tiny_runs import examples_for, logged, pairs, tiny_job, weights
 from zephyr.data.tokenize.token_store import Dialogue
 from zephyr.errors import DataError, InvariantError, ModelError
 from zephyr.models import batch_scoring as tables
+from zephyr.models import carried_state
 from zephyr.models.adapters import add_lora
 from zephyr.models.tiny import EOS_ID, tiny_model
 from zephyr.recipe.train_section import LoraSection
@@ -18,6 +19,7 @@ from zephyr.train import step
 from zephyr.train import train as loop
 from zephyr.train.checkpoint.checkpoint import whole_checkpoints
 from zephyr.train.checks import invariants, self_check
+from zephyr.train.job import build_scorer
 from zephyr.train.objectives.table import Dpo
 from zephyr.train.reference_store import ReferenceStore
 from zephyr.train.train import train
@@ -352,6 +354,22 @@ def test_nothing_scored_is_named(tmp_path):
 
 def everything_scored():
     return [one._replace(scored=np.arange(len(one.ids)) > 0) for one in examples_for("sft")]
+
+
+def test_a_state_without_its_gradient_is_not_handed_on(tmp_path, monkeypatch, caplog):
+    plain = carried_state._linear
+
+    def without(layer):
+        copied = plain(layer)
+        copied.recurrent_states = {n: state.detach() for n, state in copied.recurrent_states.items()}
+        return copied
+
+    scorers = [build_scorer(tiny_model("qwen3_next"), tiny_job(tmp_path).settings) for _ in range(2)]
+    self_check.check_before_training(tiny_job(tmp_path, model=scorers[0].causal_lm), scorers[0])
+    monkeypatch.setattr(carried_state, "_linear", without)
+    self_check.check_before_training(tiny_job(tmp_path, model=scorers[1].causal_lm), scorers[1])
+    assert [scorer.hands_on for scorer in scorers] == [True, False]
+    assert "one sequence a row: a state that is handed on at a fork comes without its gradient" in caplog.text
 
 
 def test_everything_scored_must_be_meant(tmp_path):

@@ -161,11 +161,11 @@ def forest_hidden_states(
 
 
 def chain_hidden_states(
-    decoder: nn.Module, forest: Forest, *, output_router_logits: bool = False, num_rows: int = 0
+    decoder: nn.Module, forest: Forest, *, output_router_logits: bool = False, num_passes: int = 0
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """The same for a model that cannot share: one row a leaf, its path computed again before its own tokens.
 
-    The decoder is run ``num_rows`` times, where that is more often than there are leaves: ranks that share a sharded
+    The decoder is run ``num_passes`` times, where that is more often than there are leaves: ranks that share a sharded
     model must run it equally often.
     """
     keywords: dict[str, Any] = {"output_router_logits": True} if output_router_logits else {}
@@ -178,7 +178,7 @@ def chain_hidden_states(
         layers = getattr(output, "router_logits", None) or ()
         routers.append([layer.view(len(ids), -1)[chain.path_length :] for layer in layers])
     together = torch.cat(hidden)
-    for _ in range(num_rows - len(hidden)):
+    for _ in range(num_passes - len(hidden)):
         output = decoder(input_ids=forest.ids[None, :1], use_cache=False, **keywords)
         together = together + output.last_hidden_state.sum() * 0.0
     return together, tuple(torch.cat(layer) for layer in zip(*routers, strict=True))

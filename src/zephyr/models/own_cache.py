@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 
@@ -136,7 +136,7 @@ class OwnCacheDecoder:
         return logits, filled
 
 
-def takes(model: PreTrainedModel, keyword: str) -> bool:
+def takes(model: nn.Module, keyword: str) -> bool:
     """Whether the model's forward has a parameter of this name."""
     return keyword in inspect.signature(model.forward).parameters
 

@@ -28,10 +28,11 @@ from zephyr.models.attention import (
     forest_hidden_states,
     why_not_shared,
 )
+from zephyr.models.carried_state import hands_on_state, stretch_hidden_states, stretches
 from zephyr.models.collectives import on_every_rank
 from zephyr.models.head import decoder_of, effective_weight, has_transform, head_input, output_head, reward_layer
-from zephyr.models.loading import plain_attention
-from zephyr.models.token_noise import TokenNoise, path_hashes, row_hashes
+from zephyr.models.loading import num_embeddings, plain_attention
+from zephyr.models.token_noise import TokenNoise, is_jittering, path_hashes, row_hashes, switch_noise_off
 from zephyr.trees.attention import ForestAttention, forest_attention
 from zephyr.trees.forest import Forest, all_scored, build_forest
 from zephyr.trees.score import Head, SequenceScores, score, score_ends
@@ -56,10 +57,10 @@ class Kernels(NamedTuple):
 class ForestScorer(nn.Module):
     """Scores forests with ``causal_lm``; FSDP2 shards this module, whose forward touches every parameter.
 
-    A model whose layers carry state, or attend as forests cannot, runs one sequence a row and says so once. Dropout is
-    set to 0, as in the published recipes, because a shared prefix has one random mask where separate rows would have
-    several, but for that on adapters, which training draws token by token (``noisy``). Routers that jitter stay in eval
-    mode.
+    A model whose layers carry state hands it on at forks (``hands_on``). Where it cannot, or attends as forests cannot,
+    it runs one sequence a row, and says so once. Dropout is set to 0, as in the published recipes, because a shared
+    prefix has one random mask where separate rows would have several, but for that on adapters, which training draws
+    token by token (``noisy``). Routers that jitter stay in eval mode.
     ``autocast``: compute in this dtype with the weights as they are. ``kernels``: others than those of the device.
     After a forward, ``router_logits`` holds each MoE layer's (T, experts) logits if ``keep_router_logits`` is set.
     """
@@ -88,24 +89,24 @@ class ForestScorer(nn.Module):
         self.experts_per_token = experts_per_token(model)
         num_experts = getattr(config, "num_local_experts", None) or getattr(config, "num_experts", None)
         self.num_experts = int(num_experts or 0)
-        reason = why_not_shared(model)
-        self.shares_prefixes = reason is None
+        self._reason = why_not_shared(model)
+        self.shares_prefixes = self._reason is None
+        # Whether prefixes are shared by handing on a state: known once it was tried, on fewer tokens than a chunk has.
+        self.hands_on: bool | None = False if "chunked_attention" in (self._reason or "") else None
         # Fresh adapters add nothing, so that training starts at its own reference.
         self.starts_as_reference = not self.has_adapters or adapters_add_nothing(causal_lm)
         self._has_transform = has_transform(model)
         self._longest = _longest_sequence(model)
-        self._jittering = [module for module in causal_lm.modules() if _is_jittering(module)]
+        self._jittering = [module for module in causal_lm.modules() if is_jittering(module)]
         adapted = causal_lm.active_peft_config if isinstance(causal_lm, PeftModel) else None
         self.adapter_dropout = float(getattr(adapted, "lora_dropout", 0.0))
-        self.noise = _switch_noise_off(causal_lm)
+        self.noise = switch_noise_off(causal_lm)
         self._path_hashes: Tensor | None = None
         self._is_noisy = False
         for module in self._jittering:
             module.training = False
         if self.shares_prefixes:
             model.set_attn_implementation(IMPLEMENTATION)
-        else:
-            logger.warning("%s: one sequence a row, its layers cannot share prefixes: %s", type(model).__name__, reason)
 
     def train(self, mode: bool = True) -> ForestScorer:
         """Set the mode of all modules but the routers that would draw at random in training."""
@@ -139,6 +140,13 @@ class ForestScorer(nn.Module):
         enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
         kept = {"context_fn": partial(create_selective_checkpoint_contexts, _kept_or_again)} if keep_products else {}
         enable({"use_reentrant": False, **kept})
+        self.hands_on = False  # what is computed again would be without its state
+
+    def compile_layers(self) -> None:
+        """Compile each decoder layer by itself."""
+        for layer in decoder_layers(self):
+            layer.compile(dynamic=True)
+        self.hands_on = False  # a cache is nothing to compile
 
     @contextmanager
     def as_reference(self) -> Iterator[None]:
@@ -239,10 +247,32 @@ class ForestScorer(nn.Module):
                 self.shares_prefixes, self._path_hashes = False, None
                 model.set_attn_implementation(plain_attention(model))
         if not self.shares_prefixes:
-            num_rows = max(on_every_rank(lambda: len(forest.chains))) if isinstance(self, FSDPModule) else 0
-            found = chain_hidden_states(decoder, forest, output_router_logits=keep, num_rows=num_rows)
+            found = self._without_trees(decoder, forest)
         hidden, self.router_logits = found
         return self.handed_over(hidden)
+
+    def _without_trees(self, decoder: nn.Module, forest: Forest) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """What a decoder gives that does not compute on forests: from fork to fork, or one sequence a row."""
+        sharded, keep = isinstance(self, FSDPModule), self.keep_router_logits
+        if self._reason is not None:
+            self._try_to_hand_on(decoder, forest.ids.device)
+        # Noise is drawn for a token from all tokens up to it, which a row has and a part of one has not.
+        by_stretch = bool(self.hands_on) and not self._is_noisy
+        mine = len(stretches(forest) if by_stretch else forest.chains)
+        num_passes = max(on_every_rank(lambda: mine)) if sharded else 0
+        compute = stretch_hidden_states if by_stretch else chain_hidden_states
+        return compute(decoder, forest, output_router_logits=keep, num_passes=num_passes)
+
+    def _try_to_hand_on(self, decoder: nn.Module, device: torch.device) -> None:
+        """Find out whether a state can be handed on at forks, and say once what is done."""
+        model, reason, self._reason = self.transformers_model, self._reason, None
+        if self.hands_on is None:
+            tried = hands_on_state(decoder, num_embeddings(model), self._longest[0], device)
+            self.hands_on = all(on_every_rank(lambda: tried)) if isinstance(self, FSDPModule) else tried
+        if self.hands_on:
+            logger.info("%s: prefixes are shared by handing on its state: %s", type(model).__name__, reason)
+        else:
+            logger.warning("%s: one sequence a row, its layers cannot share prefixes: %s", type(model).__name__, reason)
 
     def handed_over(self, hidden: Tensor) -> Tensor:
         """What the output layer is given (T, H') where the decoder gives ``hidden`` (T, H)."""
@@ -343,35 +373,3 @@ def _num_positions(module: nn.Module) -> int | None:
 
 def _ends_in(path: str, names: Collection[str]) -> bool:
     return path.rpartition(".")[2] in names
-
-
-class Noise(NamedTuple):
-    """A setting of a module that is switched off, and what it was."""
-
-    module: nn.Module
-    name: str
-    value: float
-
-
-def _is_jittering(module: nn.Module) -> bool:
-    return any("jitter_noise" in name and isinstance(value, float) and value for name, value in vars(module).items())
-
-
-def _switch_noise_off(model: nn.Module) -> list[Noise]:
-    """Set dropout and layer drop to 0 in place, and say so if any was on."""
-    found = [
-        Noise(module, name, value)
-        for module in model.modules()
-        for name, value in vars(module).items()
-        if isinstance(value, float) and value and _is_noise(module, name)
-    ]
-    for module, name, _ in found:
-        setattr(module, name, 0.0)
-    if found:
-        names = sorted({"dropout" if name == "p" else name for _, name, _ in found})
-        logger.info("%s: switched off for training on shared prefixes", ", ".join(names))
-    return found
-
-
-def _is_noise(module: nn.Module, name: str) -> bool:
-    return "dropout" in name or "layerdrop" in name or (name == "p" and isinstance(module, nn.Dropout))

@@ -2,21 +2,25 @@
 
 That is noise on the embeddings (NEFTune), and dropout on what adapters are given. What is drawn for a token is a
 function of the step and of all tokens up to it. So sequences that begin alike share it, as they share everything else
-there, and it does not depend on the cut into micro-batches or on the number of ranks.
+there, and it does not depend on the cut into micro-batches or on the number of ranks. What a model would draw otherwise
+is switched off.
 
 Source: NEFTune, arXiv 2310.05914.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from zephyr.trees.forest import Forest, ScoredSequence
+
+logger = logging.getLogger(__name__)
 
 # Numbers that are drawn at a time: what is computed in 64 bits stays small.
 DRAWN_TOGETHER = 1 << 22
@@ -106,3 +110,36 @@ def _shifted(numbers: Tensor, by: int) -> Tensor:
 def _uniform(keys: Tensor) -> Tensor:
     """Float32 numbers from -1 to 1, one a key."""
     return _shifted(_mixed(keys), 64 - _BITS).float() / (1 << (_BITS - 1)) - 1
+
+
+class Noise(NamedTuple):
+    """A setting of a module that is switched off, and what it was."""
+
+    module: nn.Module
+    name: str
+    value: float
+
+
+def is_jittering(module: nn.Module) -> bool:
+    """Whether a router would move what it is given at random in training."""
+    return any("jitter_noise" in name and isinstance(value, float) and value for name, value in vars(module).items())
+
+
+def switch_noise_off(model: nn.Module) -> list[Noise]:
+    """Set dropout and layer drop to 0 in place, and say so if any was on."""
+    found = [
+        Noise(module, name, value)
+        for module in model.modules()
+        for name, value in vars(module).items()
+        if isinstance(value, float) and value and _is_noise(module, name)
+    ]
+    for module, name, _ in found:
+        setattr(module, name, 0.0)
+    if found:
+        names = sorted({"dropout" if name == "p" else name for _, name, _ in found})
+        logger.info("%s: switched off for training on shared prefixes", ", ".join(names))
+    return found
+
+
+def _is_noise(module: nn.Module, name: str) -> bool:
+    return "dropout" in name or "layerdrop" in name or (name == "p" and isinstance(module, nn.Dropout))

@@ -191,14 +191,14 @@ def shard(
 def _read_shards(scorer: ForestScorer, weights: StoredWeights, device: torch.device) -> None:
     """Read this rank's part of every weight that is on the meta device from the files; the others stay as they are."""
     model = scorer.transformers_model
-    absent = [name for name, tensor in model.state_dict().items() if _local(tensor).is_meta]
+    absent = [name for name, tensor in model.state_dict().items() if local_part(tensor).is_meta]
     scorer._apply(  # type: ignore[no-untyped-call]  # noqa: SLF001 - as `to_empty` does
         lambda tensor: torch.empty_like(tensor, device=device) if tensor.is_meta else tensor.to(device)
     )
     held: dict[str, Tensor] = {}
     tensors = model.state_dict()
     for name in absent:
-        tensor, local = tensors[name], _local(tensors[name])
+        tensor, local = tensors[name], local_part(tensors[name])
         offsets = _first_index(tensor) if isinstance(tensor, DTensor) else [0] * tensor.ndim
         if local.numel():
             weights.read(plain_name(name), local, offsets)
@@ -206,7 +206,7 @@ def _read_shards(scorer: ForestScorer, weights: StoredWeights, device: torch.dev
     on_every_rank(lambda: check_finite_weights(held, type(scorer.transformers_model).__name__))
 
 
-def _local(tensor: Tensor) -> Tensor:
+def local_part(tensor: Tensor) -> Tensor:
     """The part of a tensor of any shape that this rank holds."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 

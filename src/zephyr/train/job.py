@@ -18,7 +18,7 @@ from zephyr.errors import DataError, ModelError, RecipeError
 from zephyr.models.batch_scoring import ScoredRow, device_of, unique_tokens
 from zephyr.models.collectives import from_rank_zero, is_distributed, on_every_rank, rank
 from zephyr.models.loading import check_finite_weights, check_token_ids, num_embeddings
-from zephyr.models.scorer import CausalLM, ForestScorer, Kernels, decoder_layers, plain_model
+from zephyr.models.scorer import CausalLM, ForestScorer, Kernels, plain_model
 from zephyr.models.stored_weights import StoredWeights, stored_hash
 from zephyr.models.weight_hash import weights_hash
 from zephyr.recipe.train_section import TrainSection
@@ -228,8 +228,7 @@ def build_scorer(
     if train.activation_checkpointing:
         scorer.checkpoint_activations(keep_products=train.activation_checkpointing == "selective")
     if train.compile:
-        for layer in decoder_layers(scorer):
-            layer.compile(dynamic=True)
+        scorer.compile_layers()
     _place(scorer, train, device, weights)
     scorer.train()
     return scorer

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from zephyr.errors import InvariantError
 from zephyr.models.batch_scoring import ScoredRow, device_of, score_table
-from zephyr.models.collectives import from_rank_zero
+from zephyr.models.carried_state import are_close
+from zephyr.models.collectives import from_rank_zero, on_every_rank
 from zephyr.models.own_forward import check_own_forward
 from zephyr.models.reward_model import load_reward_model, own_rewards
 from zephyr.models.rounding import Rounding, measured_rounding
@@ -26,12 +27,12 @@ from zephyr.train.checks.invariants import (
     check_reference_agrees,
     check_supervision,
 )
-from zephyr.train.distributed import compute_dtype, weights_dtype
+from zephyr.train.distributed import compute_dtype, local_part, weights_dtype
 from zephyr.train.job import TrainJob, reference_logps, reference_scorer
 from zephyr.train.metrics import Shares
 from zephyr.train.step import Batch, drawn_indices
 from zephyr.train.stored_model import StoredModel
-from zephyr.trees.forest import Ids, ScoredSequence
+from zephyr.trees.forest import Ids, ScoredSequence, build_forest
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +59,30 @@ def check_before_training(job: TrainJob, scorer: ForestScorer) -> Rounding:
     within = rounding if scorer.num_experts else None
     check_no_leak(scorer, sequences, owners, within=within, changing={0, len(sequences) - 1})
     check_own_forward(scorer, [sequence.ids for sequence in sequences], rounding=rounding)
+    if scorer.hands_on:
+        _try_gradients(scorer, sequences, rounding.dtype)
     return rounding
+
+
+def _try_gradients(scorer: ForestScorer, sequences: Sequence[ScoredSequence], dtype: torch.dtype) -> None:
+    """Let the scorer run one sequence a row, and say so, unless states are handed on with their gradients.
+
+    A kernel may give a state back without its gradient, and no log-prob shows that.
+    """
+    handed_on = _gradients(scorer, sequences)
+    scorer.hands_on = False
+    is_same = are_close(handed_on, _gradients(scorer, sequences), dtype)
+    scorer.hands_on = all(on_every_rank(lambda: is_same))
+    if not scorer.hands_on:
+        logger.warning("one sequence a row: a state that is handed on at a fork comes without its gradient here")
+
+
+def _gradients(scorer: ForestScorer, sequences: Sequence[ScoredSequence]) -> list[Tensor]:
+    """The gradients of the sequences' log-probs, of what this rank holds."""
+    scorer(build_forest(sequences).to(device_of(scorer))).logps.sum().backward()
+    found = [local_part(p.grad) for p in scorer.parameters() if p.grad is not None]
+    scorer.zero_grad(set_to_none=True)
+    return found
 
 
 def proven_ref_logps(job: TrainJob, scorer: ForestScorer, reference_hash: str, *, rounding: Rounding | None) -> Tensor:
