@@ -22,6 +22,7 @@ DISTRIBUTIONS = (
     "aiohttp",
     "httpx2",
     "flash-attn",
+    "liger-kernel",
     "lm_eval",
 )
 CEILING_REPEATS = 5

@@ -8,6 +8,7 @@ The bar is what tree training reports over a packed baseline on long shared pref
 
 import argparse
 import json
+import os
 import statistics
 import sys
 import time
@@ -61,7 +62,8 @@ def main() -> int:
     scorer = scorer_of(arguments.model, torch.device("cpu" if on_cpu else "cuda"))
     cells = []
     for answer in arguments.answers:
-        cells.append(measured(scorer, sequences_of(arguments.leaves, arguments.prefix, answer)) | {"answer": answer})
+        cell = {"answer": answer, "load_average_before": os.getloadavg()[0]}
+        cells.append(cell | measured(scorer, sequences_of(arguments.leaves, arguments.prefix, answer)))
         print(json.dumps(cells[-1]), flush=True)
         if arguments.json:  # what there is, should the next one take too long
             report = {"table": cells, "arguments": {k: str(v) for k, v in vars(arguments).items()}} | circumstances()

@@ -25,7 +25,7 @@ def ended(command, folder):
     recipe = folder / "mini.yaml"
     recipe.write_text(yaml.safe_dump(mini_fields(folder)))
     quiet = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*command, str(recipe)], check=True, capture_output=True, text=True, timeout=300, env=quiet)
+    done = subprocess.run([*command, str(recipe)], check=True, capture_output=True, text=True, env=quiet)
     return json.loads((folder / "mini/summary.json").read_text()), done.stdout
 
 

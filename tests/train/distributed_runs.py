@@ -177,13 +177,16 @@ def assert_equal_runs(one: Ended, other: Ended, *, within: float) -> None:
 
 
 def on_ranks(world: int, folder: Path, work: Callable[..., None], *arguments: object) -> None:
-    """Run `work(folder, *arguments)` on gloo ranks, each a forked process; all must end well."""
+    """Run `work(folder, *arguments)` on gloo ranks, each a forked process; all must end well.
+
+    Ranks that wait for one another for ever are ended by torch, after its half hour.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     ranks = [forked().Process(target=_enter, args=(number, world, folder, work, arguments)) for number in range(world)]
     for process in ranks:
         process.start()
     for process in ranks:
-        process.join(300)
+        process.join()
     codes = [process.exitcode for process in ranks]
     for process in ranks:
         process.kill()

@@ -55,7 +55,7 @@ def start_ranks(world: int, folder: Path) -> list[int | None]:
     for process in ranks:
         process.start()
     for process in ranks:
-        process.join(120)
+        process.join()
     codes = [process.exitcode for process in ranks]
     for process in ranks:
         process.kill()

@@ -17,7 +17,7 @@ def run_ranks(target, world, folder, mode):
     for process in ranks:
         process.start()
     for process in ranks:
-        process.join(120)
+        process.join()
     codes = [process.exitcode for process in ranks]
     for process in ranks:
         process.kill()

@@ -195,7 +195,7 @@ def test_what_a_dead_process_left_half_written_is_removed(tmp_path):
     folder = ReferenceStore(tmp_path, MODEL).folder
     dead = forked().Process(target=key, args=(0,))
     dead.start()
-    dead.join(60)
+    dead.join()
     leftovers = [folder / f"abc.safetensors.partial-{atomic._host()}-{pid}" for pid in (dead.pid, os.getppid())]
     for leftover in leftovers:
         leftover.mkdir()
@@ -222,7 +222,7 @@ def test_processes_append_at_once_and_one_is_killed(tmp_path, caplog):
         reader.refresh()
     victim.kill()
     for process in [victim, *processes]:
-        process.join(60)
+        process.join()
     assert [process.exitcode for process in processes] == [0, 0]
 
     store = ReferenceStore(tmp_path, MODEL)
