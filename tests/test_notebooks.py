@@ -5,6 +5,8 @@ import os
 
 import pytest
 
+from tests.evaluation.harness.small_data import small_data
+
 SMALL = {
     "quickstart": [
         'overrides = {"synth.generator.num_dialogues": 200, "synth.generator.num_pretrain_texts": 60}',
@@ -45,3 +47,19 @@ def test_a_kernel_runs_every_cell(name, repository, tiny_folder, tmp_path, monke
     shown = json.dumps(book)
     assert "<svg" in shown
     assert (tmp_path / "runs").is_dir()
+
+
+@pytest.mark.slow
+def test_every_function_of_the_api_runs_in_a_kernel(repository, tiny_folder, tmp_path, monkeypatch):
+    """The scripts of ten lines, a cell each."""
+    nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
+    for library in ("ipykernel", "datasets", "lm_eval"):
+        pytest.importorskip(library)
+    monkeypatch.setenv("PYTHONPATH", f"{repository / 'src'}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    (tmp_path / "model").symlink_to(tiny_folder)
+    small_data(tmp_path / "data")
+    scripts = sorted((repository / "examples/python").glob("*.py"))
+    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(script.read_text()) for script in scripts])
+    nbclient.NotebookClient(book, timeout=900, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    assert all(cell.execution_count for cell in book.cells)
+    assert len(list((tmp_path / "runs").iterdir())) > 5
