@@ -110,9 +110,10 @@ Layers that carry a state (linear attention, state spaces, short convolutions), 
 compute, share a prefix by another way: each stretch of tokens between two forks is one pass, which goes on from the
 model's own state behind its prefix, with its gradient. A model does so where a trial on a few tokens gives what whole
 sequences give; training compares the gradients, too, before its first step. Otherwise it runs one sequence a row. "At a
-fork" says why: other values, or nothing, come of several tokens after a state (other layers' caches are written to in
-place, and not tried). With activation checkpointing, `compile` or noise on embeddings it is one sequence a row as well:
-what is computed again is without its state.
+fork" says what comes of several tokens after a state: other values, or nothing; where values and gradient are right all
+the same, the cache is of the model's own kind, and not copied. A trial of a few tokens says nothing of attention in
+chunks of thousands, which runs one sequence a row too. So does every such model with activation checkpointing,
+`compile` or noise on embeddings: what is computed again is without its state.
 An architecture that is not in this table is proven before training like every other: see
 [How a run proves itself right](explanation/self-checks.md)."""
 COUNTS = "| trained on | architectures | |\n|---|---|---|"
