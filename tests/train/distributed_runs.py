@@ -75,7 +75,7 @@ class Case:
     @property
     def name(self) -> str:
         """What tells it from others, as a folder's name."""
-        words = [f"{value}" for value in (*self.options.values(), *self.changes.values())]
+        words = [f"{name} {value}" for name, value in (*self.options.items(), *self.changes.items())]
         flags = [flag for flag in ("lora", "tied", "meta", "other_reference") if getattr(self, flag)]
         experts = [] if self.experts is None else [f"{self.experts} experts"]
         return "-".join([self.objective, self.model, *words, *flags, *experts])

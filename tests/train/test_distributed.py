@@ -111,6 +111,7 @@ def test_two_ranks_train_as_one(one, two, case):
 @pytest.mark.parametrize("world", [2, 4])
 def test_any_number_of_ranks_trains_as_one(one, tmp_path, world):
     cases = [*CASES, *MORE_CASES]
+    assert len({case.name for case in cases}) == len(cases)  # each has a folder of its own
     on_ranks(world, tmp_path, run_cases, cases)
     for case in cases:
         assert_equal_runs(one(case), ended(tmp_path / case.name), within=tolerance(case))
