@@ -124,7 +124,8 @@ def _state_files(folder: Path, stages: dict[str, Json]) -> Iterator[Path]:
             checkpoint = next((part for part in inside if part.startswith("checkpoint-")), None)
             is_wanted = checkpoint is None or checkpoint in kept
             is_plain = path.is_file() and not path.is_symlink() and ".partial-" not in path.name
-            if is_wanted and is_plain and path.suffix in _SUFFIXES:
+            is_hidden = any(part.startswith(".") for part in inside)
+            if is_wanted and is_plain and not is_hidden and path.suffix in _SUFFIXES:
                 yield path
 
 
