@@ -138,12 +138,11 @@ def rate(  # noqa: PLR0913 - typer makes an option of every parameter
     check_output(out, force=force, read=file)
     source = source_of(file, shape=shape, columns=columns, where=where, ignore=ignore, bad_rows=bad_rows)
     rows, unused = (open_prompts if models else open_answers)(source, offline=offline)
-    from zephyr.feedback.judge import calls_beside
     from zephyr.feedback.rate import RatingPlan
     from zephyr.feedback.raters import refuse_unchecked
     from zephyr.teachers.opening import TeacherContext
 
-    check_output(calls_beside(out), force=force, read=file)
+    _check_calls(out, file, force=force)
     refuse_unchecked(rows, rater, source)
     candidates = _candidates(pool, num_answers, temperature, max_new_tokens, principles)
     plan = RatingPlan(rater, judging, TeacherContext(seed, offline), candidates, min_answers=1, max_tokens=cap_tokens)
@@ -159,6 +158,14 @@ def rate(  # noqa: PLR0913 - typer makes an option of every parameter
     to = "nothing (dry run)" if dry_run else str(out)
     print_accounts({"input": file, "output": to}, {**accounts, **unused}, as_json=as_json)
     _check_rated(accounts)
+
+
+def _check_calls(out: Path, read: str, *, force: bool) -> None:
+    """Check that the calls can be written beside the ratings. Raises DataError."""
+    from zephyr.cli.files import check_output
+    from zephyr.feedback.judge import calls_beside
+
+    check_output(calls_beside(out), force=force, read=read)
 
 
 def _teachers(

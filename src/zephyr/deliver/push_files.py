@@ -6,7 +6,6 @@ read for keys and for paths of a machine; rows become Parquet.
 
 import importlib
 import json
-import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from typing import Protocol, cast
 
 from huggingface_hub import DatasetCardData
 
+from zephyr.deliver.private_lines import own_folders, path_in, refuse_private_lines
 from zephyr.deliver.rendering import render_markdown
 from zephyr.deliver.run_facts import counts_of, makers_of
 from zephyr.errors import DataError, ModelError, Problems
@@ -29,24 +29,11 @@ ROW_FILES = ("dialogues.jsonl", "texts.jsonl", "prompts.jsonl", "ratings.jsonl",
 _MODEL_FILES = {".safetensors", ".json", ".jinja", ".model", ".tiktoken", ".gguf"}
 _NAMED_FILES = {CARD, "LICENSE", "LICENSE.txt", "NOTICE", "merges.txt", "vocab.txt", REPORT}
 _WEIGHTS, _ADAPTER_SETTINGS = "model.safetensors.index.json", "adapter_config.json"
-# Words of a language, among which a path may be one of many.
-_VOCABULARY = {"tokenizer.json", "vocab.json", "merges.txt", "vocab.txt", "added_tokens.json"}
 _TEXT = {".json", ".jinja", ".md", ".txt", ".html", ".jsonl", ".csv", ".sqlite", ""}
-# What these say of paths is content.
-_CONTENT = (".jsonl", ".csv", ".sqlite")
 _PATH_KEYS = ("_name_or_path", "name_or_path")
 _BASE_KEY = "base_model_name_or_path"
 _BATCH_ROWS = 10_000
 _SHOWN = 5
-
-_LOCAL_PATH = re.compile(
-    r"(?<![\w.:/~%-])(?:/(?:home|Users|root|mnt|media|scratch|workspace|work|tmp|private|srv|nfs|lustre|gpfs)/[\w.@+-]+"
-    r"|file:///?[\w.-]+|[A-Za-z]:\\{1,2}Users\\{1,2}[\w.-]+)"
-)
-_KEY = re.compile(
-    r"\bhf_[A-Za-z0-9]{30,}|\bsk-[A-Za-z0-9_-]{20,}|\bAKIA[0-9A-Z]{16}\b|\bgh[pousr]_[A-Za-z0-9]{30,}"
-    r"|-----BEGIN [A-Z ]*PRIVATE KEY-----"
-)
 
 
 @dataclass(frozen=True)
@@ -253,7 +240,7 @@ def refuse_private(files: RepoFiles) -> None:
             continue
         lines = one.content.decode("utf-8", "replace").splitlines() if isinstance(one.content, bytes) else None
         with problems.noted():
-            _check_lines(one.name, _lines(one.content) if lines is None else iter(lines))
+            refuse_private_lines(one.name, _lines(one.content) if lines is None else iter(lines))
     problems.raise_any()
 
 
@@ -261,33 +248,6 @@ def _lines(path: Path | bytes) -> Iterator[str]:
     assert isinstance(path, Path)
     with path.open(encoding="utf-8", errors="replace") as file:
         yield from file
-
-
-def _check_lines(name: str, lines: Iterator[str]) -> None:
-    # What rows say of paths is content, and a vocabulary has them too: there only this machine's own are looked for.
-    is_prose = name.rpartition("/")[2] not in _VOCABULARY and not name.endswith(_CONTENT)
-    own = own_folders()
-    secrets = [value for key, value in os.environ.items() if key.endswith(("_KEY", "_TOKEN")) and len(value) > 11]
-    for count, line in enumerate(lines, 1):
-        if _KEY.search(line) or any(secret in line for secret in secrets):
-            raise DataError(
-                f"{name}, line {count}", "holds a key", "take it out, and revoke it if others could read it"
-            )
-        found = path_in(line, own, is_prose=is_prose)
-        if found is not None:
-            remedy = "write it without, or leave the file out: --exclude FILE"
-            raise DataError(f"{name}, line {count}", f"holds a path of a machine, {brief(found)}", remedy)
-
-
-def own_folders() -> list[str]:
-    """The home and the working folder of whoever runs this."""
-    return [folder for folder in (str(Path.home()), str(Path.cwd())) if len(folder) > 1]
-
-
-def path_in(line: str, own: Sequence[str], *, is_prose: bool = True) -> str | None:
-    """The first path of a machine in a line; where it is not prose, only below the `own` folders."""
-    path = _LOCAL_PATH.search(line) if is_prose else None
-    return path[0] if path else next((one for one in own if f"{one}/" in line), None)
 
 
 # ---- rows ----
@@ -331,7 +291,7 @@ def _rows_of(files: Sequence[Path], title: str, work: Path, run: RunRecord | Non
     for path in files:
         if not path.name.endswith((".jsonl", ".jsonl.gz", ".json", ".parquet", ".csv")):
             raise DataError(str(path), "is no file of rows", "name a JSONL, JSON, CSV or Parquet file, or a folder")
-        _check_lines(path.name, _lines(path) if path.suffix == ".jsonl" else iter(()))
+        refuse_private_lines(path.name, _lines(path) if path.suffix == ".jsonl" else iter(()))
         name = path.name.partition(".")[0]
         target = work / f"{name}.parquet"
         count = _write_parquet(path, target)

@@ -17,8 +17,9 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from zephyr.atomic import discard, find_damage, replace_text
+from zephyr.deliver.private_lines import own_folders, path_in
 from zephyr.deliver.push import hub_refusals
-from zephyr.deliver.push_files import RepoFiles, Upload, own_folders, path_in, refuse_private
+from zephyr.deliver.push_files import RepoFiles, Upload, refuse_private
 from zephyr.errors import DataError
 from zephyr.progress import show_progress
 from zephyr.records.fields import Json, brief
