@@ -101,12 +101,13 @@ def hands_on_state(decoder: nn.Module, vocab_size: int, longest: int | None, dev
     forest = build_forest([all_scored(one) for one in (ids[0], nested, ids[1])]).to(device)
     with torch.no_grad():
         rows = chain_hidden_states(decoder, forest)[0]
+        is_lowered = torch.is_autocast_enabled(device.type)
+        dtype = torch.get_autocast_dtype(device.type) if is_lowered else rows.dtype
         try:
-            here = stretch_hidden_states(decoder, forest)[0]
+            return are_close([stretch_hidden_states(decoder, forest)[0]], [rows], dtype)
         except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):
-            return False  # whatever a cache of another's says of several tokens at once
-    dtype = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else rows.dtype
-    return are_close([here], [rows], dtype)
+            # Whatever a cache of another's says of several tokens at once, or a simulation of numbers it does not have.
+            return False
 
 
 def are_close(first: Sequence[Tensor], second: Sequence[Tensor], dtype: torch.dtype) -> bool:
