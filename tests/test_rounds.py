@@ -192,9 +192,11 @@ def test_it_stops_where_the_watched_score_has_not_risen(made, tmp_path):
     fields["model"] = {"kind": "pretrained", "name_or_path": before["model"]}
     del fields["pretrain"], fields["sft"]
     fields["feedback"]["candidates"]["models"] = ["stage:policy"]
-    summary, _ = run(fields)
+    summary, said = run(fields)
     scores = [one["scores"]["world"] for one in summary["rounds"]]
     best = scores.index(max(scores))
+    is_better = scores[best] > summary["start"]["scores"]["world"]
+    assert ("no round is better at world than the start" in said) is not is_better
     assert summary["best"] == f"round-{best + 1}"
     assert len(scores) == 3 or len(scores) - 1 - best == 1
     assert summary["model"] == summary["rounds"][best]["model"]

@@ -152,6 +152,10 @@ def _summarised(recipe: Recipe, finished: Sequence[FinishedRound], console: Cons
     }
     replace_text(recipe.output_dir / recipe.name / SUMMARY, json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
     console.print(_table(start, rounds, list(finished[0].scores)))
+    watch = recipe.rounds.watch
+    if watch is not None and start.get(watch, float("-inf")) >= best.scores.get(watch, float("-inf")):
+        what = f"no round is better at {watch} than the start; the model below is the best of the rounds"
+        console.print(what, style="yellow", soft_wrap=True)
     console.print(f"model   {escape(str(best.model))}, of {best.record.folder.name}", soft_wrap=True)
     console.print(f"chat    zephyr chat {escape(str(best.model))}", soft_wrap=True)
     return summary
