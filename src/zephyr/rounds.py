@@ -33,6 +33,7 @@ from zephyr.stages.synth import PROMPTS
 # In the folder of a round: what its answers were like, and how far its policy was from the first.
 DRIFT = "drift.json"
 _DRIFT_COLUMNS = ("answers", "words", "distinct", "kl")
+_DRIFT_TITLES = ("answers", "words an answer", "distinct 2-grams", "KL to the first, nats an answer")
 
 
 class FinishedRound(NamedTuple):
@@ -162,11 +163,11 @@ def _summarised(recipe: Recipe, finished: Sequence[FinishedRound], console: Cons
 
 
 def _table(start: Mapping[str, float], rounds: Sequence[Plain], names: Sequence[str]) -> Table:
-    """A line for the start and for each round: what its policy answered before, and the scores of its model after."""
-    table = Table("", "answers", "words", "distinct 2-grams", "KL to the first, nats an answer", *names)
-    table.add_row("start", "", "", "", "", *(f"{start[name]:.4g}" if name in start else "" for name in names))
-    for one in rounds:
-        drift, scores = entries(at(one, "drift")), entries(at(one, "scores"))
-        told = (f"{number(drift.get(name)) or 0:,.4g}" for name in _DRIFT_COLUMNS)
-        table.add_row(str(at(one, "folder")), *told, *(f"{number(scores.get(name)) or 0:.4g}" for name in names))
+    """A column for the start and for each round: what its policy answered before, and its model's scores after."""
+    table = Table("", "start", *(str(at(one, "folder")) for one in rounds))
+    for name, title in zip(_DRIFT_COLUMNS, _DRIFT_TITLES, strict=True):
+        table.add_row(title, "", *(f"{number(at(one, 'drift', name)) or 0:,.4g}" for one in rounds))
+    for name in names:
+        before = f"{start[name]:.4g}" if name in start else ""
+        table.add_row(name, before, *(f"{number(entries(at(one, 'scores')).get(name)) or 0:.4g}" for one in rounds))
     return table
