@@ -15,8 +15,9 @@ from tests.train.tiny_runs import OPTIONS, examples_for, tiny_job, weights
 from zephyr.models.tiny import tiny_model
 from zephyr.train.metrics import Shares, added, as_line, over_ranks
 from zephyr.train.objectives import Metric
+from zephyr.train.run import start
 from zephyr.train.step import accumulate_gradients
-from zephyr.train.train import start, train
+from zephyr.train.train import train
 
 # The padded side: transformers' own forward, right padding, an attention mask, and the losses by hand.
 

@@ -27,9 +27,10 @@ from zephyr.train.checkpoint.checkpoint import checkpoint_folders
 from zephyr.train.distributed import PRECISION_DTYPES
 from zephyr.train.objectives import Scored
 from zephyr.train.optimizers import OPTIMIZER_BUILDERS
+from zephyr.train.run import start
 from zephyr.train.step import step_indices
 from zephyr.train.tracker import TRACKERS
-from zephyr.train.train import start, train
+from zephyr.train.train import train
 
 ALWAYS = {"loss", "grad_norm", "learning_rate", "epoch"}
 # What the published model cards tell of a preference run.

@@ -5,57 +5,37 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-import random
 import shutil
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing, contextmanager, nullcontext
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-import torch
-from torch import Tensor
-from torch.optim import Optimizer
-
 from zephyr.atomic import replace_text
-from zephyr.data.tokenize.token_store import Example
 from zephyr.errors import RecipeError, did_you_mean
 from zephyr.models.batch_scoring import device_of, runs_alone
 from zephyr.models.collectives import from_rank_zero, rank
-from zephyr.models.rounding import Rounding
-from zephyr.models.scorer import ForestScorer
 from zephyr.models.token_noise import token_noise
 from zephyr.progress import SILENT, Display, show_progress
-from zephyr.recipe.steps import Steps, check_warmup, count_steps
 from zephyr.runs.layout import OUTCOME, TRAIN_LOG
 from zephyr.runs.ranks import is_leader
 from zephyr.runs.stage_folder import Facts
 from zephyr.train.algorithms import averaged, keeps_average, to_average
-from zephyr.train.checkpoint.checkpoint import (
-    Identity,
-    Progress,
-    SaveClock,
-    TrainingState,
-    checkpoint_folders,
-    prune_checkpoints,
-    save_checkpoint,
-)
-from zephyr.train.checkpoint.resume import load_latest, load_weights
-from zephyr.train.checks.health import HealthMonitor, HealthNote
+from zephyr.train.checkpoint.checkpoint import checkpoint_folders, prune_checkpoints, save_checkpoint
+from zephyr.train.checkpoint.resume import load_weights
+from zephyr.train.checks.health import HealthNote
 from zephyr.train.checks.invariants import check_finite
-from zephyr.train.checks.movement import EARLY_STEP, check_moved, movement, sample_weights
-from zephyr.train.checks.self_check import check_before_training, check_first_step, check_written, proven_ref_logps
+from zephyr.train.checks.movement import EARLY_STEP, check_moved, movement
+from zephyr.train.checks.self_check import check_first_step, check_written
 from zephyr.train.distributed import pick_device, process_group
-from zephyr.train.job import TrainJob, build_scorer, check_job, identity_of, model_hashes
-from zephyr.train.metrics import Shares, added, as_line, logged_lines, over_ranks, plain, shares_of, split_line
-from zephyr.train.moving_reference import MovingReference, moving_reference
-from zephyr.train.optimizers import build_optimizer, highest_rate, learning_rate_at, on_plateau, set_learning_rate
-from zephyr.train.step import Batch, accumulate_gradients, clip_gradients, make_batch, step_indices
-from zephyr.train.stored_model import StoredModel, open_model, open_reference, sampler, write_model
-from zephyr.train.tracker import NOWHERE, Run, Tracker, open_trackers
+from zephyr.train.job import TrainJob
+from zephyr.train.metrics import Shares, added, as_line, logged_lines, over_ranks, plain, split_line
+from zephyr.train.optimizers import highest_rate, learning_rate_at, on_plateau, set_learning_rate
+from zephyr.train.run import TrainRun, start
+from zephyr.train.step import Batch, accumulate_gradients, clip_gradients
+from zephyr.train.stored_model import StoredModel, write_model
 
 logger = logging.getLogger(__name__)
 
@@ -91,53 +71,6 @@ class TrainOutcome(NamedTuple):
             **{name: round(value, 6) for name, value in (self.train_metrics | self.eval_metrics).items()},
             "health": [dict(note._asdict()) for note in self.health],
         }
-
-
-@dataclass
-class TrainRun:
-    """A run in progress: what its steps read, and how far it has come. All that ``train`` changes."""
-
-    job: TrainJob
-    scorer: ForestScorer
-    ref_logps: Tensor | None  # (n, C) of the training examples, then of those held out
-    identity: Identity
-    steps: Steps
-    optimizer: Optimizer
-    tracker: Tracker
-    progress: Progress
-    health: HealthMonitor
-    clock: SaveClock
-    weights_before: list[Tensor]  # a sample, as the model was given
-    rounding: Rounding | None  # of its log-probs; None without self-checks
-    moving: MovingReference | None = None
-    terminated: threading.Event = field(default_factory=threading.Event)
-    waiting: list[Shares] = field(default_factory=list)
-    train_line: dict[str, float] = field(default_factory=dict)
-    eval_line: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def is_over(self) -> bool:
-        """Whether the last step is done: that of the schedule, or one that early stopping has made the last."""
-        patience = self.job.settings.early_stopping_patience
-        stopped = patience is not None and self.progress.not_better >= patience
-        return stopped or self.progress.step == self.steps.num_steps
-
-    def batch(self, examples: Sequence[Example], indices: Sequence[int]) -> Batch:
-        """Examples, which have these ``indices`` in ``ref_logps``, as a batch, with the reference as of the start."""
-        ref_logps = None if self.ref_logps is None else self.ref_logps[list(indices)]
-        return make_batch(self.job.objective, examples, ref_logps)
-
-    def batch_of_step(self, step: int) -> Batch:
-        """The batch of a step, with the reference as of the start."""
-        indices = step_indices(self.steps, step, seed=self.job.seed, shuffle=self.job.shuffle)
-        return self.batch([self.job.examples[index] for index in indices], indices)
-
-    def compared(self, batch: Batch) -> Batch:
-        """The batch with the reference as of this step."""
-        moving, budget = self.moving, self.job.settings.max_tokens_per_micro_batch
-        if moving is None or not moving.has_moved(self.progress.step):
-            return batch
-        return dataclasses.replace(batch, ref_logps=moving.logps(self.scorer, batch.rows, max_tokens=budget))
 
 
 def train(job: TrainJob) -> TrainOutcome:
@@ -195,67 +128,6 @@ def train(job: TrainJob) -> TrainOutcome:
     return outcome
 
 
-def start(job: TrainJob) -> TrainRun:
-    """The run at its first step, or at its newest checkpoint; its inputs are checked first."""
-    lora = job.model.lora if isinstance(job.model, StoredModel) else None
-    if isinstance(job.model, StoredModel):
-        job = _opened(job, job.model)
-    arranged = job.objective.arranged
-    job = dataclasses.replace(job, examples=arranged(job.examples), eval_examples=arranged(job.eval_examples))
-    _seed(job.seed)
-    check_job(job)
-    settings, steps = job.settings, count_steps(job.settings, len(job.examples))
-    check_warmup(steps, settings, "train")
-    hashes = model_hashes(job)
-    identity, scorer = identity_of(job, hashes), build_scorer(job.policy, settings, weights=job.weights)
-    rounding, ref_logps = check_before_training(job, scorer) if settings.self_checks else None, None
-    if job.objective.needs_reference:
-        ref_logps = proven_ref_logps(job, scorer, hashes.reference, rounding=rounding)
-    optimizer = build_optimizer(scorer, settings, lora)
-    moving = moving_reference(job.objective, scorer, job.reference)
-    weights_before = sample_weights(scorer)
-    resumed = load_latest(job.folder, _state(scorer, optimizer, moving), identity=identity)
-    own = settings.model_dump() | {"seed": job.seed, "shuffle": job.shuffle}
-    name, config = (job.folder.name, own) if job.tracked_as is None else (job.tracked_as.name, job.tracked_as.config)
-    tracked = Run(job.folder, name, config, resumed.step if resumed else None, job.on_step, job.tracked_as)
-    tracker = open_trackers(settings.report_to, tracked) if rank() == 0 else NOWHERE
-    past = logged_lines(job.folder / TRAIN_LOG)  # as the tracker has left them, up to the checkpoint
-    run = TrainRun(
-        job=job,
-        scorer=scorer,
-        ref_logps=ref_logps,
-        identity=identity,
-        steps=steps,
-        optimizer=optimizer,
-        tracker=tracker,
-        progress=resumed or Progress(step=0),
-        health=HealthMonitor(past),
-        clock=SaveClock(settings.save_seconds),
-        moving=moving,
-        weights_before=weights_before,
-        rounding=rounding,
-        waiting=shares_of(resumed.notes) if resumed else [],
-    )
-    if past and run.is_over:
-        run.train_line, run.eval_line = split_line(past[-1])
-    return run
-
-
-def _opened(job: TrainJob, stored: StoredModel) -> TrainJob:
-    """The job with its models in memory."""
-    model, weights = open_model(stored, job.settings, seed=job.seed)
-    if stored.reference is not None:
-        reference = open_reference(stored.reference, job.settings)
-        job = dataclasses.replace(job, reference=reference.model, reference_weights=reference.weights)
-    sample = job.sample or sampler(stored, model, job.eval_examples, stop_ids=job.stop_ids, folder=job.folder)
-    return dataclasses.replace(job, model=model, weights=weights, name=stored.source.name, sample=sample)
-
-
-def _state(scorer: ForestScorer, optimizer: Optimizer, moving: MovingReference | None) -> TrainingState:
-    """What a checkpoint holds."""
-    return TrainingState(scorer, optimizer, {} if moving is None else moving.tensors)
-
-
 def _report(run: TrainRun, display: Display) -> None:
     """Do what is due after a step: a log line, an evaluation, a checkpoint."""
     settings, step = run.job.settings, run.progress.step
@@ -277,7 +149,8 @@ def _report(run: TrainRun, display: Display) -> None:
     display.update(step, run.train_line.get("loss"))
     # What rank 0 says: clocks differ, and all ranks must save together.
     by_clock, terminated = from_rank_zero(lambda: (run.clock.is_due(), run.terminated.is_set()))
-    if run.is_over or step == run.progress.best_step or _due(step, settings.save_steps) or by_clock or terminated:
+    is_best = step == run.progress.best_step
+    if run.is_over or is_best or _due(step, settings.save_steps) or by_clock or terminated:
         run.clock.save(lambda: _save(run))
     if terminated and not run.is_over:
         if rank() == 0:
@@ -305,10 +178,10 @@ def _noting_sigterm(terminated: threading.Event) -> Iterator[None]:
 def _save(run: TrainRun) -> None:
     """Write a checkpoint of this step, and remove those that are not kept."""
     progress = dataclasses.replace(run.progress, notes=plain(run.waiting))
-    state = _state(run.scorer, run.optimizer, run.moving)
-    save_checkpoint(run.job.folder, state, progress=progress, identity=run.identity)
+    save_checkpoint(run.job.folder, run.state, progress=progress, identity=run.identity)
     if rank() == 0:
-        prune_checkpoints(run.job.folder, keep_last=run.job.settings.save_total_limit, best_step=run.progress.best_step)
+        keep_last = run.job.settings.save_total_limit
+        prune_checkpoints(run.job.folder, keep_last=keep_last, best_step=run.progress.best_step)
 
 
 def _evaluate(run: TrainRun) -> dict[str, float]:
@@ -359,13 +232,12 @@ def _ended(run: TrainRun) -> TrainOutcome:
     """
     step, best, train_line, eval_line = run.progress.step, run.progress.best_step, run.train_line, run.eval_line
     if step < run.steps.num_steps:
-        name, count = run.job.settings.metric_for_best_model, run.progress.not_better
+        watched, count = run.job.settings.metric_for_best_model, run.progress.not_better
         logger.warning(
-            "stopped early at step %d of %d: %s was no better %d times", step, run.steps.num_steps, name, count
+            "stopped early at step %d of %d: %s was no better %d times", step, run.steps.num_steps, watched, count
         )
     if best is not None and best != step:
-        state = _state(run.scorer, run.optimizer, run.moving)
-        load_weights(run.job.folder, best, state, with_optimizer=keeps_average(run.optimizer))
+        load_weights(run.job.folder, best, run.state, with_optimizer=keeps_average(run.optimizer))
         lines = from_rank_zero(lambda: logged_lines(run.job.folder / TRAIN_LOG))
         train_line, eval_line = split_line(next(line for line in lines if line["step"] == best))
     to_average(run.optimizer)
@@ -391,10 +263,3 @@ def _remove_checkpoints(folder: Path) -> None:
     if is_leader():
         for checkpoint in checkpoint_folders(folder):
             shutil.rmtree(checkpoint, ignore_errors=True)
-
-
-def _seed(seed: int) -> None:
-    """Seed every generator that libraries draw from."""
-    random.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002  # what libraries draw from
-    torch.manual_seed(seed)

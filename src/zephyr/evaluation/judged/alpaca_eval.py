@@ -20,16 +20,6 @@ from zephyr.evaluation.judged.alpaca_eval_files import (
     read_instructions,
     read_outputs,
 )
-from zephyr.evaluation.judged.arena import (
-    Orders,
-    Played,
-    arena_scores,
-    in_percent,
-    judge_notes,
-    missing_causes,
-    play,
-    write_verdicts,
-)
 from zephyr.evaluation.judged.bench import (
     NO_ANSWER,
     CallBatches,
@@ -41,6 +31,16 @@ from zephyr.evaluation.judged.bench import (
     replies_to,
     thinking_note,
     why_no_answer,
+)
+from zephyr.evaluation.judged.games import (
+    Orders,
+    Played,
+    arena_scores,
+    in_percent,
+    judge_notes,
+    missing_causes,
+    play,
+    write_verdicts,
 )
 from zephyr.evaluation.judged.length_controlled import (
     JudgedRows,

@@ -14,8 +14,8 @@ from zephyr.evaluation.judged.alpaca_eval import (
     published_order,
 )
 from zephyr.evaluation.judged.alpaca_eval_files import Instruction, read_instructions
-from zephyr.evaluation.judged.arena import Game, Played, arena_scores, missing_causes, play
 from zephyr.evaluation.judged.bench import CallBatches
+from zephyr.evaluation.judged.games import Game, Played, arena_scores, missing_causes, play
 from zephyr.evaluation.judged.mt_bench_questions import find_bench_files
 from zephyr.evaluation.judged.pairs import PUBLISHED_PAIR, Match, OwnPairs, PublishedPairs, RankedPairs, WeightedPairs
 from zephyr.judging.published_prompts import TurnsPrompt, read_judge_prompts
