@@ -89,17 +89,22 @@ def test_the_reference_is_another_model_than_the_policy(made):
     assert metrics[1]["rewards/margins"] != metrics[2]["rewards/margins"]
 
 
-def test_lists_of_answers_are_learnt_in_every_round(made, tmp_path):
-    """Where policy and reference agree, an answer with k worse ones costs ln(k + 1): arXiv 2305.18290, appendix A.3."""
-    _, before, _ = made
-    fields = recipe_in(tmp_path)
-    fields["model"] = {"kind": "pretrained", "name_or_path": before["model"]}
+def learning_from_lists(folder, model, objective):
+    """A recipe whose rounds begin with this model and learn from all answers of a prompt, a whole round a step."""
+    fields = recipe_in(folder)
+    fields["model"] = {"kind": "pretrained", "name_or_path": model}
     del fields["pretrain"], fields["sft"], fields["evaluate"], fields["deliver"]
     fields["feedback"]["candidates"]["models"] = ["stage:policy"]
     fields["feedback"]["binarize"] = {"output": "listwise"}
-    fields["align"]["objective"] = {"name": "listwise"}
+    fields["align"]["objective"] = {"name": objective}
     fields["align"]["train"] = fields["align"]["train"] | {"train_batch_size": 64, "logging_steps": 1, "max_steps": 2}
-    summary, _ = run(fields)
+    return fields
+
+
+def test_lists_of_answers_are_learnt_in_every_round(made, tmp_path):
+    """Where policy and reference agree, an answer with k worse ones costs ln(k + 1): arXiv 2305.18290, appendix A.3."""
+    _, before, _ = made
+    summary, _ = run(learning_from_lists(tmp_path, before["model"], "listwise"))
     assert summary["best"] == "round-2"
     assert not prompts_of(tmp_path, 1) & prompts_of(tmp_path, 2)
     for number in (1, 2):
@@ -118,14 +123,7 @@ def test_lists_of_answers_are_learnt_in_every_round(made, tmp_path):
 def test_the_best_answers_are_imitated_in_every_round(made, tmp_path):
     """Rejection sampling: the first loss is the NLL a token of the best answers by the model the round begins with."""
     _, before, _ = made
-    fields = recipe_in(tmp_path)
-    fields["model"] = {"kind": "pretrained", "name_or_path": before["model"]}
-    del fields["pretrain"], fields["sft"], fields["evaluate"], fields["deliver"]
-    fields["feedback"]["candidates"]["models"] = ["stage:policy"]
-    fields["feedback"]["binarize"] = {"output": "listwise"}
-    fields["align"]["objective"] = {"name": "best_of_n"}
-    fields["align"]["train"] = fields["align"]["train"] | {"train_batch_size": 64, "logging_steps": 1, "max_steps": 2}
-    summary, _ = run(fields)
+    summary, _ = run(learning_from_lists(tmp_path, before["model"], "best_of_n"))
     starts = [before["model"], summary["rounds"][0]["model"]]
     for number, start in enumerate(starts, 1):
         record = read_run(tmp_path / f"mini/round-{number}")

@@ -106,7 +106,8 @@ EQUIVALENTS: dict[str, tuple[str, ...]] = {
     "share": ("host",), "trust-remote-code": (_REMOTE,), "repo-id": ("<REPO",), "hub-model-id": ("<REPO",),
     "hub-dataset-id": ("data", "<REPO"), "local-dir": ("output-dir",),
     "repo-type": ("leave it out: it follows from what is pushed",),
-    "public": ("leave it out: without --private it is",), "overwrite": ("force",), "overwrite-output-dir": ("force",),
+    "public": ("leave it out: a repository is public without --private",), "overwrite": ("force",),
+    "overwrite-output-dir": ("force",),
     "is-overwrite-leaderboard": (_KEPT,), "verbose": (OPTION_HABITS["verbose"],),
     "verbosity": (OPTION_HABITS["verbose"],), "margin": ("min-gap",), "strategy": ("rejected",),
     "annotation-mode": ("mode",), "questions": ("mode",), "criteria": ("aspects", "rubric"), "aspect": ("aspects",),
@@ -159,11 +160,9 @@ def _params(command: object) -> Iterator[object]:
 def _equivalent(name: str, options: set[str], arguments: Sequence[str]) -> str | None:
     """The first option that there is of those that mean the same, or a sentence; None for what nobody has."""
     for ours in EQUIVALENTS.get(name, ()):
-        argument = (
-            next((one for one in arguments if one.upper().startswith(ours[1:])), None) if ours[0] == "<" else None
-        )
-        if argument is not None:
-            return f"it is a plain argument: zephyr {{verb}} {argument.upper()}"
+        found = [one for one in arguments if ours[0] == "<" and one.startswith(ours[1:])]
+        if found:
+            return f"it is a plain argument: zephyr {{verb}} {found[0]}"
         if ours in options or " " in ours:
             return ours
     return None
