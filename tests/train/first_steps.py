@@ -175,11 +175,15 @@ def running_on(ids, position, reach, parent):
 
 
 def other_reference(scorer: ForestScorer) -> AbstractContextManager[object]:
-    """The reference is scored with a last norm that is a tenth larger; in 16 bits a hundredth is within rounding."""
+    """The reference is scored with a last norm that is a hundredth larger, of weights in 16 bits a tenth.
+
+    There a hundredth is within rounding.
+    """
     norm, fill = scorer.transformers_model.model.norm, job_module.fill_reference
+    factor = 1.1 if norm.weight.dtype.itemsize == 2 else 1.01
 
     def filled(*arguments, **options):
-        handle = norm.register_forward_hook(lambda _module, _given, output: output * 1.1)
+        handle = norm.register_forward_hook(lambda _module, _given, output: output * factor)
         try:
             return fill(*arguments, **options)
         finally:
