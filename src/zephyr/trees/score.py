@@ -1,11 +1,13 @@
 """Log-probabilities of a forest's edges from hidden states and the head's weight, without the logits of a row.
 
-Logits exist for one chunk of edges at a time. What the backward pass needs of them (the unnormalised softmax) is kept
-for the first ``KEEP_BYTES`` and computed again beyond that, so memory is bounded whatever the vocabulary and length.
+Logits exist for one chunk of edges at a time. For the backward pass they are kept as the product gave them, up to
+``KEEP_BYTES``, and computed again beyond that, so memory is bounded whatever the vocabulary and length. A chunk is as
+large as matrix products want it; its softmax, in float32, is made block by block, as small as a CPU's cache wants them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -19,6 +21,8 @@ from zephyr.trees.forest import Forest
 CHUNK_BYTES = {"cpu": 64 << 20}
 ACCELERATOR_CHUNK_BYTES = 256 << 20
 KEEP_BYTES = 512 << 20
+# One block of a chunk in float32; elsewhere a chunk is one block.
+BLOCK_BYTES = {"cpu": 2 << 20}
 
 
 @dataclass(frozen=True)
@@ -154,18 +158,35 @@ def _rows(weight: Tensor, hidden: Tensor, chunk_bytes: int | None = None) -> int
     return max(1, chunk_bytes // (weight.shape[0] * _precision(hidden).itemsize))
 
 
+def _blocks(products: Tensor, start: int) -> Iterator[tuple[Tensor, slice]]:
+    """The blocks of a chunk (rows, V), each with its place among all edges; the chunk begins at ``start``."""
+    row_bytes = products.shape[1] * _precision(products).itemsize
+    size = max(1, BLOCK_BYTES.get(products.device.type, ACCELERATOR_CHUNK_BYTES) // row_bytes)
+    for block in torch.split(products, size):
+        yield block, slice(start, start + len(block))
+        start += len(block)
+
+
 def _precision(hidden: Tensor) -> torch.dtype:
     return torch.float64 if hidden.dtype == torch.float64 else torch.float32
 
 
-def _logits(hidden: Tensor, head: Head) -> Tensor:
+def _products(hidden: Tensor, head: Head) -> Tensor:
+    """(rows, V) logits before scale and cap, in the dtype of the weight."""
+    return hidden @ head.weight.T if head.bias is None else torch.addmm(head.bias, hidden, head.weight.T)
+
+
+def _scaled(products: Tensor, head: Head) -> Tensor:
     """(rows, V) logits in float32 (float64 for float64 inputs), a fresh tensor that may be changed in place."""
-    bias = head.bias
-    logits = hidden @ head.weight.T if bias is None else torch.addmm(bias, hidden, head.weight.T)
-    logits = logits.to(_precision(hidden))
+    logits = products.to(_precision(products), copy=True)
     if head.scale != 1.0:
         logits.mul_(head.scale)
     return logits if head.softcap is None else logits.div_(head.softcap).tanh_().mul_(head.softcap)
+
+
+def _logits(hidden: Tensor, head: Head) -> Tensor:
+    """The same of hidden states (rows, H) of the weight's dtype."""
+    return _scaled(_products(hidden, head), head)
 
 
 class _EdgeLogps(torch.autograd.Function):
@@ -186,63 +207,59 @@ class _EdgeLogps(torch.autograd.Function):
         dtype = torch.get_autocast_dtype(hidden.device.type) if autocast else weight.dtype
         head = Head(weight.to(dtype), None if bias is None else bias.to(dtype), scale, softcap)
         inputs = hidden.to(dtype)
-        wants_gradient = any(ctx.needs_input_grad[:3])
-        logps, normaliser = (hidden.new_empty(len(hidden), dtype=_precision(hidden)) for _ in range(2))
+        logps, largest, normaliser = (hidden.new_empty(len(hidden), dtype=_precision(hidden)) for _ in range(3))
         spread = logps.new_zeros(2, len(logps))
-        kept: list[Tensor] = []
-        budget = KEEP_BYTES if wants_gradient and softcap is None else 0
+        kept: list[Tensor | None] = []
+        budget = KEEP_BYTES if any(ctx.needs_input_grad[:3]) else 0
         for start in range(0, len(hidden), rows):
-            here = slice(start, start + rows)
-            logits = _logits(inputs[here], head)
-            _score_chunk(logits, targets[here], logps[here], normaliser[here])
-            if with_entropy:
-                spread[0, here] = _entropies(logits, normaliser[here])
-                spread[1, here] = torch.linalg.vecdot(logits, logits).log() - 2 * normaliser[here].log()
-            budget -= logits.nbytes
+            products = _products(inputs[start : start + rows], head)
+            for block, here in _blocks(products, start):
+                exponentials = _scaled(block, head)
+                torch.amax(exponentials, 1, out=largest[here])
+                exponentials.sub_(largest[here, None])
+                chosen = exponentials.gather(1, targets[here, None]).squeeze(1)
+                torch.sum(exponentials.exp_(), dim=1, out=normaliser[here])
+                torch.sub(chosen, normaliser[here].log(), out=logps[here])
+                if with_entropy:
+                    spread[0, here] = _entropies(exponentials, normaliser[here])
+                    sums_of_squares = torch.linalg.vecdot(exponentials, exponentials)
+                    spread[1, here] = sums_of_squares.log() - 2 * normaliser[here].log()
+            budget -= products.nbytes
             if budget >= 0:
-                kept.append(logits)  # by now exp(logit - largest)
-        ctx.save_for_backward(inputs, weight, bias, targets, normaliser)
-        ctx.kept, ctx.rows, ctx.head_options, ctx.hidden_dtype = (
-            kept,
-            rows,
-            (dtype, scale, softcap),
-            hidden.dtype,
-        )
+                kept.append(products)
+        ctx.save_for_backward(inputs, weight, bias, targets, largest, normaliser)
+        ctx.kept, ctx.rows, ctx.head_options, ctx.hidden_dtype = kept, rows, (dtype, scale, softcap), hidden.dtype
         ctx.mark_non_differentiable(spread)
         return logps, spread
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_logps: Tensor, _grad_spread: Tensor) -> tuple[Tensor | None, ...]:
-        inputs, weight, bias, targets, normaliser = ctx.saved_tensors
+        inputs, weight, bias, targets, largest, normaliser = ctx.saved_tensors
         dtype, scale, softcap = ctx.head_options
         head = Head(weight.to(dtype), None if bias is None else bias.to(dtype), scale, softcap)
         precision = _precision(inputs)
         grad_hidden = torch.empty_like(inputs)
         # Summed over chunks in at least float32: bfloat16 partial sums would bias the gradient.
-        grad_weight = torch.zeros_like(weight, dtype=precision) if ctx.needs_input_grad[1] else None
+        grad_weight: Tensor | None = None
         grad_bias = torch.zeros_like(bias, dtype=precision) if ctx.needs_input_grad[2] else None
         for number, start in enumerate(range(0, len(inputs), ctx.rows)):
-            here = slice(start, start + ctx.rows)
-            if number < len(ctx.kept) and ctx.kept[number] is not None:
-                softmax, ctx.kept[number] = (
-                    ctx.kept[number],
-                    None,
-                )  # used up: a second backward computes it again
-                grad_logits = _chunk_gradient(softmax, None, targets[here], normaliser[here], grad_logps[here])
-            else:
-                logits = _logits(inputs[here], head)
-                slope = None if softcap is None else 1 - (logits / softcap) ** 2
-                softmax = logits.sub_(logits.amax(1, keepdim=True)).exp_()
-                grad_logits = _chunk_gradient(softmax, slope, targets[here], normaliser[here], grad_logps[here])
-            if scale != 1.0:
-                grad_logits.mul_(scale)
-            lowered = grad_logits.to(dtype)
-            torch.mm(lowered, head.weight, out=grad_hidden[here])
-            if grad_weight is not None:
-                _accumulate_product(grad_weight, lowered, inputs[here])
-            if grad_bias is not None:
-                grad_bias += grad_logits.sum(0)
+            chunk = slice(start, start + ctx.rows)
+            kept = ctx.kept[number] if number < len(ctx.kept) else None
+            if kept is not None:
+                ctx.kept[number] = None  # used up: a second backward computes it again
+            products = _products(inputs[chunk], head) if kept is None else kept
+            for block, here in _blocks(products, start):
+                scores = (targets[here], largest[here], normaliser[here], grad_logps[here])
+                gradient = _block_gradient(_scaled(block, head), head, *scores)
+                if grad_bias is not None:
+                    grad_bias += gradient.sum(0)
+                block.copy_(gradient)
+            torch.mm(products, head.weight, out=grad_hidden[chunk])
+            if ctx.needs_input_grad[1]:
+                grad_weight = _plus_product(grad_weight, products, inputs[chunk])
+        if ctx.needs_input_grad[1] and grad_weight is None:
+            grad_weight = torch.zeros_like(weight)
         return (
             grad_hidden.to(ctx.hidden_dtype),
             None if grad_weight is None else grad_weight.to(weight.dtype),
@@ -252,33 +269,27 @@ class _EdgeLogps(torch.autograd.Function):
         )
 
 
-def _score_chunk(logits: Tensor, targets: Tensor, logps: Tensor, normaliser: Tensor) -> None:
-    """Fill a chunk's ``logps`` and ``normaliser`` (sum of exponentials); ``logits`` become exp(logit - largest)."""
-    largest = logits.amax(1, keepdim=True)
-    logits.sub_(largest)
-    chosen = logits.gather(1, targets[:, None]).squeeze(1)
-    torch.sum(logits.exp_(), dim=1, out=normaliser)
-    torch.sub(chosen, normaliser.log(), out=logps)
-
-
 def _entropies(exponentials: Tensor, normaliser: Tensor) -> Tensor:
     """(rows,) entropy of softmax rows given exp(logit - largest) and its row sums."""
     entropies: Tensor = torch.special.entr(exponentials / normaliser[:, None]).sum(1)
     return entropies
 
 
-def _chunk_gradient(
-    exponentials: Tensor, slope: Tensor | None, targets: Tensor, normaliser: Tensor, grad_logps: Tensor
+def _block_gradient(
+    logits: Tensor, head: Head, targets: Tensor, largest: Tensor, normaliser: Tensor, grad_logps: Tensor
 ) -> Tensor:
-    """(rows, V) gradient with respect to the logits before the cap, made in place of ``exponentials``."""
-    gradient = exponentials.mul_((-grad_logps / normaliser)[:, None])
+    """(rows, V) gradient with respect to the products, made in place of ``logits``."""
+    slope = None if head.softcap is None else 1 - (logits / head.softcap) ** 2
+    gradient = logits.sub_(largest[:, None]).exp_().mul_((-grad_logps / normaliser)[:, None])
     gradient.scatter_add_(1, targets[:, None], grad_logps[:, None])
-    return gradient if slope is None else gradient.mul_(slope)
+    if slope is not None:
+        gradient.mul_(slope)
+    return gradient if head.scale == 1.0 else gradient.mul_(head.scale)
 
 
-def _accumulate_product(total: Tensor, grad_logits: Tensor, hidden: Tensor) -> None:
-    """Add grad_logits.T @ hidden to ``total``."""
-    if total.dtype == grad_logits.dtype:
-        total.addmm_(grad_logits.T, hidden)
-    else:
-        total += grad_logits.T @ hidden
+def _plus_product(total: Tensor | None, grad_logits: Tensor, hidden: Tensor) -> Tensor:
+    """``total``, or nothing yet, plus grad_logits.T @ hidden, in at least float32."""
+    if total is not None and total.dtype == grad_logits.dtype:
+        return total.addmm_(grad_logits.T, hidden)
+    product = grad_logits.T @ hidden
+    return product.to(_precision(hidden)) if total is None else total.add_(product)
