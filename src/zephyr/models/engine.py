@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from zephyr.errors import ModelError
 from zephyr.models.attention import IMPLEMENTATION
 from zephyr.models.cached_attention import CACHED
+from zephyr.models.few_rows import fast_for_few_rows, keep_freed_memory
 from zephyr.models.loading import plain_attention
 from zephyr.models.own_cache import OwnCacheDecoder
 from zephyr.models.packed_decoding import PackedDecoder, bytes_per_token, why_not_packed
@@ -156,17 +157,23 @@ def _drawn_alike(samples: Sequence[Sample], logits: Tensor) -> Tensor:
 
 @contextmanager
 def ready_to_generate(model: PreTrainedModel) -> Iterator[None]:
-    """The model in eval mode, with the attention that suits an engine; both are put back."""
+    """The model in eval mode, with the attention and products that suit an engine; all are put back.
+
+    Where it is on a CPU, the process keeps its freed memory from now on.
+    """
     training = [module for module in model.modules() if module.training]
     attention = model.config._attn_implementation  # noqa: SLF001 - there is no public way to read it
     module: nn.Module = model
     module.eval()
+    if model.device.type == "cpu":
+        keep_freed_memory()
     try:
         if why_not_packed(model) is None:
             model.set_attn_implementation(CACHED)
         elif attention == IMPLEMENTATION or plain_attention(model) == "eager":
             model.set_attn_implementation(plain_attention(model))
-        yield
+        with fast_for_few_rows(model):
+            yield
     finally:
         model.set_attn_implementation(attention)
         for one in training:

@@ -6,9 +6,7 @@ forward and backward every weight is sharded; what scores without gradients call
 
 from __future__ import annotations
 
-import ctypes
 import os
-import platform
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -43,10 +41,6 @@ PRECISION_DTYPES: dict[Precision, tuple[torch.dtype, torch.dtype]] = {
     "bf16": (torch.float32, torch.bfloat16),
     "pure_bf16": (torch.bfloat16, torch.bfloat16),
 }
-# From glibc's malloc.h, see mallopt(3).
-_M_TRIM_THRESHOLD = -1
-_M_MMAP_MAX = -4
-_LARGEST_INT = 2**31 - 1
 # Rank 0 may read and hash a large model for minutes while the others wait.
 TIMEOUT = timedelta(minutes=30)
 TEARDOWN_SECONDS = 0.1
@@ -72,19 +66,6 @@ def weights_dtype(train: TrainSection) -> torch.dtype:
 def compute_dtype(train: TrainSection) -> torch.dtype:
     """The dtype of the computation, which says how far rounding may move a log-prob."""
     return PRECISION_DTYPES[train.precision][1]
-
-
-def keep_freed_memory() -> bool:
-    """Whether the process now keeps what it frees for its next allocations; it can on Linux with glibc only.
-
-    A training step on the CPU frees and takes the same large blocks again and again. By default glibc returns them to
-    the system each time, and the kernel clears every page anew: a tenth of a step on the 56 M-parameter benchmark
-    shape. Peak memory stays what it was; between peaks the process holds on to it.
-    """
-    if platform.system() != "Linux" or platform.libc_ver()[0] != "glibc":
-        return False
-    mallopt = ctypes.CDLL(None).mallopt
-    return bool(mallopt(_M_MMAP_MAX, 0)) and bool(mallopt(_M_TRIM_THRESHOLD, _LARGEST_INT))
 
 
 @contextmanager

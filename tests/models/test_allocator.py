@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from tests.train.checkpoint_runs import forked
-from zephyr.train.distributed import keep_freed_memory
+from zephyr.models.few_rows import keep_freed_memory
 
 PROGRAM = """
 import ctypes, sys
