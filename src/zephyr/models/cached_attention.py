@@ -105,10 +105,10 @@ class Step:
         """Take keys and values (H, T, D) of the next layer; its number."""
         self._layer += 1
         self._dtype = values.dtype
-        first = 0
+        first, by_token = 0, (keys.transpose(0, 1), values.transpose(0, 1))
         for pool, places in zip(self.pools, self.places, strict=True):
             new = slice(first, first + len(pool.rows))
-            pool.write(self._layer, places, keys[:, new].transpose(0, 1), values[:, new].transpose(0, 1))
+            pool.write(self._layer, places, by_token[0][new], by_token[1][new])
             first = new.stop
         for segment, count, _ in self.stretches:
             new = slice(first, first + count)
@@ -229,7 +229,10 @@ def attend(
         part = scores.part(grouped[:, :, first : first + count], held[0], held[1], bias, is_causal=bias is None)
         parts.append(AttentionPart(part.values.permute(2, 0, 1, 3), part.lse.permute(2, 0, 1)))
         first += count
-    values, lse = _joined([part.values for part in parts]), _joined([part.lse for part in parts])
+    values = _joined([part.values for part in parts])
+    if not view.shared and sinks is None:
+        return values.flatten(1, 2)
+    lse = _joined([part.lse for part in parts])
     merged = AttentionPart(values.to(lse.dtype), lse)
     for shared in view.shared:
         merged = _merge(merged, _shared_part(by_token, layer, shared, scores), shared)

@@ -5,6 +5,7 @@ the first factor, and the rows as the second, a product of 1 to 128 rows in bflo
 """
 
 import ctypes
+import math
 import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -55,14 +56,13 @@ def _is_turned(module: nn.Module) -> bool:
 
 def _turned(layer: nn.Linear) -> Callable[[Tensor], Tensor]:
     def forward(given: Tensor) -> Tensor:
-        weight = layer.weight
-        width = given.shape[-1]
-        if given.dtype != weight.dtype or not 0 < given.numel() <= MAX_FEW * width:
+        weight, before = layer.weight, given.shape[:-1]
+        num_rows = math.prod(before)
+        if given.dtype != weight.dtype or not 0 < num_rows <= MAX_FEW:
             return functional.linear(given, weight)
-        rows = given.reshape(-1, width)
-        if len(rows) == 1:
-            return torch.mv(weight, rows[0]).view(*given.shape[:-1], -1)
-        product = weight @ rows.T
-        return product.T.contiguous().view(*given.shape[:-1], -1)
+        if num_rows == 1:
+            return torch.mv(weight, given.flatten()).view(*before, -1)
+        product = weight @ given.reshape(num_rows, -1).T
+        return product.T.contiguous().view(*before, -1)
 
     return forward

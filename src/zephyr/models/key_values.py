@@ -6,6 +6,7 @@ of a pool, with room to grow in place, and is moved only where the row has outgr
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -18,6 +19,8 @@ from zephyr.trees.forest import Ids
 CAPACITIES = [64, 96, 128, *(base * 2**power // 2 for power in range(7, 40) for base in (3, 4))]
 # Rows that a pool gains at a time, at least.
 MORE_ROWS = 4
+# Padding of a pool's rows, in a layer, that takes no longer to read than the calls of one more pool.
+CHEAP_PADDING_BYTES = 1 << 19
 
 
 class CacheSegment:
@@ -101,7 +104,7 @@ class RowPool:
             for layer, room in enumerate(rooms):
                 if place == len(room):
                     more = max(MORE_ROWS, place // 4)
-                    rooms[layer] = torch.cat([room, room.new_zeros(more, *room.shape[1:])])
+                    rooms[layer] = torch.cat([room, room.new_empty(more, *room.shape[1:])])
                 own, first = rooms[layer][place], 0
                 for part, tensors in zip(parts, given, strict=True):
                     own[:, first : first + len(part.ids)] = tensors[layer][:, : len(part.ids)]
@@ -118,6 +121,13 @@ class RowPool:
                 room[place, :, : self.rows[last].length] = room[last, :, : self.rows[last].length]
         self.rows[place] = self.rows[last]
         del self.rows[last]
+
+    def is_cheap_for(self, lengths: Sequence[int]) -> bool:
+        """Whether rows of these lengths beside its own are padded by little."""
+        together = [*lengths, *(row.length for row in self.rows)]
+        padding = len(together) * max(together) - sum(together)
+        token_bytes = sum(room[0].shape[1] * room[0].shape[3] * room[0].itemsize for room in (self.keys, self.values))
+        return max(together) < self.capacity and padding * token_bytes <= CHEAP_PADDING_BYTES
 
     def write(self, layer: int, places: tuple[Tensor, Tensor], keys: Tensor, values: Tensor) -> None:
         """Take the keys and values (R, H, D) of one more token of every row; `places`: rows (R,), lengths (R,)."""
@@ -194,13 +204,15 @@ class KeyValues:
             self._leave(pool, row)
 
     def make_room(self) -> None:
-        """Move the rows that are full into pools of longer rows."""
+        """Move the rows that are full into pools of longer rows, and few rows to others, which are padded by little."""
         for pool in list(self.pools.values()):
             for row in [row for row in pool.rows if row.length == pool.capacity]:
-                place, whole = pool.rows.index(row), CacheSegment(np.zeros(row.length, dtype=np.int64), ())
-                whole.keys, whole.values = ([room[place] for room in held] for held in (pool.keys, pool.values))
-                self._pool(row.length + 1, whole).add(row, [whole])
-                self._leave(pool, row)
+                self._move(row, pool)
+        for shorter, longer in pairwise(sorted(self.pools)):
+            if self.pools[longer].is_cheap_for([row.length for row in self.pools[shorter].rows]):
+                pool = self.pools[shorter]
+                for row in reversed(pool.rows):
+                    self._move(row, pool, self.pools[longer])
 
     def forget(self) -> bool:
         """Drop the segment that nobody has used for longest; whether there was one."""
@@ -215,6 +227,13 @@ class KeyValues:
         """Segments that are kept for those to come alone."""
         return sum(not one.num_users for one in self.segments)
 
+    def _move(self, row: CacheRow, pool: RowPool, to: RowPool | None = None) -> None:
+        """Move a row from one pool to another, by its length unless told."""
+        place, whole = pool.rows.index(row), CacheSegment(np.zeros(row.length, dtype=np.int64), ())
+        whole.keys, whole.values = ([room[place] for room in held] for held in (pool.keys, pool.values))
+        (to or self._pool(row.length + 1, whole)).add(row, [whole])
+        self._leave(pool, row)
+
     def _leave(self, pool: RowPool, row: CacheRow) -> None:
         pool.remove(row)
         if not pool.rows:
@@ -222,6 +241,9 @@ class KeyValues:
 
     def _pool(self, num_tokens: int, like: CacheSegment) -> RowPool:
         capacity = next(one for one in CAPACITIES if one >= num_tokens)
+        longer = min((one for one in self.pools if one > capacity), default=None)
+        if capacity not in self.pools and longer is not None and self.pools[longer].is_cheap_for([num_tokens - 1]):
+            return self.pools[longer]
         if capacity not in self.pools:
             self.pools[capacity] = RowPool(capacity, like)
         return self.pools[capacity]
