@@ -74,12 +74,14 @@ def segment(num_tokens, path=()):
     return CacheSegment(torch.arange(num_tokens).numpy(), path)
 
 
+@pytest.mark.parametrize("cheap_bytes", [0, 1 << 19])
 @pytest.mark.parametrize(
     "settings",
     [{}, {"window": 3}, {"window": 9}, {"softcap": 2.0}, {"softcap": 2.0, "window": 4}]
     + [{"sinks": torch.tensor([0.5, -1.0, 2.0, 0.0], dtype=torch.float64), "window": window} for window in (None, 3)],
 )
-def test_every_token_attends_to_its_own_sequence(settings):
+def test_every_token_attends_to_its_own_sequence(settings, cheap_bytes, monkeypatch):
+    monkeypatch.setattr("zephyr.models.key_values.CHEAP_PADDING_BYTES", cheap_bytes)
     written = Written(**settings)
     root = segment(6)
     branch = segment(4, (root,))
@@ -108,6 +110,33 @@ def test_every_token_attends_to_its_own_sequence(settings):
         written.held.make_room()
         written.check(list(written.held.pools.values()), [])
     assert list(written.held.pools) == [CAPACITIES[1]]
+
+
+def test_rows_share_a_pool_where_little_of_it_is_padding(monkeypatch):
+    """A row of 70 beside one of 100 pads 30 tokens; a third, of 10, 90 more, of 64 bytes of keys, 64 of values."""
+
+    def pools(*lengths, cheap_tokens):
+        monkeypatch.setattr("zephyr.models.key_values.CHEAP_PADDING_BYTES", cheap_tokens * 2 * KV_HEADS * SIZE * 8)
+        held = KeyValues()
+        for length in lengths:
+            row, rest = Written().row((), length)
+            rest.write(0, 0, drawn(KV_HEADS, length), drawn(KV_HEADS, length))
+            held.place(row)
+            held.make_room()
+        assert all(
+            (pool.keys[0][place, :, : row.length] != 0).all()
+            for pool in held.pools.values()
+            for place, row in enumerate(pool.rows)
+        )
+        return {capacity: [row.length for row in pool.rows] for capacity, pool in held.pools.items()}
+
+    assert pools(100, 70, 10, cheap_tokens=120) == {128: [100, 70, 10]}
+    assert pools(100, 70, 10, cheap_tokens=119) == {128: [100, 70], 64: [10]}
+    assert pools(100, 70, cheap_tokens=29) == {128: [100], 96: [70]}
+    # Those that came first are moved, once.
+    assert pools(70, 100, cheap_tokens=30) == {128: [100, 70]}
+    assert pools(10, 70, 100, cheap_tokens=120) == {128: [100, 10, 70]}
+    assert pools(70, 100, cheap_tokens=29) == {96: [70], 128: [100]}
 
 
 def test_capacities_waste_at_most_a_third():

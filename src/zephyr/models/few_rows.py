@@ -9,6 +9,7 @@ import math
 import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,8 @@ from torch.nn import functional
 
 # Rows up to which the other way round is faster, by the widths of a 135 M-parameter model (Xeon with AMX).
 MAX_FEW = 128
+# Layers whose output goes through elementwise functions alone into the next product, which reads it by columns.
+BY_COLUMNS = ("gate_proj", "up_proj")
 # Of <malloc.h>: how large a block must be to be mapped apart from the heap, and how much is free at its end.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 _LARGEST_INT = 2**31 - 1
@@ -37,24 +40,26 @@ def keep_freed_memory() -> bool:
 @contextmanager
 def fast_for_few_rows(model: nn.Module) -> Iterator[None]:
     """Within the block, the model's linear layers in bfloat16 on a CPU multiply few rows the other way round."""
-    layers = [module for module in model.modules() if _is_turned(module)]
-    for layer in layers:
-        layer.__dict__["forward"] = _turned(layer)
+    layers = {name: module for name, module in model.named_modules() if _is_turned(module)}
+    for name, layer in layers.items():
+        layer.__dict__["forward"] = _turned(layer, by_columns=name.endswith(BY_COLUMNS))
     try:
         yield
     finally:
-        for layer in layers:
+        for layer in layers.values():
             del layer.__dict__["forward"]
 
 
-def _is_turned(module: nn.Module) -> bool:
+def _is_turned(module: nn.Module) -> TypeGuard[nn.Linear]:
     """Whether it is a plain linear layer; a bias would be rounded apart, and a forward of its own is somebody's."""
     if type(module) is not nn.Linear or module.bias is not None or "forward" in module.__dict__:
         return False
     return module.weight.dtype == torch.bfloat16 and module.weight.device.type == "cpu"
 
 
-def _turned(layer: nn.Linear) -> Callable[[Tensor], Tensor]:
+def _turned(layer: nn.Linear, *, by_columns: bool) -> Callable[[Tensor], Tensor]:
+    """What the layer computes; `by_columns`: of few rows the output's columns are contiguous, not its rows."""
+
     def forward(given: Tensor) -> Tensor:
         weight, before = layer.weight, given.shape[:-1]
         num_rows = math.prod(before)
@@ -62,7 +67,7 @@ def _turned(layer: nn.Linear) -> Callable[[Tensor], Tensor]:
             return functional.linear(given, weight)
         if num_rows == 1:
             return torch.mv(weight, given.flatten()).view(*before, -1)
-        product = weight @ given.reshape(num_rows, -1).T
-        return product.T.contiguous().view(*before, -1)
+        product = (weight @ given.reshape(num_rows, -1).T).T
+        return (product if by_columns else product.contiguous()).view(*before, -1)
 
     return forward
