@@ -72,6 +72,8 @@ def own_numbers(task: Task, ours: Run, matmul: list[list[float]]) -> Report:
         "peak_device_gb": ours.peak_device_bytes / 1e9,
         "ceiling_share": flops / ours.seconds / highest,
         "step_ceiling_share": step_share(task, ours, highest),
+        "first_step_seconds": ours.step_seconds[0],
+        "median_step_seconds": ours.median_step_seconds,
         "ceiling_gflops": [[round(f / 1e9, 1) for f in timed] for timed in matmul],
         "needed_tokens": tokens,
         "training_tflops": flops / 1e12,
@@ -85,6 +87,8 @@ def peer_numbers(task: Task, ours: Run, peer: Run) -> Report:
     return {
         "peer_tokens_per_second": needed_tokens(task.pairs(), task.objective) / peer.seconds,
         "ratio": peer.seconds / ours.seconds,
+        "peer_first_step_seconds": peer.step_seconds[0],
+        "peer_median_step_seconds": peer.median_step_seconds,
         "peer_peak_rss_gb": peer.peak_rss_bytes / 1e9,
         "peer_peak_device_gb": peer.peak_device_bytes / 1e9,
         "max_loss_difference": max_difference(ours.losses, peer.losses),
@@ -164,6 +168,8 @@ def show(report: Report) -> None:
     print(f"{'':26}{'ours':>12}" + (f"{'TRL':>12}{'ratio':>10}" if has_peer else ""))
     for words, key in (
         ("needed tokens/s", "tokens_per_second"),
+        ("first step and before, s", "first_step_seconds"),
+        ("median later step, s", "median_step_seconds"),
         ("peak memory, GB", "peak_rss_gb"),
         ("peak device memory, GB", "peak_device_gb"),
     ):

@@ -26,6 +26,8 @@ DISTRIBUTIONS = (
     "lm_eval",
 )
 CEILING_REPEATS = 5
+# Of those that decide how fast a processor multiplies matrices, which it may have.
+INSTRUCTIONS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
 
 
 def versions() -> dict[str, str]:
@@ -43,6 +45,7 @@ def facts() -> dict[str, object]:
     """The machine in words and numbers."""
     return {
         "processor": _first_value("/proc/cpuinfo", "model name") or platform.processor(),
+        "instructions": [one for one in INSTRUCTIONS if one in _first_value("/proc/cpuinfo", "flags").split()],
         "cores": os.cpu_count(),
         "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
         "system": platform.platform(),

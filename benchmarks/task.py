@@ -1,6 +1,7 @@
 """Input and output of a measured process, as JSON files: the contract between driver and sides."""
 
 import json
+import statistics
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import NamedTuple, Self
@@ -100,6 +101,11 @@ class Run:
     def seconds(self) -> float:
         """All the training there was: reference, forward, backward, optimizer, data loading, logging."""
         return sum(self.step_seconds)
+
+    @property
+    def median_step_seconds(self) -> float:
+        """The median step but the first, which holds what precedes it."""
+        return statistics.median(self.step_seconds[1:] or self.step_seconds)
 
     def save(self, path: str) -> None:
         """Write the measurement as JSON."""
