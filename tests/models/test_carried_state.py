@@ -50,6 +50,15 @@ def test_every_token_is_computed_once(name: str) -> None:
     assert sum(given) == forest.num_path_tokens == 61
 
 
+def test_a_decoder_that_asserts_single_tokens_runs_one_sequence_a_row() -> None:
+    """ProphetNet's attention stops at several tokens beside a cache."""
+    scorer = ForestScorer(small_model("prophetnet"))
+    with torch.no_grad():
+        scores = scorer(build_forest(company()))
+    assert scorer.hands_on is False
+    assert scores.logps.isfinite().all()
+
+
 def test_what_is_computed_again_or_compiled_runs_one_sequence_a_row() -> None:
     for prepare in (ForestScorer.checkpoint_activations, ForestScorer.compile_layers):
         scorer = ForestScorer(small_model("lfm2"))

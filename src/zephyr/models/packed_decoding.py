@@ -235,8 +235,8 @@ def _tried(model: PreTrainedModel) -> str | None:
     try:
         model.set_attn_implementation(CACHED)
         ours = _logits_of_trial(model, ids)
-    except (CannotShareError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        return str(error).partition("\n")[0]
+    except (CannotShareError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as told:
+        return str(told).partition("\n")[0]
     finally:
         model.set_attn_implementation(plain_attention(model))
     own = model(input_ids=torch.from_numpy(ids)[None].to(model.device), use_cache=False).logits[
