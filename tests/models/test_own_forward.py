@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutput
 
+from tests.models import architectures
 from tests.models.scorer_runs import company, lora_model, small_model
 from tests.slowly import of_each_kind
 from zephyr.errors import ModelError
@@ -127,6 +128,12 @@ def test_a_head_that_is_read_wrong_is_named(head: Head, words: str) -> None:
     )
     assert f"; probably {words}" in sentence
     assert sentence.endswith("; use another architecture, or report this with the versions that `zephyr env` prints")
+
+
+def test_a_head_that_could_not_be_compared_is_named_too() -> None:
+    """ProphetNet's forward calls a part of its decoder, and its head reads another of what that gives."""
+    sentence = said(ForestScorer(architectures.small_model("prophetnet")))
+    assert "; probably its head does not read what its decoder gives, or its layers attend" in sentence
 
 
 def test_both_numbers_are_told() -> None:

@@ -192,13 +192,18 @@ def _differ(first: Tensor, second: Tensor, rounding: Rounding) -> bool:
 
 
 def _probable_cause(scorer: ForestScorer, probe: Sequence[Ids], own: Tensor, rounding: Rounding) -> str:
-    """What the difference comes from, in words, the head being right; the forward passes are those of every rank."""
+    """What the difference comes from, in words; the forward passes are those of every rank.
+
+    The head is right, but where the forward goes around the decoder's own: then it was not compared.
+    """
     with frozen(scorer):
         evaluated = _scorer_logps(scorer, probe)
     in_noise = _cause_in_noise(scorer, probe[0], rounding)
     if not _differ(evaluated, own, rounding):
         return "it computes something else in train mode than in eval mode, such as experts drawn at random"
-    return in_noise or "its layers attend, or count positions, in another way than prefix trees do"
+    layers = "its layers attend, or count positions, in another way than prefix trees do"
+    unseen = not _own_pass(scorer, probe[0]).hidden.numel()
+    return in_noise or (f"its head does not read what its decoder gives, or {layers}" if unseen else layers)
 
 
 def _cause_in_noise(scorer: ForestScorer, ids: Ids, rounding: Rounding) -> str | None:
