@@ -49,7 +49,7 @@ def has_amx() -> bool:
 
 @contextmanager
 def fast_for_few_rows(model: nn.Module) -> Iterator[None]:
-    """Within the block, the model's linear layers in bfloat16 on a CPU with AMX multiply few rows the other way round."""
+    """Within the block, the model's bfloat16 linear layers on a CPU with AMX multiply few rows the other way round."""
     layers = {name: module for name, module in model.named_modules() if has_amx() and _is_turned(module)}
     for name, layer in layers.items():
         layer.__dict__["forward"] = _turned(layer, by_columns=name.endswith(BY_COLUMNS))
