@@ -22,7 +22,7 @@ CHUNK_BYTES = {"cpu": 64 << 20}
 ACCELERATOR_CHUNK_BYTES = 256 << 20
 KEEP_BYTES = 512 << 20
 # One block of a chunk in float32; elsewhere a chunk is one block.
-BLOCK_BYTES = {"cpu": 2 << 20}
+SOFTMAX_BYTES = {"cpu": 2 << 20}
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ def _rows(weight: Tensor, hidden: Tensor, chunk_bytes: int | None = None) -> int
 def _blocks(products: Tensor, start: int) -> Iterator[tuple[Tensor, slice]]:
     """The blocks of a chunk (rows, V), each with its place among all edges; the chunk begins at ``start``."""
     row_bytes = products.shape[1] * _precision(products).itemsize
-    size = max(1, BLOCK_BYTES.get(products.device.type, ACCELERATOR_CHUNK_BYTES) // row_bytes)
+    size = max(1, SOFTMAX_BYTES.get(products.device.type, ACCELERATOR_CHUNK_BYTES) // row_bytes)
     for block in torch.split(products, size):
         yield block, slice(start, start + len(block))
         start += len(block)
