@@ -150,6 +150,23 @@ def test_selective_checkpointing_keeps_what_products_and_attention_give_by_hand(
     )
 
 
+def test_layers_between_those_that_are_computed_again_are_kept_by_hand():
+    a_layer, an_input = activation_bytes(with_train(DPO, activation_checkpointing=False)) / 32, 2 * 4096
+    kept = {every: activation_bytes(with_train(DPO, activation_checkpointing=every)) for every in (2, 3, 31, 33)}
+    assert kept[2] == 16 * an_input + (16 + 1.5) * a_layer
+    # The 31st and 32nd layer are done with before the 30th is computed again; the 32nd before the 31st.
+    assert kept[3] == 10 * an_input + 22 * a_layer
+    assert kept[31] == an_input + (31 + 0.5) * a_layer
+    assert kept[33] == 32 * a_layer
+
+
+def test_layers_to_compute_again_are_advised_where_compile_refuses_selective():
+    kept = with_train(DPO, activation_checkpointing=False, compile=True, max_tokens_per_micro_batch=10_240)
+    kept = with_train(kept, train_batch_size=512)
+    assert advice(kept, A100, 8)[0] == "align.train.activation_checkpointing=4"
+    assert memory_of(with_train(kept, activation_checkpointing=4), 8).fits(A100)
+
+
 def test_gradients_and_activations_of_a_single_micro_batch_never_meet():
     alone = with_train(DPO, activation_checkpointing=False)  # a rank's two pairs
     memory = memory_of(alone, 16)

@@ -20,7 +20,7 @@ from tests.models.scorer_runs import (
     small_model,
 )
 from zephyr.errors import ModelError
-from zephyr.models.scorer import ForestScorer
+from zephyr.models.scorer import ForestScorer, decoder_layers
 from zephyr.models.tiny import tiny_model
 from zephyr.trees.forest import all_scored, build_forest, completion_scored
 
@@ -137,6 +137,38 @@ def test_activation_checkpointing_changes_nothing(name: str, keep_products: bool
     scorer.checkpoint_activations(keep_products=keep_products)
     checkpointed = packed(scorer, company())
     assert_same(checkpointed, plain, tolerance=1e-6)
+
+
+@pytest.mark.parametrize("every", [2, 3, 5])
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [("Llama", {}), ("Gemma3Text", {"head_dim": 8}), ("Mixtral", {"num_local_experts": 4}), ("GPT2", {"n_layer": 5})],
+)
+def test_exactly_the_layers_of_a_number_and_its_multiples_are_computed_twice(
+    name: str, settings: dict[str, object], every: int
+) -> None:
+    scorer = ForestScorer(small_model(name, num_hidden_layers=5, **settings)).train()
+    plain, runs = packed(scorer, company()), [0] * 5
+    scorer.checkpoint_activations(every=every)
+
+    def count(number: int) -> None:
+        runs[number] += 1
+
+    layers = decoder_layers(scorer)
+    assert len(layers) == 5
+    for number, layer in enumerate(layers):
+        # The first part of a layer, since hooks of the layer itself may be outside of what runs again.
+        next(layer.children()).register_forward_pre_hook(lambda *_, number=number: count(number))
+    checkpointed = packed(scorer, company())
+    assert runs == [2 if number % every == 0 else 1 for number in range(1, 6)]
+    assert torch.equal(checkpointed.logps, plain.logps)
+    assert all(torch.equal(checkpointed.gradients[name], theirs) for name, theirs in plain.gradients.items())
+
+
+def test_a_layer_that_is_not_there_cannot_be_computed_again() -> None:
+    scorer = ForestScorer(small_model("Llama"))
+    with pytest.raises(ModelError, match="LlamaForCausalLM: .* and it has 2; choose a smaller number, true or selective"):
+        scorer.checkpoint_activations(every=3)
 
 
 @pytest.mark.parametrize("name", ["mistral", "gpt2", "mamba"])

@@ -84,6 +84,14 @@ def load(tmp_path, *overrides):
             "sft.train.lr_scheduler_type: reduce_lr_on_plateau needs evaluations; give held-out rows",
         ),
         (
+            ["sft.train.activation_checkpointing=1"],
+            "sft.train.activation_checkpointing: must be true, false, selective or a number from 2, got 1; write true",
+        ),
+        (
+            ["sft.train.activation_checkpointing=-2"],
+            "sft.train.activation_checkpointing: must be true, false, selective or a number from 2, got -2; write false",
+        ),
+        (
             ["sft.train.optim=lion", "sft.train.precision=pure_bf16"],
             "sft.train.optim: lion loses small updates of bfloat16 weights; choose adamw_torch or adamw_8bit",
         ),

@@ -98,7 +98,9 @@ def test_the_next_layer_is_asked_for_before_a_layer_computes(monkeypatch):
 
 
 def test_operations_are_six_for_a_weight_and_token_and_recomputing_adds_two():
-    plain, again = (simulated(precision="pure_bf16", activation_checkpointing=each).flops for each in (False, True))
+    plain, again, second = (
+        simulated(precision="pure_bf16", activation_checkpointing=each).flops for each in (False, True, 2)
+    )
     matrices = 2 * (2 * 128 * 128 + 2 * 128 * 64 + 3 * 128 * 256)
     head = 500 * 128 * 8 * 60  # of scored tokens alone
     keys = 8 * (30 * 31 / 2 + 2 * (30 * 30 + 30 * 31 / 2))
@@ -106,6 +108,7 @@ def test_operations_are_six_for_a_weight_and_token_and_recomputing_adds_two():
     assert plain == pytest.approx(6 * (matrices * 720 + head) + 3 * attention, rel=1e-6)
     # Of a layer that is computed again, the last product is not needed.
     assert again - plain == pytest.approx(2 * (matrices - 2 * 128 * 256) * 720 + attention, rel=1e-6)
+    assert second - plain == pytest.approx((again - plain) / 2, rel=1e-6)
 
 
 @pytest.mark.slow

@@ -30,6 +30,8 @@ GAPS_SHARE = 0.05
 WORKING_SHARE = 1.5
 _REDUCED_BYTES = {"float32": 4, "bfloat16": 2}
 MAX_DEVICES = 4096
+# Settings of activation checkpointing between none and all, the fewest operations computed again first.
+_LESS_THAN_ALL: tuple[str | int, ...] = ("selective", 4, 3, 2)
 Change: TypeAlias = Callable[[Workload], Workload]
 
 
@@ -119,14 +121,21 @@ def moment_bytes(workload: Workload) -> float:
 
 
 def activation_bytes(workload: Workload) -> float:
-    """Bytes kept for the backward pass of one token. Checkpointing keeps the layers' inputs, and one layer in full."""
+    """Bytes kept for the backward pass of one token.
+
+    Of layers that are computed again it is their input, and one layer in full; those behind the last of them are done
+    with before that one is.
+    """
     shape, size = workload.shape, COMPUTE_BYTES[workload.train.precision]
-    if not workload.train.activation_checkpointing:
-        return shape.num_layers * layer_bytes(workload)
-    kept = shape.hidden_size
+    a_layer = layer_bytes(workload)
     if workload.train.activation_checkpointing == "selective":
-        kept += _product_features(workload)
-    return shape.num_layers * size * kept + WORKING_SHARE * layer_bytes(workload)
+        kept = shape.hidden_size + _product_features(workload)
+        return shape.num_layers * size * kept + WORKING_SHARE * a_layer
+    every, again = workload.train.recomputes_every, workload.recomputed_layers
+    if every is None or not again:
+        return shape.num_layers * a_layer
+    behind = shape.num_layers % every
+    return again * size * shape.hidden_size + (shape.num_layers - again + max(0.0, WORKING_SHARE - behind)) * a_layer
 
 
 def layer_bytes(workload: Workload) -> float:
@@ -185,10 +194,12 @@ def advice(workload: Workload, device: Device, num_devices: int) -> list[str]:
 
 def _fewest_settings(workload: Workload, device: Device, num_devices: int) -> str | None:
     """The settings, in words, that make the stage fit; None where none do."""
-    if not workload.train.activation_checkpointing and not workload.train.compile:
-        selective = _changed(workload, {"activation_checkpointing": "selective"})
-        if memory_of(selective, num_devices).fits(device):
-            return f"{workload.stage}.train.activation_checkpointing=selective"
+    if workload.train.activation_checkpointing is not True:
+        for part in _LESS_THAN_ALL:
+            if part == "selective" and workload.train.compile:  # which refuse each other
+                continue
+            if memory_of(_changed(workload, {"activation_checkpointing": part}), num_devices).fits(device):
+                return f"{workload.stage}.train.activation_checkpointing={part}"
     words: list[str] = []
     for setting, change in _savings(workload):
         words.append(setting)

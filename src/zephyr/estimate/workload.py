@@ -81,6 +81,12 @@ class Workload:
         return self.shape.parameters if self.lora is None else adapter_parameters(self.lora, self.shape)
 
     @property
+    def recomputed_layers(self) -> int:
+        """Layers that the backward pass computes again; selective checkpointing computes no product again."""
+        every = self.train.recomputes_every
+        return 0 if every is None else self.shape.num_layers // every
+
+    @property
     def num_evaluations(self) -> int:
         """How often the held-out rows are evaluated: at the end, and every `eval_steps`."""
         if not self.rows.held_out:
@@ -130,13 +136,11 @@ def train_flops(workload: Workload, *, shared: bool = True) -> float:
     """
     backward = 2.0 if workload.lora is None else 1.0
     found = (1 + backward) * forward_flops(workload.shape, workload.rows, shared=shared)
-    if workload.train.activation_checkpointing is True:  # selective checkpointing computes no product again
-        found += _recomputed_flops(workload, shared=shared)
-    return found
+    return found + workload.recomputed_layers / workload.shape.num_layers * _recomputed_flops(workload, shared=shared)
 
 
 def _recomputed_flops(workload: Workload, *, shared: bool) -> float:
-    """Operations of the layers' second forward pass over one row.
+    """Operations of a second forward pass of all layers over one row.
 
     It ends before a layer's last product, which no gradient needs, unless experts are weighed or adapters come after
     it. (In Gemma 2 and 3 a norm does, which is not counted.)

@@ -130,16 +130,20 @@ class ForestScorer(nn.Module):
         """Whether training changes adapters only, so that the model without them is the reference."""
         return isinstance(self.causal_lm, PeftModel)
 
-    def checkpoint_activations(self, *, keep_products: bool = False) -> None:
+    def checkpoint_activations(self, *, keep_products: bool = False, every: int = 1) -> None:
         """Keep each layer's input alone for the backward pass, and compute the rest again.
 
         ``keep_products``: keep what matrix products and attention give, too, and compute again what costs little.
+        ``every``: do so in the layers of this number and its multiples, from 1; the others keep all. Raises ModelError
+        where there is no such layer.
         """
         model = self.transformers_model
         # Renamed in transformers 5.23; 5.17 has the old name only.
         enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
         kept = {"context_fn": partial(create_selective_checkpoint_contexts, _kept_or_again)} if keep_products else {}
         enable({"use_reentrant": False, **kept})
+        if every > 1:
+            _recompute_only(model, every)
         self.hands_on = False  # what is computed again would be without its state
 
     def compile_layers(self) -> None:
@@ -310,6 +314,16 @@ def _kept_or_again(_context: object, operation: object, *_arguments: object, **_
     name = f"{operation}".removesuffix(".default").rpartition(".")[2]
     is_kept = name in _PRODUCTS or name.startswith("_scaled_dot_product")
     return CheckpointPolicy.MUST_SAVE if is_kept else CheckpointPolicy.PREFER_RECOMPUTE
+
+
+def _recompute_only(model: PreTrainedModel, every: int) -> None:
+    """Of layers that are all computed again, leave those of the number ``every`` and its multiples, from 1."""
+    layers = [layer for layer in decoder_layers(model) if hasattr(layer, "gradient_checkpointing")]
+    if len(layers) < every:
+        what = f"activation_checkpointing {every} computes every layer of that number again, and it has {len(layers)}"
+        raise ModelError(type(model).__name__, what, "choose a smaller number, true or selective")
+    for number, layer in enumerate(layers, start=1):
+        setattr(layer, "gradient_checkpointing", number % every == 0)  # noqa: B010  # of transformers' own layers
 
 
 def plain_model(causal_lm: CausalLM) -> PreTrainedModel:

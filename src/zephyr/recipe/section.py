@@ -9,6 +9,8 @@ Plain: TypeAlias = "str | int | float | bool | list[Plain] | dict[str, Plain] | 
 FREE: dict[str, JsonValue] = {"changes_result": False}
 # Marks a field that was added later: at its default, stages that were finished without it stay finished.
 ADDED: dict[str, JsonValue] = {"changes_result": "unless it is the default"}
+# Marks a field that is FREE since stages were finished that depend on it: those with its default stay finished.
+FREED: dict[str, JsonValue] = {"changes_result": "no longer"}
 
 # The name of a repository on the hub.
 REPO = r"^[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*$"
@@ -23,13 +25,19 @@ class Section(BaseModel):
     choice_hint: ClassVar[str] = ""
 
     def result_settings(self) -> dict[str, Plain]:
-        """The settings that a result depends on, as plain nested values: all but FREE fields and ADDED defaults."""
-        plain = self.model_dump(mode="json")
+        """The settings that a result depends on, as plain nested values: all but FREE fields and ADDED defaults.
+
+        FREED fields are among them, always with their default.
+        """
+        fields = type(self).model_fields
+        freed = {name: field.default for name, field in fields.items() if field.json_schema_extra == FREED}
+        section = self.model_copy(update=freed)
+        plain = section.model_dump(mode="json")
         return {
-            name: _result_settings(getattr(self, name), plain[name])
-            for name, field in type(self).model_fields.items()
+            name: _result_settings(getattr(section, name), plain[name])
+            for name, field in fields.items()
             if field.json_schema_extra != FREE
-            and not (field.json_schema_extra == ADDED and getattr(self, name) == field.default)
+            and not (field.json_schema_extra == ADDED and getattr(section, name) == field.default)
         }
 
 

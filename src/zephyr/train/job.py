@@ -226,7 +226,8 @@ def build_scorer(
         keep_freed_memory()
     scorer = _scorer(model, train, kernels)
     if train.activation_checkpointing:
-        scorer.checkpoint_activations(keep_products=train.activation_checkpointing == "selective")
+        keep_products = train.activation_checkpointing == "selective"
+        scorer.checkpoint_activations(keep_products=keep_products, every=train.recomputes_every or 1)
     if train.compile:
         scorer.compile_layers()
     _place(scorer, train, device, weights)
