@@ -33,7 +33,9 @@ def test_backward_recomputing_and_adapters():
     again = with_train(training, activation_checkpointing=True)
     assert train_flops(again) == 4 * 5120 - head - 2 * last
     assert train_flops(with_train(training, activation_checkpointing="selective")) == 3 * 5120
-    assert train_flops(with_train(training, activation_checkpointing=2)) == 3 * 5120 + (train_flops(again) - 3 * 5120) / 2
+    assert (
+        train_flops(with_train(training, activation_checkpointing=2)) == 3 * 5120 + (train_flops(again) - 3 * 5120) / 2
+    )
     assert train_flops(with_lora(training, LoraSection(r=2))) == 2 * 5120
     assert train_flops(with_lora(again, LoraSection(r=2))) == 3 * 5120 - head
 

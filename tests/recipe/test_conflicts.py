@@ -89,7 +89,7 @@ def load(tmp_path, *overrides):
         ),
         (
             ["sft.train.activation_checkpointing=-2"],
-            "sft.train.activation_checkpointing: must be true, false, selective or a number from 2, got -2; write false",
+            "sft.train.activation_checkpointing: must be true, false, selective or a number from 2, got -2; write",
         ),
         (
             ["sft.train.optim=lion", "sft.train.precision=pure_bf16"],

@@ -25,6 +25,16 @@ def test_a_recipe_is_read(tmp_path):
     assert loaded.notes == ()
 
 
+def test_what_is_computed_again_is_no_part_of_a_result_and_true_is_no_number():
+    kept, *others = (
+        TrainSection(learning_rate=1e-5, activation_checkpointing=each) for each in (False, True, 2, "selective")
+    )
+    assert kept.result_settings()["activation_checkpointing"] is False  # as in stages that were finished before
+    assert all(other.result_settings() == kept.result_settings() for other in others)
+    assert [other.activation_checkpointing for other in others] == [True, 2, "selective"]
+    assert [each.recomputes_every for each in (kept, *others)] == [None, 1, 2, None]
+
+
 def test_resolved_yaml_loads_as_the_same_recipe(tmp_path):
     recipe = load_recipe(write(tmp_path), ["align.train.learning_rate=3e-9", "sft.lora={r: 4}"])
     text = resolved_yaml(recipe)

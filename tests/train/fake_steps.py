@@ -45,6 +45,7 @@ SETTINGS = [
     *({"optim": name} for name in OPTIMIZER_BUILDERS),
     {"activation_checkpointing": True},
     {"activation_checkpointing": "selective"},
+    {"activation_checkpointing": 2},
 ]
 # Results whose size the device alone knows.
 SIZED_BY_VALUES = ("nonzero", "masked_select", "_unique2", "unique_dim", "repeat_interleave.Tensor")

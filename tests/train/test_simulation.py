@@ -210,6 +210,7 @@ SETTINGS = [
     *({"optim": name} for name in OPTIMIZER_BUILDERS),
     {"activation_checkpointing": True},
     {"activation_checkpointing": "selective"},
+    {"activation_checkpointing": 2},
     {"reduce_dtype": "bfloat16"},
 ]
 

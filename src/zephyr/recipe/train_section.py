@@ -70,7 +70,7 @@ class TrainSection(Section):
     activation_checkpointing: bool | int | Literal["selective"] = Field(
         False,
         description="recompute activations: least memory, a third slower; selective: all but matrix products and "
-        "attention, about half the memory and little slower; a number from 2: those of every such layer, so 4 saves a "
+        "attention, about half the memory and little slower; a number k from 2: all of every k-th layer, so 4 saves a "
         "quarter and costs a twelfth",
         json_schema_extra=FREED,
     )
