@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from zephyr.models.cached_attention import ScoreRule, Step, Stretch, attend
-from zephyr.models.key_values import CAPACITIES, CacheRow, CacheSegment, KeyValues
+from zephyr.models.key_values import CAPACITIES, MORE_ROWS, CacheRow, CacheSegment, KeyValues
 from zephyr.models.samples import DrawRules, Sample
 from zephyr.recipe.teacher_section import SamplingSection
 
@@ -110,6 +110,31 @@ def test_every_token_attends_to_its_own_sequence(settings, cheap_bytes, monkeypa
         written.held.make_room()
         written.check(list(written.held.pools.values()), [])
     assert list(written.held.pools) == [CAPACITIES[1]]
+
+
+def test_a_pool_that_most_rows_have_left_lets_go_of_their_room(monkeypatch):
+    """Of 64 rows of 60 tokens all but one are dropped, or outgrow their pool: what is held is by the rows that are."""
+    monkeypatch.setattr("zephyr.models.key_values.CHEAP_PADDING_BYTES", 0)
+    held, rows = KeyValues(), []
+    for number in range(64):
+        rest = CacheSegment(torch.arange(60).numpy(), ())
+        rest.write(0, 0, torch.full((1, 60, 1), number + 1.0), torch.full((1, 60, 1), -number - 1.0))
+        rows.append(CacheRow(Sample([5, 6], RULES, None, seed=(0,)), (), rest, 0))
+        held.place(rows[-1])
+    for row in rows[1:40]:
+        held.drop(row)
+    for row in rows[40:]:
+        row.length = CAPACITIES[0]
+    held.make_room()
+    shorter, longer = held.pools[CAPACITIES[0]], held.pools[CAPACITIES[1]]
+    assert [len(pool.rows) for pool in (shorter, longer)] == [1, 24]
+    for pool, most in ((shorter, 2 * 1 + MORE_ROWS), (longer, 2 * 24 + MORE_ROWS)):
+        assert all(len(pool.rows) <= len(room) <= most for room in (*pool.keys, *pool.values))
+    for pool in (shorter, longer):
+        for place, row in enumerate(pool.rows):
+            number = rows.index(row) + 1.0
+            assert (pool.keys[0][place, 0, :60] == number).all()
+            assert (pool.values[0][place, 0, :60] == -number).all()
 
 
 def test_rows_share_a_pool_where_little_of_it_is_padding(monkeypatch):

@@ -103,8 +103,7 @@ class RowPool:
         for rooms, given in ((self.keys, [one.keys for one in parts]), (self.values, [one.values for one in parts])):
             for layer, room in enumerate(rooms):
                 if place == len(room):
-                    more = max(MORE_ROWS, place // 4)
-                    rooms[layer] = torch.cat([room, room.new_empty(more, *room.shape[1:])])
+                    rooms[layer] = torch.cat([room, room.new_empty(_spare(place), *room.shape[1:])])
                 own, first = rooms[layer][place], 0
                 for part, tensors in zip(parts, given, strict=True):
                     own[:, first : first + len(part.ids)] = tensors[layer][:, : len(part.ids)]
@@ -121,6 +120,12 @@ class RowPool:
                 room[place, :, : self.rows[last].length] = room[last, :, : self.rows[last].length]
         self.rows[place] = self.rows[last]
         del self.rows[last]
+        # A pool is there as long as one row is, and most rows move on to longer ones.
+        if 2 * len(self.rows) + MORE_ROWS < len(self.keys[0]):
+            size = len(self.rows) + _spare(len(self.rows))
+            for held in (self.keys, self.values):
+                for layer, room in enumerate(held):
+                    held[layer] = room[:size].clone()
 
     def is_cheap_for(self, lengths: Sequence[int]) -> bool:
         """Whether rows of these lengths beside its own are padded by little."""
@@ -138,6 +143,11 @@ class RowPool:
             return
         self.keys[layer][rows, :, lengths] = keys
         self.values[layer][rows, :, lengths] = values
+
+
+def _spare(num_rows: int) -> int:
+    """How many more rows than these a pool has room for when it is made anew."""
+    return max(MORE_ROWS, num_rows // 4)
 
 
 @dataclass
