@@ -4,6 +4,8 @@ A prompt's beginning that several samples share is a `CacheSegment` of a tree; w
 of a pool, with room to grow in place, and is moved only where the row has outgrown it.
 """
 
+import math
+import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -103,7 +105,7 @@ class RowPool:
         for rooms, given in ((self.keys, [one.keys for one in parts]), (self.values, [one.values for one in parts])):
             for layer, room in enumerate(rooms):
                 if place == len(room):
-                    rooms[layer] = torch.cat([room, room.new_empty(_spare(place), *room.shape[1:])])
+                    rooms[layer] = _resized(room, place + _spare(place))
                 own, first = rooms[layer][place], 0
                 for part, tensors in zip(parts, given, strict=True):
                     own[:, first : first + len(part.ids)] = tensors[layer][:, : len(part.ids)]
@@ -125,7 +127,7 @@ class RowPool:
             size = len(self.rows) + _spare(len(self.rows))
             for held in (self.keys, self.values):
                 for layer, room in enumerate(held):
-                    held[layer] = room[:size].clone()
+                    held[layer] = _resized(room, size)
 
     def is_cheap_for(self, lengths: Sequence[int]) -> bool:
         """Whether rows of these lengths beside its own are padded by little."""
@@ -148,6 +150,23 @@ class RowPool:
 def _spare(num_rows: int) -> int:
     """How many more rows than these a pool has room for when it is made anew."""
     return max(MORE_ROWS, num_rows // 4)
+
+
+def _resized(room: Tensor, num_rows: int) -> Tensor:
+    """Room for so many rows, with those of ``room`` (R, ...) that are among them.
+
+    On a CPU it is mapped by itself, so that all of it goes back when it is freed. From the heap, where pools of many
+    sizes come and go, a process took five times what it held, and more with every hundred answers.
+    """
+    shape = (num_rows, *room.shape[1:])
+    if room.device.type == "cpu" and hasattr(mmap, "MAP_PRIVATE"):  # Windows has no such flags
+        memory = mmap.mmap(-1, math.prod(shape) * room.itemsize, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        resized = torch.frombuffer(memory, dtype=room.dtype).view(shape)
+    else:
+        resized = room.new_empty(shape)
+    kept = min(num_rows, len(room))
+    resized[:kept] = room[:kept]
+    return resized
 
 
 @dataclass
