@@ -249,6 +249,7 @@ def losses(folder: Path, objective: str = "dpo", **changes: object) -> list[floa
 def test_activation_checkpointing_changes_nothing(tmp_path):
     plain = losses(tmp_path / "plain")
     assert losses(tmp_path / "checkpointed", activation_checkpointing=True) == plain
+    assert losses(tmp_path / "second", activation_checkpointing=2) == plain
 
 
 @pytest.mark.slow
