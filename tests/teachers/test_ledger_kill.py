@@ -6,6 +6,7 @@ import os
 import random
 import signal
 import sqlite3
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,6 +20,8 @@ from zephyr.teachers.protocol import ChatReply, ChatRequest
 
 KILLS = 50
 CALLS = 20_000
+# Answers of one life, after which it waits to be killed, so that calls are left for the next one on any machine.
+MOST = CALLS // KILLS
 
 
 class WritingTeacher:
@@ -30,7 +33,9 @@ class WritingTeacher:
         self.asked = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
     def answer(self, requests: Sequence[ChatRequest]) -> Iterator[ChatReply]:
-        for request in requests:
+        for number, request in enumerate(requests):
+            if number == MOST:
+                threading.Event().wait()
             os.write(self.asked, f"{request.seed}\n".encode())
             yield ChatReply(request.key, f"seed {request.seed}", "stop", "", 10, 5)
 
