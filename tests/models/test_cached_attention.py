@@ -1,13 +1,12 @@
 """Attention of a step beside attention written out, and the keys and values it holds, by hand."""
 
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 import torch
 
 from zephyr.models.cached_attention import ScoreRule, Step, Stretch, attend
-from zephyr.models.key_values import CAPACITIES, MORE_ROWS, CacheRow, CacheSegment, KeyValues, _resized
+from zephyr.models.key_values import CAPACITIES, MORE_ROWS, CacheRow, CacheSegment, KeyValues
 from zephyr.models.samples import DrawRules, Sample
 from zephyr.recipe.teacher_section import SamplingSection
 
@@ -136,22 +135,6 @@ def test_a_pool_that_most_rows_have_left_lets_go_of_their_room(monkeypatch):
             number = rows.index(row) + 1.0
             assert (pool.keys[0][place, 0, :60] == number).all()
             assert (pool.values[0][place, 0, :60] == -number).all()
-
-
-@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="mapped memory is told by Linux alone")
-def test_room_goes_back_to_the_system_when_it_is_freed():
-    """64 KiB, which the C library would take from its heap, and keep there, are mapped no more."""
-
-    def is_mapped(address):
-        ranges = [line.split()[0].split("-") for line in Path("/proc/self/maps").read_text().splitlines()]
-        return any(int(start, 16) <= address < int(end, 16) for start, end in ranges)
-
-    room = _resized(torch.arange(12.0).view(2, 1, 3, 2), 2**14 // 6)
-    assert room[:2].flatten().tolist() == list(range(12))
-    address = room.data_ptr()
-    assert is_mapped(address)
-    del room
-    assert not is_mapped(address)
 
 
 def test_rows_share_a_pool_where_little_of_it_is_padding(monkeypatch):

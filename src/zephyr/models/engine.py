@@ -16,7 +16,8 @@ from transformers import PreTrainedModel
 from zephyr.errors import ModelError
 from zephyr.models.attention import IMPLEMENTATION
 from zephyr.models.cached_attention import CACHED
-from zephyr.models.few_rows import fast_for_few_rows, keep_freed_memory
+from zephyr.models.few_rows import fast_for_few_rows
+from zephyr.models.host_memory import keep_freed_memory
 from zephyr.models.loading import plain_attention
 from zephyr.models.own_cache import OwnCacheDecoder
 from zephyr.models.packed_decoding import PackedDecoder, bytes_per_token, why_not_packed

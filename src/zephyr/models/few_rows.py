@@ -1,13 +1,11 @@
-"""What makes decoding on a CPU faster: products of few rows the other way round, and memory that is kept.
+"""Products of few rows the other way round, which makes decoding on a CPU with AMX faster.
 
 A step of decoding multiplies a few rows with all weights. oneDNN's kernels for AMX are made for many rows: with the
 weight as the first factor, and the rows as the second, most products of 1 to 128 rows in bfloat16 take half to nine
 tenths as long. Without AMX they take up to three times as long.
 """
 
-import ctypes
 import math
-import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -22,22 +20,6 @@ from torch.nn import functional
 MAX_FEW = 128
 # Layers whose output goes through elementwise functions alone into the next product, which reads it by columns.
 BY_COLUMNS = ("gate_proj", "up_proj")
-# Of <malloc.h>: how large a block must be to be mapped apart from the heap, and how much is free at its end.
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
-_LARGEST_INT = 2**31 - 1
-
-
-def keep_freed_memory() -> bool:
-    """Whether the process now keeps what it frees for its next allocations; it can on Linux with glibc only.
-
-    A step of training or of decoding on the CPU frees and takes the same large blocks again and again. By default glibc
-    returns them to the system each time, and the kernel clears every page anew: a tenth of a training step on the 56
-    M-parameter benchmark shape. Peak memory stays what it was; between peaks the process holds on to it.
-    """
-    if platform.system() != "Linux" or platform.libc_ver()[0] != "glibc":
-        return False
-    mallopt = ctypes.CDLL(None).mallopt
-    return bool(mallopt(_M_MMAP_MAX, 0)) and bool(mallopt(_M_TRIM_THRESHOLD, _LARGEST_INT))
 
 
 @cache

@@ -4,16 +4,14 @@ A prompt's beginning that several samples share is a `CacheSegment` of a tree; w
 of a pool, with room to grow in place, and is moved only where the row has outgrown it.
 """
 
-import math
-import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
 import numpy as np
-import torch
 from torch import Tensor
 
+from zephyr.models.host_memory import new_mapped
 from zephyr.models.samples import Sample
 from zephyr.trees.forest import Ids
 
@@ -153,18 +151,8 @@ def _spare(num_rows: int) -> int:
 
 
 def _resized(room: Tensor, num_rows: int) -> Tensor:
-    """Room for so many rows, with those of ``room`` (R, ...) that are among them.
-
-    On a CPU it is mapped by itself, so that all of it goes back when it is freed. From the heap, where pools of many
-    sizes come and go, a process took five times what it held, and more with every hundred answers.
-    """
-    shape = (num_rows, *room.shape[1:])
-    if room.device.type == "cpu" and hasattr(mmap, "MAP_PRIVATE"):  # Windows has no such flags
-        memory = mmap.mmap(-1, math.prod(shape) * room.itemsize, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        resized = torch.frombuffer(memory, dtype=room.dtype).view(shape)
-    else:
-        resized = room.new_empty(shape)
-    kept = min(num_rows, len(room))
+    """Room for so many rows, with those of ``room`` (R, ...) that are among them."""
+    resized, kept = new_mapped((num_rows, *room.shape[1:]), room), min(num_rows, len(room))
     resized[:kept] = room[:kept]
     return resized
 

@@ -17,7 +17,7 @@ from zephyr.data.tokenize.token_store import Example
 from zephyr.errors import DataError, ModelError, RecipeError
 from zephyr.models.batch_scoring import ScoredRow, device_of, unique_tokens
 from zephyr.models.collectives import from_rank_zero, is_distributed, on_every_rank, rank
-from zephyr.models.few_rows import keep_freed_memory
+from zephyr.models.host_memory import keep_freed_memory
 from zephyr.models.loading import check_finite_weights, check_token_ids, num_embeddings
 from zephyr.models.scorer import CausalLM, ForestScorer, Kernels, plain_model
 from zephyr.models.stored_weights import StoredWeights, stored_hash

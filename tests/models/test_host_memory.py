@@ -1,13 +1,15 @@
-"""Freed memory stays in the process: large blocks are cut from the heap, and the heap does not shrink."""
+"""Freed memory stays in the process, cut from a heap that does not shrink; what is mapped by itself goes back."""
 
 import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import torch
 
 from tests.train.checkpoint_runs import forked
-from zephyr.models.few_rows import keep_freed_memory
+from zephyr.models.host_memory import keep_freed_memory, new_mapped
 
 PROGRAM = """
 import ctypes, sys
@@ -50,3 +52,19 @@ def test_a_freed_block_stays_in_the_heap() -> None:
     child.start()
     assert receiver.recv() == (0, 0, 0)
     child.join()
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="mapped memory is told by Linux alone")
+def test_what_is_mapped_goes_back_to_the_system_when_it_is_freed():
+    """64 KiB, which the C library would take from its heap, and keep there, are mapped no more."""
+
+    def is_mapped(address):
+        ranges = [line.split()[0].split("-") for line in Path("/proc/self/maps").read_text().splitlines()]
+        return any(int(start, 16) <= address < int(end, 16) for start, end in ranges)
+
+    mapped = new_mapped((1 << 10, 16), torch.ones(1))
+    assert mapped.fill_(2.0).sum() == 2 << 14
+    address = mapped.data_ptr()
+    assert is_mapped(address)
+    del mapped
+    assert not is_mapped(address)
