@@ -4,6 +4,7 @@ import logging
 
 import pytest
 import torch
+from peft.tuners.lora import LoraLayer
 
 from tests.models.architectures import small_model
 from tests.train.tiny_runs import tiny_job
@@ -27,6 +28,18 @@ BOTH = {"experts.gate_up_proj": 2, "experts.down_proj": 1}
 def test_names_reach_the_stacked_weights(names):
     assert fused_experts(tiny_model("mixtral"), names) == BOTH
     assert fused_experts(tiny_model("mistral"), names) == {}
+
+
+@pytest.mark.filterwarnings("error:.*were ignored")
+def test_two_matrices_in_one_weight_have_twice_the_rank_and_the_same_scale(tmp_path):
+    model = add_lora(tiny_model("mixtral"), LoraSection(r=4, lora_alpha=8, target_modules=["experts"]))
+    save_adapter(model, tmp_path / "adapter")
+    for one in (model, load_adapter(tiny_model("mixtral"), tmp_path / "adapter")):
+        layers = [module for module in one.modules() if isinstance(module, LoraLayer)]
+        assert {layer.parameter_name: (layer.r["default"], layer.scaling["default"]) for layer in layers} == {
+            "gate_up_proj": (8, 2.0),
+            "down_proj": (4, 2.0),
+        }
 
 
 @pytest.mark.parametrize("model_type", ["gpt_oss", "qwen2_moe", "llama4_text", "granitemoe"])

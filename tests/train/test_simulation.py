@@ -1,18 +1,22 @@
 """A simulated step holds, sends and computes what follows by hand; every kind of training passes on a fake device."""
 
+import json
 from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from tests.train.loading_runs import save_tiny, train_stored
 from tests.trees.test_attention import random_forest
 from zephyr.data.tokenize.token_store import Comparison, Dialogue
 from zephyr.models.adapters import add_lora
 from zephyr.recipe.objective_section import DpoObjective, OrpoObjective, SftObjective
 from zephyr.recipe.train_section import LoraSection, TrainSection
+from zephyr.runs.layout import TRAIN_LOG
 from zephyr.train import simulation
 from zephyr.train.distributed import weights_dtype
 from zephyr.train.ledger import ALLOCATION, MemoryLedger
@@ -135,6 +139,18 @@ def test_keys_that_are_seen_are_those_of_the_rule(window):
         assert seen_keys(forest, window) == int(visible(forest, window).sum())
 
 
+def test_a_simulation_leaves_its_process_as_it_was(tmp_path):
+    save_tiny(tmp_path / "base", "llama")
+    save_tiny(tmp_path / "reference", "mistral")
+    logs = []
+    for _ in range(2):
+        train_stored(tmp_path, tmp_path / "base")
+        logs.append((tmp_path / "on-1").rename(tmp_path / f"run {len(logs)}") / TRAIN_LOG)
+        simulated(ranks=4, rows=4, precision="bf16", activation_checkpointing="selective")
+    before, after = ([json.loads(line)["loss"] for line in log.read_text().splitlines()] for log in logs)
+    assert before == after
+
+
 @dataclass
 class Watched:
     """What a device would have refused, and how often it was waited for."""
@@ -142,6 +158,21 @@ class Watched:
     attention: int = 0
     waits: int = 0
     faults: list[str] = field(default_factory=list)
+
+
+class CopiedNumbers(TorchFunctionMode):
+    """Counts tensors made of numbers: a CUDA device gets them by a copy from memory that the system may swap out."""
+
+    def __init__(self, seen):
+        super().__init__()
+        self.seen = seen
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        # Where no device is named the tensor may stay on the host; a model without data is made of such ones.
+        is_sent = func is torch.tensor and kwargs.get("device") not in (None, torch.device("meta"))
+        self.seen.waits += is_sent or func is torch.Tensor.new_tensor
+        return func(*args, **kwargs)
 
 
 @pytest.fixture
@@ -162,20 +193,9 @@ def watched(monkeypatch):
                     seen.faults.append("lengths must be int32")
             return super().__torch_dispatch__(func, types, args, kwargs)
 
-    def copying(make):
-        def made(*args, **kwargs):
-            # Where no device is named the tensor may stay on the host.
-            seen.waits += make is new_tensor or kwargs.get("device") is not None
-            return make(*args, **kwargs)
-
-        return made
-
-    # A CUDA device gets these numbers by a copy from memory that the system may swap out: the host waits for it.
-    new_tensor = torch.Tensor.new_tensor
-    monkeypatch.setattr(torch.Tensor, "new_tensor", copying(new_tensor))
-    monkeypatch.setattr(torch, "tensor", copying(torch.tensor))
     monkeypatch.setattr(simulation, "MemoryLedger", Watching)
-    return seen
+    with CopiedNumbers(seen):
+        yield seen
 
 
 EVERY = [

@@ -68,7 +68,7 @@ def add_lora(model: PreTrainedModel, lora: LoraSection, *, seed: int = 0) -> Pef
     with torch.random.fork_rng(devices=[]), _NotToMeta():
         torch.manual_seed(seed)
         try:
-            with _old_name_allowed():
+            with _false_alarms_unsaid():
                 wrapped = get_peft_model(model, config)
         except ValueError as error:
             where = f"LoRA on {type(model).__name__}"
@@ -79,10 +79,15 @@ def add_lora(model: PreTrainedModel, lora: LoraSection, *, seed: int = 0) -> Pef
 
 
 @contextmanager
-def _old_name_allowed() -> Iterator[None]:
-    """Say nothing of the property that peft 0.21 asks a model for by its old name, which transformers 5.23 warns of."""
+def _false_alarms_unsaid() -> Iterator[None]:
+    """Leave unsaid what peft 0.21 warns of without cause.
+
+    It asks a model for `is_gradient_checkpointing`, which transformers 5.23 gave another name; and it says that the
+    rank and alpha of fused experts are ignored, which it uses: it looks for them among modules, and they are weights.
+    """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
+        warnings.filterwarnings("ignore", message=r"The following (rank|alpha)_pattern keys .* ignored: \['\.\*\\")
         yield
 
 
@@ -260,7 +265,7 @@ def load_adapter(model: PreTrainedModel, folder: Path, *, trainable: bool = Fals
     num_weights(folder / WEIGHTS)
     try:
         saved = load_file(folder / WEIGHTS)
-        with _old_name_allowed():
+        with _false_alarms_unsaid():
             wrapped = PeftModel.from_pretrained(model, where, is_trainable=trainable, local_files_only=True)
     except Exception as error:
         reason = printable(str(error).strip().partition("\n")[0]) or type(error).__name__
