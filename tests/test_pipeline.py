@@ -8,9 +8,12 @@ from rich.console import Console
 
 from tests.mini import mini_fields, mini_recipe
 from zephyr.errors import DataError, RecipeError, ResourceError
-from zephyr.pipeline import run_recipe
+from zephyr.models import loading
+from zephyr.models.loading import load_model
+from zephyr.models.matmul_speed import MatmulSpeed
+from zephyr.pipeline import run_recipe, stage_keys
 from zephyr.recipe.schema import Recipe
-from zephyr.recipe.stage_sections import REWARD, STAGE_NAMES
+from zephyr.recipe.stage_sections import DELIVER, EVALUATE, FEEDBACK, REWARD, STAGE_NAMES, SYNTH
 from zephyr.runs.lock import hold_lock
 from zephyr.runs.lock_file import requested_run
 
@@ -95,6 +98,33 @@ def test_a_run_is_repeated_from_its_lock_file_alone(made, tmp_path):
     assert summary["metrics"] == first["metrics"]
     with pytest.raises(RecipeError, match="takes no overrides"):
         requested_run(str(moved), ["seed=1"], offline=True)
+
+
+def test_the_faster_dtype_is_measured_once_and_kept_for_the_run(tmp_path, monkeypatch):
+    dtypes = []
+
+    def noted(source, *, dtype, **settings):
+        dtypes.append(dtype)
+        return load_model(source, dtype=dtype, **settings)
+
+    def speeds(**flops):
+        monkeypatch.setattr(loading, "matmul_speed", lambda: MatmulSpeed(**flops))
+
+    monkeypatch.setattr(loading, "load_model", noted)
+    speeds(float32=1e9, bfloat16=9e9)
+    recipe = mini_recipe(tmp_path, inference_dtype="fastest")
+    _, said = run(recipe, until=EVALUATE)
+    assert "models answer in bfloat16" in said
+    # Training loads its models in another way.
+    assert set(dtypes) == {"bfloat16"}
+    speeds(float32=9e9, bfloat16=1e9)
+    made = len(dtypes)
+    assert run(recipe, until=EVALUATE)[0]["skipped_stages"] == [name for name in STAGES if name != DELIVER]
+    assert len(dtypes) == made
+    assert requested_run(str(tmp_path / "mini/run.lock.json"), [], offline=False).recipe.inference_dtype == "bfloat16"
+    # Training has a precision of its own.
+    dependent = [name for name, key in stage_keys(recipe).items() if "inference_dtype" in key.settings]
+    assert dependent == [SYNTH, FEEDBACK, EVALUATE, DELIVER]
 
 
 def test_until_and_only(made, tmp_path):

@@ -16,12 +16,12 @@ from zephyr.errors import CheckpointError, Problems
 from zephyr.recipe.model_section import PretrainedModel
 from zephyr.recipe.schema import Recipe, chosen_stages
 from zephyr.recipe.section import Plain, Section
-from zephyr.recipe.stage_sections import EVALUATE
+from zephyr.recipe.stage_sections import EVALUATE, FASTEST
 from zephyr.records.fields import printable
 from zephyr.runs.fact_lines import facts_in_words, left_out_lines, telling_facts
-from zephyr.runs.layout import MODEL, STAGE_FILE, TRAIN
+from zephyr.runs.layout import LOCK_FILE, MODEL, STAGE_FILE, TRAIN
 from zephyr.runs.lock import hold_lock
-from zephyr.runs.lock_file import Pinned, check_inputs, write_lock_file
+from zephyr.runs.lock_file import Pinned, check_inputs, measured_dtype, write_lock_file
 from zephyr.runs.ranks import is_leader, wait_until
 from zephyr.runs.reader import at, main_scores, number, read_run
 from zephyr.runs.stage_folder import (
@@ -58,14 +58,20 @@ def run_recipe(
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     folder = recipe.output_dir / recipe.name
     chosen = chosen_stages(recipe, until=until, only=only)
+    measured = _fastest_dtype(folder) if recipe.inference_dtype == FASTEST else None
+    recipe = recipe.model_copy(update={"inference_dtype": measured or recipe.inference_dtype})
     keys = stage_keys(recipe)
     if pinned is not None:
         check_inputs(pinned, keys)
     outcome, began, say = RunOutcome(folder), time.monotonic(), _printer(console, recipe.stages)
     with hold_lock(folder) if is_leader() else nullcontext():
         if is_leader():
+            if measured:
+                console.print(f"models answer in {measured}, the faster dtype where this run began", highlight=False)
             revision, hub_sources = _model_revision(recipe), _hub_sources(recipe)
-            write_lock_file(folder, recipe, keys, model_revision=revision, hub_sources=hub_sources)
+            write_lock_file(
+                folder, recipe, keys, model_revision=revision, hub_sources=hub_sources, measured_dtype=measured
+            )
             preflight_stages(recipe, keys, folder, chosen, say)
         for name, key in keys.items():
             stage = STAGES[name]
@@ -125,8 +131,26 @@ def _publish(recipe: Recipe, folder: Path, console: Console) -> None:
         console.print(f"pushed  {escape(pushed.url)}", soft_wrap=True)
 
 
+def _fastest_dtype(folder: Path) -> str:
+    """The dtype in which models answer in this run: measured by rank 0 when it begins, then kept in its folder."""
+    if is_leader():
+        from zephyr.models.loading import fastest_placement  # imports torch
+
+        return measured_dtype(folder) or fastest_placement().dtype
+    wait_until(lambda: measured_dtype(folder) is not None, f"{folder / LOCK_FILE} from rank 0")
+    return measured_dtype(folder) or FASTEST
+
+
+def as_begun(recipe: Recipe, folder: Path) -> Recipe:
+    """The recipe with the dtype that the run in the folder measured when it began, where it asks for the fastest."""
+    if recipe.inference_dtype != FASTEST:
+        return recipe
+    return recipe.model_copy(update={"inference_dtype": measured_dtype(folder) or FASTEST})
+
+
 def stage_keys(recipe: Recipe) -> dict[str, StageKey]:
     """The key of each stage, from all that its result depends on. Raises one error for all unreadable data sources."""
+    recipe = as_begun(recipe, recipe.output_dir / recipe.name)
     keys: dict[str, StageKey] = {}
     problems = Problems()
     for name in recipe.stages:
@@ -137,6 +161,8 @@ def stage_keys(recipe: Recipe) -> dict[str, StageKey]:
                 inputs[f"{source.path} ({source.split})"] = hash_of_source(recipe, source)
         section: Section = getattr(recipe, name)
         settings = {name: section.result_settings(), "seed": recipe.seed, **stage.depends_on(recipe)}
+        if not stage.trains and recipe.inference_dtype is not None:
+            settings["inference_dtype"] = recipe.inference_dtype
         flat = {key.removeprefix("."): value for key, value in flatten(settings, "").items()}
         keys[name] = StageKey(name, flat | {f"{name}.version": stage.version}, inputs)
     problems.raise_any()

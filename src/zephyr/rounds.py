@@ -15,7 +15,7 @@ from zephyr.data.read.stage_rows import open_records
 from zephyr.errors import NothingToPreferError, RecipeError
 from zephyr.feedback.judge import RATINGS
 from zephyr.models.source import Source, model_folder
-from zephyr.pipeline import run_recipe
+from zephyr.pipeline import as_begun, run_recipe
 from zephyr.recipe.data_section import DataSource
 from zephyr.recipe.model_section import POLICY, STAGE_REFERENCE
 from zephyr.recipe.rounds import RoundInputs, first_round, later_round, round_name
@@ -51,7 +51,8 @@ def run_rounds(
 
     ``until``: stop after this stage of the first round. Raises what `run_recipe` does, and RecipeError for ``only``.
     """
-    assert recipe.rounds is not None
+    rounds = recipe.rounds
+    assert rounds is not None
     folder, first_recipe = recipe.output_dir / recipe.name, first_round(recipe)
     if only is not None:
         what = "a stage of which round is not known"
@@ -59,10 +60,10 @@ def run_rounds(
     stops_early = until is not None and chosen_stages(first_recipe, until=until, only=None)[-1] != recipe.stages[-1]
     finished: list[FinishedRound] = []
     with hold_lock(folder) if is_leader() else nullcontext():
-        for count in range(1, recipe.rounds.count + 1):
+        for count in range(1, rounds.count + 1):
             made = first_recipe if not finished else later_round(recipe, count, _inputs(recipe, finished))
             if is_leader():
-                console.print(f"round {count} of {recipe.rounds.count}", style="bold")
+                console.print(f"round {count} of {rounds.count}", style="bold")
             try:
                 summary = run_recipe(made, console=console, until=until)
             except NothingToPreferError as error:
@@ -70,12 +71,13 @@ def run_rounds(
                     raise
                 console.print(f"round {count} teaches nothing: {error}; the rounds end before it", style="yellow")
                 break
+            recipe = as_begun(recipe, folder / round_name(1))
             if stops_early:
                 return summary
             finished.append(_finished(made))
             if is_leader():
                 _keep_drift(recipe, finished)
-            if _has_fallen(finished, recipe.rounds.watch, recipe.rounds.patience):
+            if _has_fallen(finished, rounds.watch, rounds.patience):
                 break
         return _summarised(recipe, finished, console) if is_leader() else {}
 
@@ -124,7 +126,7 @@ def _keep_drift(recipe: Recipe, finished: Sequence[FinishedRound]) -> None:
         models = finished[-2].model, _inputs(recipe, finished).first
         source, first = (Source(str(one), offline=True) for one in models)
         encoder = starting_tokenizer(source, recipe, FEEDBACK)[1]
-        kl = divergence(rows, policy, source, first, encoder)
+        kl = divergence(rows, policy, source, first, encoder, dtype=recipe.inference_dtype)
     values = dict(zip(_DRIFT_COLUMNS, (*answers, kl), strict=True))
     replace_text(path, json.dumps({"prompts": len(rows), **values}, indent=1) + "\n")
 

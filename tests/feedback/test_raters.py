@@ -36,6 +36,7 @@ from zephyr.records.checks import checks_of
 from zephyr.records.fields import UnusableError
 from zephyr.records.messages import Message
 from zephyr.records.rows import Answer, Rated
+from zephyr.teachers.opening import TeacherContext
 
 JUDGING = JudgingSection(aspects=["overall"], num_tries=1)
 BESIDE = ChecksSection(beside=BesideSection(judge=ScriptedSection(), weight=0.25))
@@ -137,7 +138,7 @@ def test_a_reward_model_scores_answers_as_transformers_does(tmp_path) -> None:
     model = with_head(tiny_model("llama", vocab_size=384), NewHead(tokenizer, {EOS_ID}, 3))
     save_model(model, tokenizer, tmp_path / "reward")
     section = RewardModelSection(model=str(tmp_path / "reward"))
-    rater = rater_of(section, [], JudgingSection(), offline=True)
+    rater = rater_of(section, [], JudgingSection(), TeacherContext(offline=True))
     long = "hen " * 3000
     rows = [row("A hen", "Cows", "Hens, cows"), row("A hen"), row("A hen", long), row("Hens", "A cow", question="Hm?")]
     found = list(rater.rate(rows))

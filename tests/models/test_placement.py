@@ -1,5 +1,7 @@
 """Where a model answers: never on a device that is not there."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -35,8 +37,12 @@ def test_the_faster_dtype_is_taken_where_it_is_worth_its_rounding(monkeypatch):
 
 def test_what_scores_and_what_answers_for_a_stage_is_on_the_accelerator(monkeypatch, tiny_folder):
     # Told by its dtype, as there is no accelerator here.
-    monkeypatch.setattr("zephyr.models.loading.placement", lambda: Placement("cpu", "bfloat16"))
+    monkeypatch.setattr("zephyr.models.loading.placement", lambda dtype=None: Placement("cpu", dtype or "bfloat16"))
     assert load_to_score(Source(str(tiny_folder))).dtype == torch.bfloat16
     context = TeacherContext(template=ChatTemplateSection(), models={"sft": tiny_folder})
     for model in (str(tiny_folder), "stage:sft"):
         assert open_teacher(LocalSection(model=model), "writes", context).teacher._model.dtype == torch.bfloat16
+    # And in the dtype that a recipe asks for.
+    assert load_to_score(Source(str(tiny_folder)), "float32").dtype == torch.float32
+    asked = replace(context, dtype="float32")
+    assert open_teacher(LocalSection(model="stage:sft"), "writes", asked).teacher._model.dtype == torch.float32

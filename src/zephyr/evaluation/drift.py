@@ -38,7 +38,15 @@ def answer_statistics(rows: Sequence[Rated], model: str) -> AnswerStatistics:
     return AnswerStatistics(len(words), sum(map(len, words)) / len(words), len(set(pairs)) / max(1, len(pairs)))
 
 
-def divergence(rows: Sequence[Rated], model: str, policy: Source, first: Source, encoder: DialogueEncoder) -> float:
+def divergence(
+    rows: Sequence[Rated],
+    model: str,
+    policy: Source,
+    first: Source,
+    encoder: DialogueEncoder,
+    *,
+    dtype: str | None = None,
+) -> float:
     """The mean over the policy's answers of its log-prob minus that of the first model, in nats an answer.
 
     An estimate of the KL divergence from the first model, as the answers are drawn from the policy; 0 where no answer
@@ -49,7 +57,7 @@ def divergence(rows: Sequence[Rated], model: str, policy: Source, first: Source,
         return 0.0
     totals = []
     for source in (policy, first):
-        scorer = proven_scorer(load_to_score(source), [one.ids for one in sequences[0]][:NUM_COMPARED])
+        scorer = proven_scorer(load_to_score(source, dtype), [one.ids for one in sequences[0]][:NUM_COMPARED])
         table = score_table(scorer, sequences, max_tokens=_MAX_TOKENS, device=device_of(scorer))
         totals.append(float(table.logps.sum()))
     return (totals[0] - totals[1]) / sum(map(len, sequences))

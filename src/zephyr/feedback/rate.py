@@ -132,10 +132,9 @@ def _rater(plan: RatingPlan, teachers: Sequence[Teacher]) -> Rater:
         plan.rater,
         teachers,
         plan.judging,
-        seed=plan.context.seed,
+        plan.context,
         min_answers=plan.min_answers,
         chunk_rows=plan.chunk_rows,
-        offline=plan.context.offline,
     )
 
 

@@ -25,6 +25,7 @@ from zephyr.recipe.feedback_section import (
 from zephyr.records.fields import UnusableError, unusable
 from zephyr.records.messages import Message
 from zephyr.records.rows import ANSWER, Answer, Prompt, Rated
+from zephyr.teachers.opening import TeacherContext
 from zephyr.teachers.protocol import Teacher
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ _CHECKS = "checks"
 _REWARD = "reward"
 # Rows whose answers a reward model reads together.
 _REWARDED_ROWS = 32
+# Of a judge that no run and no command has opened.
+_ALONE = TeacherContext()
 
 
 class Rater(NamedTuple):
@@ -51,22 +54,21 @@ def rater_of(
     section: JudgeSection,
     teachers: Sequence[Teacher],
     judging: JudgingSection,
+    context: TeacherContext = _ALONE,
     *,
-    seed: int = 0,
     min_answers: int = 2,
     chunk_rows: int = CHUNK_ROWS,
-    offline: bool = False,
 ) -> Rater:
     """The judge of the section; `teachers`: the one that it asks, opened, and none for a judge that asks none."""
     if isinstance(section, RewardModelSection):
-        return Rater(section.model, partial(_scored_rows, section=section, min_answers=min_answers, offline=offline))
+        return Rater(section.model, partial(_scored_rows, section=section, context=context, min_answers=min_answers))
     if not isinstance(section, ChecksSection):
         (teacher,) = teachers
-        rate = partial(judge_tried, teacher=teacher, section=judging, seed=seed)
+        rate = partial(judge_tried, teacher=teacher, section=judging, seed=context.seed)
         return Rater(teacher.name, partial(rate, min_answers=min_answers, chunk_rows=chunk_rows))
     if section.beside is None:
         return Rater(_CHECKS, partial(_check_rows, section=section, min_answers=min_answers))
-    inner = partial(rater_of, section.beside.judge, teachers, judging, seed=seed, offline=offline)
+    inner = partial(rater_of, section.beside.judge, teachers, judging, context)
     beside = inner(min_answers=min_answers, chunk_rows=chunk_rows)
     words = wordings_of(judging).get(OVERALL)
     mixed = partial(_mixed, section=section, scale=scale_of(OVERALL) if words is None else words.scale)
@@ -139,13 +141,14 @@ def _check_rows(rows: Iterable[Rated], section: ChecksSection, min_answers: int)
 
 
 def _scored_rows(
-    rows: Iterable[Rated], section: RewardModelSection, min_answers: int, *, offline: bool
+    rows: Iterable[Rated], section: RewardModelSection, context: TeacherContext, min_answers: int
 ) -> Iterator[JudgedRow]:
     """The rows with the rewards of their answers as scores. Raises ModelError for a model that gives none."""
     from zephyr.models.source import Source
     from zephyr.teachers.reward_judge import RewardJudge  # not for judges that need no torch
 
-    judge, waiting = RewardJudge(Source(section.model, offline=offline)), iter(rows)
+    judge = RewardJudge(Source(section.model, offline=context.offline), context.dtype)
+    waiting = iter(rows)
     while chunk := list(islice(waiting, _REWARDED_ROWS)):
         read = [_dialogues(row, judge) if len(row.answers) >= max(min_answers, 1) else [] for row in chunk]
         rewards = judge.rewards([found if isinstance(found, list) else [] for found in read])

@@ -145,23 +145,25 @@ class Placement(NamedTuple):
     dtype: str
 
 
-def placement() -> Placement:
-    """The accelerator that is there with bfloat16, else the CPU with float32."""
+def placement(dtype: str | None = None) -> Placement:
+    """The accelerator that is there, else the CPU; in bfloat16 and float32 where no dtype is asked for."""
     # Unchecked, a torch that was built for CUDA names a GPU also where there is none.
     accelerator = torch.accelerator.current_accelerator(check_available=True)
-    return Placement("cpu", "float32") if accelerator is None else Placement(str(accelerator), "bfloat16")
+    usual = Placement("cpu", "float32") if accelerator is None else Placement(str(accelerator), "bfloat16")
+    return usual if dtype is None else usual._replace(dtype=dtype)
 
 
-def load_to_score(source: Source) -> PreTrainedModel:
-    """A model that answers and scores, on the accelerator if there is one. Raises ModelError."""
-    device, dtype = placement()
-    return load_model(source, dtype=dtype, device=device)
+def load_to_score(source: Source, dtype: str | None = None) -> PreTrainedModel:
+    """A model that answers and scores, placed as `placement` says. Raises ModelError."""
+    placed = placement(dtype)
+    return load_model(source, dtype=placed.dtype, device=placed.device)
 
 
 def fastest_placement() -> Placement:
-    """The same, but bfloat16 on a CPU that is measured to be much faster in it: for text that no run stores.
+    """The same, but bfloat16 on a CPU that is measured to be much faster in it.
 
-    What a run stores is float32 on every CPU, or its scores and answers would hang on which machine it was resumed.
+    For text that no run stores, and for a run whose recipe asks for it: that keeps what was measured when it began, or
+    its scores and answers would hang on which machine it is resumed.
     """
     found = placement()
     return found._replace(dtype=matmul_speed().dtype) if found.device == "cpu" else found

@@ -125,6 +125,10 @@ class RoundsSection(Section):
     patience: int = Field(1, ge=1, description="stop after so many rounds without a better score of `watch`")
 
 
+FASTEST: Final = "fastest"
+InferenceDtype: TypeAlias = Literal["float32", "bfloat16", "fastest"]
+
+
 class RecipeFields(Section):
     """The keys of a recipe, each validated alone; `Recipe` rejects those that conflict with each other."""
 
@@ -134,6 +138,11 @@ class RecipeFields(Section):
     offline: bool = Field(False, description="use no network")
     output_dir: Path = Field(Path("runs"), description="folder in which the run's folder is created")
     data_dir: Path = Field(Path(), description="folder that relative data paths are resolved in")
+    inference_dtype: InferenceDtype | None = Field(
+        None,
+        description="dtype of models that answer or are scored on this machine; null: bfloat16 on an accelerator, "
+        "float32 on a CPU; fastest: the faster one, measured when the run begins and kept for it",
+    )
     model: ModelSection = Field(description="the base model")
     chat_template: TemplateSection = Field(default_factory=ChatTemplateSection, description="chat template")
     synth: SynthSection | None = Field(None, description="dialogues from a teacher")

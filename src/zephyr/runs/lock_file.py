@@ -26,6 +26,7 @@ from zephyr.runs.stage_folder import StageKey
 FORMAT = 1
 # Settings of no result, which differ between machines.
 _PLACES = ("data_dir", "output_dir")
+_MEASURED_DTYPE = "measured_inference_dtype"
 _PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "peft", "numpy", "datasets", "pydantic")
 
 
@@ -116,8 +117,12 @@ def write_lock_file(
     *,
     model_revision: str | None,
     hub_sources: Sequence[str],
+    measured_dtype: str | None,
 ) -> None:
-    """Write what this run is made from into its folder; `hub_sources`: the data that it reads from the hub."""
+    """Write what this run is made from into its folder.
+
+    `hub_sources`: the data that it reads from the hub. `measured_dtype`: see `measured_dtype`.
+    """
     content = {
         "format": FORMAT,
         "recipe": recipe.model_dump(mode="json"),
@@ -131,9 +136,19 @@ def write_lock_file(
             "python": platform.python_version(),
             "cores": psutil.cpu_count(),
             "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
+            _MEASURED_DTYPE: measured_dtype,
         },
     }
     replace_text(folder / LOCK_FILE, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+
+def measured_dtype(folder: Path) -> str | None:
+    """The dtype in which models answer in the run of this folder, if it was measured when the run began."""
+    try:
+        content = json.loads((folder / LOCK_FILE).read_bytes())
+        return str(content["machine"][_MEASURED_DTYPE] or "") or None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def read_lock_file(path: Path) -> Pinned:

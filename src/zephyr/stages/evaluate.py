@@ -284,12 +284,11 @@ def _harness(work: Work, task: HarnessTask, number: int) -> Measured:
     from zephyr.evaluation.judged.bench import JudgedBench, parse_contestant
 
     recipe, measured = work.recipe, Measured()
-    located = _located(recipe, task)
+    located, cache_tokens = _located(recipe, task), _section(recipe).batch_tokens
     judge = None if task.judge is None else _judge(work, task.judge)
-    cache_tokens = _section(recipe).batch_tokens
     for stage, title in titles(work).items():
         model, out = str(model_made(work, stage)), work.folder / f"{number}-{task.name}-{stage}"
-        run = HarnessRun(out, recipe.offline, cache_tokens=cache_tokens)
+        run = HarnessRun(out, recipe.offline, dtype=recipe.inference_dtype, cache_tokens=cache_tokens)
         bench = None
         if judge is not None:
             bench = JudgedBench(
@@ -299,6 +298,7 @@ def _harness(work: Work, task: HarnessTask, number: int) -> Measured:
                 seed=recipe.seed,
                 offline=recipe.offline,
                 cache_tokens=cache_tokens,
+                dtype=recipe.inference_dtype,
                 # What an endpoint is paid for serves the whole run, and counts for its caps.
                 judge_ledger=work.run_folder / LEDGER if isinstance(judge, EndpointSection) else None,
             )

@@ -292,8 +292,7 @@ def _rate_here(work: Work, section: FeedbackSection) -> None:
         context, chunk_rows = answering_context(work), prompts_together(CHUNK_ROWS, asked.values())
         keys = {f"{FEEDBACK}.{key}": one for key, one in asked.items()}
         teachers = [ledgers.keep(open_teacher(one, "rates", context, where=key)) for key, one in keys.items()]
-        seed, offline = work.recipe.seed, work.recipe.offline
-        rater = rater_of(section.judge, teachers, section.judging, seed=seed, chunk_rows=chunk_rows, offline=offline)
+        rater = rater_of(section.judge, teachers, section.judging, context, chunk_rows=chunk_rows)
         found = rater.rate(_read(work, CANDIDATES))
         rated = write_judged(found, rater.name, work.folder / RATINGS, work.folder / CALLS, replace=True)
         replace_text(counts, json.dumps(json.loads(counts.read_bytes()) | {"ratings": rated}, indent=1))

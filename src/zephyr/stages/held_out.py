@@ -60,7 +60,8 @@ def preference_facts(work: Work, task: PreferenceTask) -> Facts:
         return {"preference/pairs": 0}
     policy, reference = Source(str(model_made(work, ALIGN)), offline=True), reference_source(work)
     logps, ref_logps = (
-        answer_logps(load_to_score(source), held, max_tokens=MAX_TOKENS) for source in (policy, reference)
+        answer_logps(load_to_score(source, work.recipe.inference_dtype), held, max_tokens=MAX_TOKENS)
+        for source in (policy, reference)
     )
     found = preference_metrics(
         logps, ref_logps, prompts=prompt_numbers(held), beta=align.objective.beta, seed=work.recipe.seed
@@ -123,7 +124,8 @@ def perplexity_facts(work: Work, task: PerplexityTask, titles: Mapping[str, str]
     for stage, title in titles.items():
         held = _dialogues(work, task, stage)
         if held:
-            model = load_to_score(Source(str(model_made(work, stage)), offline=True))
+            source = Source(str(model_made(work, stage)), offline=True)
+            model = load_to_score(source, work.recipe.inference_dtype)
             facts[f"perplexity/{title}"] = round(perplexity(model, held, max_tokens=MAX_TOKENS).perplexity, 4)
     if not facts:
         logger.warning("perplexity is not measured: no dialogue is held out; raise sft.data.eval_share")
@@ -139,7 +141,8 @@ def reward_facts(work: Work, task: RewardTask, stage: str, source: "Source") -> 
     rows = chain.from_iterable(open_all(work.recipe, task.sources, Chat))
     teacher = stage_teacher(work, stage, cache_tokens=work.recipe.evaluate.batch_tokens)
     dialogues = list(islice(rows, task.num_prompts))
-    found = score_rewards(teacher, RewardJudge(source), dialogues, task, seed=work.recipe.seed)
+    judge = RewardJudge(source, work.recipe.inference_dtype)
+    found = score_rewards(teacher, judge, dialogues, task, seed=work.recipe.seed)
     percent = {name: 100 * value for name, value in found.win_rate._asdict().items()} | {"n": found.win_rate.n}
     return {
         "mean reward": found.reward._asdict(),

@@ -44,7 +44,7 @@ class Stage:
     stage of a run begins. ``run``: makes the stage in ``work.folder`` and returns the facts to remember. ``version`` is
     raised when the code begins to make something else of the same settings. ``depends_on``: settings outside the
     stage's own section that its result depends on, beside the seed, by their key in the recipe. ``trains``: every rank
-    takes part.
+    takes part; the other stages depend on the dtype in which models answer, too.
     """
 
     name: str

@@ -52,7 +52,7 @@ class TeacherContext:
     model on this machine answers in the template of its own tokenizer, and the hash of its weights is part of its
     identity, as a command's ledger may outlive the model. `models`: the folders that
     `stage:NAME` stands for, by NAME. `cache_tokens`: tokens of key-value cache while a model on this machine answers,
-    None: by the device.
+    None: by the device. `dtype`: of such a model, None: by the device.
     """
 
     seed: int = 0
@@ -61,6 +61,7 @@ class TeacherContext:
     template_text: TemplateText | None = None
     models: Mapping[str, Path] = field(default_factory=dict)
     cache_tokens: int | None = None
+    dtype: str | None = None
 
 
 def stage_context(recipe: "Recipe", stage: str, inputs: Mapping[str, Path]) -> TeacherContext:
@@ -74,7 +75,7 @@ def stage_context(recipe: "Recipe", stage: str, inputs: Mapping[str, Path]) -> T
         from zephyr.models.chat_templates import read_chat_template
 
         text = read_chat_template(template, data_dir=recipe.data_dir, offline=recipe.offline)
-    return TeacherContext(recipe.seed, recipe.offline, template, text, models)
+    return TeacherContext(recipe.seed, recipe.offline, template, text, models, dtype=recipe.inference_dtype)
 
 
 class OpenedTeacher(NamedTuple):
@@ -262,7 +263,7 @@ def _open_local(section: LocalSection, context: TeacherContext, where: str) -> O
     from zephyr.teachers.local import LocalTeacher
 
     source = model_source(section.model, context, where=where)
-    device, dtype = placement()
+    device, dtype = placement(context.dtype)
     loaded = load(source, dtype=dtype, device=device)
     encoder = _encoder(loaded.tokenizer, context)
     teacher = LocalTeacher(loaded.model, encoder, name=section.model, max_cache_tokens=context.cache_tokens)

@@ -23,13 +23,13 @@ TOKENS_TOGETHER = 8192  # that are scored together
 
 
 class RewardJudge:
-    """A reward model in memory, on the accelerator if there is one, with the chat template of its own tokenizer.
+    """A reward model in memory, placed as `placement` says, with the chat template of its own tokenizer.
 
     It is proven on the first answers that it is given. Raises ModelError for a source that is none.
     """
 
-    def __init__(self, source: Source) -> None:
-        device, self.dtype = placement()
+    def __init__(self, source: Source, dtype: str | None = None) -> None:
+        device, self.dtype = placement(dtype)
         self.model = load_reward_model(source, dtype=self.dtype, device=device)
         self.encoder = DialogueEncoder(load_tokenizer(source), ChatTemplateSection(name="own"))
         self.name = source.name

@@ -77,7 +77,7 @@ class JudgedBench:
     `data`: the folder of the benchmark's files; `limit`: only the first so many questions; `ledger`: the file of all
     calls, if not one of `out` alone; `judge_ledger`: one of the judge's calls, which others share. `cap_tokens`: the
     most tokens of all calls in a ledger. `seed`: of sampling, and of the scripted teacher. `cache_tokens`: tokens of
-    key-value cache while a model on this machine answers, None: by the device.
+    key-value cache while a model on this machine answers, None: by the device; `dtype`: of such a model, likewise.
     """
 
     contestants: tuple[Contestant, ...]
@@ -88,6 +88,7 @@ class JudgedBench:
     seed: int = 0
     offline: bool = False
     cache_tokens: int | None = None
+    dtype: str | None = None
     cap_tokens: int | None = None
     ledger: Path | None = None
     judge_ledger: Path | None = None
@@ -112,7 +113,7 @@ class JudgedBench:
 
     def open(self, section: TeacherSection, role: TeacherRole, ledger: Ledger, *, where: str) -> Respondent:
         """The teacher with its answers kept in the ledger. Raises what `open_teacher` does."""
-        context = TeacherContext(self.seed, self.offline, cache_tokens=self.cache_tokens)
+        context = TeacherContext(self.seed, self.offline, cache_tokens=self.cache_tokens, dtype=self.dtype)
         opened = open_teacher(section, role, context, where=where)
         size = LOCAL_BATCH if isinstance(section, LocalSection) else CallBatches().size
         return Respondent(opened.with_ledger(ledger), hashlib.sha256(opened.identity.encode()).hexdigest()[:16], size)
