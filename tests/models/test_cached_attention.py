@@ -34,13 +34,17 @@ class Written:
         row = CacheRow(Sample([5, 6], RULES, None, seed=(0,)), path, rest, len(path))
         return row, rest
 
-    def check(self, pools, stretches):
-        """One step with random numbers; what comes out is what each token's own sequence gives."""
-        step = Step(pools, stretches, torch.device("cpu"))
+    def check(self, pools, stretches, true=None):
+        """One step with random numbers; what comes out is what each token's own sequence gives.
+
+        `true`: rows that guess two tokens, by how many of these come true.
+        """
+        true = true or {}
+        step = Step(pools, stretches, torch.device("cpu"), dict.fromkeys(true, (7, 8)))
         count = len(step.positions)
         query, key, value = drawn(HEADS, count), drawn(KV_HEADS, count), drawn(KV_HEADS, count)
         found = attend(query, key, value, step, self.scores, window=self.window, sinks=self.sinks)
-        owners = [(row, row.path) for row in step.rows]
+        owners = [(row, row.path) for row in step.rows for _ in range(3 if row in true else 1)]
         owners += [(one.segment, one.segment.path) for one in stretches for _ in range(one.num_tokens)]
         # All new tokens are held before any attends: a stretch may follow one of the same step.
         for token, (owner, _) in enumerate(owners):
@@ -54,6 +58,10 @@ class Written:
             )
             assert torch.allclose(found[token], self.alone(query[:, token], keys, values), atol=1e-12)
         step.advance()
+        for row, count in true.items():
+            row.length += count
+            for kept in (self.keys, self.values):
+                kept[row] = kept[row][: len(kept[row]) - 2 + count]
 
     def alone(self, query, keys, values):
         """Attention (Hq, D) of the last token to keys and values (H, k, D)."""
@@ -106,9 +114,12 @@ def test_every_token_attends_to_its_own_sequence(settings, cheap_bytes, monkeypa
     # One leaves, the last row takes its place, and the others outgrow their pool.
     written.check(list(written.held.pools.values()), [])
     written.held.drop(second)
-    for _ in range(CAPACITIES[0]):
+    for number in range(CAPACITIES[0] - 6):
         written.held.make_room()
-        written.check(list(written.held.pools.values()), [])
+        true = {3: {first: 2}, 6: {first: 0, alone: 1}, 9: {first: 2, third: 2, alone: 0}}.get(number % 10, {})
+        pools = list(written.held.pools.values())
+        capacity = {row: pool.capacity for pool in pools for row in pool.rows}
+        written.check(pools, [], {row: count for row, count in true.items() if row.length + 3 <= capacity[row]})
     assert list(written.held.pools) == [CAPACITIES[1]]
 
 

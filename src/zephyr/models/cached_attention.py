@@ -8,7 +8,9 @@ it. The parts are merged by their log-sum-exp, as in FlashAttention (arXiv 2205.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import NamedTuple
 
 import torch
@@ -50,34 +52,81 @@ class _Shared(NamedTuple):
 class _View(NamedTuple):
     """What the tokens of a step see through one window."""
 
-    pools: tuple[Tensor, ...]  # masks (R, 1, 1, W)
+    pools: tuple[Tensor, ...]  # masks (R, 1, N, W), N the most new tokens of a row
     stretches: tuple[Tensor | None, ...]  # masks (k, keys); None: causal
     shared: tuple[_Shared, ...]
 
 
+class _Pooled(NamedTuple):
+    """The new tokens of a pool's R rows: where their keys and values go, and what each of them sees.
+
+    `places`: rows (T,) and places in them (T,). `lengths` (R, N): the last place that a token sees, where rows with
+    fewer than N are padded. `taken` (R * N,), `kept` (T,): tokens as padded rows, and back; None: a token each.
+    """
+
+    places: tuple[Tensor, Tensor]
+    lengths: Tensor
+    taken: Tensor | None = None
+    kept: Tensor | None = None
+
+    @property
+    def num_tokens(self) -> int:
+        """Of all rows."""
+        return len(self.places[0])
+
+
 @dataclass
 class Step:
-    """The new tokens of one forward: one of every row in `pools`, in their order, and then the `stretches`."""
+    """The new tokens of one forward: those of every row in `pools`, in their order, and then the `stretches`.
+
+    A row has its newest token, and behind it what `guesses` say.
+    """
 
     pools: list[RowPool]
     stretches: list[Stretch]
     device: torch.device
+    guesses: Mapping[CacheRow, Sequence[int]] = field(default_factory=dict)
     _dtype: torch.dtype = torch.float32  # of the layers' keys and values, which need not be the weights'
     _layer: int = -1
     _views: dict[int | None, _View] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        rows = [row for pool in self.pools for row in pool.rows]
-        self.rows = rows
-        lengths = [self._sent([row.length for row in pool.rows]) for pool in self.pools]
-        self.places = [(torch.arange(len(one), device=self.device), one) for one in lengths]
-        ids, positions = [row.sample.newest for row in rows], [row.start + row.length for row in rows]
+        self.rows = [row for pool in self.pools for row in pool.rows]
+        self.pooled = [self._pooled(pool) for pool in self.pools]
+        ids: list[int] = []
+        positions: list[int] = []
+        for row in self.rows:
+            ids += [row.sample.newest, *self.guesses.get(row, ())]
+            positions += range(row.start + row.length, row.start + row.length + self.num_new(row))
         for segment, count, _ in self.stretches:
             done = segment.num_computed
             ids += segment.ids[done : done + count].tolist()
             positions += range(segment.start + done, segment.start + done + count)
         self.ids = self._sent(ids)[None]
         self.positions = positions
+
+    def num_new(self, row: CacheRow) -> int:
+        """How many new tokens a row has."""
+        return 1 + len(self.guesses.get(row, ()))
+
+    def _pooled(self, pool: RowPool) -> _Pooled:
+        counts = [self.num_new(row) for row in pool.rows]
+        rows = [number for number, count in enumerate(counts) for _ in range(count)]
+        behind = [place for count in counts for place in range(count)]
+        starts = self._sent([row.length for row in pool.rows])
+        if max(counts) == 1:
+            return _Pooled((torch.arange(len(counts), device=self.device), starts), starts[:, None])
+        places = (
+            self._sent(rows),
+            self._sent([pool.rows[row].length + one for row, one in zip(rows, behind, strict=True)]),
+        )
+        most, firsts = max(counts), list(accumulate(counts, initial=0))
+        # A row with fewer new tokens asks for its last one again.
+        padded = [[min(one, count - 1) for one in range(most)] for count in counts]
+        taken = self._sent([first + one for first, ones in zip(firsts, padded, strict=False) for one in ones])
+        kept = self._sent([row * most + one for row, one in zip(rows, behind, strict=True)])
+        lengths = starts[:, None] + self._sent([one for ones in padded for one in ones]).view(-1, most)
+        return _Pooled(places, lengths, taken, kept)
 
     def _sent(self, numbers: list[int]) -> Tensor:
         """Whole numbers (n,) on the device, for which the host does not wait."""
@@ -106,9 +155,9 @@ class Step:
         self._layer += 1
         self._dtype = values.dtype
         first, by_token = 0, (keys.transpose(0, 1), values.transpose(0, 1))
-        for pool, places in zip(self.pools, self.places, strict=True):
-            new = slice(first, first + len(pool.rows))
-            pool.write(self._layer, places, by_token[0][new], by_token[1][new])
+        for pool, pooled in zip(self.pools, self.pooled, strict=True):
+            new = slice(first, first + pooled.num_tokens)
+            pool.write(self._layer, pooled.places, by_token[0][new], by_token[1][new])
             first = new.stop
         for segment, count, _ in self.stretches:
             new = slice(first, first + count)
@@ -120,8 +169,8 @@ class Step:
         """What is seen through a window, derived once a step."""
         if window not in self._views:
             pools = tuple(
-                self._pool_mask(pool, lengths, window)
-                for pool, (_, lengths) in zip(self.pools, self.places, strict=True)
+                self._pool_mask(pooled.lengths, max(row.length + self.num_new(row) for row in pool.rows), window)
+                for pool, pooled in zip(self.pools, self.pooled, strict=True)
             )
             stretches = tuple(self._stretch_mask(one, window) for one in self.stretches)
             self._views[window] = _View(pools, stretches, tuple(self._shared(window)))
@@ -130,12 +179,13 @@ class Step:
     def _bias(self, is_seen: Tensor) -> Tensor:
         return torch.zeros(is_seen.shape, dtype=self._dtype, device=self.device).masked_fill_(~is_seen, -torch.inf)
 
-    def _pool_mask(self, pool: RowPool, lengths: Tensor, window: int | None) -> Tensor:
-        keys = torch.arange(max(row.length for row in pool.rows) + 1, device=self.device)
-        is_seen = keys <= lengths[:, None]
+    def _pool_mask(self, lengths: Tensor, width: int, window: int | None) -> Tensor:
+        """Of new tokens at the places `lengths` (R, N) in their rows."""
+        keys = torch.arange(width, device=self.device)
+        is_seen = keys <= lengths[..., None]
         if window is not None:
-            is_seen &= lengths[:, None] - keys < window
-        return self._bias(is_seen[:, None, None])
+            is_seen &= lengths[..., None] - keys < window
+        return self._bias(is_seen[:, None])
 
     def _stretch_mask(self, stretch: Stretch, window: int | None) -> Tensor | None:
         done, end = stretch.segment.num_computed, stretch.segment.num_computed + stretch.num_tokens
@@ -147,10 +197,10 @@ class Step:
     def _shared(self, window: int | None) -> list[_Shared]:
         """The shared segments by their depth in the tree, with the tokens that see something of them."""
         levels: list[dict[CacheSegment, list[int]]] = []
-        first = len(self.rows)
-        seers = [(row.path, [number]) for number, row in enumerate(self.rows)]
-        for segment, count, _ in self.stretches:
-            seers.append((segment.path, list(range(first, first + count))))
+        seers, first = [], 0
+        counts = [(row.path, self.num_new(row)) for row in self.rows]
+        for path, count in (*counts, *((segment.path, count) for segment, count, _ in self.stretches)):
+            seers.append((path, list(range(first, first + count))))
             first += count
         for path, tokens in seers:
             for depth, segment in enumerate(path):
@@ -217,11 +267,12 @@ def attend(
     grouped = query.view(key.shape[0], -1, *query.shape[1:])  # (H, G, T, D)
     by_token = grouped.permute(2, 0, 1, 3)  # (T, H, G, D)
     parts, first = [], 0
-    for pool, mask in zip(step.pools, view.pools, strict=True):
+    for pool, pooled, mask in zip(step.pools, step.pooled, view.pools, strict=True):
         num_rows, width = mask.shape[0], mask.shape[-1]
         held = [tensors[layer][:num_rows, :, :width] for tensors in (pool.keys, pool.values)]
-        parts.append(scores.part(by_token[first : first + num_rows], held[0], held[1], mask))
-        first += num_rows
+        new = by_token[first : first + pooled.num_tokens]
+        parts.append(_pool_part(new, held[0], held[1], pooled, mask, scores))
+        first += pooled.num_tokens
     for (segment, count, _), bias in zip(step.stretches, view.stretches, strict=True):
         end, groups = segment.num_computed + count, (-1, grouped.shape[1], -1, -1)
         # Expanded, not copied, to every query head of a group.
@@ -240,6 +291,20 @@ def attend(
         share = torch.sigmoid(merged.lse - sinks.view(merged.lse.shape[1:]).to(merged.lse.dtype))
         merged = AttentionPart(merged.values * share[..., None], merged.lse)
     return merged.values.flatten(1, 2).to(value.dtype)
+
+
+def _pool_part(
+    query: Tensor, keys: Tensor, values: Tensor, pooled: _Pooled, mask: Tensor, scores: ScoreRule
+) -> AttentionPart:
+    """What the rows' own keys (R, H, W, D) give to their new tokens (T, H, G, D)."""
+    if pooled.taken is None:
+        return scores.part(query, keys, values, mask)
+    num_groups, size = query.shape[2:]
+    by_row = query[pooled.taken].view(len(keys), -1, *query.shape[1:])  # (R, N, H, G, D)
+    part = scores.part(by_row.transpose(1, 2).flatten(2, 3), keys, values, mask.repeat_interleave(num_groups, 2))
+    found = part.values.view(len(keys), keys.shape[1], -1, num_groups, size).transpose(1, 2)
+    lse = part.lse.view(len(keys), keys.shape[1], -1, num_groups).transpose(1, 2)
+    return AttentionPart(found.flatten(0, 1)[pooled.kept], lse.flatten(0, 1)[pooled.kept])
 
 
 def _joined(tensors: list[Tensor], dim: int = 0) -> Tensor:

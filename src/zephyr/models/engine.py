@@ -19,7 +19,7 @@ from zephyr.models.cached_attention import CACHED
 from zephyr.models.few_rows import fast_for_few_rows
 from zephyr.models.host_memory import keep_freed_memory
 from zephyr.models.loading import plain_attention
-from zephyr.models.own_cache import OwnCacheDecoder
+from zephyr.models.own_cache import NextLogits, OwnCacheDecoder
 from zephyr.models.packed_decoding import PackedDecoder, bytes_per_token, why_not_packed
 from zephyr.models.samples import DrawnToken, Sample
 from zephyr.models.sampling import draw
@@ -78,9 +78,9 @@ class DecodingEngine:
             self._waiting.extend(kept)
         self._decoder.drop_unwanted()
         self._decoder.admit(self._waiting)
-        for samples, logits in self._decoder.step():
-            if samples:
-                self._draw(samples, logits)
+        for found in self._decoder.step():
+            if found.samples:
+                self._draw(found)
         self._decoder.drop_unwanted()
         self._waiting.extendleft(self._decoder.put_back())
 
@@ -91,8 +91,10 @@ class DecodingEngine:
             sample.is_unwanted = True
             sample.listener.failed(error)
 
-    def _draw(self, samples: Sequence[Sample], logits: Tensor) -> None:
-        """Draw the next token of every sample from logits (n, V), and tell of it."""
+    def _draw(self, found: NextLogits) -> None:
+        """Draw the next token of every sample, and what is behind guesses that come true, and tell of them."""
+        logits, behind = found.logits, [found.guesses.get(sample, ()) for sample in found.samples]
+        samples = [sample for sample, guesses in zip(found.samples, behind, strict=True) for _ in (0, *guesses)]
         # Log-probs are those under the model itself, before anything is done to its logits.
         own = logits if logits.dtype == torch.float64 else logits.float()
         adjusted = [(row, sample) for row, sample in enumerate(samples) if sample.is_adjusted]
@@ -107,11 +109,17 @@ class DecodingEngine:
         chosen = logps.gather(1, ids[:, None])[:, 0]
         # Both in one wait for the device; no id is too large for a double.
         numbers = torch.stack([ids.double(), chosen.double()]).tolist()
-        for row, sample in enumerate(samples):
+        row = 0
+        for sample, guesses in zip(found.samples, behind, strict=True):
             try:
-                self._tell(sample, int(numbers[0][row]), numbers[1][row], logps[row])
+                for place, guess in enumerate((*guesses, None), row):
+                    token = int(numbers[0][place])
+                    self._tell(sample, token, numbers[1][place], logps[place])
+                    if token != guess:
+                        break
             except Exception as error:  # noqa: BLE001 - the boundary between the samples of different requests
                 self.fail([sample], error)
+            row += 1 + len(guesses)
 
     def _tell(self, sample: Sample, token: int, logp: float, logps: Tensor) -> None:
         """Give the sample its token, and end it where that ends it. Raises whatever its listener raises."""

@@ -12,6 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from zephyr.models.host_memory import new_mapped
+from zephyr.models.lookahead import Lookup
 from zephyr.models.samples import Sample
 from zephyr.trees.forest import Ids
 
@@ -63,6 +64,16 @@ class CacheRow:
     rest: CacheSegment | None
     num_read: int
     length: int = 0
+    lookup: Lookup | None = None
+    #: How many tokens were written when the last ones were guessed; None where all are counted in `length`.
+    guessed_behind: int | None = None
+
+    def guess(self) -> list[int]:
+        """What a greedy sample may say behind its newest token; nothing for another one, and where there is no hint."""
+        if not self.sample.is_greedy:
+            return []
+        self.lookup = self.lookup or Lookup(self.sample)
+        return self.lookup.guess()
 
     @property
     def start(self) -> int:
@@ -135,11 +146,11 @@ class RowPool:
         return max(together) < self.capacity and padding * token_bytes <= CHEAP_PADDING_BYTES
 
     def write(self, layer: int, places: tuple[Tensor, Tensor], keys: Tensor, values: Tensor) -> None:
-        """Take the keys and values (R, H, D) of one more token of every row; `places`: rows (R,), lengths (R,)."""
+        """Take the keys and values (T, H, D) of the rows' new tokens; `places`: rows (T,) and places in them (T,)."""
         rows, lengths = places
         if len(self.rows) == 1:  # what several rows need costs one as much as its attention
-            length = self.rows[0].length
-            self.keys[layer][0, :, length], self.values[layer][0, :, length] = keys[0], values[0]
+            new = slice(self.rows[0].length, self.rows[0].length + len(keys))
+            self.keys[layer][0, :, new], self.values[layer][0, :, new] = keys.transpose(0, 1), values.transpose(0, 1)
             return
         self.keys[layer][rows, :, lengths] = keys
         self.values[layer][rows, :, lengths] = values

@@ -5,8 +5,9 @@ The samples of one prompt decode together; different prompts do not, for states 
 
 import inspect
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
@@ -20,10 +21,14 @@ from zephyr.models.samples import Sample
 
 
 class NextLogits(NamedTuple):
-    """Samples whose next token can be drawn, and the logits (n, V) for it."""
+    """Samples whose next token can be drawn, and the logits (n, V) for it: a row each.
+
+    A sample with `guesses` has a row more for each of them, for the token behind it if it comes true.
+    """
 
     samples: list[Sample]
     logits: Tensor
+    guesses: Mapping[Sample, Sequence[int]] = MappingProxyType({})
 
 
 @dataclass

@@ -6,8 +6,9 @@ prompts share is a segment that is computed and held once. Where there is no roo
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
+from types import MappingProxyType
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -19,6 +20,7 @@ from zephyr.models.attention import CannotShareError, why_not_shared
 from zephyr.models.cached_attention import CACHED, Step, Stretch
 from zephyr.models.key_values import CacheRow, CacheSegment, KeyValues, RowPool
 from zephyr.models.loading import num_embeddings, plain_attention
+from zephyr.models.lookahead import step_width
 from zephyr.models.own_cache import NextLogits, takes
 from zephyr.models.samples import DrawRules, Sample
 from zephyr.recipe.teacher_section import SamplingSection
@@ -36,6 +38,7 @@ LOOKAHEAD = 128
 SPARE_TOKENS = 16
 
 _log = logging.getLogger(__name__)
+_NOTHING: Mapping[CacheRow, Sequence[int]] = MappingProxyType({})
 
 Fail = Callable[[Sequence[Sample], Exception], None]
 
@@ -51,6 +54,7 @@ class PackedDecoder:
         self._rows: list[CacheRow] = []
         self._keeps = takes(model, "logits_to_keep")
         self._token_bytes = bytes_per_token(model)
+        self._width = step_width(model)
 
     @property
     def samples(self) -> list[Sample]:
@@ -58,7 +62,11 @@ class PackedDecoder:
         return [row.sample for row in self._rows]
 
     def drop_unwanted(self) -> None:
-        """Let go of the samples that nobody wants."""
+        """Let go of the samples that nobody wants, and count the guesses that came true in the others."""
+        for row in self._rows:
+            if row.guessed_behind is not None:
+                row.length += max(0, len(row.sample.written) - row.guessed_behind - 1)
+                row.guessed_behind = None
         # Backwards, for a pool's last row leaves without another that must take its place.
         for row in [row for row in reversed(self._rows) if row.sample.is_unwanted]:
             self._drop(row)
@@ -93,7 +101,7 @@ class PackedDecoder:
         self._held.make_room()
         pools, stretches = list(self._held.pools.values()), self._stretches()
         try:
-            return [self._compute(pools, stretches)]
+            return [self._compute(pools, stretches, self._guesses(pools))]
         except Exception as error:  # noqa: BLE001 - the boundary between the samples of different requests
             parts: list[tuple[list[RowPool], list[Stretch]]] = [(pools, [])] if pools else []
             parts += [([], [stretch]) for stretch in stretches]
@@ -158,17 +166,33 @@ class PackedDecoder:
                     break
         return list(chosen.values())
 
-    def _compute(self, pools: list[RowPool], stretches: list[Stretch]) -> NextLogits:
-        step = Step(pools, stretches, self._model.device)
-        ends = np.cumsum([len(step.rows), *(count for _, count, _ in stretches)])[1:] - 1
-        kept = [*range(len(step.rows)), *(int(end) for end, one in zip(ends, stretches, strict=True) if one.row)]
+    def _guesses(self, pools: list[RowPool]) -> dict[CacheRow, list[int]]:
+        """What is guessed of the rows' next tokens, as far as it costs little and there is room for it."""
+        room = self._width - sum(len(pool.rows) for pool in pools)
+        if room <= 0:
+            return {}
+        found = {row: row.guess()[: pool.capacity - row.length - 1] for pool in pools for row in pool.rows}
+        guesses = {row: guess for row, guess in found.items() if guess}
+        most = room // max(1, len(guesses))
+        return {row: guess[:most] for row, guess in guesses.items() if most}
+
+    def _compute(
+        self, pools: list[RowPool], stretches: list[Stretch], guesses: Mapping[CacheRow, Sequence[int]] = _NOTHING
+    ) -> NextLogits:
+        step = Step(pools, stretches, self._model.device, guesses)
+        num_new = sum(map(step.num_new, step.rows))
+        ends = np.cumsum([num_new, *(count for _, count, _ in stretches)])[1:] - 1
+        kept = [*range(num_new), *(int(end) for end, one in zip(ends, stretches, strict=True) if one.row)]
         logits = step.forward_through(self._model, kept, keeps=self._keeps)
         whole = [stretch.row for stretch in stretches if stretch.row is not None]
         for row in whole:
             self._held.place(row)
         # Behind all that can fail, for then the step is computed again.
         step.advance()
-        return NextLogits([row.sample for row in (*step.rows, *whole)], logits)
+        for row in guesses:
+            row.guessed_behind = len(row.sample.written)
+        samples = [row.sample for row in (*step.rows, *whole)]
+        return NextLogits(samples, logits, {row.sample: guess for row, guess in guesses.items()})
 
     def _one_by_one(self, parts: Sequence[tuple[list[RowPool], list[Stretch]]]) -> list[NextLogits]:
         """The same part by part, to end those samples alone that cannot be computed."""

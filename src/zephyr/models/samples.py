@@ -83,6 +83,8 @@ class Sample:
         self.is_adjusted = bool(
             rules.frequency_penalty or rules.presence_penalty or rules.logit_bias or grammar is not None
         )
+        #: Whether its next token is the likeliest, whatever was drawn before.
+        self.is_greedy = not self.is_adjusted and rules.sampling.temperature == 0
         self.written: list[int] = []
         #: Log-probs of what is written, under the model itself.
         self.logps: list[float] = []
