@@ -134,7 +134,7 @@ def test_a_store_of_the_other_kind_is_refused(tmp_path):
 
 
 MILLION_ROWS = """
-import resource, sys
+import sys
 from pathlib import Path
 import numpy as np
 from zephyr.data.tokenize.token_store import DialogueStore, Dialogue, TokenWriter
@@ -145,13 +145,14 @@ with TokenWriter(Path(sys.argv[1]), "dialogues") as writer:
 store = DialogueStore(Path(sys.argv[1]))
 assert len(store) == 1_000_000
 assert sum(len(row.ids) for row in store) == store.num_tokens
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+status = Path("/proc/self/status").read_text()
+print(1024 * int(status.partition("VmHWM:")[2].split()[0]))
 """
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells a process its own peak memory")
 def test_a_million_rows_are_written_and_read_in_little_memory(tmp_path):
     command = [sys.executable, "-c", MILLION_ROWS, str(tmp_path / "store")]
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ)
-    unit = 1 if sys.platform == "darwin" else 1024
-    assert int(done.stdout) * unit < 1e9
+    assert int(done.stdout) < 1e9
