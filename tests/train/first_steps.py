@@ -36,6 +36,7 @@ from zephyr.errors import ZephyrError
 from zephyr.models import batch_scoring, own_forward
 from zephyr.models.adapters import add_lora
 from zephyr.models.collectives import rank, world_size
+from zephyr.models.few_rows import has_amx
 from zephyr.models.loading import load
 from zephyr.models.rounding import Rounding
 from zephyr.models.scorer import ForestScorer
@@ -321,7 +322,7 @@ def main(model: str, rows: Path, folder: Path, precisions: Sequence[str], steps:
     with process_group(pick_device()):
         for number, (precision, is_lora) in enumerate(product(precisions, loras)):
             setting = Setting(model, precision, is_lora, steps, with_faults=not is_lora and "no-faults" not in words)
-            kept = quick_products_in_16_bits() if "bf16" in precision else None
+            kept = quick_products_in_16_bits() if "bf16" in precision and not has_amx() else None
             for line in lines_of(setting, chosen, rows, folder / f"{number}"):
                 if rank() == 0:
                     print(json.dumps(line), flush=True)
