@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate
 from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
@@ -110,27 +111,23 @@ class Step:
         return 1 + len(self.guesses.get(row, ()))
 
     def _pooled(self, pool: RowPool) -> _Pooled:
-        counts = [self.num_new(row) for row in pool.rows]
-        rows = [number for number, count in enumerate(counts) for _ in range(count)]
-        behind = [place for count in counts for place in range(count)]
-        starts = self._sent([row.length for row in pool.rows])
-        if max(counts) == 1:
+        held = np.array([row.length for row in pool.rows])
+        counts = np.array([self.num_new(row) for row in pool.rows])
+        most = int(counts.max())
+        if most == 1:
+            starts = self._sent(held)
             return _Pooled((torch.arange(len(counts), device=self.device), starts), starts[:, None])
-        places = (
-            self._sent(rows),
-            self._sent([pool.rows[row].length + one for row, one in zip(rows, behind, strict=True)]),
-        )
-        most, firsts = max(counts), list(accumulate(counts, initial=0))
-        # A row with fewer new tokens asks for its last one again.
-        padded = [[min(one, count - 1) for one in range(most)] for count in counts]
-        taken = self._sent([first + one for first, ones in zip(firsts, padded, strict=False) for one in ones])
-        kept = self._sent([row * most + one for row, one in zip(rows, behind, strict=True)])
-        lengths = starts[:, None] + self._sent([one for ones in padded for one in ones]).view(-1, most)
-        return _Pooled(places, lengths, taken, kept)
+        # Of each token its row, and how many new ones of the row are before it; of padding those of the row's last one.
+        rows, firsts = np.repeat(np.arange(len(counts)), counts), np.cumsum(counts) - counts
+        behind = np.arange(len(rows)) - firsts[rows]
+        padded = np.minimum(np.arange(most), counts[:, None] - 1)
+        places = self._sent(rows), self._sent(held[rows] + behind)
+        taken, kept = self._sent((firsts[:, None] + padded).ravel()), self._sent(rows * most + behind)
+        return _Pooled(places, self._sent(held[:, None] + padded), taken, kept)
 
-    def _sent(self, numbers: list[int]) -> Tensor:
-        """Whole numbers (n,) on the device, for which the host does not wait."""
-        return sent(torch.tensor(numbers, dtype=torch.int64), self.device)
+    def _sent(self, numbers: Sequence[int] | npt.NDArray[np.int64]) -> Tensor:
+        """Whole numbers on the device, for which the host does not wait."""
+        return sent(torch.as_tensor(numbers, dtype=torch.int64), self.device)
 
     def forward_through(self, model: nn.Module, kept: list[int], *, keeps: bool) -> Tensor:
         """The logits (n, V) after the `kept` tokens; `keeps`: the model can leave out the others itself."""
