@@ -14,12 +14,16 @@ from tests.mini import TRAIN, mini_fields
 from zephyr.data.tokenize.templates import jinja_of
 from zephyr.data.tokenize.token_store import PreferenceStore
 from zephyr.errors import DeviceError
-from zephyr.models.loading import save_model
+from zephyr.models.loading import Placement, save_model
+from zephyr.models.matmul_speed import MatmulSpeed
 from zephyr.models.tiny import tiny_model, tiny_tokenizer
 from zephyr.pipeline import run_recipe
 from zephyr.recipe.model_section import ChatTemplateSection
 from zephyr.recipe.schema import Recipe
+from zephyr.recipe.stage_sections import SftSection
+from zephyr.recipe.train_section import TrainSection
 from zephyr.records.writing import write_jsonl
+from zephyr.stages.training_setup import slow_precision
 
 
 def run(fields, until=None):
@@ -169,3 +173,21 @@ def test_the_model_works_in_a_plain_transformers_pipeline(trained):
     talk = pipeline("text-generation", model=str(model))
     answer = talk([{"role": "user", "content": "How much is 1 + 1?"}], max_new_tokens=4)[0]["generated_text"]
     assert [message["role"] for message in answer] == ["user", "assistant"]
+
+
+@pytest.mark.parametrize(
+    ("device", "precision", "flops", "expected"),
+    [
+        ("cpu", "bf16", (58e9, 0.6e9), "this processor multiplies bfloat16 97 times as slowly as float32; set float32"),
+        ("cpu", "pure_bf16", (58e9, 0.6e9), "precision pure_bf16: "),
+        ("cpu", "bf16", (333e9, 2175e9), None),
+        ("cpu", "float32", (58e9, 0.6e9), None),
+        ("cuda", "bf16", (58e9, 0.6e9), None),
+    ],
+)
+def test_a_precision_that_a_processor_is_slow_in_is_told(monkeypatch, device, precision, flops, expected):
+    monkeypatch.setattr("zephyr.models.loading.placement", lambda: Placement(device, "float32"))
+    monkeypatch.setattr("zephyr.models.matmul_speed.matmul_speed", lambda: MatmulSpeed(*flops))
+    said = slow_precision(SftSection(train=TrainSection(learning_rate=1e-5, precision=precision)))
+    assert (said is None) == (expected is None)
+    assert expected is None or expected in said

@@ -137,7 +137,9 @@ def first_step(
     rounding = checked or self_check.check_before_training(job, scorer)
     ref_logps = None
     if job.objective.needs_reference:
-        ref_logps = self_check.proven_ref_logps(job, scorer, job.folder.name.encode().hex(), rounding=rounding)
+        ref_logps = self_check.proven_ref_logps(
+            job, scorer, f"{job.settings.precision} {job.folder}".encode().hex(), rounding=rounding
+        )
     batch = make_batch(job.objective, job.examples, ref_logps)
     gather_anew(scorer)
     shares = accumulate_gradients(scorer, batch, job.settings)

@@ -32,7 +32,7 @@ from zephyr.stages.start import (
     template_and_model,
 )
 from zephyr.stages.training_preview import check, estimate, steps_of
-from zephyr.stages.training_setup import check_device, check_setup, none_held_out, replaced_template
+from zephyr.stages.training_setup import check_device, check_setup, none_held_out, replaced_template, slow_precision
 
 # In the run's folder: log-probs of reference models, shared by its stages.
 REFERENCE = "reference"
@@ -162,6 +162,9 @@ def read_ahead(work: Work) -> Facts:
     """
     section = section_of(work.recipe, work.stage)
     check_device(section)
+    slow = slow_precision(section)
+    if slow is not None:
+        _log.warning("%s.train: %s", work.stage, slow)
     check_window(work.recipe, work.stage)
     check_setup(work.recipe, work.stage)
     if not section.data.sources:

@@ -14,6 +14,9 @@ from zephyr.recipe.stage_sections import REWARD, PreferenceSection, TrainingSect
 from zephyr.stages.stage import Work
 from zephyr.stages.start import base_source, earlier_training, encoder_for, named_start, section_of
 
+# How many times as slow as float32 bfloat16 must be for a word about it: measured times are of a machine at work.
+LEAST_SLOWER = 2
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
@@ -27,6 +30,25 @@ def check_device(section: TrainingSection) -> None:
         from zephyr.models.quantised import refuse_4bit
 
         refuse_4bit()
+
+
+def slow_precision(section: TrainingSection) -> str | None:
+    """What to say where this machine trains on a processor that multiplies the section's dtype slowly; None elsewhere.
+
+    One without units for bfloat16 takes a hundred times as long as in float32.
+    """
+    precision = section.train.precision
+    if precision not in ("bf16", "pure_bf16"):
+        return None
+    from zephyr.models.loading import placement  # imports torch
+    from zephyr.models.matmul_speed import matmul_speed
+
+    speed = matmul_speed() if placement().device == "cpu" else None
+    if speed is None or speed.float32 < LEAST_SLOWER * speed.bfloat16:
+        return None
+    times = speed.float32 / speed.bfloat16
+    what = f"this processor multiplies bfloat16 {times:,.0f} times as slowly as float32"
+    return f"precision {precision}: {what}; set float32"
 
 
 def check_setup(recipe: Recipe, stage: str, tokenizer: Tokenizer | None = None) -> None:
