@@ -83,6 +83,7 @@ def sft(
     offline: bool = False,
     output_dir: str | PathLike[str] = ...,
     data_dir: str | PathLike[str] = ...,
+    inference_dtype: Literal['float32', 'bfloat16', 'fastest'] | None = None,
     chat_template: Mapping[str, SettingValue] | Section = ...,
     rounds: Mapping[str, SettingValue] | Section | None = None,
 ) -> TrainingResult:
@@ -168,6 +169,7 @@ def dpo(
     offline: bool = False,
     output_dir: str | PathLike[str] = ...,
     data_dir: str | PathLike[str] = ...,
+    inference_dtype: Literal['float32', 'bfloat16', 'fastest'] | None = None,
     rounds: Mapping[str, SettingValue] | Section | None = None,
 ) -> TrainingResult:
     """Direct preference optimization on pairs; the reference is the model as given.
@@ -242,6 +244,7 @@ def orpo(
     offline: bool = False,
     output_dir: str | PathLike[str] = ...,
     data_dir: str | PathLike[str] = ...,
+    inference_dtype: Literal['float32', 'bfloat16', 'fastest'] | None = None,
     rounds: Mapping[str, SettingValue] | Section | None = None,
 ) -> TrainingResult:
     """Odds-ratio preference optimization on pairs, without a reference.
@@ -320,6 +323,7 @@ def kto(
     offline: bool = False,
     output_dir: str | PathLike[str] = ...,
     data_dir: str | PathLike[str] = ...,
+    inference_dtype: Literal['float32', 'bfloat16', 'fastest'] | None = None,
     rounds: Mapping[str, SettingValue] | Section | None = None,
 ) -> TrainingResult:
     """Kahneman-Tversky optimization on single answers with a label.
@@ -393,6 +397,7 @@ def reward_model(
     offline: bool = False,
     output_dir: str | PathLike[str] = ...,
     data_dir: str | PathLike[str] = ...,
+    inference_dtype: Literal['float32', 'bfloat16', 'fastest'] | None = None,
     rounds: Mapping[str, SettingValue] | Section | None = None,
 ) -> TrainingResult:
     """A reward model that learns from pairs.
@@ -466,6 +471,7 @@ def align(
     offline: bool = False,
     output_dir: str | PathLike[str] = ...,
     data_dir: str | PathLike[str] = ...,
+    inference_dtype: Literal['float32', 'bfloat16', 'fastest'] | None = None,
     rounds: Mapping[str, SettingValue] | Section | None = None,
 ) -> TrainingResult:
     """Preference training by any objective: objective={"name": "simpo"}.
@@ -493,6 +499,7 @@ def generate(
     offline: bool = False,
     output_dir: str | PathLike[str] = ...,
     data_dir: str | PathLike[str] = ...,
+    inference_dtype: Literal['float32', 'bfloat16', 'fastest'] | None = None,
     chat_template: Mapping[str, SettingValue] | Section = ...,
     rounds: Mapping[str, SettingValue] | Section | None = None,
 ) -> RowsResult:
@@ -516,6 +523,7 @@ def judge(
     offline: bool = False,
     output_dir: str | PathLike[str] = ...,
     data_dir: str | PathLike[str] = ...,
+    inference_dtype: Literal['float32', 'bfloat16', 'fastest'] | None = None,
     chat_template: Mapping[str, SettingValue] | Section = ...,
     rounds: Mapping[str, SettingValue] | Section | None = None,
 ) -> RowsResult:
@@ -541,6 +549,7 @@ def binarize(
     offline: bool = False,
     output_dir: str | PathLike[str] = ...,
     data_dir: str | PathLike[str] = ...,
+    inference_dtype: Literal['float32', 'bfloat16', 'fastest'] | None = None,
     chat_template: Mapping[str, SettingValue] | Section = ...,
     rounds: Mapping[str, SettingValue] | Section | None = None,
 ) -> RowsResult:
@@ -566,6 +575,7 @@ def evaluate(
     offline: bool = False,
     output_dir: str | PathLike[str] = ...,
     data_dir: str | PathLike[str] = ...,
+    inference_dtype: Literal['float32', 'bfloat16', 'fastest'] | None = None,
     rounds: Mapping[str, SettingValue] | Section | None = None,
 ) -> EvaluationResult:
     """The scores of a model on benchmarks, as `zephyr eval` computes them.
