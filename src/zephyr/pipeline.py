@@ -138,7 +138,9 @@ def _fastest_dtype(folder: Path) -> str:
 
         return measured_dtype(folder) or fastest_placement().dtype
     wait_until(lambda: measured_dtype(folder) is not None, f"{folder / LOCK_FILE} from rank 0")
-    return measured_dtype(folder) or FASTEST
+    measured = measured_dtype(folder)
+    assert measured is not None
+    return measured
 
 
 def as_begun(recipe: Recipe, folder: Path) -> Recipe:

@@ -146,7 +146,7 @@ class Placement(NamedTuple):
 
 
 def placement(dtype: str | None = None) -> Placement:
-    """The accelerator that is there, else the CPU; in bfloat16 and float32 where no dtype is asked for."""
+    """The accelerator that is there, with bfloat16, else the CPU with float32; with `dtype` where one is asked for."""
     # Unchecked, a torch that was built for CUDA names a GPU also where there is none.
     accelerator = torch.accelerator.current_accelerator(check_available=True)
     usual = Placement("cpu", "float32") if accelerator is None else Placement(str(accelerator), "bfloat16")

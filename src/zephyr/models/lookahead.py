@@ -6,6 +6,8 @@ quote their prompt, keep to a form or go round in circles take fewer steps. Sour
 (2023); `prompt_lookup_num_tokens` of transformers.
 """
 
+from collections.abc import Sequence
+
 import torch
 from transformers import PreTrainedModel
 
@@ -47,7 +49,7 @@ class Lookup:
         period = len(self._ids) - place  # what is repeated may be shorter than what is guessed
         return [self._ids[place + number % period] for number in range(count)]
 
-    def _extend(self, ids: "list[int] | tuple[int, ...]") -> None:
+    def _extend(self, ids: Sequence[int]) -> None:
         for token in ids:
             if len(self._ids) >= MATCHED:
                 self._after[tuple(self._ids[-MATCHED:])] = len(self._ids)
