@@ -15,7 +15,7 @@ from zephyr.pipeline import run_recipe, stage_keys
 from zephyr.recipe.schema import Recipe
 from zephyr.recipe.stage_sections import DELIVER, EVALUATE, FEEDBACK, REWARD, STAGE_NAMES, SYNTH
 from zephyr.runs.lock import hold_lock
-from zephyr.runs.lock_file import requested_run
+from zephyr.runs.lock_file import measured_dtype, requested_run
 
 STAGES = [name for name in STAGE_NAMES if name != REWARD]  # those of the small recipe
 
@@ -121,7 +121,11 @@ def test_the_faster_dtype_is_measured_once_and_kept_for_the_run(tmp_path, monkey
     made = len(dtypes)
     assert run(recipe, until=EVALUATE)[0]["skipped_stages"] == [name for name in STAGES if name != DELIVER]
     assert len(dtypes) == made
-    assert requested_run(str(tmp_path / "mini/run.lock.json"), [], offline=False).recipe.inference_dtype == "bfloat16"
+    # Repeated from its lock file, which names the dtype; that must not make the recipe measure anew.
+    locked = requested_run(str(tmp_path / "mini/run.lock.json"), [], offline=False).recipe
+    assert locked.inference_dtype == "bfloat16"
+    run(locked, until=EVALUATE)
+    assert measured_dtype(tmp_path / "mini") == "bfloat16"
     # Training has a precision of its own.
     dependent = [name for name, key in stage_keys(recipe).items() if "inference_dtype" in key.settings]
     assert dependent == [SYNTH, FEEDBACK, EVALUATE, DELIVER]

@@ -69,9 +69,7 @@ def run_recipe(
             if measured:
                 console.print(f"models answer in {measured}, the faster dtype where this run began", highlight=False)
             revision, hub_sources = _model_revision(recipe), _hub_sources(recipe)
-            write_lock_file(
-                folder, recipe, keys, model_revision=revision, hub_sources=hub_sources, measured_dtype=measured
-            )
+            write_lock_file(folder, recipe, keys, model_revision=revision, hub_sources=hub_sources, measured=measured)
             preflight_stages(recipe, keys, folder, chosen, say)
         for name, key in keys.items():
             stage = STAGES[name]

@@ -117,11 +117,12 @@ def write_lock_file(
     *,
     model_revision: str | None,
     hub_sources: Sequence[str],
-    measured_dtype: str | None,
+    measured: str | None,
 ) -> None:
     """Write what this run is made from into its folder.
 
-    `hub_sources`: the data that it reads from the hub. `measured_dtype`: see `measured_dtype`.
+    `hub_sources`: the data that it reads from the hub. `measured`: the dtype that `inference_dtype: fastest` stands for
+    in this run, if it has asked for it; once measured it is kept, whatever a later recipe asks for.
     """
     content = {
         "format": FORMAT,
@@ -136,7 +137,7 @@ def write_lock_file(
             "python": platform.python_version(),
             "cores": psutil.cpu_count(),
             "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
-            _MEASURED_DTYPE: measured_dtype,
+            _MEASURED_DTYPE: measured or measured_dtype(folder),
         },
     }
     replace_text(folder / LOCK_FILE, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
