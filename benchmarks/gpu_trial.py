@@ -29,7 +29,10 @@ PEER = "trl"
 
 
 class Part(NamedTuple):
-    """A part of the trial: its most seconds, and its command; with a peer it measures TRL, too, where that is there."""
+    """A part of the trial: its most seconds, and its command, which prints JSON lines.
+
+    With a peer it measures TRL, too, where that is there, prints a table, and writes its report with `--json`.
+    """
 
     name: str
     limit: int
@@ -92,6 +95,9 @@ def run(part: Part, out: Path, limit: float, *, dry_run: bool) -> dict[str, obje
     left_out = {}
     if part.has_peer and find_spec(PEER) is None:
         options, left_out = [*options, "--only-ours"], {"left out": f"{PEER}, which is not installed"}
+    report = out / f"{part.name}.json"
+    if part.has_peer:
+        options = [*options, "--json", str(report)]
     command = [sys.executable, str(HERE / script), *options, *(["--dry-run"] if dry_run else [])]
     environment = {
         "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True", "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1",
@@ -99,7 +105,7 @@ def run(part: Part, out: Path, limit: float, *, dry_run: bool) -> dict[str, obje
     with (out / f"{part.name}.jsonl").open("w") as lines, (out / f"{part.name}.log").open("w") as log:
         # A group of its own: a process that it has started would go on, and hold the device's memory.
         started = subprocess.Popen(  # noqa: S603  # our own scripts
-            command, stdout=lines, stderr=log, env=environment, start_new_session=True
+            command, stdout=log if part.has_peer else lines, stderr=log, env=environment, start_new_session=True
         )
         try:
             code = started.wait(limit)
@@ -107,6 +113,9 @@ def run(part: Part, out: Path, limit: float, *, dry_run: bool) -> dict[str, obje
             code = None
         finally:
             end_group(started)
+        if part.has_peer and report.exists():
+            lines.write(json.dumps(json.loads(report.read_text()) | {"ok": code == 0}) + "\n")
+            report.unlink()
     return {"exit": code, "seconds": round(time.monotonic() - began, 1)} | left_out
 
 

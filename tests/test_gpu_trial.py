@@ -12,7 +12,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PARTS = (
-    "attention-facts", "training-facts", "step-1b", "step-7b", "shared-prefix", "attention", "generation", "simulation",
+    "attention-facts", "training-facts", "step-1b", "step-7b", "dpo-1b-beside-trl", "shared-prefix", "attention",
+    "generation", "dpo-1b-long-prompts", "simulation",
 )  # fmt: skip
 
 
