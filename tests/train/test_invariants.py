@@ -25,7 +25,7 @@ from zephyr.train.checks.invariants import (
 from zephyr.train.examples import with_mismatched_completions
 from zephyr.train.losses.pairs import PAIR_LOSSES
 from zephyr.train.objectives import Scored
-from zephyr.trees import rule
+from zephyr.trees import forest, rule
 from zephyr.trees.forest import all_scored, build_forest, completion_scored
 
 CPU = torch.device("cpu")
@@ -255,6 +255,31 @@ def test_a_packing_fault_is_seen(spoil):
 
     with pytest.raises(InvariantError, match=r"has packed -\d+\.\d+, alone -\d+\.\d+, where rounding explains"):
         check_layouts_agree(faulty, sequences, names, rounding=least_rounding(torch.float32))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda ids, position, reach: (ids, np.arange(5), reach), "that of b has positions 0 to 4, not 0 to 3"),
+        (lambda ids, position, reach: (ids, position, reach.clip(max=4)), "that of b sees 0 tokens, which are not its"),
+        (lambda ids, position, reach: (ids + 1, position, reach), "that of a sees 3 tokens, which are not its own 3"),
+    ],
+    ids=["positions run on", "nothing reaches the last token", "other tokens"],
+)
+def test_a_fault_of_the_layout_is_seen_whatever_rounding_allows(monkeypatch, spoil, said):
+    """Two answers behind one prompt, 5 6 | 7 and 5 6 | 8 9, in the five places 5 6 7 8 9."""
+    sequences = [completion_scored([5, 6], [7]), completion_scored([5, 6], [8, 9])]
+    plain = forest._token_vectors
+
+    def spoilt(*given):
+        *vectors, parent = plain(*given)
+        return *spoil(*vectors), parent
+
+    scorer, anything = make_scorer(), least_rounding(torch.float32)._replace(per_token=1e9)
+    check_layouts_agree(scorer, sequences, ["a", "b"], rounding=anything)
+    monkeypatch.setattr(forest, "_token_vectors", spoilt)
+    with pytest.raises(InvariantError, match=said):
+        check_layouts_agree(scorer, sequences, ["a", "b"], rounding=anything)
 
 
 def test_every_sequence_with_tokens_of_its_own_is_changed():

@@ -96,7 +96,7 @@ def test_every_planted_fault_is_caught(folder: str, precision: str, monkeypatch:
         assert "it computes something else in train mode than in eval mode" in said()
     with monkeypatch.context() as patched:
         patched.setattr(forest, "_token_vectors", running_on(forest._token_vectors))
-        with pytest.raises(InvariantError, match="packed with others a sequence has other log-probs"):
+        with pytest.raises(InvariantError, match="packed with others a sequence must keep its tokens and positions"):
             check_layouts_agree(scorer, sequences, names, rounding=rounding)
 
 

@@ -108,9 +108,13 @@ def check_layouts_agree(
 ) -> None:
     """Check that the sequences get the same log-probs in one shared forest as each in a forest of its own.
 
-    With a sharded scorer every rank must pass equally many sequences.
+    What a sequence sees in the shared forest is compared exactly first: positions that run on by a few tokens can move
+    log-probs by less than 16 bits round them. With a sharded scorer every rank must pass equally many sequences.
+    Raises InvariantError.
     """
-    together = _scores(scorer, build_forest(sequences))
+    shared = build_forest(sequences)
+    _check_what_is_seen(shared, sequences, names)
+    together = _scores(scorer, shared)
     alone = torch.cat([_scores(scorer, build_forest([sequence])).logps for sequence in sequences])
     _agree(
         together.logps[:, None],
@@ -126,6 +130,25 @@ def check_layouts_agree(
             remedy="do not train this model on this backend: try another device or torch, and report it",
         ),
     )
+
+
+def _check_what_is_seen(forest: Forest, sequences: Sequence[ScoredSequence], names: Sequence[str]) -> None:
+    """Check that the last token of every sequence sees the sequence's tokens, at positions that count from 0."""
+    ids, position, reach = (vector.cpu().numpy() for vector in (forest.ids, forest.position, forest.reach))
+    place = np.arange(forest.num_tokens)
+    for sequence, last, name in zip(sequences, forest.last.tolist(), names, strict=True):
+        seen = (place <= last) & (last < reach)
+        if not np.array_equal(ids[seen], sequence.ids):
+            found = f"sees {int(seen.sum())} tokens, which are not its own {len(sequence.ids)}"
+        elif not np.array_equal(position[seen], np.arange(len(sequence.ids))):
+            found = f"has positions {position[seen].min()} to {position[seen].max()}, not 0 to {len(sequence.ids) - 1}"
+        else:
+            continue
+        raise InvariantError(
+            "layout of sequences",
+            f"packed with others a sequence must keep its tokens and positions, but that of {name} {found}",
+            "do not train with this version of Zephyr, and report it with the versions that `zephyr env` prints",
+        )
 
 
 def check_no_leak(
