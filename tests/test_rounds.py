@@ -1,4 +1,4 @@
-"""On-policy rounds in small: what each is made from, what is skipped, where they stop, and what is handed on."""
+"""On-policy rounds in small: what each is made from, what is skipped, where they stop, and what is kept."""
 
 import json
 import math
@@ -227,7 +227,7 @@ def test_a_round_that_teaches_nothing_is_the_end(made, monkeypatch):
 @pytest.mark.parametrize(
     ("scores", "best"), [([0.5, 0.7, 0.6], 1), ([0.5, 0.4, 0.3], 0), ([0.5, 0.5, 0.5], 0), ([None, 0.1], 1)]
 )
-def test_the_best_round_is_handed_on(scores, best):
+def test_the_best_round_is_kept(scores, best):
     finished = [FinishedRound(None, Path(), {} if one is None else {"world": one}) for one in scores]
     assert best_round(finished, "world") == best
     assert best_round(finished, None) == len(scores) - 1

@@ -83,7 +83,7 @@ def run_rounds(
 
 
 def best_round(finished: Sequence[FinishedRound], watch: str | None) -> int:
-    """The index of the round whose model is handed on: the first with the best watched score, or the last of all."""
+    """The index of the round whose model is kept: the first with the best watched score, or the last of all."""
     if watch is None:
         return len(finished) - 1
     return max(range(len(finished)), key=lambda index: finished[index].scores.get(watch, float("-inf")))

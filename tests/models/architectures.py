@@ -1,6 +1,6 @@
 """Every causal language model of the installed transformers, built small: `python -m tests.models.architectures`.
 
-Prints a table in Markdown: trained on shared prefixes, by a state handed on, one sequence a row, or refused, and why.
+Prints a table in Markdown: trained on shared prefixes, by carried state, one sequence a row, or refused, and why.
 With names: those.
 """
 
@@ -87,7 +87,7 @@ EXACT = 1e-3
 # Tokens before the fork that is tried, and what is said of layers that carry a state.
 FORK = 12
 STATE_WORDS = ("carry a state", "conv", "linear_attention", "hybrid_sliding")
-SHARED, STATE, ALONE = "shared trees", "a state handed on", "one sequence a row"
+SHARED, STATE, ALONE = "shared trees", "carried state", "one sequence a row"
 REFUSED, NOT_BUILT = "refused", "not built"
 CRASH, DIFFERS = "CRASH", "DIFFERS"
 KINDS = {
@@ -191,7 +191,7 @@ def outcome(model_type: str) -> str:
         return f"{CRASH}: {_short(error)}"
     if not difference < EXACT:
         return f"{DIFFERS}: {difference:.0e}"
-    if scorer.shares_prefixes or scorer.hands_on:
+    if scorer.shares_prefixes or scorer.carries_state:
         return f"{SHARED if scorer.shares_prefixes else STATE} ({difference:.0e})"
     reason = listener.said.partition("one sequence a row")[2][2:]
     fork = f"; at a fork: {at_a_fork(theirs)}" if any(word in reason for word in STATE_WORDS) else ""

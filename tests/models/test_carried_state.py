@@ -1,4 +1,4 @@
-"""Laws of states that are handed on at forks: every token computed once, and what each sequence alone gives."""
+"""Laws of states that are carried over forks: every token computed once, and what each sequence alone gives."""
 
 from copy import deepcopy
 
@@ -27,12 +27,12 @@ def test_a_forest_is_cut_at_its_forks() -> None:
 
 
 @pytest.mark.parametrize("name", ["lfm2", "mamba2", "qwen3_next"])
-def test_a_state_that_is_handed_on_changes_nothing(name: str) -> None:
+def test_a_carried_state_changes_nothing(name: str) -> None:
     """Qwen3-Next's rows round by where their chunks end: 2e-5 of the largest gradient."""
     model = small_model(name)
     theirs, scorer = deepcopy(model), ForestScorer(model).train()
     assert_same(packed(scorer, company()), by_transformers(theirs, company()), tolerance=1e-4)
-    assert scorer.hands_on
+    assert scorer.carries_state
 
 
 @pytest.mark.parametrize("name", ["lfm2", "mamba2"])
@@ -45,7 +45,7 @@ def test_every_token_is_computed_once(name: str) -> None:
         embedding.register_forward_hook(lambda _module, ids, _output: given.append(ids[0].numel()))
         scorer(forest)
         assert sum(given) == forest.num_tokens == 42
-        scorer.hands_on, given[:] = False, []
+        scorer.carries_state, given[:] = False, []
         scorer(forest)
     assert sum(given) == forest.num_path_tokens == 61
 
@@ -55,7 +55,7 @@ def test_a_decoder_that_asserts_single_tokens_runs_one_sequence_a_row() -> None:
     scorer = ForestScorer(small_model("prophetnet"))
     with torch.no_grad():
         scores = scorer(build_forest(company()))
-    assert scorer.hands_on is False
+    assert scorer.carries_state is False
     assert scores.logps.isfinite().all()
 
 
@@ -63,4 +63,4 @@ def test_what_is_computed_again_or_compiled_runs_one_sequence_a_row() -> None:
     for prepare in (ForestScorer.checkpoint_activations, ForestScorer.compile_layers):
         scorer = ForestScorer(small_model("lfm2"))
         prepare(scorer)
-        assert scorer.hands_on is False
+        assert scorer.carries_state is False

@@ -122,7 +122,7 @@ def test_stateful_model_falls_back_and_says_so_once(caplog: pytest.LogCaptureFix
         for _ in range(2):
             scorer(build_forest(company()))
     ours = [record.getMessage() for record in caplog.records if record.name.startswith("zephyr")]
-    assert (scorer.shares_prefixes, scorer.hands_on) == (False, False)
+    assert (scorer.shares_prefixes, scorer.carries_state) == (False, False)
     assert len(ours) == 1
     assert "one sequence a row" in ours[0]
 

@@ -105,7 +105,7 @@ def test_the_best_weights_are_those_in_the_end_however_often_a_run_is_saved(tmp_
         train(tiny_job(tmp_path / "none", **judged, **alike))
 
 
-def test_the_outcome_gives_the_metrics_of_the_weights_that_are_handed_on(tmp_path):
+def test_the_outcome_gives_the_metrics_of_the_final_weights(tmp_path):
     swapped = [pair._replace(completions=pair.completions[::-1]) for pair in pairs()]
     outcome = train(tiny_job(tmp_path, eval_steps=2, eval_examples=swapped, metric_for_best_model="loss"))
     lines = {line["step"]: line for line in logged(tmp_path)}

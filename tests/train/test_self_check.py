@@ -82,7 +82,9 @@ def test_positions_that_do_not_restart_are_seen(tmp_path, monkeypatch):
         return ids, np.arange(len(position)), reach, parent
 
     monkeypatch.setattr(forest, "_token_vectors", running_on)
-    assert "or positions do not restart" in stopped(tiny_job(tmp_path), InvariantError)
+    assert "packed with others a sequence must keep its tokens and positions" in stopped(
+        tiny_job(tmp_path), InvariantError
+    )
 
 
 def test_targets_of_the_next_edge_are_seen(tmp_path, monkeypatch):
@@ -356,7 +358,7 @@ def everything_scored():
     return [one._replace(scored=np.arange(len(one.ids)) > 0) for one in examples_for("sft")]
 
 
-def test_a_state_without_its_gradient_is_not_handed_on(tmp_path, monkeypatch, caplog):
+def test_a_state_without_its_gradient_is_not_carried(tmp_path, monkeypatch, caplog):
     plain = carried_state._linear
 
     def without(layer):
@@ -368,8 +370,8 @@ def test_a_state_without_its_gradient_is_not_handed_on(tmp_path, monkeypatch, ca
     self_check.check_before_training(tiny_job(tmp_path, model=scorers[0].causal_lm), scorers[0])
     monkeypatch.setattr(carried_state, "_linear", without)
     self_check.check_before_training(tiny_job(tmp_path, model=scorers[1].causal_lm), scorers[1])
-    assert [scorer.hands_on for scorer in scorers] == [True, False]
-    assert "one sequence a row: a state that is handed on at a fork comes without its gradient" in caplog.text
+    assert [scorer.carries_state for scorer in scorers] == [True, False]
+    assert "falling back to one sequence a row: a state carried over a fork has lost its gradient" in caplog.text
 
 
 def test_everything_scored_must_be_meant(tmp_path):

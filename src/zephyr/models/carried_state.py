@@ -1,4 +1,4 @@
-"""Shared prefixes of layers that carry a state: it is handed on at every fork, with its gradient.
+"""Shared prefixes of layers that carry a state: it is carried over every fork, with its gradient.
 
 Each run of tokens between two forks is one pass of the decoder, which goes on from a copy of the state behind its
 prefix. Whether a model's own cache can be gone on from so is tried on the model, not read from its name.
@@ -87,7 +87,7 @@ def stretch_hidden_states(
     return together, tuple(torch.cat(layer) for layer in zip(*routers, strict=True))
 
 
-def hands_on_state(decoder: nn.Module, vocab_size: int, longest: int | None, device: torch.device) -> bool:
+def can_carry_state(decoder: nn.Module, vocab_size: int, longest: int | None, device: torch.device) -> bool:
     """Whether the decoder, on a few tokens, computes the same from stretch to stretch as one sequence a row.
 
     A few forward passes without gradients, equally many on every rank; none of a decoder that sequences may be too long

@@ -61,9 +61,9 @@ def measured_rounding(scorer: ForestScorer, sequences: Sequence[ScoredSequence],
     def moved(module: nn.Module, inputs: Sequence[Tensor], output: Tensor | tuple[Tensor, ...]) -> Tensor | None:
         if not isinstance(output, Tensor):  # some routers are linear layers that give more than their product
             return None
-        dice, last_bit = torch.rand(output.shape, generator=drawn).to(output.device), torch.finfo(output.dtype).eps
+        uniform, last_bit = torch.rand(output.shape, generator=drawn).to(output.device), torch.finfo(output.dtype).eps
         share = SHARE_CHANGED.get(output.dtype, 1.0)
-        change = (dice < share / 2).to(output.dtype) - (dice > 1 - share / 2).to(output.dtype)
+        change = (uniform < share / 2).to(output.dtype) - (uniform > 1 - share / 2).to(output.dtype)
         root = None if output.dtype in SHARE_CHANGED or not inputs else _root_of_terms(module, inputs[0])
         if root is None or root.shape != output.shape:
             return output * (1 + last_bit * change)

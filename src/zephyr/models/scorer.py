@@ -28,7 +28,7 @@ from zephyr.models.attention import (
     forest_hidden_states,
     why_not_shared,
 )
-from zephyr.models.carried_state import hands_on_state, stretch_hidden_states, stretches
+from zephyr.models.carried_state import can_carry_state, stretch_hidden_states, stretches
 from zephyr.models.collectives import on_every_rank
 from zephyr.models.head import decoder_of, effective_weight, has_transform, head_input, output_head, reward_layer
 from zephyr.models.loading import num_embeddings, plain_attention
@@ -57,7 +57,7 @@ class Kernels(NamedTuple):
 class ForestScorer(nn.Module):
     """Scores forests with ``causal_lm``; FSDP2 shards this module, whose forward touches every parameter.
 
-    A model whose layers carry state hands it on at forks (``hands_on``). Where it cannot, or attends as forests cannot,
+    Layers with a state carry it over forks (``carries_state``). Where a model cannot, or attends as forests cannot,
     it runs one sequence a row, and says so once. Dropout is set to 0, as in the published recipes, because a shared
     prefix has one random mask where separate rows would have several, but for that on adapters, which training draws
     token by token (``noisy``). Routers that jitter stay in eval mode.
@@ -92,7 +92,7 @@ class ForestScorer(nn.Module):
         self._reason = why_not_shared(model)
         self.shares_prefixes = self._reason is None
         # Whether prefixes are shared by handing on a state: known once it was tried, on fewer tokens than a chunk has.
-        self.hands_on: bool | None = False if "chunked_attention" in (self._reason or "") else None
+        self.carries_state: bool | None = False if "chunked_attention" in (self._reason or "") else None
         # Fresh adapters add nothing, so that training starts at its own reference.
         self.starts_as_reference = not self.has_adapters or adapters_add_nothing(causal_lm)
         self._has_transform = has_transform(model)
@@ -144,13 +144,13 @@ class ForestScorer(nn.Module):
         enable({"use_reentrant": False, **kept})
         if every > 1:
             _recompute_only(model, every)
-        self.hands_on = False  # what is computed again would be without its state
+        self.carries_state = False  # what is computed again would be without its state
 
     def compile_layers(self) -> None:
         """Compile each decoder layer by itself."""
         for layer in decoder_layers(self):
             layer.compile(dynamic=True)
-        self.hands_on = False  # a cache is nothing to compile
+        self.carries_state = False  # a cache is nothing to compile
 
     @contextmanager
     def as_reference(self) -> Iterator[None]:
@@ -259,21 +259,21 @@ class ForestScorer(nn.Module):
         """What a decoder gives that does not compute on forests: from fork to fork, or one sequence a row."""
         sharded, keep = isinstance(self, FSDPModule), self.keep_router_logits
         if self._reason is not None:
-            self._try_to_hand_on(decoder, forest.ids.device)
+            self._try_carried_state(decoder, forest.ids.device)
         # Noise is drawn for a token from all tokens up to it, which a row has and a part of one has not.
-        by_stretch = bool(self.hands_on) and not self._is_noisy
+        by_stretch = bool(self.carries_state) and not self._is_noisy
         mine = len(stretches(forest) if by_stretch else forest.chains)
         num_passes = max(on_every_rank(lambda: mine)) if sharded else 0
         compute = stretch_hidden_states if by_stretch else chain_hidden_states
         return compute(decoder, forest, output_router_logits=keep, num_passes=num_passes)
 
-    def _try_to_hand_on(self, decoder: nn.Module, device: torch.device) -> None:
-        """Find out whether a state can be handed on at forks, and say once what is done."""
+    def _try_carried_state(self, decoder: nn.Module, device: torch.device) -> None:
+        """Test whether states can be carried over forks, and log the choice once."""
         model, reason, self._reason = self.transformers_model, self._reason, None
-        if self.hands_on is None:
-            tried = hands_on_state(decoder, num_embeddings(model), self._longest[0], device)
-            self.hands_on = all(on_every_rank(lambda: tried)) if isinstance(self, FSDPModule) else tried
-        if self.hands_on:
+        if self.carries_state is None:
+            tried = can_carry_state(decoder, num_embeddings(model), self._longest[0], device)
+            self.carries_state = all(on_every_rank(lambda: tried)) if isinstance(self, FSDPModule) else tried
+        if self.carries_state:
             logger.info("%s: prefixes are shared by handing on its state: %s", type(model).__name__, reason)
         else:
             logger.warning("%s: one sequence a row, its layers cannot share prefixes: %s", type(model).__name__, reason)

@@ -110,12 +110,12 @@ class TextPart(NamedTuple):
 
 
 class TextListener:
-    """Hears of a sample's tokens and hands on its text, part by part; or the error that ended it."""
+    """Emit the text of a sample part by part as its tokens come, or the error that ended it."""
 
     def __init__(
-        self, tokenizer: Tokenizer, hand_on: Callable[[TextPart | Exception], None], *, stops: Sequence[str] = ()
+        self, tokenizer: Tokenizer, emit: Callable[[TextPart | Exception], None], *, stops: Sequence[str] = ()
     ) -> None:
-        self._tokenizer, self._stops, self._hand_on = tokenizer, StopFilter(stops), hand_on
+        self._tokenizer, self._stops, self._emit = tokenizer, StopFilter(stops), emit
         # Of tokens that are not shown yet: how many characters came before each.
         self._waiting: list[tuple[int, DrawnToken]] = []
         self._num_written = self._num_shown = 0
@@ -126,30 +126,30 @@ class TextListener:
         return TextPieces(self._tokenizer)
 
     def took(self, token: DrawnToken) -> bool:
-        """Hand on the text that can be shown now; whether a stop text is reached."""
+        """Emit the text that can be shown now; whether a stop text is reached."""
         self._waiting.append((self._num_written, token))
         self._show(self._pieces.add(token.id))
         return self._stops.is_reached
 
     def ended(self, reason: EndReason, num_tokens: int) -> None:
-        """Hand on the rest."""
+        """Emit the rest."""
         text = "" if self._stops.is_reached else self._stops.add(self._pieces.rest())
         if not self._stops.is_reached:
             text += self._stops.rest()
         self._num_shown += len(text)
         tokens = self._shown() if self._stops.is_reached else tuple(token for _, token in self._waiting)
-        self._hand_on(TextPart(text, tokens, "stop" if self._stops.is_reached else reason, num_tokens))
+        self._emit(TextPart(text, tokens, "stop" if self._stops.is_reached else reason, num_tokens))
 
     def failed(self, error: Exception) -> None:
-        """Hand on the error."""
-        self._hand_on(error)
+        """Emit the error."""
+        self._emit(error)
 
     def _show(self, piece: str) -> None:
         self._num_written += len(piece)
         text = self._stops.add(piece)
         self._num_shown += len(text)
         if text:
-            self._hand_on(TextPart(text, self._shown()))
+            self._emit(TextPart(text, self._shown()))
 
     def _shown(self) -> tuple[DrawnToken, ...]:
         """The tokens whose text has begun to be shown, and that are waiting."""

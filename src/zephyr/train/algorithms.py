@@ -215,7 +215,7 @@ class ScheduleFreeSgd(ScheduleFree):
 
 
 def keeps_average(optimizer: Optimizer) -> bool:
-    """Whether the weights that are handed on are another than those at which gradients are taken."""
+    """Whether the final weights differ from those at which gradients are taken."""
     return isinstance(optimizer, ScheduleFree)
 
 
@@ -233,7 +233,7 @@ def to_average(optimizer: Optimizer) -> None:
 
 @contextmanager
 def averaged(optimizer: Optimizer) -> Iterator[None]:
-    """Within the block the model has the weights that are handed on at the end; then those of training, to the bit."""
+    """Within the block the model has its final weights; after it those of training, to the bit."""
     if not keeps_average(optimizer):
         yield
         return

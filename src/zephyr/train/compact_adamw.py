@@ -49,7 +49,7 @@ class _Step(NamedTuple):
 class CompactAdamW(Optimizer):
     """AdamW with small moments; a checkpoint can store its state, sharded as the parameters are.
 
-    The dice of a step depend on its number alone, so that a resumed run throws the same.
+    The random numbers of a step depend on its number alone, so that a resumed run draws the same.
     """
 
     def __init__(
@@ -77,9 +77,9 @@ class CompactAdamW(Optimizer):
                     state.update({"step": 0, **_fresh_moments(parameter, self._moments)})
                 state["step"] += 1
                 step = _Step(state["step"], group["lr"], group["betas"], group["eps"], group["weight_decay"])
-                self._update(parameter, step, _dice(parameter, index, step.number))
+                self._update(parameter, step, _rng(parameter, index, step.number))
 
-    def _update(self, parameter: Tensor, step: _Step, dice: torch.Generator) -> None:
+    def _update(self, parameter: Tensor, step: _Step, rng: torch.Generator) -> None:
         moments = {name: value for name, value in self.state[parameter].items() if isinstance(value, Tensor)}
         # `view` fails where it would have to copy, and the copy would be updated in place of the parameter.
         rows = {name: _rows(_local(tensor)) for name, tensor in (moments | {"parameter": parameter}).items()}
@@ -87,7 +87,7 @@ class CompactAdamW(Optimizer):
         rows["gradient"] = _rows(_local(parameter.grad).contiguous())
         num_rows = max(1, CHUNK_WEIGHTS // rows["parameter"].shape[1])
         for part in zip(*(torch.split(tensor, num_rows) for tensor in rows.values()), strict=True):
-            _adamw(dict(zip(rows, part, strict=True)), codes, step, dice)
+            _adamw(dict(zip(rows, part, strict=True)), codes, step, rng)
 
     def _codes_on(self, device: torch.device) -> dict[str, Tensor]:
         if device not in self._codes:
@@ -106,8 +106,8 @@ def _local(tensor: Tensor | None) -> Tensor:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
-def _dice(parameter: Tensor, index: int, step_number: int) -> torch.Generator:
-    """What a parameter's step is rounded by: other dice for each parameter, step and part of a sharded parameter."""
+def _rng(parameter: Tensor, index: int, step_number: int) -> torch.Generator:
+    """The generator for stochastic rounding: one for each parameter, step and shard."""
     part = parameter.device_mesh.get_rank() if isinstance(parameter, DTensor) else 0
     seed = (step_number * 1_000_003 + index) * 1_000_003 + part
     return torch.Generator(parameter.device).manual_seed(seed % (1 << 62))
@@ -140,7 +140,7 @@ def _zero_scales(parameter: Tensor) -> Tensor:
     )
 
 
-def _adamw(rows: dict[str, Tensor], codes: dict[str, Tensor], step: _Step, dice: torch.Generator) -> None:
+def _adamw(rows: dict[str, Tensor], codes: dict[str, Tensor], step: _Step, rng: torch.Generator) -> None:
     """One step of some rows (n, width), in place, computed in float32 or finer.
 
     Source: Decoupled weight decay regularization, arXiv 1711.05101, algorithm 2.
@@ -153,12 +153,12 @@ def _adamw(rows: dict[str, Tensor], codes: dict[str, Tensor], step: _Step, dice:
     # The parameter moves by the moments of this step as they are before they lose digits.
     denominator = (second.sqrt() / math.sqrt(1 - beta2**step.number)).add_(step.eps)
     updated = parameter.to(dtype) * (1 - step.lr * step.weight_decay)
-    _store(parameter, updated.addcdiv_(first, denominator, value=-step.lr / (1 - beta1**step.number)), dice)
+    _store(parameter, updated.addcdiv_(first, denominator, value=-step.lr / (1 - beta1**step.number)), rng)
     for name, moment in (("exp_avg", first), ("exp_avg_sq", second)):
         if f"{name}_scale" in rows:
             _encode(rows, name, codes, moment)
         else:
-            _store(rows[name], moment, dice)
+            _store(rows[name], moment, rng)
 
 
 def _read(rows: dict[str, Tensor], name: str, codes: dict[str, Tensor]) -> Tensor:
@@ -169,13 +169,13 @@ def _read(rows: dict[str, Tensor], name: str, codes: dict[str, Tensor]) -> Tenso
     return codes[name][stored.int()] * scales.repeat_interleave(BLOCK_WEIGHTS, 1)[:, : stored.shape[1]]
 
 
-def _store(stored: Tensor, value: Tensor, dice: torch.Generator) -> None:
+def _store(stored: Tensor, value: Tensor, rng: torch.Generator) -> None:
     """Write a float32 or float64 ``value`` to ``stored``, both (n, width), in place; bfloat16 is rounded at random."""
     if stored.dtype != torch.bfloat16:
         stored.copy_(value)
         return
     # Sign and magnitude: what is added to the lower half carries into the upper one as often as it should.
-    carried = torch.randint(_LOWER_BITS, value.shape, generator=dice, device=value.device, dtype=torch.int32)
+    carried = torch.randint(_LOWER_BITS, value.shape, generator=rng, device=value.device, dtype=torch.int32)
     upper = carried.add_(value.view(torch.int32)).bitwise_and_(-_LOWER_BITS)
     stored.copy_(upper.view(torch.float32))
 

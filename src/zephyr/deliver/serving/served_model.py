@@ -186,12 +186,12 @@ class Answering:
     def deliver(self, index: int) -> Callable[[TextPart | Exception], None]:
         """What is called with the parts of this choice, in any thread."""
 
-        def hand_on(part: TextPart | Exception) -> None:
+        def emit(part: TextPart | Exception) -> None:
             # At the very end there may be no loop any more.
             with suppress(RuntimeError):
                 self._loop.call_soon_threadsafe(self._parts.put_nowait, (index, part))
 
-        return hand_on
+        return emit
 
     async def begin(self, served: ServedModel, body: SampledBody, prompts: Sequence[EncodedPrompt]) -> None:
         """Queue the samples. Raises RefusedError where they cannot be had, or so many wait already."""

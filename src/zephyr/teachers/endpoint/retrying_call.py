@@ -49,9 +49,9 @@ class Backoff:
     first_seconds: float = 0.5
     longest_seconds: float = 30.0
 
-    def pause(self, tries: int, asked: float | None, dice: random.Random) -> float:
+    def pause(self, tries: int, asked: float | None, rng: random.Random) -> float:
         """Seconds to wait after so many tries; at least the `asked` ones that the server requested."""
-        drawn = dice.uniform(0, min(self.longest_seconds, self.first_seconds * 2 ** min(tries, 30)))
+        drawn = rng.uniform(0, min(self.longest_seconds, self.first_seconds * 2 ** min(tries, 30)))
         return drawn if asked is None else asked + drawn / 10
 
 
@@ -180,7 +180,7 @@ class Caller:
         self._backoff = backoff
         self._limits = limits
         self._books = books
-        self._dice = random.Random()  # jitter, which must differ between processes
+        self._rng = random.Random()  # jitter, which must differ between processes
         self._first_call = asyncio.Lock()
         self._end: TeacherError | None = None
 
@@ -236,7 +236,7 @@ class Caller:
                 raise self._end
             if is_last:
                 return attempt.reply
-            pause = self._backoff.pause(number, trouble.pause_seconds, self._dice)
+            pause = self._backoff.pause(number, trouble.pause_seconds, self._rng)
             await asyncio.sleep(pause)
             waited += pause
             number += 1

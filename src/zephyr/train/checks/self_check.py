@@ -59,22 +59,22 @@ def check_before_training(job: TrainJob, scorer: ForestScorer) -> Rounding:
     within = rounding if scorer.num_experts else None
     check_no_leak(scorer, sequences, owners, within=within, changing={0, len(sequences) - 1})
     check_own_forward(scorer, [sequence.ids for sequence in sequences], rounding=rounding)
-    if scorer.hands_on:
+    if scorer.carries_state:
         _try_gradients(scorer, sequences, rounding.dtype)
     return rounding
 
 
 def _try_gradients(scorer: ForestScorer, sequences: Sequence[ScoredSequence], dtype: torch.dtype) -> None:
-    """Let the scorer run one sequence a row, and say so, unless states are handed on with their gradients.
+    """Fall back to one sequence a row, with a warning, unless carried states keep their gradients.
 
     A kernel may give a state back without its gradient, and no log-prob shows that.
     """
-    handed_on = _gradients(scorer, sequences)
-    scorer.hands_on = False
-    is_same = are_close(handed_on, _gradients(scorer, sequences), dtype)
-    scorer.hands_on = all(on_every_rank(lambda: is_same))
-    if not scorer.hands_on:
-        logger.warning("one sequence a row: a state that is handed on at a fork comes without its gradient here")
+    carried = _gradients(scorer, sequences)
+    scorer.carries_state = False
+    is_same = are_close(carried, _gradients(scorer, sequences), dtype)
+    scorer.carries_state = all(on_every_rank(lambda: is_same))
+    if not scorer.carries_state:
+        logger.warning("falling back to one sequence a row: a state carried over a fork has lost its gradient")
 
 
 def _gradients(scorer: ForestScorer, sequences: Sequence[ScoredSequence]) -> list[Tensor]:
