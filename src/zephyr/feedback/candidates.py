@@ -24,7 +24,8 @@ class Candidates(NamedTuple):
     """A prompt with its unrated answers, and what became of the requests.
 
     The counts are asked = answered + repeated + the failures by reason; besides, how many answers are "cut off" at the
-    maximum length, and how many came "with reasoning". They add up over prompts.
+    maximum length, how many came "with reasoning", and how many repaired copies were "added: repaired". They add up
+    over prompts.
     """
 
     rated: Rated
@@ -55,7 +56,9 @@ def answer_prompts(
             mine = [one for some in samples for one in some if one.teacher == name]
             for one, (_, reply) in zip(mine, paired(teacher, [one.request for one in mine]), strict=True):
                 one.reply = reply
-        yield from (_candidates(prompt, some) for prompt, some in zip(chunk, samples, strict=True))
+        for prompt, some in zip(chunk, samples, strict=True):
+            found = _candidates(prompt, some)
+            yield _with_repaired(found) if section.repair and prompt.checks else found
 
 
 def draw_teachers(names: Iterable[str], num_answers: int, *, seed: int) -> list[str]:
@@ -129,3 +132,16 @@ def _candidates(prompt: Prompt, samples: Sequence[_Sample]) -> Candidates:
             answers[reply.text.strip()] = answer
     rated = Rated(prompt.name, prompt.messages, tuple(answers.values()), prompt.source, prompt.knowledge, prompt.checks)
     return Candidates(rated, +counts)
+
+
+def _with_repaired(found: Candidates) -> Candidates:
+    """The candidates and behind them repaired copies of those that fail checks, as of a model of their own."""
+    from zephyr.feedback.repairs import repaired
+
+    answers = {answer.text.strip(): answer for answer in found.rated.answers}
+    for answer in found.rated.answers:
+        text = repaired(found.rated.checks, answer.text)
+        if text is not None:
+            answers.setdefault(text.strip(), answer._replace(text=text, model=f"{answer.model}, repaired"))
+    added = Counter({"added: repaired": len(answers) - len(found.rated.answers)})
+    return Candidates(found.rated._replace(answers=tuple(answers.values())), +(found.counts + added))

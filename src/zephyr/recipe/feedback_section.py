@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 
 from zephyr.errors import did_you_mean
 from zephyr.recipe.data_section import DataSource, Filter
-from zephyr.recipe.section import FREE, Section
+from zephyr.recipe.section import ADDED, FREE, Section
 from zephyr.recipe.teacher_section import (
     EndpointSection,
     LocalSection,
@@ -35,6 +35,12 @@ class CandidatesSection(Section):
         default_factory=list, description="teachers that answer as well: endpoints, vLLM engines, the scripted teacher"
     )
     sampling: SamplingSection = Field(default_factory=SamplingSection, description="how answers are sampled")
+    repair: bool = Field(
+        False,
+        description="add repaired copies of answers that fail checks, made by rules (letter case, commas, bullet "
+        "points and the like); for judge checks",
+        json_schema_extra=ADDED,
+    )
     principles: Literal["none", "readme", "code"] = Field(
         "none",
         description="add a principle to the system prompt, in UltraFeedback's proportions: those of its README or of "
@@ -202,6 +208,12 @@ class FeedbackSection(Section):
     def _several_answers(self) -> "FeedbackSection":
         if self.candidates.num_completions < 2:
             raise ValueError("candidates.num_completions must be at least 2, because ratings are compared")
+        return self
+
+    @model_validator(mode="after")
+    def _repaired_for_checks(self) -> "FeedbackSection":
+        if self.candidates.repair and not isinstance(self.judge, ChecksSection):
+            raise ValueError(f"candidates.repair is for judge checks, and the judge is {self.judge.name}: drop it")
         return self
 
     @model_validator(mode="after")
