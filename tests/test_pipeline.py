@@ -112,9 +112,11 @@ def test_the_faster_dtype_is_measured_once_and_kept_for_the_run(tmp_path, monkey
 
     monkeypatch.setattr(loading, "load_model", noted)
     speeds(float32=1e9, bfloat16=9e9)
-    recipe = mini_recipe(tmp_path, inference_dtype="fastest")
+    fields = mini_fields(tmp_path) | {"inference_dtype": "fastest"}
+    fields["align"]["train"] |= {"precision": "fastest"}
+    recipe = Recipe.model_validate(fields)
     _, said = run(recipe, until=EVALUATE)
-    assert "models answer in bfloat16" in said
+    assert "computes in bfloat16, the faster dtype where this run began" in said
     # Training loads its models in another way.
     assert set(dtypes) == {"bfloat16"}
     speeds(float32=9e9, bfloat16=1e9)
@@ -123,7 +125,7 @@ def test_the_faster_dtype_is_measured_once_and_kept_for_the_run(tmp_path, monkey
     assert len(dtypes) == made
     # Repeated from its lock file, which names the dtype; that must not make the recipe measure anew.
     locked = requested_run(str(tmp_path / "mini/run.lock.json"), [], offline=False).recipe
-    assert locked.inference_dtype == "bfloat16"
+    assert (locked.inference_dtype, locked.align.train.precision) == ("bfloat16", "bf16")
     run(locked, until=EVALUATE)
     assert measured_dtype(tmp_path / "mini") == "bfloat16"
     # Training has a precision of its own.

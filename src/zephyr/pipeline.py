@@ -16,12 +16,13 @@ from zephyr.errors import CheckpointError, Problems
 from zephyr.recipe.model_section import PretrainedModel
 from zephyr.recipe.schema import Recipe, chosen_stages
 from zephyr.recipe.section import Plain, Section
-from zephyr.recipe.stage_sections import EVALUATE, FASTEST
+from zephyr.recipe.stage_sections import EVALUATE
 from zephyr.records.fields import printable
 from zephyr.runs.fact_lines import facts_in_words, left_out_lines, telling_facts
-from zephyr.runs.layout import LOCK_FILE, MODEL, STAGE_FILE, TRAIN
+from zephyr.runs.fastest import as_begun, asks_for_fastest, in_dtype, measure_for_run
+from zephyr.runs.layout import MODEL, STAGE_FILE, TRAIN
 from zephyr.runs.lock import hold_lock
-from zephyr.runs.lock_file import Pinned, check_inputs, measured_dtype, write_lock_file
+from zephyr.runs.lock_file import Pinned, check_inputs, write_lock_file
 from zephyr.runs.ranks import is_leader, wait_until
 from zephyr.runs.reader import at, main_scores, number, read_run
 from zephyr.runs.stage_folder import (
@@ -58,8 +59,8 @@ def run_recipe(
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     folder = recipe.output_dir / recipe.name
     chosen = chosen_stages(recipe, until=until, only=only)
-    measured = _fastest_dtype(folder) if recipe.inference_dtype == FASTEST else None
-    recipe = recipe.model_copy(update={"inference_dtype": measured or recipe.inference_dtype})
+    measured = measure_for_run(folder) if asks_for_fastest(recipe) else None
+    recipe = recipe if measured is None else in_dtype(recipe, measured)
     keys = stage_keys(recipe)
     if pinned is not None:
         check_inputs(pinned, keys)
@@ -67,7 +68,7 @@ def run_recipe(
     with hold_lock(folder) if is_leader() else nullcontext():
         if is_leader():
             if measured:
-                console.print(f"models answer in {measured}, the faster dtype where this run began", highlight=False)
+                console.print(f"computes in {measured}, the faster dtype where this run began", highlight=False)
             revision, hub_sources = _model_revision(recipe), _hub_sources(recipe)
             write_lock_file(folder, recipe, keys, model_revision=revision, hub_sources=hub_sources, measured=measured)
             preflight_stages(recipe, keys, folder, chosen, say)
@@ -127,25 +128,6 @@ def _publish(recipe: Recipe, folder: Path, console: Console) -> None:
 
     for pushed in push_run(folder, push):
         console.print(f"pushed  {escape(pushed.url)}", soft_wrap=True)
-
-
-def _fastest_dtype(folder: Path) -> str:
-    """The dtype in which models answer in this run: measured by rank 0 when it begins, then kept in its folder."""
-    if is_leader():
-        from zephyr.models.loading import fastest_placement  # imports torch
-
-        return measured_dtype(folder) or fastest_placement().dtype
-    wait_until(lambda: measured_dtype(folder) is not None, f"{folder / LOCK_FILE} from rank 0")
-    measured = measured_dtype(folder)
-    assert measured is not None
-    return measured
-
-
-def as_begun(recipe: Recipe, folder: Path) -> Recipe:
-    """The recipe with the dtype that the run in the folder measured when it began, where it asks for the fastest."""
-    if recipe.inference_dtype != FASTEST:
-        return recipe
-    return recipe.model_copy(update={"inference_dtype": measured_dtype(folder) or FASTEST})
 
 
 def stage_keys(recipe: Recipe) -> dict[str, StageKey]:

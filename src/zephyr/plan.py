@@ -18,6 +18,7 @@ from zephyr.estimate.model_shape import ModelShape
 from zephyr.recipe.model_section import NewModel
 from zephyr.recipe.rounds import first_round
 from zephyr.recipe.schema import Recipe
+from zephyr.runs.fastest import as_begun_here, in_dtype
 from zephyr.runs.reader import seconds_taken
 from zephyr.stages.pretrain import find_tokenizer
 from zephyr.stages.preview import Preview
@@ -35,6 +36,7 @@ def plan_lines(
     the model's configuration cannot be read.
     """
     rounds, recipe = recipe.rounds, first_round(recipe)
+    recipe = as_begun_here(recipe) if cluster is None else in_dtype(recipe, "bfloat16")
     with TemporaryDirectory(prefix="zephyr-plan-") as folder:
         preview = Preview(recipe, Path(folder), shape=model_shape(recipe), cluster=cluster)
         assert preview.shape is not None

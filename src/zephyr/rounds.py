@@ -15,7 +15,7 @@ from zephyr.data.read.stage_rows import open_records
 from zephyr.errors import NothingToPreferError, RecipeError
 from zephyr.feedback.judge import RATINGS
 from zephyr.models.source import Source, model_folder
-from zephyr.pipeline import as_begun, run_recipe
+from zephyr.pipeline import run_recipe
 from zephyr.recipe.data_section import DataSource
 from zephyr.recipe.model_section import POLICY, STAGE_REFERENCE
 from zephyr.recipe.rounds import RoundInputs, first_round, later_round, round_name
@@ -23,6 +23,7 @@ from zephyr.recipe.schema import Recipe, chosen_stages
 from zephyr.recipe.section import Plain
 from zephyr.recipe.stage_sections import ALIGN, FEEDBACK, PRETRAIN, SFT, SYNTH
 from zephyr.records.rows import Rated
+from zephyr.runs.fastest import as_begun
 from zephyr.runs.layout import MODEL, SUMMARY
 from zephyr.runs.lock import hold_lock
 from zephyr.runs.ranks import is_alone, is_leader

@@ -27,6 +27,7 @@ from zephyr.recipe.grid import Combination
 from zephyr.recipe.schema import Recipe
 from zephyr.recipe.section import Plain
 from zephyr.records.fields import printable
+from zephyr.runs.fastest import as_begun_here
 from zephyr.runs.layout import LOCK_FILE, SUMMARY
 from zephyr.runs.lock import hold_lock
 from zephyr.runs.ranks import is_leader
@@ -71,7 +72,7 @@ def check_sweep(runs: Sequence[SweepRun], console: Console) -> None:
     problems, known = Problems(), dict[tuple[str, ...], str]()
     for run in runs:
         with problems.noted():
-            run.keys = stage_keys(run.recipe)
+            run.keys = stage_keys(as_begun_here(run.recipe))
             digests = tuple(key.digest for key in run.keys.values())
             same = known.setdefault(digests, run.combination.label)
             if same != run.combination.label:
@@ -84,7 +85,7 @@ def check_sweep(runs: Sequence[SweepRun], console: Console) -> None:
             new = [name for name, key in run.keys.items() if key.digest not in seen]
             seen |= {key.digest for key in run.keys.values()}
             with problems.noted():
-                preflight_stages(run.recipe, run.keys, folder, new, _unsaid)
+                preflight_stages(as_begun_here(run.recipe), run.keys, folder, new, _unsaid)
     problems.raise_any()
     keys = {key.digest: key for run in runs for key in run.keys.values()}
     there = sum(finished(folder, key) is not None for key in keys.values())

@@ -16,7 +16,7 @@ OptimizerName = Literal[
     "adamw_torch", "adamw_8bit", "rmsprop", "lion", "muon", "adafactor", "schedule_free_adamw", "schedule_free_sgd"
 ]  # fmt: skip
 TrackerName = Literal["jsonl", "tensorboard", "trackio", "wandb"]
-Precision = Literal["float64", "float32", "bf16", "pure_bf16"]
+Precision = Literal["float64", "float32", "bf16", "pure_bf16", "fastest"]
 ReduceDtype = Literal["float32", "bfloat16"]
 
 
@@ -64,8 +64,8 @@ class TrainSection(Section):
     precision: Precision = Field(
         "bf16",
         description="bf16 computes in bfloat16 on float32 weights, pure_bf16 keeps bfloat16 weights, updated with "
-        "stochastic rounding; "
-        "float64: for exact tests",
+        "stochastic rounding; fastest: bf16, or float32 on a CPU that is not faster in bfloat16, measured when the run "
+        "begins and kept for it; float64: for exact tests",
     )
     activation_checkpointing: bool | int | Literal["selective"] = Field(
         False,
