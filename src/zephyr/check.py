@@ -8,7 +8,6 @@ from zephyr.recipe.model_section import NewModel
 from zephyr.recipe.rounds import first_round
 from zephyr.recipe.schema import Recipe
 from zephyr.runs.disk import writable_folder
-from zephyr.runs.fastest import as_begun_here
 from zephyr.runs.layout import LOCK_FILE, STAGE_FILE, SUMMARY
 from zephyr.stages.pretrain import find_tokenizer
 from zephyr.stages.preview import Preview
@@ -21,7 +20,11 @@ from zephyr.stages.training import REFERENCE
 def check_lines(recipe: Recipe) -> Iterator[str]:
     """The findings, line by line. Raises at the end one error with all that would stop the run before training."""
     rounds, title = recipe.rounds, f"{recipe.name}: {', '.join(recipe.stages)}"
-    recipe = as_begun_here(first_round(recipe))
+    recipe = first_round(recipe)
+    if recipe.asks_for_fastest:
+        from zephyr.runs.fastest import as_begun_here  # measures, for which it imports torch
+
+        recipe = as_begun_here(recipe)
     with TemporaryDirectory(prefix="zephyr-check-") as folder:
         preview = Preview(recipe, Path(folder))
         yield from _titled("recipe", [title])

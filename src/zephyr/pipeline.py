@@ -19,7 +19,7 @@ from zephyr.recipe.section import Plain, Section
 from zephyr.recipe.stage_sections import EVALUATE
 from zephyr.records.fields import printable
 from zephyr.runs.fact_lines import facts_in_words, left_out_lines, telling_facts
-from zephyr.runs.fastest import as_begun, asks_for_fastest, in_dtype, measure_for_run
+from zephyr.runs.fastest import as_begun, in_dtype, measure_for_run
 from zephyr.runs.layout import MODEL, STAGE_FILE, TRAIN
 from zephyr.runs.lock import hold_lock
 from zephyr.runs.lock_file import Pinned, check_inputs, write_lock_file
@@ -59,7 +59,7 @@ def run_recipe(
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     folder = recipe.output_dir / recipe.name
     chosen = chosen_stages(recipe, until=until, only=only)
-    measured = measure_for_run(folder) if asks_for_fastest(recipe) else None
+    measured = measure_for_run(folder) if recipe.asks_for_fastest else None
     recipe = recipe if measured is None else in_dtype(recipe, measured)
     keys = stage_keys(recipe)
     if pinned is not None:

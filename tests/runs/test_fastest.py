@@ -11,7 +11,7 @@ from zephyr.models import loading
 from zephyr.models.matmul_speed import MatmulSpeed
 from zephyr.plan import plan_lines
 from zephyr.recipe.schema import Recipe
-from zephyr.runs.fastest import as_begun, as_begun_here, asks_for_fastest, in_dtype
+from zephyr.runs.fastest import as_begun, as_begun_here, in_dtype
 from zephyr.runs.lock_file import write_lock_file
 
 
@@ -41,7 +41,7 @@ def test_it_is_replaced_where_it_stands_and_nowhere_else(tmp_path: Path, dtype: 
     ],
 )
 def test_a_recipe_asks_in_any_stage(tmp_path: Path, settings: dict, asks: bool) -> None:
-    assert asks_for_fastest(recipe(tmp_path, **settings)) is asks
+    assert recipe(tmp_path, **settings).asks_for_fastest is asks
 
 
 def test_what_a_run_began_with_goes_before_what_this_machine_is_fast_in(

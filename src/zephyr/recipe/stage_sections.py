@@ -160,6 +160,16 @@ class RecipeFields(Section):
         """The stages of this run, in order."""
         return tuple(stage for stage in STAGE_NAMES if getattr(self, stage) is not None)
 
+    @property
+    def trained(self) -> dict[str, TrainingSection]:
+        """The sections of the stages that train, in order."""
+        return {stage: getattr(self, stage) for stage in TRAINING_STAGES if getattr(self, stage) is not None}
+
+    @property
+    def asks_for_fastest(self) -> bool:
+        """Whether a dtype or a precision is left to the machine."""
+        return FASTEST in (self.inference_dtype, *(section.train.precision for section in self.trained.values()))
+
     def template_of(self, stage: str) -> TemplateSection:
         """The layout of dialogues in a stage."""
         section = getattr(self, stage)

@@ -6,7 +6,7 @@ A run that is resumed on another machine keeps its dtype, or its scores and answ
 from pathlib import Path
 
 from zephyr.recipe.schema import Recipe
-from zephyr.recipe.stage_sections import FASTEST, TRAINING_STAGES, TrainingSection
+from zephyr.recipe.stage_sections import FASTEST
 from zephyr.recipe.train_section import Precision
 from zephyr.runs.layout import LOCK_FILE
 from zephyr.runs.lock_file import measured_dtype
@@ -16,15 +16,10 @@ from zephyr.runs.ranks import is_leader, wait_until
 _PRECISIONS: dict[str, Precision] = {"bfloat16": "bf16", "float32": "float32"}
 
 
-def asks_for_fastest(recipe: Recipe) -> bool:
-    """Whether the recipe leaves a dtype or a precision to the machine."""
-    return FASTEST in (recipe.inference_dtype, *(section.train.precision for section in _trained(recipe).values()))
-
-
 def in_dtype(recipe: Recipe, dtype: str) -> Recipe:
     """The recipe with this dtype wherever it asks for the fastest."""
     changed: dict[str, object] = {"inference_dtype": dtype} if recipe.inference_dtype == FASTEST else {}
-    for stage, section in _trained(recipe).items():
+    for stage, section in recipe.trained.items():
         if section.train.precision == FASTEST:
             train = section.train.model_copy(update={"precision": _PRECISIONS[dtype]})
             changed[stage] = section.model_copy(update={"train": train})
@@ -39,7 +34,7 @@ def as_begun(recipe: Recipe, folder: Path) -> Recipe:
 
 def as_begun_here(recipe: Recipe) -> Recipe:
     """The recipe as its run began, or would begin on this machine, which is then measured."""
-    return in_dtype(recipe, _measure(recipe.output_dir / recipe.name)) if asks_for_fastest(recipe) else recipe
+    return in_dtype(recipe, _measure(recipe.output_dir / recipe.name)) if recipe.asks_for_fastest else recipe
 
 
 def measure_for_run(folder: Path) -> str:
@@ -56,7 +51,3 @@ def _measure(folder: Path) -> str:
     from zephyr.models.loading import fastest_placement  # imports torch
 
     return measured_dtype(folder) or fastest_placement().dtype
-
-
-def _trained(recipe: Recipe) -> dict[str, TrainingSection]:
-    return {stage: getattr(recipe, stage) for stage in TRAINING_STAGES if getattr(recipe, stage) is not None}
