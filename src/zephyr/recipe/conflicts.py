@@ -12,7 +12,7 @@ from zephyr.recipe.evaluate_section import PerplexityTask, PreferenceTask, Rewar
 from zephyr.recipe.feedback_section import ChecksSection, reward_models_of, teachers_that_rate
 from zephyr.recipe.model_section import POLICY, STAGE_REFERENCE, NewModel
 from zephyr.recipe.objective_section import ListwiseObjective, PreferenceObjective, SftObjective
-from zephyr.recipe.stage_sections import POLICY_STAGES, TRAINING_STAGES, PreferenceSection, RecipeFields
+from zephyr.recipe.stage_sections import POLICY_STAGES, PreferenceSection, RecipeFields, TrainingSection
 from zephyr.recipe.steps import check_warmup, count_steps
 from zephyr.recipe.synth_section import ConstraintsSynth, WorldSynth, teachers_of
 from zephyr.recipe.teacher_section import LocalSection, SamplingSection, ScriptedSection, TeacherSection, VllmSection
@@ -44,8 +44,8 @@ def _inputs(recipe: RecipeFields) -> Iterator[Conflict]:
     if not recipe.stages:
         yield Conflict("recipe", "has no stage", "write at least one of sft, align, evaluate")
     for stage, maker in MAKERS.items():
-        data = _data(recipe, stage)
-        if data is not None and not data.sources and getattr(recipe, maker) is None:
+        learner = recipe.trained.get(stage)
+        if learner is not None and not learner.data.sources and getattr(recipe, maker) is None:
             remedy = f"name sources, or add a {maker} stage"
             yield Conflict(f"{stage}.data.sources", "is empty, and no earlier stage makes rows", remedy, (maker,))
     feedback = recipe.feedback
@@ -66,8 +66,8 @@ def _synth(recipe: RecipeFields) -> Iterator[Conflict]:
             yield Conflict(key, what, "choose local, vllm or endpoint", ("synth.generator",))
     made = ("pretrain", "sft") if isinstance(generator, ConstraintsSynth) else ("pretrain",)
     for stage in made:
-        data = _data(recipe, stage)
-        if data is not None and not data.sources:
+        learner = recipe.trained.get(stage)
+        if learner is not None and not learner.data.sources:
             rows = "texts" if stage == "pretrain" else "dialogues"
             what = f"is empty, and generator {generator.name} makes no {rows}"
             yield Conflict(f"{stage}.data.sources", what, "name sources", ("synth.generator",))
@@ -92,22 +92,19 @@ def _new_model(recipe: RecipeFields) -> Iterator[Conflict]:
         yield Conflict(
             "pretrain", "is missing", "a new model learns its tokenizer from the texts of pretrain", ("model",)
         )
-    for stage in TRAINING_STAGES:
-        data = _data(recipe, stage)
-        if data is not None and data.max_length > model.max_position_embeddings:
-            what = f"must be at most the model's {model.max_position_embeddings} positions, got {data.max_length}"
+    for stage, section in recipe.trained.items():
+        if section.data.max_length > model.max_position_embeddings:
+            what = (
+                f"must be at most the model's {model.max_position_embeddings} positions, got {section.data.max_length}"
+            )
             yield Conflict(f"{stage}.data.max_length", what, "shorten it, or enlarge the model", ("model",))
-    for stage in TRAINING_STAGES:
-        lora = getattr(getattr(recipe, stage), "lora", None)
-        if lora is not None and lora.load_in_4bit:
+        if section.lora is not None and section.lora.load_in_4bit:
             yield Conflict(f"{stage}.lora.load_in_4bit", "is for models from the hub", "set it to false", ("model",))
 
 
 def _held_out(recipe: RecipeFields) -> Iterator[Conflict]:
-    for stage in TRAINING_STAGES:
-        data, train = _data(recipe, stage), _train(recipe, stage)
-        if data is None or train is None:
-            continue
+    for stage, section in recipe.trained.items():
+        data, train = section.data, section.train
         if data.eval_sources and data.eval_share:
             what = f"is not used with eval_sources, got {data.eval_share}"
             yield Conflict(f"{stage}.data.eval_share", what, "leave one of them out", (f"{stage}.data.eval_sources",))
@@ -124,7 +121,7 @@ def _held_out(recipe: RecipeFields) -> Iterator[Conflict]:
             what = f"needs a metric to watch, got {train.early_stopping_patience}"
             remedy = f"give {stage}.train.metric_for_best_model, such as eval_loss"
             yield Conflict(f"{stage}.train.early_stopping_patience", what, remedy)
-        yield from _unknown_metric(stage, getattr(recipe, stage).objective, train)
+        yield from _unknown_metric(stage, section.objective, train)
         yield from _overlaps(stage, data)
 
 
@@ -150,34 +147,28 @@ def _overlaps(stage: str, data: DataSection) -> Iterator[Conflict]:
 
 
 def _truncation(recipe: RecipeFields) -> Iterator[Conflict]:
-    for stage in TRAINING_STAGES:
-        data = _data(recipe, stage)
-        if data is None:
-            continue
+    for stage, section in recipe.trained.items():
+        data, has_preferences = section.data, isinstance(section, PreferenceSection)
         prompt, rule = data.max_prompt_length, data.truncation.rule
         if prompt is not None and prompt >= data.max_length:
             what = f"must leave room for an answer within max_length {data.max_length}, got {prompt}"
             yield Conflict(f"{stage}.data.max_prompt_length", what, "shorten it")
-        elif prompt is not None and not _has_preferences(recipe, stage):
+        elif prompt is not None and not has_preferences:
             what = f"limits the prompts of pairs alone, got {prompt}"
             yield Conflict(f"{stage}.data.max_prompt_length", what, "leave it out")
-        if rule == "trl_0.7" and (prompt is None or not _has_preferences(recipe, stage)):
-            needed = "max_prompt_length" if _has_preferences(recipe, stage) else "pairs of answers"
+        if rule == "trl_0.7" and (prompt is None or not has_preferences):
+            needed = "max_prompt_length" if has_preferences else "pairs of answers"
             what = f"trl_0.7 needs {needed}"
             yield Conflict(f"{stage}.data.truncation.rule", what, "choose keep_start, keep_end or drop")
 
 
 def _schedules(recipe: RecipeFields) -> Iterator[Conflict]:
-    for stage in TRAINING_STAGES:
-        train = _train(recipe, stage)
-        if train is None:
-            continue
-        schedule = train.lr_scheduler_type
+    for stage, section in recipe.trained.items():
+        train, schedule = section.train, section.train.lr_scheduler_type
         if schedule in ("constant", "reduce_lr_on_plateau") and (train.warmup_ratio or train.warmup_steps):
             remedy = "choose constant_with_warmup, or leave the warm-up out"
             yield Conflict(f"{stage}.train.lr_scheduler_type", f"{schedule} has no warm-up", remedy)
-        data = _data(recipe, stage)
-        if schedule == "reduce_lr_on_plateau" and (train.eval_steps is None or data is None or not _holds_out(data)):
+        if schedule == "reduce_lr_on_plateau" and (train.eval_steps is None or not _holds_out(section.data)):
             what, remedy = "reduce_lr_on_plateau needs evaluations", f"give held-out rows and {stage}.train.eval_steps"
             yield Conflict(f"{stage}.train.lr_scheduler_type", what, remedy, _held_out_keys(stage))
         if train.precision == "pure_bf16" and train.optim not in ("adamw_torch", "adamw_8bit"):
@@ -188,19 +179,19 @@ def _schedules(recipe: RecipeFields) -> Iterator[Conflict]:
                 check_warmup(count_steps(train, 1), train, f"{stage}.train")
             except RecipeError as error:
                 yield Conflict(error.where, error.what, error.remedy, (f"{stage}.train.max_steps",))
-        yield from _schedule_free(recipe, stage, train)
+        yield from _schedule_free(stage, section)
 
 
-def _schedule_free(recipe: RecipeFields, stage: str, train: TrainSection) -> Iterator[Conflict]:
+def _schedule_free(stage: str, section: TrainingSection) -> Iterator[Conflict]:
     """What does not go with an optimizer that averages instead of a schedule."""
-    recipe_stage = getattr(recipe, stage)
+    train = section.train
     if not train.is_schedule_free:
         return
     if not train.lr_scheduler_type.startswith("constant"):
         what = f"{train.optim} takes the place of a schedule, got {train.lr_scheduler_type}"
         remedy = "choose constant or constant_with_warmup"
         yield Conflict(f"{stage}.train.lr_scheduler_type", what, remedy, (f"{stage}.train.optim",))
-    if getattr(getattr(recipe_stage, "objective", None), "reference_sync_steps", None) is not None:
+    if getattr(section.objective, "reference_sync_steps", None) is not None:
         what = f"the reference cannot follow the average of {train.optim}"
         yield Conflict(f"{stage}.objective.reference_sync_steps", what, "leave it out, or choose another optim")
     if not train.adam_beta1:
@@ -208,10 +199,8 @@ def _schedule_free(recipe: RecipeFields, stage: str, train: TrainSection) -> Ite
 
 
 def _adapters(recipe: RecipeFields) -> Iterator[Conflict]:
-    for stage in TRAINING_STAGES:
-        lora = getattr(getattr(recipe, stage), "lora", None)
-        train = _train(recipe, stage)
-        if lora is not None and lora.lora_dropout and train is not None and train.compile:
+    for stage, section in recipe.trained.items():
+        if section.lora is not None and section.lora.lora_dropout and section.train.compile:
             what = "cannot be had with compile, which may not see what is drawn token by token"
             yield Conflict(f"{stage}.lora.lora_dropout", what, "leave one of them out", (f"{stage}.train.compile",))
 
@@ -321,26 +310,11 @@ def _tasks(recipe: RecipeFields) -> Iterator[Conflict]:
             yield Conflict(f"evaluate.tasks.{number}", what, "leave it out, or add an align stage", ("align",))
         if stage is None or getattr(task, "sources", None):
             continue
-        data = _data(recipe, stage)
-        if data is None or not _holds_out(data):
+        learner = recipe.trained.get(stage)
+        if learner is None or not _holds_out(learner.data):
             what = f"is empty, and {stage} holds out no rows"
             remedy = f"name sources, or give {stage}.data.eval_sources or eval_share"
             yield Conflict(f"evaluate.tasks.{number}.sources", what, remedy, _held_out_keys(stage))
-
-
-def _data(recipe: RecipeFields, stage: str) -> DataSection | None:
-    data = getattr(getattr(recipe, stage), "data", None)
-    return data if isinstance(data, DataSection) else None
-
-
-def _train(recipe: RecipeFields, stage: str) -> TrainSection | None:
-    train = getattr(getattr(recipe, stage), "train", None)
-    return train if isinstance(train, TrainSection) else None
-
-
-def _has_preferences(recipe: RecipeFields, stage: str) -> bool:
-    """Whether the stage learns from preferences."""
-    return isinstance(getattr(recipe, stage), PreferenceSection)
 
 
 def _holds_out(data: DataSection) -> bool:
