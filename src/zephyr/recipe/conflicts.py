@@ -93,10 +93,9 @@ def _new_model(recipe: RecipeFields) -> Iterator[Conflict]:
             "pretrain", "is missing", "a new model learns its tokenizer from the texts of pretrain", ("model",)
         )
     for stage, section in recipe.trained.items():
-        if section.data.max_length > model.max_position_embeddings:
-            what = (
-                f"must be at most the model's {model.max_position_embeddings} positions, got {section.data.max_length}"
-            )
+        longest = section.data.max_length
+        if longest > model.max_position_embeddings:
+            what = f"must be at most the model's {model.max_position_embeddings} positions, got {longest}"
             yield Conflict(f"{stage}.data.max_length", what, "shorten it, or enlarge the model", ("model",))
         if section.lora is not None and section.lora.load_in_4bit:
             yield Conflict(f"{stage}.lora.load_in_4bit", "is for models from the hub", "set it to false", ("model",))

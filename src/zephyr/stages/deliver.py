@@ -13,7 +13,7 @@ from zephyr.errors import DataError
 from zephyr.recipe.data_section import DataSource
 from zephyr.recipe.schema import Recipe
 from zephyr.recipe.section import Plain
-from zephyr.recipe.stage_sections import DELIVER, POLICY_STAGES, TRAINING_STAGES, DeliverSection
+from zephyr.recipe.stage_sections import DELIVER, POLICY_STAGES, DeliverSection
 from zephyr.records.messages import Message
 from zephyr.runs.layout import CARD, REPORT, SAMPLES_FILE
 from zephyr.runs.reader import FinishedStage, at, model_title, read_run
@@ -55,7 +55,7 @@ def depends_on(recipe: Recipe) -> dict[str, Plain]:
 
 def outputs(recipe: Recipe) -> list[str]:
     """The names in its finished folder."""
-    section, has_model = _section(recipe), any(stage in recipe.stages for stage in TRAINING_STAGES)
+    section, has_model = _section(recipe), bool(recipe.trained)
     return [*[REPORT] * section.report, *[CARD] * has_model, *[SAMPLES_FILE] * bool(section.sample_prompts)]
 
 
