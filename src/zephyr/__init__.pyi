@@ -491,6 +491,7 @@ def generate(
     max_new_tokens: int = 256,
     teachers: Sequence[Mapping[str, SettingValue] | Section] = ...,
     sampling: Mapping[str, SettingValue] | Section = ...,
+    temperatures: Sequence[float] = ...,
     repair: bool = False,
     principles: Literal['none', 'readme', 'code'] = 'none',
     principle_shares: Mapping[Literal['helpfulness', 'honesty', 'truthfulness', 'calibration'], float] = ...,

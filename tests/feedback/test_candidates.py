@@ -38,6 +38,15 @@ def test_one_teacher_gives_several_samples():
     assert len({request.seed for request in teacher.asked}) == 60
 
 
+def test_temperatures_are_taken_in_turn():
+    teacher = seeded()
+    settings = CandidatesSection(
+        num_completions=3, temperatures=[0, 0.8], sampling=SamplingSection(temperature=0.3, top_p=0.9)
+    )
+    list(answer_prompts(PROMPTS[:1], [teacher], settings))
+    assert [(request.temperature, request.top_p) for request in teacher.asked] == [(0, 0.9), (0.8, 0.9), (0, 0.9)]
+
+
 def test_candidates_depend_on_the_seed_and_the_prompt_alone():
     pool = [seeded(name) for name in "abcdef"]
     settings = CandidatesSection(num_completions=3)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.evaluation.harness.test_ifeval import CASES
-from zephyr.judging.checks import check_answer, checked_ratings, provide_sentence_splitter
+from zephyr.judging.checks import check_answer, checked_ratings, provide_sentence_splitter, repetition
 from zephyr.recipe.feedback_section import ChecksSection
 from zephyr.records.checks import checks_of
 from zephyr.records.rows import Check
@@ -38,6 +38,18 @@ def test_the_rating_is_the_share_of_checks_that_hold_with_a_reason_for_each() ->
     strict = checked_ratings(checks, texts, ChecksSection(credit="all"))
     assert [rating.score for rating in strict] == [1, 0, 0, 0]
     assert [rating.rationale for rating in strict] == [rating.rationale for rating in ratings]
+
+
+def test_an_answer_that_goes_round_in_circles_is_rated_nothing() -> None:
+    """Five words that stand there four times: 17 runs of four words, of which 5 are different."""
+    loop = " ".join(["the hen sat down there"] * 4)
+    assert repetition(loop) == pytest.approx(12 / 17)
+    assert repetition("the hen sat down there " * 2) == 0  # seven runs say nothing yet
+    (rating,) = checked_ratings([COMMA, HENS], [loop], ChecksSection(max_repetition=0.5))
+    assert rating.score == 0
+    assert rating.rationale.startswith("fails: 71% of its 4-grams are repeated\nholds: punctuation:no_comma\n")
+    assert checked_ratings([COMMA, HENS], [loop], ChecksSection(max_repetition=0.8))[0].score == 1
+    assert checked_ratings([COMMA, HENS], [loop], ChecksSection())[0].score == 1
 
 
 def test_loosely_a_first_line_and_asterisks_are_overlooked() -> None:

@@ -85,6 +85,7 @@ def _samples_of(prompt: Prompt, names: Iterable[str], section: CandidatesSection
     identity = prompt_id(prompt.messages)
     drawn = draw_teachers(names, section.num_completions, seed=seed_for(seed, "teachers", identity))
     shares = shares_for(section, prompt.source)
+    temperatures = section.temperatures or [section.sampling.temperature]
     samples = []
     for number, name in enumerate(drawn):
         principle = None
@@ -93,7 +94,7 @@ def _samples_of(prompt: Prompt, names: Iterable[str], section: CandidatesSection
         request = ChatRequest(
             key=f"{identity} {number}",
             messages=prompt.messages if principle is None else _with_system(prompt.messages, principle.sentence),
-            temperature=section.sampling.temperature,
+            temperature=temperatures[number % len(temperatures)],
             top_p=section.sampling.top_p,
             top_k=section.sampling.top_k,
             max_tokens=section.sampling.max_new_tokens,

@@ -27,6 +27,8 @@ DEVIATION = (
     "sentences are split by a list of abbreviations, as nltk's punkt_tab is not here "
     "(python -m nltk.downloader punkt_tab)"
 )
+# Fewer 4-grams say nothing of a loop.
+LEAST_RUNS = 12
 _OWN_DATA = Path(__file__).parent / "nltk_data"
 _LETTER_FREQUENCY = "keywords:letter_frequency"
 # Where an answer says what it comes to: GSM8K's mark, TeX's box, and plain words.
@@ -50,11 +52,24 @@ def checked_ratings(checks: Sequence[Check], texts: Sequence[str], section: Chec
 
     Raises ValueError without checks, DataError if the packages of the checkers are not installed.
     """
-    found = [check_answer(checks, text, is_loose=section.loose) for text in texts]
-    return [
-        Rating(one.share if section.credit == "share" else float(one.share == 1), "\n".join(one.reasons))
-        for one in found
-    ]
+    return [_rating(check_answer(checks, text, is_loose=section.loose), text, section) for text in texts]
+
+
+def _rating(found: CheckedAnswer, text: str, section: ChecksSection) -> Rating:
+    repeated = repetition(text)
+    if section.max_repetition is not None and repeated > section.max_repetition:
+        return Rating(0.0, "\n".join([f"fails: {repeated:.0%} of its 4-grams are repeated", *found.reasons]))
+    return Rating(found.share if section.credit == "share" else float(found.share == 1), "\n".join(found.reasons))
+
+
+def repetition(text: str) -> float:
+    """The share of a text's word 4-grams that have stood in it before, from 0 to 1; 0 for less than a few of them.
+
+    seq-rep-4 of arXiv 1908.04319.
+    """
+    words = text.casefold().split()
+    runs = list(zip(words, words[1:], words[2:], words[3:], strict=False))
+    return 1 - len(set(runs)) / len(runs) if len(runs) >= LEAST_RUNS else 0.0
 
 
 def check_answer(checks: Sequence[Check], text: str, *, is_loose: bool = False) -> CheckedAnswer:

@@ -35,6 +35,11 @@ class CandidatesSection(Section):
         default_factory=list, description="teachers that answer as well: endpoints, vLLM engines, the scripted teacher"
     )
     sampling: SamplingSection = Field(default_factory=SamplingSection, description="how answers are sampled")
+    temperatures: list[Annotated[float, Field(ge=0)]] = Field(
+        [],
+        description="temperatures of a prompt's answers in turn, instead of that of `sampling`; 0: the likeliest text",
+        json_schema_extra=ADDED,
+    )
     repair: bool = Field(
         False,
         description="add repaired copies of answers that fail checks, made by rules (letter case, commas, bullet "
@@ -127,6 +132,14 @@ class ChecksSection(Section):
     )
     loose: bool = Field(
         False, description="as IFEval's loose accuracy: overlook a first line, a last line and asterisks"
+    )
+    max_repetition: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="score 0 for an answer of whose word 4-grams more than this share has stood in it before, as in a "
+        "loop (seq-rep-4, arXiv 1908.04319); null: not looked at",
+        json_schema_extra=ADDED,
     )
     beside: BesideSection | None = Field(None, description="a judge that rates as well; null: checks alone")
 
