@@ -88,6 +88,14 @@ def test_what_needs_new_content_is_left_as_it_is() -> None:
         assert repaired([check], TEXT) is None
 
 
+@pytest.mark.parametrize("text", ["", " \n ", ".", "!?", "* ", "1.", "***", '"', "\ud83d\ude42", "ça va"])
+def test_texts_of_hardly_a_word_break_no_rule(text: str) -> None:
+    for family, options, _ in BY_RULE:
+        found = repaired([Check(family, options)], text)
+        assert found is None or check_answer([Check(family, options)], found).share == 1
+    assert text.strip() or repaired([Check("startend:quotation", {})], text) is None
+
+
 @pytest.mark.parametrize("pair", list(itertools.combinations(range(0, len(CASES), 2), 2)))
 def test_a_repair_holds_more_checks_than_the_answer(pair: tuple[int, int]) -> None:
     checks = [Check(*CASES[number][:2]) for number in pair]

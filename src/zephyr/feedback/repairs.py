@@ -24,10 +24,12 @@ _TITLE_WORDS = 6
 
 
 def repaired(checks: Sequence[Check], text: str) -> str | None:
-    """The text changed by rules so that it holds more of its checks, None where no rule can.
+    """The text changed by rules so that it holds more of its checks, None where no rule can, as in an empty one.
 
     Raises as `check_answer`.
     """
+    if not text.strip():
+        return None
     found = text
     for family, rule in REPAIRS.items():
         for check in checks:
