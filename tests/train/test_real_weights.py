@@ -34,7 +34,7 @@ REPOSITORY = Path(__file__).parents[2]
 @pytest.fixture(scope="module")
 def folder() -> str:
     named = os.environ.get("ZEPHYR_REAL_MODEL")
-    if named is None or not Path(named).is_dir():
+    if not named or not Path(named).is_dir():
         pytest.skip("ZEPHYR_REAL_MODEL names no folder of a model with real weights")
     return named
 

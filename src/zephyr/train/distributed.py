@@ -30,12 +30,12 @@ from zephyr.models.loading import check_finite_weights
 from zephyr.models.scorer import ForestScorer, decoder_layers
 from zephyr.models.stored_weights import StoredWeights
 from zephyr.models.weight_hash import plain_name
-from zephyr.recipe.train_section import Precision, TrainSection
+from zephyr.recipe.train_section import TrainSection
 
 T = TypeVar("T")
 
-# (dtype of the weights, dtype of the computation)
-PRECISION_DTYPES: dict[Precision, tuple[torch.dtype, torch.dtype]] = {
+# (dtype of the weights, dtype of the computation), by precision; `fastest` is one of them once a run has begun.
+PRECISION_DTYPES: dict[str, tuple[torch.dtype, torch.dtype]] = {
     "float64": (torch.float64, torch.float64),
     "float32": (torch.float32, torch.float32),
     "bf16": (torch.float32, torch.bfloat16),
