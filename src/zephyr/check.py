@@ -22,7 +22,7 @@ def check_lines(recipe: Recipe) -> Iterator[str]:
     rounds, title = recipe.rounds, f"{recipe.name}: {', '.join(recipe.stages)}"
     recipe = first_round(recipe)
     if recipe.asks_for_fastest:
-        from zephyr.runs.fastest import as_begun_here  # measures, for which it imports torch
+        from zephyr.fastest import as_begun_here  # measures, for which it imports torch
 
         recipe = as_begun_here(recipe)
     with TemporaryDirectory(prefix="zephyr-check-") as folder:

@@ -13,13 +13,13 @@ from rich.markup import escape
 from zephyr.data.read.source_files import locate
 from zephyr.data.read.stage_rows import hash_of_source
 from zephyr.errors import CheckpointError, Problems
+from zephyr.fastest import as_begun, in_dtype, measure_for_run
 from zephyr.recipe.model_section import PretrainedModel
 from zephyr.recipe.schema import Recipe, chosen_stages
 from zephyr.recipe.section import Plain, Section
 from zephyr.recipe.stage_sections import EVALUATE
 from zephyr.records.fields import printable
 from zephyr.runs.fact_lines import facts_in_words, left_out_lines, telling_facts
-from zephyr.runs.fastest import as_begun, in_dtype, measure_for_run
 from zephyr.runs.layout import MODEL, STAGE_FILE, TRAIN
 from zephyr.runs.lock import hold_lock
 from zephyr.runs.lock_file import Pinned, check_inputs, write_lock_file

@@ -15,10 +15,10 @@ from zephyr.estimate.disk import room_for
 from zephyr.estimate.duration import Cluster
 from zephyr.estimate.lines import comparison_lines, model_line
 from zephyr.estimate.model_shape import ModelShape
+from zephyr.fastest import as_begun_here, in_dtype
 from zephyr.recipe.model_section import NewModel
 from zephyr.recipe.rounds import first_round
 from zephyr.recipe.schema import Recipe
-from zephyr.runs.fastest import as_begun_here, in_dtype
 from zephyr.runs.reader import seconds_taken
 from zephyr.stages.pretrain import find_tokenizer
 from zephyr.stages.preview import Preview

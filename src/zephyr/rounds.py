@@ -13,6 +13,7 @@ from rich.table import Table
 from zephyr.atomic import replace_text
 from zephyr.data.read.stage_rows import open_records
 from zephyr.errors import NothingToPreferError, RecipeError
+from zephyr.fastest import as_begun
 from zephyr.feedback.judge import RATINGS
 from zephyr.models.source import Source, model_folder
 from zephyr.pipeline import run_recipe
@@ -23,7 +24,6 @@ from zephyr.recipe.schema import Recipe, chosen_stages
 from zephyr.recipe.section import Plain
 from zephyr.recipe.stage_sections import ALIGN, FEEDBACK, PRETRAIN, SFT, SYNTH
 from zephyr.records.rows import Rated
-from zephyr.runs.fastest import as_begun
 from zephyr.runs.layout import MODEL, SUMMARY
 from zephyr.runs.lock import hold_lock
 from zephyr.runs.ranks import is_alone, is_leader

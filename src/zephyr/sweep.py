@@ -22,12 +22,12 @@ from zephyr.deliver.charts import IntervalRow, interval_chart
 from zephyr.deliver.rendering import render_html
 from zephyr.deliver.run_facts import ModelScore, interval_words, readable, scores_of
 from zephyr.errors import Problems, RecipeError, ZephyrError
+from zephyr.fastest import as_begun_here
 from zephyr.pipeline import preflight_stages, run_recipe, stage_keys
 from zephyr.recipe.grid import Combination
 from zephyr.recipe.schema import Recipe
 from zephyr.recipe.section import Plain
 from zephyr.records.fields import printable
-from zephyr.runs.fastest import as_begun_here
 from zephyr.runs.layout import LOCK_FILE, SUMMARY
 from zephyr.runs.lock import hold_lock
 from zephyr.runs.ranks import is_leader

@@ -7,11 +7,11 @@ import pytest
 from tests.mini import mini_fields
 from zephyr.estimate.devices import ACCELERATORS
 from zephyr.estimate.duration import Cluster
+from zephyr.fastest import as_begun, as_begun_here, in_dtype
 from zephyr.models import loading
 from zephyr.models.matmul_speed import MatmulSpeed
 from zephyr.plan import plan_lines
 from zephyr.recipe.schema import Recipe
-from zephyr.runs.fastest import as_begun, as_begun_here, in_dtype
 from zephyr.runs.lock_file import write_lock_file
 
 
