@@ -30,6 +30,18 @@ def test_the_limit_doubles_then_halves_then_creeps():
     assert halved < crept <= halved + 1
 
 
+def test_a_pause_that_ends_between_two_looks_at_the_clock_ends():
+    """The pause ends at 0.025; the clock says 0.02 at the first look and 0.03 at the next. No other call is there."""
+
+    async def story() -> float:
+        looks = itertools.count()
+        slots = AdaptiveConcurrency(100, clock=lambda: next(looks) / 100)
+        slots.close_for(0.015)  # looks at 0 and 0.01
+        return await asyncio.wait_for(slots.acquire(), timeout=60)
+
+    assert asyncio.run(story()) == 0.04
+
+
 def test_a_pace_lets_a_second_of_calls_go_and_then_spaces_them():
     now = 100.0
     pace = Pace(120, clock=lambda: now)

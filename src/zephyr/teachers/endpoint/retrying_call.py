@@ -73,8 +73,8 @@ class AdaptiveConcurrency:
 
     async def acquire(self, *, first: bool = False) -> float:
         """Wait for a slot, with `first` ahead of all others that wait; returns the time when the call starts."""
-        while self.in_flight >= int(self.limit) or self._clock() < self._closed_until:
-            pause = self._closed_until - self._clock()
+        # One look at the clock decides: a call that waited for its turn where none is in flight would wait for ever.
+        while (pause := self._closed_until - self._clock()) > 0 or self.in_flight >= int(self.limit):
             if pause > 0:
                 await asyncio.sleep(pause)
                 continue
