@@ -121,8 +121,8 @@ def write_lock_file(
 ) -> None:
     """Write what this run is made from into its folder.
 
-    `hub_sources`: the data that it reads from the hub. `measured`: the dtype that `fastest` stands for
-    in this run, if it has asked for it; once measured it is kept, whatever a later recipe asks for.
+    `hub_sources`: the data that it reads from the hub. `measured`: the dtype that `fastest` stands for in this run, if
+    its recipe asks for it; once measured it is kept, whatever a later recipe asks for.
     """
     content = {
         "format": FORMAT,
