@@ -5,12 +5,14 @@ from pathlib import Path
 import pytest
 
 from tests.mini import mini_fields
+from zephyr.errors import RecipeError
 from zephyr.estimate.devices import ACCELERATORS
 from zephyr.estimate.duration import Cluster
 from zephyr.fastest import as_begun, as_begun_here, in_dtype
 from zephyr.models import loading
 from zephyr.models.matmul_speed import MatmulSpeed
 from zephyr.plan import plan_lines
+from zephyr.recipe.loading import load_recipe
 from zephyr.recipe.schema import Recipe
 from zephyr.runs.lock_file import write_lock_file
 
@@ -54,6 +56,11 @@ def test_what_a_run_began_with_goes_before_what_this_machine_is_fast_in(
     folder.mkdir()
     write_lock_file(folder, asking, {}, model_revision=None, hub_sources=[], measured="bfloat16")
     assert as_begun(asking, folder) == as_begun_here(asking) == recipe(tmp_path, align="bf16")
+
+
+def test_a_misspelt_fastest_is_recognised() -> None:
+    with pytest.raises(RecipeError, match="sft.train.precision: there is no such choice, got 'fastst'; did you mean"):
+        load_recipe("quickstart", ["sft.train.precision=fastst"])
 
 
 def test_a_plan_for_accelerators_counts_in_bf16(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

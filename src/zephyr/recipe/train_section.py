@@ -61,7 +61,7 @@ class TrainSection(Section):
     adam_epsilon: float = Field(1.0e-8, gt=0, description="Adam's epsilon")
     weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay, of all but norms and biases")
     max_grad_norm: float | None = Field(1.0, gt=0, description="maximum gradient norm, for clipping; null: no clipping")
-    precision: Precision | Literal["fastest"] = Field(
+    precision: Literal[Precision, "fastest"] = Field(
         "bf16",
         description="bf16 computes in bfloat16 on float32 weights, pure_bf16 keeps bfloat16 weights, updated with "
         "stochastic rounding; fastest: bf16, or float32 on a CPU that is not faster in bfloat16, measured when the run "
