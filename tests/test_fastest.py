@@ -59,7 +59,7 @@ def test_what_a_run_began_with_goes_before_what_this_machine_is_fast_in(
 
 
 def test_a_misspelt_fastest_is_recognised() -> None:
-    with pytest.raises(RecipeError, match="sft.train.precision: there is no such choice, got 'fastst'; did you mean"):
+    with pytest.raises(RecipeError, match="no such choice, got 'fastst'; did you mean 'fastest'"):
         load_recipe("quickstart", ["sft.train.precision=fastst"])
 
 
