@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.command import jsonl, stage_fields, write_recipe, zephyr
 from zephyr.judging.checks import check_answer
@@ -57,6 +58,37 @@ def test_the_way_from_constraints_to_a_learnt_model(tmp_path: Path, tiny_folder:
     card = next((tmp_path / "runs").rglob("README.md")).read_text()
     assert "checks (rules)" in card
     assert "overlaps with eval.jsonl" in card
+
+
+def test_sft_learns_the_answers_of_the_pool_that_hold_their_checks(tmp_path: Path, tiny_folder: Path, capfd) -> None:
+    answered = [{"prompt": f"Tell me of {one}.", "completion": f"Well, {one} are old, and good."} for one in SUBJECTS]
+    path = recipe(tmp_path, tiny_folder, sft=stage_fields("sft", None, max_length=256))
+    fields = yaml.safe_load(path.read_text())
+    fields["feedback"]["candidates"]["models"] = ["stage:policy"]
+    fields["synth"]["generator"] |= {"num_dialogues": 5, "families": ["punctuation", "change_case:english_lowercase"]}
+    path.write_text(yaml.safe_dump(fields))
+    said = zephyr(capfd, "check", path)
+    assert said.code == 2
+    assert "pool.jsonl row 1" in said.out + said.err  # it has no answer
+    (tmp_path / "pool.jsonl").write_bytes(jsonl(*answered))
+    said = zephyr(capfd, "check", path)
+    assert said.code == 0, said.out + said.err
+    assert "composes 12 prompts and 5 dialogues of 8 instructions and 2 families" in said.out
+    said = zephyr(capfd, "run", path)
+    assert said.code == 0, said.out + said.err
+    folder = finished(tmp_path, "synth")
+    asked = {json.dumps(row["prompt"]) for row in rows(folder, "prompts.jsonl")}
+    dialogues = rows(folder, "dialogues.jsonl")
+    assert len(dialogues) == 5
+    for row in dialogues:
+        *prompt, answer = row["messages"]
+        assert json.dumps(prompt) not in asked
+        assert ("," in answer["content"], answer["content"].islower()) != (True, False)
+    facts = json.loads((folder / "stage.json").read_text())["facts"]
+    assert facts["dialogues"] == 5
+    # Which languages so short a text may be in, the checker guesses.
+    assert facts["answers_of_the_pool"]["repaired"] == 5
+    assert json.loads((finished(tmp_path, "sft") / "stage.json").read_text())["facts"]["rows"] == 5
 
 
 def test_recorded_ratings_and_own_answers_make_one_data_set(tmp_path: Path, tiny_folder: Path, capfd) -> None:

@@ -18,9 +18,9 @@ from zephyr.records.checks import FAMILIES, LANGUAGES, checks_of, ifeval_fault
 from zephyr.records.fields import Row
 from zephyr.records.formats import record_of
 from zephyr.records.messages import Message
-from zephyr.records.rows import Check, Prompt
+from zephyr.records.rows import Chat, Check, Prompt
 from zephyr.records.writing import to_fields, write_jsonl
-from zephyr.synth.constraints import OPTIONS, compose_prompts, conflict, constrain, wording
+from zephyr.synth.constraints import OPTIONS, answer_from_pool, compose_prompts, conflict, constrain, wording
 from zephyr.synth.wordings import LANGUAGE_NAMES, WORDINGS
 
 SUBJECTS = ("hens", "rivers", "clouds", "old clocks", "bread", "the moon", "chess", "winter coats", "bees", "maps")
@@ -33,7 +33,8 @@ GERMAN = "Das Wetter ist schön und wir gehen heute in den Wald"
 def composed(section: ConstraintsSynth = SECTION, pool: list[Prompt] = POOL, seed: int = 0, data_dir: Path = Path()):
     """The prompts, the instructions left out by reason, and the families."""
     counts, families = Counter[str](), Counter[str]()
-    made = list(compose_prompts(pool, section, counts, families, data_dir=data_dir, seed=seed))
+    prompts = compose_prompts(pool, section, counts, families, data_dir=data_dir, seed=seed)
+    made = list(islice(prompts, section.num_prompts))
     return made, counts, families
 
 
@@ -162,6 +163,28 @@ def test_an_instruction_is_left_out_once_however_often_the_pool_is_used(tmp_path
     made, counts, _ = composed(section, data_dir=tmp_path)
     assert len(made) == 40
     assert counts["overlaps with eval.jsonl"] == 1
+
+
+def test_answers_of_the_pool_make_dialogues_where_they_hold_all_checks_or_can_be_repaired() -> None:
+    no_comma = Check("punctuation:no_comma", {})
+    keyword = Check("keywords:existence", {"keywords": ["eggs"]})
+    asked = {
+        name: Prompt(name, (Message("user", f"Tell me of {name}."),), "pool", checks=(no_comma, keyword))
+        for name in ("hens", "ducks", "maps", "bees")
+    }
+    answers = {"hens": "Hens lay eggs.", "ducks": "Ducks, too, lay eggs.", "maps": "Maps, not food."}
+    chats = [Chat(name, (Message("user", "?"), Message("assistant", text))) for name, text in answers.items()]
+    counts = Counter[str]()
+    made = list(answer_from_pool(asked.values(), chats, 5, counts))
+    # No rule can put a keyword into an answer, and nobody answered about bees.
+    assert [(one.messages[0].content, one.messages[-1].content) for one in made] == [
+        ("Tell me of hens.", "Hens lay eggs."),
+        ("Tell me of ducks.", "Ducks too lay eggs."),
+    ]
+    assert counts == {"as it was": 1, "repaired": 1, "fails checks": 1, "missing": 1}
+    assert len(list(answer_from_pool(asked.values(), chats, 1, counts))) == 1
+    with pytest.raises(DataError, match="no answer of its rows holds the checks"):
+        list(answer_from_pool([asked["maps"]], chats, 5, counts))
 
 
 def test_every_wording_says_all_options() -> None:

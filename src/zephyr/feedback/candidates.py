@@ -137,7 +137,7 @@ def _candidates(prompt: Prompt, samples: Sequence[_Sample]) -> Candidates:
 
 def _with_repaired(found: Candidates) -> Candidates:
     """The candidates and behind them repaired copies of those that fail checks, as of a model of their own."""
-    from zephyr.feedback.repairs import repaired
+    from zephyr.judging.repairs import repaired
 
     answers = {answer.text.strip(): answer for answer in found.rated.answers}
     for answer in found.rated.answers:

@@ -64,13 +64,14 @@ def _synth(recipe: RecipeFields) -> Iterator[Conflict]:
         if isinstance(teacher, ScriptedSection):
             what = f"the scripted teacher knows only the closed world, not generator {generator.name}"
             yield Conflict(key, what, "choose local, vllm or endpoint", ("synth.generator",))
-    made = ("pretrain", "sft") if isinstance(generator, ConstraintsSynth) else ("pretrain",)
-    for stage in made:
+    lacking = {"pretrain": ("texts", "name sources")}
+    if isinstance(generator, ConstraintsSynth) and not generator.num_dialogues:
+        lacking["sft"] = ("dialogues", "name sources, or set synth.generator.num_dialogues")
+    for stage, (rows, remedy) in lacking.items():
         learner = recipe.trained.get(stage)
         if learner is not None and not learner.data.sources:
-            rows = "texts" if stage == "pretrain" else "dialogues"
             what = f"is empty, and generator {generator.name} makes no {rows}"
-            yield Conflict(f"{stage}.data.sources", what, "name sources", ("synth.generator",))
+            yield Conflict(f"{stage}.data.sources", what, remedy, ("synth.generator",))
 
 
 def _unchecked_prompts(recipe: RecipeFields) -> Iterator[Conflict]:

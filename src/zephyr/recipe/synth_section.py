@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from zephyr.errors import did_you_mean
 from zephyr.recipe.data_section import DataSource
-from zephyr.recipe.section import Section
+from zephyr.recipe.section import ADDED, Section
 from zephyr.recipe.teacher_section import ScriptedSection, TeacherSection
 from zephyr.records.checks import FAMILIES, LANGUAGES
 
@@ -83,6 +83,13 @@ class ConstraintsSynth(Section):
     name: Literal["constraints"] = "constraints"
     pool: list[DataSource] = Field(min_length=1, description="instructions that get constraints")
     num_prompts: int = Field(1_000, ge=1, description="number of prompts; a smaller pool is used several times")
+    num_dialogues: int = Field(
+        0,
+        ge=0,
+        description="number of dialogues for sft besides: further prompts with the pool's own answers, which hold all "
+        "checks, as they are or repaired by rules; the rows of the pool need answers",
+        json_schema_extra=ADDED,
+    )
     min_constraints: int = Field(1, ge=1, le=3, description="minimum constraints per prompt")
     max_constraints: int = Field(3, ge=1, le=3, description="maximum constraints per prompt")
     families: list[str] = Field(
@@ -135,7 +142,7 @@ def _is_of(family: str, names: list[str]) -> bool:
     return family in names or family.partition(":")[0] in names
 
 
-# Those that write dialogues, by a teacher; the other one makes prompts alone.
+# Those that write dialogues by a teacher; the other one composes prompts by rules.
 DialogueGenerator = WorldSynth | SelfInstructSynth | UltraChatSynth
 Generator = Annotated[DialogueGenerator | ConstraintsSynth, Field(discriminator="name")]
 

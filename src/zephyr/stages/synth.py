@@ -1,7 +1,7 @@
 """The synth stage: what a teacher writes, by the generator that the recipe names. `zephyr synth` runs it on its own."""
 
 import hashlib
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
 from pathlib import Path
@@ -27,7 +27,7 @@ from zephyr.recipe.synth_section import (
 )
 from zephyr.recipe.teacher_section import EndpointSection, SamplingSection, ScriptedSection, TeacherSection
 from zephyr.records.fields import Json
-from zephyr.records.rows import Prompt, Record, Text
+from zephyr.records.rows import Chat, Prompt, Record, Text
 from zephyr.records.writing import write_jsonl
 from zephyr.runs.layout import LEDGER
 from zephyr.runs.stage_folder import Facts
@@ -68,7 +68,7 @@ def _outputs(recipe: Recipe) -> list[str]:
     """The names in the finished folder."""
     section = _section(recipe)
     if isinstance(section.generator, ConstraintsSynth):
-        return [PROMPTS]
+        return [PROMPTS, *([DIALOGUES] if section.generator.num_dialogues else [])]
     more: dict[type[Generator], list[str]] = {WorldSynth: [TEXTS], SelfInstructSynth: [INSTRUCTIONS, TASKS, ROUNDS]}
     has_ledger = not all(isinstance(one, ScriptedSection | EndpointSection) for one in teachers_of(section).values())
     return [DIALOGUES, PROMPTS, *more.get(type(section.generator), []), *([LEDGER] if has_ledger else [])]
@@ -176,8 +176,7 @@ def _write(
         talker = Talker(writers, generator, seed=seed, passages=passages)
         plans = (plan_talk(number, generator, seed=seed) for number in range(1, generator.num_dialogues + 1))
         # Plans of their own: these first messages are not among those that were continued.
-        own_seed = seed_for(seed, "prompts")
-        numbers = range(1, generator.num_feedback_prompts + 1)
+        own_seed, numbers = seed_for(seed, "prompts"), range(1, generator.num_feedback_prompts + 1)
         unanswered = (plan_talk(-number, generator, seed=own_seed) for number in numbers)
         files = {DIALOGUES: talker.dialogues(plans, counts), PROMPTS: talker.prompts(unanswered, prompt_counts)}
     return Synthesis(files, counts, prompt_counts)
@@ -187,9 +186,8 @@ def _watched(rows: Iterable[_R], counts: Counter[str], writers: Writers, num_exp
     """The same rows, with a progress display. Raises DataError at the end if there were none."""
     num_rows = 0
     with show_progress("dialogues", num_expected) as display:
-        for row in rows:
+        for num_rows, row in enumerate(rows, 1):
             yield row
-            num_rows += 1
             display.update(num_rows)
     if not num_rows:
         raise _nothing_written(writers, counts)
@@ -230,7 +228,10 @@ def _check_pool(preview: Preview, generator: ConstraintsSynth) -> Iterator[str]:
     with preview.problems.noted():
         _files_read(preview.recipe)
         size, families = sum(map(len, parts)), len(generator.chosen_families)
-        yield f"composes {generator.num_prompts:,} prompts of {size:,} instructions and {families} families"
+        dialogues = f" and {generator.num_dialogues:,} dialogues" if generator.num_dialogues else ""
+        yield f"composes {generator.num_prompts:,} prompts{dialogues} of {size:,} instructions and {families} families"
+    if generator.num_dialogues:
+        yield from preview.open_sources(generator.pool, Chat, [])
 
 
 def _estimate(preview: Preview) -> Iterator[str]:
@@ -250,17 +251,13 @@ def _preflight(_work: Work) -> Facts:
 
 
 def sample_rows(preview: Preview) -> None:
-    """Make a sample of the rows for later stages where a rule writes them, and put it into `preview.made`.
-
-    Where a model writes them nothing is made, as that would take the run's time and money.
-    """
+    """Put a sample of the rows for later stages into `preview.made` where a rule writes them; a model takes time."""
     recipe, section, folder = preview.recipe, preview.recipe.synth, preview.folder / SYNTH
     if section is None or folder.exists():
         return
     generator, teacher = section.generator, section.teacher
     if not isinstance(generator, WorldSynth) or not isinstance(teacher, ScriptedSection):
         return
-    num_rows = {SFT: generator.num_dialogues, PRETRAIN: generator.num_pretrain_texts}
     fewer = {
         "num_dialogues": min(SAMPLED_ROWS, generator.num_dialogues),
         "num_pretrain_texts": min(SAMPLED_ROWS, generator.num_pretrain_texts),
@@ -272,10 +269,11 @@ def sample_rows(preview: Preview) -> None:
     folder.mkdir(parents=True)
     for name, rows in made.files.items():
         write_jsonl(folder / name, rows)
-    for stage, file in ((SFT, DIALOGUES), (PRETRAIN, TEXTS)):
-        reader = recipe.sft if stage == SFT else recipe.pretrain
-        if reader is not None and not reader.data.sources and num_rows[stage]:
-            preview.made[stage] = MadeRows(folder / file, num_rows[stage])
+    made_rows = {SFT: (DIALOGUES, generator.num_dialogues), PRETRAIN: (TEXTS, generator.num_pretrain_texts)}
+    for stage, (file, num_rows) in made_rows.items():
+        reader = recipe.trained.get(stage)
+        if reader is not None and not reader.data.sources and num_rows:
+            preview.made[stage] = MadeRows(folder / file, num_rows)
 
 
 def prompts_to_come(recipe: Recipe) -> tuple[list[Prompt], int]:
@@ -299,18 +297,16 @@ def estimate_calls(section: SynthSection, *, seed: int, data_dir: Path) -> list[
         return _estimate_lists(generator, teacher, seeds_of(section, data_dir), seed)
     count = min(ESTIMATE_SAMPLE, generator.num_dialogues)
     times = generator.num_dialogues / count
-    answers = counting(teacher, times)
-    estimates, fewer = [answers], {"num_dialogues": count, "num_feedback_prompts": 0}
+    estimates, fewer = [counting(teacher, times)], {"num_dialogues": count, "num_feedback_prompts": 0}
     passages: list[str] = []
     if isinstance(generator, UltraChatSynth):
         fewer["num_feedback_prompts"] = round(generator.num_feedback_prompts / times)
         passages = ["A text of others."] if generator.passages else []
         person = counting(generator.person or teacher, times)
         estimates.append(person._replace(who=f"{person.who}, the person,"))
-    writers = Writers(answers.teacher, _sampling_of(teacher), estimates[-1].teacher)
+    writers = Writers(estimates[0].teacher, _sampling_of(teacher), estimates[-1].teacher)
     made = _write(generator.model_copy(update=fewer), writers, passages, seed=seed)
-    for _ in chain(made.files[DIALOGUES], made.files[PROMPTS]):
-        pass
+    deque(chain(made.files[DIALOGUES], made.files[PROMPTS]), maxlen=0)
     return estimates
 
 
@@ -318,17 +314,13 @@ def _estimate_lists(
     generator: SelfInstructSynth, teacher: TeacherSection, seeds: "Sequence[InstructionTask]", seed: int
 ) -> list[TeacherEstimate]:
     """Lists of instructions, then a class and examples for each that is kept."""
-    from zephyr.synth.instances import classify, write_instances
-    from zephyr.synth.instructions import InstructionPool
+    from zephyr.synth.self_instruct import sample_requests
 
     instructions = [task.instruction for task in islice(seeds, ESTIMATE_SAMPLE)]
     num_lists = generator.num_instructions / KEPT_OF_A_LIST
     lists = counting(teacher, num_lists / generator.requests_per_round, fails=True)
-    next(InstructionPool(instructions, generator, seed=seed).grow(lists.teacher))
     tasks = counting(teacher, generator.num_instructions / len(instructions))
-    classified = classify(instructions, tasks.teacher, Counter(), seed=seed)
-    for _ in write_instances(classified, tasks.teacher, generator, Counter(), seed=seed):
-        pass
+    sample_requests(instructions, generator, lists.teacher, tasks.teacher, seed=seed)
     return [lists._replace(who=f"{lists.who} (lists of instructions)"), tasks._replace(who=f"{tasks.who} (tasks)")]
 
 
@@ -369,14 +361,20 @@ def _run(work: Work) -> Facts:
 
 
 def _compose(work: Work, generator: ConstraintsSynth) -> Facts:
-    """Write the prompts with constraints; return their number, what was left out and why, and the families drawn."""
-    from zephyr.synth.constraints import compose_prompts
+    """Write prompts and dialogues; return their numbers, what was left out and why, and the families drawn."""
+    from zephyr.synth.constraints import answer_from_pool, compose_prompts
 
-    recipe, counts, families = work.recipe, Counter[str](), Counter[str]()
+    recipe, counts, families, answers = work.recipe, Counter[str](), Counter[str](), Counter[str]()
     pool = open_all(recipe, generator.pool, Prompt)
     mixed = mix(pool, seed=recipe.seed, shuffle=True)
     made = compose_prompts(mixed, generator, counts, families, data_dir=recipe.data_dir, seed=recipe.seed)
-    facts: Facts = {"prompts": write_jsonl(work.folder / PROMPTS, made, replace=True), "instructions": len(mixed)}
+    prompts = islice(made, generator.num_prompts)
+    facts: Facts = {"prompts": write_jsonl(work.folder / PROMPTS, prompts, replace=True), "instructions": len(mixed)}
+    if generator.num_dialogues:
+        chats = chain.from_iterable(open_all(recipe, generator.pool, Chat))
+        dialogues = answer_from_pool(made, chats, generator.num_dialogues, answers)
+        facts["dialogues"] = write_jsonl(work.folder / DIALOGUES, dialogues, replace=True)
+        facts["answers_of_the_pool"] = dict(answers)
     return facts | Accounts(pool).facts() | {"filtered_out": dict(counts), "families": dict(families.most_common())}
 
 

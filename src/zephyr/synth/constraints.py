@@ -1,13 +1,14 @@
 """Prompts with constraints that can be checked: instructions of any pool, each with some of IFEval's 25 families.
 
 Constraints are drawn so that one answer can meet all of them, written in our own words, and stand in the row as its
-checks. No model is asked. What overlaps with an evaluation set is left out and counted. IFEval: arXiv 2311.07911.
+checks. No model is asked; answers of the pool that hold them make dialogues. What overlaps with an evaluation set is
+left out and counted. IFEval: arXiv 2311.07911.
 """
 
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import count
+from itertools import count, islice
 from pathlib import Path
 from random import Random
 
@@ -15,10 +16,12 @@ from zephyr.data.filters.benchmark_texts import read_benchmarks
 from zephyr.data.filters.decontamination import BenchmarkIndex
 from zephyr.data.filters.near_duplicates import NearDuplicates
 from zephyr.errors import DataError
+from zephyr.judging.checks import check_answer
+from zephyr.judging.repairs import repaired
 from zephyr.recipe.synth_section import ConstraintsSynth
 from zephyr.records.checks import FAMILIES, LANGUAGES
 from zephyr.records.fields import Json
-from zephyr.records.rows import Check, Prompt, prompt_id
+from zephyr.records.rows import Chat, Check, Prompt, prompt_id
 from zephyr.synth.wordings import (
     COMMON_LETTERS,
     END_PHRASES,
@@ -39,6 +42,8 @@ _WORD = re.compile(r"[A-Za-z]{4,}")
 _YES_OR_NO = re.compile(
     r"(?:is|are|was|were|do|does|did|can|could|will|would|should|has|have)\b[^?\n]*\?$", re.IGNORECASE
 )
+# Of the answers of Alpaca and Dolly every second holds its constraints, or can be repaired.
+_TRIED_FOR_A_DIALOGUE = 20
 # The longest request that an answer is to repeat.
 _REPEATED_CHARACTERS = 300
 _SHARES, _IS_NEAR = "overlaps with", "nearly equal to a prompt of"
@@ -98,7 +103,7 @@ def compose_prompts(
     data_dir: Path,
     seed: int,
 ) -> Iterator[Prompt]:
-    """The prompts: the whole pool once, then again with other constraints, until there are as many as asked for.
+    """The prompts: the whole pool once, then again with other constraints, for as long as some are new.
 
     `counts` gets the instructions that gave no prompt, by reason; `families` the constraints by family. Raises
     DataError for evaluation sets that cannot be read, or if no prompt can be made.
@@ -120,13 +125,42 @@ def compose_prompts(
             families.update(check.instruction for check in prompt.checks[len(row.checks) :])
             yield prompt
             made += 1
-            if made == section.num_prompts:
-                return
         if made == before:
             break
     if not made:
         reasons = ", ".join(f"{number:,} x {reason}" for reason, number in counts.items())
         raise DataError("synth.generator", f"no prompt can be made of the pool ({reasons})", "give another pool")
+
+
+def answer_from_pool(
+    prompts: Iterable[Prompt], chats: Iterable[Chat], num_dialogues: int, counts: Counter[str]
+) -> Iterator[Chat]:
+    """Dialogues of those prompts whose row of the pool has an answer that holds all checks, if need be repaired.
+
+    They show a model what none of its samples does: sensible answers that hold their constraints. `counts` gets what
+    became of the pool's answers. Raises DataError if none can be used, and as `check_answer`.
+    """
+    answers = {chat.name: chat.messages[-1] for chat in chats}
+    made = 0
+    for prompt in islice(prompts, num_dialogues * _TRIED_FOR_A_DIALOGUE):
+        answer = answers.get(prompt.name)
+        kind, text = ("missing", None) if answer is None else _holding(prompt.checks, answer.content)
+        counts[kind] += 1
+        if answer is not None and text is not None:
+            yield Chat(prompt.name, (*prompt.messages, answer._replace(content=text)), prompt.source)
+            made += 1
+        if made == num_dialogues:
+            return
+    if not made:
+        raise DataError("synth.generator.pool", "no answer of its rows holds the checks", "give another pool")
+
+
+def _holding(checks: Sequence[Check], text: str) -> tuple[str, str | None]:
+    """The text, as it is or repaired, that holds all checks, and how it came to be; None where there is none."""
+    if check_answer(checks, text).share == 1:
+        return "as it was", text
+    found = repaired(checks, text)
+    return ("repaired", found) if found and check_answer(checks, found).share == 1 else ("fails checks", None)
 
 
 class _Overlaps:

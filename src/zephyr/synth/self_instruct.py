@@ -102,6 +102,16 @@ def self_instruct(
     return GrownTasks(new, made, counts)
 
 
+def sample_requests(
+    instructions: Sequence[str], section: SelfInstructSynth, lists: Teacher, tasks: Teacher, *, seed: int
+) -> None:
+    """Send a round's requests for new instructions, and those for the tasks of these, to teachers that count them."""
+    next(InstructionPool(instructions, section, seed=seed).grow(lists))
+    classified = classify(instructions, tasks, Counter(), seed=seed)
+    for _ in write_instances(classified, tasks, section, Counter(), seed=seed):
+        pass
+
+
 def divide(dialogues: Sequence[Chat], *, feedback_share: float, seed: int) -> Divided:
     """The dialogues without a share of which only the prompts are kept; equal prompts fall on the same side."""
     # A seed of its own: later splits by the run's seed would find one of their sides empty.

@@ -8,8 +8,8 @@ import pytest
 from tests.evaluation.harness.test_ifeval import CASES
 from tests.feedback.recorded_teachers import RecordedTeacher
 from zephyr.feedback.candidates import answer_prompts
-from zephyr.feedback.repairs import REPAIRS, repaired
 from zephyr.judging.checks import check_answer
+from zephyr.judging.repairs import REPAIRS, repaired
 from zephyr.recipe.feedback_section import CandidatesSection, FeedbackSection
 from zephyr.records.messages import Message
 from zephyr.records.rows import Check, Prompt
