@@ -25,7 +25,7 @@ _COUNTED = {
     "rows", "examples", "tokens", "held_out", "truncation", "texts", "asked", "answered", "answers", "ratings",
     "prompts", "pairs", "listwise", "kto", "made_of", "rule", "teacher", "dropped", "answers_left_out", "left_out",
     "filtered", "filtered_out", "unused_columns", "dialogues", "instructions", "families", "defects",
-    "held_out_prompts_trained_on",
+    "held_out_prompts_trained_on", "answers_of_the_pool",
 }  # fmt: skip
 
 
