@@ -1,6 +1,7 @@
 """Prompts with constraints, answers checked, pairs made and learnt: every stage of the way, with a tiny model."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,10 @@ def finished(tmp_path: Path, stage: str) -> Path:
 def test_the_way_from_constraints_to_a_learnt_model(tmp_path: Path, tiny_folder: Path, capfd) -> None:
     said = zephyr(capfd, "run", recipe(tmp_path, tiny_folder))
     assert said.code == 0, said.err
+    # Each of these may take hours, so none is silent.
+    assert "answers: step 48 of 48 (100 %)" in said.err
+    assert "rated prompts: step 12 of 12 (100 %)" in said.err
+    assert re.search(r"reference log-probs: step (\d+) of \1 \(100 %\)", said.err)
     made = rows(finished(tmp_path, "synth"), "prompts.jsonl")
     assert len(made) == 12
     feedback = finished(tmp_path, "feedback")

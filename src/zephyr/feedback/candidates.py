@@ -7,7 +7,7 @@ prompts, on the other prompts of a chunk, or on the order of the pool.
 import itertools
 import random
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -39,23 +39,25 @@ def answer_prompts(
     *,
     seed: int = 0,
     chunk_prompts: int = CHUNK_PROMPTS,
+    on_answer: Callable[[int], None] = lambda _: None,
 ) -> Iterator[Candidates]:
     """The candidates of every prompt, in order; a teacher is sent the requests of `chunk_prompts` prompts at once.
 
     From a pool larger than one, teachers are drawn without replacement (anew when all have been drawn). Equal answers
-    to a prompt are kept once: the first. Raises ValueError for an empty pool or two teachers of one name.
-    UltraFeedback: arXiv 2310.01377
+    to a prompt are kept once: the first. `on_answer` is called with the number of replies so far. Raises ValueError for
+    an empty pool or two teachers of one name. UltraFeedback: arXiv 2310.01377
     """
     by_name = {teacher.name: teacher for teacher in pool}
     if not by_name or len(by_name) < len(pool):
         raise ValueError(f"a pool needs teachers of different names, got {[teacher.name for teacher in pool]}")
-    waiting = iter(prompts)
+    waiting, num_replies = iter(prompts), itertools.count(1)
     while chunk := list(itertools.islice(waiting, chunk_prompts)):
         samples = [_samples_of(prompt, by_name, section, seed) for prompt in chunk]
         for name, teacher in by_name.items():
             mine = [one for some in samples for one in some if one.teacher == name]
             for one, (_, reply) in zip(mine, paired(teacher, [one.request for one in mine]), strict=True):
                 one.reply = reply
+                on_answer(next(num_replies))
         for prompt, some in zip(chunk, samples, strict=True):
             found = _candidates(prompt, some)
             yield _with_repaired(found) if section.repair and prompt.checks else found

@@ -7,7 +7,7 @@ that cannot be parsed, and writes the ratings and every call they come from. A f
 import itertools
 import random
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -259,23 +259,31 @@ def calls_beside(ratings: Path) -> Path:
 
 
 def write_judged(
-    found: Iterable[JudgedRow], judge_name: str, ratings: Path, calls: Path, *, replace: bool = False
+    found: Iterable[JudgedRow],
+    judge_name: str,
+    ratings: Path,
+    calls: Path,
+    *,
+    replace: bool = False,
+    on_row: Callable[[int], None] = lambda _done: None,
 ) -> Counter[str]:
     """Write the rated rows and every call they come from; return the counts. The ratings are written last.
 
-    Prompts without an answer are counted but not written. Raises DataError for a file that exists, without `replace`.
+    Prompts without an answer are counted but not written. `on_row` is called with the number of finished rows. Raises
+    DataError for a file that exists, without `replace`.
     """
     counts: Counter[str] = Counter()
     rated: RecordCache[Rated] = RecordCache("rated")
 
     def lines() -> Iterator[Mapping[str, Json]]:
-        for one in found:
+        for number, one in enumerate(found, 1):
             counts.update(one.counts)
             if one.rated.answers:
                 rated.append(one.rated)
             else:
                 counts["prompts without an answer"] += 1
             yield from (_call_fields(one.rated, call, judge_name) for call in one.calls)
+            on_row(number)
 
     write_jsonl(calls, lines(), replace=replace)
     write_jsonl(ratings, rated, replace=replace)

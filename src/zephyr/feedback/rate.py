@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from zephyr.feedback.candidates import CHUNK_PROMPTS, answer_prompts
-from zephyr.feedback.judge import CHUNK_ROWS, JudgedRow, without_ratings, wordings_of, write_judged
+from zephyr.feedback.judge import CHUNK_ROWS, without_ratings, wordings_of, write_judged
 from zephyr.feedback.raters import Rater, rater_of
 from zephyr.recipe.feedback_section import CandidatesSection, JudgeSection, JudgingSection, pool_of, teachers_that_rate
 from zephyr.recipe.teacher_section import TeacherSection
@@ -96,8 +96,8 @@ def rate_rows(
     raters, pool = ([one.with_ledger(ledger) for one in some] for some in teachers)
     rater = _rater(plan, raters)
     ratings, calls = files
-    found = _noted(rater.rate(_unrated(rows, pool, plan, answers)), on_row)
-    return RatingCounts(answers, write_judged(found, rater.name, ratings, calls, replace=replace))
+    found = rater.rate(_unrated(rows, pool, plan, answers))
+    return RatingCounts(answers, write_judged(found, rater.name, ratings, calls, replace=replace, on_row=on_row))
 
 
 def count_requests(rows: Iterable[Rated], plan: RatingPlan, ledger: Ledger) -> Counter[str]:
@@ -153,9 +153,3 @@ def _unrated(
     for one in answer_prompts(prompts, pool, plan.candidates, seed=plan.context.seed, chunk_prompts=plan.chunk_prompts):
         answers.update(one.counts)
         yield one.rated
-
-
-def _noted(found: Iterable[JudgedRow], on_row: Callable[[int], None]) -> Iterator[JudgedRow]:
-    for number, one in enumerate(found, 1):
-        yield one
-        on_row(number)

@@ -261,7 +261,8 @@ def _rated_now(work: Work, section: FeedbackSection) -> Facts:
 
 def _rows_of_own(work: Work, section: FeedbackSection, facts: Facts) -> Binarized:
     """The training rows of the answers that were rated here. Raises DataError if there is none."""
-    rows, rules = _read(work, RATINGS), repair_where_published(section.binarize, ())
+    rules = repair_where_published(section.binarize, ())
+    rows: Iterable[Rated] = _read(work, RATINGS)
     if section.recorded:
         rows = map(partial(on_scale_of_ratings, section=section.judge), rows)
     made = binarize(rows, rules, seed=work.recipe.seed)
@@ -293,25 +294,30 @@ def _rate_here(work: Work, section: FeedbackSection) -> None:
         keys = {f"{FEEDBACK}.{key}": one for key, one in asked.items()}
         teachers = [ledgers.keep(open_teacher(one, "rates", context, where=key)) for key, one in keys.items()]
         rater = rater_of(section.judge, teachers, section.judging, context, chunk_rows=chunk_rows)
-        found = rater.rate(_read(work, CANDIDATES))
-        rated = write_judged(found, rater.name, work.folder / RATINGS, work.folder / CALLS, replace=True)
+        rows, files = _read(work, CANDIDATES), (work.folder / RATINGS, work.folder / CALLS)
+        with show_progress("rated prompts", len(rows)) as display:
+            rated = write_judged(rater.rate(rows), rater.name, *files, replace=True, on_row=display.update)
         replace_text(counts, json.dumps(json.loads(counts.read_bytes()) | {"ratings": rated}, indent=1))
 
 
 def _candidates(work: Work, section: FeedbackSection, ledgers: StageLedgers, counts: Counter[str]) -> Iterator[Rated]:
     candidates = section.candidates
-    context, prompts = answering_context(work), _prompts(work, section)
+    context, (prompts, num_prompts) = answering_context(work), _prompts(work, section)
     pool = [
         ledgers.keep(open_teacher(one, "writes", context, where=f"{FEEDBACK}.{key}"))
         for key, one in pool_of(candidates).items()
     ]
     chunk_prompts = prompts_together(CHUNK_PROMPTS, candidates.teachers)
-    for found in answer_prompts(prompts, pool, candidates, seed=work.recipe.seed, chunk_prompts=chunk_prompts):
-        counts.update(found.counts)
-        if found.rated.answers:
-            yield found.rated
-        else:
-            counts["prompts without an answer"] += 1
+    seed, num_answers = work.recipe.seed, num_prompts * candidates.num_completions
+    with show_progress("answers", num_answers) as display:
+        for found in answer_prompts(
+            prompts, pool, candidates, seed=seed, chunk_prompts=chunk_prompts, on_answer=display.update
+        ):
+            counts.update(found.counts)
+            if found.rated.answers:
+                yield found.rated
+            else:
+                counts["prompts without an answer"] += 1
 
 
 def _rate_over_ray(work: Work, section: FeedbackSection, ray: RaySection) -> None:
@@ -330,17 +336,18 @@ def _rate_over_ray(work: Work, section: FeedbackSection, ray: RaySection) -> Non
     )
     with show_progress("partitions", ray.num_partitions) as display:
         made = rate_over_ray(
-            _prompts(work, section), plan, work.folder, ray, on_part=lambda done, _of: display.update(done)
+            _prompts(work, section)[0], plan, work.folder, ray, on_part=lambda done, _of: display.update(done)
         )
     shutil.rmtree(made.parts)  # merged by now
     counts = {"answers": made.counts.answers, "ratings": made.counts.judged}
     replace_text(work.folder / COUNTS, json.dumps(counts, indent=1))
 
 
-def _prompts(work: Work, section: FeedbackSection) -> Iterable[Prompt]:
-    """The prompts to answer. Raises DataError, before the first of them, for those that may not be dropped."""
-    _read_facts(*_usable_prompts(work, section))
-    return _usable_prompts(work, section)[0]
+def _prompts(work: Work, section: FeedbackSection) -> tuple[Iterable[Prompt], int]:
+    """The prompts to answer, and how many there are. Raises DataError for those that may not be dropped."""
+    num_prompts = _read_facts(*_usable_prompts(work, section))["rows"]
+    assert isinstance(num_prompts, int)
+    return _usable_prompts(work, section)[0], num_prompts
 
 
 def _usable_prompts(work: Work, section: FeedbackSection) -> tuple[Iterable[Prompt], Accounts]:
@@ -353,10 +360,9 @@ def _usable_prompts(work: Work, section: FeedbackSection) -> tuple[Iterable[Prom
     return _usable(rows.train, section, encoder, rows.accounts), rows.accounts
 
 
-def _read(work: Work, name: str) -> Iterator[Rated]:
+def _read(work: Work, name: str) -> Records[Rated]:
     """The rows of a file in the stage's folder."""
-    records = open_records(work.recipe, DataSource(path=str((work.folder / name).resolve())), Rated)
-    return iter(records)
+    return open_records(work.recipe, DataSource(path=str((work.folder / name).resolve())), Rated)
 
 
 STAGE = Stage(

@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, overload
@@ -22,6 +23,7 @@ from zephyr.models.loading import check_finite_weights, check_token_ids, num_emb
 from zephyr.models.scorer import CausalLM, ForestScorer, Kernels, plain_model
 from zephyr.models.stored_weights import StoredWeights, stored_hash
 from zephyr.models.weight_hash import weights_hash
+from zephyr.progress import SILENT, show_progress
 from zephyr.recipe.train_section import TrainSection
 from zephyr.train.checkpoint.checkpoint import Identity
 from zephyr.train.distributed import (
@@ -291,8 +293,16 @@ def reference_logps(job: TrainJob, scorer: ForestScorer, reference_hash: str, wa
     logger.info("%s", describe_reference(name, reference_hash, adapters_off=scorer.has_adapters))
     store = ReferenceStore(job.reference_store or job.folder / "reference", reference_hash)
     rows, names = ExampleRows(job.objective, examples), [example.name for example in examples]
-    with scorer.as_reference():
-        report = fill_reference(store, scorer, rows, max_tokens=job.settings.max_tokens_per_micro_batch, names=names)
+    shown = show_progress("reference log-probs", len(rows)) if rank() == 0 else nullcontext(SILENT)
+    with scorer.as_reference(), shown as display:
+        report = fill_reference(
+            store,
+            scorer,
+            rows,
+            max_tokens=job.settings.max_tokens_per_micro_batch,
+            names=names,
+            progress=lambda done, missing: display.update(len(rows) - missing + done),
+        )
     if job.reference is not None:
         nn.Module.to(job.reference, "cpu")  # during training only the policy is on the device
     counts = "reference log-probs: %d computed in %.1f s, %d reused"
