@@ -2,8 +2,8 @@
 
 Where its last tokens stood before, what followed them then is guessed to follow again. The guesses are computed beside
 the newest token, and one is kept where it is the token that is drawn anyway: the text stays what it is. Answers that
-quote their prompt, keep to a form or go round in circles take fewer steps. Where guesses come true, more are made.
-Source: A. Saxena, Prompt Lookup Decoding (2023); `prompt_lookup_num_tokens` of transformers.
+quote their prompt, keep to a form or go round in circles take fewer steps. Source: A. Saxena, Prompt Lookup Decoding
+(2023); `prompt_lookup_num_tokens` of transformers.
 """
 
 from collections.abc import Sequence
@@ -14,11 +14,11 @@ from transformers import PreTrainedModel
 from zephyr.models.few_rows import has_amx
 from zephyr.models.samples import Sample
 
-# So many tokens must have stood before; so many more are guessed at first, and at most, where as many came true.
-MATCHED, FIRST_GUESSED, MOST_GUESSED = 3, 3, 15
-# Tokens of a step up to which more of them cost less than the steps that they save. On a CPU in float32 that is so for
-# few alone.
-WIDE_STEP, NARROW_STEP = 1_024, 16
+# So many tokens must have stood before, and so many more are guessed at most.
+MATCHED, MOST_GUESSED = 3, 7
+# Tokens of a step up to which more of them hardly take longer: reading weights and cache does. On a CPU in float32 that
+# is so for few alone.
+WIDE_STEP, NARROW_STEP = 256, 16
 
 
 def step_width(model: PreTrainedModel) -> int:
@@ -33,8 +33,6 @@ class Lookup:
     def __init__(self, sample: Sample) -> None:
         self._sample = sample
         self._ids: list[int] = []
-        self._guessed: list[int] = []
-        self._num_right = 0
         self._after: dict[tuple[int, ...], int] = {}
         self._extend(sample.prompt)
         self._num_prompt = len(self._ids)
@@ -42,20 +40,14 @@ class Lookup:
     def guess(self) -> list[int]:
         """The next tokens, if they go on as before: as many as may be guessed, or none where nothing stood before."""
         sample = self._sample
-        new = sample.written[len(self._ids) - self._num_prompt :]
-        for token, guessed in zip(new, self._guessed, strict=False):
-            self._num_right = self._num_right + 1 if token == guessed else 0
-        self._extend(new)
+        self._extend(sample.written[len(self._ids) - self._num_prompt :])
         place = self._after.get(tuple(self._ids[-MATCHED:]))
         if place is None:
-            self._guessed = []
             return []
-        wanted = min(max(FIRST_GUESSED, self._num_right), MOST_GUESSED)
         # The last of the answer's tokens needs no guess: it is drawn behind the one before.
-        count = min(wanted, sample.rules.sampling.max_new_tokens - len(sample.written) - 1)
+        count = min(MOST_GUESSED, sample.rules.sampling.max_new_tokens - len(sample.written) - 1)
         period = len(self._ids) - place  # what is repeated may be shorter than what is guessed
-        self._guessed = [self._ids[place + number % period] for number in range(count)]
-        return self._guessed
+        return [self._ids[place + number % period] for number in range(count)]
 
     def _extend(self, ids: Sequence[int]) -> None:
         for token in ids:
