@@ -43,8 +43,11 @@ def test_temperatures_are_taken_in_turn():
     settings = CandidatesSection(
         num_completions=3, temperatures=[0, 0.8], sampling=SamplingSection(temperature=0.3, top_p=0.9)
     )
-    list(answer_prompts(PROMPTS[:1], [teacher], settings))
-    assert [(request.temperature, request.top_p) for request in teacher.asked] == [(0, 0.9), (0.8, 0.9), (0, 0.9)]
+    told: list[int] = []
+    list(answer_prompts(PROMPTS[:1], [teacher], settings, on_answer=told.append))
+    asked = [(request.key[-1], request.temperature, request.top_p) for request in teacher.asked]
+    assert asked == [("0", 0, 0.9), ("2", 0, 0.9), ("1", 0.8, 0.9)]  # those of one temperature together
+    assert told == [1, 2, 3]
 
 
 def test_candidates_depend_on_the_seed_and_the_prompt_alone():

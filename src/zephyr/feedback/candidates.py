@@ -55,6 +55,8 @@ def answer_prompts(
         samples = [_samples_of(prompt, by_name, section, seed) for prompt in chunk]
         for name, teacher in by_name.items():
             mine = [one for some in samples for one in some if one.teacher == name]
+            # A model in this process answers those of one temperature together, and its replies come in order.
+            mine.sort(key=lambda one: one.request.temperature)
             for one, (_, reply) in zip(mine, paired(teacher, [one.request for one in mine]), strict=True):
                 one.reply = reply
                 on_answer(next(num_replies))
