@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from io import StringIO
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from rich.console import Console
 from tests.mini import mini_fields
 from zephyr import rounds
 from zephyr.check import check_lines
+from zephyr.deliver.card import card_of
 from zephyr.errors import NothingToPreferError, RecipeError
 from zephyr.evaluation.drift import answer_statistics
 from zephyr.evaluation.held_out import Pair, answer_logps
@@ -69,6 +71,28 @@ def test_a_round_begins_with_the_model_of_the_round_before(made):
     ]
     assert summary["model"] == str(second.stages["align"].folder / "model")
     assert [one["folder"] for one in summary["rounds"]] == ["round-1", "round-2"]
+
+
+def test_the_card_of_a_later_round_says_what_all_rounds_came_from(made, tmp_path):
+    folder, _, _ = made
+    shutil.copytree(folder / "mini", tmp_path / "mini")
+    locks = [tmp_path / f"mini/round-{number}/run.lock.json" for number in (1, 2)]
+    first, second = (json.loads(path.read_text()) for path in locks)
+    (model,) = (tmp_path / "mini/round-1").glob("align-*/model")
+    first["recipe"]["model"] = {"name_or_path": "someone/start"}
+    first["recipe"]["sft"]["data"]["sources"] = [{"path": "talks.jsonl", "license": "MIT"}]
+    first["model_revision"] = "abc"
+    second["recipe"]["model"]["name_or_path"] = str(model)
+    second["recipe"]["feedback"]["prompts"] = [{"path": str(model.parents[1] / "synth-0/prompts.jsonl")}]
+    for path, lock in zip(locks, (first, second), strict=True):
+        path.write_text(json.dumps(lock))
+    record = read_run(tmp_path / "mini/round-2")
+    assert [one.folder.name for one in record.lineage] == ["round-2", "round-1"]
+    card = card_of(record)
+    assert "base_model: someone/start" in card
+    assert "**Finetuned from model:** someone/start at revision abc" in card
+    assert "**Data:** talks.jsonl, licence: MIT" in card
+    assert "prompts.jsonl" not in card
 
 
 def test_no_prompt_is_answered_in_two_rounds(made):

@@ -88,7 +88,7 @@ def card_of(run: RunRecord, *, results: Sequence[ModelScore] = ()) -> str:
         **_model(run, folder),
         "makers": [(title, makers[role]) for role, title in _ROLES.items() if role in makers],
         "judge": makers.get("judge"),
-        "data": list(dict.fromkeys(_data_line(run, source) for source in training_data(run.recipe, _learnt(run)))),
+        "data": list(dict.fromkeys(_data_line(one, source) for one, source in _data_of(run))),
         "counts": counts_of(run),
         "seconds": [[stage.name, f"{stage.seconds:,.1f}"] for stage in run.stages.values() if stage.name != DELIVER],
         "scores": [
@@ -121,12 +121,13 @@ def card_place(run: RunRecord) -> Path:
 def _front_matter(run: RunRecord, scores: Sequence[ModelScore]) -> ModelCardData:
     objective = _objective(run)
     tags = _TAGS.get(objective) or ["conversational", *([objective] if objective else [])]
-    base = at(run.recipe, "model", "name_or_path")
-    sources = (str(at(source, "path") or "") for source in training_data(run.recipe, _learnt(run)))
+    first = run.lineage[-1]
+    base = at(first.recipe, "model", "name_or_path")
+    sources = ((one, str(at(source, "path") or "")) for one, source in _data_of(run))
     data = ModelCardData(
         # By what the run has read: a folder models/base looks like a name on the hub wherever it is not.
-        base_model=base if isinstance(base, str) and run.model_revision else None,
-        datasets=list(dict.fromkeys(path for path in sources if path in run.hub_sources)) or None,
+        base_model=base if isinstance(base, str) and first.model_revision else None,
+        datasets=list(dict.fromkeys(path for one, path in sources if path in one.hub_sources)) or None,
         language=_languages(run) or None,
         library_name="transformers",
         pipeline_tag="text-classification" if objective == REWARD_OBJECTIVE else "text-generation",
@@ -180,6 +181,16 @@ def training_data(recipe: Mapping[str, Json], stages: Container[str]) -> Iterato
             yield from elements(recipe, *place)
 
 
+def _data_of(run: RunRecord) -> Iterator[tuple[RunRecord, Json]]:
+    """The sources of all data that the model has learnt from, each with its run; not the files that these runs made."""
+    lineage = run.lineage
+    for one in reversed(lineage):
+        for source in training_data(one.recipe, _learnt(one)):
+            path = Path(str(at(source, "path") or "")).resolve()
+            if not any(path.is_relative_to(made.folder.resolve()) for made in lineage):
+                yield one, source
+
+
 def _data_line(run: RunRecord, source: Json) -> str:
     """A data source and its licence. Of a local file the name is given, not the folder."""
     path = str(at(source, "path") or "")
@@ -203,14 +214,15 @@ def _learnt(run: RunRecord) -> list[str]:
 def _model(run: RunRecord, folder: Path) -> dict[str, object]:
     """What the model is, from its own files and the recipe."""
     size, kind = count_weights(folder), at(read_record(folder / "config.json"), "model_type")
-    base, objective = at(run.recipe, "model", "name_or_path"), _objective(run)
-    revision = f" at revision {run.model_revision}" if run.model_revision else ""
+    first, objective = run.lineage[-1], _objective(run)
+    base = at(first.recipe, "model", "name_or_path")
+    revision = f" at revision {first.model_revision}" if first.model_revision else ""
     return {
         "size": _short(size) if size and kind else "",
         "model_type": kind,
         "objective": objective,
         "method": _METHODS.get(objective, objective) or "supervised fine-tuning",
-        "base": f"{base if run.model_revision else Path(str(base)).name}{revision}" if base else "",
+        "base": f"{base if first.model_revision else Path(str(base)).name}{revision}" if base else "",
         "is_pretrained_here": PRETRAIN in run.stages,
         "chat_template": _template_name(run),
     }

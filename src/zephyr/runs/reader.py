@@ -91,6 +91,14 @@ class RunRecord:
         folder = None if self.trained is None else self.trained.folder / MODEL
         return folder if folder is not None and folder.is_dir() else None
 
+    @property
+    def lineage(self) -> "list[RunRecord]":
+        """The run itself, then the one whose stage made the model that it starts from, and so on: the rounds before."""
+        base = Path(str(at(self.recipe, "model", "name_or_path") or ""))
+        is_of_a_run = base.name == MODEL and (base.parent / STAGE_FILE).is_file()
+        before = base.parent.parent if is_of_a_run else None
+        return [self, *(read_run(before).lineage if before is not None and (before / LOCK_FILE).is_file() else [])]
+
     def title_of(self, stage: str) -> str:
         """What tables call the model of a stage."""
         return model_title(stage, str(at(self.recipe, ALIGN, "objective", "name") or "dpo"))
