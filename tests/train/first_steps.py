@@ -150,7 +150,7 @@ def first_step(
     return float(total.loss), rounding
 
 
-# ---- planted faults: what is patched, and a word of what must be said ----
+# ---- planted faults: what is patched, and words of which some must be said ----
 
 
 def with_head(change: Callable[[Tensor], Tensor]) -> Callable[[ForestScorer], AbstractContextManager[object]]:
@@ -196,13 +196,14 @@ def other_reference(scorer: ForestScorer) -> AbstractContextManager[object]:
 
 
 FAULTS = {
-    "head halved": (with_head(lambda logits: logits / 2), "a head multiplier"),
-    "soft cap": (with_head(lambda logits: 5.0 * (logits / 5.0).tanh()), "a soft cap"),
-    "unpadded vocabulary": (with_head(lambda logits: logits[..., :-5000]), "an unpadded vocabulary"),
-    "another norm in train mode": (other_in_training, "train mode"),
-    "positions run on": (with_layout(running_on), "packed with others"),
-    "another reference": (other_reference, "not its log-probs"),
-    "loss added up twice": (lambda _scorer: mock.patch.object(sys, "argv", sys.argv), "2.00 times that"),
+    "head halved": (with_head(lambda logits: logits / 2), ("a head multiplier",)),
+    "soft cap": (with_head(lambda logits: 5.0 * (logits / 5.0).tanh()), ("a soft cap",)),
+    "unpadded vocabulary": (with_head(lambda logits: logits[..., :-5000]), ("an unpadded vocabulary",)),
+    "another norm in train mode": (other_in_training, ("train mode",)),
+    "positions run on": (with_layout(running_on), ("packed with others",)),
+    # Of pairs so short that 16 bits hide the difference from the log-probs themselves, the first loss tells.
+    "another reference": (other_reference, ("not its log-probs", "the reference's log-probs belong to another model")),
+    "loss added up twice": (lambda _scorer: mock.patch.object(sys, "argv", sys.argv), ("2.00 times that",)),
 }
 OF_A_REFERENCE = ("another reference", "loss added up twice")
 
@@ -219,7 +220,7 @@ def caught(job: TrainJob, scorer: ForestScorer) -> dict[str, bool]:
                 first_step(TrainJob(**{**vars(job), "folder": folder}), scorer, times=2.0 if "twice" in name else 1.0)
                 found[name] = False
             except ZephyrError as error:
-                found[name] = words in str(error)
+                found[name] = any(one in str(error) for one in words)
                 if not found[name] and rank() == 0:
                     print(f"{name}: {error}", file=sys.stderr)
         scorer.zero_grad(set_to_none=True)
