@@ -27,9 +27,10 @@ def test_a_log_gets_a_plain_line_now_and_then_with_the_time_left():
         for step in range(21, 101):
             clock.seconds += 2
             display.update(step, loss=1 / step if step % 10 == 1 else None)
-    # 2 seconds a step, counted from step 20: at step 21 there are 79 steps left, 158 seconds.
+    # 2 seconds a step, counted from step 20: at step 36 there are 64 steps left, 128 seconds. The first step alone,
+    # which waits for what is prepared only once, says nothing of the others.
     assert stream.getvalue().splitlines() == [
-        "dpo: step 21 of 100 (21 %), loss 0.0476, 0:02:38 left",
+        "dpo: step 21 of 100 (21 %), loss 0.0476",
         "dpo: step 36 of 100 (36 %), loss 0.0323, 0:02:08 left",
         "dpo: step 51 of 100 (51 %), loss 0.0196, 0:01:38 left",
         "dpo: step 66 of 100 (66 %), loss 0.0164, 0:01:08 left",

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 SECONDS_BETWEEN_LINES = 30.0
-# A line says no time left before so much of the work was timed: the first step alone misleads.
+# A line says no time left before so much of the work, and more than its first step, was timed: these mislead.
 SECONDS_BEFORE_ESTIMATE = 1.0
 
 
@@ -102,7 +102,7 @@ class _Lines:
         if step >= self.num_steps:
             return f", took {timedelta(seconds=round(elapsed))}"
         done = step - self.first_step
-        if done <= 0 or elapsed < SECONDS_BEFORE_ESTIMATE:
+        if done <= 1 or elapsed < SECONDS_BEFORE_ESTIMATE:
             return ""
         return f", {timedelta(seconds=round(elapsed / done * (self.num_steps - step)))} left"
 
