@@ -8,6 +8,7 @@ import torch
 
 from zephyr.evaluation.held_out import Pair, answer_logps, perplexity, preference_metrics, prompt_numbers
 from zephyr.models.tiny import tiny_model
+from zephyr.progress import show_progress
 from zephyr.trees.forest import all_scored
 
 
@@ -45,3 +46,15 @@ def test_perplexity_is_that_of_the_plain_model():
     found = perplexity(model, [all_scored(sequence)], max_tokens=64)
     assert found.num_tokens == 4
     assert found.perplexity == pytest.approx(math.exp(float(loss)), rel=1e-5)
+
+
+def test_every_scored_row_is_shown(capsys: pytest.CaptureFixture[str]):
+    model, pair = tiny_model("mistral"), Pair(ids(1, 5, 6), ids(7, 8, 2), ids(9, 2))
+    with show_progress("log-probs", 3) as display:
+        answer_logps(model, [pair] * 3, max_tokens=8, display=display)
+    with show_progress("perplexity", 2) as display:
+        perplexity(model, [all_scored(ids(1, 17, 5, 99, 2))] * 2, max_tokens=5, display=display)
+    shown = capsys.readouterr().err
+    assert "log-probs: step 3 of 3 (100 %)" in shown
+    assert "perplexity: step 1 of 2 (50 %)" in shown
+    assert "perplexity: step 2 of 2 (100 %)" in shown

@@ -168,6 +168,11 @@ def test_a_guessed_language_is_always_the_same() -> None:
     assert len({check_answer(checks, mixed).reasons for _ in range(20)}) == 1
 
 
+def test_a_text_of_no_language_holds_every_language_and_says_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    assert check_answer([Check("language:response_language", {"language": "de"})], "1/2").share == 1
+    assert not caplog.records
+
+
 def test_json_that_is_nested_too_deeply_to_be_read_is_none() -> None:
     assert check_answer([Check("detectable_format:json_format", {})], "[" * 100_000).share == 0
 

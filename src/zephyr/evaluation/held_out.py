@@ -4,7 +4,7 @@ The reward of an answer is beta times the policy's log-prob of it minus the refe
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +15,7 @@ from zephyr.intervals import Estimate, bootstrap_mean, mean_within
 from zephyr.models.batch_scoring import device_of, score_table
 from zephyr.models.own_forward import NUM_COMPARED, proven_scorer
 from zephyr.models.scorer import CausalLM
+from zephyr.progress import SILENT, Display
 from zephyr.trees.forest import Ids, ScoredSequence, completion_scored
 
 
@@ -41,14 +42,25 @@ class PreferenceMetrics(NamedTuple):
     rejected_logps: float
 
 
-def answer_logps(model: CausalLM, pairs: Sequence[Pair], *, max_tokens: int) -> Tensor:
+def answer_logps(model: CausalLM, pairs: Sequence[Pair], *, max_tokens: int, display: Display = SILENT) -> Tensor:
     """(n, 2) float64 log-probs of chosen and rejected answers, at most `max_tokens` tokens at a time.
 
-    Raises ModelError for a model that is not scored as it computes.
+    ``display`` shows the number of pairs done. Raises ModelError for a model that is not scored as it computes.
     """
     rows = [[completion_scored(pair.prompt, answer) for answer in (pair.chosen, pair.rejected)] for pair in pairs]
     scorer = proven_scorer(model, [sequence.ids for row in rows[:NUM_COMPARED] for sequence in row])
-    return score_table(scorer, rows, max_tokens=max_tokens, device=device_of(scorer)).logps
+    return score_table(scorer, rows, max_tokens=max_tokens, device=device_of(scorer), after=_shown_on(display)).logps
+
+
+def _shown_on(display: Display) -> Callable[[list[int]], None]:
+    """Shows how many rows are scored, behind each of their micro-batches."""
+    scored: list[int] = []
+
+    def show(indices: list[int]) -> None:
+        scored.extend(indices)
+        display.update(len(scored))
+
+    return show
 
 
 def prompt_numbers(pairs: Sequence[Pair]) -> list[int]:
@@ -86,15 +98,19 @@ class Perplexity(NamedTuple):
     num_tokens: int
 
 
-def perplexity(model: CausalLM, sequences: Sequence[ScoredSequence], *, max_tokens: int) -> Perplexity:
+def perplexity(
+    model: CausalLM, sequences: Sequence[ScoredSequence], *, max_tokens: int, display: Display = SILENT
+) -> Perplexity:
     """The perplexity of the scored tokens of all sequences, at most `max_tokens` tokens at a time.
 
-    Raises ValueError where no token is scored, ModelError for a model that is not scored as it computes.
+    ``display`` shows the number of sequences done. Raises ValueError where no token is scored, ModelError for a model
+    that is not scored as it computes.
     """
     if not sequences:
         raise ValueError("need at least one sequence")
     scorer = proven_scorer(model, [sequence.ids for sequence in sequences[:NUM_COMPARED]])
-    table = score_table(scorer, [[one] for one in sequences], max_tokens=max_tokens, device=device_of(scorer))
+    rows, device = [[one] for one in sequences], device_of(scorer)
+    table = score_table(scorer, rows, max_tokens=max_tokens, device=device, after=_shown_on(display))
     num_tokens = int(table.num_tokens.sum())
     if num_tokens == 0:
         raise ValueError("no token of these sequences is scored")

@@ -16,6 +16,7 @@ from zephyr.data.read.stage_rows import Accounts, open_all
 from zephyr.data.tokenize.examples import Tokenized, fitted_preference
 from zephyr.data.tokenize.token_store import Comparison, Dialogue
 from zephyr.data.tokenize.truncation import TruncationReport
+from zephyr.progress import show_progress
 from zephyr.recipe.evaluate_section import PerplexityTask, PreferenceTask, RewardTask
 from zephyr.recipe.schema import Recipe
 from zephyr.recipe.stage_sections import ALIGN, SFT, SftSection
@@ -59,10 +60,12 @@ def preference_facts(work: Work, task: PreferenceTask) -> Facts:
     if not held:
         return {"preference/pairs": 0}
     policy, reference = Source(str(model_made(work, ALIGN)), offline=True), reference_source(work)
-    logps, ref_logps = (
-        answer_logps(load_to_score(source, work.recipe.inference_dtype), held, max_tokens=MAX_TOKENS)
-        for source in (policy, reference)
-    )
+    scored = []
+    for name, source in (("the policy", policy), ("its reference", reference)):
+        model = load_to_score(source, work.recipe.inference_dtype)
+        with show_progress(f"log-probs of {name}", len(held)) as display:
+            scored.append(answer_logps(model, held, max_tokens=MAX_TOKENS, display=display))
+    logps, ref_logps = scored
     found = preference_metrics(
         logps, ref_logps, prompts=prompt_numbers(held), beta=align.objective.beta, seed=work.recipe.seed
     )
@@ -126,7 +129,9 @@ def perplexity_facts(work: Work, task: PerplexityTask, titles: Mapping[str, str]
         if held:
             source = Source(str(model_made(work, stage)), offline=True)
             model = load_to_score(source, work.recipe.inference_dtype)
-            facts[f"perplexity/{title}"] = round(perplexity(model, held, max_tokens=MAX_TOKENS).perplexity, 4)
+            with show_progress(f"perplexity of {title}", len(held)) as display:
+                found = perplexity(model, held, max_tokens=MAX_TOKENS, display=display)
+            facts[f"perplexity/{title}"] = round(found.perplexity, 4)
     if not facts:
         logger.warning("perplexity is not measured: no dialogue is held out; raise sft.data.eval_share")
     return facts
