@@ -104,6 +104,23 @@ def test_what_is_foretold_is_what_the_run_does(tmp_path, capfd):
     assert "calls stage:sft about 72 times" in checked.out
 
 
+def test_rows_of_an_earlier_stage_and_of_sources_are_foretold_together(tmp_path, capfd):
+    fields = mini_fields(tmp_path / "runs")
+    (tmp_path / "own.jsonl").write_bytes(jsonl(*map(chat, range(40))))
+    fields["sft"]["data"] |= {"sources": [{"path": str(tmp_path / "own.jsonl")}], "with_made_rows": True}
+    fields["sft"]["data"]["eval_share"] = 0.0
+    fields["evaluate"] = None
+    recipe = tmp_path / "mini.yaml"
+    recipe.write_text(yaml.safe_dump(fields))
+    checked = zephyr(capfd, "check", recipe)
+    assert checked.code == 0, checked.err
+    assert "sft       240 rows from synth, made in the run" in checked.out
+    assert zephyr(capfd, "run", recipe, "--until", "sft").code == 0
+    found = facts(tmp_path / "runs/mini", "sft")
+    assert found["rows"] == found["examples"] == numbers(checked, "sft")["examples"] == 240 + 40
+    assert found["steps"] == numbers(checked, "sft")["steps"]
+
+
 @pytest.mark.slow
 def test_every_file_to_be_written_is_named(tmp_path, capfd):
     recipe = tmp_path / "mini.yaml"

@@ -40,18 +40,22 @@ def test_a_log_gets_a_plain_line_now_and_then_with_the_time_left():
     ]
 
 
-def test_no_time_is_estimated_from_a_fraction_of_a_second():
+def lines_of(num_steps: int, *steps: tuple[float, int]) -> list[str]:
+    """The lines on steps, each with the seconds when it was done."""
     stream, clock = io.StringIO(), Clock()
-    with show_progress("dialogues", 30_000, stream=stream, seconds_between_lines=1, clock=clock) as display:
-        for step in (1, 100):
-            clock.seconds += 0.5
+    with show_progress("answers", num_steps, stream=stream, seconds_between_lines=0.1, clock=clock) as display:
+        for seconds, step in steps:
+            clock.seconds = 100.0 + seconds
             display.update(step)
-            clock.seconds += 0.5
-    assert stream.getvalue().splitlines() == [
-        "dialogues: step 1 of 30000 (0 %)",
-        # 100 steps in 1.5 seconds, so 29,900 in 448.5.
-        "dialogues: step 100 of 30000 (0 %), 0:07:28 left",
-    ]
+    return [line.removeprefix("answers: step ") for line in stream.getvalue().splitlines()]
+
+
+def test_no_time_is_estimated_from_too_little():
+    # From less than a second; from less than 3 % of the work, unless two minutes have passed.
+    assert lines_of(100, (0.5, 50), (1.5, 60)) == ["50 of 100 (50 %)", "60 of 100 (60 %), 0:00:01 left"]
+    # 2 answers in 46 seconds would be 18 hours for the others, 90 in 60 are half an hour.
+    assert lines_of(2865, (46, 2), (60, 90)) == ["2 of 2865 (0 %)", "90 of 2865 (3 %), 0:30:50 left"]
+    assert lines_of(2865, (119, 80), (120, 80)) == ["80 of 2865 (2 %)", "80 of 2865 (2 %), 1:09:38 left"]
 
 
 def test_no_steps_and_no_loss_are_no_trouble():

@@ -86,7 +86,7 @@ def _tokenizer(work: Work) -> Tokenizer:
 def _row(work: Work, number: int) -> Record:
     recipe, section = work.recipe, section_of(work.recipe, work.stage)
     file: Path | None = None
-    if not section.data.sources:
+    if section.data.reads_made:
         maker, name = _MADE_ROWS[work.stage]
         if maker not in work.inputs:
             what = f"the rows of {work.stage} are made in the run"

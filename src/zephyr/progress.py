@@ -12,8 +12,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 SECONDS_BETWEEN_LINES = 30.0
-# A line says no time left before so much of the work, and more than its first step, was timed: these mislead.
+# A line says no time left before so much of the work, and more than its first step, was timed: these mislead. Of
+# answers that are written together, the first to end are few and late.
 SECONDS_BEFORE_ESTIMATE = 1.0
+PERCENT_BEFORE_ESTIMATE = 3
+SECONDS_OF_ANY_ESTIMATE = 120.0
 
 
 class Display(Protocol):
@@ -102,7 +105,9 @@ class _Lines:
         if step >= self.num_steps:
             return f", took {timedelta(seconds=round(elapsed))}"
         done = step - self.first_step
-        if done <= 1 or elapsed < SECONDS_BEFORE_ESTIMATE:
+        is_small = 100 * done < PERCENT_BEFORE_ESTIMATE * (self.num_steps - self.first_step)
+        needed = SECONDS_OF_ANY_ESTIMATE if is_small else SECONDS_BEFORE_ESTIMATE
+        if done <= 1 or elapsed < needed:
             return ""
         return f", {timedelta(seconds=round(elapsed / done * (self.num_steps - step)))} left"
 

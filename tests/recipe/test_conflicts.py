@@ -28,6 +28,10 @@ def load(tmp_path, *overrides):
             "sft.data.sources: is empty, and no earlier stage makes rows; name sources, or add a synth",
         ),
         (["align.data.sources=[]"], "align.data.sources: is empty, and no earlier stage makes rows"),
+        (
+            ["align.data.with_made_rows=true"],
+            "align.data.with_made_rows: asks for the rows of an earlier stage, and no earlier stage makes",
+        ),
         (["feedback={}"], "feedback.prompts: is empty, and no other setting provides prompts; give recorded, prompts"),
         (["model={kind: new}", "sft.data.max_length=512", "align.data.max_length=512"], "pretrain: is missing"),
         (

@@ -7,7 +7,10 @@ from tests.recipe.recipe_files import SMALL, write
 from zephyr.errors import RecipeError
 from zephyr.recipe.loading import load_recipe, read_recipe, resolved_yaml
 from zephyr.recipe.objective_section import KtoObjective
+from zephyr.recipe.schema import Recipe
+from zephyr.recipe.section import Section
 from zephyr.recipe.train_section import LoraSection, TrainSection
+from zephyr.recipe.validating import sample_of
 
 
 def message(path: str, *overrides: str) -> str:
@@ -60,6 +63,20 @@ def test_all_problems_are_told_at_once_in_five_lines(tmp_path):
     ]
     rest = "evalute (there is no such key), align.data.sources (is empty), sft.train.eval_steps (needs held-out rows)"
     assert lines[4:] == [f"  and 3 more: {rest}"]
+
+
+def test_what_takes_a_wrong_values_place_is_no_problem_of_its_own(tmp_path):
+    path = write(tmp_path)
+    rounds = "override, rounds.count: must be greater than or equal to 2, got 1; number of rounds, at most"
+    assert message(path, "rounds.count=1") == f"{path}: {rounds}"
+    for section in _sections(Section):
+        needed = {name: sample_of(field) for name, field in section.model_fields.items() if field.is_required()}
+        if section is not Recipe:  # which has conflicts besides
+            assert section.model_validate(needed)
+
+
+def _sections(above):
+    return {found for one in above.__subclasses__() for found in (one, *_sections(one))}
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 9, 40])

@@ -96,6 +96,33 @@ def test_sft_learns_the_answers_of_the_pool_that_hold_their_checks(tmp_path: Pat
     assert json.loads((finished(tmp_path, "sft") / "stage.json").read_text())["facts"]["rows"] == 5
 
 
+def test_sft_learns_the_answers_of_the_pool_beside_its_own_sources(tmp_path: Path, tiny_folder: Path, capfd) -> None:
+    own = [{"prompt": f"Count to {number}.", "completion": "One, two, and so on."} for number in range(3)]
+    (tmp_path / "own.jsonl").write_bytes(jsonl(*own, {"prompt": "Count."}))
+    sft = stage_fields("sft", None, max_length=256)
+    sft["data"] |= {"sources": [{"path": "own.jsonl"}], "with_made_rows": True}
+    path = recipe(tmp_path, tiny_folder, sft=sft, feedback=None, align=None)
+    fields = yaml.safe_load(path.read_text())
+    said = zephyr(capfd, "check", path)
+    assert said.code == 2
+    assert (
+        "sft.data.with_made_rows: asks for the rows of an earlier stage, and generator constraints makes no" in said.err
+    )
+    assert "leave it out, or set synth.generator.num_dialogues" in said.err
+    fields["synth"]["generator"] |= {"num_dialogues": 5, "families": ["punctuation"]}
+    path.write_text(yaml.safe_dump(fields))
+    answered = [{"prompt": f"Tell me of {one}.", "completion": f"Well, {one} are old, and good."} for one in SUBJECTS]
+    (tmp_path / "pool.jsonl").write_bytes(jsonl(*answered))
+    said = zephyr(capfd, "run", path)
+    assert said.code == 2  # before anything is made
+    assert "own.jsonl row 4" in said.err
+    assert not list((tmp_path / "runs").rglob("dialogues.jsonl"))
+    (tmp_path / "own.jsonl").write_bytes(jsonl(*own))
+    said = zephyr(capfd, "run", path)
+    assert said.code == 0, said.out + said.err
+    assert json.loads((finished(tmp_path, "sft") / "stage.json").read_text())["facts"]["rows"] == 5 + 3
+
+
 def test_recorded_ratings_and_own_answers_make_one_data_set(tmp_path: Path, tiny_folder: Path, capfd) -> None:
     asked = [f"Say {number}." for number in range(6)]
     rated = [{"prompt": one, "completion": text, "score": score} for one in asked for text, score in RECORDED]

@@ -45,9 +45,8 @@ def _inputs(recipe: RecipeFields) -> Iterator[Conflict]:
         yield Conflict("recipe", "has no stage", "write at least one of sft, align, evaluate")
     for stage, maker in MAKERS.items():
         learner = recipe.trained.get(stage)
-        if learner is not None and not learner.data.sources and getattr(recipe, maker) is None:
-            remedy = f"name sources, or add a {maker} stage"
-            yield Conflict(f"{stage}.data.sources", "is empty, and no earlier stage makes rows", remedy, (maker,))
+        if learner is not None and learner.data.reads_made and getattr(recipe, maker) is None:
+            yield _no_made_rows(stage, learner.data, "no earlier stage makes rows", f"add a {maker} stage", maker)
     feedback = recipe.feedback
     if feedback is not None and not (feedback.recorded or feedback.prompts or recipe.synth):
         remedy = "give recorded, prompts, or a synth stage"
@@ -64,14 +63,23 @@ def _synth(recipe: RecipeFields) -> Iterator[Conflict]:
         if isinstance(teacher, ScriptedSection):
             what = f"the scripted teacher knows only the closed world, not generator {generator.name}"
             yield Conflict(key, what, "choose local, vllm or endpoint", ("synth.generator",))
-    lacking = {"pretrain": ("texts", "name sources")}
+    lacking = {"pretrain": ("texts", "")}
     if isinstance(generator, ConstraintsSynth) and not generator.num_dialogues:
-        lacking["sft"] = ("dialogues", "name sources, or set synth.generator.num_dialogues")
+        lacking["sft"] = ("dialogues", "set synth.generator.num_dialogues")
     for stage, (rows, remedy) in lacking.items():
         learner = recipe.trained.get(stage)
-        if learner is not None and not learner.data.sources:
-            what = f"is empty, and generator {generator.name} makes no {rows}"
-            yield Conflict(f"{stage}.data.sources", what, remedy, ("synth.generator",))
+        if learner is not None and learner.data.reads_made:
+            what = f"generator {generator.name} makes no {rows}"
+            yield _no_made_rows(stage, learner.data, what, remedy, "synth.generator")
+
+
+def _no_made_rows(stage: str, data: DataSection, what: str, remedy: str, maker: str) -> Conflict:
+    """A stage is to read rows that an earlier one makes, and ``what`` says that there will be none."""
+    if data.with_made_rows:
+        key, what, other = "with_made_rows", f"asks for the rows of an earlier stage, and {what}", "leave it out"
+    else:
+        key, what, other = "sources", f"is empty, and {what}", "name sources"
+    return Conflict(f"{stage}.data.{key}", what, ", or ".join(filter(None, (other, remedy))), (maker,))
 
 
 def _unchecked_prompts(recipe: RecipeFields) -> Iterator[Conflict]:
@@ -208,7 +216,7 @@ def _adapters(recipe: RecipeFields) -> Iterator[Conflict]:
 def _objective(recipe: RecipeFields) -> Iterator[Conflict]:
     feedback = recipe.feedback
     for stage, learner in (("reward", recipe.reward), ("align", recipe.align)):
-        if learner is None or feedback is None or learner.data.sources:
+        if learner is None or feedback is None or not learner.data.reads_made:
             continue
         name = learner.objective.name
         wanted = "kto" if name == "kto" else "listwise" if name in ("listwise", "tpo", "best_of_n") else "pairs"
@@ -216,7 +224,7 @@ def _objective(recipe: RecipeFields) -> Iterator[Conflict]:
             what = f"must be {wanted} for objective {name}, got {feedback.binarize.output}"
             remedy = f"write feedback.binarize.output={wanted}"
             yield Conflict("feedback.binarize.output", what, remedy, (f"{stage}.objective",))
-    if recipe.align is None or feedback is None or recipe.align.data.sources:
+    if recipe.align is None or feedback is None or not recipe.align.data.reads_made:
         return
     objective = recipe.align.objective
     asked = feedback.candidates.num_completions

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from zephyr.recipe.section import FREE, Section
+from zephyr.recipe.section import ADDED, FREE, Section
 from zephyr.records.rows import Shape
 
 BadRows = Literal["stop", "drop"]
@@ -88,7 +88,9 @@ class DecontaminationFilter(Section):
 
     name: Literal["decontamination"]
     against: list[str] = Field(
-        min_length=1, description="evaluation sets: files, folders or globs, relative to `data_dir`"
+        min_length=1,
+        description="evaluation sets: files, folders or globs, relative to `data_dir`",
+        examples=[["eval.jsonl"]],
     )
     ngram: int = Field(
         13, ge=3, description="consecutive words that count as overlap; shorter prompts are compared whole"
@@ -100,7 +102,7 @@ class PartFilter(Section):
 
     name: Literal["part"]
     number: int = Field(ge=1, description="the part to keep, from 1")
-    of: int = Field(ge=2, description="number of parts")
+    of: int = Field(ge=2, description="number of parts", examples=[2])
 
     @model_validator(mode="after")
     def _is_one_of_them(self) -> "PartFilter":
@@ -138,6 +140,9 @@ class DataSection(Section):
     """The rows of a stage."""
 
     sources: list[DataSource] = Field(default_factory=list, description="empty: the output of an earlier stage")
+    with_made_rows: bool = Field(
+        False, description="add the output of an earlier stage to the sources", json_schema_extra=ADDED
+    )
     eval_sources: list[DataSource] = Field(default_factory=list, description="held-out rows, never trained on")
     allow_overlap: int = Field(
         0,
@@ -153,6 +158,11 @@ class DataSection(Section):
         None, ge=1, description="align: maximum length of the prompt, in tokens; null: no separate limit"
     )
     truncation: TruncationSection = Field(default_factory=TruncationSection, description="truncation of long rows")
+
+    @property
+    def reads_made(self) -> bool:
+        """Whether rows that an earlier stage of the run makes are read."""
+        return self.with_made_rows or not self.sources
 
 
 def is_held_out(split: str) -> bool:

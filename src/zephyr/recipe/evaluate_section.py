@@ -56,6 +56,7 @@ class HarnessTask(Section):
     tasks: list[str] = Field(
         min_length=1,
         description="names of lm-eval tasks, judged benchmarks (mt_bench, alpaca_eval_1, alpaca_eval_2) and profiles",
+        examples=[["ifeval"]],
     )
     data: Path | None = Field(None, description="folder with local copies of the tasks' data; null: read the hub")
     include_path: Path | None = Field(

@@ -298,6 +298,7 @@ class CustomObjective(PreferenceObjective):
     path: str = Field(
         pattern=r".\.py:[A-Za-z_]\w*$",
         description="FILE.py:FUNCTION; a relative path is resolved in `data_dir`",
+        examples=["loss.py:loss"],
         json_schema_extra=FREE,
     )
     beta: float = Field(0.1, gt=0, description="scale of the rewards that are reported")

@@ -92,7 +92,11 @@ TrainingSection: TypeAlias = PretrainSection | SftSection | RewardSection | Alig
 class PushSection(Section):
     """Where a finished run is published on the Hugging Face hub: what `zephyr push` sends."""
 
-    repo: str = Field(pattern=REPO, description="repository of the model, OWNER/NAME; made where there is none")
+    repo: str = Field(
+        pattern=REPO,
+        description="repository of the model, OWNER/NAME; made where there is none",
+        examples=["owner/name"],
+    )
     private: bool = Field(False, description="make new repositories private, and refuse public ones")
     data_repo: str | None = Field(
         None, pattern=REPO, description="repository of the rows that synth and feedback made, as Parquet"
@@ -115,7 +119,7 @@ class DeliverSection(Section):
 class RoundsSection(Section):
     """Feedback and align again and again, each round from the model of the round before, on prompts of its own."""
 
-    count: int = Field(ge=2, description="number of rounds, at most")
+    count: int = Field(ge=2, description="number of rounds, at most", examples=[2])
     reference: Literal["round_start", "first"] = Field(
         "round_start", description="reference of each round: the model that it starts from, or that of the first round"
     )

@@ -7,7 +7,7 @@ the copy is validated again.
 
 import copy
 from collections.abc import Iterator
-from typing import Literal, get_args, get_origin
+from typing import Literal, cast, get_args, get_origin
 
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
@@ -101,7 +101,7 @@ def _repair(problem: Problem, data: Plain) -> dict[Keys, Keys]:
         holder[meant] = value
         return {(*above, meant): problem.keys}
     if field.is_required():
-        holder[str(last)] = _sample_of(field)
+        holder[str(last)] = sample_of(field)
     else:
         holder.pop(str(last), None)
     return {}
@@ -123,11 +123,14 @@ def _sample(place: Place) -> Plain:
     if not place.variants:
         return []
     tag, section = next(iter(place.variants.items()))
-    needed = {name: _sample_of(field) for name, field in section.model_fields.items() if field.is_required()}
+    needed = {name: sample_of(field) for name, field in section.model_fields.items() if field.is_required()}
     return {**needed, place.tag: tag} if tag else needed
 
 
-def _sample_of(field: FieldInfo) -> Plain:
+def sample_of(field: FieldInfo) -> Plain:
+    """A value that a required field may have: its first example, or any where it names none."""
+    if field.examples:
+        return cast("Plain", field.examples[0])
     place = place_of_field(field)
     if place != PLAIN:
         return _sample(place)

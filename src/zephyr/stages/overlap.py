@@ -61,7 +61,7 @@ def trained_prompts(
 
 def feedback_data(recipe: Recipe, sources: Sequence[DataSource], filters: Sequence[Filter] = ()) -> DataSection:
     """Prompts or ratings of feedback as data, which may not hold what the stages that learn from them hold out."""
-    learners = [one.data for one in (recipe.reward, recipe.align) if one is not None and not one.data.sources]
+    learners = [one.data for one in (recipe.reward, recipe.align) if one is not None and one.data.reads_made]
     return DataSection(
         sources=list(sources),
         eval_sources=[source for data in learners for source in data.eval_sources],

@@ -96,7 +96,7 @@ def find_tokenizer(preview: Preview, *, offline: bool = False) -> str:
         source = base_source(recipe)
         preview.tokenizer = load_tokenizer(replace(source, offline=source.offline or offline))
         return f"{shape.name_or_path}, a vocabulary of {len(preview.tokenizer):,}"
-    if recipe.pretrain is not None and (recipe.pretrain.data.sources or PRETRAIN in preview.made):
+    if recipe.pretrain is not None and (PRETRAIN in preview.made or not recipe.pretrain.data.reads_made):
         made = preview.made[PRETRAIN].file.parent if PRETRAIN in preview.made else None
         preview.tokenizer = learn_run_tokenizer(recipe, shape, made=made)
         return f"new, with a vocabulary of {len(preview.tokenizer):,} learnt from the texts of pretrain"
@@ -118,7 +118,7 @@ def _texts(recipe: Recipe, shape: NewModel, made: Path | None) -> Iterator[str]:
     rows = stage_rows(recipe, section.data, Text, None if made is None else made / TEXTS)
     texts = [row.text for row in islice(rows.train, TOKENIZER_TEXTS)]
     chats: Iterable[Messages] = repeat(_MARKERS, len(texts))
-    if made is not None and not section.data.sources:
+    if made is not None and section.data.reads_made:
         taught = open_records(recipe, DataSource(path=str((made / DIALOGUES).resolve())), Chat)
         chats = (chat.messages for chat in islice(taught, TOKENIZER_TEXTS))
     yield from texts
@@ -128,7 +128,7 @@ def _texts(recipe: Recipe, shape: NewModel, made: Path | None) -> Iterator[str]:
 
 def read_ahead_of_start(work: Work) -> Facts:
     """The facts of texts from outside; of a new model the tokenizer is made for them first."""
-    if section_of(work.recipe, work.stage).data.sources:
+    if not section_of(work.recipe, work.stage).data.reads_made:
         make_start(work)
     return read_ahead(work)
 

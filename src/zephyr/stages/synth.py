@@ -272,7 +272,7 @@ def sample_rows(preview: Preview) -> None:
     made_rows = {SFT: (DIALOGUES, generator.num_dialogues), PRETRAIN: (TEXTS, generator.num_pretrain_texts)}
     for stage, (file, num_rows) in made_rows.items():
         reader = recipe.trained.get(stage)
-        if reader is not None and not reader.data.sources and num_rows:
+        if reader is not None and reader.data.reads_made and num_rows:
             preview.made[stage] = MadeRows(folder / file, num_rows)
 
 

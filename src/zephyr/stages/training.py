@@ -68,7 +68,7 @@ def training_stage(
 
 
 def _reads(name: str, maker: str, recipe: Recipe) -> tuple[str, ...]:
-    made = () if section_of(recipe, name).data.sources else (maker,)
+    made = (maker,) if section_of(recipe, name).data.reads_made else ()
     section, before = section_of(recipe, name), starting_stage(recipe, name)
     named = filter(None, (section.start, section.reference)) if isinstance(section, AlignSection) else ()
     referenced = referenced_stages(recipe, name, named)
@@ -88,14 +88,14 @@ def model_outputs(section: TrainingSection) -> list[str]:
 
 
 def made_rows(work: Work, maker: str, file: str) -> Path | None:
-    """The file of rows that an earlier stage has made for this one; None where this one names its sources."""
+    """The file of rows that an earlier stage has made for this one; None where this one reads its sources alone."""
     return work.inputs[maker] / file if maker in work.inputs else None
 
 
 def prepare(work: Work, encoder: DialogueEncoder, made: Path | None = None) -> Facts:
     """The facts of the stage's rows, after rank 0 has written them as tokens to its folder, once.
 
-    ``made``: the file of an earlier stage, read where the section names no sources. Raises DataError.
+    ``made``: the file of an earlier stage, read where the section reads made rows. Raises DataError.
     """
     tokens = work.folder / TOKENS
     accounts = tokens / ACCOUNTS
@@ -170,9 +170,10 @@ def read_ahead(work: Work) -> Facts:
     if not section.data.sources:
         return {}
     source = source_at_hand(work)
-    if source is not None:
+    if source is not None and not section.data.reads_made:
         return prepare(work, starting_tokenizer(source, work.recipe, work.stage)[1])
-    rows = stage_rows(work.recipe, section.data, ROW_KINDS[type(section)], None)
+    named = section.data.model_copy(update={"with_made_rows": False})
+    rows = stage_rows(work.recipe, named, ROW_KINDS[type(section)], None)
     num_rows = sum(1 for _ in rows.train)
     if not num_rows:
         raise rows.accounts.none_left()

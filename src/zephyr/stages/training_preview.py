@@ -142,8 +142,9 @@ def look(
         return None
     recipe, section = preview.recipe, section_of(preview.recipe, stage)
     every: Mixture[Record] = mix(parts, seed=recipe.seed, shuffle=False)
-    made = None if section.data.sources else preview.made[stage]
-    num_rows = len(every) if made is None else made.num_rows
+    num_rows = len(every)
+    if section.data.reads_made:
+        num_rows += preview.made[stage].num_rows - every.num_taken[-1]
     is_whole = num_rows == len(every) <= EXACT_ROWS
     rows = split_rows(recipe, section.data, parts, held) if is_whole else _sample(recipe, section.data, parts, held)
     train, held_out = (Tokenized(section, encoder, rows.accounts.refuse) for _ in range(2))
@@ -237,12 +238,11 @@ def check(stage: str, maker: str, preview: Preview) -> Iterator[str]:
                 yield f"decontaminated against {', '.join(one.against)}"
     parts: list[Records[Record]] = []
     held: list[Records[Record]] = []
-    if data.sources:
-        yield from preview.open_sources(data.sources, kind, parts)
-    else:
+    yield from preview.open_sources(data.sources, kind, parts)
+    if data.reads_made:
         yield from preview.open_made(stage, maker, kind, parts)
     yield from preview.open_sources(data.eval_sources, kind, held)
-    if parts and len(parts) >= len(data.sources) and len(held) == len(data.eval_sources):
+    if len(parts) == len(data.sources) + data.reads_made and len(held) == len(data.eval_sources):
         with preview.problems.noted():
             rows: Mixture[Record] = mix(parts, seed=recipe.seed, shuffle=False)
             if data.eval_sources:
@@ -343,12 +343,11 @@ def _opened(preview: Preview, stage: str) -> TrainingPreview | None:
     """The stage's rows tokenised; None if rows or tokenizer are not available. Raises DataError."""
     recipe, section = preview.recipe, section_of(preview.recipe, stage)
     kind = ROW_KINDS[type(section)]
-    if section.data.sources:
-        parts = open_all(recipe, section.data.sources, kind)
-    elif stage in preview.made:
-        parts = [open_records(recipe, DataSource(path=str(preview.made[stage].file)), kind)]
-    else:
-        return None
+    parts = open_all(recipe, section.data.sources, kind)
+    if section.data.reads_made:
+        if stage not in preview.made:
+            return None
+        parts.append(open_records(recipe, DataSource(path=str(preview.made[stage].file)), kind))
     found = look(preview, stage, parts, open_all(recipe, section.data.eval_sources, kind))
     if found is not None and not found.train.num_examples:
         raise found.accounts.none_left(found.train.truncation.summary())
@@ -361,8 +360,10 @@ def _known_lengths(recipe: Recipe, section: TrainingSection) -> tuple[RowLengths
     Of published ratings a prompt gives a pair.
     """
     feedback, sources = recipe.feedback, section.data.sources
-    if not sources and feedback is not None and isinstance(section, PreferenceSection) and not feedback.asks_models:
-        sources = feedback.recorded
+    if section.data.reads_made:
+        if feedback is None or feedback.asks_models or not isinstance(section, PreferenceSection):
+            return None
+        sources = [*sources, *feedback.recorded]
     known = [known_rows(source.path, source.split) for source in sources]
     parts = [
         (one, round(one.rows.num_rows * source.weight))

@@ -162,11 +162,12 @@ def filters_of(recipe: Recipe, sections: Sequence[Filter]) -> list[RowFilter]:
 
 
 def stage_rows(recipe: Recipe, data: DataSection, kind: type[R], made_before: Path | None) -> Rows[R]:
-    """The rows of a stage; `made_before` is the file of an earlier stage, read where the section names no source.
+    """The rows of a stage; `made_before` is the file of an earlier stage, read where the section reads made rows.
 
     Raises one DataError that says what is wrong with all sources.
     """
-    sources = data.sources or [DataSource(path=str(_expected(made_before).resolve()))]
+    made = [DataSource(path=str(_expected(made_before).resolve()))] if data.reads_made else []
+    sources = [*data.sources, *made]
     if not data.allow_overlap:
         refuse_shared_files(sources, data.eval_sources, recipe.data_dir)
     opened = open_all(recipe, [*sources, *data.eval_sources], kind)
