@@ -65,7 +65,7 @@ def test_first_real_answers_before_and_after(tmp_path: Path, tiny_folder: Path) 
     assert all(one in page for one in recipe.deliver.sample_prompts[:3])
 
 
-def test_gemma3_learns_dialogues_and_then_recorded_ratings(tmp_path: Path, tiny_folder: Path) -> None:
+def test_gemma3_learns_dialogues_and_then_ratings_of_others_and_of_rules(tmp_path: Path, tiny_folder: Path) -> None:
     talks(tmp_path)
     rated = [
         {"prompt": f"Are {one} old?", "model": model, "completion": text, "score": score, "prompt_id": one}
@@ -77,10 +77,15 @@ def test_gemma3_learns_dialogues_and_then_recorded_ratings(tmp_path: Path, tiny_
         "gemma3-270m-zephyr",
         tmp_path,
         tiny_folder,
+        "synth.generator.pool=[{path: talks.json, shape: alpaca}]",
+        "synth.generator.num_prompts=8",
+        "synth.generator.num_dialogues=6",
+        "synth.generator.decontaminate=[]",
         "sft.data.sources=[{path: talks.json, shape: alpaca}]",
         "sft.data.eval_share=0.4",
         "sft.data.filters=[{name: length, min_characters: 40, max_characters: 900}, {name: refusals}]",
         "feedback.recorded.0.path=rated.jsonl",
+        "feedback.candidates.sampling.max_new_tokens=24",
         "align.data.filters=[]",
         "align.data.eval_share=0.4",
         "evaluate.tasks=[{name: preference}, {name: perplexity}]",
@@ -88,6 +93,10 @@ def test_gemma3_learns_dialogues_and_then_recorded_ratings(tmp_path: Path, tiny_
     summary, _ = said(lambda console: run_recipe(recipe, console=console))
     assert summary["metrics"]["preference/pairs"] > 0
     assert {"perplexity/base", "perplexity/dSFT", "perplexity/dDPO"} <= summary["metrics"].keys()
-    made = read_run(tmp_path / "runs/gemma3-270m-zephyr").stages["feedback"].facts
+    stages = read_run(tmp_path / "runs/gemma3-270m-zephyr").stages
+    assert stages["sft"].facts["rows"] > 24 * 0.6  # those of the pool are among them
+    made = stages["feedback"].facts["made_of"]
     # Ratings of 9, 6 and 2 make one pair a prompt.
-    assert made["pairs"] == len(SUBJECTS)
+    assert made["recorded ratings"] == {"prompts": len(SUBJECTS), "pairs": len(SUBJECTS)}
+    assert made["own answers"]["prompts"] == 8
+    assert made["own answers"]["pairs"] > 0

@@ -19,6 +19,7 @@ from zephyr.evaluation.held_out import Pair, answer_logps
 from zephyr.models.loading import load_to_score
 from zephyr.models.source import Source
 from zephyr.pipeline import run_recipe
+from zephyr.recipe.rounds import RoundInputs, later_round
 from zephyr.recipe.schema import Recipe
 from zephyr.records.rows import Answer, Rated
 from zephyr.rounds import FinishedRound, best_round, run_rounds
@@ -101,6 +102,24 @@ def test_no_prompt_is_answered_in_two_rounds(made):
     assert first
     assert second
     assert not first & second
+
+
+@pytest.mark.parametrize(
+    ("feedback", "read"),
+    [
+        ({}, ["made.jsonl"]),
+        ({"prompts": [{"path": "own.jsonl"}]}, ["own.jsonl"]),
+        ({"prompts": [{"path": "own.jsonl"}], "with_made_prompts": True}, ["own.jsonl", "made.jsonl"]),
+    ],
+)
+def test_a_later_round_reads_the_prompts_that_the_first_one_read(feedback, read, tmp_path):
+    fields = recipe_in(tmp_path)
+    fields["feedback"] |= feedback
+    models = {"pretrain": tmp_path / "pretrain", "sft": tmp_path / "sft"}
+    inputs = RoundInputs(tmp_path, tmp_path, models, tmp_path / "made.jsonl")
+    second = later_round(Recipe.model_validate(fields), 2, inputs)
+    assert [Path(source.path).name for source in second.feedback.prompts] == read
+    assert not second.feedback.with_made_prompts  # there is no synth stage any more
 
 
 def test_the_reference_is_another_model_than_the_policy(made):

@@ -32,6 +32,10 @@ def load(tmp_path, *overrides):
             ["align.data.with_made_rows=true"],
             "align.data.with_made_rows: asks for the rows of an earlier stage, and no earlier stage makes",
         ),
+        (
+            ["feedback={with_made_prompts: true, recorded: [{path: r}]}"],
+            "feedback.with_made_prompts: asks for the prompts of a synth stage, and there is none; leave it out",
+        ),
         (["feedback={}"], "feedback.prompts: is empty, and no other setting provides prompts; give recorded, prompts"),
         (["model={kind: new}", "sft.data.max_length=512", "align.data.max_length=512"], "pretrain: is missing"),
         (

@@ -118,6 +118,8 @@ def test_sft_learns_the_answers_of_the_pool_beside_its_own_sources(tmp_path: Pat
     assert "own.jsonl row 4" in said.err
     assert not list((tmp_path / "runs").rglob("dialogues.jsonl"))
     (tmp_path / "own.jsonl").write_bytes(jsonl(*own))
+    said = zephyr(capfd, "check", path)
+    assert re.search("sft +3 examples of .*, counted without the rows that will be made in the run", said.out)
     said = zephyr(capfd, "run", path)
     assert said.code == 0, said.out + said.err
     assert json.loads((finished(tmp_path, "sft") / "stage.json").read_text())["facts"]["rows"] == 5 + 3
@@ -162,6 +164,33 @@ def test_recorded_ratings_and_own_answers_make_one_data_set(tmp_path: Path, tiny
     card = next((tmp_path / "runs").rglob("README.md")).read_text()
     assert "recorded ratings, and for its own answers checks (rules)" in card
     assert "made of: own answers: pairs" in card
+
+
+def test_recorded_ratings_own_prompts_and_made_ones_make_one_data_set(tmp_path: Path, tiny_folder: Path, capfd) -> None:
+    rated = [
+        {"prompt": f"Say {number}.", "completion": text, "score": s} for number in range(6) for text, s in RECORDED
+    ]
+    (tmp_path / "rated.jsonl").write_bytes(jsonl(*rated))
+    rule = {"instruction": "punctuation:no_comma", "kwargs": {}}
+    (tmp_path / "own.jsonl").write_bytes(jsonl({"prompt": "Tell me of my own hens.", "checks": [rule]}))
+    path = recipe(tmp_path, tiny_folder)
+    fields = yaml.safe_load(path.read_text())
+    fields["feedback"] |= {"recorded": [{"path": "rated.jsonl", "shape": "rated"}], "prompts": [{"path": "own.jsonl"}]}
+    fields["feedback"]["with_made_prompts"] = True
+    path.write_text(yaml.safe_dump(fields))
+    said = zephyr(capfd, "check", path)
+    assert said.code == 0, said.out + said.err
+    # Nine of ten prompts of 12 made and one own are expected to give a pair.
+    assert "about 12 more of own answers, if 90% of the prompts give one" in said.out
+    said = zephyr(capfd, "run", path)
+    assert said.code == 0, said.out + said.err
+    folder = finished(tmp_path, "feedback")
+    asked = {row["prompt"][-1]["content"] for row in rows(folder, "ratings.jsonl")}
+    made = {row["prompt"][-1]["content"] for row in rows(finished(tmp_path, "synth"), "prompts.jsonl")}
+    assert asked == made | {"Tell me of my own hens."}
+    facts = json.loads((folder / "stage.json").read_text())["facts"]
+    assert facts["made_of"]["recorded ratings"] == {"prompts": 6, "pairs": 6}
+    assert facts["made_of"]["own answers"]["prompts"] == 13
 
 
 def test_what_cannot_be_checked_is_found_before_anything_is_generated(tmp_path: Path, tiny_folder: Path, capfd) -> None:

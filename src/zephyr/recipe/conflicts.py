@@ -48,7 +48,10 @@ def _inputs(recipe: RecipeFields) -> Iterator[Conflict]:
         if learner is not None and learner.data.reads_made and getattr(recipe, maker) is None:
             yield _no_made_rows(stage, learner.data, "no earlier stage makes rows", f"add a {maker} stage", maker)
     feedback = recipe.feedback
-    if feedback is not None and not (feedback.recorded or feedback.prompts or recipe.synth):
+    if feedback is not None and feedback.with_made_prompts and recipe.synth is None:
+        what = "asks for the prompts of a synth stage, and there is none"
+        yield Conflict("feedback.with_made_prompts", what, "leave it out, or add a synth stage", ("synth",))
+    elif feedback is not None and not (feedback.recorded or feedback.prompts or recipe.synth):
         remedy = "give recorded, prompts, or a synth stage"
         yield Conflict(
             "feedback.prompts", "is empty, and no other setting provides prompts", remedy, ("feedback", "synth")
@@ -84,7 +87,7 @@ def _no_made_rows(stage: str, data: DataSection, what: str, remedy: str, maker: 
 
 def _unchecked_prompts(recipe: RecipeFields) -> Iterator[Conflict]:
     """Checks alone as the judge of prompts that a generator makes without any."""
-    if recipe.feedback is None or recipe.feedback.prompts or recipe.feedback.recorded or recipe.synth is None:
+    if recipe.feedback is None or not recipe.feedback.reads_made or recipe.synth is None:
         return
     judge, generator = recipe.feedback.judge, recipe.synth.generator
     if isinstance(judge, ChecksSection) and judge.beside is None and not isinstance(generator, ConstraintsSynth):

@@ -196,9 +196,12 @@ class FeedbackSection(Section):
     """Ratings of several answers per prompt, and the training rows made of them."""
 
     prompts: list[DataSource] = Field(default_factory=list, description="prompts; empty: those of the synth stage")
+    with_made_prompts: bool = Field(
+        False, description="add the prompts of the synth stage to prompts and recorded", json_schema_extra=ADDED
+    )
     recorded: list[DataSource] = Field(
         default_factory=list,
-        description="existing ratings: no model is called, unless prompts are named as well; then rows are made of "
+        description="existing ratings: no model is called, unless there are prompts as well; then rows are made of "
         "both, with scores of checks and of a reward model brought to the scale of 1 to 10",
     )
     candidates: CandidatesSection = Field(
@@ -215,7 +218,12 @@ class FeedbackSection(Section):
     @property
     def asks_models(self) -> bool:
         """Whether models answer and a judge rates; not where all ratings are recorded."""
-        return bool(self.prompts) or not self.recorded
+        return bool(self.prompts) or self.reads_made
+
+    @property
+    def reads_made(self) -> bool:
+        """Whether models answer the prompts that the synth stage makes."""
+        return self.with_made_prompts or not (self.prompts or self.recorded)
 
     @model_validator(mode="after")
     def _several_answers(self) -> "FeedbackSection":

@@ -59,12 +59,14 @@ def later_round(recipe: Recipe, number: int, inputs: RoundInputs) -> Recipe:
             "teachers": [_with_model(one, inputs) for one in feedback.candidates.teachers],
         }
     )
-    made = [] if inputs.prompts is None else [DataSource(path=str(inputs.prompts.resolve()))]
+    read = inputs.prompts if feedback.reads_made else None
+    made = [] if read is None else [DataSource(path=str(read.resolve()))]
     feedback = feedback.model_copy(
         update={
             "candidates": candidates,
             "judge": _judge(feedback.judge, inputs),
-            "prompts": feedback.prompts or made,
+            "prompts": [*feedback.prompts, *made],
+            "with_made_prompts": False,
         }
     )
     reference = str(inputs.first) if recipe.rounds.reference == "first" else None

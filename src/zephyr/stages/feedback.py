@@ -74,7 +74,7 @@ def _reads(recipe: Recipe) -> tuple[str, ...]:
     if not section.asks_models:
         return ()
     named = referenced_stages(recipe, FEEDBACK, section.candidates.models)
-    return tuple(dict.fromkeys((SFT, *named, *(() if section.prompts else (SYNTH,)))))
+    return tuple(dict.fromkeys((SFT, *named, *((SYNTH,) if section.reads_made else ()))))
 
 
 def _sources(recipe: Recipe) -> list[DataSource]:
@@ -108,6 +108,8 @@ def _check(preview: Preview) -> Iterator[str]:
 
 def _check_asked(preview: Preview, section: FeedbackSection) -> Iterator[str]:
     """Lines about prompts, and about the calls to models and the judge."""
+    sample: list[Prompt] = []
+    num_prompts = 0
     if section.prompts:
         prompts: list[Records[Prompt]] = []
         yield from preview.open_sources(section.prompts, Prompt, prompts)
@@ -117,17 +119,18 @@ def _check_asked(preview: Preview, section: FeedbackSection) -> Iterator[str]:
         else:
             yield from preview.feedback_overlap(section.prompts, chain.from_iterable(prompts))
         yield from _refused_lines(preview, prompts)
-    else:
+    if section.reads_made:
         taken = [name for name in _reads(preview.recipe) if name in preview.recipe.stages]
         yield f"reads {', '.join(taken)}"
-        sample, num_prompts = prompts_to_come(preview.recipe)
+        made, num_made = prompts_to_come(preview.recipe)
+        sample, num_prompts = [*sample, *made], num_prompts + num_made if num_made else 0
     yield from preview.check_teachers(_teachers_of(section))
     with preview.problems.noted():
         check_judge(section.judge, offline=preview.recipe.offline)
     with preview.problems.noted():
         check_rubric(section)
     with preview.problems.noted():
-        if num_prompts:
+        if sample and num_prompts:
             yield from call_lines(preview.recipe, estimate_feedback(preview.recipe, sample, num_prompts))
     yield from rows_to_come(preview, num_prompts)
 
@@ -145,12 +148,15 @@ def _estimate(preview: Preview) -> Iterator[str]:
             yield from rows_of_recorded(preview, open_all(recipe, section.recorded, Rated))
     if not section.asks_models:
         return
-    sample, num_prompts = prompts_to_come(recipe)
-    if sample and not section.prompts:
-        yield from call_lines(recipe, estimate_feedback(recipe, sample, num_prompts))
-        yield from rows_to_come(preview, num_prompts)
-    else:
+    if section.prompts:
         yield "prompts come from files: zephyr check estimates the calls"
+        return
+    sample, num_prompts = prompts_to_come(recipe)
+    if sample:
+        yield from call_lines(recipe, estimate_feedback(recipe, sample, num_prompts))
+    else:
+        yield "prompts are made in the run: its calls are not estimated"
+    yield from rows_to_come(preview, num_prompts)
 
 
 def _preflight(work: Work) -> Facts:
@@ -171,7 +177,8 @@ def _preflight(work: Work) -> Facts:
         check_teacher(teacher, where=key, offline=recipe.offline)
     check_judge(section.judge, offline=recipe.offline)
     check_rubric(section)
-    of_prompts = _read_facts(*_usable_prompts(work, section)) if section.prompts else Facts()
+    named = section.model_copy(update={"with_made_prompts": False})
+    of_prompts = _read_facts(*_usable_prompts(work, named)) if named.prompts else Facts()
     return facts | ({f"prompts {name}": value for name, value in of_prompts.items()} if facts else of_prompts)
 
 
@@ -352,7 +359,7 @@ def _prompts(work: Work, section: FeedbackSection) -> tuple[Iterable[Prompt], in
 
 def _usable_prompts(work: Work, section: FeedbackSection) -> tuple[Iterable[Prompt], Accounts]:
     """The prompts that can be used; what the run's own model can be given shows once its tokenizer is made."""
-    data = feedback_data(work.recipe, section.prompts, section.filters)
+    data = feedback_data(work.recipe, section.prompts, section.filters, with_made=section.with_made_prompts)
     made_before = work.inputs[SYNTH] / PROMPTS if SYNTH in work.inputs else None
     rows = stage_rows(work.recipe, data, Prompt, made_before)
     source = source_at_hand(work) if _asks_own_model(work.recipe) else None

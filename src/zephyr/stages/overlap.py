@@ -59,11 +59,14 @@ def trained_prompts(
     return {stage: TrainedPrompts(frozenset(map(prompt_key, rows)), is_exact)}
 
 
-def feedback_data(recipe: Recipe, sources: Sequence[DataSource], filters: Sequence[Filter] = ()) -> DataSection:
+def feedback_data(
+    recipe: Recipe, sources: Sequence[DataSource], filters: Sequence[Filter] = (), *, with_made: bool = False
+) -> DataSection:
     """Prompts or ratings of feedback as data, which may not hold what the stages that learn from them hold out."""
     learners = [one.data for one in (recipe.reward, recipe.align) if one is not None and one.data.reads_made]
     return DataSection(
         sources=list(sources),
+        with_made_rows=with_made,
         eval_sources=[source for data in learners for source in data.eval_sources],
         allow_overlap=max((data.allow_overlap for data in learners), default=0),
         filters=list(filters),

@@ -37,6 +37,11 @@ class MadeRows(NamedTuple):
     file: Path
     num_rows: int
 
+    @property
+    def source(self) -> DataSource:
+        """The file as a source."""
+        return DataSource(path=str(self.file))
+
 
 class SampledStage(NamedTuple):
     """A training stage to be estimated, some of its examples, and the seconds that tokenising one row took."""
@@ -117,7 +122,7 @@ class Preview:
             return
         yield f"{made.num_rows:,} rows from {makers}, made in the run"
         with self.problems.noted():
-            parts.append(open_records(self.recipe, DataSource(path=str(made.file)), kind))
+            parts.append(open_records(self.recipe, made.source, kind))
 
     def feedback_overlap(self, sources: Sequence[DataSource], rows: Iterable[Record]) -> Iterator[str]:
         """A line on prompts of feedback that the align stage holds out; the error for them goes to the problems.

@@ -279,9 +279,11 @@ def sample_rows(preview: Preview) -> None:
 def prompts_to_come(recipe: Recipe) -> tuple[list[Prompt], int]:
     """A sample of the prompts that the stage will make for feedback, and their number; none where a model writes them.
 
-    Not for a recipe whose feedback has prompts of its own.
+    Those with constraints are only counted. For a recipe whose feedback reads them.
     """
     generator = recipe.synth.generator if recipe.synth is not None else None
+    if isinstance(generator, ConstraintsSynth):
+        return [], generator.num_prompts
     if not isinstance(generator, WorldSynth):
         return [], 0
     num_prompts = generator.num_feedback_prompts

@@ -22,7 +22,6 @@ from zephyr.data.read.stage_rows import (
     Rows,
     filters_of,
     open_all,
-    open_records,
     split_off,
     split_rows,
 )
@@ -35,7 +34,7 @@ from zephyr.estimate.row_lengths import RowLengths, known_rows
 from zephyr.estimate.workload import Workload
 from zephyr.models.source import Source
 from zephyr.models.tokenizers import load_tokenizer
-from zephyr.recipe.data_section import DataSection, DataSource, DecontaminationFilter
+from zephyr.recipe.data_section import DataSection, DecontaminationFilter
 from zephyr.recipe.schema import Recipe
 from zephyr.recipe.stage_sections import AlignSection, PreferenceSection, SftSection, TrainingSection
 from zephyr.recipe.steps import Steps, check_warmup, count_steps
@@ -55,6 +54,7 @@ LONGEST_PROMPTS = 20
 SCANNED_ROWS = 5_000
 # Examples with which a plan times this machine.
 TIMED_EXAMPLES = 512
+SOURCES_ALONE = "counted without the rows that will be made in the run"
 T = TypeVar("T")
 
 
@@ -64,6 +64,7 @@ class TrainingPreview:
 
     ``scale``: how many times as many rows there will be as were tokenised; 1 where these were all of them.
     ``longest``: the rows with the longest prompts, where not all were tokenised.
+    ``is_partial``: rows to be made, of which nothing is known yet, are not counted.
     """
 
     section: TrainingSection
@@ -75,6 +76,7 @@ class TrainingPreview:
     examples: tuple[Example, ...]
     seconds_per_row: float
     replaced_template: str | None
+    is_partial: bool
 
     @property
     def num_examples(self) -> int:
@@ -142,9 +144,9 @@ def look(
         return None
     recipe, section = preview.recipe, section_of(preview.recipe, stage)
     every: Mixture[Record] = mix(parts, seed=recipe.seed, shuffle=False)
-    num_rows = len(every)
-    if section.data.reads_made:
-        num_rows += preview.made[stage].num_rows - every.num_taken[-1]
+    made, num_rows = preview.made.get(stage) if section.data.reads_made else None, len(every)
+    if made is not None:
+        num_rows += made.num_rows - every.num_taken[-1]
     is_whole = num_rows == len(every) <= EXACT_ROWS
     rows = split_rows(recipe, section.data, parts, held) if is_whole else _sample(recipe, section.data, parts, held)
     train, held_out = (Tokenized(section, encoder, rows.accounts.refuse) for _ in range(2))
@@ -173,6 +175,7 @@ def look(
         tuple(examples),
         seconds_per_row,
         replaced_template(encoder),
+        section.data.reads_made and made is None,
     )
 
 
@@ -242,7 +245,7 @@ def check(stage: str, maker: str, preview: Preview) -> Iterator[str]:
     if data.reads_made:
         yield from preview.open_made(stage, maker, kind, parts)
     yield from preview.open_sources(data.eval_sources, kind, held)
-    if len(parts) == len(data.sources) + data.reads_made and len(held) == len(data.eval_sources):
+    if parts and len(parts) >= len(data.sources) and len(held) == len(data.eval_sources):
         with preview.problems.noted():
             rows: Mixture[Record] = mix(parts, seed=recipe.seed, shuffle=False)
             if data.eval_sources:
@@ -252,7 +255,8 @@ def check(stage: str, maker: str, preview: Preview) -> Iterator[str]:
             preview.trained |= trained_prompts(recipe, stage, data, rows, whole)
             if found is not None:
                 yield from _lines(found, counts_bytes=preview.counts_bytes)
-                check_warmup(found.steps, section.train, f"{stage}.train")
+                if not found.is_partial:
+                    check_warmup(found.steps, section.train, f"{stage}.train")
     if kind is Preference and data.sources and parts:
         yield from defect_lines(parts, held)
 
@@ -299,6 +303,7 @@ def _steps_line(found: TrainingPreview) -> str:
     return (
         f"{found.num_examples:,} examples of {found.num_tokens:,} tokens{held}, {steps.batch_size:,} a step: "
         f"{steps.steps_per_epoch:,} steps an epoch, {steps.num_steps:,} in all, {steps.warmup_steps:,} of them warm-up"
+        f"{', ' + SOURCES_ALONE if found.is_partial else ''}"
     )
 
 
@@ -333,6 +338,7 @@ def estimate(stage: str, maker: str, preview: Preview) -> Iterator[str]:
             yield f"no estimate: its rows are made by {maker}, which has not run, or the tokenizer is not available"
             return
         notes = [] if found.scale == 1 else [f"from a sample of {found.train.num_rows:,} rows"]
+        notes += [SOURCES_ALONE] if found.is_partial else []
         workload = Workload(stage, section, preview.shape, found.lengths)
         sampled = SampledStage(workload, found.examples, found.seconds_per_row)
     preview.sampled[stage] = sampled
@@ -343,11 +349,10 @@ def _opened(preview: Preview, stage: str) -> TrainingPreview | None:
     """The stage's rows tokenised; None if rows or tokenizer are not available. Raises DataError."""
     recipe, section = preview.recipe, section_of(preview.recipe, stage)
     kind = ROW_KINDS[type(section)]
-    parts = open_all(recipe, section.data.sources, kind)
-    if section.data.reads_made:
-        if stage not in preview.made:
-            return None
-        parts.append(open_records(recipe, DataSource(path=str(preview.made[stage].file)), kind))
+    made = preview.made.get(stage) if section.data.reads_made else None
+    parts = open_all(recipe, [*section.data.sources, *([] if made is None else [made.source])], kind)
+    if not parts:
+        return None
     found = look(preview, stage, parts, open_all(recipe, section.data.eval_sources, kind))
     if found is not None and not found.train.num_examples:
         raise found.accounts.none_left(found.train.truncation.summary())
