@@ -32,8 +32,10 @@ class Stopping(NamedTuple):
 
 NEVER = Stopping()
 
-# A nucleus is looked for among so many of the likeliest tokens first: a CPU takes 6 ms to sort 49,152 of one sample.
-LIKELIEST = (256, 4096)
+# A nucleus is looked for among tokens of at least this probability first, for sorting a whole vocabulary is slow.
+LIKELY = 1e-5
+# Logits that a CPU works on together: these stay in its cache.
+BLOCK = 1 << 21
 
 
 def filtered_probs(logits: Tensor, sampling: SamplingSection) -> Tensor:
@@ -43,19 +45,21 @@ def filtered_probs(logits: Tensor, sampling: SamplingSection) -> Tensor:
     return probs if ids is None else torch.zeros_like(logits).scatter(1, ids, probs)
 
 
-def _kept(logits: Tensor, sampling: SamplingSection, most: int | None = None) -> tuple[Tensor, Tensor | None]:
+def _kept(logits: Tensor, sampling: SamplingSection) -> tuple[Tensor, Tensor | None]:
     """Probabilities (n, k) of the tokens that may be drawn, up to a factor, and their ids, ascending; None: all.
 
-    Temperature, then top_k, then top_p, as transformers' filters, but that exactly k tokens are left where
-    several share the k-th logit. `most`: of the likeliest so many alone, without top_k. Nucleus sampling: arXiv
-    1904.09751
+    Temperature, then top_k, then top_p, as transformers' filters, but that exactly k tokens are left where several
+    share the k-th logit, and of a nucleus the first of equal ones. Nucleus sampling: arXiv 1904.09751
     """
     scores = logits / sampling.temperature
     if not sampling.top_k and sampling.top_p == 1:
         return scores.softmax(dim=-1), None
-    # Best first, and never more of them than top_k leaves: sorting a whole vocabulary is slow.
-    kept, ids = scores.topk(most or min(sampling.top_k or scores.shape[-1], scores.shape[-1]))
-    probs = kept.softmax(dim=-1) if most is None else scores.softmax(dim=-1).gather(1, ids)
+    # Best first, and never more of them than top_k leaves.
+    if sampling.top_k:
+        kept, ids = scores.topk(min(sampling.top_k, scores.shape[-1]))
+        probs = kept.softmax(dim=-1)
+    else:
+        probs, ids = scores.softmax(dim=-1).sort(dim=-1, descending=True, stable=True)
     likelier = probs.cumsum(dim=-1) - probs
     probs = probs.masked_fill(likelier >= sampling.top_p, 0)
     ids, order = ids.sort(dim=-1)
@@ -71,19 +75,31 @@ def draw(logits: Tensor, sampling: SamplingSection, uniforms: Tensor) -> Tensor:
     if sampling.temperature == 0:
         # The first of equal ones, as argmax, which takes six times as long on a CPU.
         return logits.max(dim=-1).indices
-    if logits.device.type != "cpu" or sampling.top_k or sampling.top_p == 1:
+    if logits.device.type != "cpu":
         return _inverse(*_kept(logits, sampling), uniforms)
-    drawn = torch.empty(len(logits), dtype=torch.int64)
-    left = torch.arange(len(logits))
-    # Each row by itself decides how many it needs, so that no draw depends on what it is batched with.
-    for most in (one for one in LIKELIEST if one < logits.shape[-1]):
-        probs, ids = _kept(logits[left], sampling, most)
-        drawn[left] = _inverse(probs, ids, uniforms[left])
-        left = left[probs.sum(dim=-1) < sampling.top_p]
-        if not len(left):
-            return drawn
-    drawn[left] = _inverse(*_kept(logits[left], sampling), uniforms[left])
-    return drawn
+    size = max(1, BLOCK // logits.shape[-1])
+    blocks = zip(logits.split(size), uniforms.split(size), strict=True)
+    if sampling.top_k or sampling.top_p == 1:
+        return torch.cat([_inverse(*_kept(block, sampling), points) for block, points in blocks])
+    return torch.cat([_drawn_of_nucleus(block, sampling, points) for block, points in blocks])
+
+
+def _drawn_of_nucleus(logits: Tensor, sampling: SamplingSection, uniforms: Tensor) -> Tensor:
+    """What is drawn (n,) of the likeliest tokens that together have `top_p`; of equal ones the first come first."""
+    probs = (logits / sampling.temperature).softmax(dim=-1)
+    likely = probs >= LIKELY
+    # Each row by itself decides whether these are enough, so that no draw depends on what it is batched with.
+    likely |= ~((probs * likely).sum(dim=-1) >= sampling.top_p)[:, None]
+    rows, ids = likely.nonzero(as_tuple=True)
+    counts = likely.sum(dim=-1)
+    columns = torch.arange(len(rows)) - (counts.cumsum(0) - counts)[rows]
+    held = probs.new_zeros(len(probs), int(counts.max()))
+    names = ids.new_zeros(held.shape)
+    held[rows, columns], names[rows, columns] = probs[rows, ids], ids
+    best, order = held.sort(dim=-1, descending=True, stable=True)
+    likelier = best.cumsum(dim=-1) - best
+    kept = torch.zeros_like(held).scatter(1, order, best.masked_fill(likelier >= sampling.top_p, 0))
+    return _inverse(kept, names, uniforms)
 
 
 def _inverse(probs: Tensor, ids: Tensor | None, uniforms: Tensor) -> Tensor:
