@@ -78,7 +78,7 @@ def draw(logits: Tensor, sampling: SamplingSection, uniforms: Tensor) -> Tensor:
     if logits.device.type != "cpu":
         return _inverse(*_kept(logits, sampling), uniforms)
     size = max(1, BLOCK // logits.shape[-1])
-    blocks = zip(logits.split(size), uniforms.split(size), strict=True)
+    blocks = zip(torch.split(logits, size), torch.split(uniforms, size), strict=True)
     if sampling.top_k or sampling.top_p == 1:
         return torch.cat([_inverse(*_kept(block, sampling), points) for block, points in blocks])
     return torch.cat([_drawn_of_nucleus(block, sampling, points) for block, points in blocks])
