@@ -86,6 +86,7 @@ def run_recipe(
                     say(name, f"again: {reason}" if reason else "begins")
                     work = replace(_open_work(recipe, name, key, outcome), on_step=on_step)
                     facts = stage.run(work) if takes_part else {}
+                    _give_back_memory()
                     record = _close_work(folder, key, seconds=time.monotonic() - started, facts=facts)
                     file = f"{key.folder_name}/{STAGE_FILE}"
                     _say_facts(say, name, f"took {record.seconds:.1f} s", record.facts, file=file)
@@ -101,6 +102,12 @@ def run_recipe(
     if len(outcome.folders) == len(recipe.stages):
         _publish(recipe, folder, console)
     return summary
+
+
+def _give_back_memory() -> None:
+    from zephyr.models.host_memory import give_back_freed_memory  # not for a check, which loads no torch
+
+    give_back_freed_memory()
 
 
 def _track_scores(recipe: Recipe, folder: Path) -> None:

@@ -1,6 +1,7 @@
 """Freed memory stays in the process, cut from a heap that does not shrink; what is mapped by itself goes back."""
 
 import platform
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from tests.train.checkpoint_runs import forked
-from zephyr.models.host_memory import keep_freed_memory, new_mapped
+from zephyr.models.host_memory import give_back_freed_memory, keep_freed_memory, new_mapped
 
 PROGRAM = """
 import ctypes, sys
@@ -52,6 +53,35 @@ def test_a_freed_block_stays_in_the_heap() -> None:
     child.start()
     assert receiver.recv() == (0, 0, 0)
     child.join()
+
+
+def _resident() -> int:
+    """Bytes that the process has in memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+def _keep_and_give_back(sender) -> None:
+    keep_freed_memory()
+    held = [torch.ones(1 << 18) for _ in range(200)]  # a MiB each
+    last = held.pop()  # stands behind the others in the heap
+    full = _resident()
+    held.clear()
+    kept = _resident()
+    give_back_freed_memory()
+    sender.send((full - kept, kept - _resident(), float(last.sum())))
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's allocator can be told")
+def test_what_is_kept_can_be_given_back_between_stages() -> None:
+    context = forked()
+    receiver, sender = context.Pipe(duplex=False)
+    child = context.Process(target=_keep_and_give_back, args=(sender,))
+    child.start()
+    freed, given_back, total = receiver.recv()
+    child.join()
+    assert freed < 20 << 20
+    assert given_back > 180 << 20
+    assert total == 1 << 18
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="mapped memory is told by Linux alone")

@@ -1,6 +1,7 @@
 """Memory of the process on a CPU: what it keeps for its next allocations, and what it gives back at once."""
 
 import ctypes
+import gc
 import math
 import mmap
 import platform
@@ -24,6 +25,13 @@ def keep_freed_memory() -> bool:
         return False
     mallopt = ctypes.CDLL(None).mallopt
     return bool(mallopt(_M_MMAP_MAX, 0)) and bool(mallopt(_M_TRIM_THRESHOLD, _LARGEST_INT))
+
+
+def give_back_freed_memory() -> None:
+    """Return to the system what the process keeps free, as between stages, which differ in what they hold."""
+    gc.collect()
+    if platform.system() == "Linux" and platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def new_mapped(shape: tuple[int, ...], like: Tensor) -> Tensor:
