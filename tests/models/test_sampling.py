@@ -27,7 +27,7 @@ def test_the_nucleus_of_the_likely_is_that_of_all(top_p: float, monkeypatch: pyt
     expected = torch.searchsorted(cumulative, uniforms[:, None] * cumulative[:, -1:], right=True)[:, 0]
     drawn = draw(logits, sampling, uniforms)
     assert torch.equal(drawn, expected)
-    monkeypatch.setattr(module, "BLOCK", 4 * VOCABULARY)
+    monkeypatch.setattr(module, "CACHED_LOGITS", 4 * VOCABULARY)
     assert torch.equal(draw(logits, sampling, uniforms), drawn)
     alone = [draw(logits[row : row + 1], sampling, uniforms[row : row + 1]) for row in range(len(logits))]
     assert torch.equal(torch.cat(alone), drawn)

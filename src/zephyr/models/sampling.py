@@ -35,7 +35,7 @@ NEVER = Stopping()
 # A nucleus is looked for among tokens of at least this probability first, for sorting a whole vocabulary is slow.
 LIKELY = 1e-5
 # Logits that a CPU works on together: these stay in its cache.
-BLOCK = 1 << 21
+CACHED_LOGITS = 1 << 21
 
 
 def filtered_probs(logits: Tensor, sampling: SamplingSection) -> Tensor:
@@ -77,7 +77,7 @@ def draw(logits: Tensor, sampling: SamplingSection, uniforms: Tensor) -> Tensor:
         return logits.max(dim=-1).indices
     if logits.device.type != "cpu":
         return _inverse(*_kept(logits, sampling), uniforms)
-    size = max(1, BLOCK // logits.shape[-1])
+    size = max(1, CACHED_LOGITS // logits.shape[-1])
     blocks = zip(torch.split(logits, size), torch.split(uniforms, size), strict=True)
     if sampling.top_k or sampling.top_p == 1:
         return torch.cat([_inverse(*_kept(block, sampling), points) for block, points in blocks])
