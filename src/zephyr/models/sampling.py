@@ -60,10 +60,15 @@ def _kept(logits: Tensor, sampling: SamplingSection) -> tuple[Tensor, Tensor | N
         probs = kept.softmax(dim=-1)
     else:
         probs, ids = scores.softmax(dim=-1).sort(dim=-1, descending=True, stable=True)
-    likelier = probs.cumsum(dim=-1) - probs
-    probs = probs.masked_fill(likelier >= sampling.top_p, 0)
+    probs = _nucleus(probs, sampling.top_p)
     ids, order = ids.sort(dim=-1)
     return probs.gather(1, order), ids
+
+
+def _nucleus(probs: Tensor, top_p: float) -> Tensor:
+    """Probabilities (n, k), the largest first, with 0 for all behind those that together reach `top_p`."""
+    likelier = probs.cumsum(dim=-1) - probs
+    return probs.masked_fill(likelier >= top_p, 0)
 
 
 def draw(logits: Tensor, sampling: SamplingSection, uniforms: Tensor) -> Tensor:
@@ -97,8 +102,7 @@ def _drawn_of_nucleus(logits: Tensor, sampling: SamplingSection, uniforms: Tenso
     names = ids.new_zeros(held.shape)
     held[rows, columns], names[rows, columns] = probs[rows, ids], ids
     best, order = held.sort(dim=-1, descending=True, stable=True)
-    likelier = best.cumsum(dim=-1) - best
-    kept = torch.zeros_like(held).scatter(1, order, best.masked_fill(likelier >= sampling.top_p, 0))
+    kept = torch.zeros_like(held).scatter(1, order, _nucleus(best, sampling.top_p))
     return _inverse(kept, names, uniforms)
 
 

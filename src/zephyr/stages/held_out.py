@@ -62,9 +62,12 @@ def preference_facts(work: Work, task: PreferenceTask) -> Facts:
     policy, reference = Source(str(model_made(work, ALIGN)), offline=True), reference_source(work)
     scored = []
     for name, source in (("the policy", policy), ("its reference", reference)):
-        model = load_to_score(source, work.recipe.inference_dtype)
         with show_progress(f"log-probs of {name}", len(held)) as display:
-            scored.append(answer_logps(model, held, max_tokens=MAX_TOKENS, display=display))
+            # No name holds the model while the next one is loaded.
+            found_logps = answer_logps(
+                load_to_score(source, work.recipe.inference_dtype), held, max_tokens=MAX_TOKENS, display=display
+            )
+        scored.append(found_logps)
     logps, ref_logps = scored
     found = preference_metrics(
         logps, ref_logps, prompts=prompt_numbers(held), beta=align.objective.beta, seed=work.recipe.seed
@@ -128,9 +131,10 @@ def perplexity_facts(work: Work, task: PerplexityTask, titles: Mapping[str, str]
         held = _dialogues(work, task, stage)
         if held:
             source = Source(str(model_made(work, stage)), offline=True)
-            model = load_to_score(source, work.recipe.inference_dtype)
             with show_progress(f"perplexity of {title}", len(held)) as display:
-                found = perplexity(model, held, max_tokens=MAX_TOKENS, display=display)
+                found = perplexity(
+                    load_to_score(source, work.recipe.inference_dtype), held, max_tokens=MAX_TOKENS, display=display
+                )
             facts[f"perplexity/{title}"] = round(found.perplexity, 4)
     if not facts:
         logger.warning("perplexity is not measured: no dialogue is held out; raise sft.data.eval_share")
